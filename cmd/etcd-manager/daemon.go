@@ -1,0 +1,359 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/discovery/seeds"
+	"github.com/etcd-manager/etcd-manager/pkg/discovery/static"
+	"github.com/etcd-manager/etcd-manager/pkg/discovery/store"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/hosts"
+	"github.com/etcd-manager/etcd-manager/pkg/manager"
+	"github.com/etcd-manager/etcd-manager/pkg/node"
+	"github.com/etcd-manager/etcd-manager/pkg/peer"
+	"github.com/etcd-manager/etcd-manager/pkg/pki"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// newNodeID makes a name that a person recognizes and that no other node has: the host's, and a few random letters.
+func newNodeID(path string) (cluster.NodeID, error) {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "node"
+	}
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	id := host + "-" + strings.ToLower(rand.Text()[:4])
+	if err := atomicfile.Write(path, []byte(id), 0o644); err != nil {
+		return "", fmt.Errorf("write node id: %w", err)
+	}
+	klog.Infof("this node is new; its id is %s (%s)", id, path)
+	return cluster.NodeID(id), nil
+}
+
+// daemon is everything that one manager process is made of.
+type daemon struct {
+	o        *options
+	id       cluster.NodeID
+	instance string
+	self     cluster.EtcdNode
+	requests *requestCounter
+	store    blob.Store
+	catalog  *catalog.Catalog
+	keeper   *pki.Keeper
+	agent    *node.Agent
+	peers    *peer.Peers
+	manager  *manager.Manager
+	server   *grpc.Server
+	listener net.Listener
+}
+
+// runDaemon puts everything together and runs until ctx ends.
+func runDaemon(ctx context.Context, o *options) error {
+	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	d := &daemon{o: o, instance: rand.Text()[:12], requests: newRequestCounter()}
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	return d.run(ctx)
+}
+
+// open builds the parts from the inside out. Nothing runs yet.
+func (d *daemon) open(ctx context.Context) error {
+	o := d.o
+	var err error
+	if d.id, err = o.nodeID(); err != nil {
+		return err
+	}
+	if d.self, err = o.self(d.id); err != nil {
+		return err
+	}
+	if err := d.openStore(ctx); err != nil {
+		return err
+	}
+	if err := d.openPKI(); err != nil {
+		return err
+	}
+	if err := d.openAgent(); err != nil {
+		return err
+	}
+	if d.listener, err = listen(o); err != nil {
+		return err
+	}
+	return d.openPeers()
+}
+
+// openStore composes the store: the backend, then what counts, limits and retries around it.
+func (d *daemon) openStore(ctx context.Context) error {
+	getenv := func(k string) string { return d.o.env[k] }
+	s, err := connect.Open(ctx, d.o.backupStore, getenv, connect.OnRequest(d.requests.add))
+	if err != nil {
+		return fmt.Errorf("--backup-store: %w", err)
+	}
+	d.store = s
+	d.catalog = catalog.New(d.store)
+	return nil
+}
+
+func (d *daemon) openPKI() error {
+	o := d.o
+	if o.insecure && o.etcdInsecure {
+		return nil
+	}
+	if o.dev {
+		if err := pki.CreateCAs(o.pkiDir, time.Now()); err != nil {
+			return err
+		}
+	}
+	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure, Etcd: !o.etcdInsecure, Policy: o.certs})
+	if err != nil {
+		return fmt.Errorf("--pki-dir: %w", err)
+	}
+	d.keeper = k
+	return nil
+}
+
+func (d *daemon) openAgent() error {
+	o := d.o
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find own executable: %w", err)
+	}
+	cfg := node.Config{
+		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
+		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Self: exe}, Catalog: d.catalog,
+		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version,
+	}
+	if !o.etcdInsecure {
+		cfg.Certificates = d.keeper
+	}
+	d.agent, err = node.New(cfg)
+	return err
+}
+
+// listen opens the managers' port; that it can't be is found before anything is started.
+func listen(o *options) (net.Listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(o.address, fmt.Sprint(o.grpcPort)))
+	switch {
+	case errors.Is(err, errAddrNotAvail):
+		return nil, fmt.Errorf("--address=%s isn't an address of this machine: %w", o.address, err)
+	case errors.Is(err, errAddrInUse):
+		return nil, fmt.Errorf("--grpc-port=%d is in use on %s: %w; another manager may run already", o.grpcPort, o.address, err)
+	case err != nil:
+		return nil, fmt.Errorf("listen for managers: %w", err)
+	}
+	return l, nil
+}
+
+func (d *daemon) sources() ([]peer.Source, error) {
+	o := d.o
+	if o.static != nil {
+		var nodes []static.Node
+		for _, n := range o.static.Nodes {
+			nodes = append(nodes, static.Node{ID: cluster.NodeID(n.ID), Hosts: n.IP})
+		}
+		s, err := static.New(nodes, o.grpcPort)
+		return []peer.Source{s}, err
+	}
+	sources := []peer.Source{store.New(d.id, &discoveryRecords{catalog: d.catalog})}
+	if o.seeds != "" {
+		sources = append(sources, seeds.New(o.seeds))
+	}
+	return sources, nil
+}
+
+func (d *daemon) openPeers() error {
+	o := d.o
+	sources, err := d.sources()
+	if err != nil {
+		return err
+	}
+	endpoint := d.listener.Addr().String()
+	info := peer.Info{ID: d.id, Endpoints: []string{endpoint}, Addresses: []string{o.address}}
+	names := func(id cluster.NodeID) []string { return []string{string(id) + o.dnsSuffix} }
+	if o.usesNames() {
+		info.HostNames = names(d.id)
+	}
+	cfg := peer.Config{
+		ClusterName: o.clusterName, Self: info, Instance: d.instance, Sources: sources, PollSlow: o.pollInterval,
+		Votes: voteStore{node.Votes(o.dataDir)}, Loopback: endpoint,
+		Lead: func(ctx context.Context, term cluster.Term) { d.manager.Lead(ctx, term) },
+	}
+	if o.usesNames() {
+		cfg.HostNames = names
+	}
+	var serverTLS *tls.Config
+	if !o.insecure {
+		serverTLS = d.keeper.ManagerServer()
+		cfg.TLS = func(id cluster.NodeID) (*tls.Config, error) { return d.keeper.ManagerClient(string(id)), nil }
+	}
+	if d.peers, err = peer.New(cfg); err != nil {
+		return err
+	}
+	if d.manager, err = manager.New(d.managerConfig()); err != nil {
+		return err
+	}
+	d.server = peer.NewServer(o.clusterName, serverTLS)
+	d.peers.Register(d.server)
+	d.agent.Register(d.server)
+	grpc_health_v1.RegisterHealthServer(d.server, health.NewServer())
+	reflection.Register(d.server)
+	return nil
+}
+
+func (d *daemon) managerConfig() manager.Config {
+	o := d.o
+	policy := plan.DefaultPolicy(etcd.CompiledVersion)
+	policy.BackupInterval, policy.MemberDeadline, policy.FormGrace, policy.AllowUnfenced = o.interval, o.memberDeadline, o.formGrace, o.allowUnfenced
+	cfg := manager.Config{
+		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
+		Retention: o.retention, DropPrefixes: []string{"/registry/masterleases/"},
+		Probe: func(ctx context.Context) (bool, error) {
+			r, err := blob.Probe(ctx, d.store, string(d.id))
+			klog.V(2).Infof("backup store %s: %s", o.backupStore, r)
+			return r.Fenced(), err
+		},
+	}
+	if !o.etcdInsecure {
+		cfg.ClientTLS = d.keeper.EtcdClient
+	}
+	if o.static != nil {
+		cfg.Spec = &cluster.Spec{MemberCount: len(o.static.Nodes), EtcdVersion: o.static.EtcdVersion}
+		please := filepath.Join(o.dataDir, "please-create-new-cluster")
+		cfg.MayCreate = func() bool { _, err := os.Stat(please); return err == nil }
+		cfg.Created = func() {
+			if err := os.Remove(please); err != nil {
+				klog.Warningf("remove %s: %v", please, err)
+			}
+		}
+	}
+	return cfg
+}
+
+// run starts everything and stops it in order: leadership first, then etcd, then the rest.
+func (d *daemon) run(ctx context.Context) error {
+	klog.Infof("etcd-manager %s: cluster %s, node %s, data dir %s, store %s, managers on %s", version, d.o.clusterName, d.id, d.o.dataDir, d.o.backupStore, d.listener.Addr())
+	if d.o.dev {
+		if err := d.prepareDev(ctx); err != nil {
+			return err
+		}
+	}
+	work, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
+	agentCtx, stopAgent := context.WithCancel(work)
+	defer stopAgent()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	part := func(name string, ctx context.Context, f func(context.Context) error) <-chan struct{} {
+		done := make(chan struct{})
+		wg.Go(func() {
+			defer close(done)
+			err := f(ctx)
+			if err == nil && ctx.Err() == nil {
+				err = errors.New("ended by itself")
+			}
+			if err != nil && ctx.Err() == nil {
+				mu.Lock()
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
+				mu.Unlock()
+				cancel(err)
+			}
+		})
+		return done
+	}
+	wg.Go(func() { _ = d.server.Serve(d.listener) })
+	agentDone := part("node agent", agentCtx, d.agent.Run)
+	part("peers", work, d.peers.Run)
+	part("manager", work, d.manager.Run)
+	if d.keeper != nil {
+		part("certificates", work, d.keeper.Run)
+	}
+	if d.o.usesNames() {
+		part("hosts file", work, d.keepHosts)
+	}
+	if d.o.metricsPort != 0 {
+		part("status", work, d.serveStatus)
+	}
+	if d.o.dev {
+		part("dev", work, d.announceDev)
+	}
+	select {
+	case <-ctx.Done():
+		klog.Infof("asked to stop: leadership is given away, then etcd is stopped")
+		resign, stop := context.WithTimeout(work, 5*time.Second)
+		if err := d.peers.Resign(resign); err != nil {
+			klog.V(2).Infof("give leadership away: %v", err)
+		}
+		stop()
+	case <-work.Done():
+	}
+	stopAgent()
+	<-agentDone
+	cancel(nil)
+	d.server.Stop()
+	wg.Wait()
+	return failed
+}
+
+// keepHosts keeps the members' names resolvable.
+func (d *daemon) keepHosts(ctx context.Context) error {
+	file := hosts.File{Path: d.o.hostsFile, KeepDir: d.o.dataDir}
+	said := ""
+	for {
+		changed := d.peers.Changed()
+		var entries []hosts.Entry
+		for name, ips := range d.peers.HostEntries() {
+			for _, ip := range ips {
+				a, err := netip.ParseAddr(ip)
+				if err != nil {
+					continue
+				}
+				entries = append(entries, hosts.Entry{Addr: a, Names: []string{name}})
+			}
+		}
+		slices.SortFunc(entries, func(a, b hosts.Entry) int {
+			return strings.Compare(a.Names[0]+a.Addr.String(), b.Names[0]+b.Addr.String())
+		})
+		wait := time.Minute
+		if _, err := file.Update(ctx, d.o.clusterName, entries); err != nil && ctx.Err() == nil {
+			wait = 5 * time.Second
+			if said != err.Error() {
+				said = err.Error()
+				klog.Errorf("names of members may not resolve: %v", err)
+			}
+		} else {
+			said = ""
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-time.After(wait):
+		}
+	}
+}

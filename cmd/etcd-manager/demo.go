@@ -1,0 +1,3 @@
+package main
+
+func demoMain([]string) int { return 0 }

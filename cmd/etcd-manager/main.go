@@ -1,0 +1,74 @@
+// Command etcd-manager is the daemon that runs on every master next to etcd.
+//
+// Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "etcd" is the compiled-in etcd server,
+// and "prove-db" checks a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 2
+)
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+// run picks the face by the first argument.
+func run(args []string) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "etcd":
+			etcd.Main(args[1:])
+			return exitOK
+		case "prove-db":
+			return etcd.ProveMain(args[1:])
+		case "demo":
+			return demoMain(args[1:])
+		case "version":
+			fmt.Printf("etcd-manager %s (etcd %s compiled in)\n", version, etcd.CompiledVersion)
+			return exitOK
+		}
+	}
+	return daemonMain(args)
+}
+
+// daemonMain runs the manager until it is told to stop.
+func daemonMain(args []string) int {
+	opts, err := parseOptions(args, os.Environ())
+	if errors.Is(err, flag.ErrHelp) {
+		return exitOK
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
+		return exitUsage
+	}
+	defer klog.Flush()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := runDaemon(ctx, opts); err != nil {
+		klog.Errorf("etcd-manager ends: %v", err)
+		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
+		return exitError
+	}
+	klog.Infof("etcd-manager ends in order")
+	return exitOK
+}

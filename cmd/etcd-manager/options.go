@@ -1,0 +1,413 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/pki"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// options are the flags and the environment, parsed and checked.
+type options struct {
+	clusterName string
+	backupStore string
+	interval    time.Duration
+	dataDir     string
+
+	address      string
+	etcdAddress  string
+	clientURLs   string
+	quarantine   string
+	peerURLs     string
+	grpcPort     int
+	pkiDir       string
+	insecure     bool
+	etcdInsecure bool
+	pollInterval time.Duration
+	dnsSuffix    string
+	hostsFile    string
+	seeds        string
+
+	volumeProvider string
+	volumeTags     []string
+	volumeNameTag  string
+	staticConfig   string
+	containerized  bool
+	metricsURLs    string
+	metricsPort    int
+	envFile        string
+	networkCIDR    string
+
+	allowUnfenced  bool
+	memberDeadline time.Duration
+	formGrace      time.Duration
+	dev            bool
+
+	static    *staticConfig
+	retention plan.RetentionPolicy
+	certs     pki.Policy
+	env       map[string]string
+}
+
+// staticConfig is the value of --static-config.
+type staticConfig struct {
+	EtcdVersion string       `json:"etcdVersion"`
+	Nodes       []staticNode `json:"nodes"`
+}
+
+type staticNode struct {
+	ID string   `json:"id"`
+	IP []string `json:"ip"`
+}
+
+// list is a flag that may be repeated.
+type list struct{ values *[]string }
+
+func (l list) String() string { return "" }
+func (l list) Set(s string) error {
+	*l.values = append(*l.values, s)
+	return nil
+}
+
+// newFlags declares every flag. docs/flags.md is made from it.
+func newFlags(o *options) *flag.FlagSet {
+	f := flag.NewFlagSet("etcd-manager", flag.ContinueOnError)
+	policy := plan.DefaultPolicy("")
+	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required); requests of other clusters are refused")
+	f.StringVar(&o.backupStore, "backup-store", "", "where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
+	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
+	f.StringVar(&o.dataDir, "data-dir", "", "directory for etcd's data and the state file (required)")
+	f.StringVar(&o.address, "address", "127.0.0.1", "own IP address, under which the other managers reach this one")
+	f.StringVar(&o.etcdAddress, "etcd-address", "0.0.0.0", "IP address on which etcd listens")
+	f.StringVar(&o.clientURLs, "client-urls", "https://__address__:4001", "client URLs of etcd, comma separated; __address__ and __name__ are replaced")
+	f.StringVar(&o.quarantine, "quarantine-client-urls", "https://__address__:8001", "client URLs while etcd is quarantined")
+	f.StringVar(&o.peerURLs, "peer-urls", "https://__address__:2380", "peer URLs of etcd, comma separated")
+	f.IntVar(&o.grpcPort, "grpc-port", 8000, "port on which the managers talk to each other")
+	f.StringVar(&o.pkiDir, "pki-dir", "/etc/kubernetes/pki/etcd-manager", "directory with the CAs: etcd-manager-ca, etcd-peers-ca, etcd-clients-ca (.crt and .key)")
+	f.BoolVar(&o.insecure, "insecure", false, "no TLS between the managers (for experiments)")
+	f.BoolVar(&o.etcdInsecure, "etcd-insecure", false, "no TLS for etcd; the URLs' scheme becomes http (for experiments)")
+	f.DurationVar(&o.pollInterval, "discovery-poll-interval", time.Minute, "time between looks for other managers once all are there")
+	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
+	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
+	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
+	f.StringVar(&o.volumeProvider, "volume-provider", "", "where the data volume comes from; this version has none, so give --data-dir")
+	f.Var(list{&o.volumeTags}, "volume-tag", "tag (key or key=value) that a volume must carry; may be repeated")
+	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag from which the node's name is read")
+	f.StringVar(&o.staticConfig, "static-config", "", `fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}`)
+	f.BoolVar(&o.containerized, "containerized", false, "the host's file system is at /rootfs")
+	f.StringVar(&o.metricsURLs, "listen-metrics-urls", "", "passed to etcd")
+	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0, "port for the manager's metrics, health and status page on its own address; 0 means none")
+	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
+	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
+	f.BoolVar(&o.allowUnfenced, "allow-unfenced-store", false, "form and restore although the store ignores conditional puts; two leaders at once are then possible")
+	f.DurationVar(&o.memberDeadline, "member-unhealthy-deadline", policy.MemberDeadline, "how long a member may be unhealthy before it is replaced")
+	f.DurationVar(&o.formGrace, "form-grace", policy.FormGrace, "how long forming waits for all masters once a majority is there")
+	f.BoolVar(&o.dev, "dev", false, "one member on this machine, CAs, store and data below ./etcd-manager-dev, nothing else to configure")
+	klog.InitFlags(f)
+	return f
+}
+
+// parseOptions reads flags, env file and environment. What it returns can be run.
+func parseOptions(args, environ []string) (*options, error) {
+	o := &options{env: map[string]string{}}
+	f := newFlags(o)
+	f.Usage = func() {
+		fmt.Fprintf(f.Output(), "etcd-manager keeps the etcd cluster under Kubernetes alive: it forms, backs up, restores and heals it.\n\nusage: etcd-manager [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n       etcd-manager version\n\nflags:\n")
+		f.PrintDefaults()
+	}
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q; all settings are flags (see --help)", f.Arg(0))
+	}
+	for _, kv := range environ {
+		if k, v, ok := strings.Cut(kv, "="); ok {
+			o.env[k] = v
+		}
+	}
+	if o.envFile != "" {
+		vars, err := readEnvFile(o.envFile)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(o.env, vars)
+		for k, v := range vars {
+			if err := os.Setenv(k, v); err != nil { // libraries read the process's own environment
+				return nil, fmt.Errorf("--env-file %s: %s: %w", o.envFile, k, err)
+			}
+		}
+	}
+	given := map[string]bool{}
+	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
+	if o.dev {
+		if err := o.devDefaults(given); err != nil {
+			return nil, err
+		}
+	}
+	return o, o.validate(given)
+}
+
+// readEnvFile reads KEY=VALUE lines; blank lines and comments are passed over.
+func readEnvFile(path string) (map[string]string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--env-file: %w", err)
+	}
+	defer file.Close()
+	vars := map[string]string{}
+	s := bufio.NewScanner(file)
+	for n := 1; s.Scan(); n++ {
+		line := strings.TrimSpace(s.Text())
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		k, v, ok := strings.Cut(line, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("--env-file %s, line %d: %q is not KEY=VALUE", path, n, line)
+		}
+		vars[k] = v
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("--env-file %s: %w", path, err)
+	}
+	return vars, nil
+}
+
+func (o *options) validate(given map[string]bool) error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if o.clusterName == "" {
+		bad("--cluster-name is missing: the name of the etcd cluster, for example --cluster-name=etcd")
+	}
+	if o.backupStore == "" {
+		bad("--backup-store is missing: where backups are kept, for example s3://bucket/cluster/backups/etcd/main or file:///var/backups/etcd")
+	}
+	if o.volumeProvider != "" {
+		bad("--volume-provider=%s: this version has no volume providers; mount the volume and give its path with --data-dir", o.volumeProvider)
+	} else if o.dataDir == "" {
+		bad("--data-dir is missing: where etcd's data live, for example --data-dir=/var/lib/etcd-manager")
+	}
+	if o.dataDir != "" && !strings.HasPrefix(o.dataDir, "/") {
+		bad("--data-dir=%s must be an absolute path", o.dataDir)
+	}
+	if o.interval <= 0 {
+		bad("--backup-interval=%s must be positive", o.interval)
+	}
+	if o.memberDeadline < time.Second || o.formGrace < 0 || o.pollInterval <= 0 {
+		bad("--member-unhealthy-deadline (at least 1s), --form-grace and --discovery-poll-interval must be positive")
+	}
+	for _, a := range []struct{ flag, value string }{{"address", o.address}, {"etcd-address", o.etcdAddress}} {
+		if _, err := netip.ParseAddr(a.value); err != nil {
+			bad("--%s=%s is not an IP address", a.flag, a.value)
+		}
+	}
+	if o.grpcPort < 1 || o.grpcPort > 65535 || o.metricsPort < 0 || o.metricsPort > 65535 {
+		bad("--grpc-port and --etcd-manager-metrics-port must be between 1 and 65535")
+	}
+	if o.insecure && !o.etcdInsecure && given["insecure"] {
+		klog.Warningf("--insecure: the managers talk in the clear; anyone who reaches port %d can command them", o.grpcPort)
+	}
+	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv())
+	return errors.Join(errs...)
+}
+
+// checkURLs checks the templates, and that no two of them want one port.
+func (o *options) checkURLs() error {
+	ports := map[string]string{fmt.Sprint(o.grpcPort): "--grpc-port"}
+	if o.metricsPort != 0 {
+		if ports[fmt.Sprint(o.metricsPort)] != "" {
+			return fmt.Errorf("--etcd-manager-metrics-port and --grpc-port both want port %d", o.metricsPort)
+		}
+		ports[fmt.Sprint(o.metricsPort)] = "--etcd-manager-metrics-port"
+	}
+	for _, t := range []struct{ flag, value string }{{"peer-urls", o.peerURLs}, {"client-urls", o.clientURLs}, {"quarantine-client-urls", o.quarantine}} {
+		urls, err := o.expand(t.value, "name")
+		if err != nil {
+			return fmt.Errorf("--%s: %w", t.flag, err)
+		}
+		for _, s := range urls {
+			u, _ := url.Parse(s)
+			if other := ports[u.Port()]; other != "" && other != "--"+t.flag {
+				return fmt.Errorf("--%s and %s both want port %s", t.flag, other, u.Port())
+			}
+			ports[u.Port()] = "--" + t.flag
+		}
+	}
+	return nil
+}
+
+// expand turns a template into URLs for a node.
+func (o *options) expand(template, name string) ([]string, error) {
+	address := o.address
+	if strings.Contains(address, ":") {
+		address = "[" + address + "]"
+	}
+	var urls []string
+	for s := range strings.SplitSeq(template, ",") {
+		s = strings.TrimSpace(s)
+		s = strings.ReplaceAll(strings.ReplaceAll(s, "__address__", address), "__name__", name+o.dnsSuffix)
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is not a URL: %w", s, err)
+		}
+		if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
+			return nil, fmt.Errorf("%q must be like https://__address__:2380", s)
+		}
+		if o.etcdInsecure {
+			u.Scheme = "http"
+		}
+		if u.Scheme == "http" && !o.etcdInsecure {
+			return nil, fmt.Errorf("%q is plain http; that needs --etcd-insecure", s)
+		}
+		u.Path = ""
+		urls = append(urls, u.String())
+	}
+	return urls, nil
+}
+
+// usesNames tells whether others reach etcd by name, so that names have to resolve.
+func (o *options) usesNames() bool {
+	return strings.Contains(o.peerURLs+o.clientURLs+o.quarantine, "__name__") || o.dnsSuffix != ""
+}
+
+// self is this node as a member.
+func (o *options) self(id cluster.NodeID) (cluster.EtcdNode, error) {
+	n := cluster.EtcdNode{Name: string(id), TLS: !o.etcdInsecure}
+	var err [3]error
+	n.PeerURLs, err[0] = o.expand(o.peerURLs, n.Name)
+	n.ClientURLs, err[1] = o.expand(o.clientURLs, n.Name)
+	n.QuarantinedClientURLs, err[2] = o.expand(o.quarantine, n.Name)
+	return n, errors.Join(err[:]...)
+}
+
+func (o *options) parseStatic() error {
+	if o.staticConfig == "" {
+		return nil
+	}
+	var s staticConfig
+	d := json.NewDecoder(strings.NewReader(o.staticConfig))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return fmt.Errorf(`--static-config is not like {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}: %w`, err)
+	}
+	if !cluster.ValidMemberCount(len(s.Nodes)) {
+		return fmt.Errorf("--static-config has %d nodes; only 1, 3, 5, 7 or 9 make a cluster", len(s.Nodes))
+	}
+	if s.EtcdVersion != "" {
+		if _, err := cluster.ParseVersion(s.EtcdVersion); err != nil {
+			return fmt.Errorf("--static-config: %w", err)
+		}
+	}
+	if o.staticID() == "" && s.find(o.address) == "" {
+		return fmt.Errorf("--static-config names no node with the address %s (--address)", o.address)
+	}
+	o.static = &s
+	return nil
+}
+
+func (o *options) staticID() cluster.NodeID {
+	if o.static == nil {
+		return ""
+	}
+	return o.static.find(o.address)
+}
+
+// find returns the id of the node with an address.
+func (s *staticConfig) find(address string) cluster.NodeID {
+	want, err := netip.ParseAddr(address)
+	if err != nil {
+		return ""
+	}
+	for _, n := range s.Nodes {
+		for _, ip := range n.IP {
+			if a, err := netip.ParseAddr(ip); err == nil && a == want {
+				return cluster.NodeID(n.ID)
+			}
+		}
+	}
+	return ""
+}
+
+// parseEnv reads the manager's own variables.
+func (o *options) parseEnv() error {
+	o.retention, o.certs = plan.DefaultRetention(), pki.DefaultPolicy()
+	var errs []error
+	for _, v := range []struct {
+		name string
+		to   *time.Duration
+	}{
+		{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION", &o.retention.Hourly},
+		{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION", &o.retention.Daily},
+		{"ETCD_MANAGER_CERT_DURATION", &o.certs.Duration},
+		{"ETCD_MANAGER_CERT_MIN_TIME_LEFT", &o.certs.MinTimeLeft},
+	} {
+		s := o.env[v.name]
+		if s == "" {
+			continue
+		}
+		d, err := plan.ParseRetention(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", v.name, err))
+			continue
+		}
+		*v.to = d
+	}
+	if len(errs) == 0 {
+		errs = append(errs, o.certs.Validate())
+	}
+	return errors.Join(errs...)
+}
+
+// etcdEnv are the variables that etcd gets.
+func (o *options) etcdEnv() map[string]string {
+	env := map[string]string{}
+	for k, v := range o.env {
+		if strings.HasPrefix(k, "ETCD_") && !strings.HasPrefix(k, "ETCD_MANAGER_") {
+			env[k] = v
+		}
+	}
+	return env
+}
+
+func (o *options) etcdMetricsURLs() []string {
+	if o.metricsURLs == "" {
+		return nil
+	}
+	return slices.DeleteFunc(strings.Split(o.metricsURLs, ","), func(s string) bool { return s == "" })
+}
+
+// nodeID is the node's stable name: of the static configuration, else of the file myid, which is made at the first start.
+func (o *options) nodeID() (cluster.NodeID, error) {
+	if id := o.staticID(); id != "" {
+		return id, nil
+	}
+	path := o.dataDir + "/myid"
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newNodeID(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read node id: %w", err)
+	}
+	id := strings.TrimSpace(string(data))
+	if id == "" || strings.ContainsAny(id, "/= ,\n\t") {
+		return "", fmt.Errorf("node id %q in %s: it must be one word; write this node's old id there, or delete the file to have the node join under a new one", id, path)
+	}
+	return cluster.NodeID(id), nil
+}

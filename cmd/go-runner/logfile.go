@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+)
+
+// reopenCheck is how often the log file's path is looked at for a rotation by rename.
+const reopenCheck = time.Second
+
+// logFile appends to a file that others may rename, remove or truncate at any time.
+type logFile struct {
+	path    string
+	file    *os.File
+	checked time.Time
+	// lost counts bytes that could not be written since the last success.
+	lost int
+}
+
+func openLog(path string) (*logFile, error) {
+	f, err := openAppend(path)
+	if err != nil {
+		return nil, err
+	}
+	return &logFile{path: path, file: f, checked: time.Now()}, nil
+}
+
+func openAppend(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("open log file %s: its directory does not exist; create or mount it, or change --log-file: %w", path, err)
+	case errors.Is(err, syscall.EISDIR):
+		return nil, fmt.Errorf("open log file %s: it is a directory (a container runtime makes one where the file to be mounted is missing on the host); remove it and create a file: %w", path, err)
+	}
+	return nil, fmt.Errorf("open log file %s: it must be writable; change its permissions or --log-file: %w", path, err)
+}
+
+// Write appends p. The file is opened for appending, so after a truncation it goes on at the new end.
+func (l *logFile) Write(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(l.checked) >= reopenCheck {
+		l.checked = now
+		l.followRename()
+	}
+	if l.lost > 0 {
+		if _, err := fmt.Fprintf(l.file, "go-runner: %d bytes of output could not be written here\n", l.lost); err == nil {
+			l.lost = 0
+		}
+	}
+	n, err := l.file.Write(p)
+	if err != nil {
+		if l.lost == 0 {
+			fmt.Fprintf(os.Stderr, "go-runner: write log file: %v; output is lost until it works again\n", err)
+		}
+		l.lost += len(p) - n
+	}
+	return n, err
+}
+
+// followRename opens the path anew if it no longer names the open file. If that fails, writing to the renamed file goes on.
+func (l *logFile) followRename() {
+	mine, err := l.file.Stat()
+	if err != nil {
+		return
+	}
+	if named, err := os.Stat(l.path); err == nil && os.SameFile(mine, named) {
+		return
+	}
+	f, err := openAppend(l.path)
+	if err != nil {
+		return
+	}
+	l.file.Close()
+	l.file = f
+}
+
+// Close closes the file.
+func (l *logFile) Close() error { return l.file.Close() }

@@ -1,0 +1,256 @@
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/klauspost/pgzip"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Options tune a Writer. The zero value is right for production.
+type Options struct {
+	// ToolVersion goes into the manifest.
+	ToolVersion string
+	// BlockSize is how many bytes are compressed at once (default 512 KiB), Blocks how many such blocks wait for the
+	// upload (default 2). Memory is about 4 × BlockSize × Blocks; more blocks take more of the CPU away from etcd.
+	BlockSize int
+	Blocks    int
+	// Now is the clock (default time.Now).
+	Now func() time.Time
+}
+
+// Facts are what is known of a snapshot beside its bytes. They go into the manifest and the meta file.
+type Facts struct {
+	ClusterName string
+	ClusterID   uint64
+	MemberID    cluster.MemberID
+	Node        cluster.NodeID
+	EtcdVersion string
+	Spec        cluster.Spec
+	// Revision is the member's before the snapshot was asked for, so one that it surely contains.
+	Revision int64
+	// Keys is the number of live keys, 0 if unknown.
+	Keys int64
+	// Size is how many bytes the snapshot will have, 0 if unknown; it is for progress only.
+	Size int64
+	// Reason says why the backup is taken.
+	Reason string
+}
+
+// Writer writes backups, one at a time. It is safe for concurrent use: whoever comes second gets ErrBusy.
+type Writer struct {
+	catalog *catalog.Catalog
+	o       Options
+	busy    sync.Mutex
+}
+
+// NewWriter returns a writer into the catalog.
+func NewWriter(c *catalog.Catalog, o Options) *Writer {
+	if o.BlockSize <= 0 {
+		o.BlockSize = 512 << 10
+	}
+	if o.Blocks <= 0 {
+		o.Blocks = 2
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Writer{catalog: c, o: o}
+}
+
+// Write makes the backup of that name out of a snapshot stream, which it closes. The stream is the database followed by etcd's SHA-256
+// over it, as etcd sends it. The backup exists if, and only if, Write returns without an error; otherwise what was stored is
+// removed as far as the store allows. A bad stream is an *Error; what the store says is passed on. progress may be nil.
+func (w *Writer) Write(ctx context.Context, name string, f Facts, snapshot io.ReadCloser, progress func(Progress)) (*catalog.Manifest, error) {
+	if !w.busy.TryLock() {
+		return nil, errors.Join(fmt.Errorf("write backup %s: %w", name, ErrBusy), snapshot.Close())
+	}
+	defer w.busy.Unlock()
+	started := w.o.Now()
+	raw, stored, err := w.upload(ctx, name, f, snapshot, progress, started)
+	if err != nil {
+		if !errors.Is(err, catalog.ErrConflict) && !errors.Is(err, catalog.ErrInvalid) {
+			w.discard(ctx, name)
+		}
+		return nil, fmt.Errorf("write backup %s: %w", name, err)
+	}
+	m := &catalog.Manifest{
+		Backup: name, ClusterName: f.ClusterName, ClusterID: catalog.HexID(f.ClusterID), MemberID: catalog.HexID(f.MemberID),
+		Node: f.Node, EtcdVersion: f.EtcdVersion, Revision: f.Revision, Keys: f.Keys, Raw: raw, Stored: stored,
+		Compression: "gzip", Reason: f.Reason, Started: started.UTC(), Finished: w.o.Now().UTC(), ToolVersion: w.o.ToolVersion,
+	}
+	if err := w.commit(ctx, m, catalog.BackupInfo{EtcdVersion: f.EtcdVersion, Time: time.Unix(started.Unix(), 0).UTC(), Spec: f.Spec}); err != nil {
+		w.discard(ctx, name)
+		return nil, fmt.Errorf("write backup %s: %w", name, err)
+	}
+	return m, nil
+}
+
+// commit writes the manifest and, last, the meta file. An answer that was lost makes the store say that the object
+// is there already; then what is there decides.
+func (w *Writer) commit(ctx context.Context, m *catalog.Manifest, info catalog.BackupInfo) error {
+	if err := w.catalog.PutManifest(ctx, m); err != nil {
+		if !errors.Is(err, catalog.ErrConflict) {
+			return err
+		}
+		have, rerr := w.catalog.Manifest(ctx, m.Backup)
+		if rerr != nil || have.Stored != m.Stored || !have.Started.Equal(m.Started) {
+			return err
+		}
+	}
+	if err := w.catalog.CommitBackup(ctx, m.Backup, info); err != nil {
+		if !errors.Is(err, catalog.ErrConflict) {
+			return err
+		}
+		if have, rerr := w.catalog.BackupInfo(ctx, m.Backup); rerr != nil || have != info {
+			return err
+		}
+	}
+	return nil
+}
+
+// discardTimeout bounds the clearing away after a failure, which goes on when the caller's context has ended.
+const discardTimeout = 30 * time.Second
+
+// discard removes what stands of a backup that failed. It can't do more than try: without its meta file it is no
+// backup, and retention removes it later.
+func (w *Writer) discard(ctx context.Context, name string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
+	defer cancel()
+	_, _ = w.catalog.DeleteBackups(ctx, name)
+}
+
+// upload runs the pipeline: snapshot → check and hash → gzip → hash → store.
+func (w *Writer) upload(ctx context.Context, name string, f Facts, snapshot io.ReadCloser, progress func(Progress), started time.Time) (raw, stored catalog.Digest, err error) {
+	pr, pw := io.Pipe()
+	out := &hashingWriter{w: pw, hash: sha256.New()}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		raw, err = w.compress(name, f, snapshot, out, progress, started)
+		done <- err
+		// With nil this is the end of the body; with an error the put is aborted.
+		pw.CloseWithError(err)
+	}()
+	put, err := w.catalog.PutBackupData(ctx, name, pr)
+	// From here on the compressor must not wait for a reader that is gone, nor read a snapshot that nobody needs.
+	pr.CloseWithError(errStopped)
+	var compressErr error
+	compressed := false
+	select {
+	case compressErr = <-done:
+		compressed = true
+	default:
+	}
+	closeErr := snapshot.Close()
+	if !compressed {
+		compressErr = <-done
+	}
+	switch {
+	case compressed && compressErr != nil && !errors.Is(compressErr, io.ErrClosedPipe):
+		// It came first, and the put failed because of it.
+		return raw, stored, compressErr
+	case err != nil:
+		return raw, stored, errors.Join(err, ctxError(ctx))
+	case compressErr != nil:
+		return raw, stored, fmt.Errorf("the store took %d bytes and not all of the body: %w", put.Size, compressErr)
+	case closeErr != nil:
+		return raw, stored, fmt.Errorf("close snapshot: %w", closeErr)
+	}
+	stored = catalog.Digest{Size: out.size, SHA256: hex.EncodeToString(out.hash.Sum(nil))}
+	have, err := w.catalog.StatBackupData(ctx, name)
+	if err != nil {
+		return raw, stored, fmt.Errorf("check what was stored: %w", err)
+	}
+	if have.Size != stored.Size || put.Size != stored.Size {
+		return raw, stored, fmt.Errorf("check what was stored: the store has %d bytes, %d were sent", have.Size, stored.Size)
+	}
+	return raw, stored, nil
+}
+
+// errStopped ends the compressor when the upload has ended.
+var errStopped = errors.New("the upload has ended")
+
+func ctxError(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return context.Cause(ctx)
+}
+
+// readSize is how much is read of the snapshot at once; etcd sends it in pieces of 32 KiB.
+const readSize = 64 << 10
+
+// compress reads the snapshot to its end, checks it and writes it compressed to out.
+func (w *Writer) compress(name string, f Facts, snapshot io.Reader, out io.Writer, progress func(Progress), started time.Time) (raw catalog.Digest, err error) {
+	z, err := pgzip.NewWriterLevel(out, pgzip.BestSpeed)
+	if err != nil {
+		return raw, fmt.Errorf("compress: %w", err)
+	}
+	if err := z.SetConcurrency(w.o.BlockSize, w.o.Blocks); err != nil {
+		return raw, fmt.Errorf("compress: %w", err)
+	}
+	z.Header.ModTime = started
+	closed := false
+	defer func() {
+		if !closed {
+			// The way to end its goroutines after a failure: Close would leave them behind.
+			z.Reset(io.Discard)
+		}
+	}()
+	sum := newSnapshotHash()
+	m := &meter{report: progress, total: f.Size}
+	buf := make([]byte, readSize)
+	for {
+		n, rerr := snapshot.Read(buf)
+		if n > 0 {
+			_, _ = sum.Write(buf[:n])
+			if _, err := z.Write(buf[:n]); err != nil {
+				return raw, fmt.Errorf("compress: %w", err)
+			}
+			m.add(n)
+		}
+		if rerr == io.EOF {
+			break
+		}
+		if rerr != nil {
+			return raw, fmt.Errorf("read snapshot after %d bytes: %w", sum.size, rerr)
+		}
+	}
+	// The checksum is known before the last block is sent: a bad snapshot never reaches the end of the upload.
+	digest, err := sum.check(name)
+	if err != nil {
+		return raw, err
+	}
+	if err := z.Close(); err != nil {
+		return raw, fmt.Errorf("compress: %w", err)
+	}
+	closed = true
+	m.finish()
+	return catalog.Digest{Size: sum.size, SHA256: digest}, nil
+}
+
+// hashingWriter counts and hashes what it passes on.
+type hashingWriter struct {
+	w    io.Writer
+	hash hash.Hash
+	size int64
+}
+
+// Write passes on, then hashes what was taken.
+func (h *hashingWriter) Write(p []byte) (int, error) {
+	n, err := h.w.Write(p)
+	h.hash.Write(p[:n])
+	h.size += int64(n)
+	return n, err
+}

@@ -1,0 +1,692 @@
+package blobtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+)
+
+// Capabilities says what a store is held to.
+type Capabilities struct {
+	// PartSize is the size in bytes from which on a body is stored in parts; sizes around it are tried. 0 means that there are no parts.
+	PartSize int64
+	// PageSize, if not 0, is the number of entries of one page of a listing; a few more objects are made and listed.
+	PageSize int
+	// RepeatedVersion is true if storing the same bytes again may give the same version (an ETag is a hash of the content).
+	RepeatedVersion bool
+	// NoLargeConditions is true if the store ignores the condition of a put that was larger than one part and lost a race.
+	NoLargeConditions bool
+}
+
+// Run holds a store to the contract of blob.Store. open returns an empty store; it is called once a test.
+func Run(t *testing.T, open func(t *testing.T) blob.Store, caps Capabilities) {
+	tests := []struct {
+		name string
+		run  func(*suite)
+	}{
+		{"round trip", (*suite).roundTrip},
+		{"key spelling", (*suite).keySpelling},
+		{"invalid arguments", (*suite).invalidArguments},
+		{"not found", (*suite).notFound},
+		{"replace", (*suite).replace},
+		{"create if absent", (*suite).createIfAbsent},
+		{"create if absent, race", (*suite).createRace},
+		{"replace if unchanged", (*suite).replaceIfUnchanged},
+		{"replace if unchanged, race", (*suite).replaceRace},
+		{"large conditional put", (*suite).largeConditional},
+		{"body fails", (*suite).bodyFails},
+		{"body is canceled", (*suite).bodyCanceled},
+		{"invisible until complete", (*suite).invisible},
+		{"ranges", (*suite).ranges},
+		{"replaced while read", (*suite).replacedWhileRead},
+		{"list", (*suite).list},
+		{"list pages", (*suite).listPages},
+		{"purge", (*suite).purge},
+		{"canceled context", (*suite).canceled},
+		{"probe", (*suite).probe},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.run(&suite{T: t, store: open(t), caps: caps})
+		})
+	}
+}
+
+// timeout bounds one operation of the suite.
+const timeout = time.Minute
+
+type suite struct {
+	*testing.T
+	store blob.Store
+	caps  Capabilities
+}
+
+// reader hides everything but Read, so that the store can't learn the length.
+type reader struct{ io.Reader }
+
+// pattern returns n bytes that only seed determines.
+func pattern(n int64, seed uint64) []byte {
+	b := make([]byte, n)
+	var key [32]byte
+	copy(key[:], strconv.FormatUint(seed, 10))
+	_, _ = rand.NewChaCha8(key).Read(b) // Never fails.
+	return b
+}
+
+func (s *suite) put(key string, data []byte, opts blob.PutOptions) (blob.Info, error) {
+	ctx, cancel := context.WithTimeout(s.Context(), timeout)
+	defer cancel()
+	return s.store.Put(ctx, key, reader{bytes.NewReader(data)}, opts)
+}
+
+func (s *suite) mustPut(key string, data []byte, opts blob.PutOptions) blob.Info {
+	s.Helper()
+	info, err := s.put(key, data, opts)
+	if err != nil {
+		s.Fatalf("Put(%q, %d bytes, %+v): %v", key, len(data), opts, err)
+	}
+	if info.Key != key || info.Size != int64(len(data)) || info.Version == "" || info.Modified.IsZero() {
+		s.Fatalf("Put(%q, %d bytes) = %+v", key, len(data), info)
+	}
+	return info
+}
+
+func (s *suite) get(key string, r blob.Range) ([]byte, blob.Info, error) {
+	ctx, cancel := context.WithTimeout(s.Context(), timeout)
+	defer cancel()
+	rc, info, err := s.store.Get(ctx, key, r)
+	if err != nil {
+		return nil, info, err
+	}
+	defer rc.Close()
+	data, err := io.ReadAll(rc)
+	return data, info, err
+}
+
+func (s *suite) wantContent(key string, want []byte) {
+	s.Helper()
+	data, info, err := s.get(key, blob.Range{})
+	if err != nil {
+		s.Fatalf("Get(%q): %v", key, err)
+	}
+	if !bytes.Equal(data, want) {
+		s.Fatalf("Get(%q) returned %d bytes with SHA-256 %x, want %d with %x", key, len(data), sha256.Sum256(data), len(want), sha256.Sum256(want))
+	}
+	if info.Key != key || info.Size != int64(len(want)) || info.Version == "" {
+		s.Fatalf("Get(%q) described it as %+v", key, info)
+	}
+}
+
+func (s *suite) wantError(what string, err, want error) {
+	s.Helper()
+	if !errors.Is(err, want) {
+		s.Fatalf("%s: error %v, want %v", what, err, want)
+	}
+	var be *blob.Error
+	if !errors.As(err, &be) || be.Op == "" || be.Key == "" {
+		s.Fatalf("%s: error %#v is not a filled *blob.Error", what, err)
+	}
+}
+
+func (s *suite) wantAbsent(key string) {
+	s.Helper()
+	_, err := s.store.Stat(s.Context(), key)
+	s.wantError("Stat "+key, err, blob.ErrNotFound)
+	if keys := s.keys("", blob.ListOptions{}); slices.Contains(keys, key) {
+		s.Fatalf("List shows %v", keys)
+	}
+}
+
+func (s *suite) keys(prefix string, opts blob.ListOptions) []string {
+	s.Helper()
+	keys := []string{}
+	for e, err := range s.store.List(s.Context(), prefix, opts) {
+		if err != nil {
+			s.Fatalf("List(%q, %+v): %v", prefix, opts, err)
+		}
+		if e.Prefix != strings.HasSuffix(e.Key, "/") || e.Prefix && (e.Size != 0 || e.Version != "" || !e.Modified.IsZero()) {
+			s.Fatalf("List(%q, %+v) yields %+v", prefix, opts, e)
+		}
+		keys = append(keys, e.Key)
+	}
+	return keys
+}
+
+func (s *suite) roundTrip() {
+	sizes := []int64{0, 1, 1000, 32 << 10, 100_000}
+	if p := s.caps.PartSize; p > 0 {
+		sizes = append(sizes, p-1, p, p+1, 3*p+12345)
+	}
+	for i, size := range sizes {
+		key := fmt.Sprintf("dir/object-%d", size)
+		data := pattern(size, uint64(i))
+		put := s.mustPut(key, data, blob.PutOptions{})
+		s.wantContent(key, data)
+		stat, err := s.store.Stat(s.Context(), key)
+		if err != nil || stat.Size != size || stat.Version != put.Version || stat.Key != key {
+			s.Fatalf("Stat(%q) = %+v, %v; Put returned %+v", key, stat, err, put)
+		}
+		if d := time.Since(stat.Modified); d < -time.Minute || d > 10*time.Minute {
+			s.Errorf("Stat(%q).Modified is %s ago", key, d)
+		}
+	}
+	for e, err := range s.store.List(s.Context(), "dir/", blob.ListOptions{}) {
+		if err != nil {
+			s.Fatal(err)
+		}
+		if want := fmt.Sprintf("dir/object-%d", e.Size); e.Key != want {
+			s.Errorf("List gives %s the size %d", e.Key, e.Size)
+		}
+		if stat, err := s.store.Stat(s.Context(), e.Key); err != nil || e.Version != "" && e.Version != stat.Version {
+			s.Errorf("List gives %s the version %q, Stat %q, %v", e.Key, e.Version, stat.Version, err)
+		}
+	}
+}
+
+func (s *suite) keySpelling() {
+	keys := []string{
+		"2026-01-30T01:02:03Z-000009/etcd.backup.gz", "with space", "plus+plus", "100%41", "umlaut-ä/日本", "q?x=1&y#z", "quote'\"<>", "~tilde", "a=b,c;d@e!$(f)*",
+		"deep/er/and/deep/er/still", strings.Repeat("x", 200), ".hidden", "_etcd_backup.meta",
+	}
+	for _, key := range keys {
+		s.mustPut(key, []byte(key), blob.PutOptions{})
+	}
+	for _, key := range keys {
+		s.wantContent(key, []byte(key))
+	}
+	slices.Sort(keys)
+	if got := s.keys("", blob.ListOptions{}); !slices.Equal(got, keys) {
+		s.Errorf("List = %q, want %q", got, keys)
+	}
+	if n, err := s.store.Purge(s.Context(), "", func(string) bool { return true }); n != len(keys) || err != nil {
+		s.Errorf("Purge = %d, %v; want %d", n, err, len(keys))
+	}
+	if got := s.keys("", blob.ListOptions{}); len(got) != 0 {
+		s.Errorf("after Purge List = %q", got)
+	}
+}
+
+func (s *suite) invalidArguments() {
+	for _, key := range []string{"", "/a", "a/", "a//b", "../a", "a/../b", ".", "a/./b", "a\x00b", "a\nb", `a\b`, "\xff", strings.Repeat("x/", 1000) + "x"} {
+		_, err := s.put(key, nil, blob.PutOptions{})
+		s.wantError(fmt.Sprintf("Put %q", key), err, blob.ErrInvalid)
+		_, _, err = s.get(key, blob.Range{})
+		s.wantError(fmt.Sprintf("Get %q", key), err, blob.ErrInvalid)
+		_, err = s.store.Stat(s.Context(), key)
+		s.wantError(fmt.Sprintf("Stat %q", key), err, blob.ErrInvalid)
+	}
+	_, err := s.put("a", nil, blob.PutOptions{IfAbsent: true, IfVersion: "1"})
+	s.wantError("Put with two conditions", err, blob.ErrInvalid)
+	_, err = s.store.Purge(s.Context(), "../", func(string) bool { return true })
+	s.wantError("Purge ../", err, blob.ErrInvalid)
+	for _, err = range s.store.List(s.Context(), "a", blob.ListOptions{Delimiter: "-"}) {
+	}
+	s.wantError("List with another delimiter", err, blob.ErrInvalid)
+}
+
+func (s *suite) notFound() {
+	s.mustPut("there/is", []byte("x"), blob.PutOptions{})
+	for _, key := range []string{"absent", "there/isn't", "there", "there/is/not"} {
+		_, _, err := s.get(key, blob.Range{})
+		s.wantError("Get "+key, err, blob.ErrNotFound)
+		_, err = s.store.Stat(s.Context(), key)
+		s.wantError("Stat "+key, err, blob.ErrNotFound)
+	}
+	_, err := s.put("absent", []byte("x"), blob.PutOptions{IfVersion: "0123456789abcdef0123456789abcdef"})
+	s.wantError("Put with a version where nothing is", err, blob.ErrPreconditionFailed)
+	s.wantAbsent("absent")
+	if got := s.keys("nothing/", blob.ListOptions{}); len(got) != 0 {
+		s.Errorf("List = %q", got)
+	}
+	if n, err := s.store.Purge(s.Context(), "nothing/", func(string) bool { return true }); n != 0 || err != nil {
+		s.Errorf("Purge of nothing = %d, %v", n, err)
+	}
+}
+
+func (s *suite) replace() {
+	first := s.mustPut("k", []byte("first"), blob.PutOptions{})
+	second := s.mustPut("k", []byte("second"), blob.PutOptions{})
+	if first.Version == second.Version {
+		s.Errorf("the version stayed %q", first.Version)
+	}
+	s.wantContent("k", []byte("second"))
+	third := s.mustPut("k", []byte("second"), blob.PutOptions{})
+	if !s.caps.RepeatedVersion && third.Version == second.Version {
+		s.Errorf("the version stayed %q", second.Version)
+	}
+	if got := s.keys("", blob.ListOptions{}); !slices.Equal(got, []string{"k"}) {
+		s.Errorf("List = %q", got)
+	}
+}
+
+func (s *suite) createIfAbsent() {
+	s.mustPut("dir/k", []byte("first"), blob.PutOptions{IfAbsent: true})
+	_, err := s.put("dir/k", []byte("second"), blob.PutOptions{IfAbsent: true})
+	s.wantError("second create", err, blob.ErrPreconditionFailed)
+	s.wantContent("dir/k", []byte("first"))
+	if _, err := s.store.Purge(s.Context(), "dir/", func(string) bool { return true }); err != nil {
+		s.Fatal(err)
+	}
+	s.mustPut("dir/k", []byte("third"), blob.PutOptions{IfAbsent: true})
+	s.wantContent("dir/k", []byte("third"))
+}
+
+// race runs put n times at once with bodies of their own and returns the body of the only winner.
+func (s *suite) race(n int, put func(body []byte) error) []byte {
+	s.Helper()
+	var wg sync.WaitGroup
+	errs := make([]error, n)
+	start := make(chan struct{})
+	for i := range n {
+		wg.Go(func() {
+			<-start
+			errs[i] = put(fmt.Appendf(nil, "body of racer %d", i))
+		})
+	}
+	close(start)
+	wg.Wait()
+	winner := -1
+	for i, err := range errs {
+		switch {
+		case err == nil && winner >= 0:
+			s.Fatalf("racers %d and %d both won", winner, i)
+		case err == nil:
+			winner = i
+		case !errors.Is(err, blob.ErrPreconditionFailed):
+			s.Fatalf("racer %d: %v", i, err)
+		}
+	}
+	if winner < 0 {
+		s.Fatal("nobody won")
+	}
+	return fmt.Appendf(nil, "body of racer %d", winner)
+}
+
+func (s *suite) createRace() {
+	for round := range 5 {
+		key := fmt.Sprintf("race/%d", round)
+		won := s.race(16, func(body []byte) error {
+			_, err := s.put(key, body, blob.PutOptions{IfAbsent: true})
+			return err
+		})
+		s.wantContent(key, won)
+	}
+}
+
+func (s *suite) replaceIfUnchanged() {
+	first := s.mustPut("k", []byte("first"), blob.PutOptions{})
+	second := s.mustPut("k", []byte("second"), blob.PutOptions{IfVersion: first.Version})
+	_, err := s.put("k", []byte("third"), blob.PutOptions{IfVersion: first.Version})
+	s.wantError("put with a stale version", err, blob.ErrPreconditionFailed)
+	s.wantContent("k", []byte("second"))
+	stat, err := s.store.Stat(s.Context(), "k")
+	if err != nil || stat.Version != second.Version {
+		s.Fatalf("Stat = %+v, %v; want version %q", stat, err, second.Version)
+	}
+	s.mustPut("k", []byte("fourth"), blob.PutOptions{IfVersion: stat.Version})
+	s.wantContent("k", []byte("fourth"))
+}
+
+// replaceRace has writers add to a counter; no addition may be lost.
+func (s *suite) replaceRace() {
+	const writers, additions = 8, 5
+	s.mustPut("counter", []byte("0"), blob.PutOptions{})
+	var wg sync.WaitGroup
+	errs := make([]error, writers)
+	for w := range writers {
+		wg.Go(func() {
+			for range additions {
+				if errs[w] = s.add(w); errs[w] != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		s.Fatal(err)
+	}
+	data, _, err := s.get("counter", blob.Range{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	if count, _, _ := strings.Cut(string(data), " "); count != strconv.Itoa(writers*additions) {
+		s.Errorf("the counter is %q, want %d", data, writers*additions)
+	}
+}
+
+func (s *suite) add(writer int) error {
+	for try := 0; ; try++ {
+		data, info, err := s.get("counter", blob.Range{})
+		if err != nil {
+			return err
+		}
+		count, _, _ := strings.Cut(string(data), " ")
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			return err
+		}
+		// The writer's name makes the bytes, and so a version that is their hash, this writer's own.
+		_, err = s.put("counter", fmt.Appendf(nil, "%d by writer %d, try %d", n+1, writer, try), blob.PutOptions{IfVersion: info.Version})
+		if !errors.Is(err, blob.ErrPreconditionFailed) {
+			return err
+		}
+	}
+}
+
+func (s *suite) largeConditional() {
+	if s.caps.PartSize == 0 {
+		s.Skip("this store has no parts")
+	}
+	first, second := pattern(s.caps.PartSize*2, 1), pattern(s.caps.PartSize*2, 2)
+	info := s.mustPut("large", first, blob.PutOptions{IfAbsent: true})
+	_, err := s.put("large", second, blob.PutOptions{IfAbsent: true})
+	s.wantError("second create", err, blob.ErrPreconditionFailed)
+	s.wantContent("large", first)
+	next := s.mustPut("large", second, blob.PutOptions{IfVersion: info.Version})
+	_, err = s.put("large", first, blob.PutOptions{IfVersion: info.Version})
+	s.wantError("put with a stale version", err, blob.ErrPreconditionFailed)
+	s.wantContent("large", second)
+	if s.caps.NoLargeConditions {
+		return
+	}
+	// The object changes after the upload began: only the condition of its end can notice.
+	body := &hookReader{Reader: bytes.NewReader(first), at: s.caps.PartSize + 1, hook: func() {
+		if _, err := s.put("large", []byte("in between"), blob.PutOptions{IfVersion: next.Version}); err != nil {
+			s.Error(err)
+		}
+	}}
+	_, err = s.store.Put(s.Context(), "large", body, blob.PutOptions{IfVersion: next.Version})
+	s.wantError("put that lost a race", err, blob.ErrPreconditionFailed)
+	s.wantContent("large", []byte("in between"))
+}
+
+// hookReader calls hook once, when at bytes were read.
+type hookReader struct {
+	io.Reader
+	at   int64
+	hook func()
+}
+
+func (h *hookReader) Read(p []byte) (int, error) {
+	if h.at <= 0 && h.hook != nil {
+		h.hook()
+		h.hook = nil
+	}
+	if int64(len(p)) > h.at && h.at > 0 {
+		p = p[:h.at]
+	}
+	n, err := h.Reader.Read(p)
+	h.at -= int64(n)
+	return n, err
+}
+
+func (s *suite) failingSizes() []int64 {
+	if p := s.caps.PartSize; p > 0 {
+		return []int64{0, 100, 2*p + 5}
+	}
+	return []int64{0, 100, 1 << 20}
+}
+
+func (s *suite) bodyFails() {
+	broken := errors.New("the source broke")
+	for _, n := range s.failingSizes() {
+		body := func() io.Reader {
+			return io.MultiReader(bytes.NewReader(pattern(n, 1)), &hookReader{Reader: errReader{broken}})
+		}
+		key := fmt.Sprintf("failing-%d", n)
+		_, err := s.store.Put(s.Context(), key, body(), blob.PutOptions{})
+		s.wantError("Put", err, broken)
+		if errors.Is(err, blob.ErrTransient) || errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrDenied) {
+			s.Errorf("an error of the body is blamed on the store: %v", err)
+		}
+		s.wantAbsent(key)
+		s.mustPut(key, []byte("old"), blob.PutOptions{})
+		_, err = s.store.Put(s.Context(), key, body(), blob.PutOptions{})
+		s.wantError("Put", err, broken)
+		s.wantContent(key, []byte("old"))
+	}
+}
+
+type errReader struct{ err error }
+
+func (e errReader) Read([]byte) (int, error) { return 0, e.err }
+
+func (s *suite) bodyCanceled() {
+	for _, n := range s.failingSizes() {
+		ctx, cancel := context.WithCancel(s.Context())
+		key := fmt.Sprintf("canceled-%d", n)
+		body := &hookReader{Reader: bytes.NewReader(pattern(n+1000, 1)), at: n, hook: cancel}
+		_, err := s.store.Put(ctx, key, body, blob.PutOptions{})
+		cancel()
+		s.wantError("Put", err, context.Canceled)
+		s.wantAbsent(key)
+	}
+}
+
+func (s *suite) invisible() {
+	for _, n := range s.failingSizes() {
+		key := fmt.Sprintf("dir/slow-%d", n)
+		data := pattern(n+1000, 1)
+		body := &hookReader{Reader: bytes.NewReader(data), at: n, hook: func() {
+			s.wantAbsent(key)
+			if got := s.keys("", blob.ListOptions{}); len(got) != 0 {
+				s.Errorf("during the upload List = %q", got)
+			}
+		}}
+		if _, err := s.store.Put(s.Context(), key, body, blob.PutOptions{}); err != nil {
+			s.Fatal(err)
+		}
+		s.wantContent(key, data)
+		if _, err := s.store.Purge(s.Context(), "", func(string) bool { return true }); err != nil {
+			s.Fatal(err)
+		}
+	}
+}
+
+func (s *suite) ranges() {
+	data := pattern(100_000, 3)
+	s.mustPut("k", data, blob.PutOptions{})
+	s.mustPut("empty", nil, blob.PutOptions{})
+	for _, tt := range []struct{ offset, length, from, to int64 }{
+		{0, 0, 0, 100_000}, {0, 1, 0, 1}, {0, 100_000, 0, 100_000}, {0, 200_000, 0, 100_000}, {99_999, 0, 99_999, 100_000},
+		{50_000, 0, 50_000, 100_000}, {50_000, 10, 50_000, 50_010}, {99_990, 1000, 99_990, 100_000},
+	} {
+		got, info, err := s.get("k", blob.Range{Offset: tt.offset, Length: tt.length})
+		if err != nil || !bytes.Equal(got, data[tt.from:tt.to]) || info.Size != 100_000 {
+			s.Errorf("Get(%d+%d) = %d bytes, %+v, %v", tt.offset, tt.length, len(got), info, err)
+		}
+	}
+	for _, r := range []blob.Range{{Offset: 100_000}, {Offset: 100_001, Length: 5}, {Offset: -1}, {Length: -1}} {
+		_, _, err := s.get("k", r)
+		s.wantError(fmt.Sprintf("Get %+v", r), err, blob.ErrInvalid)
+	}
+	for _, r := range []blob.Range{{}, {Length: 10}} {
+		if got, _, err := s.get("empty", r); err != nil || len(got) != 0 {
+			s.Errorf("Get of an empty object, %+v = %q, %v", r, got, err)
+		}
+	}
+}
+
+func (s *suite) replacedWhileRead() {
+	old, replacement := pattern(4<<20, 1), pattern(4<<20, 2)
+	s.mustPut("k", old, blob.PutOptions{})
+	rc, _, err := s.store.Get(s.Context(), "k", blob.Range{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer rc.Close()
+	head := make([]byte, 1000)
+	if _, err := io.ReadFull(rc, head); err != nil {
+		s.Fatal(err)
+	}
+	s.mustPut("k", replacement, blob.PutOptions{})
+	rest, err := io.ReadAll(rc)
+	if err == nil && !bytes.Equal(append(head, rest...), old) {
+		s.Errorf("the reader returned a mixture of two versions without an error")
+	}
+	s.wantContent("k", replacement)
+}
+
+func (s *suite) list() {
+	all := []string{"a+", "a-b", "a.b", "a/b", "a/c/d", "a/c/e", "a0", "b/x", "c", "control/cmd-1/_command.json", "control/cmd-2/_command.json", "control/spec"}
+	for _, i := range rand.Perm(len(all)) {
+		s.mustPut(all[i], []byte(all[i]), blob.PutOptions{})
+	}
+	for _, tt := range []struct {
+		prefix, delimiter, after string
+		want                     []string
+	}{
+		{want: all},
+		{prefix: "a", want: all[:7]},
+		{prefix: "a/", want: []string{"a/b", "a/c/d", "a/c/e"}},
+		{prefix: "a/c", want: []string{"a/c/d", "a/c/e"}},
+		{prefix: "a/c/d", want: []string{"a/c/d"}},
+		{prefix: "a/c/d/", want: []string{}},
+		{prefix: "x", want: []string{}},
+		{delimiter: "/", want: []string{"a+", "a-b", "a.b", "a/", "a0", "b/", "c", "control/"}},
+		{prefix: "a", delimiter: "/", want: []string{"a+", "a-b", "a.b", "a/", "a0"}},
+		{prefix: "a/", delimiter: "/", want: []string{"a/b", "a/c/"}},
+		{prefix: "control/", delimiter: "/", want: []string{"control/cmd-1/", "control/cmd-2/", "control/spec"}},
+		{prefix: "control/cmd", delimiter: "/", want: []string{"control/cmd-1/", "control/cmd-2/"}},
+		{prefix: "control/cmd-", want: []string{"control/cmd-1/_command.json", "control/cmd-2/_command.json"}},
+		{after: "a.b", want: all[3:]},
+		{after: "a/c/d", want: all[5:]},
+		{after: "a/c", want: all[4:]},
+		{after: "zzz", want: []string{}},
+		{prefix: "control/", after: "control/cmd-1/_command.json", want: all[10:]},
+		{prefix: "control/", delimiter: "/", after: "control/cmd-1/", want: []string{"control/cmd-2/", "control/spec"}},
+		{delimiter: "/", after: "a.b", want: []string{"a/", "a0", "b/", "c", "control/"}},
+	} {
+		if got := s.keys(tt.prefix, blob.ListOptions{Delimiter: tt.delimiter, After: tt.after}); !slices.Equal(got, tt.want) {
+			s.Errorf("List(%q, delimiter %q, after %q)\n = %q\nwant %q", tt.prefix, tt.delimiter, tt.after, got, tt.want)
+		}
+	}
+	for range s.store.List(s.Context(), "", blob.ListOptions{}) {
+		break // Ending early must not hang or panic.
+	}
+}
+
+func (s *suite) listPages() {
+	if s.caps.PageSize == 0 {
+		s.Skip("this store has no pages")
+	}
+	want := make([]string, 0, s.caps.PageSize+20)
+	for i := range cap(want) {
+		want = append(want, fmt.Sprintf("many/%05d/meta", i))
+	}
+	var wg sync.WaitGroup
+	work := make(chan string)
+	for range 8 {
+		wg.Go(func() {
+			for key := range work {
+				if _, err := s.put(key, []byte("x"), blob.PutOptions{}); err != nil {
+					s.Errorf("Put(%q): %v", key, err)
+				}
+			}
+		})
+	}
+	for _, key := range want {
+		work <- key
+	}
+	close(work)
+	wg.Wait()
+	if got := s.keys("many/", blob.ListOptions{}); !slices.Equal(got, want) {
+		s.Errorf("List shows %d objects, want %d", len(got), len(want))
+	}
+	if got := s.keys("many/", blob.ListOptions{Delimiter: "/"}); len(got) != len(want) || !slices.IsSorted(got) {
+		s.Errorf("List with a delimiter shows %d prefixes, want %d in order", len(got), len(want))
+	}
+	n, err := s.store.Purge(s.Context(), "many/", func(key string) bool { return key != want[7] })
+	if n != len(want)-1 || err != nil {
+		s.Errorf("Purge = %d, %v; want %d", n, err, len(want)-1)
+	}
+	if got := s.keys("", blob.ListOptions{}); !slices.Equal(got, want[7:8]) {
+		s.Errorf("after Purge %d objects are left: %.200q", len(got), got)
+	}
+}
+
+func (s *suite) purge() {
+	for _, key := range []string{"b1/meta", "b1/data", "b2/meta", "b2/data", "b10/data", "other"} {
+		s.mustPut(key, []byte("old"), blob.PutOptions{})
+		s.mustPut(key, []byte(key), blob.PutOptions{})
+	}
+	var asked []string
+	n, err := s.store.Purge(s.Context(), "b1", func(key string) bool {
+		asked = append(asked, key)
+		return strings.HasPrefix(key, "b1/")
+	})
+	if n != 2 || err != nil {
+		s.Fatalf("Purge = %d, %v; want 2", n, err)
+	}
+	slices.Sort(asked)
+	if want := []string{"b1/data", "b1/meta", "b10/data"}; !slices.Equal(asked, want) {
+		s.Errorf("match was asked for %q, want %q", asked, want)
+	}
+	s.wantAbsent("b1/meta")
+	s.wantAbsent("b1/data")
+	if got, want := s.keys("", blob.ListOptions{}), []string{"b10/data", "b2/data", "b2/meta", "other"}; !slices.Equal(got, want) {
+		s.Errorf("List = %q, want %q", got, want)
+	}
+	if n, err := s.store.Purge(s.Context(), "b1/", func(string) bool { return true }); n != 0 || err != nil {
+		s.Errorf("second Purge = %d, %v", n, err)
+	}
+	s.mustPut("b1/meta", []byte("again"), blob.PutOptions{IfAbsent: true})
+	s.wantContent("b1/meta", []byte("again"))
+}
+
+func (s *suite) canceled() {
+	s.mustPut("k", []byte("x"), blob.PutOptions{})
+	ctx, cancel := context.WithCancel(s.Context())
+	cancel()
+	check := func(what string, err error) {
+		s.Helper()
+		s.wantError(what, err, context.Canceled)
+		if errors.Is(err, blob.ErrNotFound) || errors.Is(err, blob.ErrTransient) || errors.Is(err, blob.ErrDenied) {
+			s.Errorf("%s: a canceled context is blamed on the store: %v", what, err)
+		}
+	}
+	_, err := s.store.Put(ctx, "k2", strings.NewReader("x"), blob.PutOptions{})
+	check("Put", err)
+	_, err = s.store.Stat(ctx, "k")
+	check("Stat", err)
+	if rc, _, err := s.store.Get(ctx, "k", blob.Range{}); err == nil {
+		_, err = io.ReadAll(rc)
+		rc.Close()
+		check("Get", err)
+	} else {
+		check("Get", err)
+	}
+	for _, err = range s.store.List(ctx, "", blob.ListOptions{}) {
+	}
+	check("List", err)
+	_, err = s.store.Purge(ctx, "", func(string) bool { return true })
+	check("Purge", err)
+	s.wantContent("k", []byte("x"))
+	s.wantAbsent("k2")
+}
+
+func (s *suite) probe() {
+	r, err := blob.Probe(s.Context(), s.store, "node-a")
+	if err != nil {
+		s.Fatalf("Probe: %v", err)
+	}
+	if !r.Write || !r.Read || !r.List || !r.Delete || !r.Fenced() {
+		s.Errorf("Probe = %+v", r)
+	}
+	if got := s.keys("", blob.ListOptions{}); len(got) != 0 {
+		s.Errorf("Probe left %q", got)
+	}
+}

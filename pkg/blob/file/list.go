@@ -1,0 +1,251 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+)
+
+// List implements blob.Store. Names are read a directory at a time.
+func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) iter.Seq2[blob.Entry, error] {
+	return func(yield func(blob.Entry, error) bool) {
+		if err := blob.CheckList(prefix, opts); err != nil {
+			yield(blob.Entry{}, s.invalid("list", prefix, err))
+			return
+		}
+		root, err := s.openBase(ctx, "list", prefix)
+		if err != nil {
+			yield(blob.Entry{}, err)
+			return
+		}
+		defer root.Close()
+		l := lister{ctx: ctx, root: root, prefix: prefix, opts: opts, yield: yield}
+		dir, _ := path.Split(prefix)
+		if _, err := l.walk(strings.TrimSuffix(dir, "/")); err != nil {
+			yield(blob.Entry{}, s.fail("list", prefix, err))
+		}
+	}
+}
+
+type lister struct {
+	ctx    context.Context
+	root   *os.Root
+	prefix string
+	opts   blob.ListOptions
+	yield  func(blob.Entry, error) bool
+}
+
+// walk yields what is below dir, "" being the base, and reports whether the caller wants more.
+func (l *lister) walk(dir string) (more bool, err error) {
+	names, err := l.names(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if err := l.ctx.Err(); err != nil {
+			return false, err
+		}
+		key := path.Join(dir, name)
+		isDir := strings.HasSuffix(name, "/")
+		if isDir {
+			key += "/"
+		}
+		if !strings.HasPrefix(key, l.prefix) && !(isDir && strings.HasPrefix(l.prefix, key)) {
+			continue
+		}
+		// Everything below a directory sorts behind its name with the slash.
+		if key <= l.opts.After && !(isDir && l.opts.Delimiter == "" && strings.HasPrefix(l.opts.After, key)) {
+			continue
+		}
+		more, err := l.entry(key, isDir)
+		if err != nil || !more {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (l *lister) entry(key string, isDir bool) (more bool, err error) {
+	switch {
+	case isDir && l.opts.Delimiter != "" && len(key) > len(l.prefix):
+		holds, err := holdsObject(l.ctx, l.root, strings.TrimSuffix(key, "/"))
+		if err != nil || !holds {
+			return true, err
+		}
+		return l.yield(blob.Entry{Info: blob.Info{Key: key}, Prefix: true}, nil), nil
+	case isDir:
+		return l.walk(strings.TrimSuffix(key, "/"))
+	}
+	fi, err := l.root.Lstat(key)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil // Purged since the directory was read.
+	}
+	if err != nil {
+		return false, err
+	}
+	return l.yield(blob.Entry{Info: info(key, fi)}, nil), nil
+}
+
+// names returns the names of the objects and directories in dir, directories with a slash, in the order of keys. A
+// directory that does not exist has none.
+func (l *lister) names(dir string) ([]string, error) { return readNames(l.root, dir) }
+
+func readNames(root *os.Root, dir string) ([]string, error) {
+	if first, _, _ := strings.Cut(dir, "/"); first == reserved {
+		return nil, nil
+	}
+	open := dir
+	if dir == "" {
+		open = "."
+	}
+	d, err := root.Open(open)
+	if errors.Is(err, fs.ErrNotExist) || isNotDir(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(-1)
+	if isNotDir(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read directory: %w", err)
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		switch {
+		case dir == "" && e.Name() == reserved:
+		case blob.CheckKey(path.Join(dir, e.Name())) != nil: // Not a name that a put could have made.
+		case e.IsDir():
+			names = append(names, e.Name()+"/")
+		case e.Type().IsRegular():
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// holdsObject reports whether there is at least one object below dir.
+func holdsObject(ctx context.Context, root *os.Root, dir string) (bool, error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	names, err := readNames(root, dir)
+	if err != nil {
+		return false, err
+	}
+	for _, name := range names {
+		if !strings.HasSuffix(name, "/") {
+			return true, nil
+		}
+		holds, err := holdsObject(ctx, root, path.Join(dir, name))
+		if err != nil || holds {
+			return holds, err
+		}
+	}
+	return false, nil
+}
+
+// Purge implements blob.Store. Directories that become empty go too, the base stays.
+func (s *Store) Purge(ctx context.Context, prefix string, match func(key string) bool) (int, error) {
+	var keys []string
+	for e, err := range s.List(ctx, prefix, blob.ListOptions{}) {
+		var be *blob.Error
+		if errors.As(err, &be) {
+			be.Op = "purge"
+		}
+		if err != nil {
+			return 0, err
+		}
+		if match(e.Key) {
+			keys = append(keys, e.Key)
+		}
+	}
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	root, err := s.openBase(ctx, "purge", prefix)
+	if err != nil {
+		return 0, err
+	}
+	defer root.Close()
+	if err := root.Mkdir(reserved, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return 0, s.fail("purge", prefix, err)
+	}
+	unlock, err := s.lock(ctx, root, false)
+	if err != nil {
+		return 0, s.fail("purge", prefix, err)
+	}
+	defer unlock()
+	n := 0
+	var errs failures
+	dirs := map[string]bool{}
+	for _, key := range keys {
+		if err := ctx.Err(); err != nil {
+			errs.add(s.fail("purge", prefix, err))
+			break
+		}
+		switch err := root.Remove(key); {
+		case err == nil:
+			n++
+			dirs[path.Dir(key)] = true
+		case !errors.Is(err, fs.ErrNotExist):
+			errs.add(s.fail("purge", key, err))
+		}
+	}
+	for dir := range dirs {
+		if err := removeEmpty(root, dir); err != nil {
+			errs.add(s.fail("purge", dir, err))
+		}
+	}
+	return n, errs.join()
+}
+
+// removeEmpty removes dir and its parents as far as they are empty and syncs what lost an entry.
+func removeEmpty(root *os.Root, dir string) error {
+	for ; dir != "."; dir = path.Dir(dir) {
+		if err := root.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			break // Not empty, or not ours to remove: an empty directory is harmless.
+		}
+	}
+	err := syncDir(root, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// failures joins errors, the first few in full: thousands of files can fail for one reason.
+type failures struct {
+	errs []error
+	more int
+}
+
+func (f *failures) add(err error) {
+	if len(f.errs) < 5 {
+		f.errs = append(f.errs, err)
+		return
+	}
+	f.more++
+}
+
+func (f *failures) join() error {
+	if f.more > 0 {
+		f.errs = append(f.errs, fmt.Errorf("and %d more failed", f.more))
+	}
+	return errors.Join(f.errs...)
+}
+
+func isNotDir(err error) bool { return errors.Is(err, syscall.ENOTDIR) }

@@ -1,0 +1,98 @@
+package blob_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
+)
+
+func TestProbe(t *testing.T) {
+	deny := func(op, action string) blobtest.Fault { return blobtest.Fault{Op: op, Err: blobtest.Denied(op, "k", action)} }
+	tests := []struct {
+		name    string
+		faults  []blobtest.Fault
+		missing string // Joined by a comma.
+		fenced  bool
+		ok      bool
+		text    string // Part of the result's text.
+	}{
+		{name: "all is well", fenced: true, ok: true, text: "write: works, read: works, list: works, delete: works, conditional create: works, conditional replace: works"},
+		{name: "lies about conditions", faults: []blobtest.Fault{{Op: "put", IgnoreConditions: true}}, ok: true, text: "conditional create: NOT WORKING, conditional replace: NOT WORKING"},
+		{name: "no delete", faults: []blobtest.Fault{deny("purge", "s3:DeleteObject")}, missing: "s3:DeleteObject", fenced: true, text: "delete: NOT WORKING"},
+		{
+			name:    "no list, no delete",
+			faults:  []blobtest.Fault{deny("list", "s3:ListBucket"), deny("purge", "s3:DeleteObject")},
+			missing: "s3:ListBucket,s3:DeleteObject", fenced: true, text: "missing permissions: s3:ListBucket, s3:DeleteObject",
+		},
+		{
+			name:    "nothing is allowed",
+			faults:  []blobtest.Fault{deny("put", "s3:PutObject"), deny("get", "s3:GetObject"), deny("list", "s3:ListBucket"), deny("purge", "s3:DeleteObject")},
+			missing: "s3:PutObject,s3:GetObject,s3:ListBucket", text: "could not be tried: conditional create, conditional replace, delete",
+		},
+		{name: "read only", faults: []blobtest.Fault{deny("put", "s3:PutObject")}, missing: "s3:PutObject", text: "write: NOT WORKING, read: works, list: works"},
+		{name: "wrong bytes", faults: []blobtest.Fault{{Op: "get", FlipBit: 2}}, text: "read: NOT WORKING"},
+		{name: "out of reach", faults: []blobtest.Fault{{Err: blobtest.Transient("any", "k")}}, text: "write: NOT WORKING, read: NOT WORKING"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			memory := blobtest.NewMemory()
+			s := blobtest.NewFaulty(memory)
+			for _, f := range tt.faults {
+				s.Add(f)
+			}
+			r, err := blob.Probe(t.Context(), s, "etcd-a")
+			if (err == nil) != tt.ok || strings.Join(r.Missing, ",") != tt.missing || r.Fenced() != tt.fenced || !strings.Contains(r.String(), tt.text) {
+				t.Errorf("Probe = %s (%+v)\nerror %v", r, r, err)
+			}
+			for action := range strings.SplitSeq(tt.missing, ",") {
+				if err != nil && !strings.Contains(err.Error(), action) {
+					t.Errorf("the error does not name %s: %v", action, err)
+				}
+			}
+			if n := len(s.Calls()); n > 8 {
+				t.Errorf("%d operations", n)
+			}
+			if left := memory.String(); left != "" && r.Delete {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+}
+
+// A store that answers "precondition failed" and stores all the same is worse than one that ignores conditions.
+func TestProbeFindsLiar(t *testing.T) {
+	s := liar{blobtest.NewMemory()}
+	r, err := blob.Probe(t.Context(), s, "etcd-a")
+	if err == nil || r.Fenced() {
+		t.Errorf("Probe = %s, %v", r, err)
+	}
+}
+
+type liar struct{ *blobtest.Memory }
+
+func (l liar) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return blob.Info{}, err
+	}
+	info, err := l.Memory.Put(ctx, key, strings.NewReader(string(data)), opts)
+	if errors.Is(err, blob.ErrPreconditionFailed) {
+		if _, err := l.Memory.Put(ctx, key, strings.NewReader(string(data)), blob.PutOptions{}); err != nil {
+			return blob.Info{}, err
+		}
+	}
+	return info, err
+}
+
+func TestProbeRejectsOwner(t *testing.T) {
+	for _, owner := range []string{"", "a/b", ".."} {
+		if _, err := blob.Probe(t.Context(), blobtest.NewMemory(), owner); !errors.Is(err, blob.ErrInvalid) {
+			t.Errorf("Probe with owner %q: %v", owner, err)
+		}
+	}
+}

@@ -1,0 +1,267 @@
+// Package s3 keeps objects in a bucket of Amazon S3 or of a server that speaks its protocol.
+//
+// It asks little of a server: PUT with If-None-Match and If-Match, GET, HEAD, LIST, multipart upload and
+// DeleteObjects. How the known servers differ is a table in docs/s3-servers.md. The package never relies on
+// a server's word alone: what was stored is looked at again before a put returns. Conditions are only relied on in
+// single PUTs, so what must be fenced has to be smaller than one part.
+package s3
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/middleware"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+)
+
+const (
+	// DefaultPartSize is the size of the parts of a multipart upload in bytes; smaller bodies are stored by a single PUT.
+	DefaultPartSize = 8 << 20
+	// MinPartSize is the smallest part that S3 takes, in bytes.
+	MinPartSize = 5 << 20
+	// maxParts is the greatest number of parts of an upload.
+	maxParts = 10000
+	// uploads is the number of parts under way at once. A put needs memory for one part more.
+	uploads = 3
+	// partTimeout bounds one part, so that a connection that hangs is noticed.
+	partTimeout = 5 * time.Minute
+	// cleanupTimeout bounds the abort of an upload, which happens also when the context has ended.
+	cleanupTimeout = 15 * time.Second
+)
+
+// Config says which bucket, and how to reach it. Bucket is required; New checks it.
+type Config struct {
+	// Bucket is the bucket's name.
+	Bucket string
+	// Prefix is the base of all keys in the bucket, without slashes at its ends. It may be empty.
+	Prefix string
+	// Region of the bucket. If it is empty the AWS configuration's is used, else us-east-1; the true region is learned from
+	// the server's answer where that names it.
+	Region string
+	// Endpoint is the URL of a server other than AWS, http or https.
+	Endpoint string
+	// PathStyle puts the bucket into the URL's path instead of its host name, as most servers other than AWS want it.
+	PathStyle bool
+	// AccessKeyID and SecretAccessKey are static keys. If both are empty the AWS SDK's usual sources are used: environment,
+	// files, web identity, container and instance roles.
+	AccessKeyID, SecretAccessKey string
+	// SessionToken belongs to temporary static keys.
+	SessionToken string
+	// CAFile names a PEM file with certificates that are trusted beside the system's.
+	CAFile string
+	// PartSize is the size of the parts of a multipart upload in bytes; 0 means DefaultPartSize. A put needs up to four times as much memory.
+	PartSize int64
+	// OnRequest, if not nil, is called before every HTTP request, retries included, with the operation's name, for example
+	// "PutObject". It is called concurrently and must not block.
+	OnRequest func(operation string)
+}
+
+// Store is a bucket as a blob.Store. Make one with New. It has no goroutines; idle connections end by themselves.
+type Store struct {
+	bucket, prefix string
+	partSize       int64
+	custom         bool // An endpoint of its own, so not AWS.
+	newClient      func(region string) *awss3.Client
+	client         atomic.Pointer[awss3.Client]
+	// unquoted is set once the server was seen to fail If-Match with a quoted ETag and to honour the bare one.
+	unquoted atomic.Bool
+}
+
+// New returns the store that cfg describes. It reads the CA file and the AWS configuration files, but starts nothing and sends nothing:
+// whether the bucket is there is for blob.Probe to find out.
+func New(ctx context.Context, cfg Config) (*Store, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("open S3 store: %w", err)
+	}
+	client, err := httpClient(cfg.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("open S3 store: %w", err)
+	}
+	base, err := awsConfig(ctx, cfg, client)
+	if err != nil {
+		return nil, fmt.Errorf("open S3 store: %w", err)
+	}
+	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, custom: cfg.Endpoint != "" || base.BaseEndpoint != nil}
+	if s.partSize == 0 {
+		s.partSize = DefaultPartSize
+	}
+	if s.prefix != "" {
+		s.prefix += "/"
+	}
+	s.newClient = func(region string) *awss3.Client {
+		return awss3.NewFromConfig(base, func(o *awss3.Options) {
+			o.Region = region
+			o.UsePathStyle = cfg.PathStyle
+			if cfg.Endpoint != "" {
+				o.BaseEndpoint = aws.String(cfg.Endpoint)
+			}
+			// Checksums are sent and asked for explicitly, as headers: trailers are beyond many servers.
+			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+			o.DisableLogOutputChecksumValidationSkipped = true
+			if cfg.OnRequest != nil {
+				o.APIOptions = append(o.APIOptions, countRequests(cfg.OnRequest))
+			}
+		})
+	}
+	s.client.Store(s.newClient(base.Region))
+	return s, nil
+}
+
+func (cfg Config) check() error {
+	if cfg.Bucket == "" {
+		return errors.New("the bucket's name is empty")
+	}
+	if strings.ContainsAny(cfg.Bucket, "/ \t\n?#") {
+		return fmt.Errorf("%q is not a bucket's name", cfg.Bucket)
+	}
+	if cfg.Prefix != "" {
+		if err := blob.CheckKey(cfg.Prefix); err != nil {
+			return fmt.Errorf("prefix: %w", err)
+		}
+	}
+	if cfg.PartSize != 0 && cfg.PartSize < MinPartSize {
+		return fmt.Errorf("part size %d is below S3's minimum of %d", cfg.PartSize, MinPartSize)
+	}
+	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
+		return errors.New("an access key id and a secret access key only make sense together, and one is empty")
+	}
+	if cfg.Endpoint != "" {
+		u, err := url.Parse(cfg.Endpoint)
+		if err != nil {
+			return fmt.Errorf("endpoint: %w", err)
+		}
+		if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("endpoint %q is not an http or https URL", cfg.Endpoint)
+		}
+	}
+	return nil
+}
+
+// httpClient returns a client that gives up on dead connections, but puts no bound on a whole transfer.
+func httpClient(caFile string) (*awshttp.BuildableClient, error) {
+	client := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) {
+		d.Timeout, d.KeepAlive = 10*time.Second, 15*time.Second
+	}).WithTransportOptions(func(t *http.Transport) {
+		t.TLSHandshakeTimeout = 10 * time.Second
+		t.ResponseHeaderTimeout = 60 * time.Second
+		t.IdleConnTimeout = 30 * time.Second
+	})
+	if caFile == "" {
+		return client, nil
+	}
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("read CA file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read CA file: %s holds no PEM certificate", caFile)
+	}
+	return client.WithTransportOptions(func(t *http.Transport) {
+		if t.TLSClientConfig == nil {
+			t.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		t.TLSClientConfig.RootCAs = pool
+	}), nil
+}
+
+func awsConfig(ctx context.Context, cfg Config, client *awshttp.BuildableClient) (aws.Config, error) {
+	newRetryer := func() aws.Retryer {
+		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = 4, 5*time.Second })
+	}
+	var base aws.Config
+	if cfg.AccessKeyID != "" {
+		base = aws.Config{
+			Credentials: credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, cfg.SessionToken),
+			HTTPClient:  client,
+			Retryer:     newRetryer,
+		}
+	} else {
+		var err error
+		base, err = awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(client), awsconfig.WithRetryer(newRetryer))
+		if err != nil {
+			return aws.Config{}, fmt.Errorf("load AWS configuration: %w", err)
+		}
+	}
+	if cfg.Region != "" {
+		base.Region = cfg.Region
+	}
+	if base.Region == "" {
+		base.Region = "us-east-1"
+	}
+	return base, nil
+}
+
+// countRequests calls f for every attempt.
+func countRequests(f func(string)) func(*middleware.Stack) error {
+	return func(stack *middleware.Stack) error {
+		return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("CountRequests",
+			func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+				f(awsmiddleware.GetOperationName(ctx))
+				return next.HandleFinalize(ctx, in)
+			}), "Retry", middleware.After)
+	}
+}
+
+// String is the base's URL.
+func (s *Store) String() string {
+	return strings.TrimSuffix("s3://"+path.Join(s.bucket, s.prefix), "/")
+}
+
+// name is a key as the user would find it.
+func (s *Store) name(key string) string { return "s3://" + s.bucket + "/" + s.prefix + key }
+
+func (s *Store) key(key string) *string { return aws.String(s.prefix + key) }
+
+// call sends one request, and sends it again to another region if the answer says that the bucket is there.
+func call[I, O any](ctx context.Context, s *Store, send func(*awss3.Client, context.Context, *I, ...func(*awss3.Options)) (*O, error), in *I, opts ...func(*awss3.Options)) (*O, error) {
+	client := s.client.Load()
+	out, err := send(client, ctx, in, opts...)
+	region := regionHint(err)
+	if region == "" || region == client.Options().Region || s.custom {
+		return out, err
+	}
+	s.client.CompareAndSwap(client, s.newClient(region))
+	if err := rewind(in); err != nil {
+		return nil, err
+	}
+	return send(s.client.Load(), ctx, in, opts...)
+}
+
+// regionHint is the region that a redirect or a refused signature names.
+func regionHint(err error) string {
+	status, header := response(err)
+	if status == http.StatusMovedPermanently || status == http.StatusTemporaryRedirect || status == http.StatusBadRequest {
+		return header.Get("X-Amz-Bucket-Region")
+	}
+	return ""
+}
+
+// etag strips the quotes of an ETag: what is left is the version.
+func etag(e *string) string { return strings.Trim(aws.ToString(e), `"`) }
+
+// once turns the SDK's own retries off, for requests whose second attempt would misread the success of the first.
+func once(o *awss3.Options) { o.Retryer = aws.NopRetryer{} }

@@ -1,0 +1,318 @@
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// Files of a backup, in the order in which they are written.
+const (
+	// DataFile is the gzip of a snapshot as etcdctl saves it.
+	DataFile     = "etcd.backup.gz"
+	manifestFile = "_etcd_manager_manifest.json"
+	metaFile     = "_etcd_backup.meta"
+)
+
+// Backup is one row of the listing. The listing reads no object, so everything here is from names and sizes.
+type Backup struct {
+	Name string
+	// Time is when it was begun, from its name; zero if the name tells none.
+	Time time.Time
+	// Size is that of the stored snapshot, TotalSize that of all files of the backup, in bytes.
+	Size      int64
+	TotalSize int64
+	// HasManifest is true for backups that this project has written.
+	HasManifest bool
+	// Modified is when the newest file was written, by the store's clock.
+	Modified time.Time
+}
+
+// Leftover is what stands of a backup that was begun and not finished, or half deleted.
+type Leftover struct {
+	Backup
+	// Missing names the file without which it is no backup.
+	Missing string
+}
+
+// BackupList is what is stored, oldest first.
+type BackupList struct {
+	Backups   []Backup
+	Leftovers []Leftover
+}
+
+// Names returns the names of all complete backups, oldest first.
+func (l BackupList) Names() []string {
+	names := make([]string, 0, len(l.Backups))
+	for _, b := range l.Backups {
+		names = append(names, b.Name)
+	}
+	return names
+}
+
+// Newest returns the newest complete backup.
+func (l BackupList) Newest() (Backup, bool) {
+	if len(l.Backups) == 0 {
+		return Backup{}, false
+	}
+	return l.Backups[len(l.Backups)-1], true
+}
+
+// Backups lists the backups by listing the base once: no object is read. A backup exists when its meta file and its data do.
+func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
+	dirs := make(map[string]*backupFiles)
+	for after, done := "", false; !done; {
+		done = true
+		for e, err := range c.store.List(ctx, "", blob.ListOptions{After: after}) {
+			if err != nil {
+				return BackupList{}, fmt.Errorf("list backups: %w", err)
+			}
+			if strings.HasPrefix(e.Key, changesPrefix) {
+				// There can be very many of these: go on behind them.
+				after, done = strings.TrimSuffix(changesPrefix, "/")+"0", false
+				break
+			}
+			addBackupFile(dirs, e)
+		}
+	}
+	var l BackupList
+	for _, d := range dirs {
+		switch {
+		case d.meta && d.data:
+			l.Backups = append(l.Backups, d.Backup)
+		case d.data:
+			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: metaFile})
+		default:
+			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: DataFile})
+		}
+	}
+	slices.SortFunc(l.Backups, compareBackups)
+	slices.SortFunc(l.Leftovers, func(a, b Leftover) int { return compareBackups(a.Backup, b.Backup) })
+	return l, nil
+}
+
+type backupFiles struct {
+	Backup
+	meta, data bool
+}
+
+func addBackupFile(dirs map[string]*backupFiles, e blob.Entry) {
+	i := strings.LastIndexByte(e.Key, '/')
+	if i <= 0 || reserved(e.Key) {
+		return
+	}
+	name, file := e.Key[:i], e.Key[i+1:]
+	if file != metaFile && file != DataFile && file != manifestFile {
+		return
+	}
+	d := dirs[name]
+	if d == nil {
+		d = &backupFiles{Backup: Backup{Name: name, Time: BackupTime(name)}}
+		dirs[name] = d
+	}
+	switch file {
+	case metaFile:
+		d.meta = true
+	case manifestFile:
+		d.HasManifest = true
+	case DataFile:
+		d.data, d.Size = true, e.Size
+	}
+	d.TotalSize += e.Size
+	if e.Modified.After(d.Modified) {
+		d.Modified = e.Modified
+	}
+}
+
+// reserved tells keys that are not a backup's.
+func reserved(key string) bool {
+	for _, p := range []string{controlPrefix, discoveryPrefix, changesPrefix} {
+		if strings.HasPrefix(key+"/", p) {
+			return true
+		}
+	}
+	return false
+}
+
+// compareBackups orders by time; among the same second by the number in the suffix, then by name. Names that tell no
+// time come first, by the store's time.
+func compareBackups(a, b Backup) int {
+	c := a.Time.Compare(b.Time)
+	if c == 0 && a.Time.IsZero() {
+		c = a.Modified.Compare(b.Modified)
+	}
+	return cmp.Or(c, cmp.Compare(sequence(a.Name), sequence(b.Name)), strings.Compare(a.Name, b.Name))
+}
+
+const nameTimeLength = len("2026-01-30T01:02:03Z")
+
+// BackupTime reads the time from the name of a backup or command; zero if there is none.
+func BackupTime(name string) time.Time {
+	if len(name) < nameTimeLength || (len(name) > nameTimeLength && name[nameTimeLength] != '-') {
+		return time.Time{}
+	}
+	t, err := time.Parse("2006-01-02T15:04:05Z", name[:nameTimeLength])
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// NewBackupName makes a name for a backup begun now, unlike all existing ones and behind all of the same second.
+func NewBackupName(now time.Time, existing []string) string {
+	second := now.UTC().Format(time.RFC3339)
+	next := 0
+	for _, name := range existing {
+		if strings.HasPrefix(name, second+"-") {
+			next = max(next, sequence(name)+1)
+		}
+	}
+	return fmt.Sprintf("%s-%06d", second, next)
+}
+
+// ValidBackupName refuses what can't be a backup's name.
+func ValidBackupName(name string) error {
+	if err := validName("backup", name); err != nil {
+		return err
+	}
+	if reserved(name) {
+		return fmt.Errorf("backup %q is not a valid name: %w", name, ErrInvalid)
+	}
+	return nil
+}
+
+// BackupInfo is what the meta file says.
+type BackupInfo struct {
+	EtcdVersion string
+	// Time is to the second.
+	Time time.Time
+	Spec cluster.Spec
+}
+
+// BackupInfo reads the meta file of a backup; ErrNotFound if there is no such backup.
+func (c *Catalog) BackupInfo(ctx context.Context, name string) (BackupInfo, error) {
+	if err := ValidBackupName(name); err != nil {
+		return BackupInfo{}, err
+	}
+	key, way := name+"/"+metaFile, "restore another backup: etcd-manager-ctl list-backups"
+	data, _, err := c.read(ctx, key, way)
+	if err != nil {
+		return BackupInfo{}, err
+	}
+	var p protosv1.BackupInfo
+	if err := unmarshalShared(data, &p); err != nil {
+		return BackupInfo{}, corrupt(key, way, err)
+	}
+	return BackupInfo{EtcdVersion: p.GetEtcdVersion(), Time: time.Unix(p.GetTimestamp(), 0).UTC(), Spec: specFromProto(p.GetClusterSpec())}, nil
+}
+
+// CommitBackup writes the meta file, and with it the backup exists. It fails with ErrConflict if it existed before.
+func (c *Catalog) CommitBackup(ctx context.Context, name string, info BackupInfo) error {
+	if err := ValidBackupName(name); err != nil {
+		return err
+	}
+	data, err := marshalShared(&protosv1.BackupInfo{EtcdVersion: info.EtcdVersion, Timestamp: info.Time.Unix(), ClusterSpec: specToProto(info.Spec)})
+	if err != nil {
+		return err
+	}
+	_, err = c.write(ctx, name+"/"+metaFile, data, blob.PutOptions{IfAbsent: true})
+	return err
+}
+
+// StoredData is the stored snapshot of a backup.
+type StoredData struct {
+	// Size is in bytes.
+	Size int64
+	// Version changes if the object is replaced.
+	Version string
+}
+
+// PutBackupData streams a snapshot, already compressed, into the store. Nothing is visible before it is complete, and nothing if body fails.
+// It fails with ErrConflict if there is data of that name (as far as the store can tell).
+func (c *Catalog) PutBackupData(ctx context.Context, name string, body io.Reader) (StoredData, error) {
+	if err := ValidBackupName(name); err != nil {
+		return StoredData{}, err
+	}
+	info, err := c.store.Put(ctx, name+"/"+DataFile, body, blob.PutOptions{IfAbsent: true})
+	if err != nil {
+		return StoredData{}, fmt.Errorf("write %s/%s: %w", name, DataFile, err)
+	}
+	return StoredData{Size: info.Size, Version: info.Version}, nil
+}
+
+// StatBackupData describes the stored snapshot.
+func (c *Catalog) StatBackupData(ctx context.Context, name string) (StoredData, error) {
+	if err := ValidBackupName(name); err != nil {
+		return StoredData{}, err
+	}
+	info, err := c.store.Stat(ctx, name+"/"+DataFile)
+	if err != nil {
+		return StoredData{}, fmt.Errorf("read %s/%s: %w", name, DataFile, err)
+	}
+	return StoredData{Size: info.Size, Version: info.Version}, nil
+}
+
+// OpenBackupData reads the stored snapshot from an offset to its end. The caller closes the reader.
+func (c *Catalog) OpenBackupData(ctx context.Context, name string, offset int64) (io.ReadCloser, StoredData, error) {
+	if err := ValidBackupName(name); err != nil {
+		return nil, StoredData{}, err
+	}
+	r, info, err := c.store.Get(ctx, name+"/"+DataFile, blob.Range{Offset: offset})
+	if err != nil {
+		return nil, StoredData{}, fmt.Errorf("read %s/%s: %w", name, DataFile, err)
+	}
+	return r, StoredData{Size: info.Size, Version: info.Version}, nil
+}
+
+// DeleteBackups removes every file (every version, on a versioned bucket) of all these backups in one pass over what they have
+// in common, in batches, and returns how many objects went. Backups that are gone are a success.
+func (c *Catalog) DeleteBackups(ctx context.Context, names ...string) (int, error) {
+	if len(names) == 0 {
+		return 0, nil
+	}
+	doomed := make(map[string]bool, len(names))
+	var errs []error
+	prefix := names[0] + "/"
+	for _, n := range names {
+		if n == "" || strings.HasPrefix(n, "/") || strings.HasSuffix(n, "/") || reserved(n) {
+			errs = append(errs, fmt.Errorf("delete backup %q: not a valid name: %w", n, ErrInvalid))
+			continue
+		}
+		doomed[n] = true
+		prefix = commonPrefix(prefix, n+"/")
+	}
+	if len(doomed) == 0 {
+		return 0, errors.Join(errs...)
+	}
+	count, err := c.store.Purge(ctx, prefix, func(key string) bool {
+		for i := 0; i < len(key); i++ {
+			if key[i] == '/' && doomed[key[:i]] {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		errs = append(errs, fmt.Errorf("delete backups: %w", err))
+	}
+	return count, errors.Join(errs...)
+}
+
+func commonPrefix(a, b string) string {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return a[:i]
+		}
+	}
+	return a[:n]
+}

@@ -1,0 +1,266 @@
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// OperationKind says what is being done.
+type OperationKind string
+
+// KindRestore replaces the cluster's data by a backup's.
+const KindRestore OperationKind = "restore"
+
+// OperationState says how far it is.
+type OperationState string
+
+// The states of an operation, in their order. Before StateStopping nothing that runs is touched.
+const (
+	StateProving   OperationState = "proving"
+	StateStaging   OperationState = "staging"
+	StateSaving    OperationState = "saving"
+	StateStopping  OperationState = "stopping"
+	StateSwitching OperationState = "switching"
+	StateVerifying OperationState = "verifying"
+	StateLifting   OperationState = "lifting"
+	StateReverting OperationState = "rolling-back"
+	// The rest are final.
+	StateDone       OperationState = "done"
+	StateFailed     OperationState = "failed"
+	StateRolledBack OperationState = "rolled-back"
+	StateSuperseded OperationState = "superseded"
+)
+
+// Final tells that nothing more will happen.
+func (s OperationState) Final() bool {
+	return s == StateDone || s == StateFailed || s == StateRolledBack || s == StateSuperseded
+}
+
+func (s OperationState) known() bool {
+	switch s {
+	case StateProving, StateStaging, StateSaving, StateStopping, StateSwitching, StateVerifying, StateLifting, StateReverting:
+		return true
+	}
+	return s.Final()
+}
+
+// Operation is the record of something long. It is written before its first step, so that whoever leads next goes on from it.
+type Operation struct {
+	// ID is the name of the command that is executed.
+	ID    string         `json:"id"`
+	Kind  OperationKind  `json:"kind"`
+	State OperationState `json:"state"`
+	// Reason says why it is in this state, in words for the operator; never empty for a failure.
+	Reason string `json:"reason,omitempty"`
+	// Command is the queued command's name, Backup what is restored, and Options what was asked for.
+	Command string         `json:"command"`
+	Backup  string         `json:"backup"`
+	Options RestoreOptions `json:"options,omitzero"`
+	// Spec and Members are the cluster that is being made.
+	Spec    cluster.Spec       `json:"-"`
+	Members []cluster.EtcdNode `json:"-"`
+	// NewToken names the new cluster's data dirs, OldToken those of the cluster that it replaces (empty if there was none).
+	NewToken cluster.Token `json:"newToken,omitempty"`
+	OldToken cluster.Token `json:"oldToken,omitempty"`
+	// Term, Leader and Instance are the leadership that wrote the record.
+	Term     cluster.Term   `json:"term"`
+	Leader   cluster.NodeID `json:"leader"`
+	Instance string         `json:"instance,omitempty"`
+	// RevisionBefore is the highest revision known of the old cluster, RevisionAfter the first one of the new.
+	RevisionBefore int64 `json:"revisionBefore,omitempty"`
+	RevisionAfter  int64 `json:"revisionAfter,omitempty"`
+	// BumpRevision is by how much the backup's revision is raised.
+	BumpRevision int64 `json:"bumpRevision,omitempty"`
+	// Proven are the nodes that have fetched and proven the backup.
+	Proven []cluster.NodeID `json:"proven,omitempty"`
+	// StagedRevision and StagedHash (etcd's HashKV) are of the staged data, the same on every node.
+	StagedRevision int64  `json:"stagedRevision,omitempty"`
+	StagedHash     uint32 `json:"stagedHash,omitempty"`
+	// StateSince is when State was reached, by the leader's clock.
+	StateSince time.Time `json:"stateSince,omitzero"`
+	// SafetyTried is true once nothing more can be done about a backup of the old cluster.
+	SafetyTried bool `json:"safetyTried,omitempty"`
+	// SafetyBackup is the last backup of the old cluster, from which the restore can be undone.
+	SafetyBackup string `json:"safetyBackup,omitempty"`
+	// Created, Updated and Finished are by the leader's clock.
+	Created  time.Time `json:"created"`
+	Updated  time.Time `json:"updated"`
+	Finished time.Time `json:"finished,omitzero"`
+	// Outage is how long no client was served, measured by the leader; in the record in nanoseconds.
+	Outage time.Duration `json:"outageNanos,omitempty"`
+	// Steps are in the order in which they were begun.
+	Steps []Step `json:"steps,omitempty"`
+	// Progress is what each node is doing now.
+	Progress map[cluster.NodeID]Progress `json:"progress,omitempty"`
+}
+
+// StepOutcome says how a step ended; empty while it runs.
+type StepOutcome string
+
+// The outcomes of a step.
+const (
+	StepDone   StepOutcome = "done"
+	StepFailed StepOutcome = "failed"
+)
+
+// Step is one step of an operation, on one node or (with Node empty) by the leader.
+type Step struct {
+	Name     string         `json:"name"`
+	Node     cluster.NodeID `json:"node,omitempty"`
+	Started  time.Time      `json:"started"`
+	Finished time.Time      `json:"finished,omitzero"`
+	Outcome  StepOutcome    `json:"outcome,omitempty"`
+	// Detail is for the operator: what was found, or why it failed.
+	Detail string `json:"detail,omitempty"`
+}
+
+// Progress is how far a node is with what it does, in bytes. Total is 0 if unknown.
+type Progress struct {
+	Phase string `json:"phase"`
+	Done  int64  `json:"bytesDone"`
+	Total int64  `json:"bytesTotal,omitempty"`
+}
+
+// Clone returns a deep copy.
+func (o Operation) Clone() Operation {
+	members := make([]cluster.EtcdNode, 0, len(o.Members))
+	for _, m := range o.Members {
+		members = append(members, m.Clone())
+	}
+	o.Members = members
+	o.Steps = slices.Clone(o.Steps)
+	o.Proven = slices.Clone(o.Proven)
+	o.Progress = maps.Clone(o.Progress)
+	o.Options.DropPrefixes = slices.Clone(o.Options.DropPrefixes)
+	return o
+}
+
+const (
+	operationVersion = 1
+	operationWay     = "if no restore is running, delete the object; the command it belongs to is then tried anew"
+)
+
+type operationJSON struct {
+	Version int `json:"version"`
+	Operation
+	Spec    specJSON   `json:"spec"`
+	Members []nodeJSON `json:"members,omitempty"`
+}
+
+// PutOperation writes a record: with version "" it is created and fails with ErrConflict if it exists, otherwise
+// it replaces the one with that version and fails with ErrConflict if there is another. Updated is set to now.
+func (c *Catalog) PutOperation(ctx context.Context, op Operation, version string) (newVersion string, err error) {
+	if err := validName("operation", op.ID); err != nil {
+		return "", err
+	}
+	if !op.State.known() {
+		return "", fmt.Errorf("write operation %s: state %q is not known: %w", op.ID, op.State, ErrInvalid)
+	}
+	op.Updated = c.now().UTC()
+	data, err := encodeOwn(operationJSON{Version: operationVersion, Operation: op,
+		Spec: specJSON{op.Spec.MemberCount, op.Spec.EtcdVersion}, Members: nodesToJSON(op.Members)})
+	if err != nil {
+		return "", err
+	}
+	opts := blob.PutOptions{IfAbsent: version == "", IfVersion: version}
+	return c.write(ctx, operationKey(op.ID), data, opts)
+}
+
+// Operation reads one record and its version.
+func (c *Catalog) Operation(ctx context.Context, id string) (Operation, string, error) {
+	if err := validName("operation", id); err != nil {
+		return Operation{}, "", err
+	}
+	key := operationKey(id)
+	data, info, err := c.read(ctx, key, operationWay)
+	if err != nil {
+		return Operation{}, info.Version, err
+	}
+	var j operationJSON
+	if err := decodeOwn(key, operationWay, data, operationVersion, &j); err != nil {
+		return Operation{}, info.Version, err
+	}
+	op := j.Operation
+	op.Spec = cluster.Spec{MemberCount: j.Spec.MemberCount, EtcdVersion: j.Spec.EtcdVersion}
+	op.Members = nodesFromJSON(j.Members)
+	if op.ID != id {
+		return Operation{}, info.Version, corrupt(key, operationWay, fmt.Errorf("it is the record of operation %q", op.ID))
+	}
+	if !op.State.known() {
+		return Operation{}, info.Version, &ObjectError{Object: key, Kind: cluster.ErrFuture, Err: fmt.Errorf("state %q is not known", op.State), Way: futureWay}
+	}
+	return op, info.Version, nil
+}
+
+// Operations returns all records, oldest first, and by id what can't be read.
+func (c *Catalog) Operations(ctx context.Context) ([]Operation, []Problem, error) {
+	var ops []Operation
+	var problems []Problem
+	for e, err := range c.store.List(ctx, operationsPrefix, blob.ListOptions{}) {
+		if err != nil {
+			return nil, nil, fmt.Errorf("list %s: %w", operationsPrefix, err)
+		}
+		id, ok := strings.CutSuffix(strings.TrimPrefix(e.Key, operationsPrefix), ".json")
+		if !ok || validName("operation", id) != nil {
+			continue
+		}
+		op, _, err := c.Operation(ctx, id)
+		switch {
+		case errors.Is(err, ErrNotFound):
+		case unreadable(err):
+			problems = append(problems, Problem{Name: id, Object: e.Key, Err: err})
+		case err != nil:
+			return nil, nil, err
+		default:
+			ops = append(ops, op)
+		}
+	}
+	slices.SortFunc(ops, func(a, b Operation) int {
+		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+	})
+	return ops, problems, nil
+}
+
+// OperationHistory is how many finished operations are worth keeping.
+const OperationHistory = 50
+
+// PruneOperations deletes finished records beyond the newest keep ones, and returns how many. Unfinished ones,
+// and records that can't be read, stay. It is cheap while there are not more than keep records.
+func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
+	l, err := c.ControlListing(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if len(l.Operations) <= keep {
+		return 0, nil
+	}
+	ops, _, err := c.Operations(ctx)
+	if err != nil {
+		return 0, err
+	}
+	remove := make(map[string]bool)
+	for i, op := range ops {
+		if len(ops)-i > keep && op.State.Final() {
+			remove[operationKey(op.ID)] = true
+		}
+	}
+	if len(remove) == 0 {
+		return 0, nil
+	}
+	n, err := c.store.Purge(ctx, operationsPrefix, func(key string) bool { return remove[key] })
+	if err != nil {
+		return n, fmt.Errorf("prune operations: %w", err)
+	}
+	return n, nil
+}
+
+func operationKey(id string) string { return operationsPrefix + id + ".json" }

@@ -1,0 +1,195 @@
+// Package cluster holds the nouns of etcd-manager, its sentinel errors and quorum arithmetic.
+//
+// It imports nothing and does nothing. One noun, one type: ids are never converted into each other.
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// NodeID names a node (a master that runs the daemon). It is stable over restarts: it comes from the volume or from the file myid.
+type NodeID string
+
+// MemberID is etcd's id of a member.
+type MemberID uint64
+
+// String prints the id as etcd's own tools do: in hexadecimal.
+func (m MemberID) String() string { return fmt.Sprintf("%x", uint64(m)) }
+
+// Term is the number of a leadership among the managers. It only grows. It has nothing to do with etcd's raft term.
+type Term uint64
+
+// Token is an etcd cluster's token; it also names the cluster's data dir on every node.
+type Token string
+
+// Spec is what the operator wants. The zero value of a field means "not said".
+type Spec struct {
+	// MemberCount is the wanted number of members; odd, 1 to 9.
+	MemberCount int
+	// EtcdVersion is the wanted version, for example "3.6.16", without "v". Empty means: what runs, else the compiled-in version.
+	EtcdVersion string
+}
+
+// EtcdNode is one etcd member as it stands in a node's state file and in the created marker.
+type EtcdNode struct {
+	// Name is the member's name, and the id of the node that it lives on.
+	Name                  string
+	PeerURLs              []string
+	ClientURLs            []string
+	QuarantinedClientURLs []string
+	// TLS is true if etcd speaks TLS.
+	TLS bool
+}
+
+// EtcdState is what a node's state file says: which etcd is to run here. Its format is fixed (docs/format.md).
+type EtcdState struct {
+	// NewCluster is true while etcd is started as a founder.
+	NewCluster  bool
+	DesiredSize int
+	Token       Token
+	Nodes       []EtcdNode
+	EtcdVersion string
+	// Quarantined is true while etcd listens on the quarantined client URLs only, where no API server finds it.
+	Quarantined bool
+}
+
+// Node returns the entry with that name, or nil.
+func (s *EtcdState) Node(name string) *EtcdNode {
+	if s == nil {
+		return nil
+	}
+	for i := range s.Nodes {
+		if s.Nodes[i].Name == name {
+			return &s.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// Clone returns a deep copy.
+func (s *EtcdState) Clone() *EtcdState {
+	if s == nil {
+		return nil
+	}
+	c := *s
+	c.Nodes = make([]EtcdNode, len(s.Nodes))
+	for i, n := range s.Nodes {
+		c.Nodes[i] = n.Clone()
+	}
+	return &c
+}
+
+// Clone returns a deep copy.
+func (n EtcdNode) Clone() EtcdNode {
+	n.PeerURLs = slices.Clone(n.PeerURLs)
+	n.ClientURLs = slices.Clone(n.ClientURLs)
+	n.QuarantinedClientURLs = slices.Clone(n.QuarantinedClientURLs)
+	return n
+}
+
+// Member is one row of etcd's own member list.
+type Member struct {
+	ID MemberID
+	// Name is empty for a member that was added but has never started.
+	Name       string
+	PeerURLs   []string
+	ClientURLs []string
+	Learner    bool
+}
+
+// EtcdStatus is what a node knows of its own etcd process.
+type EtcdStatus struct {
+	// Running is true if the process exists.
+	Running bool
+	// Healthy is true if etcd answered a linearizable read within the last check.
+	Healthy bool
+	// HealthySince and UnhealthySince are by the node's own clock; the zero value means never.
+	UnhealthyFor time.Duration
+	// Version is the running server's version.
+	Version string
+	// Quarantined tells which client URLs the running process listens on.
+	Quarantined bool
+	MemberID    MemberID
+	// LeaderID is 0 when there is no etcd leader.
+	LeaderID MemberID
+	Learner  bool
+	Revision int64
+	RaftTerm uint64
+	// RaftIndex and AppliedIndex say how far this member is.
+	RaftIndex    uint64
+	AppliedIndex uint64
+	// DBSize and DBSizeInUse are in bytes.
+	DBSize      int64
+	DBSizeInUse int64
+	// Members is the member list as this member knows it; nil if it couldn't be read.
+	Members []Member
+	// Error says why it is not healthy, in words for the operator.
+	Error string
+	// Restarts counts how often the process ended unasked since it was last healthy.
+	Restarts int
+}
+
+// StagedDir is a data dir that was built and proven and waits to be switched to.
+type StagedDir struct {
+	Operation string
+	Token     Token
+	Revision  int64
+	// Hash is etcd's HashKV over the staged data at Revision.
+	Hash uint32
+}
+
+// NodeStatus is what one node says of itself. It is plain data, as fresh as the moment it was asked for.
+type NodeStatus struct {
+	ID NodeID
+	// Instance changes whenever the manager process starts.
+	Instance string
+	// Self is how this node would appear as a member.
+	Self EtcdNode
+	// Term is the highest term that the node has obeyed.
+	Term Term
+	// State is nil if the node has no state file, which means that it belongs to no etcd cluster.
+	State *EtcdState
+	// StateError says that there is a state file or data dir that can't be used, and why.
+	StateError string
+	// DataPresent is true if the data dir of State.Token holds a member directory.
+	DataPresent bool
+	Etcd        EtcdStatus
+	// Versions lists the etcd versions that this node can run, ascending.
+	Versions []string
+	Staged   []StagedDir
+	// Operation is the restore that this node's journal knows as begun here and not yet finished, or empty.
+	Operation string
+	// Holding is true while the node keeps its etcd stopped on the leader's order (between stop and switch).
+	Holding bool
+	// DiskFree is the free space of the data dir's file system, in bytes.
+	DiskFree int64
+	// Busy names the action that is being performed, or is empty.
+	Busy string
+	// Manager is the manager's version.
+	Manager string
+	// Clock is the node's wall clock when it answered; only shown, never compared for decisions.
+	Clock time.Time
+}
+
+// Sentinel errors.
+var (
+	// ErrLowerTerm: the request came from a leadership that is over.
+	ErrLowerTerm = errors.New("request of a lower term")
+	// ErrOtherCluster: the request names another cluster.
+	ErrOtherCluster = errors.New("request is for another cluster")
+	// ErrCorrupt: something exists but can't be read as what it should be. It is never taken for absent.
+	ErrCorrupt = errors.New("corrupt")
+	// ErrFuture: something was written by a newer version of this software.
+	ErrFuture = errors.New("written by a newer version")
+	// ErrPermanent: trying again can't help; the operator has to act.
+	ErrPermanent = errors.New("cannot succeed")
+)
+
+// Quorum is the number of voters, out of n, that etcd needs to accept a write.
+func Quorum(n int) int { return n/2 + 1 }
+
+// ValidMemberCount tells whether n is a cluster size that etcd-manager forms: odd, from 1 to 9.
+func ValidMemberCount(n int) bool { return n >= 1 && n <= 9 && n%2 == 1 }

@@ -1,0 +1,334 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Errors to branch on.
+var (
+	// ErrNotCaughtUp: a learner can't be promoted yet; try again later.
+	ErrNotCaughtUp = errors.New("learner has not caught up")
+	// ErrNotLeader: the request must go to the member that is etcd's leader.
+	ErrNotLeader = errors.New("member is not the etcd leader")
+	// ErrNoLeader: the member knows no leader, so there is no quorum or an election is going on.
+	ErrNoLeader = errors.New("no etcd leader")
+	// ErrUnhealthyCluster: etcd refuses to change the membership because it would lose its quorum.
+	ErrUnhealthyCluster = errors.New("etcd refuses: the change would endanger its quorum")
+	// ErrTooManyLearners: there is a learner already.
+	ErrTooManyLearners = errors.New("too many learners")
+	// ErrNoMember: there is no member with that id.
+	ErrNoMember = errors.New("no such member")
+	// ErrCompacted: the revision is no longer there.
+	ErrCompacted = errors.New("revision is compacted")
+	// ErrFutureRevision: the member isn't that far.
+	ErrFutureRevision = errors.New("revision is in the future")
+	// ErrUnsupported: the member's version doesn't know the request.
+	ErrUnsupported = errors.New("not supported by this etcd version")
+)
+
+// sentinels maps what etcd says to what callers branch on.
+var sentinels = []struct{ from, to error }{
+	{rpctypes.ErrMemberLearnerNotReady, ErrNotCaughtUp},
+	{rpctypes.ErrNotLeader, ErrNotLeader},
+	{rpctypes.ErrNoLeader, ErrNoLeader},
+	{rpctypes.ErrLeaderChanged, ErrNoLeader},
+	{rpctypes.ErrUnhealthy, ErrUnhealthyCluster},
+	{rpctypes.ErrMemberNotEnoughStarted, ErrUnhealthyCluster},
+	{rpctypes.ErrTooManyLearners, ErrTooManyLearners},
+	{rpctypes.ErrMemberNotFound, ErrNoMember},
+	{rpctypes.ErrCompacted, ErrCompacted},
+	{rpctypes.ErrFutureRev, ErrFutureRevision},
+	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), ErrUnsupported},
+}
+
+// Client talks to one member. All methods are safe for concurrent use and honour the context's deadline;
+// without a deadline they may wait for as long as the member is away.
+type Client struct {
+	c         *clientv3.Client
+	endpoints []string
+	kv        etcdserverpb.KVClient
+	members   etcdserverpb.ClusterClient
+	maint     etcdserverpb.MaintenanceClient
+}
+
+// Dial prepares a client for one member, whose client URLs are the endpoints. It does no I/O: connecting
+// is part of the first request, and of the first one after a loss. tlsConf is nil for plain HTTP; to use a
+// renewed certificate without a new client, set its GetClientCertificate. Close must be called in the end.
+func Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
+	if len(endpoints) == 0 {
+		return nil, errors.New("connect to etcd: no endpoint")
+	}
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints: endpoints,
+		TLS:       tlsConf,
+		Logger:    zap.NewNop(),
+		// Retries are the caller's; a short back-off finds a member that is back quickly.
+		BackoffWaitBetween: 25 * time.Millisecond,
+		MaxUnaryRetries:    1,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to etcd: %w", err)
+	}
+	conn := c.ActiveConnection()
+	return &Client{
+		c: c, endpoints: slices.Clone(endpoints), kv: etcdserverpb.NewKVClient(conn),
+		members: etcdserverpb.NewClusterClient(conn), maint: etcdserverpb.NewMaintenanceClient(conn),
+	}, nil
+}
+
+// Close ends all connections. It may be called more than once.
+func (c *Client) Close() error {
+	err := c.c.Close()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Raw is etcd's own client on the same connection, for watches, leases and the keys themselves.
+func (c *Client) Raw() *clientv3.Client { return c.c }
+
+// Endpoints returns what was given to Dial.
+func (c *Client) Endpoints() []string { return slices.Clone(c.endpoints) }
+
+// wrap explains an error and makes it recognisable.
+func (c *Client) wrap(verb string, err error) error {
+	if err == nil {
+		return nil
+	}
+	err = rpctypes.Error(err)
+	for _, s := range sentinels {
+		if errors.Is(err, s.from) {
+			err = fmt.Errorf("%w (%s)", s.to, err.Error())
+			break
+		}
+	}
+	return fmt.Errorf("%s at %s: %w", verb, strings.Join(c.endpoints, ","), err)
+}
+
+// Status is what a member says of itself.
+type Status struct {
+	Version string
+	// StorageVersion is empty before 3.6.
+	StorageVersion string
+	ClusterID      uint64
+	MemberID       cluster.MemberID
+	// Leader is 0 if the member knows none.
+	Leader       cluster.MemberID
+	Revision     int64
+	RaftTerm     uint64
+	RaftIndex    uint64
+	AppliedIndex uint64
+	// DBSize, DBSizeInUse and DBQuota are in bytes; the quota is 0 where etcd doesn't tell (before 3.6).
+	DBSize      int64
+	DBSizeInUse int64
+	DBQuota     int64
+	Learner     bool
+	// Errors are etcd's words, alarms among them.
+	Errors []string
+}
+
+// Status asks the member, which answers without asking others.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	r, err := c.maint.Status(ctx, &etcdserverpb.StatusRequest{})
+	if err != nil {
+		return Status{}, c.wrap("read status", err)
+	}
+	return Status{
+		Version: r.Version, StorageVersion: r.StorageVersion,
+		ClusterID: r.Header.GetClusterId(), MemberID: cluster.MemberID(r.Header.GetMemberId()), Leader: cluster.MemberID(r.Leader),
+		Revision: r.Header.GetRevision(), RaftTerm: r.RaftTerm, RaftIndex: r.RaftIndex, AppliedIndex: r.RaftAppliedIndex,
+		DBSize: r.DbSize, DBSizeInUse: r.DbSizeInUse, DBQuota: r.DbSizeQuota, Learner: r.IsLearner, Errors: r.Errors,
+	}, nil
+}
+
+// Health is the outcome of a linearizable read, which needs a quorum.
+type Health struct {
+	Healthy bool
+	// Reason says why not.
+	Reason string
+	// Alarms are raised somewhere in the cluster. NOSPACE does not make a member unhealthy: it still serves reads.
+	Alarms []Alarm
+	Took   time.Duration
+}
+
+// Health never fails: what goes wrong is the reason for not being healthy. A learner, which can't serve
+// such a read, is healthy if it knows a leader.
+func (c *Client) Health(ctx context.Context) Health {
+	start := time.Now()
+	h := Health{}
+	_, err := c.kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("health"), KeysOnly: true, Limit: 1})
+	h.Took = time.Since(start)
+	err = c.wrap("read linearizably", err)
+	switch {
+	case errors.Is(err, ErrUnsupported):
+		st, serr := c.Status(ctx)
+		h.Healthy = serr == nil && st.Leader != 0
+		if serr != nil {
+			h.Reason = serr.Error()
+		} else if st.Leader == 0 {
+			h.Reason = "the learner knows no leader"
+		}
+	case err != nil && !strings.Contains(err.Error(), rpctypes.ErrPermissionDenied.Error()):
+		h.Reason = err.Error()
+		return h
+	default:
+		h.Healthy = true
+	}
+	alarms, err := c.Alarms(ctx)
+	if err != nil {
+		return h // the read is what counts; alarms are seen again at the next check
+	}
+	h.Alarms = alarms
+	for _, a := range alarms {
+		if a.Type == AlarmCorrupt {
+			h.Healthy = false
+			h.Reason = fmt.Sprintf("member %s has the alarm CORRUPT", a.Member)
+		}
+	}
+	return h
+}
+
+// HashKV is etcd's hash over all that it keeps up to a revision.
+type HashKV struct {
+	// Revision is what the hash is of; CompactRevision must be equal too for hashes to be comparable. It is -1 or 0 if nothing was ever compacted.
+	Revision        int64
+	CompactRevision int64
+	Hash            uint32
+}
+
+// HashKV hashes up to a revision; 0 means the member's newest, and Revision of the result is then the one that was meant.
+// It reads the whole database of that member.
+func (c *Client) HashKV(ctx context.Context, rev int64) (HashKV, error) {
+	r, err := c.maint.HashKV(ctx, &etcdserverpb.HashKVRequest{Revision: rev})
+	if err != nil {
+		return HashKV{}, c.wrap("hash keys", err)
+	}
+	if r.HashRevision != 0 {
+		rev = r.HashRevision // 3.6 and later
+	} else if rev == 0 {
+		rev = r.Header.GetRevision()
+	}
+	return HashKV{Revision: rev, CompactRevision: r.CompactRevision, Hash: r.Hash}, nil
+}
+
+// Compact drops the history before rev. physical waits until that is done in the database. What is compacted already is success.
+func (c *Client) Compact(ctx context.Context, rev int64, physical bool) error {
+	_, err := c.kv.Compact(ctx, &etcdserverpb.CompactionRequest{Revision: rev, Physical: physical})
+	err = c.wrap("compact", err)
+	if errors.Is(err, ErrCompacted) {
+		return nil
+	}
+	return err
+}
+
+// Defragment rewrites the member's database; the member answers nobody meanwhile.
+func (c *Client) Defragment(ctx context.Context) error {
+	_, err := c.maint.Defragment(ctx, &etcdserverpb.DefragmentRequest{})
+	return c.wrap("defragment", err)
+}
+
+// AlarmType is a kind of alarm.
+type AlarmType string
+
+// The alarms that etcd knows.
+const (
+	AlarmNoSpace AlarmType = "NOSPACE"
+	AlarmCorrupt AlarmType = "CORRUPT"
+)
+
+// Alarm is raised by a member, and stays until it is disarmed.
+type Alarm struct {
+	Member cluster.MemberID
+	Type   AlarmType
+}
+
+// Alarms lists what is raised in the cluster, as this member knows it.
+func (c *Client) Alarms(ctx context.Context) ([]Alarm, error) {
+	r, err := c.maint.Alarm(ctx, &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_GET})
+	if err != nil {
+		return nil, c.wrap("read alarms", err)
+	}
+	var out []Alarm
+	for _, a := range r.Alarms {
+		out = append(out, Alarm{Member: cluster.MemberID(a.MemberID), Type: AlarmType(a.Alarm.String())})
+	}
+	return out, nil
+}
+
+// Disarm takes one alarm back. One that isn't raised is success.
+func (c *Client) Disarm(ctx context.Context, a Alarm) error {
+	t, ok := etcdserverpb.AlarmType_value[string(a.Type)]
+	if !ok {
+		return fmt.Errorf("disarm: unknown alarm %q", a.Type)
+	}
+	_, err := c.maint.Alarm(ctx, &etcdserverpb.AlarmRequest{
+		Action: etcdserverpb.AlarmRequest_DEACTIVATE, MemberID: uint64(a.Member), Alarm: etcdserverpb.AlarmType(t),
+	})
+	return c.wrap("disarm", err)
+}
+
+// MoveLeader hands etcd's leadership over. It must be sent to the leader, else ErrNotLeader.
+func (c *Client) MoveLeader(ctx context.Context, to cluster.MemberID) error {
+	_, err := c.maint.MoveLeader(ctx, &etcdserverpb.MoveLeaderRequest{TargetID: uint64(to)})
+	return c.wrap("move leader", err)
+}
+
+// DowngradeAction is a step of etcd's own downgrade (one minor version down, from 3.6 on; 3.5 can only validate).
+type DowngradeAction int
+
+// The steps of a downgrade.
+const (
+	DowngradeValidate DowngradeAction = iota
+	DowngradeEnable
+	DowngradeCancel
+)
+
+// Downgrade prepares the cluster for members of the previous minor version, or takes that back. version is
+// the target's ("3.5" or "3.5.26"); etcd wants only its minor part. Enabling what is enabled, and cancelling
+// what isn't, is success.
+func (c *Client) Downgrade(ctx context.Context, action DowngradeAction, version string) error {
+	req := &etcdserverpb.DowngradeRequest{}
+	switch action {
+	case DowngradeValidate:
+		req.Action = etcdserverpb.DowngradeRequest_VALIDATE
+	case DowngradeEnable:
+		req.Action = etcdserverpb.DowngradeRequest_ENABLE
+	case DowngradeCancel:
+		req.Action = etcdserverpb.DowngradeRequest_CANCEL
+	default:
+		return fmt.Errorf("downgrade: unknown action %d", action)
+	}
+	if action != DowngradeCancel {
+		m := Minor(version)
+		if m == "" {
+			m = Minor(version + ".0")
+		}
+		if m == "" {
+			return fmt.Errorf("downgrade: %w: %q", ErrVersion, version)
+		}
+		req.Version = m + ".0"
+	}
+	_, err := c.maint.Downgrade(ctx, req)
+	if err != nil {
+		e := rpctypes.Error(err)
+		if action == DowngradeEnable && errors.Is(e, rpctypes.ErrDowngradeInProcess) ||
+			action == DowngradeCancel && errors.Is(e, rpctypes.ErrNoInflightDowngrade) {
+			return nil
+		}
+	}
+	return c.wrap("downgrade", err)
+}

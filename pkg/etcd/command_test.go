@@ -1,0 +1,213 @@
+package etcd
+
+import (
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	apiversion "go.etcd.io/etcd/api/v3/version"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite the expected output in testdata")
+
+func TestCompiledVersion(t *testing.T) {
+	if CompiledVersion != apiversion.Version {
+		t.Errorf("CompiledVersion is %s, the module says %s", CompiledVersion, apiversion.Version)
+	}
+}
+
+// fullConfig sets everything.
+func fullConfig() Config {
+	tls := func(kind string) *TLSFiles {
+		return &TLSFiles{"/pki/" + kind + "/ca.crt", "/pki/" + kind + "/me.crt", "/pki/" + kind + "/me.key"}
+	}
+	return Config{
+		Name: "etcd-a", DataDir: "/data/tok", Token: "tok",
+		PeerURLs: []string{"https://etcd-a.internal:2380"}, ListenPeerURLs: []string{"https://0.0.0.0:2380"},
+		ClientURLs: []string{"https://etcd-a.internal:4001"}, ListenClientURLs: []string{"https://[::]:4001", "https://127.0.0.1:3994"},
+		ListenMetricsURLs: []string{"http://0.0.0.0:8081"},
+		InitialCluster: []Peer{
+			{"etcd-b", []string{"https://[fd00::b]:2380"}},
+			{"etcd-a", []string{"https://etcd-a.internal:2380"}},
+		},
+		NewCluster: true, PeerTLS: tls("peers"), ClientTLS: tls("clients"),
+		QuotaBytes: 8 << 30, AutoCompactionMode: "periodic", AutoCompactionRetention: "5m", SnapshotCount: 10000,
+		Heartbeat: 100 * time.Millisecond, ElectionTimeout: time.Second,
+		InitialCorruptCheck: true, CompactHashCheck: true, CorruptCheckInterval: time.Hour, LogLevel: "info",
+	}
+}
+
+// smallConfig sets only what must be set.
+func smallConfig() Config {
+	u := []string{"http://127.0.0.1:2380"}
+	c := []string{"http://127.0.0.1:4001"}
+	return Config{Name: "a", DataDir: "/d", Token: "t", PeerURLs: u, ListenPeerURLs: u, ClientURLs: c, ListenClientURLs: c, InitialCluster: []Peer{{"a", u}}}
+}
+
+func TestCommandGolden(t *testing.T) {
+	override := fullConfig()
+	override.ExtraEnv = map[string]string{
+		"ETCD_QUOTA_BACKEND_BYTES": "123", "ETCD_EXPERIMENTAL_CORRUPT_CHECK_TIME": "2h",
+		"ETCD_EXPERIMENTAL_INITIAL_CORRUPT_CHECK": "false", "ETCD_LISTEN_METRICS_URLS": "", "ETCD_DATA_DIR": "/elsewhere",
+		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": "1h", "ETCD_SNAPSHOT_COUNT": "5", "GODEBUG": "x=1",
+	}
+	gates := fullConfig()
+	gates.ExtraEnv = map[string]string{"ETCD_FEATURE_GATES": "InitialCorruptCheck=false"}
+	var out strings.Builder
+	for _, c := range []struct {
+		name string
+		cfg  Config
+		bin  Binary
+	}{
+		{"small, 3.6 compiled in", smallConfig(), Binary{"3.6.16", "/bin/etcd-manager", []string{"etcd"}, true}},
+		{"full, 3.4", fullConfig(), Binary{Version: "3.4.23", Path: "/opt/etcd-v3.4.23/etcd"}},
+		{"full, 3.5", fullConfig(), Binary{Version: "3.5.35", Path: "/opt/etcd-v3.5.35/etcd"}},
+		{"full, 3.6", fullConfig(), Binary{Version: "3.6.16", Path: "/opt/etcd-v3.6.16/etcd"}},
+		{"full, 3.7", fullConfig(), Binary{Version: "3.7.3", Path: "/opt/etcd-v3.7.3/etcd"}},
+		{"overrides, 3.5", override, Binary{Version: "3.5.35", Path: "/etcd"}},
+		{"overrides, 3.6", override, Binary{Version: "3.6.16", Path: "/etcd"}},
+		{"overrides, 3.7: the old names mean nothing there", override, Binary{Version: "3.7.3", Path: "/etcd"}},
+		{"own feature gates, 3.6", gates, Binary{Version: "3.6.16", Path: "/etcd"}},
+	} {
+		cmd, err := Command(c.cfg, c.bin)
+		must(t, err)
+		out.WriteString("# " + c.name + "\n")
+		for _, e := range cmd.Env {
+			out.WriteString(e + "\n")
+		}
+		out.WriteString(strings.Join(cmd.Argv, " \\\n  ") + "\n\n")
+	}
+	golden := filepath.Join("testdata", "command.txt")
+	if *rewrite {
+		must(t, os.WriteFile(golden, []byte(out.String()), 0o644))
+	}
+	want, err := os.ReadFile(golden)
+	must(t, err)
+	if out.String() != string(want) {
+		t.Errorf("command lines differ from %s (look at the difference after -rewrite):\n%s", golden, out.String())
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	bin := Binary{Version: "3.6.16", Path: "/a"}
+	base, err := Command(smallConfig(), bin)
+	must(t, err)
+	for name, c := range map[string]struct {
+		change func(c *Config, b *Binary)
+		same   bool
+	}{
+		"nothing":         {func(*Config, *Binary) {}, true},
+		"bootstrap state": {func(c *Config, _ *Binary) { c.NewCluster = true }, true},
+		"another member": {func(c *Config, _ *Binary) {
+			c.InitialCluster = append(c.InitialCluster, Peer{"b", []string{"http://127.0.0.2:1"}})
+		}, true},
+		"another path":  {func(_ *Config, b *Binary) { b.Path = "/b" }, true},
+		"version":       {func(_ *Config, b *Binary) { b.Version = "3.6.17" }, false},
+		"quota":         {func(c *Config, _ *Binary) { c.QuotaBytes = 1 }, false},
+		"client URLs":   {func(c *Config, _ *Binary) { c.ClientURLs = []string{"http://127.0.0.1:1"} }, false},
+		"environment":   {func(c *Config, _ *Binary) { c.ExtraEnv = map[string]string{"ETCD_X": "1"} }, false},
+		"manager's own": {func(c *Config, _ *Binary) { c.ExtraEnv = map[string]string{"ETCD_MANAGER_X": "1"} }, true},
+	} {
+		cfg, b := smallConfig(), bin
+		c.change(&cfg, &b)
+		cmd, err := Command(cfg, b)
+		must(t, err)
+		if same := cmd.Fingerprint == base.Fingerprint; same != c.same {
+			t.Errorf("%s: same fingerprint %t, want %t", name, same, c.same)
+		}
+	}
+}
+
+func TestCommandRefuses(t *testing.T) {
+	for want, change := range map[string]func(c *Config){
+		"name":              func(c *Config) { c.Name = "" },
+		"absolute":          func(c *Config) { c.DataDir = "data" },
+		"token":             func(c *Config) { c.Token = "" },
+		"no client URL":     func(c *Config) { c.ClientURLs = nil },
+		"scheme":            func(c *Config) { c.ListenClientURLs = []string{"https://127.0.0.1:1"} },
+		"IP addresses":      func(c *Config) { c.ListenPeerURLs = []string{"http://etcd-a:2380"} },
+		"port":              func(c *Config) { c.ClientURLs = []string{"http://127.0.0.1"} },
+		"not part":          func(c *Config) { c.InitialCluster = nil },
+		"but it advertises": func(c *Config) { c.InitialCluster = []Peer{{"a", []string{"http://127.0.0.2:2380"}}} },
+		"certificate": func(c *Config) {
+			c.PeerTLS = &TLSFiles{}
+			c.PeerURLs = []string{"https://127.0.0.1:2380"}
+			c.ListenPeerURLs = c.PeerURLs
+			c.InitialCluster = []Peer{{"a", c.PeerURLs}}
+		},
+		"5 times":            func(c *Config) { c.Heartbeat = time.Second; c.ElectionTimeout = 2 * time.Second },
+		"no path is allowed": func(c *Config) { c.ClientURLs = []string{"http://127.0.0.1:1/etcd"} },
+	} {
+		cfg := smallConfig()
+		change(&cfg)
+		_, err := Command(cfg, Binary{Version: "3.6.16", Path: "/etcd"})
+		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+	for _, v := range []string{"", "3.6", "v3.6.16", "3.5.0", "3.5.2", "3.3.25", "3.8.0", "4.0.0", "2.3.8"} {
+		if _, err := Command(smallConfig(), Binary{Version: v, Path: "/etcd"}); !errors.Is(err, ErrVersion) {
+			t.Errorf("version %q: %v", v, err)
+		}
+	}
+}
+
+func TestBinaries(t *testing.T) {
+	opt, tmp := t.TempDir(), t.TempDir()
+	install := func(root, version, sub string, mode os.FileMode) {
+		t.Helper()
+		p := filepath.Join(root, "etcd-v"+version, sub, "etcd")
+		must(t, os.MkdirAll(filepath.Dir(p), 0o755))
+		must(t, os.WriteFile(p, []byte("#!/bin/sh\n"), mode))
+	}
+	install(opt, "3.5.21", "", 0o755)
+	install(opt, "3.5.9", "usr/local/bin", 0o755)
+	install(tmp, "3.5.21", "", 0o755)
+	install(tmp, "3.4.13", "", 0o755)
+	install(opt, "3.5.1", "", 0o755)
+	install(opt, "3.5.30", "", 0o644) // not executable
+	b := &Binaries{Roots: []string{opt, tmp}, Self: "/ko-app/etcd-manager"}
+	if got := b.Versions(); !slices.Equal(got, []string{"3.4.13", "3.5.9", "3.5.21", CompiledVersion}) {
+		t.Errorf("versions %v", got)
+	}
+	for v, want := range map[string]string{
+		"3.5.21": opt + "/etcd-v3.5.21/etcd", "3.5.9": opt + "/etcd-v3.5.9/usr/local/bin/etcd",
+		"3.4.13": tmp + "/etcd-v3.4.13/etcd", CompiledVersion: "/ko-app/etcd-manager",
+	} {
+		got, err := b.Find(v)
+		if err != nil || got.Path != want || got.Version != v || got.Compiled != (v == CompiledVersion) {
+			t.Errorf("%s: %+v %v", v, got, err)
+		}
+	}
+	_, err := b.Find("3.5.22")
+	if !errors.Is(err, ErrNoBinary) || !strings.Contains(err.Error(), tmp+"/etcd-v3.5.22/usr/local/bin/etcd") || !strings.Contains(err.Error(), "3.5.9") {
+		t.Errorf("absent version: %v", err)
+	}
+	if _, err := b.Find("3.5.1"); !errors.Is(err, ErrVersion) {
+		t.Errorf("3.5.1: %v", err)
+	}
+	for asked, want := range map[string]string{
+		"3.5.21": "3.5.21", "3.5.10": "3.5.21", "3.5.4": "3.5.9", "3.5.35": "3.5.21", "3.4.0": "3.4.13", "3.6.1": CompiledVersion, "3.6.99": CompiledVersion, "3.7.0": "",
+	} {
+		got, err := b.Nearest(asked)
+		if got.Version != want || (err == nil) != (want != "") {
+			t.Errorf("nearest to %s: %+v %v, want %q", asked, got, err, want)
+		}
+	}
+}
+
+func TestVersionOrder(t *testing.T) {
+	in := []string{"3.10.0", "3.5.21", "garbage", "3.5.9", "3.6.0-rc.1", "3.6.0"}
+	slices.SortFunc(in, Compare)
+	if want := []string{"garbage", "3.5.9", "3.5.21", "3.6.0-rc.1", "3.6.0", "3.10.0"}; !slices.Equal(in, want) {
+		t.Errorf("%v", in)
+	}
+	if Minor("3.6.16") != "3.6" || Minor("x") != "" || MinorNumber("3.6.16") != 6 || MinorNumber("2.1.0") != -1 {
+		t.Error("minor")
+	}
+}

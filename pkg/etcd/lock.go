@@ -1,0 +1,83 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrDataDirInUse means that an etcd runs on the data dir already.
+var ErrDataDirInUse = errors.New("data dir is in use")
+
+// dbPath is the database below a data dir.
+func dbPath(dataDir string) string { return filepath.Join(dataDir, "member", "snap", "db") }
+
+// locked tells whether somebody holds the exclusive lock that etcd (bbolt) takes on its database.
+// It never waits and leaves nothing behind. An absent file isn't locked.
+func locked(path string) (bool, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}
+
+// DataDirHolder tells whether a process holds the database of a data dir, and which. The pid is 0 if it
+// can't be seen from here (another pid namespace, or not permitted).
+func DataDirHolder(dataDir string) (pid int, held bool, err error) {
+	p := dbPath(dataDir)
+	held, err = locked(p)
+	if err != nil {
+		return 0, false, fmt.Errorf("look for a lock on %s: %w", p, err)
+	}
+	if !held {
+		return 0, false, nil
+	}
+	return lockHolder(p), true, nil
+}
+
+func lockHolder(path string) int {
+	for _, pid := range holders(path) {
+		return pid
+	}
+	// /proc/locks knows it also where other users' descriptors can't be read.
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return lockHolderByInode(fi)
+}
+
+func lockHolderByInode(fi os.FileInfo) int {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	b, err := os.ReadFile("/proc/locks")
+	if err != nil || !ok {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1] != "FLOCK" {
+			continue
+		}
+		if strings.HasSuffix(f[5], ":"+strconv.FormatUint(st.Ino, 10)) {
+			if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
+				return pid
+			}
+		}
+	}
+	return 0
+}

@@ -1,0 +1,345 @@
+package etcd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// ErrNotEmpty means that a data dir to be staged has something in it already.
+var ErrNotEmpty = errors.New("data dir is not empty")
+
+// StageSubcommand is the manager's hidden subcommand that is [StageMain].
+const StageSubcommand = "stage-db"
+
+const (
+	copyChunk  = 1 << 20
+	flushEvery = 8 << 20
+	// stagingSuffix is the sibling directory in which a data dir is built.
+	stagingSuffix = ".staging"
+)
+
+// StageConfig says what to make of a database.
+type StageConfig struct {
+	// SnapshotPath is a database file, usually with the SHA-256 behind it; or Snapshot is a stream of the same.
+	SnapshotPath string
+	Snapshot     io.Reader `json:"-"`
+	// Consume allows to move the file at SnapshotPath instead of copying it, if it is on the same file system. It is gone then, also after an error.
+	Consume bool
+	// SkipHash takes a database without a hash behind it, and doesn't check one that is there. The structure is checked all the same.
+	SkipHash bool
+
+	// DataDir must not exist or be empty. Its parent must exist.
+	DataDir string
+	// Name is the member's, InitialCluster the whole cluster, the member included.
+	Name           string
+	InitialCluster []Peer
+	Token          cluster.Token
+
+	// BumpRevision is added to the revision; AtLeastRevision is a revision that the new one must be above. 0 means not.
+	BumpRevision    uint64
+	AtLeastRevision int64
+	// MarkCompacted makes every older revision compacted, so that old watches are told to start over. It must be set if and only if the revision is raised.
+	MarkCompacted bool
+	// DropPrefixes are of keys that are deleted, by one transaction after the last.
+	DropPrefixes [][]byte
+	// TargetVersion is the etcd version that will run on it; empty means not older than what wrote it.
+	TargetVersion string
+
+	// Throttle, if set, is called before every n bytes are written, and waits as it likes. Its error ends the staging.
+	Throttle func(ctx context.Context, n int) error `json:"-"`
+	// SelfExe, if set, is the manager's executable: the database is then worked on by "<SelfExe> stage-db", a process
+	// of its own, so that the manager's memory doesn't grow with the database.
+	SelfExe string
+}
+
+// StageResult describes a staged data dir. It is the same on every member but for MemberID.
+type StageResult struct {
+	// Revision is the one that etcd will start with, SnapshotRevision the one it was made from.
+	Revision         int64 `json:"revision"`
+	SnapshotRevision int64 `json:"snapshotRevision"`
+	// Hash is what HashKV will answer at Revision, on every member.
+	Hash HashKV `json:"hash"`
+	// Keys are those that exist; Dropped were deleted because of DropPrefixes.
+	Keys    int64 `json:"keys"`
+	Dropped int64 `json:"dropped"`
+	Leases  int   `json:"leases"`
+	// SizeBytes is the size of the database.
+	SizeBytes int64            `json:"sizeBytes"`
+	MemberID  cluster.MemberID `json:"memberID"`
+	ClusterID uint64           `json:"clusterID"`
+	// WrittenBy is the minor version that the snapshot was of; Version is the TargetVersion.
+	WrittenBy string `json:"writtenBy"`
+	Version   string `json:"version"`
+}
+
+// marker is the file in a staged data dir that says that it is complete and unused.
+type marker struct {
+	// For is the fingerprint of the StageConfig.
+	For    string      `json:"for"`
+	Result StageResult `json:"result"`
+}
+
+func markerPath(dataDir string) string { return filepath.Join(dataDir, "member", "staged.json") }
+
+// Staged returns what Stage made of a data dir in which no etcd was started since.
+func Staged(dataDir string) (StageResult, bool, error) {
+	m, ok, err := readMarker(dataDir)
+	return m.Result, ok, err
+}
+
+func readMarker(dataDir string) (marker, bool, error) {
+	var m marker
+	b, err := os.ReadFile(markerPath(dataDir))
+	if errors.Is(err, os.ErrNotExist) {
+		return m, false, nil
+	}
+	if err != nil {
+		return m, false, fmt.Errorf("read stage marker: %w", err)
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
+		return m, false, fmt.Errorf("read stage marker of %s: %w: %w", dataDir, cluster.ErrCorrupt, err)
+	}
+	return m, true, nil
+}
+
+// unmarkStaged is called before an etcd is started on a data dir.
+func unmarkStaged(dataDir string) error {
+	err := os.Remove(markerPath(dataDir))
+	if err == nil {
+		return syncDir(filepath.Dir(markerPath(dataDir)))
+	}
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	return fmt.Errorf("remove stage marker: %w", err)
+}
+
+// fingerprint covers what the result depends on, but for the source, which the token stands for.
+func (c *StageConfig) fingerprint() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q %d %d %t %q %q", c.Name, InitialClusterFlag(c.InitialCluster), c.Token,
+		c.BumpRevision, c.AtLeastRevision, c.MarkCompacted, c.DropPrefixes, c.TargetVersion)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+func (c *StageConfig) validate() error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("stage %s: %w: %s", c.DataDir, ErrConfig, fmt.Sprintf(format, a...))
+	}
+	raise := c.BumpRevision > 0 || c.AtLeastRevision > 0
+	switch {
+	case (c.SnapshotPath == "") == (c.Snapshot == nil):
+		return bad("either a snapshot's path or a stream is needed")
+	case !filepath.IsAbs(c.DataDir):
+		return bad("the data dir must be an absolute path")
+	case c.Token == "":
+		return bad("no token")
+	case raise != c.MarkCompacted:
+		return bad("the revision is raised and marked compacted together, or neither")
+	case c.BumpRevision > 0 && !revisionFits(int64(c.BumpRevision)), c.AtLeastRevision != 0 && !revisionFits(c.AtLeastRevision):
+		return bad("revision out of range")
+	case !slices.ContainsFunc(c.InitialCluster, func(p Peer) bool { return p.Name == c.Name && len(p.PeerURLs) > 0 }):
+		return bad("member %q with its peer URLs is not part of the initial cluster", c.Name)
+	case slices.ContainsFunc(c.DropPrefixes, func(p []byte) bool { return len(p) == 0 }):
+		return bad("an empty prefix would drop every key")
+	}
+	if c.TargetVersion != "" {
+		if err := ValidateVersion(c.TargetVersion); err != nil {
+			return fmt.Errorf("stage %s: %w", c.DataDir, err)
+		}
+	}
+	return nil
+}
+
+// Stage builds an etcd data dir from a snapshot, as "etcdutl snapshot restore" does: with the members and the
+// token of a new cluster, keeping keys, leases and users. It is built beside its place and renamed when it is
+// complete and on disk. What was staged before with the same configuration is returned as it is.
+//
+// Nothing is trusted: a snapshot whose hash or structure is wrong is refused with ErrBadSnapshot or
+// ErrBadDatabase, one that the target version can't run with ErrVersion. Alarms, and a downgrade that was going
+// on, stay behind.
+func Stage(ctx context.Context, cfg StageConfig) (StageResult, error) {
+	if err := cfg.validate(); err != nil {
+		return StageResult{}, err
+	}
+	m, ok, err := readMarker(cfg.DataDir)
+	if err != nil {
+		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
+	}
+	if ok && m.For == cfg.fingerprint() {
+		return m.Result, nil
+	}
+	if entries, err := os.ReadDir(cfg.DataDir); err == nil && len(entries) > 0 {
+		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, ErrNotEmpty)
+	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
+	}
+	tmp := filepath.Clean(cfg.DataDir) + stagingSuffix
+	if err := os.RemoveAll(tmp); err != nil {
+		return StageResult{}, fmt.Errorf("stage %s: remove an earlier attempt: %w", cfg.DataDir, err)
+	}
+	res, err := stageInto(ctx, &cfg, tmp)
+	if err == nil {
+		err = publish(tmp, cfg.DataDir)
+	}
+	if err != nil {
+		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, errors.Join(err, os.RemoveAll(tmp)))
+	}
+	return res, nil
+}
+
+func publish(tmp, dataDir string) error {
+	// Renaming replaces an empty directory.
+	if err := os.Rename(tmp, dataDir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dataDir))
+}
+
+func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (StageResult, error) {
+	if err := os.MkdirAll(filepath.Dir(dbPath(tmp)), 0o700); err != nil {
+		return StageResult{}, err
+	}
+	if err := fetchDB(ctx, cfg, dbPath(tmp)); err != nil {
+		return StageResult{}, err
+	}
+	if cfg.SelfExe != "" {
+		return finishInChild(ctx, cfg, tmp)
+	}
+	return finishStage(ctx, cfg, tmp)
+}
+
+// fetchDB brings the database to its place, without the hash behind it, checked against it.
+func fetchDB(ctx context.Context, cfg *StageConfig, dst string) error {
+	src := cfg.Snapshot
+	if src == nil {
+		f, err := os.Open(cfg.SnapshotPath)
+		if err != nil {
+			return fmt.Errorf("open snapshot: %w", err)
+		}
+		defer f.Close()
+		if cfg.Consume {
+			moved, err := moveDB(ctx, cfg, f, dst)
+			if moved || err != nil {
+				return err
+			}
+		}
+		src = f
+	}
+	if !cfg.SkipHash {
+		src = VerifyStream(src, 0)
+	}
+	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := copyDB(ctx, out, src, cfg.Throttle)
+	if err == nil {
+		err = trimHash(out, n)
+	}
+	return errors.Join(err, out.Close())
+}
+
+// moveDB renames the file if it can; moved is false if it has to be copied.
+func moveDB(ctx context.Context, cfg *StageConfig, f *os.File, dst string) (moved bool, err error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if !cfg.SkipHash {
+		if fi.Size()%sectorSize != hashSize {
+			return false, fmt.Errorf("%w: %d bytes is not the size of a database with a hash behind it", ErrBadSnapshot, fi.Size())
+		}
+		if err := checkTrailingHash(ctx, f, fi.Size()-hashSize); err != nil {
+			return false, err
+		}
+	}
+	err = os.Rename(cfg.SnapshotPath, dst)
+	if errors.Is(err, unix.EXDEV) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	out, err := os.OpenFile(dst, os.O_RDWR, 0)
+	if err != nil {
+		return true, err
+	}
+	return true, errors.Join(out.Chmod(0o600), trimHash(out, fi.Size()), out.Close())
+}
+
+// trimHash cuts the hash off and writes the file to disk.
+func trimHash(f *os.File, size int64) error {
+	switch size % sectorSize {
+	case 0:
+		if size == 0 {
+			return badDB("the file is empty")
+		}
+	case hashSize:
+		if err := f.Truncate(size - hashSize); err != nil {
+			return err
+		}
+	default:
+		return badDB("%d bytes is not the size of a database: it is cut short, or something else", size)
+	}
+	return f.Sync()
+}
+
+// copyDB copies at the throttle's pace and has the kernel write all along, so that the final sync doesn't
+// stall the disk for an etcd beside it.
+func copyDB(ctx context.Context, out *os.File, src io.Reader, throttle func(context.Context, int) error) (int64, error) {
+	buf := make([]byte, copyChunk)
+	var total, flushed int64
+	for {
+		if err := ctx.Err(); err != nil {
+			return total, err
+		}
+		n, rerr := fill(src, buf)
+		if n > 0 {
+			if throttle != nil {
+				if err := throttle(ctx, n); err != nil {
+					return total, err
+				}
+			}
+			if _, err := out.Write(buf[:n]); err != nil {
+				return total, fmt.Errorf("write database: %w", err)
+			}
+			total += int64(n)
+		}
+		if total-flushed >= flushEvery {
+			const writeAndWait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE
+			// Only a matter of pace: what counts is the sync at the end.
+			_ = unix.SyncFileRange(int(out.Fd()), max(0, flushed-flushEvery), total-max(0, flushed-flushEvery), writeAndWait)
+			flushed = total
+		}
+		if rerr == io.EOF {
+			return total, nil
+		}
+		if rerr != nil {
+			return total, fmt.Errorf("read snapshot: %w", rerr)
+		}
+	}
+}
+
+// fill reads until the buffer is full or the source ends. Unlike io.ReadFull it keeps the source's own
+// io.ErrUnexpectedEOF, which a cut compressed stream gives, apart from an orderly end.
+func fill(src io.Reader, buf []byte) (n int, err error) {
+	for n < len(buf) && err == nil {
+		var m int
+		m, err = src.Read(buf[n:])
+		n += m
+	}
+	return n, err
+}

@@ -1,0 +1,88 @@
+package etcd
+
+import (
+	"os/exec"
+	"regexp"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-manager/etcd-manager/test/servers"
+)
+
+// otherBinaries are real servers of the minor versions, oldest first; 3.4 only where it can be had.
+func otherBinaries(t *testing.T) []Binary {
+	t.Helper()
+	var out []Binary
+	add := func(name string) {
+		path := servers.Binary(t, name)
+		b, err := exec.Command(path, "--version").Output()
+		must(t, err)
+		v := regexp.MustCompile(`etcd Version: (\S+)`).FindSubmatch(b)
+		if v == nil {
+			t.Fatalf("%s --version says %s", path, b)
+		}
+		out = append(out, Binary{Version: string(v[1]), Path: path})
+	}
+	t.Run("find etcd 3.4", func(t *testing.T) { add("etcd-3.4") })
+	add("etcd-3.5")
+	out = append(out, builtin(t))
+	add("etcd-3.7")
+	return out
+}
+
+// TestEveryVersionFromEveryVersion starts each version with everything set, and stages its snapshot for each version.
+func TestEveryVersionFromEveryVersion(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts about twenty etcds")
+	}
+	bins := otherBinaries(t)
+	pki := newPKI(t)
+	for _, from := range bins {
+		src := makeMembers(t, 1, from, "from", &pki, "127.0.0.1")
+		src[0].cfg.AutoCompactionMode, src[0].cfg.AutoCompactionRetention = "periodic", "1h"
+		src[0].cfg.QuotaBytes, src[0].cfg.SnapshotCount, src[0].cfg.LogLevel = 1<<30, 50, "info"
+		src[0].cfg.ListenMetricsURLs = makeMembers(t, 1, from, "metrics", nil, "127.0.0.1")[0].cfg.ClientURLs
+		startAll(t, src)
+		leaseID := fillStore(t, src[0], 100)
+		path := t.TempDir() + "/snap.db"
+		if want := Minor(from.Version); MinorNumber(from.Version) >= 5 {
+			eventually(t, "the versions are written down", func() bool {
+				save(t, src[0], path)
+				f, err := Prove(t.Context(), self(t), path)
+				must(t, err)
+				return f.WrittenBy() == want
+			})
+		} else {
+			save(t, src[0], path)
+		}
+		f, err := Prove(t.Context(), self(t), path)
+		must(t, err)
+		if h := liveHash(t, src[0], f.Revision); h.Hash != f.Hash.Hash {
+			t.Errorf("%s: HashKV %+v, proof says %+v", from.Version, h, f.Hash)
+		}
+		had, err := src[0].client.Raw().Get(ctxOf(t), "/registry/", clientv3.WithPrefix())
+		must(t, err)
+		src[0].stop(t)
+		for _, to := range bins {
+			t.Run(from.Version+" to "+to.Version, func(t *testing.T) {
+				must(t, f.FitsVersion(to.Version))
+				dst := makeMembers(t, 1, to, "to", &pki, "127.0.0.1")
+				res := stage(t, dst, StageConfig{
+					SnapshotPath: path, BumpRevision: bump, MarkCompacted: true, TargetVersion: to.Version,
+					DropPrefixes: [][]byte{[]byte("/registry/masterleases/")},
+				})
+				startAll(t, dst)
+				if h := liveHash(t, dst[0], res.Revision); h.Hash != res.Hash.Hash {
+					t.Errorf("HashKV %+v, staging said %+v", h, res.Hash)
+				}
+				st, err := dst[0].client.Status(ctxOf(t))
+				if err != nil || st.Version != to.Version || st.Revision != res.Revision {
+					t.Errorf("%+v %v", st, err)
+				}
+				checkRestored(t, dst[0], had, leaseID, f.Revision)
+				dst[0].stop(t)
+			})
+		}
+	}
+}

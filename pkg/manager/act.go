@@ -1,0 +1,290 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// How long a step may take before the loop looks again. The node goes on with it, and the same request attaches to it.
+const (
+	quickAction = 30 * time.Second
+	slowAction  = time.Hour
+)
+
+// act carries out one action.
+func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.Action) error {
+	switch a := a.(type) {
+	case plan.TakeTerm:
+		return l.takeTerm(ctx)
+	case plan.CreateMarker:
+		return l.createMarker(ctx, spec, a.Token, a.Founders, a.Version)
+	case plan.ReplaceMarker:
+		return l.replaceMarker(ctx, spec, a.Token, a.Founders, a.Version)
+	case plan.MarkFormed:
+		return l.markFormed(ctx, spec, a)
+	case plan.StartEtcd:
+		return l.startEtcd(ctx, a)
+	case plan.StartAll:
+		return each(a.Starts, func(s plan.StartEtcd) error { return l.startEtcd(ctx, s) })
+	case plan.SetAside:
+		return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_SetAside{
+			SetAside: &protosv1.SetAside{Token: string(a.Token), Reason: a.Reason}}})
+	case plan.TakeBackup:
+		l.startBackup(ctx, spec, a)
+		return nil
+	case plan.AddLearner, plan.Promote, plan.UpdateMember, plan.RemoveMember:
+		return l.changeMembers(ctx, o, a)
+	}
+	return l.actRestore(ctx, o, spec, a)
+}
+
+// each does something for all items at once and joins the errors.
+func each[T any](items []T, f func(T) error) error {
+	errs := make(chan error, len(items))
+	for _, x := range items {
+		go func() { errs <- f(x) }()
+	}
+	var all []error
+	for range items {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// perform asks a node to do an action and waits for the end. progress may be nil.
+func (l *leadership) perform(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest, limit time.Duration, progress func(*protosv1.PerformEvent)) (*protosv1.PerformEvent, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	req.ClusterName, req.Term, req.Leader = l.m.cfg.ClusterName, uint64(l.term), string(l.m.cfg.Self)
+	c, err := l.m.cfg.Peers.Conn(id)
+	if err != nil {
+		return nil, fmt.Errorf("node %s: %w", id, err)
+	}
+	s, err := protosv1.NewNodeServiceClient(c).Perform(ctx, req)
+	if err != nil {
+		return nil, nodeError(id, err)
+	}
+	for {
+		e, err := s.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil, fmt.Errorf("node %s ended the action without a result", id)
+		case err != nil:
+			return nil, nodeError(id, err)
+		case e.GetDone():
+			return e, nil
+		case progress != nil:
+			progress(e)
+		}
+	}
+}
+
+// nodeError turns a gRPC code into a sentinel to branch on.
+func nodeError(id cluster.NodeID, err error) error {
+	st, _ := status.FromError(err)
+	switch st.Code() {
+	case codes.Aborted:
+		return fmt.Errorf("node %s: %s: %w", id, st.Message(), cluster.ErrLowerTerm)
+	case codes.DataLoss:
+		return fmt.Errorf("node %s: %s: %w", id, st.Message(), cluster.ErrPermanent)
+	}
+	return fmt.Errorf("node %s: %s", id, st.Message())
+}
+
+func (l *leadership) quick(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest) error {
+	_, err := l.perform(ctx, id, req, quickAction+30*time.Second, nil)
+	return err
+}
+
+func (l *leadership) startEtcd(ctx context.Context, a plan.StartEtcd) error {
+	return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{
+		StartEtcd: &protosv1.StartEtcd{State: wire.StateToProto(&a.State), MayBeEmpty: a.MayBeEmpty, Restart: a.Restart}}})
+}
+
+// takeTerm writes the term into the store.
+func (l *leadership) takeTerm(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, quickAction)
+	defer cancel()
+	take := l.m.cfg.Catalog.TakeTerm
+	if fences, _ := l.m.probed(); !fences {
+		take = l.m.cfg.Catalog.TakeTermUnfenced
+	}
+	h, err := take(ctx, l.term, l.m.cfg.Self, l.m.cfg.Instance)
+	if err != nil {
+		return err
+	}
+	l.hold, l.beat = h, time.Now()
+	l.store.Holder = plan.Holder{Term: l.term, Node: l.m.cfg.Self}
+	return nil
+}
+
+func (l *leadership) newMarker(phase catalog.Phase, spec *cluster.Spec, token cluster.Token, founders []cluster.EtcdNode, version string) catalog.Marker {
+	m := catalog.Marker{Time: time.Now(), Phase: phase, Token: token, Founders: founders, Spec: cluster.Spec{MemberCount: len(founders), EtcdVersion: version}, Term: l.term, Leader: l.m.cfg.Self}
+	if spec != nil {
+		m.Spec.MemberCount = spec.MemberCount
+	}
+	return m
+}
+
+func (l *leadership) createMarker(ctx context.Context, spec *cluster.Spec, token cluster.Token, founders []cluster.EtcdNode, version string) error {
+	m := l.newMarker(catalog.PhaseForming, spec, token, founders, version)
+	ver, err := l.m.cfg.Catalog.CreateMarker(ctx, m)
+	if err != nil {
+		return err
+	}
+	l.setMarker(m, ver)
+	return nil
+}
+
+func (l *leadership) replaceMarker(ctx context.Context, spec *cluster.Spec, token cluster.Token, founders []cluster.EtcdNode, version string) error {
+	m := l.newMarker(catalog.PhaseForming, spec, token, founders, version)
+	ver, err := l.m.cfg.Catalog.ReplaceMarker(ctx, m, l.store.markerVer)
+	if err != nil {
+		return err
+	}
+	l.setMarker(m, ver)
+	return nil
+}
+
+// markFormed ends forming. What the store answered is taken over at once, without reading it again.
+func (l *leadership) markFormed(ctx context.Context, spec *cluster.Spec, a plan.MarkFormed) error {
+	if a.Create {
+		m := l.newMarker(catalog.PhaseFormed, spec, a.Token, a.Founders, a.Version)
+		ver, err := l.m.cfg.Catalog.CreateMarker(ctx, m)
+		if err != nil {
+			return err
+		}
+		l.setMarker(m, ver)
+		return nil
+	}
+	m := l.store.marker
+	m.Phase, m.Term, m.Leader = catalog.PhaseFormed, l.term, l.m.cfg.Self
+	ver, err := l.m.cfg.Catalog.ReplaceMarker(ctx, m, l.store.markerVer)
+	if err != nil {
+		return err
+	}
+	l.setMarker(m, ver)
+	klog.Infof("the etcd cluster %s is formed", m.Token)
+	if l.m.cfg.Created != nil {
+		l.m.cfg.Created()
+	}
+	return nil
+}
+
+func (l *leadership) setMarker(m catalog.Marker, ver string) {
+	l.store.marker, l.store.markerVer = m, ver
+	l.store.Marker = plan.Marker{Phase: plan.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
+}
+
+// changeMembers carries out a change of the member list through a healthy member, the etcd leader's own if it is there.
+func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a plan.Action) error {
+	ctx, cancel := context.WithTimeout(ctx, quickAction)
+	defer cancel()
+	lead, other := speakers(o)
+	if lead == nil {
+		return errors.New("no healthy member to ask")
+	}
+	c, err := l.dial(lead)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	switch a := a.(type) {
+	case plan.AddLearner:
+		m, err := c.AddLearner(ctx, a.PeerURLs)
+		if err == nil {
+			klog.Infof("added node %s as learner %s", a.Node, m.ID)
+		}
+		return err
+	case plan.Promote:
+		if err := c.Promote(ctx, a.Member); err != nil && !errors.Is(err, etcd.ErrNotCaughtUp) {
+			return err
+		} else if err != nil {
+			l.pause(ctx, 500*time.Millisecond)
+			return nil
+		}
+		klog.Infof("member %s (%s) is a voter now", a.Name, a.Member)
+		return nil
+	case plan.UpdateMember:
+		return c.UpdatePeerURLs(ctx, a.Member, a.PeerURLs)
+	case plan.RemoveMember:
+		if a.Member == lead.Etcd.MemberID && other != nil {
+			if err := c.MoveLeader(ctx, other.Etcd.MemberID); err != nil {
+				return err
+			}
+			if c, err = l.dial(other); err != nil {
+				return err
+			}
+			defer c.Close()
+		}
+		if err := c.Remove(ctx, a.Member); err != nil {
+			return err
+		}
+		klog.Infof("removed member %s (%s)", a.Name, a.Member)
+		return nil
+	}
+	return nil
+}
+
+func (l *leadership) pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// speakers are the healthy voter to talk to (the etcd leader if it answers), and another one.
+func speakers(o *plan.Observation) (first, second *cluster.NodeStatus) {
+	for i := range o.Nodes {
+		n := &o.Nodes[i]
+		if !n.Etcd.Healthy || n.Etcd.Learner || n.State == nil {
+			continue
+		}
+		switch {
+		case first == nil:
+			first = n
+		case n.Etcd.MemberID == n.Etcd.LeaderID:
+			first, second = n, first
+		case second == nil:
+			second = n
+		}
+	}
+	return first, second
+}
+
+// dial connects to a node's etcd on the client URLs that it listens on.
+func (l *leadership) dial(n *cluster.NodeStatus) (*etcd.Client, error) {
+	self := n.State.Node(string(n.ID))
+	if self == nil {
+		return nil, fmt.Errorf("node %s isn't in its own state", n.ID)
+	}
+	urls := self.ClientURLs
+	if n.Etcd.Quarantined {
+		urls = self.QuarantinedClientURLs
+	}
+	if !self.TLS || l.m.cfg.ClientTLS == nil {
+		return etcd.Dial(urls, nil)
+	}
+	var hosts []string
+	for _, s := range urls {
+		if u, err := url.Parse(s); err == nil {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	return etcd.Dial(urls, l.m.cfg.ClientTLS(hosts...))
+}

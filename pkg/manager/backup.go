@@ -1,0 +1,111 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// startBackup takes a backup beside the loop.
+func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan.TakeBackup) {
+	l.mu.Lock()
+	if l.backup != "" {
+		l.mu.Unlock()
+		return
+	}
+	l.backup = a.Reason
+	l.mu.Unlock()
+	l.wg.Go(func() {
+		name, err := l.takeBackup(ctx, spec, a.Node, a.Reason)
+		l.mu.Lock()
+		l.backup = ""
+		if err != nil && ctx.Err() == nil {
+			l.backupFails++
+			wait := min(5*time.Second<<min(l.backupFails, 6), 5*time.Minute)
+			l.backupRetry, l.backupError = time.Now().Add(wait), err.Error()
+			klog.Errorf("the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
+		}
+		if err == nil {
+			l.backupFails, l.backupError, l.backupRetry, l.backupDone = 0, "", time.Time{}, time.Now()
+			l.newest, l.newestKnown = catalog.BackupTime(name), true
+		}
+		l.mu.Unlock()
+		l.poke()
+		if err == nil {
+			if err := l.thinOut(ctx); err != nil && ctx.Err() == nil {
+				klog.Warningf("retention: %v", err)
+			}
+		}
+	})
+}
+
+// takeBackup has a node stream its etcd into the store and returns the backup's name.
+func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cluster.NodeID, reason string) (string, error) {
+	list, err := l.m.cfg.Catalog.Backups(ctx)
+	if err != nil {
+		return "", err
+	}
+	name := catalog.NewBackupName(time.Now(), list.Names())
+	req := &protosv1.TakeBackup{Name: name, Reason: reason, Spec: &protosv1.ClusterSpec{}}
+	if spec != nil {
+		req.Spec = wire.SpecToProto(*spec)
+	}
+	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, slowAction, nil)
+	if err != nil {
+		return "", err
+	}
+	return e.GetBackup(), nil
+}
+
+// leftoverAge is how old an incomplete backup must be before it counts as left over and not as being written.
+const leftoverAge = 24 * time.Hour
+
+// thinOut removes what the retention policy doesn't keep, in one batch.
+func (l *leadership) thinOut(ctx context.Context) error {
+	list, err := l.m.cfg.Catalog.Backups(ctx)
+	if err != nil {
+		return err
+	}
+	names := Expired(list, time.Now(), l.m.cfg.Retention)
+	l.mu.Lock()
+	l.backups = len(list.Backups) - len(names)
+	l.mu.Unlock()
+	if len(names) == 0 {
+		return nil
+	}
+	n, err := l.m.cfg.Catalog.DeleteBackups(ctx, names...)
+	if n > 0 {
+		klog.Infof("retention: removed %d backups (%d objects)", len(names), n)
+	}
+	if err != nil {
+		return fmt.Errorf("remove %d backups: %w", len(names), err)
+	}
+	return nil
+}
+
+// Expired asks the retention policy which backups go.
+func Expired(list catalog.BackupList, now time.Time, p plan.RetentionPolicy) []string {
+	var stored []plan.StoredBackup
+	for _, b := range list.Backups {
+		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
+	}
+	for _, b := range list.Leftovers {
+		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Modified})
+	}
+	var names []string
+	for _, d := range plan.Retain(now, stored, p) {
+		if !d.Keep {
+			klog.V(2).Infof("retention: %s goes: %s", d.Name, d.Reason)
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,200 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// How long the loop waits when nothing wakes it.
+const (
+	tickWaiting = time.Second
+	tickSteady  = 10 * time.Second
+	repeatAlarm = 5 * time.Minute
+)
+
+// leadership is all that one term of leading knows. Only its own goroutine touches it, but for what mu guards.
+type leadership struct {
+	m     *Manager
+	term  cluster.Term
+	wake  chan struct{}
+	store storeView
+	hold  *catalog.Hold
+	beat  time.Time // of the last heartbeat in the store
+
+	missing  map[cluster.NodeID]time.Time
+	settled  string    // the set of reachable nodes
+	since    time.Time // of settled
+	started  time.Time
+	watching map[cluster.NodeID]context.CancelFunc
+
+	op      *catalog.Operation // the restore under way, as last written
+	opVer   string
+	opRetry time.Time
+	opFails int
+
+	lastWhy  string
+	lastSaid time.Time
+	failures int
+
+	mu          sync.Mutex
+	backup      string // reason of the one that is being taken
+	backupRetry time.Time
+	backupError string
+	backupDone  time.Time
+	backupFails int
+	newest      time.Time
+	newestKnown bool
+	backups     int
+	force       bool // the store is to be read again
+	wg          sync.WaitGroup
+}
+
+func newLeadership(m *Manager, term cluster.Term) *leadership {
+	return &leadership{
+		m: m, term: term, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
+		watching: map[cluster.NodeID]context.CancelFunc{}, started: time.Now(), force: true,
+	}
+}
+
+func (l *leadership) poke() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run goes round until ctx ends. Work that was begun in the background ends with it.
+func (l *leadership) run(ctx context.Context) {
+	defer l.wg.Wait()
+	defer func() {
+		for _, cancel := range l.watching {
+			cancel()
+		}
+	}()
+	for ctx.Err() == nil {
+		peersChanged := l.m.cfg.Peers.Changed()
+		o, spec := l.observe(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		policy := l.m.cfg.Policy
+		if l.m.cfg.MayCreate != nil {
+			policy.MayCreate = l.m.cfg.MayCreate()
+		}
+		d := plan.Next(o, spec, policy)
+		if err := plan.Check(o, d.Do, policy); err != nil {
+			d = plan.Decision{Why: "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")", Alarm: true}
+		}
+		l.say(d)
+		l.publish(o, spec, d)
+		wait := tickSteady
+		switch {
+		case d.Do != nil:
+			wait = l.carryOut(ctx, o, spec, d)
+		case d.Alarm || !steady(o, spec):
+			wait = tickWaiting
+		}
+		if wait == 0 {
+			continue
+		}
+		l.waitFor(ctx, peersChanged, wait)
+	}
+}
+
+// steady tells whether nothing is expected to happen soon.
+func steady(o *plan.Observation, spec *cluster.Spec) bool {
+	if spec == nil || len(o.Missing) > 0 || o.Store.Error != "" || o.Store.Operation != nil || o.BackupRunning != "" {
+		return false
+	}
+	healthy := 0
+	for _, n := range o.Nodes {
+		if n.Etcd.Healthy && !n.Etcd.Learner && !n.Etcd.Quarantined {
+			healthy++
+		}
+	}
+	return healthy == spec.MemberCount
+}
+
+func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-l.wake:
+	case <-peers:
+	case <-time.After(d):
+	}
+}
+
+// say logs a decision when it is a new one; what needs a person is said again from time to time.
+func (l *leadership) say(d plan.Decision) {
+	text := d.Why
+	if d.Do != nil {
+		text += " -> " + d.Do.String()
+	}
+	if text == l.lastWhy && (!d.Alarm || time.Since(l.lastSaid) < repeatAlarm) {
+		return
+	}
+	l.lastWhy, l.lastSaid = text, time.Now()
+	if d.Alarm {
+		klog.Warningf("%s", text)
+		return
+	}
+	klog.Infof("%s", text)
+}
+
+// carryOut does one action. It returns how long to wait before the next look: nothing after a success.
+func (l *leadership) carryOut(ctx context.Context, o *plan.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
+	err := l.act(ctx, o, spec, d.Do)
+	if err == nil {
+		l.failures = 0
+		return 0
+	}
+	if ctx.Err() != nil {
+		return 0
+	}
+	l.failures++
+	l.forceStore()
+	wait := min(200*time.Millisecond<<min(l.failures, 6), 5*time.Second)
+	var fenced *catalog.FencedError
+	switch {
+	case errors.Is(err, catalog.ErrConflict):
+		l.op, l.opVer = nil, "" // whatever it was, it is read again
+		klog.Warningf("%s: something else was written in between (%v); looking again", d.Do, err)
+	case errors.As(err, &fenced):
+		klog.Warningf("%s: the store knows term %d of node %s; stepping down", d.Do, fenced.Stored.Term, fenced.Stored.Node)
+		l.m.cfg.Peers.Exceed(fenced.Stored.Term)
+	case errors.Is(err, cluster.ErrLowerTerm):
+		klog.Warningf("%s: a node obeys another leader (%v); stepping down", d.Do, err)
+		l.m.cfg.Peers.Exceed(l.term)
+	default:
+		klog.Warningf("%s failed, next attempt in %s: %v", d.Do, wait, err)
+	}
+	return wait
+}
+
+func (l *leadership) forceStore() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.force = true
+}
+
+// publish hands the report over.
+func (l *leadership) publish(o *plan.Observation, spec *cluster.Spec, d plan.Decision) {
+	l.mu.Lock()
+	r := Report{
+		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, At: o.Now, Nodes: o.Nodes, Missing: o.Missing, Spec: spec,
+		StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, NewestBackup: l.newest,
+		BackupRunning: l.backup, BackupError: l.backupError, Backups: l.backups,
+	}
+	l.mu.Unlock()
+	l.m.mu.Lock()
+	l.m.report = r
+	l.m.mu.Unlock()
+}

@@ -1,0 +1,260 @@
+// Package manager is the leader's loop: observe, plan, act.
+//
+// It runs on every node, but only the elected leader acts. What is decided is decided in pkg/plan; what
+// changes a node is done by that node's agent. The package itself must never decide: it gathers plain data, hands it over, and
+// carries out the one action that comes back, after the independent safety check has let it pass.
+package manager
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/peer"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// Peers is what the loop needs of the other managers; *peer.Peers has it.
+type Peers interface {
+	// Peers lists the others; Conn connects to any node, this one included. Both may be called concurrently.
+	Peers() []peer.Peer
+	Conn(cluster.NodeID) (grpc.ClientConnInterface, error)
+	// Changed is closed at the next change of Peers.
+	Changed() <-chan struct{}
+	// Exceed ends a leadership that the store, or a node, knows a higher term than.
+	Exceed(cluster.Term)
+	// SetWanted tells how many members are wanted, of which a majority elects.
+	SetWanted(int)
+}
+
+// Config is what a Manager needs.
+type Config struct {
+	ClusterName string
+	Self        cluster.NodeID
+	Instance    string
+	Peers       Peers
+	Catalog     *catalog.Catalog
+	Policy      plan.Policy
+	Retention   plan.RetentionPolicy
+	// Probe tries the store; it is called at start until it succeeds. fences says that conditional puts are honoured.
+	Probe func(ctx context.Context) (fences bool, err error)
+	// Spec, if not nil, is a static configuration; spec and commands of the store are then not read.
+	Spec *cluster.Spec
+	// MayCreate is asked before a cluster is formed; nil means yes.
+	MayCreate func() bool
+	// Created is called when a cluster was formed; may be nil.
+	Created func()
+	// ClientTLS gives the configuration for a client of etcd on these hosts; nil if etcd speaks without TLS.
+	ClientTLS func(hosts ...string) *tls.Config
+	// Poll is how often an idle leader lists control/ in the store.
+	Poll time.Duration
+	// DropPrefixes are keys that a restore leaves out.
+	DropPrefixes []string
+}
+
+// Manager is the loop of one process. Run reads the queue; Lead is called for each leadership.
+type Manager struct {
+	cfg Config
+
+	mu     sync.Mutex
+	report Report
+	// first are the commands that were queued when this process read the queue for the first time; nil before that.
+	first map[string]bool
+	// probeErr says why nothing is known of the store yet; fences is what was found.
+	probeErr string
+	fences   bool
+	// wake pokes the leadership of the moment, if there is one.
+	wake func()
+}
+
+// Report is what the loop says of itself, for status page and metrics.
+type Report struct {
+	// Leading is true while this process leads.
+	Leading bool
+	Term    cluster.Term
+	// Why is the last decision's sentence, Alarm whether a person is needed.
+	Why   string
+	Alarm bool
+	At    time.Time
+	// Nodes are as of the last observation, by id.
+	Nodes   []cluster.NodeStatus
+	Missing []plan.MissingNode
+	// Spec is nil if none is known.
+	Spec *cluster.Spec
+	// StoreError is empty if the store answers.
+	StoreError string
+	// Commands wait for something; Operation is under way.
+	Commands  []plan.Command
+	Operation *plan.Operation
+	// NewestBackup is zero if there is none; BackupError says why the last attempt failed.
+	NewestBackup  time.Time
+	BackupRunning string
+	BackupError   string
+	Backups       int
+}
+
+// New returns a manager. It starts nothing.
+func New(cfg Config) (*Manager, error) {
+	switch {
+	case cfg.ClusterName == "" || cfg.Self == "" || cfg.Instance == "":
+		return nil, errors.New("manager: cluster name, node id and instance are needed")
+	case cfg.Peers == nil || cfg.Catalog == nil:
+		return nil, errors.New("manager: peers and catalog are needed")
+	case cfg.Policy.BackupInterval <= 0:
+		return nil, fmt.Errorf("manager: the backup interval must be positive, not %s", cfg.Policy.BackupInterval)
+	}
+	if cfg.Poll <= 0 {
+		cfg.Poll = 30 * time.Second
+	}
+	if cfg.Probe == nil {
+		return nil, errors.New("manager: no probe of the store")
+	}
+	return &Manager{cfg: cfg, probeErr: "the store is being probed", wake: func() {}}, nil
+}
+
+// Report returns the newest report.
+func (m *Manager) Report() Report {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.report
+}
+
+// followerPoll is how often a node that doesn't lead reads the spec.
+const followerPoll = 5 * time.Minute
+
+// Run probes the store and reads the queue for the first time, so that it is known which commands were there before this process, and
+// then follows the spec, by which elections know what a majority is. It returns when ctx ends.
+func (m *Manager) Run(ctx context.Context) error {
+	if m.cfg.Spec != nil {
+		m.cfg.Peers.SetWanted(m.cfg.Spec.MemberCount)
+		m.setFirst(nil)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { retry(ctx, "the backup store can't be used", 0, m.probe) })
+	if m.cfg.Spec == nil {
+		wg.Go(func() { retry(ctx, "waiting for the cluster spec", followerPoll, m.readFirst) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// retry calls f until it succeeds, and then again every so often if again isn't 0. What fails is logged when it is news.
+func retry(ctx context.Context, what string, again time.Duration, f func(context.Context) error) {
+	const first, last = 250 * time.Millisecond, 10 * time.Second
+	delay, said := first, ""
+	for {
+		err := f(ctx)
+		wait := again
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil && again == 0:
+			return
+		case err == nil:
+			delay, said = first, ""
+		default:
+			wait, delay = delay, min(2*delay, last)
+			if err.Error() != said {
+				said = err.Error()
+				klog.Warningf("%s: %v", what, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// probe finds out what the store can do.
+func (m *Manager) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	fences, err := m.cfg.Probe(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.probeErr = err.Error()
+		return err
+	}
+	m.probeErr, m.fences = "", fences
+	if !fences {
+		klog.Warningf("the backup store ignores conditional puts: no cluster is formed and nothing is restored unless --allow-unfenced-store is given")
+	}
+	m.wake()
+	return nil
+}
+
+// probed is what is known of the store.
+func (m *Manager) probed() (fences bool, problem string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fences, m.probeErr
+}
+
+// readFirst reads queue and spec.
+func (m *Manager) readFirst(ctx context.Context) error {
+	l, err := m.cfg.Catalog.ControlListing(ctx)
+	if err != nil {
+		return err
+	}
+	m.setFirst(l.Commands)
+	if m.Report().Leading {
+		return nil // the loop reads the spec by itself
+	}
+	spec, _, err := m.cfg.Catalog.Spec(ctx)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("nobody has said how many members are wanted; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3")
+	}
+	if err != nil {
+		return err
+	}
+	if !cluster.ValidMemberCount(spec.MemberCount) {
+		return fmt.Errorf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", spec.MemberCount)
+	}
+	m.cfg.Peers.SetWanted(spec.MemberCount)
+	return nil
+}
+
+// setFirst remembers the queue as it was first read.
+func (m *Manager) setFirst(queue []catalog.Object) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.first != nil {
+		return
+	}
+	m.first = map[string]bool{}
+	for _, c := range queue {
+		m.first[c.Name] = true
+	}
+}
+
+// wasQueued tells whether a command was there in the first reading.
+func (m *Manager) wasQueued(name string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.first[name]
+}
+
+// Lead is the loop of one leadership; it returns when ctx ends.
+func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
+	klog.Infof("this node leads the cluster, term %d", term)
+	l := newLeadership(m, term)
+	m.mu.Lock()
+	m.wake = l.poke
+	m.mu.Unlock()
+	l.run(ctx)
+	m.mu.Lock()
+	m.report.Leading, m.wake = false, func() {}
+	m.mu.Unlock()
+	klog.Infof("leadership of term %d is over: %v", term, context.Cause(ctx))
+}

@@ -1,0 +1,308 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/pki"
+)
+
+// Config is what an agent needs. Everything is validated by New.
+type Config struct {
+	ClusterName string
+	// Instance changes with every start of the process.
+	Instance string
+	// DataDir is the directory with the state file; it exists.
+	DataDir string
+	// Self is this node as a member: its name is the node id, its URLs are how others reach it.
+	Self cluster.EtcdNode
+	// Address is the node's own IP address, for certificates.
+	Address string
+	// ListenAddress is the IP address on which etcd listens, for example 0.0.0.0 or ::.
+	ListenAddress string
+	// MetricsURLs are passed to etcd.
+	MetricsURLs []string
+	// EtcdEnv are the user's ETCD_ variables; they win over what the manager sets.
+	EtcdEnv  map[string]string
+	Binaries *etcd.Binaries
+	// Certificates is nil when etcd speaks without TLS.
+	Certificates *pki.Keeper
+	Catalog      *catalog.Catalog
+	// Executable is this program, for checking databases in a process of their own.
+	Executable string
+	// Stdout and Stderr are inherited by etcd. They must stay open when the manager dies.
+	Stdout, Stderr *os.File
+	// KeepTrash is how many data dirs stay in the trash can.
+	KeepTrash int
+	// StopGrace is how long etcd gets between SIGTERM and SIGKILL.
+	StopGrace time.Duration
+	// Version is the manager's.
+	Version string
+}
+
+// Agent keeps one etcd running as the state file says. All exported methods may be called concurrently.
+type Agent struct {
+	cfg    Config
+	l      layout
+	writer *backup.Writer
+	lock   *os.File
+	runCtx context.Context // of Run; what an action outlives its caller with
+
+	// one is held while an action changes the node: one at a time.
+	one chan struct{}
+
+	// procMu serializes starting and stopping etcd. It is never held during a request to etcd.
+	procMu sync.Mutex
+
+	mu       sync.Mutex // guards what follows; never held during input or output other than small files
+	state    *cluster.EtcdState
+	stateErr error
+	j        journal
+	proc     *etcd.Process
+	procAs   *cluster.EtcdState // the state with which proc was started
+	client   *etcd.Client
+	health   cluster.EtcdStatus
+	probed   time.Time
+	badSince time.Time
+	lastExit string
+	restarts int
+	startErr string
+	busy     string
+	sequence uint64
+	changed  chan struct{}
+	tasks    map[string]*task
+	kick     chan struct{}
+	versions []string
+	versAt   time.Time
+
+	probeMu sync.Mutex // one probe at a time
+}
+
+// New opens the data dir and reads what is there. It starts nothing. The error wraps cluster.ErrOtherCluster,
+// cluster.ErrCorrupt or cluster.ErrFuture where the data dir can't be used.
+func New(cfg Config) (*Agent, error) {
+	switch {
+	case cfg.ClusterName == "":
+		return nil, errors.New("node: no cluster name")
+	case cfg.Self.Name == "":
+		return nil, errors.New("node: no node id")
+	case cfg.DataDir == "":
+		return nil, errors.New("node: no data dir")
+	case len(cfg.Self.PeerURLs) == 0 || len(cfg.Self.ClientURLs) == 0 || len(cfg.Self.QuarantinedClientURLs) == 0:
+		return nil, errors.New("node: peer, client and quarantined client URLs are needed")
+	case cfg.Self.TLS && cfg.Certificates == nil:
+		return nil, errors.New("node: etcd is to speak TLS, but there are no CAs")
+	}
+	if cfg.KeepTrash == 0 {
+		cfg.KeepTrash = 3
+	}
+	if cfg.StopGrace == 0 {
+		cfg.StopGrace = 20 * time.Second
+	}
+	a := &Agent{
+		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changed: make(chan struct{}),
+		tasks: map[string]*task{}, kick: make(chan struct{}, 1),
+	}
+	if cfg.Catalog != nil {
+		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{})
+	}
+	if err := os.MkdirAll(a.l.own(), 0o700); err != nil {
+		return nil, fmt.Errorf("open data dir: %w", err)
+	}
+	lock, err := lockDataDir(a.l.lock())
+	if err != nil {
+		return nil, err
+	}
+	a.lock = lock
+	if err := a.load(); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// load reads state file and journal.
+func (a *Agent) load() error {
+	j, err := readJournal(a.l.journal(), a.cfg.ClusterName)
+	if err != nil {
+		return err
+	}
+	a.j = j
+	a.badSince = time.Now()
+	a.state, a.stateErr = readState(a.l.state())
+	if a.stateErr != nil {
+		klog.Errorf("%v; this node stays out of everything until then", a.stateErr)
+		return nil
+	}
+	if a.state == nil {
+		return nil
+	}
+	if err := a.adjustSelf(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// adjustSelf brings this node's own entry in the state file up to what the flags say now (a new address, another port).
+func (a *Agent) adjustSelf() error {
+	i := slices.IndexFunc(a.state.Nodes, func(n cluster.EtcdNode) bool { return n.Name == a.cfg.Self.Name })
+	if i < 0 {
+		a.stateErr = fmt.Errorf("state file %s is of members %v, but this node is %s: %w; check the node id (volume tag or %s/myid)",
+			a.l.state(), nodeNames(a.state.Nodes), a.cfg.Self.Name, cluster.ErrPermanent, a.cfg.DataDir)
+		klog.Errorf("%v", a.stateErr)
+		a.state = nil
+		return nil
+	}
+	old, now := a.state.Nodes[i], a.cfg.Self
+	if slices.Equal(old.PeerURLs, now.PeerURLs) && slices.Equal(old.ClientURLs, now.ClientURLs) &&
+		slices.Equal(old.QuarantinedClientURLs, now.QuarantinedClientURLs) && old.TLS == now.TLS {
+		return nil
+	}
+	klog.Infof("this node's URLs are now peer %v, client %v (before: %v, %v)", now.PeerURLs, now.ClientURLs, old.PeerURLs, old.ClientURLs)
+	a.state.Nodes[i] = now.Clone()
+	return writeState(a.l.state(), a.state)
+}
+
+func nodeNames(nodes []cluster.EtcdNode) []string {
+	var list []string
+	for _, n := range nodes {
+		list = append(list, n.Name)
+	}
+	return list
+}
+
+// Run keeps etcd as it should be until ctx ends; then etcd is stopped gently and Run returns.
+func (a *Agent) Run(ctx context.Context) error {
+	a.mu.Lock()
+	a.runCtx = ctx
+	a.mu.Unlock()
+	defer a.lock.Close()
+	if err := a.adopt(); err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { a.supervise(ctx) })
+	wg.Go(func() { a.watchHealth(ctx) })
+	wg.Wait()
+	a.waitTasks()
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopGrace+10*time.Second)
+	defer cancel()
+	return a.stopLocked(stop, "the manager ends", true)
+}
+
+// Changed returns a channel that is closed at the next change of what the leader acts on, and the number of changes so far.
+func (a *Agent) Changed() (<-chan struct{}, uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed, a.sequence
+}
+
+// bump tells the watchers that something changed. mu is held.
+func (a *Agent) bump() {
+	a.sequence++
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+func (a *Agent) poke() {
+	select {
+	case a.kick <- struct{}{}:
+	default:
+	}
+}
+
+// holding tells whether etcd is kept stopped for a restore. mu is held.
+func (a *Agent) holding() bool { return a.j.Operation != nil && a.j.Operation.Phase == phaseStopped }
+
+// setJournal writes the journal and takes it over. mu is held.
+func (a *Agent) setJournal(j journal) error {
+	if err := j.write(a.l.journal()); err != nil {
+		return err
+	}
+	a.j = j
+	return nil
+}
+
+// Status tells what is the case at this moment; etcd is asked if the last answer is older than a quarter of a second.
+func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
+	a.probe(ctx, 250*time.Millisecond)
+	versions := a.knownVersions()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := cluster.NodeStatus{
+		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
+		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: diskFree(a.cfg.DataDir),
+		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(),
+	}
+	if a.stateErr != nil {
+		s.StateError = a.stateErr.Error()
+	}
+	if a.state != nil {
+		s.DataPresent = a.l.hasMember(a.state.Token)
+	}
+	if op := a.j.Operation; op != nil {
+		s.Operation = op.ID
+		if op.Phase == phaseStaged || op.Phase == phaseStopped || op.Phase == phaseSwitched {
+			s.Staged = []cluster.StagedDir{{Operation: op.ID, Token: op.Token, Revision: op.Revision, Hash: op.Hash}}
+		}
+	}
+	return s
+}
+
+func (a *Agent) knownVersions() []string {
+	a.mu.Lock()
+	if time.Since(a.versAt) < 30*time.Second {
+		defer a.mu.Unlock()
+		return slices.Clone(a.versions)
+	}
+	a.mu.Unlock()
+	v := a.cfg.Binaries.Versions()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.versions, a.versAt = v, time.Now()
+	return slices.Clone(v)
+}
+
+func firstNonEmpty(list ...string) string {
+	for _, s := range list {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// LastStatus is the last that was heard of the own etcd; nothing is asked.
+func (a *Agent) LastStatus() cluster.EtcdStatus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.lastStatus()
+}
+
+func (a *Agent) lastStatus() cluster.EtcdStatus {
+	s := a.health
+	s.Running, s.Restarts = a.proc != nil, a.restarts
+	if !s.Healthy {
+		s.UnhealthyFor = time.Since(a.badSince)
+	}
+	if a.procAs != nil {
+		s.Quarantined = a.procAs.Quarantined
+	}
+	if a.proc == nil {
+		s.Error = firstNonEmpty(a.startErr, a.lastExit, s.Error)
+	}
+	return s
+}

@@ -1,0 +1,203 @@
+package node
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// readState reads the state file. No file is nil without an error; anything that can't be used is cluster.ErrCorrupt.
+func readState(path string) (*cluster.EtcdState, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state file: %w", err)
+	}
+	var p protosv1.EtcdState
+	if err := proto.Unmarshal(data, &p); err != nil {
+		return nil, fmt.Errorf("state file %s (%d bytes): %w: %v; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt, err)
+	}
+	s := wire.StateFromProto(&p)
+	if s.Token == "" || len(s.Nodes) == 0 {
+		return nil, fmt.Errorf("state file %s (%d bytes): %w: it names no cluster; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt)
+	}
+	return s, nil
+}
+
+func writeState(path string, s *cluster.EtcdState) error {
+	data, err := proto.Marshal(wire.StateToProto(s))
+	if err != nil {
+		return fmt.Errorf("encode state: %w", err)
+	}
+	if err := atomicfile.Write(path, data, 0o600); err != nil {
+		return fmt.Errorf("write state file: %w", err)
+	}
+	return nil
+}
+
+// phase is how far an operation is on this node.
+type phase string
+
+const (
+	phaseProven   phase = "proven"
+	phaseStaged   phase = "staged"
+	phaseStopped  phase = "stopped"
+	phaseSwitched phase = "switched"
+	phaseReverted phase = "reverted"
+)
+
+// journal is what the node has to remember beside the state file. It is replaced as a whole, atomically.
+type journal struct {
+	Version     int    `json:"version"`
+	ClusterName string `json:"clusterName"`
+	// Term and Leader are the highest leadership that was obeyed.
+	Term   cluster.Term   `json:"term"`
+	Leader cluster.NodeID `json:"leader"`
+	// Operation is the restore that was begun here and not finished.
+	Operation *journalOperation `json:"operation,omitempty"`
+	// MayBeEmpty is the token under which etcd may be started on an absent data dir: a founder, or a member that joins and
+	// has not been seen with data yet. A member that had data once must never start without.
+	MayBeEmpty cluster.Token `json:"mayBeEmpty,omitempty"`
+}
+
+type journalOperation struct {
+	ID    string        `json:"id"`
+	Phase phase         `json:"phase"`
+	Token cluster.Token `json:"token,omitempty"`
+	// Old is the state file from before Stop, as binary EtcdState; empty if there was none.
+	Old      []byte `json:"old,omitempty"`
+	Revision int64  `json:"revision,omitempty"`
+	Hash     uint32 `json:"hash,omitempty"`
+	Keys     int64  `json:"keys,omitempty"`
+	Backup   string `json:"backup,omitempty"`
+}
+
+func (j *journalOperation) oldState() (*cluster.EtcdState, error) {
+	if len(j.Old) == 0 {
+		return nil, nil
+	}
+	var p protosv1.EtcdState
+	if err := proto.Unmarshal(j.Old, &p); err != nil {
+		return nil, fmt.Errorf("journal: the state from before operation %s: %w: %v", j.ID, cluster.ErrCorrupt, err)
+	}
+	return wire.StateFromProto(&p), nil
+}
+
+const journalVersion = 1
+
+func readJournal(path, clusterName string) (journal, error) {
+	j := journal{Version: journalVersion, ClusterName: clusterName}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, nil
+	}
+	if err != nil {
+		return j, fmt.Errorf("read journal: %w", err)
+	}
+	if err := json.Unmarshal(data, &j); err != nil {
+		return j, fmt.Errorf("journal %s: %w: %v; if no restore is running it can be deleted", path, cluster.ErrCorrupt, err)
+	}
+	if j.Version > journalVersion {
+		return j, fmt.Errorf("journal %s has version %d, this manager knows %d: %w; run the newer manager", path, j.Version, journalVersion, cluster.ErrFuture)
+	}
+	if j.ClusterName != clusterName {
+		return j, fmt.Errorf("data dir belongs to cluster %q, not to %q: %w; check --cluster-name and --data-dir", j.ClusterName, clusterName, cluster.ErrOtherCluster)
+	}
+	return j, nil
+}
+
+func (j journal) write(path string) error {
+	data, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode journal: %w", err)
+	}
+	if err := atomicfile.Write(path, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return nil
+}
+
+// VoteFile keeps what this node has promised in elections. It is durable when Save returns. It may be used concurrently.
+type VoteFile struct {
+	mu   sync.Mutex
+	path string
+}
+
+// Vote is the stored promise: the highest term, and who got this node's vote in it.
+type Vote struct {
+	Term cluster.Term   `json:"term"`
+	For  cluster.NodeID `json:"for,omitempty"`
+}
+
+// Votes returns the vote file of a data dir.
+func Votes(dataDir string) *VoteFile { return &VoteFile{path: layout(dataDir).vote()} }
+
+// Load reads the last promise; the zero Vote if there never was one.
+func (v *VoteFile) Load() (Vote, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var vote Vote
+	data, err := os.ReadFile(v.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return vote, nil
+	}
+	if err != nil {
+		return vote, fmt.Errorf("read vote: %w", err)
+	}
+	if err := json.Unmarshal(data, &vote); err != nil {
+		return vote, fmt.Errorf("vote file %s: %w: %v; stop the manager, wait ten seconds, delete the file and start again", v.path, cluster.ErrCorrupt, err)
+	}
+	return vote, nil
+}
+
+// Save replaces the promise.
+func (v *VoteFile) Save(vote Vote) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := os.MkdirAll(filepath.Dir(v.path), 0o700); err != nil {
+		return fmt.Errorf("write vote: %w", err)
+	}
+	data, err := json.Marshal(vote)
+	if err != nil {
+		return fmt.Errorf("encode vote: %w", err)
+	}
+	if err := atomicfile.Write(v.path, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write vote: %w", err)
+	}
+	return nil
+}
+
+// lockDataDir makes sure that only one manager uses a data dir.
+func lockDataDir(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data dir: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another manager uses this data dir (lock %s): %w; stop it first, or give this one a --data-dir of its own", path, err)
+	}
+	return f, nil
+}
+
+func diskFree(path string) int64 {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(path, &s); err != nil {
+		return 0
+	}
+	return int64(s.Bavail) * int64(s.Bsize)
+}

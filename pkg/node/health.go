@@ -1,0 +1,134 @@
+package node
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// How often etcd is asked how it is: often while it comes up, seldom once it is well. The leader asks anew before it acts.
+const (
+	probeStarting = 50 * time.Millisecond
+	probeWell     = 3 * time.Second
+	probeTimeout  = 2 * time.Second
+)
+
+// watchHealth looks at etcd until ctx ends and wakes the leader when something changed.
+func (a *Agent) watchHealth(ctx context.Context) {
+	for {
+		a.probe(ctx, 0)
+		a.mu.Lock()
+		wait := probeWell
+		if a.proc != nil && (!a.health.Healthy || a.health.Learner) {
+			switch bad := time.Since(a.badSince); {
+			case bad < 10*time.Second:
+				wait = probeStarting
+			case bad < time.Minute:
+				wait = 500 * time.Millisecond
+			default:
+				wait = 2 * time.Second
+			}
+		}
+		changed := a.changed
+		a.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed: // a process was started or ended
+		case <-time.After(wait):
+		}
+	}
+}
+
+// probe asks etcd for its status unless the last answer is younger than fresh.
+func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
+	a.probeMu.Lock()
+	defer a.probeMu.Unlock()
+	a.mu.Lock()
+	c, p, young := a.client, a.proc, time.Since(a.probed) < fresh
+	a.mu.Unlock()
+	if c == nil || young {
+		return
+	}
+	s := ask(ctx, c)
+	if ctx.Err() != nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.proc != p {
+		return
+	}
+	before := a.health
+	a.health, a.probed = s, time.Now()
+	switch {
+	case s.Healthy:
+		if !before.Healthy {
+			klog.Infof("etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
+		}
+		a.badSince, a.restarts = time.Time{}, 0
+		a.seenWithData()
+	case a.badSince.IsZero():
+		a.badSince = time.Now()
+		klog.Warningf("etcd is not healthy: %s", s.Error)
+	}
+	if s.Healthy != before.Healthy || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
+		s.Version != before.Version || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
+		a.bump()
+	}
+}
+
+// seenWithData ends the permission to start on an absent data dir. mu is held.
+func (a *Agent) seenWithData() {
+	if a.j.MayBeEmpty == "" {
+		return
+	}
+	j := a.j
+	j.MayBeEmpty = ""
+	if err := a.setJournal(j); err != nil {
+		klog.Errorf("%v", err)
+	}
+}
+
+func sameMember(a, b cluster.Member) bool {
+	return a.ID == b.ID && a.Name == b.Name && a.Learner == b.Learner && slices.Equal(a.PeerURLs, b.PeerURLs)
+}
+
+// ask gets status and member list. Healthy means that a linearizable read was answered; a learner can't, so a leader is enough.
+func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	st, err := c.Status(ctx)
+	if err != nil {
+		return cluster.EtcdStatus{Error: "etcd doesn't answer: " + err.Error()}
+	}
+	s := cluster.EtcdStatus{
+		Version: st.Version, MemberID: st.MemberID, LeaderID: st.Leader, Learner: st.Learner, Revision: st.Revision,
+		RaftTerm: st.RaftTerm, RaftIndex: st.RaftIndex, AppliedIndex: st.AppliedIndex, DBSize: st.DBSize, DBSizeInUse: st.DBSizeInUse,
+	}
+	if st.Learner {
+		s.Healthy = st.Leader != 0
+		s.Members, _ = c.Members(ctx, false)
+		return s
+	}
+	if st.Leader == 0 {
+		s.Error = "etcd has no leader"
+		s.Members, _ = c.Members(ctx, false)
+		return s
+	}
+	members, err := c.Members(ctx, true)
+	if err != nil {
+		s.Error = "etcd doesn't answer a linearizable request: " + err.Error()
+		again, stop := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
+		defer stop()
+		s.Members, _ = c.Members(again, false)
+		return s
+	}
+	s.Healthy, s.Members = true, members
+	return s
+}

@@ -1,0 +1,324 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// task is an action that is being carried out. Whoever asks for the same one again attaches to it.
+type task struct {
+	done chan struct{}
+
+	mu       sync.Mutex
+	progress *protosv1.PerformEvent
+	result   *protosv1.PerformEvent
+	err      error
+}
+
+func (t *task) report(phase string, done, total int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.progress = &protosv1.PerformEvent{Phase: phase, BytesDone: done, BytesTotal: total}
+}
+
+func (t *task) latest() *protosv1.PerformEvent {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.progress
+}
+
+// obey checks and remembers the leadership that asks. A lower term, or another leader of the same term, is refused.
+func (a *Agent) obey(term cluster.Term, leader cluster.NodeID) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case term < a.j.Term:
+		return fmt.Errorf("term %d of %s, this node has obeyed term %d of %s: %w", term, leader, a.j.Term, a.j.Leader, cluster.ErrLowerTerm)
+	case term == a.j.Term && leader == a.j.Leader:
+		return nil
+	case term == a.j.Term:
+		return fmt.Errorf("term %d of %s, this node has obeyed %s in that term: %w", term, leader, a.j.Leader, cluster.ErrLowerTerm)
+	}
+	j := a.j
+	j.Term, j.Leader = term, leader
+	return a.setJournal(j)
+}
+
+// begin starts the task of a request, or finds the one that is under way.
+func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
+	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		return nil, err
+	}
+	key, err := taskKey(req)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.runCtx == nil || a.runCtx.Err() != nil {
+		return nil, errors.New("the node's agent isn't running")
+	}
+	if t := a.tasks[key]; t != nil {
+		return t, nil
+	}
+	t := &task{done: make(chan struct{})}
+	a.tasks[key] = t
+	ctx := a.runCtx
+	go func() {
+		event, err := a.perform(ctx, req, t)
+		a.mu.Lock()
+		delete(a.tasks, key)
+		a.bump()
+		a.mu.Unlock()
+		t.mu.Lock()
+		t.result, t.err = event, err
+		t.mu.Unlock()
+		close(t.done)
+	}()
+	return t, nil
+}
+
+// taskKey is the same for requests that ask for the same action.
+func taskKey(req *protosv1.PerformRequest) (string, error) {
+	c := proto.Clone(req).(*protosv1.PerformRequest)
+	c.Term, c.Leader = 0, ""
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+	if err != nil {
+		return "", fmt.Errorf("encode action: %w", err)
+	}
+	return string(b), nil
+}
+
+// waitTasks waits for the actions under way; the context of Run, which they share, has ended.
+func (a *Agent) waitTasks() {
+	a.mu.Lock()
+	var list []*task
+	for _, t := range a.tasks {
+		list = append(list, t)
+	}
+	a.mu.Unlock()
+	for _, t := range list {
+		<-t.done
+	}
+}
+
+// perform carries out one action. All but backups take turns.
+func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.PerformEvent, error) {
+	if b := req.GetTakeBackup(); b != nil {
+		return a.takeBackup(ctx, b, t)
+	}
+	select {
+	case a.one <- struct{}{}:
+		defer func() { <-a.one }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	// The wait may have been long: the leadership that asked can be over.
+	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		return nil, err
+	}
+	name := actionName(req)
+	a.setBusy(name)
+	defer a.setBusy("")
+	started := time.Now()
+	facts, err := a.act(ctx, req, t)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	klog.V(2).Infof("did %s for leader %s (term %d) in %s", name, req.GetLeader(), req.GetTerm(), time.Since(started).Round(time.Millisecond))
+	return &protosv1.PerformEvent{Done: true, Facts: facts}, nil
+}
+
+func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.Facts, error) {
+	switch x := req.GetAction().(type) {
+	case *protosv1.PerformRequest_StartEtcd:
+		return nil, a.startEtcd(ctx, x.StartEtcd)
+	case *protosv1.PerformRequest_SetAside:
+		return nil, a.setAside(ctx, cluster.Token(x.SetAside.GetToken()), x.SetAside.GetReason())
+	case *protosv1.PerformRequest_Prove:
+		return a.prove(ctx, x.Prove, t)
+	case *protosv1.PerformRequest_Stage:
+		return a.stage(ctx, x.Stage, t)
+	case *protosv1.PerformRequest_Stop:
+		return nil, a.stop(ctx, x.Stop.GetOperation())
+	case *protosv1.PerformRequest_Switch:
+		return nil, a.switchTo(ctx, x.Switch)
+	case *protosv1.PerformRequest_Rollback:
+		return nil, a.rollback(ctx, x.Rollback.GetOperation())
+	case *protosv1.PerformRequest_Discard:
+		return nil, a.discard(x.Discard.GetOperation())
+	}
+	return nil, fmt.Errorf("unknown action %T; this manager is older than the leader: %w", req.GetAction(), cluster.ErrPermanent)
+}
+
+func actionName(req *protosv1.PerformRequest) string {
+	m := req.ProtoReflect()
+	if f := m.WhichOneof(m.Descriptor().Oneofs().ByName("action")); f != nil {
+		return string(f.Name())
+	}
+	return "nothing"
+}
+
+func (a *Agent) setBusy(what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.busy = what
+}
+
+// startEtcd takes over a state and makes etcd run so.
+func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
+	s := wire.StateFromProto(req.GetState())
+	if s == nil || s.Token == "" || s.Node(a.cfg.Self.Name) == nil {
+		return fmt.Errorf("the state doesn't name this node: %w", cluster.ErrPermanent)
+	}
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	if err := a.accept(s, req.GetMayBeEmpty()); err != nil {
+		return err
+	}
+	return a.startLocked(ctx, req.GetRestart())
+}
+
+// accept checks a new state against what is here and writes it.
+func (a *Agent) accept(s *cluster.EtcdState, mayBeEmpty bool) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.stateErr != nil:
+		return a.stateErr
+	case a.state != nil && a.state.Token != s.Token:
+		return fmt.Errorf("this node belongs to cluster %s, not to %s", a.state.Token, s.Token)
+	}
+	if a.state == nil {
+		if !mayBeEmpty {
+			return fmt.Errorf("this node has no data of cluster %s", s.Token)
+		}
+		// Left from a membership whose state file is gone; it is kept, but never started again.
+		if err := a.l.discardDir(s.Token); err != nil {
+			return err
+		}
+	}
+	if err := a.release(); err != nil {
+		return err
+	}
+	if mayBeEmpty && !a.l.hasMember(s.Token) && a.j.MayBeEmpty != s.Token {
+		j := a.j
+		j.MayBeEmpty = s.Token
+		if err := a.setJournal(j); err != nil {
+			return err
+		}
+	}
+	if err := writeState(a.l.state(), s); err != nil {
+		return err
+	}
+	a.state = s
+	a.bump()
+	return nil
+}
+
+// release ends a hold that a restore has left: the leader knows that the restore is over. mu is held.
+func (a *Agent) release() error {
+	if !a.holding() {
+		return nil
+	}
+	klog.Infof("restore %s is over; etcd isn't held any more", a.j.Operation.ID)
+	j := a.j
+	op := *j.Operation
+	op.Phase = phaseReverted
+	j.Operation = &op
+	return a.setJournal(j)
+}
+
+// setAside frees this node from a cluster. The data are kept in the trash can.
+func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string) error {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.mu.Lock()
+	s := a.state
+	a.mu.Unlock()
+	if s == nil {
+		return nil // done already
+	}
+	if s.Token != token {
+		return fmt.Errorf("this node belongs to cluster %s, not to %s", s.Token, token)
+	}
+	klog.Warningf("leaving cluster %s: %s; its data are kept in the trash can", token, reason)
+	if err := a.stopLocked(ctx, reason, true); err != nil {
+		return err
+	}
+	if err := a.l.discardDir(token); err != nil {
+		return err
+	}
+	if err := removeFile(a.l.state()); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.state, a.lastExit, a.startErr = nil, "", ""
+	a.health = cluster.EtcdStatus{}
+	err := a.release()
+	a.bump()
+	a.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if a.cfg.Certificates != nil {
+		if err := a.cfg.Certificates.Remove(a.l.pki(token)); err != nil {
+			klog.Warningf("%v", err)
+		}
+	}
+	return a.l.emptyTrash(a.cfg.KeepTrash)
+}
+
+// takeBackup streams a snapshot of the own etcd into the store. It holds no lock, so the node goes on answering and acting.
+func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *task) (*protosv1.PerformEvent, error) {
+	if a.writer == nil {
+		return nil, fmt.Errorf("take backup: no store: %w", cluster.ErrPermanent)
+	}
+	a.mu.Lock()
+	s := a.procAs.Clone()
+	a.mu.Unlock()
+	if s == nil {
+		return nil, errors.New("take backup: etcd isn't running here")
+	}
+	// A connection of its own: a restart of etcd in the middle closes the other one, and health is not to wait behind a long stream.
+	c, err := a.dial(s)
+	if err != nil {
+		return nil, fmt.Errorf("take backup: %w", err)
+	}
+	defer c.Close()
+	st, err := c.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("take backup: %w", err)
+	}
+	snap, err := c.Snapshot(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("take backup: %w", err)
+	}
+	m, err := a.writer.Write(ctx, req.GetName(), backup.Facts{
+		ClusterName: a.cfg.ClusterName, ClusterID: st.ClusterID, MemberID: st.MemberID, Node: cluster.NodeID(a.cfg.Self.Name),
+		EtcdVersion: st.Version, Spec: wire.SpecFromProto(req.GetSpec()), Revision: st.Revision, Size: snap.Size, Reason: req.GetReason(),
+	}, snap, func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
+	if err != nil {
+		return nil, fmt.Errorf("take backup: %w", err)
+	}
+	klog.Infof("backup %s (%s): revision %d, %d bytes stored, took %s", m.Backup, m.Reason, m.Revision, m.Stored.Size, m.Duration().Round(time.Millisecond))
+	return &protosv1.PerformEvent{Done: true, Backup: m.Backup, Facts: &protosv1.Facts{Revision: m.Revision, SizeBytes: m.Stored.Size, EtcdVersion: m.EtcdVersion, ClusterId: st.ClusterID}}, nil
+}
+
+// permanent tells whether trying again can't help.
+func permanent(err error) bool {
+	return errors.Is(err, cluster.ErrPermanent) || errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) ||
+		errors.Is(err, etcd.ErrBadDatabase) || errors.Is(err, etcd.ErrBadSnapshot) || errors.Is(err, etcd.ErrVersion)
+}

@@ -1,0 +1,359 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/pki"
+)
+
+// listenOn replaces the host of every URL.
+func listenOn(urls []string, host string) ([]string, error) {
+	var list []string
+	for _, s := range urls {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, fmt.Errorf("parse URL %q: %w", s, err)
+		}
+		u.Host = net.JoinHostPort(host, u.Port())
+		list = append(list, u.String())
+	}
+	return list, nil
+}
+
+// localHost is where this node's own etcd is reached when it listens on the given address.
+func localHost(listen string) string {
+	ip := net.ParseIP(listen)
+	switch {
+	case ip == nil:
+		return listen
+	case ip.IsUnspecified() && ip.To4() != nil:
+		return "127.0.0.1"
+	case ip.IsUnspecified():
+		return "::1"
+	}
+	return listen
+}
+
+// clientURLs are those that etcd opens in this state.
+func clientURLs(s *cluster.EtcdState, self *cluster.EtcdNode) []string {
+	if s.Quarantined {
+		return self.QuarantinedClientURLs
+	}
+	return self.ClientURLs
+}
+
+// commandLine builds what starts etcd in this state. Certificates are issued on the way.
+func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
+	self := s.Node(a.cfg.Self.Name)
+	if self == nil {
+		return etcd.CommandLine{}, fmt.Errorf("state names members %v, not this node %s: %w", nodeNames(s.Nodes), a.cfg.Self.Name, cluster.ErrPermanent)
+	}
+	bin, err := a.cfg.Binaries.Nearest(s.EtcdVersion)
+	if err != nil {
+		return etcd.CommandLine{}, err
+	}
+	cfg := etcd.Config{
+		Name: self.Name, DataDir: a.l.data(s.Token), Token: s.Token, NewCluster: s.NewCluster,
+		PeerURLs: self.PeerURLs, ClientURLs: clientURLs(s, self), ListenMetricsURLs: a.cfg.MetricsURLs, ExtraEnv: a.cfg.EtcdEnv,
+		CompactHashCheck: true,
+	}
+	if s.Quarantined {
+		cfg.ListenMetricsURLs = nil
+	}
+	for _, n := range s.Nodes {
+		cfg.InitialCluster = append(cfg.InitialCluster, etcd.Peer{Name: n.Name, PeerURLs: n.PeerURLs})
+	}
+	if cfg.ListenPeerURLs, err = listenOn(cfg.PeerURLs, a.cfg.ListenAddress); err != nil {
+		return etcd.CommandLine{}, err
+	}
+	if cfg.ListenClientURLs, err = listenOn(cfg.ClientURLs, a.cfg.ListenAddress); err != nil {
+		return etcd.CommandLine{}, err
+	}
+	if self.TLS {
+		if a.cfg.Certificates == nil {
+			return etcd.CommandLine{}, fmt.Errorf("etcd speaks TLS in this cluster, but the manager was started with --etcd-insecure: %w", cluster.ErrPermanent)
+		}
+		urls := append(append(append([]string{}, self.PeerURLs...), self.ClientURLs...), self.QuarantinedClientURLs...)
+		f, err := a.cfg.Certificates.EtcdFiles(a.l.pki(s.Token), pki.EtcdName{Name: self.Name, Addresses: []string{a.cfg.Address}, URLs: urls})
+		if err != nil {
+			return etcd.CommandLine{}, err
+		}
+		cfg.PeerTLS = &etcd.TLSFiles{CAFile: f.PeerCA, CertFile: f.PeerCert, KeyFile: f.PeerKey}
+		cfg.ClientTLS = &etcd.TLSFiles{CAFile: f.ClientCA, CertFile: f.ServerCert, KeyFile: f.ServerKey}
+	}
+	return etcd.Command(cfg, bin)
+}
+
+// dial opens a client to the own etcd as it runs in this state.
+func (a *Agent) dial(s *cluster.EtcdState) (*etcd.Client, error) {
+	self := s.Node(a.cfg.Self.Name)
+	host := localHost(a.cfg.ListenAddress)
+	urls, err := listenOn(clientURLs(s, self), host)
+	if err != nil {
+		return nil, err
+	}
+	if !self.TLS {
+		return etcd.Dial(urls, nil)
+	}
+	return etcd.Dial(urls, a.cfg.Certificates.EtcdClient(host))
+}
+
+// adopt takes over an etcd that outlived an earlier manager.
+func (a *Agent) adopt() error {
+	a.mu.Lock()
+	s := a.state.Clone()
+	a.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	p, err := etcd.Adopt(a.l.pid(), a.l.data(s.Token))
+	if err != nil {
+		return fmt.Errorf("adopt the running etcd: %w", err)
+	}
+	if p == nil {
+		return nil
+	}
+	// Which client URLs it listens on can only be told by comparing with what would be started.
+	as := s.Clone()
+	if cmd, err := a.commandLine(as); err == nil && p.Info().Fingerprint != cmd.Fingerprint {
+		as.Quarantined = !as.Quarantined
+		if other, err := a.commandLine(as); err != nil || p.Info().Fingerprint != other.Fingerprint {
+			as.Quarantined = s.Quarantined
+			klog.Warningf("the etcd with pid %d was started with other settings; they are kept until its next restart", p.PID())
+		}
+	}
+	klog.Infof("adopted the running etcd (pid %d, cluster %s); it goes on serving", p.PID(), s.Token)
+	return a.took(p, as)
+}
+
+// took remembers a running process. procMu is held.
+func (a *Agent) took(p *etcd.Process, as *cluster.EtcdState) error {
+	c, err := a.dial(as)
+	if err != nil {
+		return fmt.Errorf("connect to etcd: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.client != nil {
+		a.client.Close()
+	}
+	a.proc, a.procAs, a.client, a.startErr, a.lastExit = p, as, c, "", ""
+	a.health, a.probed = cluster.EtcdStatus{}, time.Time{}
+	if a.badSince.IsZero() {
+		a.badSince = time.Now()
+	}
+	a.bump()
+	return nil
+}
+
+// startLocked makes etcd run in the current state; with restart a process that runs otherwise is stopped first. procMu is held.
+func (a *Agent) startLocked(ctx context.Context, restart bool) error {
+	a.mu.Lock()
+	s, p, holding, empty := a.state.Clone(), a.proc, a.holding(), a.j.MayBeEmpty
+	a.mu.Unlock()
+	if s == nil || holding || p != nil && !restart {
+		return nil
+	}
+	if p == nil && empty != s.Token && !a.l.hasMember(s.Token) {
+		return fmt.Errorf("data dir %s is gone although etcd has run on it; etcd is not started without its data, the leader replaces this member: %w", a.l.data(s.Token), cluster.ErrPermanent)
+	}
+	cmd, err := a.commandLine(s)
+	if err != nil {
+		return err
+	}
+	if p != nil {
+		if p.Info().Fingerprint == cmd.Fingerprint {
+			return nil
+		}
+		if err := a.stopLocked(ctx, "its settings change", true); err != nil {
+			return err
+		}
+	}
+	p, err = etcd.Start(cmd, etcd.StartOptions{PIDFile: a.l.pid(), Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr})
+	if err != nil {
+		return err
+	}
+	klog.Infof("started etcd %s (pid %d, cluster %s%s)", cmd.Version, p.PID(), s.Token, map[bool]string{true: ", quarantined"}[s.Quarantined])
+	if err := a.took(p, s); err != nil {
+		return err
+	}
+	a.poke()
+	return nil
+}
+
+// stopLocked stops etcd: leadership is moved away if wanted, then SIGTERM, then SIGKILL. procMu is held.
+func (a *Agent) stopLocked(ctx context.Context, why string, move bool) error {
+	a.mu.Lock()
+	p, c := a.proc, a.client
+	a.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	if move && c != nil {
+		a.moveLeader(ctx, c)
+	}
+	klog.Infof("stopping etcd (pid %d): %s", p.PID(), why)
+	exit, err := p.Stop(ctx, a.cfg.StopGrace)
+	if err != nil {
+		return fmt.Errorf("stop etcd: %w", err)
+	}
+	klog.V(2).Infof("etcd (pid %d) %s", p.PID(), exit)
+	a.gone(p, "stopped: "+why)
+	return nil
+}
+
+// gone forgets a process that has ended.
+func (a *Agent) gone(p *etcd.Process, why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.proc != p {
+		return
+	}
+	if a.client != nil {
+		a.client.Close()
+	}
+	a.proc, a.procAs, a.client, a.lastExit = nil, nil, nil, why
+	a.health = cluster.EtcdStatus{Error: why}
+	if a.badSince.IsZero() {
+		a.badSince = time.Now()
+	}
+	a.bump()
+}
+
+// moveLeader hands etcd's leadership to another voter, so that clients don't wait for an election.
+func (a *Agent) moveLeader(ctx context.Context, c *etcd.Client) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	st, err := c.Status(ctx)
+	if err != nil || st.Leader != st.MemberID {
+		return
+	}
+	members, err := c.Members(ctx, false)
+	if err != nil {
+		return
+	}
+	for _, m := range members {
+		if m.ID == st.MemberID || m.Learner || m.Name == "" {
+			continue
+		}
+		try, stop := context.WithTimeout(ctx, time.Second)
+		err := c.MoveLeader(try, m.ID)
+		stop()
+		if err == nil {
+			klog.Infof("etcd's leadership moved to %s before this one stops", m.Name)
+			return
+		}
+		klog.V(2).Infof("etcd's leadership could not be moved to %s: %v", m.Name, err)
+	}
+}
+
+// supervise starts etcd again whenever it ended without being asked.
+func (a *Agent) supervise(ctx context.Context) {
+	delay := time.Duration(0)
+	var started time.Time
+	for {
+		a.mu.Lock()
+		p := a.proc
+		a.mu.Unlock()
+		if p == nil {
+			if !sleep(ctx, delay) {
+				return
+			}
+			err := a.start(ctx)
+			a.mu.Lock()
+			p = a.proc
+			a.setStartError(err)
+			a.mu.Unlock()
+			started = time.Now()
+			if p == nil {
+				if err != nil {
+					delay = nextDelay(delay)
+				}
+				select {
+				case <-ctx.Done():
+					return
+				case <-a.kick:
+				case <-time.After(max(delay, time.Second)):
+				}
+				continue
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.kick:
+		case <-p.Done():
+			a.mu.Lock()
+			unasked := a.proc == p && !p.Exit().Asked
+			if unasked {
+				a.restarts++
+			}
+			a.mu.Unlock()
+			if !unasked {
+				continue
+			}
+			klog.Errorf("etcd (pid %d) %s; starting it again", p.PID(), p.Exit())
+			a.gone(p, "etcd "+p.Exit().String())
+			if time.Since(started) > 30*time.Second {
+				delay = 0
+			} else {
+				delay = nextDelay(delay)
+			}
+		}
+	}
+}
+
+// setStartError remembers why etcd couldn't be started, and says so once. mu is held.
+func (a *Agent) setStartError(err error) {
+	if err == nil {
+		a.startErr = ""
+		return
+	}
+	if a.startErr != err.Error() {
+		a.startErr = err.Error()
+		klog.Errorf("etcd can't be started: %v", err)
+		a.bump()
+	}
+}
+
+func (a *Agent) start(ctx context.Context) error {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.mu.Lock()
+	running := a.proc != nil
+	a.mu.Unlock()
+	if running {
+		return nil
+	}
+	return a.startLocked(ctx, true)
+}
+
+// nextDelay is nothing for the first restart, then 200 ms doubling up to 5 s.
+func nextDelay(d time.Duration) time.Duration {
+	if d == 0 {
+		return 200 * time.Millisecond
+	}
+	return min(2*d, 5*time.Second)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

@@ -1,0 +1,279 @@
+package peer
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/election"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// rivalAge is how long ago an instance must have been replaced for a message of it to prove that it still lives. A message that
+// was under way when its process ended is not that old.
+const rivalAge = time.Second
+
+// node is what is known of another node. It is guarded by Peers.mu.
+type node struct {
+	id   cluster.NodeID
+	link *link
+	// found are the endpoints that each source gives for it.
+	found map[string][]string
+	// instance was heard last; former are those before it, and when each was replaced first.
+	instance string
+	former   map[string]time.Time
+	// rivalUntil is how long the last evidence counts that two processes share the node id.
+	rivalUntil time.Time
+	// view is the digest of what the node knew when it was heard last.
+	view uint64
+
+	connected bool
+	foreign   bool // other software answers
+	refused   bool // it answers, but won't have us, or isn't who we look for
+	timeouts  int  // in a row
+	lastSeen  time.Time
+	problem   string
+	logged    string    // the problem that the log shows
+	downSince time.Time // zero if connected
+}
+
+func (n *node) isRival() bool { return time.Now().Before(n.rivalUntil) }
+
+// other returns an instance of the node that isn't this one.
+func (n *node) other(instance string) string {
+	if n.instance != instance {
+		return n.instance
+	}
+	var latest string
+	for i, at := range n.former {
+		if i != instance && (latest == "" || at.After(n.former[latest])) {
+			latest = i
+		}
+	}
+	return latest
+}
+
+func (n *node) peer(i Info) Peer {
+	if i.ID == "" {
+		i = Info{ID: n.id, Endpoints: n.endpoints(Info{})}
+	}
+	return Peer{
+		Info: i.clone(), Instance: n.instance, Connected: n.connected, Foreign: n.foreign, Rival: n.isRival(), LastSeen: n.lastSeen,
+		Problem: n.problem,
+	}
+}
+
+// endpoints returns where the node may be found: what it says itself first, then what sources say.
+func (n *node) endpoints(i Info) []string {
+	endpoints := slices.Clone(i.Endpoints)
+	for _, source := range slices.Sorted(maps.Keys(n.found)) {
+		for _, e := range n.found[source] {
+			if !slices.Contains(endpoints, e) {
+				endpoints = append(endpoints, e)
+			}
+		}
+	}
+	return endpoints
+}
+
+// report logs the node's problem, once, unless it is fresh and may pass.
+func (n *node) report(urgent bool) {
+	if n.downSince.IsZero() {
+		n.downSince = time.Now()
+	}
+	if n.logged == n.problem || n.problem == "" || !urgent && time.Since(n.downSince) < problemLogAfter {
+		return
+	}
+	n.logged = n.problem
+	klog.Warningf("The manager of node %s can't be reached at %v: %s", n.id, n.link.last, n.problem)
+}
+
+// ensure returns the node, which it adds if it isn't known, and whether it did. It returns nil if there is no way to connect to it. mu is held.
+func (p *Peers) ensure(id cluster.NodeID) (n *node, added bool) {
+	if n := p.nodes[id]; n != nil {
+		return n, false
+	}
+	l, err := newLink(p, id, nil)
+	if err != nil {
+		klog.Warningf("%v", err)
+		return nil, false
+	}
+	n = &node{id: id, link: l, found: map[string][]string{}, former: map[string]time.Time{}}
+	p.nodes[id] = n
+	return n, true
+}
+
+// merge takes in what another node knows, and tells whether nodes were added. mu is held.
+func (p *Peers) merge(known []*protosv1.PeerInfo, from cluster.NodeID) (added bool) {
+	before := p.view.digest
+	for _, m := range known {
+		i := infoFromProto(m)
+		if i.ID == p.cfg.Self.ID {
+			p.claimed(i)
+			continue
+		}
+		if i.ID == "" || i.Incarnation <= p.view.infos[i.ID].Incarnation {
+			continue
+		}
+		n, fresh := p.ensure(i.ID)
+		if n == nil {
+			continue
+		}
+		i.Endpoints = slices.DeleteFunc(i.Endpoints, func(e string) bool { return checkEndpoint(e) != nil })
+		p.view.put(i)
+		n.link.setEndpoints(n.endpoints(i))
+		if fresh {
+			added = true
+			p.startLink(n.link)
+		}
+	}
+	if p.view.digest != before {
+		var except *node
+		if from != "" {
+			except = p.nodes[from]
+		}
+		p.gossip(except)
+		p.notify()
+	}
+	return added
+}
+
+// claimed handles what another node believes about our own. What we say ourselves goes above it. mu is held.
+func (p *Peers) claimed(i Info) {
+	if i.Incarnation < p.self.Incarnation || i.Incarnation == p.self.Incarnation && p.self.same(i) {
+		return
+	}
+	// Two processes that share the id would go on outbidding each other; while that may be so, once in a while is enough.
+	if p.rivalUntil.IsZero() || time.Since(time.Unix(0, p.self.Incarnation)) > p.cfg.KeepAlive {
+		p.view.put(Info{ID: i.ID, Incarnation: i.Incarnation})
+		p.setSelf(p.self)
+	}
+	p.probe(i.Endpoints)
+}
+
+// gossip makes all links tell what has changed, except the one from which we have it. mu is held.
+func (p *Peers) gossip(except *node) {
+	for _, n := range p.nodes {
+		if n != except {
+			n.link.poke()
+		}
+	}
+}
+
+// observe records that an instance of the node was heard. mu is held.
+func (p *Peers) observe(n *node, instance string) {
+	now := time.Now()
+	n.lastSeen = now
+	if n.instance == instance {
+		return
+	}
+	at, wasFormer := n.former[instance]
+	if n.instance != "" {
+		if _, ok := n.former[n.instance]; !ok {
+			n.former[n.instance] = now
+		}
+	}
+	before := n.instance
+	n.instance = instance
+	p.notify()
+	if !wasFormer || now.Sub(at) < rivalAge {
+		return
+	}
+	if !n.isRival() {
+		klog.Errorf("Two managers claim to be node %s at the same time (instances %s and %s); neither may vote or lead. Stop one, or give it a node id of its own",
+			n.id, instance, before)
+	}
+	n.rivalUntil = now.Add(p.rivalHold())
+}
+
+// rivalHold is how long a proof of two processes with one node id counts: each is heard several times in that.
+func (p *Peers) rivalHold() time.Duration { return 3 * p.cfg.KeepAlive }
+
+// selfRival records a proof that another process has our node id. This one doesn't lead until there has been none for a while.
+func (p *Peers) selfRival(instance string) {
+	p.mu.Lock()
+	first := p.rivalUntil.IsZero()
+	p.rivalUntil = time.Now().Add(p.rivalHold())
+	if first {
+		klog.Errorf("Another manager (instance %s) claims to be node %s as this one does (instance %s); neither may lead. Stop one, or give it a node id of its own",
+			instance, p.cfg.Self.ID, p.cfg.Instance)
+		p.spawn(p.outliveRival)
+	}
+	p.mu.Unlock()
+	if first {
+		p.eligibility()
+	}
+}
+
+// outliveRival waits until there has been no sign of a rival for a while.
+func (p *Peers) outliveRival(ctx context.Context) {
+	for {
+		p.mu.Lock()
+		left := time.Until(p.rivalUntil)
+		if left <= 0 {
+			p.rivalUntil = time.Time{}
+			p.mu.Unlock()
+			klog.Infof("The other manager that claimed to be node %s is gone", p.cfg.Self.ID)
+			p.eligibility()
+			return
+		}
+		p.mu.Unlock()
+		timer := time.NewTimer(left)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// eligibility tells the election whether this node may lead.
+func (p *Peers) eligibility() {
+	p.elect.do(func(m *election.Machine) {
+		p.mu.Lock()
+		yes := !p.resigns && p.rivalUntil.IsZero()
+		p.mu.Unlock()
+		m.SetEligible(yes)
+	})
+}
+
+// electorate tells the election who takes part.
+func (p *Peers) electorate() {
+	p.elect.do(func(m *election.Machine) {
+		var ids []cluster.NodeID
+		p.mu.Lock()
+		for id, n := range p.nodes {
+			if !n.foreign && !n.refused {
+				ids = append(ids, id)
+			}
+		}
+		p.mu.Unlock()
+		m.SetPeers(ids)
+	})
+}
+
+// elected takes in the state of the election. It is called with the elector's lock held.
+func (p *Peers) elected(s election.State) {
+	if s.Leads() {
+		p.lead.grant(s.Term)
+	}
+	leader := s.Leader
+	if leader == p.cfg.Self.ID && !s.Leads() {
+		leader = "" // elected, but without a lease
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leader == leader && p.term == s.Term {
+		return
+	}
+	if p.leader != leader && leader != "" && leader != p.cfg.Self.ID {
+		klog.Infof("Node %s leads, in term %d", leader, s.Term)
+	}
+	p.leader, p.term = leader, s.Term
+	p.notify()
+}

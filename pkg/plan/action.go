@@ -1,0 +1,278 @@
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Decision is the one next action and the sentence that goes to the log.
+type Decision struct {
+	// Do is nil if there is nothing to do now.
+	Do Action
+	// Why says in the operator's words what is the case and why this follows.
+	Why string
+	// Alarm is true if a person is needed, or something wanted can't be done.
+	Alarm bool
+}
+
+// Action is one step. Carrying it out twice does no more than once.
+type Action interface {
+	fmt.Stringer
+	// fenced tells whether the leader must hold the store's leader record: the step can't be taken back.
+	fenced() bool
+}
+
+// TakeTerm writes the leader's term into the store, where it fences every lower one.
+type TakeTerm struct{}
+
+// CreateMarker creates etcd-cluster-created in phase forming, if it is absent.
+type CreateMarker struct {
+	Token    cluster.Token
+	Founders []cluster.EtcdNode
+	Version  string
+}
+
+// ReplaceMarker starts forming over with other founders, by compare-and-swap on a marker that is still forming.
+type ReplaceMarker struct {
+	Token    cluster.Token
+	Founders []cluster.EtcdNode
+	Version  string
+}
+
+// StartEtcd writes the node's state and makes its etcd run so. It ends a hold. A running etcd is only restarted if Restart is set.
+type StartEtcd struct {
+	Node  cluster.NodeID
+	State cluster.EtcdState
+	// MayBeEmpty is true for founders and joining members.
+	MayBeEmpty bool
+	// Restart is true if a running etcd is to be restarted; else only the state file is written for one that runs.
+	Restart bool
+}
+
+// StartAll does several StartEtcd at once.
+type StartAll struct{ Starts []StartEtcd }
+
+// MarkFormed sets the marker's phase to formed, by compare-and-swap on a marker that is forming with this token.
+type MarkFormed struct {
+	Token cluster.Token
+	// Create is true if the store has no marker although the cluster serves: it is created, if absent, as formed.
+	Create bool
+	// Founders and Version are what goes into a created marker.
+	Founders []cluster.EtcdNode
+	Version  string
+}
+
+// TakeBackup has a node stream a snapshot into the store. It goes on beside other actions.
+type TakeBackup struct {
+	Node   cluster.NodeID
+	Reason string
+}
+
+// AddLearner adds a node's peer URLs to the member list, as a learner.
+type AddLearner struct {
+	Node     cluster.NodeID
+	PeerURLs []string
+}
+
+// Promote makes a learner a voter.
+type Promote struct {
+	Member cluster.MemberID
+	Name   string
+}
+
+// UpdateMember tells etcd the peer URLs under which a member is reached now.
+type UpdateMember struct {
+	Member   cluster.MemberID
+	Name     string
+	PeerURLs []string
+}
+
+// RemoveMember removes a member.
+type RemoveMember struct {
+	Member cluster.MemberID
+	Name   string
+}
+
+// SetAside moves a node's state and data into its trash can, and ends a hold.
+type SetAside struct {
+	Node   cluster.NodeID
+	Token  cluster.Token
+	Reason string
+}
+
+// BeginRestore records the operation for a command, with the nodes of the new cluster.
+type BeginRestore struct {
+	Command string
+	Op      Operation
+}
+
+// ProveBackup has the nodes fetch and prove the operation's backup.
+type ProveBackup struct {
+	Op    Operation
+	Nodes []cluster.NodeID
+}
+
+// StageBackup has the nodes build the new data dir.
+type StageBackup struct {
+	Op     Operation
+	Starts []StartEtcd
+}
+
+// SafetyBackup copies the old cluster before it is stopped.
+type SafetyBackup struct {
+	Op   Operation
+	Node cluster.NodeID
+}
+
+// StopAll stops etcd on the nodes and keeps it stopped.
+type StopAll struct {
+	Op    Operation
+	Nodes []cluster.NodeID
+}
+
+// SwitchAll makes the staged data dirs current and starts etcd, quarantined.
+type SwitchAll struct {
+	Op     Operation
+	Starts []StartEtcd
+}
+
+// RollbackAll brings the old data back.
+type RollbackAll struct {
+	Op    Operation
+	Nodes []cluster.NodeID
+}
+
+// Advance records that the operation has reached a state.
+type Advance struct {
+	Op     Operation
+	To     OperationState
+	Reason string
+}
+
+// FinishRestore ends the operation: marker, command, and the record last, so that a crash in between has it done again.
+type FinishRestore struct {
+	Op     Operation
+	To     OperationState
+	Reason string
+}
+
+// FailCommand marks a command failed that can't succeed.
+type FailCommand struct{ Command, Backup, Reason string }
+
+func (TakeTerm) fenced() bool      { return false }
+func (CreateMarker) fenced() bool  { return true }
+func (ReplaceMarker) fenced() bool { return true }
+func (StartEtcd) fenced() bool     { return false }
+func (a StartAll) fenced() bool    { return true }
+func (MarkFormed) fenced() bool    { return true }
+func (TakeBackup) fenced() bool    { return false }
+func (AddLearner) fenced() bool    { return false }
+func (Promote) fenced() bool       { return false }
+func (UpdateMember) fenced() bool  { return false }
+func (RemoveMember) fenced() bool  { return false }
+func (SetAside) fenced() bool      { return false }
+func (BeginRestore) fenced() bool  { return true }
+func (ProveBackup) fenced() bool   { return true }
+func (StageBackup) fenced() bool   { return true }
+func (SafetyBackup) fenced() bool  { return true }
+func (StopAll) fenced() bool       { return true }
+func (SwitchAll) fenced() bool     { return true }
+func (RollbackAll) fenced() bool   { return true }
+func (Advance) fenced() bool       { return true }
+func (FinishRestore) fenced() bool { return true }
+func (FailCommand) fenced() bool   { return true }
+
+func (TakeTerm) String() string { return "take-term" }
+func (a CreateMarker) String() string {
+	return fmt.Sprintf("create-marker token=%s founders=%s version=%s", a.Token, names(a.Founders), a.Version)
+}
+func (a ReplaceMarker) String() string {
+	return fmt.Sprintf("replace-marker token=%s founders=%s version=%s", a.Token, names(a.Founders), a.Version)
+}
+func (a StartEtcd) String() string {
+	s := fmt.Sprintf("start-etcd node=%s token=%s version=%s", a.Node, a.State.Token, a.State.EtcdVersion)
+	if a.State.NewCluster {
+		s += " founder"
+	}
+	if a.State.Quarantined {
+		s += " quarantined"
+	}
+	if a.Restart {
+		s += " restart"
+	}
+	return s
+}
+func (a StartAll) String() string {
+	return "start-all " + join(a.Starts, func(s StartEtcd) string { return "[" + s.String() + "]" }, " ")
+}
+func (a MarkFormed) String() string {
+	s := fmt.Sprintf("mark-formed token=%s", a.Token)
+	if a.Create {
+		s += " create"
+	}
+	return s
+}
+func (a TakeBackup) String() string {
+	return fmt.Sprintf("take-backup node=%s reason=%s", a.Node, a.Reason)
+}
+func (a AddLearner) String() string {
+	return fmt.Sprintf("add-learner node=%s urls=%s", a.Node, strings.Join(a.PeerURLs, ","))
+}
+func (a Promote) String() string { return fmt.Sprintf("promote member=%s name=%s", a.Member, a.Name) }
+func (a UpdateMember) String() string {
+	return fmt.Sprintf("update-member member=%s name=%s urls=%s", a.Member, a.Name, strings.Join(a.PeerURLs, ","))
+}
+func (a RemoveMember) String() string {
+	return fmt.Sprintf("remove-member member=%s name=%s", a.Member, a.Name)
+}
+func (a SetAside) String() string { return fmt.Sprintf("set-aside node=%s token=%s", a.Node, a.Token) }
+func (a BeginRestore) String() string {
+	return fmt.Sprintf("begin-restore command=%s backup=%s token=%s nodes=%s version=%s", a.Command, a.Op.Backup, a.Op.Token, names(a.Op.Nodes), a.Op.Version)
+}
+func (a ProveBackup) String() string {
+	return fmt.Sprintf("prove-backup op=%s nodes=%s", a.Op.ID, ids(a.Nodes))
+}
+func (a StageBackup) String() string {
+	return fmt.Sprintf("stage-backup op=%s nodes=%s", a.Op.ID, startIDs(a.Starts))
+}
+func (a SafetyBackup) String() string {
+	return fmt.Sprintf("safety-backup op=%s node=%s", a.Op.ID, a.Node)
+}
+func (a StopAll) String() string {
+	return fmt.Sprintf("stop-all op=%s nodes=%s", a.Op.ID, ids(a.Nodes))
+}
+func (a SwitchAll) String() string {
+	return fmt.Sprintf("switch-all op=%s nodes=%s", a.Op.ID, startIDs(a.Starts))
+}
+func (a RollbackAll) String() string {
+	return fmt.Sprintf("rollback-all op=%s nodes=%s", a.Op.ID, ids(a.Nodes))
+}
+func (a Advance) String() string { return fmt.Sprintf("advance op=%s to=%s", a.Op.ID, a.To) }
+func (a FinishRestore) String() string {
+	return fmt.Sprintf("finish-restore op=%s as=%s", a.Op.ID, a.To)
+}
+func (a FailCommand) String() string {
+	return fmt.Sprintf("fail-command command=%s backup=%s", a.Command, a.Backup)
+}
+
+func join[T any](list []T, f func(T) string, sep string) string {
+	parts := make([]string, len(list))
+	for i, x := range list {
+		parts[i] = f(x)
+	}
+	return strings.Join(parts, sep)
+}
+
+func names(nodes []cluster.EtcdNode) string {
+	return join(nodes, func(n cluster.EtcdNode) string { return n.Name }, ",")
+}
+
+func ids(nodes []cluster.NodeID) string {
+	return join(nodes, func(n cluster.NodeID) string { return string(n) }, ",")
+}
+
+func startIDs(starts []StartEtcd) string {
+	return join(starts, func(s StartEtcd) string { return string(s.Node) }, ",")
+}

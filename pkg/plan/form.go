@@ -1,0 +1,221 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// version picks the etcd version that every one of the nodes can run. The second result says what is missing.
+func (r *rules) version(want string, nodes []*cluster.NodeStatus) (string, string) {
+	if want == "" {
+		want = r.p.DefaultVersion
+	}
+	w, err := cluster.ParseVersion(want)
+	if err != nil {
+		return "", err.Error()
+	}
+	if why := w.Unsafe(); why != "" {
+		return "", fmt.Sprintf("etcd %s is refused: %s", want, why)
+	}
+	var common []string
+	for i, n := range nodes {
+		if i == 0 {
+			common = slices.Clone(n.Versions)
+			continue
+		}
+		common = slices.DeleteFunc(common, func(v string) bool { return !slices.Contains(n.Versions, v) })
+	}
+	if v := cluster.NearestVersion(want, common); v != "" {
+		return v, ""
+	}
+	for _, n := range nodes {
+		if cluster.NearestVersion(want, n.Versions) == "" {
+			return "", fmt.Sprintf("node %s has no etcd %d.%d (it has %s); install it under /opt/etcd-v%s", n.ID, w.Major, w.Minor, join(n.Versions, func(s string) string { return s }, ", "), want)
+		}
+	}
+	return "", fmt.Sprintf("no patch version of etcd %d.%d is on all of the nodes; install %s under /opt/etcd-v%s on each", w.Major, w.Minor, want, want)
+}
+
+// badSpec says what is wrong with the wanted cluster, or "".
+func (r *rules) badSpec() string {
+	switch {
+	case r.o.Store.SpecError != "":
+		return r.o.Store.SpecError
+	case r.spec == nil:
+		return "nobody has said how many members are wanted; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3"
+	case !cluster.ValidMemberCount(r.spec.MemberCount):
+		return fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", r.spec.MemberCount)
+	case r.spec.EtcdVersion != "":
+		v, err := cluster.ParseVersion(r.spec.EtcdVersion)
+		if err != nil {
+			return "the spec's etcd version: " + err.Error()
+		}
+		if why := v.Unsafe(); why != "" {
+			return fmt.Sprintf("the spec asks for etcd %s: %s", r.spec.EtcdVersion, why)
+		}
+	}
+	return ""
+}
+
+// founders picks the nodes of a new cluster: the preferred first, then by id. With fewer than wanted it waits, then takes a majority.
+func (r *rules) founders(count int, prefer func(*cluster.NodeStatus) bool) ([]*cluster.NodeStatus, string) {
+	var list []*cluster.NodeStatus
+	for i := range r.o.Nodes {
+		if r.o.Nodes[i].StateError == "" {
+			list = append(list, &r.o.Nodes[i])
+		}
+	}
+	slices.SortStableFunc(list, func(a, b *cluster.NodeStatus) int {
+		pa, pb := prefer(a), prefer(b)
+		switch {
+		case pa && !pb:
+			return -1
+		case pb && !pa:
+			return 1
+		}
+		return 0
+	})
+	if len(list) >= count {
+		return list[:count], ""
+	}
+	seen := join(list, func(n *cluster.NodeStatus) string { return string(n.ID) }, ", ")
+	if len(list) < cluster.Quorum(count) {
+		return nil, fmt.Sprintf("%d of %d masters are here (%s), at least %d are needed", len(list), count, seen, cluster.Quorum(count))
+	}
+	if r.o.SettledFor < r.p.FormGrace {
+		return nil, fmt.Sprintf("%d of %d masters are here (%s); the others have %s more", len(list), count, seen, round(r.p.FormGrace-r.o.SettledFor))
+	}
+	return list, ""
+}
+
+func selves(nodes []*cluster.NodeStatus) []cluster.EtcdNode {
+	list := make([]cluster.EtcdNode, len(nodes))
+	for i, n := range nodes {
+		list[i] = n.Self.Clone()
+	}
+	slices.SortFunc(list, func(a, b cluster.EtcdNode) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+// form creates the marker of a new cluster, if none was ever created and nothing queued is to be restored instead.
+func (r *rules) form() (Decision, bool) {
+	if r.v.token != "" || r.o.Store.Marker.Phase != MarkerAbsent {
+		return none, false
+	}
+	if e := r.o.Store.Error; e != "" {
+		return alarm("the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", e)
+	}
+	if !r.p.MayCreate {
+		return hold("no node has an etcd cluster; with a static configuration one is only created when the file please-create-new-cluster exists in the data dir")
+	}
+	if e := r.badSpec(); e != "" {
+		return alarm("no cluster can be formed: %s", e)
+	}
+	if len(r.o.Store.CommandErrors) > 0 {
+		return alarm("a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
+	}
+	if f := r.o.Store.FailedRestores; len(f) > 0 {
+		return alarm("a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
+	}
+	for _, m := range r.o.Missing {
+		if m.Foreign {
+			return alarm("node %s runs other software on the managers' port, which may have or form a cluster of its own; nothing is formed beside it", m.ID)
+		}
+	}
+	nodes, wait := r.founders(r.spec.MemberCount, func(*cluster.NodeStatus) bool { return false })
+	if nodes == nil {
+		return hold("waiting to form a cluster: %s", wait)
+	}
+	version, missing := r.version(r.spec.EtcdVersion, nodes)
+	if version == "" {
+		return alarm("no cluster can be formed: %s", missing)
+	}
+	return do(CreateMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
+		"no cluster was ever created for this store and %d of %d masters are here", len(nodes), r.spec.MemberCount)
+}
+
+// forming goes on with a cluster whose marker exists but which no client was let into yet.
+func (r *rules) forming() (Decision, bool) {
+	m := r.o.Store.Marker
+	if m.Phase != MarkerForming || r.o.Store.Error != "" {
+		return none, false
+	}
+	if f := r.o.Store.FailedRestores; len(f) > 0 && r.v.token == "" {
+		return alarm("a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
+	}
+	var starts []StartEtcd
+	var away, stuck []string
+	healthy := 0
+	for _, f := range m.Founders {
+		n := r.o.Node(cluster.NodeID(f.Name))
+		switch {
+		case n == nil:
+			away = append(away, f.Name)
+		case n.StateError != "":
+			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, n.StateError))
+		case n.State == nil:
+			starts = append(starts, StartEtcd{Node: n.ID, MayBeEmpty: true, State: cluster.EtcdState{
+				NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders), EtcdVersion: m.Version}})
+		case n.State.Token != m.Token:
+			if !givenUp(n) {
+				return alarm("founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
+			}
+			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"}, "node %s has data of an attempt to form that was given up", n.ID)
+		case n.Etcd.Healthy:
+			healthy++
+		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
+			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, cmp.Or(n.Etcd.Error, "not healthy")))
+		}
+	}
+	all, settled := len(m.Founders), r.o.SettledFor >= r.p.FormGrace
+	if len(starts) > 0 && (len(away) == 0 || settled && all-len(away) >= cluster.Quorum(all)) {
+		return do(StartAll{Starts: starts}, "cluster %s is being formed and %d of its founders have no etcd yet", m.Token, len(starts))
+	}
+	if healthy == all || healthy >= cluster.Quorum(all) && healthy+len(away)+len(stuck) == all && settled {
+		return do(MarkFormed{Token: m.Token}, "%d of %d founders are healthy", healthy, all)
+	}
+	if len(away) > 0 && all-len(away) < cluster.Quorum(all) && !r.v.open {
+		return r.startOver(away)
+	}
+	words := fmt.Sprintf("cluster %s is being formed: %d of %d founders are healthy", m.Token, healthy, all)
+	if len(away) > 0 {
+		words += "; no answer from " + strings.Join(away, ", ")
+	}
+	if len(stuck) > 0 {
+		return alarm("%s; %s", words, strings.Join(stuck, ", "))
+	}
+	return hold("%s", words)
+}
+
+// givenUp tells whether a node's data are of an attempt to form into which no client was ever let.
+func givenUp(n *cluster.NodeStatus) bool { return n.State.NewCluster && n.State.Quarantined }
+
+// startOver forms with other founders when too few of the first ones are left. No client was ever let in, so nothing can be lost.
+func (r *rules) startOver(away []string) (Decision, bool) {
+	m := r.o.Store.Marker
+	if r.o.SettledFor < r.p.FormGrace {
+		return hold("cluster %s is being formed; no answer from %s", m.Token, strings.Join(away, ", "))
+	}
+	if e := r.badSpec(); e != "" {
+		return alarm("forming can't start over: %s", e)
+	}
+	for _, n := range r.o.Nodes {
+		if n.State != nil && !givenUp(&n) {
+			return alarm("forming can't start over: node %s belongs to another cluster (token %s); it is not touched; move its data dir away", n.ID, n.State.Token)
+		}
+	}
+	nodes, wait := r.founders(r.spec.MemberCount, func(*cluster.NodeStatus) bool { return false })
+	if nodes == nil {
+		return hold("too few founders of cluster %s are left to form it, and no other masters: %s", m.Token, wait)
+	}
+	version, missing := r.version(r.spec.EtcdVersion, nodes)
+	if version == "" {
+		return alarm("forming can't start over: %s", missing)
+	}
+	return do(ReplaceMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
+		"founders of a cluster that never served are gone (%s); forming starts over with those that are here", strings.Join(away, ", "))
+}

@@ -1,0 +1,413 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// caughtUp is how many raft entries a learner may be behind the leader before its promotion is tried; etcd itself refuses below 90 %.
+const caughtUp = 1000
+
+// backup starts the periodic backup. It goes on beside everything else, so it never holds up healing.
+func (r *rules) backup() (Decision, bool) {
+	s := r.o.Store
+	if !r.v.serving || r.o.BackupRunning != "" || s.Error != "" || !s.NewestBackupKnown || r.o.Now.Before(r.o.BackupRetryAt) {
+		return none, false
+	}
+	if s.Marker.Phase == MarkerForming {
+		return none, false
+	}
+	age := r.o.Now.Sub(s.NewestBackup)
+	if !s.NewestBackup.IsZero() && age < r.p.BackupInterval && age > -r.p.BackupInterval {
+		return none, false
+	}
+	if r.o.Now.Sub(r.o.BackupDoneAt) < r.p.BackupInterval {
+		return none, false // one that is dated in the future stays the newest, whatever is taken after it
+	}
+	n := r.backupNode()
+	if n == nil {
+		return none, false
+	}
+	why := fmt.Sprintf("the newest backup is %s old, the interval is %s", round(age), r.p.BackupInterval)
+	if s.NewestBackup.IsZero() {
+		why = "there is no backup yet"
+	} else if age < 0 {
+		why = fmt.Sprintf("the newest backup is dated %s in the future", round(-age))
+	}
+	return do(TakeBackup{Node: n.ID, Reason: "periodic"}, "%s", why)
+}
+
+// backupNode is the healthy follower with the lowest id, or the etcd leader if there is no other. Learners don't serve snapshots.
+func (r *rules) backupNode() *cluster.NodeStatus {
+	var leader *cluster.NodeStatus
+	for _, n := range r.v.nodes {
+		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined {
+			continue
+		}
+		if n.Etcd.MemberID != n.Etcd.LeaderID {
+			return n
+		}
+		leader = n
+	}
+	return leader
+}
+
+// changing takes a backup before a change of the cluster, unless one was just taken or none can be taken now.
+func (r *rules) changing(a Action, why string, args ...any) (Decision, bool) {
+	s := r.o.Store
+	text := fmt.Sprintf(why, args...)
+	switch {
+	case r.o.BackupRunning != "":
+		return hold("%s; the backup that is being taken (%s) comes first", text, r.o.BackupRunning)
+	case s.Error != "":
+		return do(a, "%s; without a backup before it, as the store is away", text)
+	case r.o.Now.Before(r.o.BackupRetryAt):
+		return do(a, "%s; without a backup before it, as the last attempt failed", text)
+	case r.o.Now.Sub(s.NewestBackup).Abs() < time.Minute, r.o.Now.Sub(r.o.BackupDoneAt).Abs() < time.Minute:
+		return do(a, "%s", text)
+	}
+	n := r.backupNode()
+	if n == nil {
+		return do(a, "%s; without a backup before it, as no member can give one", text)
+	}
+	return do(TakeBackup{Node: n.ID, Reason: "before-change"}, "%s; a backup first", text)
+}
+
+// canChange tells whether the member list may be changed at all: a leader, a quorum of healthy voters, clients let in, and no
+// second cluster that serves.
+func (r *rules) canChange() bool {
+	all, healthy := r.v.voters()
+	return r.v.serving && r.v.open && r.v.rival == "" && all > 0 && healthy >= cluster.Quorum(all)
+}
+
+// stuckFactor times the member deadline is what a learner gets to catch up before it is given up.
+const stuckFactor = 10
+
+// learner brings a member that was added but isn't a voter yet to its end, before anything else is changed.
+func (r *rules) learner() (Decision, bool) {
+	if !r.canChange() {
+		return none, false
+	}
+	for _, m := range r.v.members {
+		if !m.Learner && m.Name != "" {
+			continue
+		}
+		n := r.v.node(r.o, m)
+		if n == nil {
+			return r.learnerGone(m)
+		}
+		remove := RemoveMember{Member: m.ID, Name: m.Name}
+		ours := n.State != nil && n.State.Token == r.v.token
+		switch {
+		case n.StateError != "":
+			return alarm("node %s can't join: %s", n.ID, n.StateError)
+		case n.State != nil && !ours:
+			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
+		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
+			return do(StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
+		case !ours, !n.DataPresent && !n.Etcd.Running:
+			return do(remove, "learner %s has lost its data, so it can't catch up; it is added anew", n.ID)
+		case n.Etcd.MemberID != 0 && n.Etcd.MemberID != m.ID && !n.Etcd.Healthy:
+			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of an earlier membership"}, "node %s still has data of an earlier membership", n.ID)
+		case m.Learner && r.behind(n) <= caughtUp && n.Etcd.Running && n.Etcd.MemberID == m.ID && n.Etcd.AppliedIndex > 0:
+			return do(Promote{Member: m.ID, Name: string(n.ID)}, "learner %s has caught up", n.ID)
+		case m.Learner && !n.Etcd.Running && n.Etcd.UnhealthyFor >= r.p.MemberDeadline, m.Learner && n.Etcd.UnhealthyFor >= stuckFactor*r.p.MemberDeadline:
+			return do(remove, "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, n.Etcd.Error)
+		}
+		return hold("member %s on node %s catches up (%d raft entries behind)", m.ID, n.ID, r.behind(n))
+	}
+	return none, false
+}
+
+// learnerGone deals with a member that was added and of whose node nothing is seen.
+func (r *rules) learnerGone(m cluster.Member) (Decision, bool) {
+	if !m.Learner {
+		return alarm("member %s (%s) was added by someone else and has never started; start it, or remove it: etcdctl member remove %s", m.ID, label(m), m.ID)
+	}
+	gone := r.gone(m)
+	if m.Name == "" {
+		gone = r.o.SettledFor // its node could be any of those that are missing
+		for _, miss := range r.o.Missing {
+			gone = min(gone, miss.For)
+		}
+	}
+	if gone >= r.p.MemberDeadline {
+		return do(RemoveMember{Member: m.ID, Name: m.Name}, "learner %s (%s) was added but its node is gone", m.ID, label(m))
+	}
+	return hold("learner %s (%s) was added and its node doesn't answer", m.ID, label(m))
+}
+
+func (r *rules) behind(n *cluster.NodeStatus) uint64 {
+	var lead uint64
+	for _, x := range r.v.nodes {
+		lead = max(lead, x.Etcd.RaftIndex)
+	}
+	return lead - min(lead, n.Etcd.AppliedIndex)
+}
+
+// joinState is the state of a node that joins the running cluster.
+func (r *rules) joinState(n *cluster.NodeStatus) cluster.EtcdState {
+	return cluster.EtcdState{Token: r.v.token, DesiredSize: r.desired(), EtcdVersion: r.runningVersion(n), Nodes: r.membersAsNodes()}
+}
+
+// membersAsNodes is etcd's member list as it goes into state files.
+func (r *rules) membersAsNodes() []cluster.EtcdNode {
+	var list []cluster.EtcdNode
+	for _, m := range r.v.members {
+		if node := r.v.node(r.o, m); node != nil {
+			list = append(list, node.Self.Clone())
+			continue
+		}
+		list = append(list, cluster.EtcdNode{Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, TLS: r.v.nodes[0].Self.TLS})
+	}
+	slices.SortFunc(list, func(a, b cluster.EtcdNode) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}
+
+func (r *rules) desired() int {
+	if r.spec != nil {
+		return r.spec.MemberCount
+	}
+	return len(r.v.members)
+}
+
+// runningVersion is the version that the others run, in the nearest patch that the node has; a nil node has them all.
+func (r *rules) runningVersion(n *cluster.NodeStatus) string {
+	for _, x := range r.v.nodes {
+		if x.State.EtcdVersion == "" || !x.Etcd.Healthy {
+			continue
+		}
+		if n != nil {
+			if v := cluster.NearestVersion(x.State.EtcdVersion, n.Versions); v != "" {
+				return v
+			}
+		}
+		return x.State.EtcdVersion
+	}
+	return r.p.DefaultVersion
+}
+
+// strayNode frees nodes that still carry a membership which the cluster doesn't have any more. Data of another cluster only go
+// if the marker confirms that this one is the store's.
+func (r *rules) strayNode() (Decision, bool) {
+	if !r.canChange() {
+		return none, false
+	}
+	s := r.o.Store
+	for i := range r.o.Nodes {
+		n := &r.o.Nodes[i]
+		if n.State == nil || n.StateError != "" || r.memberOf(n) != nil || n.Etcd.Healthy {
+			continue
+		}
+		if n.State.Token != r.v.token && (s.Error != "" || s.Marker.Phase != MarkerFormed || s.Marker.Token != r.v.token) {
+			continue
+		}
+		if n.Holding && s.Error != "" {
+			continue
+		}
+		return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "not a member"}, "node %s has data of a membership that the cluster doesn't have; it is set aside", n.ID)
+	}
+	return none, false
+}
+
+// memberOf is the member that lives on a node, or nil.
+func (r *rules) memberOf(n *cluster.NodeStatus) *cluster.Member {
+	for i, m := range r.v.members {
+		switch {
+		case n.State != nil && n.State.Token != r.v.token:
+			continue
+		case n.Etcd.MemberID != 0 && n.Etcd.MemberID == m.ID:
+			return &r.v.members[i]
+		case m.Name == string(n.ID) && (n.Etcd.MemberID == 0 || !n.Etcd.Running):
+			return &r.v.members[i]
+		case m.Name == "" && slices.ContainsFunc(m.PeerURLs, func(u string) bool { return slices.Contains(n.Self.PeerURLs, u) }):
+			return &r.v.members[i]
+		}
+	}
+	return nil
+}
+
+// moved tells etcd about a node whose address has changed.
+func (r *rules) moved() (Decision, bool) {
+	if !r.canChange() {
+		return none, false
+	}
+	for _, m := range r.v.members {
+		n := r.v.node(r.o, m)
+		if n == nil || n.State == nil || n.State.Token != r.v.token || !n.DataPresent || n.Etcd.MemberID != m.ID && n.Etcd.MemberID != 0 {
+			continue
+		}
+		if len(n.Self.PeerURLs) > 0 && !sameSet(m.PeerURLs, n.Self.PeerURLs) && r.o.ProbeErrors[n.ID] == "" {
+			return do(UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs}, "node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
+		}
+	}
+	return none, false
+}
+
+func sameSet(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, x := range a {
+		if !slices.Contains(b, x) {
+			return false
+		}
+	}
+	return true
+}
+
+// deadMember removes one member that can't come back by itself, if its place can be filled.
+func (r *rules) deadMember() (Decision, bool) {
+	if !r.canChange() {
+		return none, false
+	}
+	all, _ := r.v.voters()
+	var stuck string
+	for _, m := range r.v.members {
+		why := r.dead(m)
+		if why == "" {
+			continue
+		}
+		n := r.v.node(r.o, m)
+		here := n != nil && n.StateError == ""
+		if here || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
+			return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
+		}
+		stuck = cmp.Or(stuck, why)
+	}
+	if stuck != "" {
+		return alarm("%s; there is no other master to take its place, so it stays in the member list", stuck)
+	}
+	return none, false
+}
+
+// dead says why a member can't come back by itself, or "".
+func (r *rules) dead(m cluster.Member) string {
+	if r.v.healthy(m) || slices.Contains(r.o.Alive, m.ID) {
+		return ""
+	}
+	n := r.v.node(r.o, m)
+	if n == nil {
+		miss := r.gone(m)
+		if miss < r.p.MemberDeadline {
+			return ""
+		}
+		return fmt.Sprintf("member %s hasn't answered for %s", label(m), round(miss))
+	}
+	ours := n.State != nil && n.State.Token == r.v.token
+	switch {
+	case n.Holding:
+		return ""
+	case n.StateError != "":
+		if n.Etcd.UnhealthyFor < r.p.MemberDeadline {
+			return ""
+		}
+		return fmt.Sprintf("node %s can't read its own state: %s", n.ID, n.StateError)
+	case n.State == nil:
+		return fmt.Sprintf("the disk of node %s is empty, so member %s can't come back", n.ID, m.ID)
+	case !ours:
+		return "" // strayNode decides over its data first
+	case !n.DataPresent && !n.Etcd.Running:
+		return fmt.Sprintf("the data dir of node %s is gone, so member %s can't come back", n.ID, m.ID)
+	case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
+		return fmt.Sprintf("member %s on node %s has been unhealthy for %s: %s", m.ID, n.ID, round(n.Etcd.UnhealthyFor), cmp.Or(n.Etcd.Error, "no reason known"))
+	}
+	return ""
+}
+
+// gone is how long the node of a member hasn't answered. A node on which other software answers is alive.
+func (r *rules) gone(m cluster.Member) time.Duration {
+	miss := r.o.missing(m.Name)
+	if miss.Foreign {
+		return 0
+	}
+	return miss.For
+}
+
+func label(m cluster.Member) string {
+	if m.Name != "" {
+		return m.Name
+	}
+	return fmt.Sprintf("%v", m.PeerURLs)
+}
+
+// spare is a node that could become a member, or nil.
+func (r *rules) spare() *cluster.NodeStatus {
+	for i := range r.o.Nodes {
+		n := &r.o.Nodes[i]
+		if n.State == nil && n.StateError == "" && !r.named(n) && r.o.ProbeErrors[n.ID] == "" {
+			return n
+		}
+	}
+	return nil
+}
+
+// named tells whether the member list has an entry for the node.
+func (r *rules) named(n *cluster.NodeStatus) bool {
+	for _, m := range r.v.members {
+		if m.Name == string(n.ID) || slices.ContainsFunc(m.PeerURLs, func(u string) bool { return slices.Contains(n.Self.PeerURLs, u) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// tooMany removes one member if more exist than are wanted: an unhealthy one first, the etcd leader last, else the last by name.
+func (r *rules) tooMany() (Decision, bool) {
+	all, healthy := r.v.voters()
+	if !r.canChange() || r.badSpec() != "" || all <= r.spec.MemberCount {
+		return none, false
+	}
+	for _, m := range r.v.members {
+		if r.o.missing(m.Name).Foreign {
+			return alarm("%d members run and %d are wanted, but node %s still runs other software; none is removed before it runs this", all, r.spec.MemberCount, m.Name)
+		}
+	}
+	victims := slices.Clone(r.v.members)
+	slices.Reverse(victims)
+	slices.SortStableFunc(victims, func(a, b cluster.Member) int { return r.worth(a) - r.worth(b) })
+	m := victims[0]
+	if r.v.healthy(m) && healthy-1 < cluster.Quorum(all-1) {
+		return alarm("%d members run and %d are wanted, but only %d are healthy; none is removed", all, r.spec.MemberCount, healthy)
+	}
+	return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%d members run and %d are wanted; %s goes", all, r.spec.MemberCount, label(m))
+}
+
+// worth orders members by what is lost with them.
+func (r *rules) worth(m cluster.Member) int {
+	switch {
+	case !r.v.healthy(m):
+		return 0
+	case m.ID != r.v.leader:
+		return 1
+	}
+	return 2
+}
+
+// tooFew adds one member, as a learner, if fewer exist than are wanted and a node is there for it.
+func (r *rules) tooFew() (Decision, bool) {
+	all, healthy := r.v.voters()
+	if !r.canChange() || r.badSpec() != "" || all >= r.spec.MemberCount || healthy < all {
+		return none, false
+	}
+	n := r.spare()
+	if n == nil {
+		for _, x := range r.o.Nodes {
+			if e := r.o.ProbeErrors[x.ID]; e != "" && !r.named(&x) {
+				return alarm("%d of %d members; node %s can't be added: %s", all, r.spec.MemberCount, x.ID, e)
+			}
+			if x.StateError != "" && !r.named(&x) {
+				return alarm("%d of %d members; node %s can't be added, it has a state file or data dir that can't be used: %s", all, r.spec.MemberCount, x.ID, x.StateError)
+			}
+		}
+		return none, false
+	}
+	if want := r.runningVersion(n); cluster.NearestVersion(want, n.Versions) == "" {
+		return alarm("node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
+	}
+	return r.changing(AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%d members run and %d are wanted; node %s joins", all, r.spec.MemberCount, n.ID)
+}

@@ -1,0 +1,377 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Next names the one next action for what was observed. Rules are asked in order; the first that speaks wins.
+// A nil spec means that nobody has said what is wanted.
+func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
+	o = o.sorted()
+	r := &rules{o: o, spec: spec, p: p, v: look(o)}
+	for _, rule := range []func() (Decision, bool){
+		r.otherLeader,
+		r.operation,
+		r.brokenState,
+		r.command,
+		r.form,
+		r.forming,
+		r.held,
+		r.lost,
+		r.lift,
+		r.backup,
+		r.learner,
+		r.strayNode,
+		r.moved,
+		r.deadMember,
+		r.tooMany,
+		r.tooFew,
+		r.unmarked,
+		r.record,
+		r.present,
+	} {
+		if d, ok := rule(); ok {
+			return r.fence(d)
+		}
+	}
+	return r.steady()
+}
+
+type rules struct {
+	o    *Observation
+	spec *cluster.Spec
+	p    Policy
+	v    view
+}
+
+func do(a Action, why string, args ...any) (Decision, bool) {
+	return Decision{Do: a, Why: fmt.Sprintf(why, args...)}, true
+}
+
+func hold(why string, args ...any) (Decision, bool) {
+	return Decision{Why: fmt.Sprintf(why, args...)}, true
+}
+
+func alarm(why string, args ...any) (Decision, bool) {
+	return Decision{Why: fmt.Sprintf(why, args...), Alarm: true}, true
+}
+
+var none = Decision{}
+
+// fence puts taking the term before any step that can't be taken back.
+func (r *rules) fence(d Decision) Decision {
+	if d.Do == nil || !d.Do.fenced() {
+		return d
+	}
+	s := r.o.Store
+	switch {
+	case s.Error != "":
+		d, _ = alarm("%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
+	case r.locked():
+		d, _ = alarm("%s; but the store ignores conditional puts, so two leaders could do it at once; use another store or start with --allow-unfenced-store", d.Why)
+	case !s.Holder.Mine:
+		d, _ = do(TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
+	}
+	return d
+}
+
+// brokenState stops everything that could destroy what can't be read.
+func (r *rules) brokenState() (Decision, bool) {
+	if r.v.token != "" {
+		return none, false // the cluster goes on; the broken node is dealt with as a dead member
+	}
+	for _, n := range r.o.Nodes {
+		if n.StateError != "" {
+			return alarm("node %s has a state file or data dir that can't be used: %s; nothing is formed or restored until it is mended or moved away", n.ID, n.StateError)
+		}
+	}
+	return none, false
+}
+
+// otherLeader keeps a leader still that can't see the members while another one acts.
+func (r *rules) otherLeader() (Decision, bool) {
+	s := r.o.Store
+	h := s.Holder
+	if s.Error != "" || r.v.serving || h.Mine || h.Node == "" || h.UnchangedFor >= r.p.HolderLease {
+		return none, false
+	}
+	if r.o.Node(h.Node) != nil && len(r.o.Missing) == 0 {
+		return none, false // the holder's node is here and not leading any more
+	}
+	if r.seesMembers() {
+		return none, false
+	}
+	return hold("node %s acts as leader with term %d in the store, last seen %s ago; this side waits until that is %s",
+		h.Node, h.Term, round(h.UnchangedFor), round(r.p.HolderLease))
+}
+
+// seesMembers tells whether the nodes out of reach can't be a quorum of anything that is known: the cluster, the founders, the
+// cluster that is being restored. If nothing is known because nothing was ever made, there is nothing that they could be.
+func (r *rules) seesMembers() bool {
+	op, m := r.o.Store.Operation, r.o.Store.Marker
+	if op != nil && (r.o.quorumAway(nodeNames(op.Nodes), 0) || r.o.away(op.OldToken, 0)) {
+		return false
+	}
+	if r.v.token != "" {
+		return !r.o.away(r.v.token, 0)
+	}
+	switch m.Phase {
+	case MarkerForming:
+		return !r.o.quorumAway(nodeNames(m.Founders), 0)
+	case MarkerFormed:
+		return op != nil // all of its nodes are here, so nobody else can go on with it
+	}
+	return true
+}
+
+func nodeNames(nodes []cluster.EtcdNode) []string {
+	list := make([]string, len(nodes))
+	for i, n := range nodes {
+		list[i] = n.Name
+	}
+	return list
+}
+
+// held lets etcd run again on a node that was held for a restore which has ended without it.
+func (r *rules) held() (Decision, bool) {
+	if r.o.Store.Error != "" || r.o.Store.Operation != nil {
+		return none, false
+	}
+	for _, n := range r.v.nodes {
+		if n.Holding {
+			return do(StartEtcd{Node: n.ID, State: *n.State.Clone()}, "node %s was held for a restore that is over; its etcd goes on", n.ID)
+		}
+	}
+	return none, false
+}
+
+// lost explains what a person has to do when a cluster exists but can't serve from here.
+func (r *rules) lost() (Decision, bool) {
+	if r.v.token == "" {
+		if r.o.Store.Error != "" {
+			return alarm("the store can't be read and no node has an etcd cluster; nothing is done: %s", r.o.Store.Error)
+		}
+		return alarm("a cluster was created for this store before, but none of the %d masters here has its data; bring the masters with the data back, or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", len(r.o.Nodes))
+	}
+	if r.v.serving {
+		return none, false
+	}
+	var state []string
+	starting := false
+	for _, n := range r.v.nodes {
+		word := "running, not healthy"
+		switch {
+		case n.Holding:
+			word = "held for a restore"
+		case n.Etcd.Healthy:
+			word = "healthy"
+		case !n.Etcd.Running:
+			word = "not running"
+		}
+		if n.Etcd.Error != "" {
+			word += " (" + n.Etcd.Error + ")"
+		}
+		starting = starting || n.Etcd.Running && n.Etcd.UnhealthyFor < startTime
+		state = append(state, fmt.Sprintf("%s: %s", n.ID, word))
+	}
+	for _, m := range r.v.nodes[0].State.Nodes {
+		switch n := r.o.Node(cluster.NodeID(m.Name)); {
+		case n == nil:
+			state = append(state, m.Name+": no answer")
+		case n.StateError != "":
+			state = append(state, m.Name+": "+n.StateError)
+		case n.State == nil:
+			state = append(state, m.Name+": its disk is empty")
+		case n.State.Token != r.v.token:
+			state = append(state, fmt.Sprintf("%s: has another cluster (token %s)", m.Name, n.State.Token))
+		}
+	}
+	words := strings.Join(state, ", ")
+	if starting {
+		return hold("etcd is starting: %s", words)
+	}
+	return alarm("etcd has no quorum: %s; waiting for members to come back; if they are lost for good, restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", words)
+}
+
+// startTime is how long an etcd may take to become healthy after a start before anything is concluded from it.
+const startTime = 30 * time.Second
+
+// lift lets clients in once the store says that the cluster is formed. With the store away only what was begun is ended.
+func (r *rules) lift() (Decision, bool) {
+	quarantined := slices.ContainsFunc(r.v.nodes, isQuarantined)
+	s := r.o.Store
+	switch {
+	case !quarantined || !r.v.serving:
+		return none, false
+	case r.v.open:
+	case s.Error == "" && s.Marker.Phase == MarkerAbsent && r.complete():
+		return r.adopt("is quarantined, all its members are here")
+	case s.Error != "":
+		return alarm("the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", s.Error)
+	case s.Marker.Phase != MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
+		return alarm("the cluster %s is quarantined, but the store's marker doesn't say that it is formed (%s), so clients are not let in; if its data are the right ones, delete control/etcd-cluster-created and restart the managers", r.v.token, markerWords(s.Marker))
+	}
+	return r.liftNext()
+}
+
+func markerWords(m Marker) string {
+	switch m.Phase {
+	case MarkerAbsent:
+		return "there is none"
+	case MarkerForming:
+		return fmt.Sprintf("cluster %s is being formed", m.Token)
+	}
+	return fmt.Sprintf("it names cluster %s", m.Token)
+}
+
+func isQuarantined(n *cluster.NodeStatus) bool {
+	return n.State.Quarantined || n.Etcd.Running && n.Etcd.Quarantined
+}
+
+// liftNext opens one member, followers first, so that the first follower serves while the leader still leads.
+func (r *rules) liftNext() (Decision, bool) {
+	var next *cluster.NodeStatus
+	for _, n := range r.v.nodes {
+		switch {
+		case !isQuarantined(n):
+			if !n.Etcd.Healthy && n.Etcd.UnhealthyFor < startTime {
+				return hold("node %s starts with its client URLs open", n.ID)
+			}
+		case next == nil, next.Etcd.MemberID == r.v.leader:
+			next = n
+		}
+	}
+	if next == nil {
+		return none, false
+	}
+	st := *next.State.Clone()
+	st.NewCluster, st.Quarantined = false, false
+	return do(StartEtcd{Node: next.ID, State: st, Restart: true}, "the cluster is formed and healthy; node %s opens its client URLs", next.ID)
+}
+
+// unmarked writes the marker for a cluster that serves without one, so that nobody forms a second one in this store.
+func (r *rules) unmarked() (Decision, bool) {
+	s := r.o.Store
+	if s.Error != "" || s.Marker.Phase != MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" || r.locked() {
+		return none, false
+	}
+	return r.adopt("serves")
+}
+
+func (r *rules) adopt(how string) (Decision, bool) {
+	return do(MarkFormed{Token: r.v.token, Create: true, Founders: r.membersAsNodes(), Version: r.runningVersion(nil)},
+		"cluster %s %s, but the store has no etcd-cluster-created; it is written, so that no second cluster is formed", r.v.token, how)
+}
+
+// complete tells whether every member that any node here knows of is here and healthy, so that nobody else can have the cluster.
+func (r *rules) complete() bool {
+	for _, n := range r.v.nodes {
+		names := append(nodeNames(n.State.Nodes), memberNames(n.Etcd.Members)...)
+		for _, name := range names {
+			x := r.o.Node(cluster.NodeID(name))
+			if x == nil || x.State == nil || x.State.Token != r.v.token || !x.Etcd.Healthy {
+				return false
+			}
+		}
+	}
+	return len(r.v.members) > 0
+}
+
+// record keeps the members in the state files in step with etcd's own list: it is what is known of them when etcd is down.
+func (r *rules) record() (Decision, bool) {
+	if !r.canChange() {
+		return none, false
+	}
+	for _, m := range r.v.members {
+		if m.Learner || m.Name == "" {
+			return none, false
+		}
+	}
+	for _, n := range r.v.nodes {
+		if !n.Etcd.Healthy || isQuarantined(n) || n.Busy != "" || sameSet(nodeNames(n.State.Nodes), memberNames(r.v.members)) {
+			continue
+		}
+		st := *n.State.Clone()
+		st.Nodes, st.DesiredSize, st.NewCluster = r.membersAsNodes(), r.desired(), false
+		return do(StartEtcd{Node: n.ID, State: st}, "the state file of node %s doesn't have the members that etcd has", n.ID)
+	}
+	return none, false
+}
+
+func memberNames(members []cluster.Member) []string {
+	list := make([]string, len(members))
+	for i, m := range members {
+		list[i] = m.Name
+	}
+	return list
+}
+
+// present puts the leader's term into the store, where the other side of a partition can see that somebody leads a cluster that serves.
+func (r *rules) present() (Decision, bool) {
+	s := r.o.Store
+	if s.Error != "" || s.Holder.Mine || r.locked() || !r.v.serving {
+		return none, false
+	}
+	return do(TakeTerm{}, "the leader says in the store that it leads")
+}
+
+// locked tells whether the store can't fence and the operator hasn't allowed to go without.
+func (r *rules) locked() bool { return !r.o.Store.Fences && !r.p.AllowUnfenced }
+
+// steady is what is said when there is nothing to do.
+func (r *rules) steady() Decision {
+	all, healthy := r.v.voters()
+	d := Decision{Why: fmt.Sprintf("%d of %d members are healthy", healthy, all)}
+	s := r.o.Store
+	switch {
+	case s.Error != "":
+		d.Why += "; the store is away, backups stand still: " + s.Error
+		d.Alarm = true
+	case r.v.rival != "":
+		d.Why += fmt.Sprintf("; a node here serves another etcd cluster (token %s) than this one (token %s), so no members are changed; a person has to decide which is right and stop the other", r.v.rival, r.v.token)
+		d.Alarm = true
+	case r.badSpec() != "":
+		d.Why += "; " + r.badSpec()
+		d.Alarm = true
+	case s.Marker.Token != "" && s.Marker.Token != r.v.token:
+		d.Why += fmt.Sprintf("; this is cluster %s, but the store's marker names cluster %s; a person has to find out which data are right", r.v.token, s.Marker.Token)
+		d.Alarm = true
+	case r.stranger() != nil:
+		n := r.stranger()
+		d.Why += fmt.Sprintf("; node %s has data of another cluster (token %s), and the store's marker doesn't say which is right, so it is not touched; move its data dir away if it isn't wanted", n.ID, n.State.Token)
+		d.Alarm = true
+	case len(s.CommandErrors) > 0:
+		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
+		d.Alarm = true
+	case healthy < all:
+	case all < r.spec.MemberCount:
+		d.Why += fmt.Sprintf("; %d wanted, but no further master is here", r.spec.MemberCount)
+		d.Alarm = true
+	case r.locked():
+		d.Why += "; the store ignores conditional puts, so nothing is formed or restored with it; use another store or start with --allow-unfenced-store"
+		d.Alarm = true
+	case len(s.Commands) > 0 && s.Commands[0].Ready:
+		d.Why += fmt.Sprintf("; the restore of %s waits for masters", s.Commands[0].Backup)
+		d.Alarm = true
+	case len(s.Commands) > 0:
+		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].Backup)
+	}
+	return d
+}
+
+// stranger is a node that has data of another cluster, or nil.
+func (r *rules) stranger() *cluster.NodeStatus {
+	for i, n := range r.o.Nodes {
+		if n.State != nil && n.State.Token != r.v.token {
+			return &r.o.Nodes[i]
+		}
+	}
+	return nil
+}
+
+func round(d time.Duration) time.Duration { return d.Round(time.Second) }

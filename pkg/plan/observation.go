@@ -1,0 +1,199 @@
+package plan
+
+import (
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Observation is what the leader saw. It is plain data; Nodes, Missing and Store.Commands are sorted.
+type Observation struct {
+	Now time.Time
+	// Self is the leader's own node, Term its leadership.
+	Self cluster.NodeID
+	Term cluster.Term
+	// Nodes are the nodes that answered, ascending by ID.
+	Nodes []cluster.NodeStatus
+	// Missing are the known nodes that did not answer, ascending by ID.
+	Missing []MissingNode
+	Store   Store
+	// FreshToken is an unused cluster token, for a cluster that would be formed or restored now.
+	FreshToken cluster.Token
+	// BackupRunning is the reason of the backup that is being taken, or empty.
+	BackupRunning string
+	// BackupRetryAt is set after a failed backup: none is tried before.
+	BackupRetryAt time.Time
+	// BackupDoneAt is when this process last finished a backup, by its own clock; zero if it never did.
+	BackupDoneAt time.Time
+	// SettledFor is how long the set of reachable nodes has been as it is; forming with fewer than all waits for it.
+	SettledFor time.Duration
+	// Alive are members whose etcd answers although their node's manager doesn't; they are not replaced. May be left empty.
+	Alive []cluster.MemberID
+	// ProbeErrors are reasons for which a candidate node can't be added now (its peer URLs can't be reached), by node.
+	ProbeErrors map[cluster.NodeID]string
+}
+
+// MissingNode is a node that is known but did not answer.
+type MissingNode struct {
+	ID  cluster.NodeID
+	For time.Duration
+	// Foreign is true if something answers there that is not this software: it is alive, but not ours.
+	Foreign bool
+}
+
+// MarkerPhase is the state of the created marker.
+type MarkerPhase string
+
+// The phases. A marker by another tool has no phase in the store and reads as MarkerFormed.
+const (
+	MarkerAbsent  MarkerPhase = ""
+	MarkerForming MarkerPhase = "forming"
+	MarkerFormed  MarkerPhase = "formed"
+)
+
+// Store is what the leader knows of the backup store.
+type Store struct {
+	// Error says why the store can't be read; then nothing else here is current.
+	Error string
+	// Fences is true if the store honours conditional puts.
+	Fences bool
+	// Holder is who holds the store's leader record, as of the last reading.
+	Holder Holder
+	Marker Marker
+	// Spec is nil if there is none; SpecError says that there is one that can't be used.
+	Spec      *cluster.Spec
+	SpecError string
+	// Commands are the queued restores, oldest first.
+	Commands []Command
+	// CommandErrors are commands that can't be read, by name and reason.
+	CommandErrors []string
+	// FailedRestores are restores that failed, as "NAME: reason". While there are any, an empty cluster isn't formed in their stead.
+	FailedRestores []string
+	// Operation is the one that is not finished, or nil.
+	Operation *Operation
+	// NewestBackup is when the newest backup was taken; zero if there is none.
+	NewestBackup time.Time
+	// NewestBackupKnown is false until the backups have been listed.
+	NewestBackupKnown bool
+}
+
+// Holder is the content of control/leader.
+type Holder struct {
+	Term cluster.Term
+	Node cluster.NodeID
+	// Mine is true if it names this leadership of this process.
+	Mine bool
+	// UnchangedFor is how long the leader has seen the record unchanged, by its own clock.
+	UnchangedFor time.Duration
+}
+
+// Marker is the created marker.
+type Marker struct {
+	Phase    MarkerPhase
+	Token    cluster.Token
+	Founders []cluster.EtcdNode
+	Version  string
+}
+
+// Command is a queued restore.
+type Command struct {
+	Name   string
+	Backup string
+	Spec   cluster.Spec
+	// Ready is true if it may start: it was queued before the leader's process read the queue for the first time, or asked for now.
+	Ready bool
+}
+
+// OperationState says how far a restore is.
+type OperationState string
+
+// The states of a restore, in their order; the last three end it.
+const (
+	OpProving    OperationState = "proving"
+	OpStaging    OperationState = "staging"
+	OpSaving     OperationState = "saving"
+	OpStopping   OperationState = "stopping"
+	OpSwitching  OperationState = "switching"
+	OpVerifying  OperationState = "verifying"
+	OpLifting    OperationState = "lifting"
+	OpReverting  OperationState = "rolling-back"
+	OpDone       OperationState = "done"
+	OpFailed     OperationState = "failed"
+	OpRolledBack OperationState = "rolled-back"
+)
+
+// Ended tells whether nothing is left to do.
+func (s OperationState) Ended() bool {
+	return s == OpDone || s == OpFailed || s == OpRolledBack || s == "superseded"
+}
+
+// Operation is a restore that is under way, as it stands in the store.
+type Operation struct {
+	ID     string
+	Backup string
+	State  OperationState
+	// Reason is why it is being rolled back.
+	Reason string
+	// Nodes are the members of the new cluster.
+	Nodes    []cluster.EtcdNode
+	Token    cluster.Token
+	OldToken cluster.Token
+	Version  string
+	Size     int
+	// Proven are the nodes that have fetched and proven the backup.
+	Proven []cluster.NodeID
+	// SafetyBackup is the backup that was taken of the old cluster; SafetyTried is true once nothing more can be done about it.
+	SafetyBackup string
+	SafetyTried  bool
+	// RevisionBefore is the highest revision seen of the old cluster when the restore began; what is staged must be above it.
+	RevisionBefore int64
+	// Revision and Hash are of the staged data.
+	Revision int64
+	Hash     uint32
+	// StateFor is how long the operation has been in this state.
+	StateFor time.Duration
+	// RetryAt is set after a step failed for a reason that may pass.
+	RetryAt time.Time
+}
+
+// Policy is what the operator configured.
+type Policy struct {
+	BackupInterval time.Duration
+	// MemberDeadline is how long a member may be unhealthy before it is replaced.
+	MemberDeadline time.Duration
+	// FormGrace is how long forming waits for all the wanted nodes once a majority is there.
+	FormGrace time.Duration
+	// CommitDeadline is how long a restored cluster may take to start before the old one is brought back.
+	CommitDeadline time.Duration
+	// HolderLease is how long an unchanged leader record in the store keeps a leader out that doesn't see the members.
+	HolderLease time.Duration
+	// AllowUnfenced permits forming and restoring on a store without conditional puts.
+	AllowUnfenced bool
+	// DefaultVersion is the etcd version if nothing names one.
+	DefaultVersion string
+	// MayCreate permits forming a new cluster. (A static configuration only does with its file please-create-new-cluster.)
+	MayCreate bool
+}
+
+// DefaultPolicy returns the policy that the flags' defaults give, for the compiled-in etcd version.
+func DefaultPolicy(version string) Policy {
+	return Policy{
+		BackupInterval: 15 * time.Minute,
+		MemberDeadline: time.Minute,
+		FormGrace:      20 * time.Second,
+		CommitDeadline: 3 * time.Minute,
+		HolderLease:    3 * time.Minute,
+		DefaultVersion: version,
+		MayCreate:      true,
+	}
+}
+
+// Node returns the status of a node that answered, or nil.
+func (o *Observation) Node(id cluster.NodeID) *cluster.NodeStatus {
+	for i := range o.Nodes {
+		if o.Nodes[i].ID == id {
+			return &o.Nodes[i]
+		}
+	}
+	return nil
+}

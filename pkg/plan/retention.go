@@ -1,0 +1,144 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// StoredBackup is what retention needs to know of a backup.
+type StoredBackup struct {
+	Name string
+	// Time is when it was taken; the zero value means that its name doesn't tell.
+	Time time.Time
+	// Complete is false for what stands of a backup that was begun and not finished, or half deleted.
+	Complete bool
+	// Proven is true if it has been restored somewhere and found right.
+	Proven bool
+	// Pinned backups are never removed.
+	Pinned bool
+}
+
+// RetentionPolicy says how long backups are kept. Ages are counted back from now.
+type RetentionPolicy struct {
+	// Hourly is how long the first backup of each hour is kept.
+	Hourly time.Duration
+	// Daily is how long the first backup of each day (UTC) is kept.
+	Daily time.Duration
+}
+
+// DefaultRetention keeps a backup an hour for a week and one a day for a year.
+func DefaultRetention() RetentionPolicy {
+	return RetentionPolicy{Hourly: 168 * time.Hour, Daily: 365 * 24 * time.Hour}
+}
+
+// RetentionDecision says of one backup whether it stays, and why.
+type RetentionDecision struct {
+	Name   string
+	Keep   bool
+	Reason string
+}
+
+const (
+	// retainAll is the age up to which every backup stays: who has just broken something wants the one right before it.
+	retainAll = time.Hour
+	// retainLeftover is the age from which what is incomplete is given up; no upload takes that long.
+	retainLeftover = 24 * time.Hour
+)
+
+// Retain decides which backups stay, oldest first. The first rule that speaks wins:
+//
+//   - What is incomplete is removed when it is a day old; before, it may still be being written.
+//   - Pinned ones, those whose name tells no time, and those dated in the future (a clock was wrong: nobody knows their
+//     age) stay.
+//   - The newest backup and the newest proven one stay, however old.
+//   - All of the last hour stay.
+//   - Within Hourly the first of each hour stays, within Daily the first of each day.
+//   - The rest is removed.
+//
+// "First" is among all backups there are, whatever the windows: so a backup that is kept now is not replaced by
+// another in the next run, and the first of a day is also the first of its hour.
+func Retain(now time.Time, backups []StoredBackup, p RetentionPolicy) []RetentionDecision {
+	sorted := slices.Clone(backups)
+	slices.SortStableFunc(sorted, func(a, b StoredBackup) int {
+		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Name, b.Name))
+	})
+	r := retention{now: now, policy: p, newest: -1, proven: -1, hours: map[time.Time]int{}, days: map[time.Time]int{}}
+	for i, b := range sorted {
+		r.index(i, b)
+	}
+	decisions := make([]RetentionDecision, 0, len(sorted))
+	for i, b := range sorted {
+		keep, reason := r.decide(i, b)
+		decisions = append(decisions, RetentionDecision{Name: b.Name, Keep: keep, Reason: reason})
+	}
+	return decisions
+}
+
+type retention struct {
+	now    time.Time
+	policy RetentionPolicy
+	// newest and proven are indexes into the sorted backups, -1 if there is none.
+	newest, proven int
+	// hours and days hold the index of the first backup of each.
+	hours, days map[time.Time]int
+}
+
+func (r *retention) index(i int, b StoredBackup) {
+	if !b.Complete {
+		return
+	}
+	// Complete ones dated in the future don't count as the newest: a wrong clock must not cost the newest right one. Those
+	// that tell no time sort first and count only if nothing else is there.
+	if !b.Time.After(r.now) {
+		r.newest = i
+		if b.Proven {
+			r.proven = i
+		}
+	}
+	hour, day := hourOf(b.Time), dayOf(b.Time)
+	if _, ok := r.hours[hour]; !ok {
+		r.hours[hour] = i
+	}
+	if _, ok := r.days[day]; !ok {
+		r.days[day] = i
+	}
+}
+
+func (r *retention) decide(i int, b StoredBackup) (keep bool, reason string) {
+	age := r.now.Sub(b.Time)
+	switch {
+	case b.Pinned:
+		return true, "pinned"
+	case b.Time.IsZero():
+		return true, "its name tells no time"
+	case age < 0:
+		return true, fmt.Sprintf("dated %s in the future: a clock is or was wrong", (-age).Round(time.Second))
+	case !b.Complete && age < retainLeftover:
+		return true, "incomplete, may still be being written"
+	case !b.Complete:
+		return false, "incomplete for more than a day"
+	case i == r.newest:
+		return true, "newest"
+	case i == r.proven:
+		return true, "newest proven"
+	case age <= retainAll:
+		return true, "of the last hour"
+	case age <= r.policy.Hourly && r.hours[hourOf(b.Time)] == i:
+		return true, "first of its hour"
+	case age <= r.policy.Daily && r.days[dayOf(b.Time)] == i:
+		return true, "first of its day"
+	case age <= r.policy.Hourly:
+		return false, "not the first of its hour"
+	case age <= r.policy.Daily:
+		return false, "not the first of its day"
+	}
+	return false, "older than what is kept"
+}
+
+func hourOf(t time.Time) time.Time { return t.UTC().Truncate(time.Hour) }
+
+// Truncate counts from the zero time, which begins a day in UTC.
+func dayOf(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }

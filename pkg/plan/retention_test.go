@@ -1,0 +1,241 @@
+package plan
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var updateRetention = flag.Bool("update-retention", false, "rewrite the expected decisions in testdata/retention")
+
+// TestRetentionScripts runs testdata/retention/*.txt. A script has three parts, separated by lines of "---": now and policy;
+// the backups (a name and its marks, or "series COUNT EVERY LAST" for many); and what is expected: a line for each backup, or,
+// if the first part says "summary", how many stay and go for each reason.
+func TestRetentionScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/retention/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, f := range files {
+		t.Run(filepath.Base(f), func(t *testing.T) { runRetentionScript(t, f) })
+	}
+}
+
+func runRetentionScript(t *testing.T, file string) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.SplitN(string(data), "---\n", 3)
+	if len(parts) < 2 {
+		t.Fatalf("%s: want parts separated by ---", file)
+	}
+	policy, now, summary := DefaultRetention(), time.Time{}, false
+	for _, line := range scriptLines(parts[0]) {
+		word, value, _ := strings.Cut(line, " ")
+		switch word {
+		case "now":
+			now = mustTime(t, value)
+		case "hourly":
+			policy.Hourly = mustRetention(t, value)
+		case "daily":
+			policy.Daily = mustRetention(t, value)
+		case "summary":
+			summary = true
+		default:
+			t.Fatalf("%s: unknown word %q", file, word)
+		}
+	}
+	var backups []StoredBackup
+	for _, line := range scriptLines(parts[1]) {
+		backups = append(backups, scriptBackups(t, line)...)
+	}
+	var out strings.Builder
+	counts := map[string]int{}
+	for _, d := range Retain(now, backups, policy) {
+		word := "remove"
+		if d.Keep {
+			word = "keep  "
+		}
+		if summary {
+			counts[fmt.Sprintf("%s %s", word, d.Reason)]++
+		} else {
+			fmt.Fprintf(&out, "%s %s: %s\n", word, d.Name, d.Reason)
+		}
+	}
+	var keys []string
+	for k := range counts {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		fmt.Fprintf(&out, "%5d %s\n", counts[k], k)
+	}
+	if *updateRetention {
+		text := parts[0] + "---\n" + parts[1] + "---\n" + out.String()
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if len(parts) < 3 || parts[2] != out.String() {
+		t.Errorf("%s: decisions differ; got:\n%s", file, out.String())
+	}
+}
+
+func scriptLines(part string) []string {
+	var lines []string
+	for line := range strings.Lines(part) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+func scriptBackups(t *testing.T, line string) []StoredBackup {
+	words := strings.Fields(line)
+	if words[0] == "series" {
+		var count int
+		if _, err := fmt.Sscan(words[1], &count); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		every, last := mustRetention(t, words[2]), mustTime(t, words[3])
+		var out []StoredBackup
+		for i := range count {
+			at := last.Add(-time.Duration(count-1-i) * every)
+			out = append(out, StoredBackup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at, Complete: true})
+		}
+		return out
+	}
+	b := StoredBackup{Name: words[0], Complete: true}
+	if len(b.Name) >= 20 {
+		b.Time, _ = time.Parse(time.RFC3339, b.Name[:20])
+	}
+	for _, w := range words[1:] {
+		switch w {
+		case "incomplete":
+			b.Complete = false
+		case "proven":
+			b.Proven = true
+		case "pinned":
+			b.Pinned = true
+		default:
+			t.Fatalf("%q: unknown mark %q", line, w)
+		}
+	}
+	return []StoredBackup{b}
+}
+
+func mustTime(t *testing.T, s string) time.Time {
+	t.Helper()
+	at, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
+func mustRetention(t *testing.T, s string) time.Duration {
+	t.Helper()
+	d, err := ParseRetention(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// keepModel is the policy once more, said as plainly as possible and as slow as that is.
+func keepModel(now time.Time, all []StoredBackup, b StoredBackup, p RetentionPolicy) bool {
+	if b.Pinned || b.Time.IsZero() || b.Time.After(now) {
+		return true
+	}
+	age := now.Sub(b.Time)
+	if !b.Complete {
+		return age < 24*time.Hour
+	}
+	newest, newestProven, firstOfHour, firstOfDay := true, b.Proven, true, true
+	for _, o := range all {
+		if !o.Complete {
+			continue
+		}
+		earlier := o.Time.Before(b.Time) || o.Time.Equal(b.Time) && o.Name < b.Name
+		later := o.Time.After(b.Time) || o.Time.Equal(b.Time) && o.Name > b.Name
+		if later && !o.Time.After(now) {
+			newest = false
+			if o.Proven {
+				newestProven = false
+			}
+		}
+		if earlier && o.Time.Format("2006-01-02T15") == b.Time.Format("2006-01-02T15") {
+			firstOfHour = false
+		}
+		if earlier && o.Time.Format("2006-01-02") == b.Time.Format("2006-01-02") {
+			firstOfDay = false
+		}
+	}
+	return newest || newestProven || age <= time.Hour || age <= p.Hourly && firstOfHour || age <= p.Daily && firstOfDay
+}
+
+func TestRetainAgainstModel(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	now := time.Date(2026, 3, 1, 0, 30, 0, 0, time.UTC)
+	for round := range 3000 {
+		p := RetentionPolicy{Hourly: time.Duration(r.IntN(100)) * time.Hour, Daily: time.Duration(r.IntN(10)) * 24 * time.Hour}
+		var backups []StoredBackup
+		for i := range r.IntN(40) {
+			at := now.Add(time.Duration(r.IntN(200)-195) * time.Hour).Add(time.Duration(r.IntN(4)*15) * time.Minute)
+			if r.IntN(30) == 0 {
+				at = time.Time{}
+			}
+			backups = append(backups, StoredBackup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at,
+				Complete: r.IntN(8) > 0, Proven: r.IntN(5) == 0, Pinned: r.IntN(20) == 0})
+		}
+		r.Shuffle(len(backups), func(i, j int) { backups[i], backups[j] = backups[j], backups[i] })
+		byName := map[string]StoredBackup{}
+		for _, b := range backups {
+			byName[b.Name] = b
+		}
+		decisions := Retain(now, backups, p)
+		if len(decisions) != len(backups) {
+			t.Fatalf("round %d: %d decisions for %d backups", round, len(decisions), len(backups))
+		}
+		var kept []StoredBackup
+		for _, d := range decisions {
+			b := byName[d.Name]
+			if want := keepModel(now, backups, b, p); d.Keep != want || d.Reason == "" {
+				t.Fatalf("round %d: now %s policy %v backup %+v: keep %v (%s), the model says %v", round, now, p, b, d.Keep, d.Reason, want)
+			}
+			if d.Keep {
+				kept = append(kept, b)
+			}
+		}
+		for _, d := range Retain(now, kept, p) {
+			if !d.Keep {
+				t.Fatalf("round %d: %s is removed in a second run (%s)", round, d.Name, d.Reason)
+			}
+		}
+	}
+}
+
+func TestParseRetention(t *testing.T) {
+	for s, want := range map[string]time.Duration{
+		"168h": 168 * time.Hour, "7d": 168 * time.Hour, "1y": 8760 * time.Hour, "1y6d12h30m": (8760+144+12)*time.Hour + 30*time.Minute,
+		"1.5d": 36 * time.Hour, "0": 0, "90s": 90 * time.Second, " 2d ": 48 * time.Hour, "1h30m": 90 * time.Minute, "12h1d": 36 * time.Hour,
+	} {
+		if got, err := ParseRetention(s); err != nil || got != want {
+			t.Errorf("ParseRetention(%q) = %v, %v; want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "7", "d", "-1h", "7 d", "1w", "5days", "1e3d", "1..5d", "300000000y", "h1"} {
+		if got, err := ParseRetention(s); err == nil {
+			t.Errorf("ParseRetention(%q) = %v, want an error", s, got)
+		}
+	}
+}

@@ -1,0 +1,658 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// world is what a script describes. It fills in all that a script doesn't say, so that a healthy cluster is one line.
+type world struct {
+	nodes   []*worldNode
+	members []cluster.Member
+	o       Observation // all but the nodes
+	spec    *cluster.Spec
+	p       Policy
+	leader  string
+	lostFor time.Duration // how long etcd has been unhealthy where there is no quorum
+	mcount  int
+}
+
+// worldNode is one node of a script.
+type worldNode struct {
+	id       string
+	away     bool
+	unknown  bool
+	foreign  bool
+	since    time.Duration
+	status   cluster.NodeStatus
+	sick     bool // etcd runs and isn't healthy
+	stopped  bool
+	memberID cluster.MemberID
+}
+
+const (
+	theToken     = cluster.Token("T1")
+	restoreToken = cluster.Token("R1")
+	stagedRev    = 1_000_005_000
+)
+
+var worldNow = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func newWorld() *world {
+	return &world{p: DefaultPolicy("3.6.16"), lostFor: 2 * time.Minute, o: Observation{
+		Now: worldNow, Term: 7, FreshToken: "NEW", SettledFor: time.Hour,
+		Store: Store{Fences: true, NewestBackupKnown: true, Holder: Holder{Term: 7, Mine: true}},
+	}}
+}
+
+func worldNodeOf(id string) *worldNode {
+	return &worldNode{id: id, status: cluster.NodeStatus{ID: cluster.NodeID(id), Instance: id + "-1", Self: etcdNode(id), Versions: []string{"3.5.29", "3.6.16"}}}
+}
+
+func etcdNode(name string) cluster.EtcdNode {
+	return cluster.EtcdNode{Name: name, PeerURLs: []string{"https://" + name + ":2380"}, ClientURLs: []string{"https://" + name + ":4001"},
+		QuarantinedClientURLs: []string{"https://" + name + ":8001"}, TLS: true}
+}
+
+func etcdNodes(names []string) []cluster.EtcdNode {
+	var list []cluster.EtcdNode
+	for _, n := range names {
+		list = append(list, etcdNode(n))
+	}
+	return list
+}
+
+// memberID is the first member id of a node: a has a, b has b and so on.
+func memberID(name string) cluster.MemberID { return cluster.MemberID(name[len(name)-1]) - 'a' + 0xa }
+
+// splitWords splits a line at blanks; "quoted words" stay together.
+func splitWords(line string) ([]string, error) {
+	var words []string
+	var w strings.Builder
+	in, any := false, false
+	for _, c := range line {
+		switch {
+		case c == '"':
+			in, any = !in, true
+		case c == ' ' && !in:
+			if any {
+				words = append(words, w.String())
+			}
+			w.Reset()
+			any = false
+		default:
+			w.WriteRune(c)
+			any = true
+		}
+	}
+	if in {
+		return nil, fmt.Errorf("no closing quote")
+	}
+	if any {
+		words = append(words, w.String())
+	}
+	return words, nil
+}
+
+// args are the words of a line: flags, and values of the form key=value.
+type args []string
+
+func (a args) has(word string) bool { return slices.Contains(a, word) }
+
+func (a args) get(key string) (string, bool) {
+	for _, w := range a {
+		if v, ok := strings.CutPrefix(w, key+"="); ok {
+			return v, true
+		}
+	}
+	return "", false
+}
+
+func (a args) str(key, def string) string {
+	if v, ok := a.get(key); ok {
+		return v
+	}
+	return def
+}
+
+func (a args) list(key string) []string {
+	v, _ := a.get(key)
+	if v == "" {
+		return nil
+	}
+	return strings.Split(v, ",")
+}
+
+func (a args) num(key string, def int) int {
+	if v, ok := a.get(key); ok {
+		n, err := strconv.Atoi(v)
+		if err != nil {
+			panic(err)
+		}
+		return n
+	}
+	return def
+}
+
+// dur is the first word that is a duration.
+func (a args) dur(def time.Duration) time.Duration {
+	for _, w := range a {
+		if d, err := time.ParseDuration(w); err == nil {
+			return d
+		}
+	}
+	return def
+}
+
+func (w *world) node(id string) *worldNode {
+	for _, n := range w.nodes {
+		if n.id == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// do carries out one line of a script; questions return an answer.
+func (w *world) do(words []string) (answer string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v", p)
+		}
+	}()
+	a := args(words[1:])
+	switch words[0] {
+	case "masters": // masters a b c: empty masters, an empty store
+		*w = *newWorld()
+		for _, id := range a {
+			w.nodes = append(w.nodes, worldNodeOf(id))
+		}
+		w.spec = &cluster.Spec{MemberCount: len(a)}
+		w.o.Store.Spec = w.spec
+	case "cluster": // cluster a b c: a healthy cluster that serves
+		w.cluster(a)
+	case "node": // node ID what...
+		n := w.node(a[0])
+		if n == nil {
+			n = worldNodeOf(a[0])
+			w.nodes = append(w.nodes, n)
+		}
+		w.setNode(n, a[1:])
+	case "all": // all what...: for every node that answers
+		for _, n := range w.nodes {
+			if !n.away {
+				w.setNode(n, a)
+			}
+		}
+	case "member": // member ID added|learner|removed|ghost
+		w.setMember(a[0], a[1:])
+	case "etcd":
+		w.leader = a.str("leader", w.leader)
+		w.lostFor = a.dur(w.lostFor)
+	case "spec":
+		w.setSpec(a)
+	case "store":
+		w.setStore(a)
+	case "marker":
+		w.setMarker(a)
+	case "holder":
+		w.setHolder(a)
+	case "backup":
+		w.setBackup(a)
+	case "command": // command NAME backup=B [ready] [members=3] [version=V]
+		if a[0] == "unreadable" {
+			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "control/r9/_command.json: corrupt")
+			break
+		}
+		w.o.Store.Commands = append(w.o.Store.Commands, Command{Name: a[0], Backup: a.str("backup", "B1"), Ready: a.has("ready"),
+			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}})
+	case "failed":
+		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
+	case "restore":
+		w.setRestore(a)
+	case "settled":
+		w.o.SettledFor = a.dur(0)
+	case "policy":
+		w.p.MayCreate = !a.has("no-create")
+		w.p.AllowUnfenced = a.has("allow-unfenced")
+	case "probe":
+		w.o.ProbeErrors = map[cluster.NodeID]string{cluster.NodeID(a[0]): a[1]}
+	case "alive":
+		w.o.Alive = append(w.o.Alive, memberID(a[0]))
+	case "next":
+		return w.next(), nil
+	case "check":
+		return w.check(a), nil
+	default:
+		return "", fmt.Errorf("no such word: %s", words[0])
+	}
+	return "", nil
+}
+
+func (w *world) cluster(ids []string) {
+	*w = *newWorld()
+	for _, id := range ids {
+		n := worldNodeOf(id)
+		w.nodes = append(w.nodes, n)
+		w.run(n, theToken, ids)
+		w.members = append(w.members, cluster.Member{ID: memberID(id), Name: id, PeerURLs: n.status.Self.PeerURLs, ClientURLs: n.status.Self.ClientURLs})
+	}
+	w.spec = &cluster.Spec{MemberCount: len(ids)}
+	w.o.Store.Spec = w.spec
+	w.o.Store.Marker = Marker{Phase: MarkerFormed, Token: theToken, Founders: etcdNodes(ids), Version: "3.6.16"}
+	w.o.Store.NewestBackup = worldNow.Add(-30 * time.Second)
+}
+
+// run gives a node a state and data.
+func (w *world) run(n *worldNode, token cluster.Token, ids []string) {
+	n.memberID = memberID(n.id)
+	n.status.State = &cluster.EtcdState{DesiredSize: len(ids), Token: token, Nodes: etcdNodes(ids), EtcdVersion: "3.6.16"}
+	n.status.DataPresent = true
+}
+
+func (w *world) setNode(n *worldNode, a args) {
+	st := n.status.State
+	for _, word := range a {
+		key, value, _ := strings.Cut(word, "=")
+		switch key {
+		case "new": // a master without a state
+		case "wiped":
+			n.status.State, n.status.DataPresent, n.memberID = nil, false, 0
+		case "down":
+			n.away, n.since = true, a.dur(10*time.Second)
+		case "gone":
+			n.away, n.unknown = true, true
+		case "foreign":
+			n.away, n.foreign = true, true
+		case "unhealthy":
+			n.sick, n.since = true, a.dur(10*time.Second)
+		case "stopped":
+			n.stopped, n.since = true, a.dur(10*time.Second)
+		case "nodata":
+			n.status.DataPresent, n.stopped, n.since = false, true, a.dur(10*time.Second)
+		case "error":
+			n.status.Etcd.Error = value
+		case "broken":
+			n.status.State, n.status.StateError, n.since = nil, value, a.dur(10*time.Second)
+		case "held":
+			n.status.Holding, n.stopped = true, true
+		case "quarantined":
+			st.Quarantined = true
+		case "founder": // as forming leaves it
+			w.run(n, w.o.Store.Marker.Token, names2(w.o.Store.Marker.Founders))
+			n.status.State.NewCluster, n.status.State.Quarantined = true, true
+			w.settle(n)
+		case "token":
+			if st == nil {
+				w.run(n, cluster.Token(value), []string{n.id})
+			}
+			n.status.State.Token = cluster.Token(value)
+		case "of": // of=a,b,c: the members in its state file
+			n.status.State.Nodes = etcdNodes(strings.Split(value, ","))
+		case "attempt":
+			n.status.State.NewCluster, n.status.State.Quarantined = true, true
+		case "joined": // started as the member that was added for it
+			w.run(n, theToken, w.memberNames())
+			i := slices.IndexFunc(w.members, func(m cluster.Member) bool { return slices.Contains(m.PeerURLs, n.status.Self.PeerURLs[0]) })
+			n.memberID, w.members[i].Name = w.members[i].ID, n.id
+		case "behind":
+			v, _ := strconv.Atoi(value)
+			n.status.Etcd.AppliedIndex = uint64(100_000 - v)
+		case "knows": // the member list that its etcd can tell, though it is not healthy
+			for _, name := range strings.Split(value, ",") {
+				n.status.Etcd.Members = append(n.status.Etcd.Members, cluster.Member{ID: memberID(name), Name: name})
+			}
+		case "versions":
+			n.status.Versions = strings.Split(value, ",")
+		case "url":
+			n.status.Self.PeerURLs = []string{value}
+		case "staged":
+			n.status.Staged = []cluster.StagedDir{{Operation: "r1", Token: restoreToken, Revision: stagedRev, Hash: 42}}
+		case "hash":
+			v, _ := strconv.Atoi(value)
+			n.status.Staged[0].Hash = uint32(v)
+		case "unstaged":
+			n.status.Staged = nil
+		case "switched":
+			op := w.o.Store.Operation
+			w.run(n, op.Token, names2(op.Nodes))
+			n.status.State.Quarantined, n.status.Holding, n.stopped, n.status.Staged = true, false, false, nil
+			n.status.Etcd.Revision = stagedRev
+		case "open":
+			st.Quarantined = false
+		case "revision":
+			v, _ := strconv.ParseInt(value, 10, 64)
+			n.status.Etcd.Revision = v
+		default:
+			if _, err := time.ParseDuration(word); err != nil {
+				panic("no such state of a node: " + word)
+			}
+		}
+		st = n.status.State
+	}
+}
+
+// settle makes a founder a member.
+func (w *world) settle(n *worldNode) {
+	w.members = nil
+	for _, f := range w.o.Store.Marker.Founders {
+		w.members = append(w.members, cluster.Member{ID: memberID(f.Name), Name: f.Name, PeerURLs: f.PeerURLs, ClientURLs: f.ClientURLs})
+	}
+}
+
+func names2(nodes []cluster.EtcdNode) []string { return nodeNames(nodes) }
+
+func (w *world) memberNames() []string {
+	var list []string
+	for _, m := range w.members {
+		if m.Name != "" {
+			list = append(list, m.Name)
+		}
+	}
+	return list
+}
+
+func (w *world) setMember(id string, a args) {
+	for _, word := range a {
+		switch word {
+		case "added", "added-voter": // in the list, never started
+			w.mcount++
+			w.members = append(w.members, cluster.Member{ID: 0x100*cluster.MemberID(w.mcount) + memberID(id), PeerURLs: etcdNode(id).PeerURLs, Learner: word == "added"})
+		case "removed":
+			w.members = slices.DeleteFunc(w.members, func(m cluster.Member) bool { return m.Name == id })
+		default:
+			panic("no such state of a member: " + word)
+		}
+	}
+}
+
+func (w *world) setSpec(a args) {
+	switch a[0] {
+	case "none":
+		w.spec, w.o.Store.Spec = nil, nil
+	case "bad":
+		w.spec, w.o.Store.Spec, w.o.Store.SpecError = nil, nil, a[1]
+	default:
+		n, err := strconv.Atoi(a[0])
+		if err != nil {
+			panic(err)
+		}
+		w.spec = &cluster.Spec{MemberCount: n, EtcdVersion: a.str("version", "")}
+		w.o.Store.Spec = w.spec
+	}
+}
+
+func (w *world) setStore(a args) {
+	switch a[0] {
+	case "away":
+		w.o.Store.Error = "put: connection refused"
+	case "unknown": // away since before this leader looked
+		w.o.Store = Store{Error: "get: connection refused", Fences: w.o.Store.Fences}
+	case "lies":
+		w.o.Store.Fences = false
+	default:
+		panic("no such state of the store: " + a[0])
+	}
+}
+
+func (w *world) setMarker(a args) {
+	m := Marker{Phase: MarkerPhase(a[0]), Token: cluster.Token(a.str("token", string(theToken))), Founders: etcdNodes(a.list("founders")), Version: "3.6.16"}
+	switch a[0] {
+	case "absent":
+		m = Marker{}
+	case "foreign": // by another tool: no phase, which means formed, and no token
+		m = Marker{Phase: MarkerFormed}
+	case "unreadable":
+		m = Marker{}
+		w.o.Store.Error = "control/etcd-cluster-created: corrupt: it is empty"
+	}
+	w.o.Store.Marker = m
+}
+
+func (w *world) setHolder(a args) {
+	switch a[0] {
+	case "mine":
+		w.o.Store.Holder = Holder{Term: 7, Node: w.o.Self, Mine: true}
+	case "none":
+		w.o.Store.Holder = Holder{}
+	default:
+		w.o.Store.Holder = Holder{Term: 6, Node: cluster.NodeID(a[0]), UnchangedFor: a.dur(0)}
+	}
+}
+
+func (w *world) setBackup(a args) {
+	switch a[0] {
+	case "never":
+		w.o.Store.NewestBackup = time.Time{}
+	case "unknown":
+		w.o.Store.NewestBackup, w.o.Store.NewestBackupKnown = time.Time{}, false
+	case "future":
+		w.o.Store.NewestBackup = worldNow.Add(a.dur(0))
+	case "running":
+		w.o.BackupRunning = "periodic"
+	case "done":
+		w.o.BackupDoneAt = worldNow.Add(-a.dur(0))
+	case "retry":
+		w.o.BackupRetryAt = worldNow.Add(a.dur(0))
+	default:
+		w.o.Store.NewestBackup = worldNow.Add(-a.dur(0))
+	}
+}
+
+func (w *world) setRestore(a args) {
+	op := &Operation{ID: "r1", Backup: "B1", State: OperationState(a[0]), Token: restoreToken, OldToken: cluster.Token(a.str("old", string(theToken))),
+		Version: "3.6.16", StateFor: a.dur(5 * time.Second), Reason: a.str("reason", ""), SafetyTried: a.has("saved")}
+	if op.OldToken == "none" {
+		op.OldToken = ""
+	}
+	if list := a.list("nodes"); list != nil {
+		op.Nodes = etcdNodes(list)
+	} else {
+		for _, n := range w.nodes {
+			op.Nodes = append(op.Nodes, etcdNode(n.id))
+		}
+	}
+	op.Size = len(op.Nodes)
+	for _, id := range a.list("proven") {
+		op.Proven = append(op.Proven, cluster.NodeID(id))
+	}
+	if !slices.Contains([]OperationState{OpProving, OpStaging}, op.State) {
+		op.Revision, op.Hash = stagedRev, 42
+	}
+	if d, ok := a.get("retry"); ok {
+		v, _ := time.ParseDuration(d)
+		op.RetryAt = worldNow.Add(v)
+	}
+	w.o.Store.Operation = op
+	w.o.Store.Commands = append(w.o.Store.Commands, Command{Name: "r1", Backup: "B1", Ready: true, Spec: cluster.Spec{MemberCount: op.Size}})
+}
+
+// observe gives what the leader sees of the world.
+func (w *world) observe() (*Observation, *cluster.Spec) {
+	o := w.o
+	o.Nodes, o.Missing = nil, nil
+	slices.SortFunc(w.nodes, func(a, b *worldNode) int { return strings.Compare(a.id, b.id) })
+	for _, n := range w.nodes {
+		switch {
+		case n.unknown:
+		case n.away:
+			o.Missing = append(o.Missing, MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign})
+		default:
+			o.Nodes = append(o.Nodes, w.status(n))
+		}
+	}
+	if len(o.Nodes) > 0 && o.Self == "" {
+		o.Self = o.Nodes[0].ID
+	}
+	return &o, w.spec
+}
+
+// list is the member list of the cluster with that token.
+func (w *world) list(token cluster.Token) []cluster.Member {
+	if len(w.members) > 0 && token == w.mainToken() {
+		return w.members
+	}
+	var members []cluster.Member
+	for _, n := range w.nodes {
+		if n.status.State == nil || n.status.State.Token != token {
+			continue
+		}
+		for _, f := range n.status.State.Nodes {
+			members = append(members, cluster.Member{ID: memberID(f.Name), Name: f.Name, PeerURLs: f.PeerURLs, ClientURLs: f.ClientURLs})
+		}
+		break
+	}
+	return members
+}
+
+func (w *world) mainToken() cluster.Token {
+	if t := w.o.Store.Marker.Token; t != "" {
+		return t
+	}
+	return theToken
+}
+
+// well tells whether a member's etcd runs and would be healthy with a quorum.
+func (w *world) well(token cluster.Token, id cluster.MemberID) *worldNode {
+	for _, n := range w.nodes {
+		away := n.away && !n.foreign
+		if n.status.State != nil && n.status.State.Token == token && n.memberID == id && !away && !n.sick && !n.stopped {
+			return n
+		}
+	}
+	return nil
+}
+
+func (w *world) status(n *worldNode) cluster.NodeStatus {
+	st := n.status
+	if st.State == nil {
+		st.Etcd.UnhealthyFor = n.since
+		return st
+	}
+	e := &st.Etcd
+	e.Running = !n.stopped
+	e.Version = st.State.EtcdVersion
+	e.Quarantined = e.Running && st.State.Quarantined
+	e.MemberID = n.memberID
+	list := w.list(st.State.Token)
+	voters, well, leader := 0, 0, cluster.MemberID(0)
+	for _, m := range list {
+		e.Learner = e.Learner || m.ID == n.memberID && m.Learner
+		if m.Learner {
+			continue
+		}
+		voters++
+		if x := w.well(st.State.Token, m.ID); x != nil {
+			well++
+			if leader == 0 || x.id == w.leader {
+				leader = m.ID
+			}
+		}
+	}
+	listed := slices.ContainsFunc(list, func(m cluster.Member) bool { return m.ID == n.memberID })
+	quorum := voters > 0 && well >= cluster.Quorum(voters)
+	switch {
+	case n.sick || n.stopped:
+		e.UnhealthyFor = n.since
+	case !listed:
+		e.Running, e.UnhealthyFor, e.Error = false, w.lostFor, "the member has been removed"
+	case !quorum:
+		e.UnhealthyFor = w.lostFor
+	default:
+		e.Healthy, e.LeaderID, e.RaftTerm, e.RaftIndex, e.Members = true, leader, 3, 100_000, list
+		if e.AppliedIndex == 0 {
+			e.AppliedIndex = 100_000
+		}
+	}
+	if e.Running && e.Revision == 0 {
+		e.Revision = 5000
+	}
+	return st
+}
+
+// next asks for the decision and for its check.
+func (w *world) next() string {
+	o, spec := w.observe()
+	d := Next(o, spec, w.p)
+	var b strings.Builder
+	if d.Do == nil {
+		b.WriteString("do nothing\n")
+	} else {
+		fmt.Fprintf(&b, "do %s\n", d.Do)
+	}
+	if d.Alarm {
+		b.WriteString("alarm\n")
+	}
+	fmt.Fprintf(&b, "because %s\n", d.Why)
+	if f, ok := d.Do.(FinishRestore); ok && f.Reason != "" {
+		fmt.Fprintf(&b, "reason %s\n", f.Reason)
+	}
+	if f, ok := d.Do.(FailCommand); ok {
+		fmt.Fprintf(&b, "reason %s\n", f.Reason)
+	}
+	if err := Check(o, d.Do, w.p); err != nil {
+		fmt.Fprintf(&b, "REFUSED %v\n", err)
+	}
+	return b.String()
+}
+
+// check asks whether an action of the script's choice is safe.
+func (w *world) check(a args) string {
+	o, _ := w.observe()
+	op := Operation{}
+	if o.Store.Operation != nil {
+		op = *o.Store.Operation
+	}
+	var nodes []cluster.NodeID
+	var starts []StartEtcd
+	for _, id := range a[1:] {
+		nodes = append(nodes, cluster.NodeID(id))
+		starts = append(starts, StartEtcd{Node: cluster.NodeID(id), State: op.state(true)})
+	}
+	var act Action
+	switch a[0] {
+	case "create-marker":
+		act = CreateMarker{Token: "NEW", Founders: etcdNodes(a[1:]), Version: "3.6.16"}
+	case "replace-marker":
+		act = ReplaceMarker{Token: "NEW", Founders: etcdNodes(a[1:]), Version: "3.6.16"}
+	case "mark-formed":
+		act = MarkFormed{Token: theToken}
+	case "remove-member":
+		act = RemoveMember{Member: memberID(a[1]), Name: a[1]}
+	case "add-learner":
+		act = AddLearner{Node: cluster.NodeID(a[1]), PeerURLs: etcdNode(a[1]).PeerURLs}
+	case "set-aside":
+		act = SetAside{Node: cluster.NodeID(a[1]), Token: w.node(a[1]).status.State.Token}
+	case "found":
+		m := o.Store.Marker
+		starts[0].State = cluster.EtcdState{NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders}
+		act = StartAll{Starts: starts}
+	case "open":
+		st := *w.node(a[1]).status.State
+		st.Quarantined, st.NewCluster = false, false
+		act = StartEtcd{Node: cluster.NodeID(a[1]), State: st, Restart: true}
+	case "restart":
+		act = StartEtcd{Node: cluster.NodeID(a[1]), State: *w.node(a[1]).status.State, Restart: true}
+	case "stop-all":
+		act = StopAll{Op: op, Nodes: nodes}
+	case "switch-all":
+		act = SwitchAll{Op: op, Starts: starts}
+	case "rollback-all":
+		act = RollbackAll{Op: op, Nodes: nodes}
+	case "advance":
+		act = Advance{Op: op, To: OperationState(a[1])}
+	case "finish":
+		act = FinishRestore{Op: op, To: OperationState(a[1]), Reason: "asked for"}
+	default:
+		panic("no such action: " + a[0])
+	}
+	if err := Check(o, act, w.p); err != nil {
+		return fmt.Sprintf("refused: %v\n", err)
+	}
+	return "safe\n"
+}

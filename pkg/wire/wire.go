@@ -1,0 +1,135 @@
+// Package wire converts between the nouns of pkg/cluster and the messages of protos/v1, field by field.
+//
+// It decides nothing and checks nothing; whoever reads a message validates it. Slices are shared, not copied.
+package wire
+
+import (
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// StateToProto converts the content of a state file; nil stays nil.
+func StateToProto(s *cluster.EtcdState) *protosv1.EtcdState {
+	if s == nil {
+		return nil
+	}
+	return &protosv1.EtcdState{
+		NewCluster:  s.NewCluster,
+		EtcdVersion: s.EtcdVersion,
+		Quarantined: s.Quarantined,
+		Cluster: &protosv1.EtcdCluster{
+			DesiredClusterSize: int32(s.DesiredSize),
+			ClusterToken:       string(s.Token),
+			Nodes:              NodesToProto(s.Nodes),
+		},
+	}
+}
+
+// StateFromProto converts the content of a state file; nil stays nil.
+func StateFromProto(p *protosv1.EtcdState) *cluster.EtcdState {
+	if p == nil {
+		return nil
+	}
+	return &cluster.EtcdState{
+		NewCluster:  p.GetNewCluster(),
+		EtcdVersion: p.GetEtcdVersion(),
+		Quarantined: p.GetQuarantined(),
+		DesiredSize: int(p.GetCluster().GetDesiredClusterSize()),
+		Token:       cluster.Token(p.GetCluster().GetClusterToken()),
+		Nodes:       NodesFromProto(p.GetCluster().GetNodes()),
+	}
+}
+
+// NodeToProto converts one member.
+func NodeToProto(n cluster.EtcdNode) *protosv1.EtcdNode {
+	return &protosv1.EtcdNode{Name: n.Name, PeerUrls: n.PeerURLs, ClientUrls: n.ClientURLs, QuarantinedClientUrls: n.QuarantinedClientURLs, TlsEnabled: n.TLS}
+}
+
+// NodeFromProto converts one member.
+func NodeFromProto(p *protosv1.EtcdNode) cluster.EtcdNode {
+	return cluster.EtcdNode{Name: p.GetName(), PeerURLs: p.GetPeerUrls(), ClientURLs: p.GetClientUrls(), QuarantinedClientURLs: p.GetQuarantinedClientUrls(), TLS: p.GetTlsEnabled()}
+}
+
+// NodesToProto converts a list.
+func NodesToProto(nodes []cluster.EtcdNode) []*protosv1.EtcdNode {
+	var list []*protosv1.EtcdNode
+	for _, n := range nodes {
+		list = append(list, NodeToProto(n))
+	}
+	return list
+}
+
+// NodesFromProto converts a list.
+func NodesFromProto(nodes []*protosv1.EtcdNode) []cluster.EtcdNode {
+	var list []cluster.EtcdNode
+	for _, n := range nodes {
+		list = append(list, NodeFromProto(n))
+	}
+	return list
+}
+
+// SpecToProto converts a spec.
+func SpecToProto(s cluster.Spec) *protosv1.ClusterSpec {
+	return &protosv1.ClusterSpec{MemberCount: int32(s.MemberCount), EtcdVersion: s.EtcdVersion}
+}
+
+// SpecFromProto converts a spec.
+func SpecFromProto(p *protosv1.ClusterSpec) cluster.Spec {
+	return cluster.Spec{MemberCount: int(p.GetMemberCount()), EtcdVersion: p.GetEtcdVersion()}
+}
+
+// StatusToProto converts what a node says of itself.
+func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
+	p := &protosv1.NodeStatus{
+		NodeId: string(s.ID), Instance: s.Instance, Self: NodeToProto(s.Self), Term: uint64(s.Term),
+		State: StateToProto(s.State), StateError: s.StateError, DataPresent: s.DataPresent, Etcd: etcdToProto(s.Etcd),
+		Versions: s.Versions, Holding: s.Holding, DiskFreeBytes: s.DiskFree, Busy: s.Busy,
+		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(),
+	}
+	for _, d := range s.Staged {
+		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash})
+	}
+	return p
+}
+
+// StatusFromProto converts what a node says of itself.
+func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
+	s := cluster.NodeStatus{
+		ID: cluster.NodeID(p.GetNodeId()), Instance: p.GetInstance(), Self: NodeFromProto(p.GetSelf()), Term: cluster.Term(p.GetTerm()),
+		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(), Etcd: etcdFromProto(p.GetEtcd()),
+		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), Busy: p.GetBusy(),
+		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()),
+	}
+	for _, d := range p.GetStaged() {
+		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()), Revision: d.GetRevision(), Hash: d.GetHash()})
+	}
+	return s
+}
+
+func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
+	p := &protosv1.EtcdStatus{
+		Running: s.Running, Healthy: s.Healthy, UnhealthyNanos: int64(s.UnhealthyFor), Version: s.Version, Quarantined: s.Quarantined,
+		MemberId: uint64(s.MemberID), LeaderId: uint64(s.LeaderID), Learner: s.Learner, Revision: s.Revision, RaftTerm: s.RaftTerm,
+		RaftIndex: s.RaftIndex, AppliedIndex: s.AppliedIndex, DbSizeBytes: s.DBSize, DbSizeInUseBytes: s.DBSizeInUse,
+		Error: s.Error, Restarts: int32(s.Restarts),
+	}
+	for _, m := range s.Members {
+		p.Members = append(p.Members, &protosv1.Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner})
+	}
+	return p
+}
+
+func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
+	s := cluster.EtcdStatus{
+		Running: p.GetRunning(), Healthy: p.GetHealthy(), UnhealthyFor: time.Duration(p.GetUnhealthyNanos()), Version: p.GetVersion(), Quarantined: p.GetQuarantined(),
+		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()), Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
+		RaftIndex: p.GetRaftIndex(), AppliedIndex: p.GetAppliedIndex(), DBSize: p.GetDbSizeBytes(), DBSizeInUse: p.GetDbSizeInUseBytes(),
+		Error: p.GetError(), Restarts: int(p.GetRestarts()),
+	}
+	for _, m := range p.GetMembers() {
+		s.Members = append(s.Members, cluster.Member{ID: cluster.MemberID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(), ClientURLs: m.GetClientUrls(), Learner: m.GetLearner()})
+	}
+	return s
+}

@@ -1,0 +1,242 @@
+// Package servers gives tests the real programs that they need: etcd of several versions and S3 servers.
+//
+// The programs are built from Go modules of their own under test/tools, once for all tests, into the user's
+// cache directory. They are static, so that they also run in an empty container. The package is for tests only.
+package servers
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// tool is a program: the module under test/tools that names its version, and its package.
+type tool struct{ module, pkg string }
+
+// tools returns all programs that are built from modules.
+func tools() map[string]tool {
+	return map[string]tool{
+		"etcd-3.5":     {"etcd-3.5", "go.etcd.io/etcd/server/v3"},
+		"etcdctl-3.5":  {"etcd-3.5", "go.etcd.io/etcd/etcdctl/v3"},
+		"etcdutl-3.5":  {"etcd-3.5", "go.etcd.io/etcd/etcdutl/v3"},
+		"etcd-3.5-old": {"etcd-3.5-old", "go.etcd.io/etcd/server/v3"},
+		"etcd-3.6":     {"etcd-3.6", "go.etcd.io/etcd/server/v3"},
+		"etcdctl-3.6":  {"etcd-3.6", "go.etcd.io/etcd/etcdctl/v3"},
+		"etcdutl-3.6":  {"etcd-3.6", "go.etcd.io/etcd/etcdutl/v3"},
+		"etcd-3.7":     {"etcd-3.7", "go.etcd.io/etcd/server/v3"},
+		"versitygw":    {"versitygw", "github.com/versity/versitygw/cmd/versitygw"},
+		"minio":        {"minio", "github.com/minio/minio"},
+	}
+}
+
+// etcd34 is the one program that no module offers; Debian packages it.
+const etcd34 = "etcd-3.4"
+
+// Binary returns the path of a program and builds it if that has not happened yet on this machine. Names are etcd-3.5 (3.5.35),
+// etcd-3.5-old (3.5.21), etcd-3.6, etcd-3.7, etcdctl-3.5, etcdctl-3.6, etcdutl-3.5, etcdutl-3.6, versitygw, minio and
+// etcd-3.4. The last comes from Debian's package; where that can't be had the test is skipped. Anything else that goes wrong fails the test.
+func Binary(t testing.TB, name string) string {
+	t.Helper()
+	if name == etcd34 {
+		path, err := debianEtcd()
+		if err != nil {
+			t.Skipf("etcd 3.4 is only packaged by Debian, and can't be had here: %v", err)
+		}
+		return path
+	}
+	path, err := Build(name)
+	if err != nil {
+		t.Fatalf("build %s: %v", name, err)
+	}
+	return path
+}
+
+// Build is Binary for what is not a test, without etcd-3.4.
+func Build(name string) (string, error) {
+	tl, ok := tools()[name]
+	if !ok {
+		return "", errors.New("no such program")
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	module := filepath.Join(root, "test", "tools", tl.module)
+	dir, err := cacheDir(module)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, name)
+	if isFile(path) {
+		return path, nil
+	}
+	// One build at a time on a machine: each uses all cores.
+	unlock, err := lockFile(filepath.Join(filepath.Dir(filepath.Dir(dir)), "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if isFile(path) {
+		return path, nil
+	}
+	return path, build(name, module, tl.pkg, path)
+}
+
+func build(name, module, pkg, path string) error {
+	started := time.Now()
+	fmt.Fprintf(os.Stderr, "building %s for the tests, once; this takes up to a few minutes\n", name)
+	tmp := path + ".tmp"
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", tmp, pkg)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err := runWithProgress(cmd, func() {
+		fmt.Fprintf(os.Stderr, "still building %s after %s\n", name, time.Since(started).Round(time.Second))
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, out.Bytes())
+	}
+	fmt.Fprintf(os.Stderr, "built %s in %s\n", name, time.Since(started).Round(time.Second))
+	return os.Rename(tmp, path)
+}
+
+func runWithProgress(cmd *exec.Cmd, progress func()) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			progress()
+		}
+	}
+}
+
+// cacheDir returns the directory for what is built from module. Its name changes with everything that the result depends on.
+func cacheDir(module string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(module, name))
+		if err != nil {
+			return "", err
+		}
+		h.Write(data)
+	}
+	base, err := cacheBase()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(base, fmt.Sprintf("%x", h.Sum(nil)[:8]), "bin")
+	return dir, os.MkdirAll(dir, 0o755)
+}
+
+func cacheBase() (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(base, "etcd-manager-test"), nil
+}
+
+// moduleRoot finds this module's root above the working directory, which for a test is its package.
+func moduleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if isFile(filepath.Join(dir, "test", "tools", "versitygw", "go.mod")) {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("no directory above this one holds test/tools")
+		}
+		dir = parent
+	}
+}
+
+func isFile(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular()
+}
+
+// lockFile waits for an exclusive lock between processes, which also ends with the process.
+func lockFile(path string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+		}
+	}
+}
+
+// debianEtcd returns etcd 3.4 as it is installed, or unpacks Debian's package into the cache.
+func debianEtcd() (string, error) {
+	const installed = "/usr/bin/etcd"
+	if isVersion34(installed) {
+		return installed, nil
+	}
+	base, err := cacheBase()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(base, etcd34)
+	path := filepath.Join(dir, "usr", "bin", "etcd")
+	unlock, err := lockFile(filepath.Join(base, "lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if isVersion34(path) {
+		return path, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	for _, script := range []string{"apt-get download etcd-server", "dpkg -x etcd-server_*.deb . && rm -f etcd-server_*.deb"} {
+		cmd := exec.Command("sh", "-c", script)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w: %s", script, err, strings.TrimSpace(string(out)))
+		}
+	}
+	if !isVersion34(path) {
+		return "", errors.New("the package does not hold etcd 3.4")
+	}
+	return path, nil
+}
+
+func isVersion34(path string) bool {
+	out, err := exec.Command(path, "--version").Output()
+	return err == nil && strings.Contains(string(out), "etcd Version: 3.4.")
+}
