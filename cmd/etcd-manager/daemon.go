@@ -114,7 +114,7 @@ func (d *daemon) openStore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}
-	d.store = s
+	d.store = blob.Retry(blob.WithTimeouts(s, blob.Timeouts{}), blob.RetryPolicy{})
 	d.catalog = catalog.New(d.store)
 	return nil
 }

@@ -18,10 +18,12 @@ import (
 
 func TestDecoratorsConform(t *testing.T) {
 	for name, wrap := range map[string]func(blob.Store) blob.Store{
-		"retry":    func(s blob.Store) blob.Store { return blob.Retry(s, blob.RetryPolicy{}) },
-		"timeouts": func(s blob.Store) blob.Store { return blob.WithTimeouts(s, blob.Timeouts{Small: time.Minute, Idle: time.Minute, Purge: time.Minute}) },
-		"observe":  func(s blob.Store) blob.Store { return blob.Observe(s, func(blob.Event) {}) },
-		"faulty":   func(s blob.Store) blob.Store { return blobtest.NewFaulty(s) },
+		"retry": func(s blob.Store) blob.Store { return blob.Retry(s, blob.RetryPolicy{}) },
+		"timeouts": func(s blob.Store) blob.Store {
+			return blob.WithTimeouts(s, blob.Timeouts{Small: time.Minute, Idle: time.Minute, Purge: time.Minute})
+		},
+		"observe": func(s blob.Store) blob.Store { return blob.Observe(s, func(blob.Event) {}) },
+		"faulty":  func(s blob.Store) blob.Store { return blobtest.NewFaulty(s) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			blobtest.Run(t, func(*testing.T) blob.Store { return wrap(blobtest.NewMemory()) }, blobtest.Capabilities{})
@@ -242,7 +244,10 @@ func TestTimeouts(t *testing.T) {
 		check("get", time.Second, func() error { _, _, err := s.Get(ctx, "k", blob.Range{}); return err })
 		check("small put", time.Second, func() error { _, err := s.Put(ctx, "k", strings.NewReader("x"), blob.PutOptions{}); return err })
 		check("stream", 10*time.Second, func() error { _, err := s.Put(ctx, "k", io.MultiReader(), blob.PutOptions{}); return err })
-		check("large put", 10*time.Second, func() error { _, err := s.Put(ctx, "k", bytes.NewReader(make([]byte, 2<<20)), blob.PutOptions{}); return err })
+		check("large put", 10*time.Second, func() error {
+			_, err := s.Put(ctx, "k", bytes.NewReader(make([]byte, 2<<20)), blob.PutOptions{})
+			return err
+		})
 		check("purge", time.Minute, func() error { _, err := s.Purge(ctx, "", func(string) bool { return true }); return err })
 		check("list", time.Second, func() error {
 			var last error

@@ -12,7 +12,9 @@ import (
 )
 
 func TestProbe(t *testing.T) {
-	deny := func(op, action string) blobtest.Fault { return blobtest.Fault{Op: op, Err: blobtest.Denied(op, "k", action)} }
+	deny := func(op, action string) blobtest.Fault {
+		return blobtest.Fault{Op: op, Err: blobtest.Denied(op, "k", action)}
+	}
 	tests := []struct {
 		name    string
 		faults  []blobtest.Fault

@@ -185,7 +185,7 @@ func ValidBackupName(name string) error {
 		return err
 	}
 	if reserved(name) {
-		return fmt.Errorf("backup %q is not a valid name: %w", name, ErrInvalid)
+		return invalidf("backup %q is not a valid name", name)
 	}
 	return nil
 }
@@ -284,7 +284,7 @@ func (c *Catalog) DeleteBackups(ctx context.Context, names ...string) (int, erro
 	prefix := names[0] + "/"
 	for _, n := range names {
 		if n == "" || strings.HasPrefix(n, "/") || strings.HasSuffix(n, "/") || reserved(n) {
-			errs = append(errs, fmt.Errorf("delete backup %q: not a valid name: %w", n, ErrInvalid))
+			errs = append(errs, invalidf("delete backup %q: not a valid name", n))
 			continue
 		}
 		doomed[n] = true

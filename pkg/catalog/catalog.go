@@ -204,10 +204,18 @@ func encodeOwn(v any) ([]byte, error) {
 // validName refuses what would not be one path element.
 func validName(kind, name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00\n") {
-		return fmt.Errorf("%s %q is not a valid name: %w", kind, name, ErrInvalid)
+		return invalidf("%s %q is not a valid name", kind, name)
 	}
 	return nil
 }
+
+// invalidError says in its own words what can't be right; errors.Is(err, ErrInvalid) holds.
+type invalidError string
+
+func (e invalidError) Error() string        { return string(e) }
+func (e invalidError) Is(target error) bool { return target == ErrInvalid }
+
+func invalidf(format string, args ...any) error { return invalidError(fmt.Sprintf(format, args...)) }
 
 // stamp makes something that changes when the object does. The store's version does, where a listing has one.
 func stamp(i blob.Info) string {

@@ -219,7 +219,7 @@ func (c *Catalog) RemoveCommand(ctx context.Context, name string) error {
 	}
 	dir := controlPrefix + name + "/"
 	if dir == operationsPrefix {
-		return fmt.Errorf("command %q is not a valid name: %w", name, ErrInvalid)
+		return invalidf("command %q is not a valid name", name)
 	}
 	if _, err := c.store.Purge(ctx, dir, func(string) bool { return true }); err != nil {
 		return fmt.Errorf("remove command %s: %w", name, err)

@@ -104,7 +104,7 @@ const takeAttempts = 8
 
 func (c *Catalog) takeTerm(ctx context.Context, want LeaderRecord, fenced bool) (*Hold, error) {
 	if want.Term == 0 || want.Node == "" || want.Instance == "" {
-		return nil, fmt.Errorf("take term %d for node %q instance %q: all three are needed: %w", want.Term, want.Node, want.Instance, ErrInvalid)
+		return nil, invalidf("take term %d for node %q instance %q: all three are needed", want.Term, want.Node, want.Instance)
 	}
 	for range takeAttempts {
 		stored, version, err := c.Leader(ctx)

@@ -81,7 +81,7 @@ func (c *Catalog) ReplaceMarker(ctx context.Context, m Marker, version string) (
 
 func (c *Catalog) putMarker(ctx context.Context, m Marker, opts blob.PutOptions) (string, error) {
 	if m.Phase != PhaseForming && m.Phase != PhaseFormed {
-		return "", fmt.Errorf("write %s: phase %q is not known: %w", markerKey, m.Phase, ErrInvalid)
+		return "", invalidf("write %s: phase %q is not known", markerKey, m.Phase)
 	}
 	if m.Time.IsZero() {
 		m.Time = c.now()

@@ -163,7 +163,7 @@ func (c *Catalog) PutOperation(ctx context.Context, op Operation, version string
 		return "", err
 	}
 	if !op.State.known() {
-		return "", fmt.Errorf("write operation %s: state %q is not known: %w", op.ID, op.State, ErrInvalid)
+		return "", invalidf("write operation %s: state %q is not known", op.ID, op.State)
 	}
 	op.Updated = c.now().UTC()
 	data, err := encodeOwn(operationJSON{Version: operationVersion, Operation: op,

@@ -59,10 +59,10 @@ var versionPattern = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+
 // ValidateSpec tells what is wrong with a spec, in words for the operator. An empty version is fine.
 func ValidateSpec(spec cluster.Spec) error {
 	if !cluster.ValidMemberCount(spec.MemberCount) {
-		return fmt.Errorf("member count %d is not possible: it has to be odd and from 1 to 9 (etcd-manager-ctl configure-cluster --member-count=N sets it): %w", spec.MemberCount, ErrInvalid)
+		return invalidf("member count %d is not possible: it has to be odd and from 1 to 9 (etcd-manager-ctl configure-cluster --member-count=N sets it)", spec.MemberCount)
 	}
 	if spec.EtcdVersion != "" && !versionPattern.MatchString(spec.EtcdVersion) {
-		return fmt.Errorf("etcd version %q is not a version such as 3.5.21 (etcd-manager-ctl configure-cluster --etcd-version=X.Y.Z sets it): %w", spec.EtcdVersion, ErrInvalid)
+		return invalidf("etcd version %q is not a version such as 3.5.21 (etcd-manager-ctl configure-cluster --etcd-version=X.Y.Z sets it)", spec.EtcdVersion)
 	}
 	return nil
 }

@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -78,6 +80,11 @@ func Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
 		// Retries are the caller's; a short back-off finds a member that is back quickly.
 		BackoffWaitBetween: 25 * time.Millisecond,
 		MaxUnaryRetries:    1,
+		// An etcd that comes up is noticed at once; gRPC's own back-off begins with a second.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 25 * time.Millisecond, Multiplier: 1.3, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: 3 * time.Second,
+		})},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
@@ -215,7 +222,11 @@ type HashKV struct {
 func (c *Client) HashKV(ctx context.Context, rev int64) (HashKV, error) {
 	r, err := c.maint.HashKV(ctx, &etcdserverpb.HashKVRequest{Revision: rev})
 	if err != nil {
-		return HashKV{}, c.wrap("hash keys", err)
+		err = c.wrap("hash keys", err)
+		if errors.Is(err, ErrCompacted) && rev > 0 {
+			return c.hashNewest(ctx, rev, err)
+		}
+		return HashKV{}, err
 	}
 	if r.HashRevision != 0 {
 		rev = r.HashRevision // 3.6 and later
@@ -223,6 +234,20 @@ func (c *Client) HashKV(ctx context.Context, rev int64) (HashKV, error) {
 		rev = r.Header.GetRevision()
 	}
 	return HashKV{Revision: rev, CompactRevision: r.CompactRevision, Hash: r.Hash}, nil
+}
+
+// hashNewest is for 3.4 and early 3.5, which refuse a revision that is itself the compacted one, though that is
+// what a restored store has. Asked for the newest they answer.
+func (c *Client) hashNewest(ctx context.Context, rev int64, refused error) (HashKV, error) {
+	st, err := c.Status(ctx)
+	if err != nil || st.Revision != rev {
+		return HashKV{}, refused
+	}
+	h, err := c.HashKV(ctx, 0)
+	if err != nil || h.Revision != rev {
+		return HashKV{}, refused
+	}
+	return h, nil
 }
 
 // Compact drops the history before rev. physical waits until that is done in the database. What is compacted already is success.

@@ -200,7 +200,7 @@ func (m *testMember) start(t testing.TB) {
 		if t.Failed() {
 			b, _ := os.ReadFile(m.logFile())
 			for line := range strings.Lines(string(b)) {
-				if !strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"level":"warn"`) {
+				if !strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"level":"warn"`) && !strings.Contains(line, "serving from embedded etcd failed") {
 					t.Logf("%s: %s", m.cfg.Name, line)
 				}
 			}

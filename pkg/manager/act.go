@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -277,7 +278,12 @@ func (l *leadership) dial(n *cluster.NodeStatus) (*etcd.Client, error) {
 	if n.Etcd.Quarantined {
 		urls = self.QuarantinedClientURLs
 	}
-	if !self.TLS || l.m.cfg.ClientTLS == nil {
+	return l.dialURLs(urls)
+}
+
+// dialURLs connects to one member.
+func (l *leadership) dialURLs(urls []string) (*etcd.Client, error) {
+	if l.m.cfg.ClientTLS == nil || strings.HasPrefix(urls[0], "http:") {
 		return etcd.Dial(urls, nil)
 	}
 	var hosts []string

@@ -71,6 +71,9 @@ type Manager struct {
 	// probeErr says why nothing is known of the store yet; fences is what was found.
 	probeErr string
 	fences   bool
+	// holder is the stamp of the leader record that this process saw last, and since when.
+	holder     string
+	holderFrom time.Time
 	// wake pokes the leadership of the moment, if there is one.
 	wake func()
 }
@@ -236,6 +239,25 @@ func (m *Manager) setFirst(queue []catalog.Object) {
 	for _, c := range queue {
 		m.first[c.Name] = true
 	}
+}
+
+// holderSince remembers over leaderships since when the store's leader record is the same. age tells of the time before this process;
+// it is only asked when the record is seen for the first time.
+func (m *Manager) holderSince(stamp string, age func() time.Duration) time.Time {
+	m.mu.Lock()
+	known, same, from := !m.holderFrom.IsZero(), m.holder == stamp, m.holderFrom
+	m.mu.Unlock()
+	if known && same {
+		return from
+	}
+	from = time.Now()
+	if !known {
+		from = from.Add(-age())
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.holder, m.holderFrom = stamp, from
+	return from
 }
 
 // wasQueued tells whether a command was there in the first reading.

@@ -98,6 +98,7 @@ func (l *leadership) askNodes(ctx context.Context, o *plan.Observation) {
 		}
 	}
 	l.countMissing(o, known, foreign)
+	l.askMembers(ctx, o)
 	l.watchNodes(ctx, o)
 }
 
@@ -121,6 +122,41 @@ func (l *leadership) countMissing(o *plan.Observation, known, foreign map[cluste
 		l.settled, l.since = set, now
 	}
 	o.SettledFor = now.Sub(l.since)
+}
+
+// askMembers finds out which members serve although their manager is silent: a manager that died leaves its etcd running.
+func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
+	if len(o.Missing) == 0 {
+		return
+	}
+	speaker, _ := speakers(o)
+	if speaker == nil {
+		return
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, m := range speaker.Etcd.Members {
+		if m.Name == "" || len(m.ClientURLs) == 0 || !slices.ContainsFunc(o.Missing, func(x plan.MissingNode) bool { return string(x.ID) == m.Name }) {
+			continue
+		}
+		wg.Go(func() {
+			c, err := l.dialURLs(m.ClientURLs)
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if st, err := c.Status(ctx); err != nil || st.MemberID != m.ID {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			o.Alive = append(o.Alive, m.ID)
+		})
+	}
+	wg.Wait()
+	slices.Sort(o.Alive)
 }
 
 func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.NodeStatus, error) {
@@ -257,7 +293,7 @@ func (l *leadership) refresh(ctx context.Context) error {
 		}
 	}
 	if list.Leader.Stamp != old.Leader.Stamp || s.readAt.IsZero() {
-		if err := l.readHolder(ctx); err != nil {
+		if err := l.readHolder(ctx, list.Leader); err != nil {
 			return err
 		}
 	}
@@ -307,19 +343,37 @@ func (l *leadership) readSpec(ctx context.Context) error {
 	return nil
 }
 
-func (l *leadership) readHolder(ctx context.Context) error {
+func (l *leadership) readHolder(ctx context.Context, obj catalog.Object) error {
 	r, _, err := l.m.cfg.Catalog.Leader(ctx)
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return err
 	}
 	l.store.Holder = plan.Holder{Term: r.Term, Node: r.Node}
-	l.store.holderSince = time.Now()
+	l.store.holderSince = l.m.holderSince(obj.Stamp, func() time.Duration { return l.recordAge(ctx, obj) })
 	if l.hold != nil && (r.Term != l.term || r.Node != l.m.cfg.Self || r.Instance != l.m.cfg.Instance) {
 		klog.Warningf("the store's leader record is of node %s, term %d now; stepping down", r.Node, r.Term)
 		l.hold = nil
 		l.m.cfg.Peers.Exceed(r.Term)
 	}
 	return nil
+}
+
+// recordAge is how old the leader record was, by the store's own clock, when this process published where it is found. No clock of
+// another machine is involved. 0 if it can't be told.
+func (l *leadership) recordAge(ctx context.Context, record catalog.Object) time.Duration {
+	if !record.Exists() || l.hold != nil {
+		return 0
+	}
+	peers, _, err := l.m.cfg.Catalog.Peers(ctx, nil)
+	if err != nil {
+		return 0
+	}
+	for _, p := range peers {
+		if p.Info.GetNodeId() == string(l.m.cfg.Self) {
+			return max(0, p.Modified.Sub(record.Modified))
+		}
+	}
+	return 0
 }
 
 // heartbeat shows in the store that this leadership lives, for leaders that can't see the members.

@@ -227,6 +227,7 @@ func TestWrongCluster(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *world) {
 		s := &sharedStore{}
 		stranger := w.start("c", 3, nil, withSource(s.source("c")), func(c *Config) { c.ClusterName = "etcd-events" })
+		synctest.Wait() // until it has published itself
 		ms := w.startAll(s, 2, "a", "b")
 		w.awaitLeader(5*time.Second, ms...)
 		for _, m := range append(ms, stranger) {

@@ -22,6 +22,8 @@ const (
 	// pingInterval and pingTimeout find out connections that lead nowhere although nobody has closed them.
 	pingInterval = 10 * time.Second
 	pingTimeout  = 3 * time.Second
+	// window is fixed, as gRPC would else send a ping with every call to find a better one.
+	window = 1 << 20
 )
 
 // NewServer returns the gRPC server on which managers talk to each other; services are still to be registered. With a nil tlsConfig
@@ -41,6 +43,8 @@ func NewServer(clusterName string, tlsConfig *tls.Config, opts ...grpc.ServerOpt
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 6 * pingInterval, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingInterval / 2, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(10 * time.Second),
+		grpc.StaticStreamWindowSize(window),
+		grpc.StaticConnWindowSize(window),
 		grpc.ChainUnaryInterceptor(g.unary),
 		grpc.ChainStreamInterceptor(g.stream),
 	}

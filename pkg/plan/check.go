@@ -63,7 +63,7 @@ func Check(o *Observation, a Action, p Policy) error {
 	case SwitchAll:
 		return checkSwitch(o, a, p)
 	case RollbackAll:
-		return checkOp(o, a.Op, OpReverting)
+		return checkRollback(o, a)
 	case Advance:
 		return checkAdvance(o, a, p)
 	case FinishRestore:
@@ -77,7 +77,7 @@ func checkCreate(o *Observation, founders []cluster.EtcdNode) error {
 	if o.Store.Marker.Phase != MarkerAbsent {
 		return fmt.Errorf("a cluster was created for this store before (%s)", o.Store.Marker.Phase)
 	}
-	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.FailedRestores) > 0 || o.Store.Operation != nil {
+	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.FailedRestores) > 0 || o.underWay() != nil {
 		return fmt.Errorf("a restore is queued or under way, or has failed")
 	}
 	for _, n := range o.Nodes {
@@ -157,7 +157,7 @@ func checkStart(o *Observation, a StartEtcd) error {
 		return fmt.Errorf("node %s has something that can't be read: %s", a.Node, n.StateError)
 	case a.State.NewCluster && (n.State == nil || !n.State.NewCluster):
 		return fmt.Errorf("founding is for StartAll")
-	case n.Holding && (o.Store.Error != "" || o.Store.Operation != nil):
+	case n.Holding && !mayRelease(o, a.State.Token):
 		return fmt.Errorf("node %s is held for a restore", a.Node)
 	case n.State == nil:
 		return checkJoin(o, a)
@@ -176,6 +176,12 @@ func checkStart(o *Observation, a StartEtcd) error {
 		return nil
 	}
 	return checkRestart(o, a, lifts)
+}
+
+// mayRelease: the store says that no restore is under way, or that the one that is has got so far.
+func mayRelease(o *Observation, t cluster.Token) bool {
+	op := o.underWay()
+	return o.Store.Error == "" && (op == nil || op.State == OpLifting && op.Token == t)
 }
 
 // mayOpen: clients are in already, the marker says formed, or the restore that made the cluster says verified.
@@ -244,7 +250,7 @@ func checkJoin(o *Observation, a StartEtcd) error {
 func checkFormed(o *Observation, a MarkFormed) error {
 	m := o.Store.Marker
 	if a.Create {
-		if m.Phase != MarkerAbsent || o.Store.Operation != nil {
+		if m.Phase != MarkerAbsent || o.underWay() != nil {
 			return fmt.Errorf("the marker is %q, or a restore is under way", m.Phase)
 		}
 		if members := authority(o); members == nil || servingToken(o) != a.Token {
@@ -400,7 +406,7 @@ func checkSetAside(o *Observation, a SetAside) error {
 	if members == nil {
 		return fmt.Errorf("no healthy cluster is there that could do without the data of node %s", a.Node)
 	}
-	if n.Holding && (o.Store.Error != "" || o.Store.Operation != nil) {
+	if n.Holding && (o.Store.Error != "" || o.underWay() != nil) {
 		return fmt.Errorf("node %s is held for a restore", a.Node)
 	}
 	if n.Etcd.Healthy && n.Etcd.LeaderID != 0 && n.Etcd.MemberID != 0 {

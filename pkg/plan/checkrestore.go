@@ -18,7 +18,7 @@ func checkOp(o *Observation, op Operation, states ...OperationState) error {
 
 // checkBegin: one restore at a time, for a command that is queued, with a data dir of its own.
 func checkBegin(o *Observation, a BeginRestore) error {
-	if o.Store.Operation != nil {
+	if o.underWay() != nil {
 		return fmt.Errorf("restore %s is under way", o.Store.Operation.ID)
 	}
 	if !slices.ContainsFunc(o.Store.Commands, func(c Command) bool { return c.Name == a.Command }) {
@@ -143,8 +143,28 @@ func checkAdvance(o *Observation, a Advance, p Policy) error {
 		return unseen(o, p)
 	case OpLifting:
 		return checkVerified(o)
+	case OpReverting:
+		return checkClosed(o)
 	}
 	return nil
+}
+
+// checkClosed: no client can have written to the restored data.
+func checkClosed(o *Observation) error {
+	for _, n := range o.Nodes {
+		if n.State != nil && n.State.Token == o.Store.Operation.Token && !n.State.Quarantined {
+			return fmt.Errorf("node %s has let clients in on the restored data", n.ID)
+		}
+	}
+	return nil
+}
+
+// checkRollback: what was given up is recorded as given up, and no client has seen it.
+func checkRollback(o *Observation, a RollbackAll) error {
+	if err := checkOp(o, a.Op, OpReverting); err != nil {
+		return err
+	}
+	return checkClosed(o)
 }
 
 // checkStaged: all nodes have staged the same, and it is what the record will say.

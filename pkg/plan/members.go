@@ -105,6 +105,8 @@ func (r *rules) learner() (Decision, bool) {
 		switch {
 		case n.StateError != "":
 			return alarm("node %s can't join: %s", n.ID, n.StateError)
+		case n.State != nil && (!ours || n.Holding) && !r.mayFree(n):
+			return alarm("node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
 		case n.State != nil && !ours:
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
 		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
@@ -197,21 +199,27 @@ func (r *rules) strayNode() (Decision, bool) {
 	if !r.canChange() {
 		return none, false
 	}
-	s := r.o.Store
 	for i := range r.o.Nodes {
 		n := &r.o.Nodes[i]
-		if n.State == nil || n.StateError != "" || r.memberOf(n) != nil || n.Etcd.Healthy {
-			continue
-		}
-		if n.State.Token != r.v.token && (s.Error != "" || s.Marker.Phase != MarkerFormed || s.Marker.Token != r.v.token) {
-			continue
-		}
-		if n.Holding && s.Error != "" {
+		if n.State == nil || n.StateError != "" || r.memberOf(n) != nil || !r.mayFree(n) {
 			continue
 		}
 		return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "not a member"}, "node %s has data of a membership that the cluster doesn't have; it is set aside", n.ID)
 	}
 	return none, false
+}
+
+// mayFree tells whether a node's data may be set aside for the cluster that serves: they are of this cluster, or the marker says
+// that this one is the right one; and no restore may need them.
+func (r *rules) mayFree(n *cluster.NodeStatus) bool {
+	s := r.o.Store
+	switch {
+	case n.Etcd.Healthy, n.Holding && s.Error != "":
+		return false
+	case n.State.Token == r.v.token:
+		return true
+	}
+	return s.Error == "" && s.Marker.Phase == MarkerFormed && s.Marker.Token == r.v.token
 }
 
 // memberOf is the member that lives on a node, or nil.

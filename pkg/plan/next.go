@@ -12,8 +12,11 @@ import (
 // Next names the one next action for what was observed. Rules are asked in order; the first that speaks wins.
 // A nil spec means that nobody has said what is wanted.
 func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
-	o = o.sorted()
-	r := &rules{o: o, spec: spec, p: p, v: look(o)}
+	r := &rules{o: o.sorted(), spec: spec, p: p}
+	r.v = look(r.o)
+	if op := o.Store.Operation; op != nil {
+		r.tried = op.ID
+	}
 	for _, rule := range []func() (Decision, bool){
 		r.otherLeader,
 		r.operation,
@@ -47,6 +50,8 @@ type rules struct {
 	spec *cluster.Spec
 	p    Policy
 	v    view
+	// tried is the command of the restore that is recorded; it is not begun again.
+	tried string
 }
 
 func do(a Action, why string, args ...any) (Decision, bool) {
@@ -238,6 +243,7 @@ func (r *rules) liftNext() (Decision, bool) {
 	var next *cluster.NodeStatus
 	for _, n := range r.v.nodes {
 		switch {
+		case n.Holding && r.o.Store.Error != "":
 		case !isQuarantined(n):
 			if !n.Etcd.Healthy && n.Etcd.UnhealthyFor < startTime {
 				return hold("node %s starts with its client URLs open", n.ID)
@@ -308,6 +314,7 @@ func memberNames(members []cluster.Member) []string {
 	for i, m := range members {
 		list[i] = m.Name
 	}
+	slices.Sort(list)
 	return list
 }
 
@@ -348,15 +355,15 @@ func (r *rules) steady() Decision {
 	case len(s.CommandErrors) > 0:
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
 		d.Alarm = true
+	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
+		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].Backup)
+		d.Alarm = true
 	case healthy < all:
 	case all < r.spec.MemberCount:
 		d.Why += fmt.Sprintf("; %d wanted, but no further master is here", r.spec.MemberCount)
 		d.Alarm = true
 	case r.locked():
 		d.Why += "; the store ignores conditional puts, so nothing is formed or restored with it; use another store or start with --allow-unfenced-store"
-		d.Alarm = true
-	case len(s.Commands) > 0 && s.Commands[0].Ready:
-		d.Why += fmt.Sprintf("; the restore of %s waits for masters", s.Commands[0].Backup)
 		d.Alarm = true
 	case len(s.Commands) > 0:
 		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].Backup)

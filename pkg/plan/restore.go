@@ -28,7 +28,7 @@ func (r *rules) command() (Decision, bool) {
 	}
 	var ready []Command
 	for _, c := range s.Commands {
-		if c.Ready || r.v.token == "" {
+		if (c.Ready || r.v.token == "") && c.Name != r.tried {
 			ready = append(ready, c)
 		}
 	}
@@ -127,7 +127,7 @@ func (r *rules) operation() (Decision, bool) {
 		}
 		return none, false
 	}
-	if r.o.Now.Before(op.RetryAt) && !op.State.Ended() {
+	if r.o.Now.Before(op.RetryAt) {
 		return hold("restore %s (%s): the last step failed and is tried again in %s", op.ID, op.State, round(op.RetryAt.Sub(r.o.Now)))
 	}
 	switch op.State {
@@ -145,16 +145,13 @@ func (r *rules) operation() (Decision, bool) {
 			if reason == "" {
 				reason = fmt.Sprintf("the restored cluster did not come up within %s", r.p.CommitDeadline)
 			}
-			return takeBack(op, "%s", reason)
+			return r.takeBack(op, "%s", reason)
 		}
 		return r.commit(op)
 	case OpLifting:
 		return r.liftRestored(op)
 	case OpReverting:
 		return r.revert(op)
-	}
-	if op.State.Ended() {
-		return none, false
 	}
 	return alarm("restore %s is in state %q, which this version doesn't know; it has to be led by the version that wrote it", op.ID, op.State)
 }
@@ -166,8 +163,11 @@ func giveUp(op *Operation, reason string, args ...any) (Decision, bool) {
 }
 
 // takeBack begins the way back to the old data.
-func takeBack(op *Operation, reason string, args ...any) (Decision, bool) {
+func (r *rules) takeBack(op *Operation, reason string, args ...any) (Decision, bool) {
 	reason = fmt.Sprintf(reason, args...)
+	if lookAt(r.o, op.Token).open {
+		return alarm("restore %s (%s): %s; it is not taken back, as a node has let clients in", op.ID, op.State, reason)
+	}
 	return do(Advance{Op: *op, To: OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.Backup, reason)
 }
 
@@ -297,7 +297,7 @@ func (r *rules) commit(op *Operation) (Decision, bool) {
 		return r.verify(op)
 	}
 	if id := r.unstaged(op); id != "" {
-		return takeBack(op, "node %s doesn't have the staged data any more", id)
+		return r.takeBack(op, "node %s doesn't have the staged data any more", id)
 	}
 	var stop []cluster.NodeID
 	for _, n := range r.o.Nodes {
@@ -335,13 +335,13 @@ func (r *rules) verify(op *Operation) (Decision, bool) {
 		n := r.o.Node(cluster.NodeID(f.Name))
 		switch {
 		case n.State == nil || n.State.Token != op.Token:
-			return takeBack(op, "node %s doesn't have the restored data any more", f.Name)
+			return r.takeBack(op, "node %s doesn't have the restored data any more", f.Name)
 		case !n.Etcd.Healthy || n.Etcd.LeaderID == 0 || n.Etcd.Members == nil:
 			return hold("restore %s: etcd on %s is starting", op.ID, f.Name)
 		case n.Etcd.Revision < op.Revision:
-			return takeBack(op, "etcd on %s came up with revision %d, staged was %d", f.Name, n.Etcd.Revision, op.Revision)
+			return r.takeBack(op, "etcd on %s came up with revision %d, staged was %d", f.Name, n.Etcd.Revision, op.Revision)
 		case !sameSet(memberNames(n.Etcd.Members), want):
-			return takeBack(op, "etcd on %s knows the members %v instead of %v", f.Name, memberNames(n.Etcd.Members), want)
+			return r.takeBack(op, "etcd on %s knows the members %v instead of %v", f.Name, memberNames(n.Etcd.Members), want)
 		}
 	}
 	return do(Advance{Op: *op, To: OpLifting}, "all %d members run on the restored data and agree", len(op.Nodes))
@@ -366,6 +366,9 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 		if n.Holding || n.State != nil && n.State.Token == op.Token {
 			left = append(left, n.ID)
 		}
+	}
+	if lookAt(r.o, op.Token).open {
+		return alarm("restore %s is to be taken back, but a node has let clients in on the restored data; a person has to decide", op.ID)
 	}
 	if len(left) > 0 {
 		return do(RollbackAll{Op: *op, Nodes: left}, "%s go back to the data from before the restore", ids(left))

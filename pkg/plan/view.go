@@ -8,14 +8,24 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// sorted returns the observation with its sets in order, so that the order in which nodes answered decides nothing.
+// sorted returns the observation with its sets in order, so that the order in which nodes answered decides nothing. A restore that
+// has ended is none.
 func (o *Observation) sorted() *Observation {
 	c := *o
+	c.Store.Operation = o.underWay()
 	c.Nodes = slices.Clone(o.Nodes)
 	slices.SortFunc(c.Nodes, func(a, b cluster.NodeStatus) int { return cmp.Compare(a.ID, b.ID) })
 	c.Missing = slices.Clone(o.Missing)
 	slices.SortFunc(c.Missing, func(a, b MissingNode) int { return cmp.Compare(a.ID, b.ID) })
 	return &c
+}
+
+// underWay is the restore that is recorded and not ended, or nil.
+func (o *Observation) underWay() *Operation {
+	if op := o.Store.Operation; op != nil && !op.State.Ended() {
+		return op
+	}
+	return nil
 }
 
 // missing returns a node that is known but didn't answer. One that nobody knows has been missing for as long as the leader has

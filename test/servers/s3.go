@@ -238,7 +238,7 @@ func (s *S3) waitReady(exited chan struct{}) error {
 
 // Client returns a client of the AWS SDK with all rights, for looking behind the scenes.
 func (s *S3) Client() *awss3.Client {
-	transport := &http.Transport{}
+	transport := &http.Transport{MaxIdleConnsPerHost: 16, IdleConnTimeout: 10 * time.Second}
 	if s.CAFile != "" {
 		pool := x509.NewCertPool()
 		data, err := os.ReadFile(s.CAFile)

@@ -2,6 +2,7 @@ package s3
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -107,8 +108,6 @@ func (s *Store) classify(e *blob.Error, action string) {
 func (s *Store) classifyUnanswered(e *blob.Error) {
 	var (
 		unknownCA x509.UnknownAuthorityError
-		hostname  x509.HostnameError
-		invalid   x509.CertificateInvalidError
 		params    smithy.InvalidParamsError
 		ser       *smithy.SerializationError
 		msg       = e.Err.Error()
@@ -116,13 +115,18 @@ func (s *Store) classifyUnanswered(e *blob.Error) {
 	switch {
 	case errors.As(e.Err, &unknownCA):
 		e.Kind, e.Err = blob.ErrInvalid, fmt.Errorf("the server's certificate is signed by a CA that isn't trusted here; name its file in AWS_CA_BUNDLE: %w", e.Err)
-	case errors.As(e.Err, &hostname), errors.As(e.Err, &invalid), errors.As(e.Err, &params), errors.As(e.Err, &ser):
+	case isCertificateError(e.Err), errors.As(e.Err, &params), errors.As(e.Err, &ser):
 		e.Kind = blob.ErrInvalid
 	case strings.Contains(msg, "get identity") || strings.Contains(msg, "failed to refresh cached credentials") || strings.Contains(msg, "static credentials are empty"):
 		e.Kind, e.Action = blob.ErrDenied, "credentials: none were found in environment, files or instance role"
 	default:
 		e.Kind = blob.ErrTransient
 	}
+}
+
+func isCertificateError(err error) bool {
+	var verification *tls.CertificateVerificationError
+	return errors.As(err, &verification)
 }
 
 // transientCode knows the codes of answers that ask to try again although their status does not.

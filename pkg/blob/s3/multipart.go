@@ -143,7 +143,7 @@ func (u *upload) send(ctx context.Context, number int32, data []byte) error {
 	out, err := call(pctx, u.s, (*awss3.Client).UploadPart, &awss3.UploadPartInput{
 		Bucket: &u.s.bucket, Key: u.s.key(u.key), UploadId: u.id, PartNumber: &number,
 		Body: bytes.NewReader(data), ContentLength: aws.Int64(int64(len(data))), ChecksumSHA256: &checksum,
-	}, signPayload(sum))
+	}, signPayload(sum), patient)
 	if err != nil {
 		if ctx.Err() == nil && pctx.Err() != nil {
 			err = &blob.Error{Op: "put", Key: u.s.name(u.key), Kind: blob.ErrTransient, Err: fmt.Errorf("part %d took longer than %s: %w", number, partTimeout, err)}
@@ -205,13 +205,21 @@ func (u *upload) stored(ctx context.Context, r *result) bool {
 	return true
 }
 
-// abort drops the parts, also if ctx has ended.
+// abort drops the parts, also if ctx has ended. A part that the server was still taking in when it was given up may come
+// to lie there after the first abort, so it asks until the server knows nothing of the upload any more.
 func (u *upload) abort(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
-	_, err := call(ctx, u.s, (*awss3.Client).AbortMultipartUpload, &awss3.AbortMultipartUploadInput{Bucket: &u.s.bucket, Key: u.s.key(u.key), UploadId: u.id})
-	if status, _ := response(err); status == http.StatusNotFound {
-		return nil // Completed or aborted already.
+	wait := 50 * time.Millisecond
+	for try := 0; ; try++ {
+		_, err := call(ctx, u.s, (*awss3.Client).AbortMultipartUpload, &awss3.AbortMultipartUploadInput{Bucket: &u.s.bucket, Key: u.s.key(u.key), UploadId: u.id})
+		status, _ := response(err)
+		if status == http.StatusNotFound {
+			return nil
+		}
+		if try == 4 || status == http.StatusForbidden || sleep(ctx, wait) != nil {
+			return err
+		}
+		wait *= 2
 	}
-	return err
 }

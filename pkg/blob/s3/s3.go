@@ -189,9 +189,8 @@ func httpClient(caFile string) (*awshttp.BuildableClient, error) {
 }
 
 func awsConfig(ctx context.Context, cfg Config, client *awshttp.BuildableClient) (aws.Config, error) {
-	newRetryer := func() aws.Retryer {
-		return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = 4, 5*time.Second })
-	}
+	// What fails longer is for blob.Retry.
+	newRetryer := func() aws.Retryer { return newRetryer(3, time.Second) }
 	var base aws.Config
 	if cfg.AccessKeyID != "" {
 		base = aws.Config{
@@ -214,6 +213,21 @@ func awsConfig(ctx context.Context, cfg Config, client *awshttp.BuildableClient)
 	}
 	return base, nil
 }
+
+func newRetryer(attempts int, maxBackoff time.Duration) aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts, o.MaxBackoff = attempts, maxBackoff
+		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+			if isCertificateError(err) {
+				return aws.FalseTernary
+			}
+			return aws.UnknownTernary
+		})}, o.Retryables...)
+	})
+}
+
+// patient is for the parts of an upload: the body can't be rewound, so nobody else can try them again.
+func patient(o *awss3.Options) { o.Retryer = newRetryer(8, 20*time.Second) }
 
 // countRequests calls f for every attempt.
 func countRequests(f func(string)) func(*middleware.Stack) error {

@@ -1,0 +1,53 @@
+# "make" alone builds. "make ci" is what continuous integration runs.
+IMAGE ?= etcd-manager:dev
+GO ?= go
+
+.PHONY: all build test e2e bench soak image generate generate-check bazel bazel-check lint ci clean
+
+all: build
+
+# Static binaries under bin/; the same sources give the same bytes from any directory.
+build:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -buildid=" -o bin/ ./cmd/...
+
+test:
+	$(GO) test ./...
+
+# The tests with containers alone. They need a Docker engine.
+e2e:
+	$(GO) test -count=1 -v -timeout 30m ./test/e2e/...
+
+# Prints the figures of the README, as ratios against etcd started by hand in the same run.
+bench:
+	$(GO) run ./test/bench $(BENCH)
+
+# The tests that kill at random, for longer than "go test" does; SOAK_SEED repeats a run.
+soak:
+	SOAK=1 $(GO) test -count=1 -v -timeout 120m -run Soak ./test/...
+
+image:
+	images/etcd-manager/build.sh $(IMAGE)
+
+# The Go code of protos/, checked in.
+generate:
+	cd test/tools/proto && $(GO) run .
+
+generate-check:
+	cd test/tools/proto && $(GO) run . -check
+
+# The BUILD.bazel files, checked in.
+bazel:
+	test/bazel/gazelle.sh generate
+
+bazel-check:
+	test/bazel/gazelle.sh check
+
+lint:
+	$(GO) tool -modfile=test/tools/lint/go.mod golangci-lint run
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf bin

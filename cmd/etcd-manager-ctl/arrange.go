@@ -1,0 +1,76 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// arrange rewrites a command line as older tools accept it into the one that cobra reads: long flags with a single dash get
+// the second one, and flags that stand before the command move behind it, so that a command's own flags may stand there too.
+func arrange(root *cobra.Command, args []string) []string {
+	flags := map[string]*pflag.Flag{}
+	collect := func(f *pflag.Flag) {
+		flags[f.Name] = f
+		if f.Shorthand != "" {
+			flags[f.Shorthand] = f
+		}
+	}
+	root.PersistentFlags().VisitAll(collect)
+	for _, c := range root.Commands() {
+		c.Flags().VisitAll(collect)
+	}
+	front, rest := []string{}, []string{}
+	command := ""
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		if arg == "--" {
+			rest = append(rest, args[i:]...)
+			break
+		}
+		f, arg := known(flags, arg)
+		switch {
+		case f == nil && command == "" && !strings.HasPrefix(arg, "-"):
+			command = arg
+			continue
+		case command == "":
+			front = append(front, arg)
+		default:
+			rest = append(rest, arg)
+		}
+		if f != nil && f.NoOptDefVal == "" && !strings.Contains(arg, "=") && i+1 < len(args) {
+			// The value is the next argument, whatever it looks like.
+			i++
+			if command == "" {
+				front = append(front, args[i])
+			} else {
+				rest = append(rest, args[i])
+			}
+		}
+	}
+	if command == "" {
+		return append(front, rest...)
+	}
+	return append(append([]string{command}, front...), rest...)
+}
+
+// known finds the flag that an argument sets, if it is one, and spells a long flag with two dashes. Short flags with
+// their value attached (-ojson) are left to cobra.
+func known(flags map[string]*pflag.Flag, arg string) (*pflag.Flag, string) {
+	name := strings.TrimPrefix(arg, "-")
+	if name == arg {
+		return nil, arg
+	}
+	double := strings.HasPrefix(name, "-")
+	name = strings.TrimPrefix(name, "-")
+	name, _, _ = strings.Cut(name, "=")
+	f := flags[name]
+	if f == nil || double {
+		return f, arg
+	}
+	if len(name) > 1 {
+		arg = "-" + arg
+	}
+	return f, arg
+}

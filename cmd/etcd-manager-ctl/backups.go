@@ -1,0 +1,154 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+)
+
+type backupOutput struct {
+	Name        string    `json:"name"`
+	Time        time.Time `json:"time,omitzero"`
+	SizeBytes   int64     `json:"sizeBytes"`
+	HasManifest bool      `json:"hasManifest"`
+	Modified    time.Time `json:"modified"`
+}
+
+func (a *app) listBackupsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list-backups", Short: "List the backups, oldest first, one a line", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.listBackups(cmd.Context()) },
+	}
+}
+
+func (a *app) listBackups(ctx context.Context) error {
+	if err := a.format("json", "wide"); err != nil {
+		return err
+	}
+	c, ctx, cancel, err := a.catalog(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	l, err := c.Backups(ctx)
+	if err != nil {
+		return err
+	}
+	if n := len(l.Leftovers); n > 0 {
+		fmt.Fprintf(a.errOut, "%d incomplete: not finished yet, or given up; removed after a day (newest: %s lacks %s)\n", n, l.Leftovers[n-1].Name, l.Leftovers[n-1].Missing)
+	}
+	switch a.output {
+	case "json":
+		out := make([]backupOutput, 0, len(l.Backups))
+		for _, b := range l.Backups {
+			out = append(out, backupOutput{b.Name, b.Time, b.Size, b.HasManifest, b.Modified})
+		}
+		return a.printJSON(out)
+	case "wide":
+		return a.backupTable(l.Backups)
+	}
+	for _, b := range l.Backups {
+		if err := a.printf("%s\n", b.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) backupTable(backups []catalog.Backup) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tCHECKSUMS")
+	for _, b := range backups {
+		age, sums := "unknown", "gzip and etcd"
+		if !b.Time.IsZero() {
+			age = ageOf(a.now().Sub(b.Time))
+		}
+		if b.HasManifest {
+			sums = "manifest"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Name, age, sizeOf(b.Size), sums)
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// ageOf prints a duration in its largest unit or two.
+func ageOf(d time.Duration) string {
+	switch {
+	case d < 0:
+		return "in the future"
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
+	}
+	return fmt.Sprintf("%dd", int(d.Hours())/24)
+}
+
+// sizeOf prints bytes in binary units.
+func sizeOf(n int64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, unit := float64(n), ""
+	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if v /= 1024; v < 1024 {
+			break
+		}
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
+}
+
+// closest returns at most n of the names that are spelled most like word; none if nothing is like it.
+func closest(word string, names []string, n int) []string {
+	type candidate struct {
+		name     string
+		distance int
+	}
+	var found []candidate
+	for _, name := range names {
+		d := distance(word, name)
+		if d > 0 && d*3 <= max(len(word), len(name)) || word != "" && strings.HasPrefix(name, word) {
+			found = append(found, candidate{name, d})
+		}
+	}
+	slices.SortStableFunc(found, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
+	var out []string
+	for _, c := range found[:min(n, len(found))] {
+		out = append(out, c.name)
+	}
+	return out
+}
+
+// distance counts the single-letter changes that make b out of a (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		left := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := left
+			if a[i] != b[j] {
+				cost++
+			}
+			left = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+)
+
+// Exit codes; docs/ctl.md lists them.
+const (
+	exitOK       = 0
+	exitFailure  = 1
+	exitUsage    = 2
+	exitNotFound = 3
+	exitStore    = 4
+)
+
+// deps are what the tool needs of the world.
+type deps struct {
+	args        []string
+	out, errOut io.Writer
+	open        func(ctx context.Context, url string) (blob.Store, error)
+	now         func() time.Time
+	version     string
+}
+
+// app is one run of the tool.
+type app struct {
+	deps
+	store   string
+	output  string
+	timeout time.Duration
+}
+
+// usageError is one that the command line caused.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// notFoundError is one that names something that isn't there.
+type notFoundError struct{ message string }
+
+func (e *notFoundError) Error() string { return e.message }
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, d deps) int {
+	a := &app{deps: d}
+	root := a.rootCommand()
+	root.SetArgs(arrange(root, d.args))
+	root.SetOut(d.out)
+	root.SetErr(d.errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(d.errOut, "etcd-manager-ctl: %v\n", err)
+	code := exitCode(err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		fmt.Fprintf(d.errOut, "the store %s gave no answer within %s (--timeout)\n", a.store, a.timeout)
+	case errors.Is(err, catalog.ErrDenied):
+		fmt.Fprintf(d.errOut, "the store refuses: check the credentials and the permissions of this machine for %s\n", a.store)
+	case code == exitStore:
+		fmt.Fprintf(d.errOut, "the store %s can't be reached: nothing is known about its content\n", a.store)
+	case code == exitUsage:
+		fmt.Fprintln(d.errOut, "see etcd-manager-ctl --help")
+	}
+	return code
+}
+
+func exitCode(err error) int {
+	var usage *usageError
+	var missing *notFoundError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &missing), errors.Is(err, catalog.ErrNotFound):
+		return exitNotFound
+	case errors.Is(err, catalog.ErrDenied), errors.Is(err, catalog.ErrTransient), errors.Is(err, context.DeadlineExceeded):
+		return exitStore
+	}
+	return exitFailure
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "etcd-manager-ctl --backup-store=URL [command]",
+		Short: "Look at, configure and restore an etcd cluster through its backup store",
+		Long: `etcd-manager-ctl works on the backup store alone: it never needs a route to the masters.
+Without a command it does "get". Flags may stand before the command, with one dash or two.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be reached or refuses.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usagef("unknown command %q%s", args[0], didYouMean(args[0], cmd))
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	f := root.PersistentFlags()
+	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
+	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
+	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store")
+	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
+	klog.InitFlags(logFlags)
+	logFlags.VisitAll(func(lf *flag.Flag) {
+		pf := pflag.PFlagFromGoFlag(lf)
+		pf.Hidden = true
+		f.AddFlag(pf)
+	})
+	for _, c := range []*cobra.Command{a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.listCommandsCommand(), a.deleteCommandCommand(), a.restoreCommand(), a.versionCommand()} {
+		root.AddCommand(c)
+	}
+	return root
+}
+
+// didYouMean names the commands that are spelled nearly so.
+func didYouMean(word string, root *cobra.Command) string {
+	var names []string
+	for _, c := range root.Commands() {
+		names = append(names, c.Name())
+	}
+	if near := closest(word, names, 1); len(near) > 0 {
+		return fmt.Sprintf("; did you mean %q?", near[0])
+	}
+	return ""
+}
+
+// catalog opens the store that the flags name. The context that it returns ends with the timeout.
+func (a *app) catalog(ctx context.Context) (*catalog.Catalog, context.Context, context.CancelFunc, error) {
+	if a.store == "" {
+		return nil, nil, nil, usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
+	}
+	s, err := a.open(ctx, a.store)
+	if err != nil {
+		return nil, nil, nil, &usageError{err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	return catalog.New(s, catalog.WithClock(a.now)), ctx, cancel, nil
+}
+
+// format checks --output against what the command can do.
+func (a *app) format(allowed ...string) error {
+	if a.output == "" || slices.Contains(allowed, a.output) {
+		return nil
+	}
+	return usagef("--output=%s is not possible here: use %s", a.output, strings.Join(allowed, " or "))
+}
+
+func (a *app) printJSON(v any) error {
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+func (a *app) printf(format string, args ...any) error {
+	if _, err := fmt.Fprintf(a.out, format, args...); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+// exactlyOne is cobra.ExactArgs(1) with an error that says what is missing.
+func exactlyOne(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return usagef("%s needs %s", cmd.Name(), what)
+		case len(args) > 1:
+			return usagef("%s takes one argument, not %d", cmd.Name(), len(args))
+		}
+		return nil
+	}
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no argument, but got %q", cmd.Name(), args[0])
+	}
+	return nil
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version of this tool", Args: noArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := a.format("json"); err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return a.printJSON(map[string]string{"version": a.version})
+			}
+			return a.printf("%s\n", a.version)
+		},
+	}
+}

@@ -1,0 +1,194 @@
+package plan
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var enumCases = flag.Int("enum.cases", 120_000, "how many small worlds of each size are looked at")
+
+// letters of the alphabet of small worlds. Each is a list of choices; a world is one choice of each.
+type letter struct {
+	name    string
+	choices []string
+}
+
+// nodeChoices are the states of a node, in the words of the scripts.
+var nodeChoices = []string{
+	"new", "new staged", "down 10s", "down 5m", "foreign", `"broken=state: bad checksum"`,
+	"token=T1", "token=T1 staged", "token=T1 quarantined", "token=T1 attempt", "token=T1 unhealthy 10s", "token=T1 unhealthy 5m staged",
+	"token=T1 stopped 5m", "token=T1 nodata 5m", "token=T1 held staged", "token=T1 held", "token=T1 staged hash=43", "token=T1 revision=2000000000",
+	"token=T0", "token=T0 attempt", "token=T0 held", "token=T0 of=x,y,z",
+	"switched", "switched open", "switched unhealthy 10s", "switched revision=5", "switched held",
+}
+
+var commonLetters = []letter{
+	{"store", []string{"", "", "", "store away", "store unknown", "store lies"}},
+	{"marker", []string{"marker absent", "marker forming founders=%n token=T1", "marker formed token=T1", "marker formed token=T0", "marker foreign", "marker formed token=R1", "marker forming founders=a,x,y token=T1"}},
+	{"holder", []string{"holder mine", "holder mine", "holder none", "holder b 10s", "holder z 10s", "holder z 1h"}},
+	{"command", []string{"", "", "command r2", "command r2 ready", "command r2 ready members=1", "command r2 ready;command r3 ready", "command unreadable", "failed r0"}},
+	{"restore", []string{"", "", "", "", "", "restore proving", "restore proving proven=%n", "restore staging", "restore saving", "restore saving saved nodes=a", "restore saving saved", "restore stopping",
+		"restore stopping nodes=a", "restore stopping 1h", "restore switching", "restore switching nodes=a", "restore verifying", "restore verifying 1h", "restore verifying old=none", "restore lifting", "restore lifting 1h",
+		"restore rolling-back", "restore rolling-back old=none", "restore staging 2h", "restore staging reason=full", "restore switching retry=10s", "restore unheard-of", "restore done"}},
+	{"settled", []string{"settled 0s", "settled 30s", "settled 1h"}},
+	{"backup", []string{"", "backup 20m", "backup never", "backup running", "backup future 48h", "backup retry 10s"}},
+	{"spec", []string{"spec 1", "spec 3", "spec 3 version=3.5.21", "spec none", "spec 2"}},
+	{"member", []string{"", "", "", "member c removed", "member c removed;member c added", "member x added-voter", "member b removed;member b added"}},
+	{"extra", []string{"", "", "policy allow-unfenced", "policy no-create", "probe c unreachable", "alive b", "etcd leader=b"}},
+}
+
+// TestSmallWorlds walks over all worlds of one to three nodes that the alphabet spells, or evenly over as many as -enum.cases says,
+// and holds Next to Check and to the predicates in dumb_test.go.
+func TestSmallWorlds(t *testing.T) {
+	ids := []string{"a", "b", "c"}
+	did := map[string]int{}
+	for n := 1; n <= len(ids); n++ {
+		letters := slices.Clone(commonLetters)
+		for _, id := range ids[:n] {
+			l := letter{"node " + id, nil}
+			for _, c := range nodeChoices {
+				l.choices = append(l.choices, "node "+id+" "+c)
+			}
+			letters = append(letters, l)
+		}
+		total := uint64(1)
+		for _, l := range letters {
+			total *= uint64(len(l.choices))
+		}
+		count := min(uint64(*enumCases), total)
+		const stride = 1_000_000_007 // prime, and no choice has it as a factor: a walk over all of them
+		at := uint64(12345)
+		rng := rand.New(rand.NewPCG(1, uint64(n)))
+		failures := 0
+		for range count {
+			at = (at + stride*7919) % total
+			text := spell(letters, at, ids[:n])
+			if err := judge(text, rng, did); err != nil {
+				t.Errorf("%v\nworld:\n%s", err, text)
+				if failures++; failures > 5 {
+					t.FailNow()
+				}
+			}
+		}
+		t.Logf("%d nodes: %d of %d worlds", n, count, total)
+	}
+	for _, kind := range []string{"TakeTerm", "CreateMarker", "ReplaceMarker", "StartAll", "StartEtcd", "MarkFormed", "TakeBackup", "AddLearner", "Promote", "RemoveMember", "SetAside",
+		"BeginRestore", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand", "nothing"} {
+		if did[kind] == 0 {
+			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
+		}
+	}
+	t.Log(did)
+}
+
+// spell writes the world with that number as a script.
+func spell(letters []letter, number uint64, ids []string) string {
+	lines := []string{"cluster " + strings.Join(ids, " ")}
+	var nodes []string
+	late := ""
+	for _, l := range letters {
+		c := l.choices[number%uint64(len(l.choices))]
+		number /= uint64(len(l.choices))
+		c = strings.ReplaceAll(c, "%n", strings.Join(ids, ","))
+		switch {
+		case strings.HasPrefix(l.name, "node"):
+			nodes = append(nodes, c)
+		case l.name == "store":
+			late = c
+		default:
+			lines = append(lines, strings.Split(c, ";")...)
+		}
+	}
+	return strings.Join(append(append(lines, nodes...), late), "\n")
+}
+
+// judge asks for the decision in a world and tells what is wrong with it.
+func judge(text string, rng *rand.Rand, did map[string]int) error {
+	w := newWorld()
+	for _, line := range strings.Split(text, "\n") {
+		if line == "" {
+			continue
+		}
+		words, err := splitWords(line)
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(line, "node ") {
+			if err := w.small(words); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := w.do(words); err != nil {
+			return fmt.Errorf("%s: %w", line, err)
+		}
+	}
+	o, spec := w.observe()
+	d := Next(o, spec, w.p)
+	kind := "nothing"
+	if d.Do != nil {
+		kind = strings.TrimPrefix(fmt.Sprintf("%T", d.Do), "plan.")
+	}
+	did[kind]++
+	if d.Why == "" {
+		return fmt.Errorf("%s without a reason", kind)
+	}
+	if err := Check(o, d.Do, w.p); err != nil {
+		return fmt.Errorf("Next wants %s (%s), Check refuses: %w", d.Do, d.Why, err)
+	}
+	if err := dumb(o, d.Do, w.p); err != nil {
+		return fmt.Errorf("Next wants %s (%s), which is wrong: %w", d.Do, d.Why, err)
+	}
+	again := Next(shuffled(o, rng), spec, w.p)
+	if fmt.Sprint(again) != fmt.Sprint(d) {
+		return fmt.Errorf("in another order:\n%v\ninstead of\n%v", again, d)
+	}
+	return nil
+}
+
+// small makes one node of a small world; unlike in scripts a node may switch though no restore is recorded.
+func (w *world) small(words []string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%v: %v", words, p)
+		}
+	}()
+	n := w.node(words[1])
+	a := args(words[2:])
+	if a[0] == "new" || strings.HasPrefix(a[0], "broken") {
+		n.status.State, n.status.DataPresent, n.memberID = nil, false, 0
+	}
+	if a[0] == "switched" {
+		var ids []string
+		for _, x := range w.nodes {
+			ids = append(ids, x.id)
+		}
+		if op := w.o.Store.Operation; op != nil {
+			ids = nodeNames(op.Nodes)
+		}
+		w.run(n, restoreToken, ids)
+		n.status.State.Quarantined, n.status.Etcd.Revision = true, stagedRev
+		a = a[1:]
+	}
+	w.setNode(n, a)
+	return nil
+}
+
+// shuffled is the same observation with its sets in another order.
+func shuffled(o *Observation, rng *rand.Rand) *Observation {
+	c := *o
+	c.Nodes = slices.Clone(o.Nodes)
+	c.Missing = slices.Clone(o.Missing)
+	rng.Shuffle(len(c.Nodes), func(i, j int) { c.Nodes[i], c.Nodes[j] = c.Nodes[j], c.Nodes[i] })
+	rng.Shuffle(len(c.Missing), func(i, j int) { c.Missing[i], c.Missing[j] = c.Missing[j], c.Missing[i] })
+	for i := range c.Nodes {
+		e := &c.Nodes[i].Etcd
+		e.Members = slices.Clone(e.Members)
+		rng.Shuffle(len(e.Members), func(i, j int) { e.Members[i], e.Members[j] = e.Members[j], e.Members[i] })
+	}
+	return &c
+}
