@@ -21,7 +21,7 @@ import (
 type Options struct {
 	// ToolVersion goes into the manifest.
 	ToolVersion string
-	// BlockSize is how many bytes are compressed at once (default 512 KiB), Blocks how many such blocks wait for the
+	// BlockSize is how many bytes are compressed at once (default 256 KiB), Blocks how many such blocks wait for the
 	// upload (default 2). Memory is about 4 × BlockSize × Blocks; more blocks take more of the CPU away from etcd.
 	BlockSize int
 	Blocks    int
@@ -57,7 +57,7 @@ type Writer struct {
 // NewWriter returns a writer into the catalog.
 func NewWriter(c *catalog.Catalog, o Options) *Writer {
 	if o.BlockSize <= 0 {
-		o.BlockSize = 512 << 10
+		o.BlockSize = 256 << 10
 	}
 	if o.Blocks <= 0 {
 		o.Blocks = 2

@@ -42,19 +42,17 @@ func (r ProbeResult) String() string {
 		if b.Len() > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(c.name + ": ")
 		switch {
 		case c.ok:
-			b.WriteString("works")
+			b.WriteString(c.name + ": works")
+		case contains(r.Unchecked, c.name):
+			b.WriteString(c.name + ": not tried")
 		default:
-			b.WriteString("NOT WORKING")
+			b.WriteString(c.name + ": NOT WORKING")
 		}
 	}
 	if len(r.Missing) > 0 {
 		b.WriteString("; missing permissions: " + strings.Join(r.Missing, ", "))
-	}
-	if len(r.Unchecked) > 0 {
-		b.WriteString("; could not be tried: " + strings.Join(r.Unchecked, ", "))
 	}
 	return b.String()
 }
@@ -73,9 +71,11 @@ func Probe(ctx context.Context, s Store, owner string) (ProbeResult, error) {
 	if first, ok := p.write(); ok {
 		p.conditions(first)
 	} else {
-		p.r.Unchecked = append(p.r.Unchecked, "conditional create", "conditional replace", "delete")
+		p.r.Unchecked = append(p.r.Unchecked, "conditional create", "conditional replace")
 	}
-	if !p.unreachable() {
+	if p.unreachable() {
+		p.r.Unchecked = append(p.r.Unchecked, "read", "list", "delete")
+	} else {
 		p.read()
 		p.list()
 		p.delete()
@@ -87,8 +87,7 @@ type prober struct {
 	ctx         context.Context
 	s           Store
 	prefix, key string
-	// content is what the object holds, and versions what it may hold after an answer that leaves doubt.
-	content string
+	content     string // What the object holds, if Write.
 	r       ProbeResult
 	errs    []error
 }
@@ -234,15 +233,16 @@ func (p *prober) list() {
 	p.r.List = true
 }
 
-// delete removes the object, and what earlier probes of this owner left when they were killed.
+// delete removes the object, and what earlier probes of this owner left when they were killed. A write that failed may have
+// left something too, for example if it could not be verified.
 func (p *prober) delete() {
-	if !p.r.Write {
-		return
-	}
-	_, err := p.s.Purge(p.ctx, p.prefix, func(string) bool { return true })
-	if err != nil {
+	n, err := p.s.Purge(p.ctx, p.prefix, func(string) bool { return true })
+	switch {
+	case err != nil:
 		p.failed("delete", err)
-		return
+	case n == 0 && !p.r.Write:
+		p.r.Unchecked = append(p.r.Unchecked, "delete")
+	default:
+		p.r.Delete = true
 	}
-	p.r.Delete = true
 }

@@ -34,11 +34,11 @@ func TestProbe(t *testing.T) {
 		{
 			name:    "nothing is allowed",
 			faults:  []blobtest.Fault{deny("put", "s3:PutObject"), deny("get", "s3:GetObject"), deny("list", "s3:ListBucket"), deny("purge", "s3:DeleteObject")},
-			missing: "s3:PutObject,s3:GetObject,s3:ListBucket", text: "could not be tried: conditional create, conditional replace, delete",
+			missing: "s3:PutObject,s3:GetObject,s3:ListBucket,s3:DeleteObject", text: "conditional create: not tried, conditional replace: not tried; missing permissions",
 		},
-		{name: "read only", faults: []blobtest.Fault{deny("put", "s3:PutObject")}, missing: "s3:PutObject", text: "write: NOT WORKING, read: works, list: works"},
+		{name: "read only", faults: []blobtest.Fault{deny("put", "s3:PutObject")}, missing: "s3:PutObject", text: "write: NOT WORKING, read: works, list: works, delete: not tried"},
 		{name: "wrong bytes", faults: []blobtest.Fault{{Op: "get", FlipBit: 2}}, text: "read: NOT WORKING"},
-		{name: "out of reach", faults: []blobtest.Fault{{Err: blobtest.Transient("any", "k")}}, text: "write: NOT WORKING, read: NOT WORKING"},
+		{name: "out of reach", faults: []blobtest.Fault{{Err: blobtest.Transient("any", "k")}}, text: "write: NOT WORKING, read: not tried, list: not tried, delete: not tried"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

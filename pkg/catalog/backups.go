@@ -67,6 +67,26 @@ func (l BackupList) Newest() (Backup, bool) {
 	return l.Backups[len(l.Backups)-1], true
 }
 
+// LastWritten is when the newest file of any backup was written, by the store's clock; zero if there is none. Right after a
+// backup it is the time of now as the store has it, and so a check on a clock of one's own.
+func (l BackupList) LastWritten() time.Time {
+	var last time.Time
+	for _, b := range l.Backups {
+		last = later(last, b.Modified)
+	}
+	for _, b := range l.Leftovers {
+		last = later(last, b.Modified)
+	}
+	return last
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
 // Backups lists the backups by listing the base once: no object is read. A backup exists when its meta file and its data do.
 func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
 	dirs := make(map[string]*backupFiles)
@@ -128,9 +148,7 @@ func addBackupFile(dirs map[string]*backupFiles, e blob.Entry) {
 		d.data, d.Size = true, e.Size
 	}
 	d.TotalSize += e.Size
-	if e.Modified.After(d.Modified) {
-		d.Modified = e.Modified
-	}
+	d.Modified = later(d.Modified, e.Modified)
 }
 
 // reserved tells keys that are not a backup's.

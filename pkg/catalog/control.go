@@ -74,7 +74,7 @@ func (l *ControlListing) add(e blob.Entry) {
 		o.Name = dir
 		l.Commands = append(l.Commands, o)
 		return
-	case nested && file == optionsFile:
+	case nested && file == optionsFile, strings.HasPrefix(e.Key, blob.ProbePrefix):
 		return
 	}
 	l.Unknown = append(l.Unknown, e.Key)

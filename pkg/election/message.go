@@ -119,7 +119,7 @@ func (r Ready) Empty() bool { return r.Hard == nil && len(r.Messages) == 0 }
 // The order of Ready holds for both.
 func (r Ready) Split(request Message) (response *Message, rest []Message) {
 	for _, m := range r.Messages {
-		if response == nil && request.Kind.valid() && m.Kind == request.Kind+1 && m.To == request.From {
+		if response == nil && request.Kind.valid() && !request.Kind.IsResponse() && m.Kind == request.Kind+1 && m.To == request.From {
 			response = &m
 			continue
 		}

@@ -52,6 +52,9 @@ type boltFile struct {
 	bufs [][]byte // one for each depth
 	// used counts the pages reached.
 	used int64
+	// ahead holds bytes of the file from aheadAt on; lastRead is the offset behind the last page that was asked for.
+	ahead             []byte
+	aheadAt, lastRead int64
 }
 
 // parseMeta returns an error in words that fit behind "meta page 0: ".
@@ -132,6 +135,33 @@ func (f *boltFile) claim(pgid, n uint64) error {
 	return nil
 }
 
+// readAt reads ahead while the pages follow each other closely, as they mostly do.
+func (f *boltFile) readAt(b []byte, off int64) error {
+	const near, run = 64 << 10, 128 << 10
+	end := off + int64(len(b))
+	isNear := off >= f.lastRead-near && off <= f.lastRead+near
+	f.lastRead = end
+	if off >= f.aheadAt && end <= f.aheadAt+int64(len(f.ahead)) {
+		copy(b, f.ahead[off-f.aheadAt:])
+		return nil
+	}
+	if !isNear || len(b) >= run {
+		_, err := f.r.ReadAt(b, off)
+		return err
+	}
+	if f.ahead == nil {
+		f.ahead = make([]byte, run)
+	}
+	f.ahead = f.ahead[:min(run, f.size-off)]
+	f.aheadAt = off
+	if _, err := f.r.ReadAt(f.ahead, off); err != nil {
+		f.ahead = f.ahead[:0]
+		return err
+	}
+	copy(b, f.ahead)
+	return nil
+}
+
 // page reads a page with its overflow into the buffer of that depth.
 func (f *boltFile) page(pgid uint64, depth int) ([]byte, error) {
 	if depth >= maxDepth {
@@ -145,7 +175,7 @@ func (f *boltFile) page(pgid uint64, depth int) ([]byte, error) {
 		f.bufs = append(f.bufs, make([]byte, ps))
 	}
 	b := f.bufs[depth][:ps]
-	if _, err := f.r.ReadAt(b, int64(pgid*ps)); err != nil {
+	if err := f.readAt(b, int64(pgid*ps)); err != nil {
 		return nil, fmt.Errorf("read page %d: %w", pgid, err)
 	}
 	if id := binary.LittleEndian.Uint64(b); id != pgid {
@@ -167,7 +197,7 @@ func (f *boltFile) page(pgid uint64, depth int) ([]byte, error) {
 		f.bufs[depth] = grown
 	}
 	b = f.bufs[depth][:n*ps]
-	if _, err := f.r.ReadAt(b[ps:], int64((pgid+1)*ps)); err != nil {
+	if err := f.readAt(b[ps:], int64((pgid+1)*ps)); err != nil {
 		return nil, fmt.Errorf("read page %d: %w", pgid, err)
 	}
 	return b, nil

@@ -120,7 +120,7 @@ func TestMaintenance(t *testing.T) {
 	}
 	st, err := c.Status(ctxOf(t))
 	must(t, err)
-	if st.Version != CompiledVersion || st.DBQuota != m.cfg.QuotaBytes || st.StorageVersion != "3.6.0" || len(st.Errors) == 0 {
+	if st.Version != CompiledVersion || st.DBQuota != m.cfg.QuotaBytes || st.StorageVersion == "" || len(st.Errors) == 0 {
 		t.Errorf("status %+v", st)
 	}
 	// A snapshot with an alarm in it: what is made of it has none.

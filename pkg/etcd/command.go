@@ -20,8 +20,8 @@ type CommandLine struct {
 	DataDir string
 	Version string
 	// Fingerprint stands for all that has an effect on a member that has been started before: version, flags and
-	// environment, without the flags that only bootstrap reads and without the executable's place. A running process
-	// with another fingerprint needs a restart.
+	// environment, without the flags that matter only while etcd starts and without the executable's place. A running
+	// process with another fingerprint needs a restart.
 	Fingerprint string
 }
 
@@ -52,21 +52,27 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 		return CommandLine{}, err
 	}
 	argv := append([]string{bin.Path}, bin.Args...)
+	for _, f := range effective(cfg, bin) {
+		argv = append(argv, "--"+f.name+"="+f.value)
+	}
 	lasting := []string{bin.Version}
-	for _, f := range settings(cfg, MinorNumber(bin.Version)) {
-		// The data dir is never the operator's to move: it is how a process is recognised.
-		if f.name != "data-dir" && overridden(cfg.ExtraEnv, f) {
-			continue
-		}
-		arg := "--" + f.name + "=" + f.value
-		argv = append(argv, arg)
+	cfg.InitialCorruptCheck = false // it matters only while etcd starts
+	for _, f := range effective(cfg, bin) {
 		if !f.bootstrap {
-			lasting = append(lasting, arg)
+			lasting = append(lasting, f.name+"="+f.value)
 		}
 	}
 	cmd := CommandLine{Argv: argv, Env: environment(cfg.ExtraEnv), DataDir: cfg.DataDir, Version: bin.Version}
 	cmd.Fingerprint = fingerprint(lasting, cmd.Env)
 	return cmd, nil
+}
+
+// effective lists the flags that the operator's environment doesn't name.
+func effective(cfg Config, bin Binary) []setting {
+	return slices.DeleteFunc(settings(cfg, MinorNumber(bin.Version)), func(f setting) bool {
+		// The data dir is never the operator's to move: it is how a process is recognised.
+		return f.name != "data-dir" && overridden(cfg.ExtraEnv, f)
+	})
 }
 
 func overridden(env map[string]string, f setting) bool {

@@ -107,6 +107,8 @@ func TestFingerprint(t *testing.T) {
 			c.InitialCluster = append(c.InitialCluster, Peer{"b", []string{"http://127.0.0.2:1"}})
 		}, true},
 		"another path":  {func(_ *Config, b *Binary) { b.Path = "/b" }, true},
+		"initial check": {func(c *Config, _ *Binary) { c.InitialCorruptCheck = true }, true},
+		"hash check":    {func(c *Config, _ *Binary) { c.CompactHashCheck = true }, false},
 		"version":       {func(_ *Config, b *Binary) { b.Version = "3.6.17" }, false},
 		"quota":         {func(c *Config, _ *Binary) { c.QuotaBytes = 1 }, false},
 		"client URLs":   {func(c *Config, _ *Binary) { c.ClientURLs = []string{"http://127.0.0.1:1"} }, false},

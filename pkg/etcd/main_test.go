@@ -159,7 +159,7 @@ func makeMembers(t testing.TB, n int, bin Binary, token string, pki *testPKI, ho
 			Name: fmt.Sprintf("m%d", i), Token: cluster.Token(token), NewCluster: true,
 			PeerURLs: []string{peer}, ListenPeerURLs: []string{peer}, ClientURLs: []string{client}, ListenClientURLs: []string{client},
 			Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
-			InitialCorruptCheck: true, CompactHashCheck: true, CorruptCheckInterval: time.Minute,
+			CompactHashCheck: true, CorruptCheckInterval: time.Minute,
 		}}
 		m.cfg.DataDir = filepath.Join(m.dir, "data", token)
 		must(t, os.MkdirAll(filepath.Dir(m.cfg.DataDir), 0o700))

@@ -12,7 +12,8 @@ import (
 // database and then 32 bytes of SHA-256 over them. Read returns io.EOF only if the stream is complete and
 // the hash is right; else ErrBadSnapshot or what broke the stream. It must be closed.
 type Snapshot struct {
-	// Version is the storage version of the member ("3.6.0"); empty before 3.6.
+	// Version is the storage version of the member ("3.6.0"). It is empty before 3.6, and in the first seconds of a
+	// cluster's life.
 	Version string
 	// Size is the number of bytes that are to come, hash included; 0 if unknown.
 	Size int64

@@ -41,6 +41,7 @@ func TestEveryVersionFromEveryVersion(t *testing.T) {
 	for _, from := range bins {
 		src := makeMembers(t, 1, from, "from", &pki, "127.0.0.1")
 		src[0].cfg.AutoCompactionMode, src[0].cfg.AutoCompactionRetention = "periodic", "1h"
+		src[0].cfg.InitialCorruptCheck = true
 		src[0].cfg.QuotaBytes, src[0].cfg.SnapshotCount, src[0].cfg.LogLevel = 1<<30, 50, "info"
 		src[0].cfg.ListenMetricsURLs = makeMembers(t, 1, from, "metrics", nil, "127.0.0.1")[0].cfg.ClientURLs
 		startAll(t, src)

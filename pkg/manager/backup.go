@@ -65,16 +65,13 @@ func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cl
 	return e.GetBackup(), nil
 }
 
-// leftoverAge is how old an incomplete backup must be before it counts as left over and not as being written.
-const leftoverAge = 24 * time.Hour
-
 // thinOut removes what the retention policy doesn't keep, in one batch.
 func (l *leadership) thinOut(ctx context.Context) error {
 	list, err := l.m.cfg.Catalog.Backups(ctx)
 	if err != nil {
 		return err
 	}
-	names := Expired(list, time.Now(), l.m.cfg.Retention)
+	names := expired(list, trustedNow(list), l.m.cfg.Retention)
 	l.mu.Lock()
 	l.backups = len(list.Backups) - len(names)
 	l.mu.Unlock()
@@ -91,8 +88,8 @@ func (l *leadership) thinOut(ctx context.Context) error {
 	return nil
 }
 
-// Expired asks the retention policy which backups go.
-func Expired(list catalog.BackupList, now time.Time, p plan.RetentionPolicy) []string {
+// expired asks the retention policy which backups go.
+func expired(list catalog.BackupList, now time.Time, p plan.RetentionPolicy) []string {
 	var stored []plan.StoredBackup
 	for _, b := range list.Backups {
 		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
@@ -108,4 +105,13 @@ func Expired(list catalog.BackupList, now time.Time, p plan.RetentionPolicy) []s
 		}
 	}
 	return names
+}
+
+// trustedNow is the earlier one of this node's clock and the store's: a clock that is ahead must not make backups look old.
+func trustedNow(list catalog.BackupList) time.Time {
+	now := time.Now()
+	if w := list.LastWritten(); !w.IsZero() && w.Before(now) {
+		return w
+	}
+	return now
 }

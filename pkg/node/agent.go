@@ -115,7 +115,7 @@ func New(cfg Config) (*Agent, error) {
 		tasks: map[string]*task{}, kick: make(chan struct{}, 1),
 	}
 	if cfg.Catalog != nil {
-		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{})
+		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version})
 	}
 	if err := os.MkdirAll(a.l.own(), 0o700); err != nil {
 		return nil, fmt.Errorf("open data dir: %w", err)

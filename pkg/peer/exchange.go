@@ -86,8 +86,7 @@ func (p *Peers) heard(from cluster.NodeID, req *protosv1.ExchangeRequest) (resp 
 			resp.RivalInstance = n.other(req.GetInstance())
 		}
 		if !n.connected {
-			// It is up: don't wait until the next attempt is due.
-			n.link.conn.ResetConnectBackoff()
+			n.link.retry() // it is up
 			n.link.poke()
 		}
 	}
@@ -190,6 +189,7 @@ func (p *Peers) failed(l *link, err error) {
 		problem = "other software than this etcd-manager answers there (UNIMPLEMENTED); it is left alone, and takes no part in elections, until this etcd-manager runs on that node"
 	case codes.FailedPrecondition, codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
 		refused, urgent = true, true
+		problem = "it refuses: " + problem
 	case codes.DeadlineExceeded:
 		problem = fmt.Sprintf("no answer within %v", callTimeout)
 	case codes.Unavailable:

@@ -54,8 +54,12 @@ func newWorld(t *testing.T, keys string) *world {
 		parted: map[[2]cluster.NodeID]bool{}, leading: map[cluster.NodeID]cluster.Term{},
 	}
 	t.Cleanup(func() {
+		w.heal()
 		for _, m := range slices.Clone(w.live) {
 			m.kill()
+		}
+		if w.keys == "" {
+			time.Sleep(10 * time.Second) // connections that were cut off take their time to end
 		}
 		if w.overlap != "" {
 			t.Error(w.overlap)

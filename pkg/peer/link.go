@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/attributes"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
@@ -43,7 +44,9 @@ type link struct {
 	id   cluster.NodeID
 	conn *grpc.ClientConn
 	res  *manual.Resolver
-	last []string // endpoints as they were set last; guarded by Peers.mu
+	// last are the endpoints as they were set last, retried when retry last did something; guarded by Peers.mu.
+	last    []string
+	retried time.Time
 	// kick asks for an exchange now.
 	kick chan struct{}
 	done chan struct{} // closed by close
@@ -99,12 +102,33 @@ func (l *link) setEndpoints(endpoints []string) {
 		return
 	}
 	l.last = slices.Clone(endpoints)
+	l.connect()
+}
+
+// connect hands the endpoints to gRPC. Ones that differ in anything, an attribute too, from those that it has are connected to at once.
+func (l *link) connect() {
 	var state resolver.State
-	for _, e := range endpoints {
-		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{{Addr: e}}})
-		state.Addresses = append(state.Addresses, resolver.Address{Addr: e})
+	for _, e := range l.last {
+		a := resolver.Address{Addr: e}
+		if !l.retried.IsZero() {
+			a.Attributes = attributes.New(retryKey{}, l.retried.UnixNano())
+		}
+		state.Endpoints = append(state.Endpoints, resolver.Endpoint{Addresses: []resolver.Address{a}})
+		state.Addresses = append(state.Addresses, a)
 	}
 	l.res.UpdateState(state)
+}
+
+// retryKey is the attribute that makes an endpoint a new one.
+type retryKey struct{}
+
+// retry connects at once if the link waits between two attempts. (gRPC's own ResetConnectBackoff races with its balancer.) Peers.mu is held.
+func (l *link) retry() {
+	if l.conn.GetState() != connectivity.TransientFailure || time.Since(l.retried) < dialTimeout {
+		return
+	}
+	l.retried = time.Now()
+	l.connect()
 }
 
 func (l *link) close() {

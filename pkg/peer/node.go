@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -89,7 +90,7 @@ func (n *node) report(urgent bool) {
 		return
 	}
 	n.logged = n.problem
-	klog.Warningf("The manager of node %s can't be reached at %v: %s", n.id, n.link.last, n.problem)
+	klog.Warningf("Not connected to the manager of node %s (%s): %s", n.id, strings.Join(n.link.last, ", "), n.problem)
 }
 
 // ensure returns the node, which it adds if it isn't known, and whether it did. It returns nil if there is no way to connect to it. mu is held.

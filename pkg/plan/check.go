@@ -213,10 +213,10 @@ func checkRestart(o *Observation, a StartEtcd, lifts bool) error {
 		voters++
 		for _, x := range o.Nodes {
 			switch {
-			case x.ID == a.Node || x.Etcd.MemberID != m.ID:
+			case x.ID == a.Node || x.Etcd.MemberID != m.ID || x.State == nil || x.State.Token != a.State.Token:
 			case x.Etcd.Healthy:
 				others++
-			case x.Etcd.UnhealthyFor < startTime:
+			case x.Etcd.UnhealthyFor < startTime && !x.Holding:
 				soon++
 			}
 		}
@@ -474,8 +474,9 @@ func authority(o *Observation) []cluster.Member {
 }
 
 func healthyMember(o *Observation, m cluster.Member) bool {
+	t := servingToken(o)
 	for _, n := range o.Nodes {
-		if n.Etcd.Healthy && n.Etcd.MemberID == m.ID {
+		if n.Etcd.Healthy && n.Etcd.MemberID == m.ID && n.State != nil && n.State.Token == t {
 			return true
 		}
 	}

@@ -240,19 +240,21 @@ func isQuarantined(n *cluster.NodeStatus) bool {
 
 // liftNext opens one member, followers first, so that the first follower serves while the leader still leads.
 func (r *rules) liftNext() (Decision, bool) {
-	var next *cluster.NodeStatus
+	var next, starting *cluster.NodeStatus
 	for _, n := range r.v.nodes {
 		switch {
 		case n.Holding && r.o.Store.Error != "":
+		case !n.Etcd.Healthy && n.Etcd.UnhealthyFor < startTime && (r.v.open || !isQuarantined(n)):
+			starting = n
 		case !isQuarantined(n):
-			if !n.Etcd.Healthy && n.Etcd.UnhealthyFor < startTime {
-				return hold("node %s starts with its client URLs open", n.ID)
-			}
 		case next == nil, next.Etcd.MemberID == r.v.leader:
 			next = n
 		}
 	}
-	if next == nil {
+	switch {
+	case starting != nil:
+		return hold("clients are let in one node after the other; node %s starts", starting.ID)
+	case next == nil:
 		return none, false
 	}
 	st := *next.State.Clone()

@@ -36,7 +36,11 @@ const startTimeout = 60 * time.Second
 // S3Option changes how an S3 server is started.
 type S3Option func(*s3Options)
 
-type s3Options struct{ versioned, tls bool }
+// InMemory keeps the server's data in memory where the machine has room and a file system for that. It spares
+// tests with thousands of small objects the syncing; not for large data.
+func InMemory() S3Option { return func(o *s3Options) { o.memory = true } }
+
+type s3Options struct{ versioned, tls, memory bool }
 
 // Versioned makes the bucket keep versions.
 func Versioned() S3Option { return func(o *s3Options) { o.versioned = true } }
@@ -54,6 +58,8 @@ type S3 struct {
 	Bucket string
 	// CAFile holds the server's CA, with the option TLS.
 	CAFile string
+	// DataDir is the directory with the server's data. Of versitygw each object is a file Bucket/key in it.
+	DataDir string
 	// Log is the file with the server's output.
 	Log string
 
@@ -119,7 +125,10 @@ func start(t testing.TB, opts []S3Option, newCommand func(*S3, s3Options) func(a
 		opt(&o)
 	}
 	dir := t.TempDir()
-	s := &S3{Region: "us-east-1", AccessKeyID: "test" + rand.Text()[:12], SecretAccessKey: rand.Text(), Bucket: "backups", Log: filepath.Join(dir, "log"), t: t, dir: dir}
+	if o.memory {
+		dir = memoryDir(t, dir)
+	}
+	s := &S3{Region: "us-east-1", AccessKeyID: "test" + rand.Text()[:12], SecretAccessKey: rand.Text(), Bucket: "backups", DataDir: filepath.Join(dir, "data"), Log: filepath.Join(dir, "log"), t: t, dir: dir}
 	if o.tls {
 		s.CAFile = makeCerts(t, mkdir(t, dir, "certs"))
 	}
@@ -142,6 +151,25 @@ func start(t testing.TB, opts []S3Option, newCommand func(*S3, s3Options) func(a
 	log, _ := os.ReadFile(s.Log)
 	t.Fatalf("start S3 server: %v\n%s", err, log)
 	return nil
+}
+
+// memoryDir returns a new directory in memory, or fallback.
+func memoryDir(t testing.TB, fallback string) string {
+	const shm, enough = "/dev/shm", 2 << 30
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(shm, &st); err != nil || int64(st.Bavail)*st.Bsize < enough {
+		return fallback
+	}
+	dir, err := os.MkdirTemp(shm, "etcd-manager-test-")
+	if err != nil {
+		return fallback
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	// versitygw keeps metadata in extended attributes.
+	if err := syscall.Setxattr(dir, "user.test", []byte("x"), 0); err != nil {
+		return fallback
+	}
+	return dir
 }
 
 func freeAddress(t testing.TB) string {

@@ -241,7 +241,7 @@ func (s *Store) fail(op, key string, err error) error {
 		}
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		e.Kind, e.Err = blob.ErrTransient, fmt.Errorf("no space is left on the file system of %s: %w", s.base, err)
-	case errors.Is(err, syscall.ENOTDIR) && (op == "put"), errors.Is(err, syscall.EISDIR):
+	case errors.Is(err, syscall.ENOTDIR) && (op == "put"), errors.Is(err, syscall.EISDIR), errors.Is(err, fs.ErrExist):
 		e.Kind, e.Err = blob.ErrInvalid, fmt.Errorf("a file can't hold other files: part of the key is a file, or the key is a directory: %w", err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		e.Kind = blob.ErrNotFound

@@ -65,7 +65,7 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 
 // writeTemp writes body to a new temporary file, syncs it and reads it back, and returns its name. Nothing is left after an error.
 func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, fi fs.FileInfo, err error) {
-	f, tmp, err := createTemp(root)
+	f, name, err := createTemp(root)
 	if err != nil {
 		return "", nil, err
 	}
@@ -74,7 +74,7 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 			err = e
 		}
 		if err != nil {
-			root.Remove(tmp)
+			root.Remove(name)
 		}
 	}()
 	table := crc32.MakeTable(crc32.Castagnoli)
@@ -85,7 +85,7 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 		return "", nil, err
 	}
 	now := time.Now()
-	if err := root.Chtimes(tmp, now, now); err != nil {
+	if err := root.Chtimes(name, now, now); err != nil {
 		return "", nil, err
 	}
 	if err := unix.Fsync(int(f.Fd())); err != nil {
@@ -100,7 +100,7 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 		return "", nil, fmt.Errorf("verify %s: %d bytes with checksum %08x were written, %d with %08x are there", f.Name(), n, written.Sum32(), m, stored.Sum32())
 	}
 	fi, err = f.Stat()
-	return tmp, fi, err
+	return name, fi, err
 }
 
 // createTemp makes a temporary file whose name says when, so that forgotten ones are found.

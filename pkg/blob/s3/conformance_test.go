@@ -23,9 +23,9 @@ func allServers() []server {
 func TestConformance(t *testing.T) {
 	for _, srv := range allServers() {
 		for _, versioned := range []bool{false, true} {
-			name, opts := srv.name, []servers.S3Option(nil)
+			name, opts := srv.name, []servers.S3Option{servers.InMemory()}
 			if versioned {
-				name, opts = srv.name+", versioned", []servers.S3Option{servers.Versioned()}
+				name, opts = srv.name+", versioned", append(opts, servers.Versioned())
 			}
 			t.Run(name, func(t *testing.T) {
 				s := srv.start(t, opts...)

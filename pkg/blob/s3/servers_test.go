@@ -1,11 +1,14 @@
 package s3
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -53,16 +56,17 @@ func TestPurgeIsBatched(t *testing.T) {
 	for _, tt := range []struct {
 		server
 		opts []servers.S3Option
+		fill func(*testing.T, *servers.S3, []string)
 	}{
-		{server: server{"versitygw", servers.StartVersityGW}},
-		{server{"minio, versioned", servers.StartMinIO}, []servers.S3Option{servers.Versioned()}},
+		{server{"versitygw", servers.StartVersityGW}, nil, fillFiles},
+		{server{"minio, versioned", servers.StartMinIO}, []servers.S3Option{servers.Versioned()}, fillArchive},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			srv := tt.start(t, tt.opts...)
+			srv := tt.start(t, append(tt.opts, servers.InMemory())...)
 			var count requests
 			s := connect(t, srv, "main", func(c *Config) { c.OnRequest = count.add })
 			const backups, keep = 2000, 245
-			fillBackups(t, srv, "main/", backups)
+			tt.fill(t, srv, backupObjects("main/", backups))
 
 			count.take()
 			var names []string
@@ -107,30 +111,54 @@ func TestPurgeIsBatched(t *testing.T) {
 	}
 }
 
-// fillBackups makes backups of three objects each.
-func fillBackups(t *testing.T, srv *servers.S3, prefix string, backups int) {
-	t.Helper()
-	client := srv.Client()
-	keys := make(chan string)
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for key := range keys {
-				if _, err := client.PutObject(context.Background(), &awss3.PutObjectInput{Bucket: &srv.Bucket, Key: &key, Body: strings.NewReader("x")}); err != nil {
-					t.Errorf("put %s: %v", key, err)
-				}
-			}
-		})
-	}
+// backupObjects are the keys of backups of three objects each.
+func backupObjects(prefix string, backups int) []string {
+	var keys []string
 	first := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := range backups {
 		name := prefix + first.Add(time.Duration(i)*15*time.Minute).Format(time.RFC3339) + fmt.Sprintf("-%06d/", i)
-		for _, object := range []string{"etcd.backup.gz", "manifest.json", "_etcd_backup.meta"} {
-			keys <- name + object
+		keys = append(keys, name+"etcd.backup.gz", name+"manifest.json", name+"_etcd_backup.meta")
+	}
+	return keys
+}
+
+// fillFiles makes objects of versitygw, which are files, without a request for each.
+func fillFiles(t *testing.T, srv *servers.S3, keys []string) {
+	t.Helper()
+	for _, key := range keys {
+		path := filepath.Join(srv.DataDir, srv.Bucket, key)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
 		}
 	}
-	close(keys)
-	wg.Wait()
+}
+
+// fillArchive makes objects by one archive, which MinIO unpacks.
+func fillArchive(t *testing.T, srv *servers.S3, keys []string) {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, key := range keys {
+		err := w.WriteHeader(&tar.Header{Name: key, Size: 1, Mode: 0o644})
+		if err == nil {
+			_, err = w.Write([]byte("x"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := srv.Client().PutObject(context.Background(), &awss3.PutObjectInput{
+		Bucket: &srv.Bucket, Key: aws.String("all.tar"), Body: bytes.NewReader(b.Bytes()), Metadata: map[string]string{"Snowball-Auto-Extract": "true"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // versions counts versions and delete markers.
