@@ -72,9 +72,6 @@ type daemon struct {
 
 // runDaemon puts everything together and runs until ctx ends.
 func runDaemon(ctx context.Context, o *options) error {
-	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
 	d := &daemon{o: o, instance: rand.Text()[:12], requests: newRequestCounter()}
 	if err := d.open(ctx); err != nil {
 		return err
@@ -85,14 +82,17 @@ func runDaemon(ctx context.Context, o *options) error {
 // open builds the parts from the inside out. Nothing runs yet.
 func (d *daemon) open(ctx context.Context) error {
 	o := d.o
+	if err := d.openStore(ctx); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
 	var err error
 	if d.id, err = o.nodeID(); err != nil {
 		return err
 	}
 	if d.self, err = o.self(d.id); err != nil {
-		return err
-	}
-	if err := d.openStore(ctx); err != nil {
 		return err
 	}
 	if err := d.openPKI(); err != nil {

@@ -67,7 +67,6 @@ func daemonMain(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := runDaemon(ctx, opts); err != nil {
-		klog.Errorf("etcd-manager ends: %v", err)
 		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
 		return exitError
 	}

@@ -88,8 +88,8 @@ type prober struct {
 	s           Store
 	prefix, key string
 	content     string // What the object holds, if Write.
-	r       ProbeResult
-	errs    []error
+	r           ProbeResult
+	errs        []error
 }
 
 // failed notes an error.

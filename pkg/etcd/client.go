@@ -56,7 +56,7 @@ var sentinels = []struct{ from, to error }{
 	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), ErrUnsupported},
 }
 
-// Client talks to one member. All methods are safe for concurrent use and honour the context's deadline;
+// Client talks to one member. All methods are safe for concurrent use and honor the context's deadline;
 // without a deadline they may wait for as long as the member is away.
 type Client struct {
 	c         *clientv3.Client
@@ -111,7 +111,7 @@ func (c *Client) Raw() *clientv3.Client { return c.c }
 // Endpoints returns what was given to Dial.
 func (c *Client) Endpoints() []string { return slices.Clone(c.endpoints) }
 
-// wrap explains an error and makes it recognisable.
+// wrap explains an error and makes it recognizable.
 func (c *Client) wrap(verb string, err error) error {
 	if err == nil {
 		return nil
@@ -323,7 +323,7 @@ const (
 )
 
 // Downgrade prepares the cluster for members of the previous minor version, or takes that back. version is
-// the target's ("3.5" or "3.5.26"); etcd wants only its minor part. Enabling what is enabled, and cancelling
+// the target's ("3.5" or "3.5.26"); etcd wants only its minor part. Enabling what is enabled, and canceling
 // what isn't, is success.
 func (c *Client) Downgrade(ctx context.Context, action DowngradeAction, version string) error {
 	req := &etcdserverpb.DowngradeRequest{}

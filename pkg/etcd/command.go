@@ -70,7 +70,7 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 // effective lists the flags that the operator's environment doesn't name.
 func effective(cfg Config, bin Binary) []setting {
 	return slices.DeleteFunc(settings(cfg, MinorNumber(bin.Version)), func(f setting) bool {
-		// The data dir is never the operator's to move: it is how a process is recognised.
+		// The data dir is never the operator's to move: it is how a process is recognized.
 		return f.name != "data-dir" && overridden(cfg.ExtraEnv, f)
 	})
 }

@@ -61,7 +61,7 @@ type Exit struct {
 
 // String is for the operator.
 func (e Exit) String() string {
-	s := ""
+	var s string
 	switch {
 	case !e.Known:
 		s = "ended (it was started by an earlier manager, so the exit code can't be known)"
@@ -250,7 +250,7 @@ func (p *Process) finish(e Exit) {
 	}
 	p.fdMu.Unlock()
 	if info, err := readPIDFile(p.pidFile); err == nil && info.PID == p.info.PID && info.StartTicks == p.info.StartTicks {
-		// A pid file that stays behind is recognised as stale later.
+		// A pid file that stays behind is recognized as stale later.
 		_ = os.Remove(p.pidFile)
 	}
 	p.exit = e

@@ -87,11 +87,10 @@ func parseKeyValue(b []byte) (keyValue, error) {
 
 // keyTable remembers, for the hash of every key, which record is its newest. 12 bytes a slot, no pointers.
 type keyTable struct {
-	seed  maphash.Seed
-	hash  []uint64
-	last  []uint32 // ordinal of the newest record, and flags; valid where hash is not 0
-	n     int
-	shift int
+	seed maphash.Seed
+	hash []uint64
+	last []uint32 // ordinal of the newest record, and flags; valid where hash is not 0
+	n    int
 }
 
 const (

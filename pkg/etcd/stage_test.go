@@ -134,11 +134,8 @@ func checkRestored(t *testing.T, m *testMember, had *clientv3.GetResponse, id cl
 	if len(rest) > 0 {
 		t.Errorf("lost: %v", rest)
 	}
-	for r := range c.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(oldRev)) {
-		if !errors.Is(r.Err(), rpctypes.ErrCompacted) {
-			t.Errorf("old watch got %v", r.Err())
-		}
-		break
+	if r := <-c.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(oldRev)); !errors.Is(r.Err(), rpctypes.ErrCompacted) {
+		t.Errorf("old watch got %v", r.Err())
 	}
 	ttl, err := c.TimeToLive(ctx, id, clientv3.WithAttachedKeys())
 	must(t, err)

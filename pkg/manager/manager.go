@@ -44,7 +44,7 @@ type Config struct {
 	Catalog     *catalog.Catalog
 	Policy      plan.Policy
 	Retention   plan.RetentionPolicy
-	// Probe tries the store; it is called at start until it succeeds. fences says that conditional puts are honoured.
+	// Probe tries the store; it is called at start until it succeeds. fences says that conditional puts are honored.
 	Probe func(ctx context.Context) (fences bool, err error)
 	// Spec, if not nil, is a static configuration; spec and commands of the store are then not read.
 	Spec *cluster.Spec
@@ -115,7 +115,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("manager: the backup interval must be positive, not %s", cfg.Policy.BackupInterval)
 	}
 	if cfg.Poll <= 0 {
-		cfg.Poll = 30 * time.Second
+		cfg.Poll = time.Minute
 	}
 	if cfg.Probe == nil {
 		return nil, errors.New("manager: no probe of the store")
@@ -131,7 +131,7 @@ func (m *Manager) Report() Report {
 }
 
 // followerPoll is how often a node that doesn't lead reads the spec.
-const followerPoll = 5 * time.Minute
+const followerPoll = 10 * time.Minute
 
 // Run probes the store and reads the queue for the first time, so that it is known which commands were there before this process, and
 // then follows the spec, by which elections know what a majority is. It returns when ctx ends.

@@ -21,8 +21,11 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// observeTimeout bounds how long one silent node holds up the loop.
-const observeTimeout = 3 * time.Second
+// What bounds how long a silent node, and a silent store, hold up the loop.
+const (
+	observeTimeout = 3 * time.Second
+	storeTimeout   = 5 * time.Second
+)
 
 // observe asks all nodes at once and reads what has changed in the store.
 func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.Spec) {
@@ -235,6 +238,7 @@ type storeView struct {
 	listing     catalog.ControlListing
 	readAt      time.Time
 	failedAt    time.Time
+	failures    int
 	markerVer   string
 	marker      catalog.Marker
 	holderSince time.Time
@@ -252,7 +256,7 @@ func (l *leadership) readStore(ctx context.Context) {
 	l.mu.Lock()
 	due := l.force || time.Since(l.store.readAt) >= l.m.cfg.Poll
 	if l.store.Error != "" {
-		due = time.Since(l.store.failedAt) >= 2*time.Second
+		due = time.Since(l.store.failedAt) >= min(time.Second<<min(l.store.failures, 4), 15*time.Second)
 	}
 	l.mu.Unlock()
 	if !due {
@@ -261,12 +265,15 @@ func (l *leadership) readStore(ctx context.Context) {
 	l.mu.Lock()
 	l.force = false
 	l.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	// A store that hangs must not hold up for long what keeps etcd alive.
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	if err := l.refresh(ctx); err != nil {
 		l.store.Error, l.store.failedAt = err.Error(), time.Now()
+		l.store.failures++
 		return
 	}
+	l.store.failures = 0
 	if l.store.Error != "" {
 		klog.Infof("the store answers again")
 	}

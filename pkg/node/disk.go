@@ -199,5 +199,5 @@ func diskFree(path string) int64 {
 	if err := syscall.Statfs(path, &s); err != nil {
 		return 0
 	}
-	return int64(s.Bavail) * int64(s.Bsize)
+	return int64(s.Bavail) * s.Bsize
 }

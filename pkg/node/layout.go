@@ -16,7 +16,6 @@ import (
 type layout string
 
 func (l layout) state() string                   { return filepath.Join(string(l), "state") }
-func (l layout) dataRoot() string                { return filepath.Join(string(l), "data") }
 func (l layout) data(t cluster.Token) string     { return filepath.Join(string(l), "data", string(t)) }
 func (l layout) pki(t cluster.Token) string      { return filepath.Join(string(l), "pki", string(t)) }
 func (l layout) trashRoot() string               { return filepath.Join(string(l), "data-trashcan") }

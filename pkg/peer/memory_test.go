@@ -231,7 +231,6 @@ func TestWrongCluster(t *testing.T) {
 		ms := w.startAll(s, 2, "a", "b")
 		w.awaitLeader(5*time.Second, ms...)
 		for _, m := range append(ms, stranger) {
-			m := m
 			w.eventually(5*time.Second, "a refusal that names both clusters", func() bool {
 				return slices.ContainsFunc(m.peers.Peers(), func(p Peer) bool {
 					return !p.Connected && strings.Contains(p.Problem, `"etcd"`) && strings.Contains(p.Problem, `"etcd-events"`)

@@ -12,8 +12,10 @@ import (
 
 // TestFormAndRestart forms three members, ends all managers with SIGTERM, and starts them again with the data.
 func TestFormAndRestart(t *testing.T) {
+	c := harness.New(t, harness.Options{})
 	start := time.Now()
-	c := harness.Start(t, harness.Options{})
+	c.StartAll()
+	c.WaitHealthy(3)
 	t.Logf("three members serve %s after the start of the managers", time.Since(start).Round(10*time.Millisecond))
 	before := c.Put("/greeting", "hello")
 	token := oneToken(t, c)

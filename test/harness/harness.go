@@ -16,6 +16,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
@@ -304,7 +305,7 @@ func (c *Cluster) Client(urls ...string) *clientv3.Client {
 	if len(urls) == 0 {
 		urls = c.ClientURLs()
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: c.TLS(), DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
+	client, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: c.TLS(), Logger: zap.NewNop(), DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
 	must(c.t, err)
 	c.t.Cleanup(func() { client.Close() })
 	return client

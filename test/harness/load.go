@@ -9,6 +9,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // Load is a number of clients that write and read all the time, and remember every write that etcd has acknowledged. Every write has a
@@ -101,7 +102,7 @@ func (c *Cluster) StartLoad(o LoadOptions) *Load {
 }
 
 func (l *Load) dial(urls []string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: urls, TLS: l.c.TLS(), DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
+	return clientv3.New(clientv3.Config{Endpoints: urls, TLS: l.c.TLS(), Logger: zap.NewNop(), DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
 }
 
 // work is one client: a write, a linearizable read of it, a pause.

@@ -4,7 +4,11 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
 func TestOpen(t *testing.T) {
@@ -53,5 +57,27 @@ func TestOpen(t *testing.T) {
 				t.Errorf("Open(%q) = %s, want %s", tt.location, got, tt.want)
 			}
 		})
+	}
+}
+
+// The variables of a deployment reach a real server, over https with a private CA.
+func TestOpenReachesServer(t *testing.T) {
+	server := servers.StartVersityGW(t, servers.TLS())
+	var mu sync.Mutex
+	requests := 0
+	s, err := Open(t.Context(), server.URL("example.com/backups/etcd/main"), server.Getenv, OnRequest(func(string) {
+		mu.Lock()
+		defer mu.Unlock()
+		requests++
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := blob.Probe(t.Context(), s, "etcd-a"); err != nil || !r.Fenced() {
+		t.Errorf("Probe = %s, %v", r, err)
+	}
+	t.Logf("the probe took %d requests", requests)
+	if requests > 12 {
+		t.Errorf("the probe took %d requests", requests)
 	}
 }

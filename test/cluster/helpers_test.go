@@ -1,0 +1,27 @@
+package cluster
+
+import (
+	"bytes"
+	"compress/gzip"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/test/harness"
+)
+
+func gzipped(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, err := w.Write(data)
+	must(t, err)
+	must(t, w.Close())
+	return b.Bytes()
+}
+
+func specOf(t *testing.T, c *harness.Cluster) cluster.Spec {
+	t.Helper()
+	spec, _, err := c.Catalog.Spec(t.Context())
+	must(t, err)
+	return spec
+}
