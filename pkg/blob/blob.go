@@ -20,8 +20,8 @@ type Info struct {
 	Key string
 	// Size is the number of stored bytes.
 	Size int64
-	// Version is opaque and changes whenever the object is replaced; it is what PutOptions.IfVersion takes.
-	// (S3: the ETag.) It can be empty in a listing of a backend for which it would cost a request an object.
+	// Version is opaque and changes whenever the object is replaced by other bytes; it is what PutOptions.IfVersion takes.
+	// (S3: the ETag, which comes back with the same bytes, so what is replaced conditionally should be its writer's own.) It can be empty in a listing of a backend for which it would cost a request an object.
 	Version string
 	// Modified is when the object was last written, by the store's clock.
 	Modified time.Time

@@ -41,7 +41,12 @@ func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster
 	case plan.StartEtcd:
 		return l.startEtcd(ctx, a)
 	case plan.StartAll:
-		return each(a.Starts, func(s plan.StartEtcd) error { return l.startEtcd(ctx, s) })
+		// One after the other: each waits until it answers its peers, so that none waits for another one's open but silent port.
+		var errs []error
+		for _, s := range a.Starts {
+			errs = append(errs, l.startEtcd(ctx, s))
+		}
+		return errors.Join(errs...)
 	case plan.SetAside:
 		return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_SetAside{
 			SetAside: &protosv1.SetAside{Token: string(a.Token), Reason: a.Reason}}})

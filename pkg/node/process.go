@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -188,22 +190,83 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 		return err
 	}
 	a.poke()
+	if s.NewCluster && empty == s.Token {
+		a.awaitPeerServer(ctx, p, cmd, s)
+	}
 	return nil
 }
+
+// awaitPeerServer waits until a founder answers on its peer URL. etcd asks its peers before it bootstraps, and waits a second for
+// each one whose port is open but not served yet; founders that start one after the other don't wait for each other.
+func (a *Agent) awaitPeerServer(ctx context.Context, p *etcd.Process, cmd etcd.CommandLine, s *cluster.EtcdState) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	self := s.Node(a.cfg.Self.Name)
+	urls, err := listenOn(self.PeerURLs, localHost(a.cfg.ListenAddress))
+	if err != nil || len(urls) == 0 {
+		return
+	}
+	u, err := url.Parse(urls[0])
+	if err != nil {
+		return
+	}
+	for ctx.Err() == nil {
+		if peerServes(u) {
+			return
+		}
+		select {
+		case <-p.Done():
+			return
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	klog.V(2).Infof("etcd %s doesn't serve %s yet", cmd.Version, u)
+}
+
+// peerServes tells whether anything is answered; a refused certificate is an answer too.
+func peerServes(u *url.URL) bool {
+	const patience = 150 * time.Millisecond
+	c, err := net.DialTimeout("tcp", u.Host, patience)
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		return false
+	}
+	if u.Scheme == "https" {
+		err = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake()
+	} else {
+		if _, err = c.Write([]byte("GET /version HTTP/1.0\r\n\r\n")); err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+	}
+	var timeout net.Error
+	return !errors.As(err, &timeout) || !timeout.Timeout()
+}
+
+// quarantineGrace is what an etcd that no client can reach gets to end. Everything it has is on disk, and its peers' connections
+// would keep it for a second or more.
+const quarantineGrace = 300 * time.Millisecond
 
 // stopLocked stops etcd: leadership is moved away if wanted, then SIGTERM, then SIGKILL. procMu is held.
 func (a *Agent) stopLocked(ctx context.Context, why string, move bool) error {
 	a.mu.Lock()
-	p, c := a.proc, a.client
+	p, c, as := a.proc, a.client, a.procAs
 	a.mu.Unlock()
 	if p == nil {
 		return nil
+	}
+	grace := a.cfg.StopGrace
+	if as.Quarantined {
+		grace = quarantineGrace
 	}
 	if move && c != nil {
 		a.moveLeader(ctx, c)
 	}
 	klog.Infof("stopping etcd (pid %d): %s", p.PID(), why)
-	exit, err := p.Stop(ctx, a.cfg.StopGrace)
+	exit, err := p.Stop(ctx, grace)
 	if err != nil {
 		return fmt.Errorf("stop etcd: %w", err)
 	}

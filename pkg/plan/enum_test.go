@@ -94,6 +94,8 @@ func TestSmallWorlds(t *testing.T) {
 // reached by worlds that are ordinary in most respects.
 var themes = []map[string]string{
 	{},
+	{},
+	{"member": "member c removed"},
 	{"node": "new", "marker": "marker absent", "command": ""},
 	{"node": "new", "marker": "marker forming founders=%n token=T1"},
 	{"node": "token=T1 attempt", "marker": "marker forming founders=%n token=T1"},

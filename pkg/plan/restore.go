@@ -106,9 +106,14 @@ func (r *rules) mayServeElsewhere(c Command) (Decision, bool) {
 		}
 		return hold("the restore of %s waits: members of the cluster that can't be reached from here may still be serving; after %s without an answer they count as gone", c.Backup, round(r.p.HolderLease))
 	}
+	if s.Marker.Phase == MarkerAbsent {
+		return none, false // there never was a cluster
+	}
+	if id := r.o.recentlyMissing(r.p.HolderLease); id != "" {
+		return hold("the restore of %s waits: a cluster was created before, and node %s, which doesn't answer, may have it and be serving; after %s without an answer it counts as gone", c.Backup, id, round(r.p.HolderLease))
+	}
 	h := s.Holder
 	switch {
-	case s.Marker.Phase == MarkerAbsent: // there never was a cluster
 	case h.Mine, h.Node == "", h.UnchangedFor >= r.p.HolderLease:
 	case r.o.Node(h.Node) != nil && len(r.o.Missing) == 0:
 	default:
@@ -173,6 +178,9 @@ func (r *rules) takeBack(op *Operation, reason string, args ...any) (Decision, b
 
 // awayBeforeCommit gives up on a restore when one of its nodes stays away, or when it takes too long.
 func (r *rules) awayBeforeCommit(op *Operation) (Decision, bool) {
+	if r.v.open && r.v.token != op.OldToken && r.v.token != op.Token {
+		return giveUp(op, "cluster %s is here, which wasn't when the restore began; queue the restore again if it is to be replaced", r.v.token)
+	}
 	if r.v.serving && op.StateFor > prepareDeadline {
 		return giveUp(op, "it was not through with %s after %s", op.State, prepareDeadline)
 	}
@@ -252,7 +260,8 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 			return hold("restore %s waits a moment for the old cluster to be healthy, to back it up", op.ID)
 		}
 	}
-	if r.o.away(op.OldToken, r.p.HolderLease) || r.v.serving && r.o.away(op.OldToken, 0) {
+	if r.o.away(op.OldToken, r.p.HolderLease) || r.v.serving && r.o.away(op.OldToken, 0) ||
+		op.OldToken == "" && r.o.Store.Marker.Phase != MarkerAbsent && r.o.recentlyMissing(r.p.HolderLease) != "" {
 		return hold("restore %s waits: members that can't be reached from here may be serving", op.ID)
 	}
 	return do(Advance{Op: *op, To: OpStopping}, "everything is staged and proven; now etcd is stopped")

@@ -192,6 +192,16 @@ func (o *Observation) away(token cluster.Token, long time.Duration) bool {
 	return false
 }
 
+// recentlyMissing is a known node that hasn't been silent for that long, or "".
+func (o *Observation) recentlyMissing(long time.Duration) cluster.NodeID {
+	for _, m := range o.Missing {
+		if m.Foreign || m.For < long {
+			return m.ID
+		}
+	}
+	return ""
+}
+
 func (o *Observation) quorumAway(names []string, long time.Duration) bool {
 	away := 0
 	for _, name := range names {

@@ -61,32 +61,11 @@ func containerFile(container, path string) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// containerDir lists the entries of a directory of a container. One that isn't there has none.
-func containerDir(container, path string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	out, err := dockerIO(ctx, nil, "cp", container+":"+path, "-")
-	if err != nil {
-		if s := err.Error(); strings.Contains(s, "Could not find the file") || strings.Contains(s, "No such container:path") {
-			return nil, nil
-		}
-		return nil, err
-	}
-	var names []string
-	r := tar.NewReader(bytes.NewReader(out))
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			return names, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list %s of %s: %w", path, container, err)
-		}
-		// The first part of a name is the directory itself.
-		if parts := strings.Split(strings.Trim(h.Name, "/"), "/"); len(parts) == 2 {
-			names = append(names, parts[1])
-		}
-	}
+// containerDir lists the entries of a directory in a container's volumes. One that isn't there has none.
+func containerDir(t testing.TB, container, path string) []string {
+	t.Helper()
+	out := mustDocker(t, "run", "--rm", "--label", label(), "--network", "none", "--volumes-from", container+":ro", must(t, cutImage), "list", path)
+	return strings.Fields(out)
 }
 
 // putFile writes a file into a container, running or not.
@@ -125,4 +104,13 @@ func waitFor(t testing.TB, what string, within time.Duration, why func() string)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
+}
+
+// dockerBoth is docker with standard output and standard error in one.
+func dockerBoth(ctx context.Context, args ...string) (string, error) {
+	out, err := exec.CommandContext(ctx, "docker", args...).CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("docker %s: %w", strings.Join(args, " "), err)
+	}
+	return string(out), nil
 }

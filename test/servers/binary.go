@@ -6,6 +6,7 @@ package servers
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -54,7 +55,18 @@ func Binary(t testing.TB, name string) string {
 		}
 		return path
 	}
-	path, err := Build(name)
+	ctx := context.Background()
+	if d, ok := t.(interface{ Deadline() (time.Time, bool) }); ok {
+		if deadline, ok := d.Deadline(); ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, deadline.Add(-20*time.Second))
+			defer cancel()
+		}
+	}
+	path, err := buildOnce(ctx, name)
+	if ctx.Err() != nil {
+		t.Fatalf("build %s: the time for this package's tests is up; what is compiled already is kept, so run them again, or with -timeout 30m", name)
+	}
 	if err != nil {
 		t.Fatalf("build %s: %v", name, err)
 	}
@@ -62,26 +74,22 @@ func Binary(t testing.TB, name string) string {
 }
 
 // Build is Binary for what is not a test, without etcd-3.4.
-func Build(name string) (string, error) {
+func Build(name string) (string, error) { return buildOnce(context.Background(), name) }
+
+func buildOnce(ctx context.Context, name string) (string, error) {
 	tl, ok := tools()[name]
 	if !ok {
 		return "", errors.New("no such program")
 	}
-	root, err := moduleRoot()
+	module, path, err := locate(name, tl)
 	if err != nil {
 		return "", err
 	}
-	module := filepath.Join(root, "test", "tools", tl.module)
-	dir, err := cacheDir(module)
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, name)
 	if isFile(path) {
 		return path, nil
 	}
 	// One build at a time on a machine: each uses all cores.
-	unlock, err := lockFile(filepath.Join(filepath.Dir(filepath.Dir(dir)), "lock"))
+	unlock, err := lockBase(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -89,14 +97,25 @@ func Build(name string) (string, error) {
 	if isFile(path) {
 		return path, nil
 	}
-	return path, build(name, module, tl.pkg, path)
+	return path, build(ctx, name, module, tl.pkg, path)
 }
 
-func build(name, module, pkg, path string) error {
+// locate returns the directory of a program's module and the path that the program has or will have.
+func locate(name string, tl tool) (module, path string, err error) {
+	root, err := moduleRoot()
+	if err != nil {
+		return "", "", err
+	}
+	module = filepath.Join(root, "test", "tools", tl.module)
+	dir, err := cacheDir(module)
+	return module, filepath.Join(dir, name), err
+}
+
+func build(ctx context.Context, name, module, pkg, path string) error {
 	started := time.Now()
 	fmt.Fprintf(os.Stderr, "building %s for the tests, once; this takes up to a few minutes\n", name)
 	tmp := path + ".tmp"
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", tmp, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", tmp, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	var out bytes.Buffer
@@ -179,23 +198,33 @@ func isFile(path string) bool {
 	return err == nil && fi.Mode().IsRegular()
 }
 
-// lockFile waits for an exclusive lock between processes, which also ends with the process.
-func lockFile(path string) (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// lockBase waits for the exclusive lock of the cache, which also ends with the process.
+func lockBase(ctx context.Context) (unlock func(), err error) {
+	base, err := cacheBase()
+	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err := os.MkdirAll(base, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(base, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
 			return func() { f.Close() }, nil
 		}
-		if !errors.Is(err, syscall.EINTR) {
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			f.Close()
-			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+			return nil, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("wait for another build: %w", ctx.Err())
 		}
 	}
 }
@@ -212,7 +241,10 @@ func debianEtcd() (string, error) {
 	}
 	dir := filepath.Join(base, etcd34)
 	path := filepath.Join(dir, "usr", "bin", "etcd")
-	unlock, err := lockFile(filepath.Join(base, "lock"))
+	if isVersion34(path) {
+		return path, nil
+	}
+	unlock, err := lockBase(context.Background())
 	if err != nil {
 		return "", err
 	}

@@ -97,7 +97,7 @@ func (s *Store) classify(e *blob.Error, action string) {
 	case status == http.StatusNotImplemented:
 		e.Kind = blob.ErrInvalid
 		explain("the server lacks this operation")
-	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, status == http.StatusConflict, transientCode(c):
+	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout, transientCode(c):
 		e.Kind = blob.ErrTransient
 	case status >= 400:
 		e.Kind = blob.ErrInvalid
@@ -133,7 +133,7 @@ func isCertificateError(err error) bool {
 func transientCode(c string) bool {
 	switch c {
 	case "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException",
-		"RequestLimitExceeded", "OperationAborted", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody":
+		"RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody":
 		return true
 	}
 	return false

@@ -123,7 +123,7 @@ func (s *Store) conditional(ctx context.Context, key string, opts blob.PutOption
 		err := do(c)
 		status, _ := response(err)
 		// 409: another conditional write was under way, nothing was stored, the outcome is open.
-		if status == http.StatusConflict && try < 6 && (c.noneMatch != nil || c.match != nil) {
+		if status == http.StatusConflict && transientCode(code(err)) && try < 6 && (c.noneMatch != nil || c.match != nil) {
 			if err := sleep(ctx, wait); err != nil {
 				return err
 			}

@@ -382,3 +382,28 @@ func TestServerAway(t *testing.T) {
 		t.Errorf("started again: %v", err)
 	}
 }
+
+// An object below another one is where servers on a file system differ: what they can't do they must say, and not lose anything.
+func TestObjectBelowObject(t *testing.T) {
+	for _, tt := range []struct {
+		server
+		want error
+	}{
+		{server{"versitygw", servers.StartVersityGW}, blob.ErrInvalid},
+		{server{"minio", servers.StartMinIO}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := connect(t, tt.start(t), "main", nil)
+			if _, err := s.Put(t.Context(), "a", strings.NewReader("above"), blob.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			_, err := s.Put(t.Context(), "a/b", strings.NewReader("below"), blob.PutOptions{})
+			if !errors.Is(err, tt.want) {
+				t.Errorf("Put: %v, want %v", err, tt.want)
+			}
+			if data, _, err := blob.ReadAll(t.Context(), s, "a", 10); string(data) != "above" || err != nil {
+				t.Errorf("the object above is %q, %v", data, err)
+			}
+		})
+	}
+}

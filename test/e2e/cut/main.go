@@ -3,6 +3,7 @@
 //	cut hold            stays until it is told to end, so that other containers can share its network
 //	cut block ADDR...   from now on packets to these IPv4 neighbors are lost, without any error
 //	cut open ADDR...    they arrive again
+//	cut list DIR        prints the names in a directory, as empty images have no other tool for it
 //
 // A neighbor is blocked by a permanent entry in the neighbor table with a hardware address that nobody has. Unlike a route that is
 // missing, that is not noticed by who sends: connections hang, as they do in a real partition.
@@ -13,6 +14,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -31,7 +33,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("say hold, block or open")
+		return errors.New("say hold, block, open or list")
 	}
 	switch args[0] {
 	case "hold":
@@ -50,8 +52,23 @@ func run(args []string) error {
 			}
 		}
 		return nil
+	case "list":
+		return list(args[1:])
 	}
-	return fmt.Errorf("%q is not hold, block or open", args[0])
+	return fmt.Errorf("%q is not hold, block, open or list", args[0])
+}
+
+func list(dirs []string) error {
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			fmt.Println(e.Name())
+		}
+	}
+	return nil
 }
 
 // nobody is a hardware address of the range for private use.

@@ -1,0 +1,458 @@
+package plan
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+var (
+	simSeeds = flag.Int("sim.seeds", 300, "how many clusters are simulated")
+	simSeed  = flag.Int("sim.seed", -1, "simulate only this one, and print what happens")
+)
+
+// sim is one simulated world. The rules: at most one cluster is ever formed for the store; no acknowledged write is lost, except by a
+// restore that was asked for; nothing is stopped before everything is staged; and when the faults end, it becomes what the spec says.
+type sim struct {
+	t      *testing.T
+	seed   int
+	rng    *rand.Rand
+	now    time.Duration
+	nodes  []*simNode
+	store  simStore
+	spec   cluster.Spec
+	policy Policy
+	lead   []*simLeader
+	faults bool
+	n      int
+	trace  []string
+	last   string
+	did    map[string]int
+	failed bool
+
+	legit  cluster.Token // the cluster that clients may write to
+	acked  map[int]bool  // writes that clients were told are safe
+	maxRev int64
+	wiped  map[cluster.NodeID]time.Duration
+}
+
+func (s *sim) count() int { s.n++; return s.n }
+
+func (s *sim) log(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	if line == s.last {
+		return
+	}
+	s.last = line
+	s.trace = append(s.trace, fmt.Sprintf("%8s  ", s.now)+line)
+}
+
+func (s *sim) fail(format string, args ...any) {
+	if s.failed {
+		return
+	}
+	s.failed = true
+	s.t.Errorf("seed %d: "+format, append([]any{s.seed}, args...)...)
+	s.t.Logf("what happened (-sim.seed=%d):\n%s\n%s", s.seed, strings.Join(s.trace[max(0, len(s.trace)-60):], "\n"), s.picture())
+}
+
+func (s *sim) picture() string {
+	var b strings.Builder
+	for _, n := range s.nodes {
+		st := s.status(n)
+		state := "no state"
+		if st.State != nil {
+			state = fmt.Sprintf("token %s of %v quarantined=%v", st.State.Token, nodeNames(st.State.Nodes), st.State.Quarantined)
+		}
+		fmt.Fprintf(&b, "%s up=%v manager=%v side=%d store=%v term=%d: %s data=%v running=%v healthy=%v holding=%v members=%v\n", n.id, n.up, n.manager, n.side, n.store, n.term,
+			state, st.DataPresent, st.Etcd.Running, st.Etcd.Healthy, st.Holding, memberNames(st.Etcd.Members))
+	}
+	fmt.Fprintf(&b, "marker %s %s, commands %v, operation %+v, spec %d, legit %s", s.store.marker.Phase, s.store.marker.Token, s.store.commands, s.store.op, s.spec.MemberCount, s.legit)
+	return b.String()
+}
+
+func (s *sim) node(id cluster.NodeID) *simNode {
+	for _, n := range s.nodes {
+		if n.id == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// TestSimulation runs whole clusters through faults.
+func TestSimulation(t *testing.T) {
+	did := map[string]int{}
+	from, to := 0, *simSeeds
+	if *simSeed >= 0 {
+		from, to = *simSeed, *simSeed+1
+	}
+	failures := 0
+	for seed := from; seed < to && failures < 3; seed++ {
+		s := newSim(t, seed)
+		s.play()
+		if *simSeed >= 0 {
+			t.Log("\n" + strings.Join(s.trace, "\n") + "\n" + s.picture())
+		}
+		if s.failed {
+			failures++
+		}
+		for k, v := range s.did {
+			did[k] += v
+		}
+	}
+	t.Log(did)
+	if *simSeed >= 0 || *simSeeds < 100 {
+		return
+	}
+	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed", "restore rolled-back", "write acked", "wipe", "plan.ReplaceMarker", "plan.Promote", "plan.RemoveMember", "plan.SetAside"} {
+		if did[what] == 0 {
+			t.Errorf("no simulated cluster came to: %s", what)
+		}
+	}
+}
+
+func newSim(t *testing.T, seed int) *sim {
+	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true}
+	s.store = simStore{up: true, backups: map[string]simBackup{"BAD": {corrupt: true}}}
+	s.policy = DefaultPolicy("3.6.16")
+	size := []int{1, 2, 3, 3, 3, 4, 5, 5}[s.rng.IntN(8)]
+	for i := range size {
+		s.nodes = append(s.nodes, &simNode{id: cluster.NodeID(rune('a' + i)), up: true, manager: true, store: true,
+			dirs: map[cluster.Token]*simDir{}, staged: map[string]simStaged{}, prev: map[string]*cluster.EtcdState{}})
+	}
+	s.spec.MemberCount = s.someSize()
+	return s
+}
+
+// someSize is a member count for which there are enough nodes.
+func (s *sim) someSize() int {
+	var fit []int
+	for _, n := range []int{1, 3, 5} {
+		if n <= len(s.nodes) {
+			fit = append(fit, n)
+		}
+	}
+	return fit[s.rng.IntN(len(fit))]
+}
+
+// elect makes a node leader if it reaches a majority of the wanted; those that it reaches know its term from then on.
+func (s *sim) elect(n *simNode) {
+	if !n.up || !n.manager {
+		return
+	}
+	l := &simLeader{node: n, instance: n.instance, started: s.now, settled: s.now, beatAt: s.now, beat: -1, seen: map[cluster.NodeID]time.Duration{}, retryAt: -time.Second}
+	var reached []*simNode
+	for _, x := range s.nodes {
+		if l.reaches(x) {
+			reached = append(reached, x)
+			l.term = max(l.term, x.term)
+		}
+	}
+	if len(reached) < cluster.Quorum(s.spec.MemberCount) {
+		return
+	}
+	l.term++
+	for s.termUsed(l.term) { // terms are voted for: two majorities of the wanted may still have the same one only if disjoint
+		l.term++
+	}
+	for _, x := range reached {
+		x.term = l.term
+	}
+	s.lead = append(s.lead, l)
+	s.log("%s leads in term %d", n.id, l.term)
+}
+
+func (s *sim) termUsed(t cluster.Term) bool {
+	return slices.ContainsFunc(s.lead, func(l *simLeader) bool { return l.term == t })
+}
+
+func (s *sim) depose(l *simLeader) {
+	s.lead = slices.DeleteFunc(s.lead, func(x *simLeader) bool { return x == l })
+}
+
+func (s *sim) play() {
+	calm := s.rng.IntN(3) == 0 // let some form undisturbed, so that later faults meet a cluster
+	for i := range 600 {
+		if s.failed {
+			return
+		}
+		if !calm || i > 120 {
+			s.fault()
+		}
+		s.tick()
+	}
+	s.settle()
+}
+
+// tick lets a little time pass, leaders act, and a client write.
+func (s *sim) tick() {
+	s.now += time.Duration(s.rng.IntN(4000)) * time.Millisecond
+	s.lead = slices.DeleteFunc(s.lead, func(l *simLeader) bool { return !l.alive() })
+	if len(s.lead) == 0 || s.rng.IntN(100) == 0 {
+		s.elect(s.nodes[s.rng.IntN(len(s.nodes))])
+	}
+	for range 3 {
+		if len(s.lead) > 0 {
+			s.step(s.lead[s.rng.IntN(len(s.lead))])
+		}
+		s.run()
+	}
+	s.write()
+	s.watch()
+}
+
+// write is a client at work wherever it finds an etcd that answers.
+func (s *sim) write() {
+	for _, g := range s.groups() {
+		if !g.open {
+			continue
+		}
+		if s.legit == "" {
+			s.legit = g.token
+			s.did["cluster formed"]++
+		}
+		if g.token != s.legit {
+			s.fail("cluster %s takes a write, but %s is the cluster", g.token, s.legit)
+			return
+		}
+		w := s.count()
+		s.propose(g, simEntry{write: w})
+		have := g.head.writes()
+		for x := range s.acked {
+			if !have[x] {
+				s.fail("write %d was acknowledged and is lost in cluster %s", x, g.token)
+				return
+			}
+		}
+		s.acked[w] = true
+		s.did["write acked"]++
+		rev := g.head.revision()
+		if rev <= s.maxRev {
+			s.fail("the revision went back from %d to %d", s.maxRev, rev)
+		}
+		s.maxRev = rev
+	}
+}
+
+// watch asserts what must be so at every moment.
+func (s *sim) watch() {
+	open := map[cluster.Token]bool{}
+	for _, g := range s.groups() {
+		if g.open {
+			open[g.token] = true
+		}
+	}
+	if len(open) > 1 {
+		s.fail("two clusters serve: %v", slices.Collect(maps.Keys(open)))
+	}
+}
+
+func (s *sim) wipedSince(id cluster.NodeID, d time.Duration) bool {
+	at, ok := s.wiped[id]
+	return ok && s.now-at < d
+}
+
+// quietLimit is how long something may keep a node out of sight while its etcd could serve: less than the leader's lease in the
+// store, after which members that can't be seen count as gone, by design.
+const quietLimit = 150 * time.Second
+
+// fault breaks or mends something now and then.
+func (s *sim) fault() {
+	n := s.nodes[s.rng.IntN(len(s.nodes))]
+	switch s.rng.IntN(200) {
+	case 0, 1: // the daemon dies, etcd stays
+		s.killManager(n)
+	case 2, 3, 4, 5, 6:
+		s.startManager(n)
+	case 7, 8: // power
+		s.log("%s crashes", n.id)
+		n.up, n.manager = false, false
+	case 9, 10, 11, 12, 13, 14:
+		s.boot(n)
+	case 15, 16:
+		s.wipe(n)
+	case 17:
+		s.log("partition")
+		for _, x := range s.nodes {
+			x.side = s.rng.IntN(2)
+		}
+	case 18, 19:
+		for _, x := range s.nodes {
+			x.side = 0
+		}
+	case 20:
+		s.log("store away")
+		s.store.up = false
+	case 21:
+		s.log("store away for %s", n.id)
+		n.store = false
+	case 22, 23, 24, 25:
+		s.store.up = true
+		for _, x := range s.nodes {
+			x.store = true
+		}
+	case 26:
+		s.queue()
+	case 27:
+		s.log("all managers restart")
+		for _, x := range s.nodes {
+			s.killManager(x)
+			s.startManager(x)
+		}
+	case 28:
+		s.spec.MemberCount = s.someSize()
+		s.log("spec %d", s.spec.MemberCount)
+	case 29, 30: // time passes
+		s.now += time.Duration(s.rng.IntN(25)) * time.Second
+	}
+	whole := s.store.up && !slices.ContainsFunc(s.nodes, func(x *simNode) bool { return x.side != 0 || !x.store })
+	if whole {
+
+	}
+	for _, x := range s.nodes {
+		if x.manager && whole {
+			x.seenAt = s.now
+		}
+		if s.now-x.seenAt < quietLimit {
+			continue
+		}
+		s.mend()
+		s.startManager(x)
+	}
+}
+
+func (s *sim) mend() {
+	s.store.up = true
+	for _, x := range s.nodes {
+		x.side, x.store = 0, true
+	}
+}
+
+func (s *sim) killManager(n *simNode) {
+	if n.manager {
+		s.log("%s: manager dies", n.id)
+		n.manager = false
+	}
+}
+
+func (s *sim) startManager(n *simNode) {
+	if !n.up || n.manager {
+		return
+	}
+	s.log("%s: manager starts", n.id)
+	n.manager, n.queued = true, false
+	n.instance++
+	if n.state != nil && !n.holding && !n.running {
+		n.running, n.quarantined, n.wellAt = true, n.state.Quarantined, s.now
+	}
+}
+
+func (s *sim) boot(n *simNode) {
+	if !n.up {
+		n.up, n.running = true, false
+		s.startManager(n)
+	}
+}
+
+// wipe takes a node's disk away, unless with it a quorum of the disks that have every write would be gone.
+func (s *sim) wipe(n *simNode) {
+	var head *simDir
+	for _, x := range s.nodes {
+		if d := x.dirs[s.legit]; d != nil && (head == nil || len(d.log) > len(head.log)) {
+			head = d
+		}
+	}
+	if head != nil {
+		full := 0
+		for _, x := range s.nodes {
+			d := x.dirs[s.legit]
+			if x == n || d == nil || len(d.log) < len(head.log) {
+				continue
+			}
+			if m := findMember(head.members(), d.member); m != nil && !m.Learner {
+				full++
+			}
+		}
+		if full < cluster.Quorum(voterCount(head.members())) {
+			return
+		}
+	}
+	s.log("%s: disk wiped", n.id)
+	s.did["wipe"]++
+	s.wiped[n.id] = s.now
+	n.state, n.dirs, n.staged, n.prev = nil, map[cluster.Token]*simDir{}, map[string]simStaged{}, map[string]*cluster.EtcdState{}
+	n.holding, n.running, n.term = false, false, 0
+	s.killManager(n)
+	n.up = true
+	s.startManager(n)
+}
+
+// queue has the operator ask for a restore: of a good backup, of a corrupt one, of one that isn't there.
+func (s *sim) queue() {
+	backup := "BAD"
+	switch names := slices.Sorted(maps.Keys(s.store.backups)); s.rng.IntN(6) {
+	case 0:
+	case 1:
+		backup = "MISSING"
+	default:
+		backup = names[s.rng.IntN(len(names))]
+	}
+	c := Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: backup, Spec: cluster.Spec{MemberCount: s.someSize()}}
+	s.store.commands = append(s.store.commands, c)
+	s.log("command %s restores %s with %d members", c.Name, backup, c.Spec.MemberCount)
+}
+
+// settle ends all faults and waits for the cluster to be what the spec says.
+func (s *sim) settle() {
+	s.log("the faults end")
+	s.faults = false
+	s.mend()
+	for _, n := range s.nodes {
+		s.boot(n)
+		s.killManager(n)
+		s.startManager(n)
+	}
+	s.store.failed = nil // the operator has read why
+	s.lead = nil
+	for range 2500 {
+		s.tick()
+		if s.failed {
+			return
+		}
+		if s.legit == "" && len(s.store.failed) > 0 {
+			s.store.failed = nil
+		}
+		if s.settled() {
+			s.did["converged"]++
+			return
+		}
+	}
+	s.fail("it doesn't become what is wanted")
+}
+
+// settled tells whether the cluster is what the spec says.
+func (s *sim) settled() bool {
+	if len(s.store.commands) > 0 || s.store.op != nil || s.store.marker.Phase != MarkerFormed || s.store.marker.Token != s.legit {
+		return false
+	}
+	members := 0
+	for _, n := range s.nodes {
+		if n.state == nil {
+			continue
+		}
+		st := s.status(n)
+		if !st.Etcd.Healthy || st.Etcd.Quarantined || st.State.Quarantined || st.Etcd.Learner || n.state.Token != s.legit || len(st.State.Nodes) != s.spec.MemberCount || len(st.Etcd.Members) != s.spec.MemberCount {
+			return false
+		}
+		members++
+	}
+	return members == s.spec.MemberCount
+}

@@ -1,0 +1,298 @@
+package plan
+
+import (
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// The model world of the simulation: machines with disks, a much simplified etcd, and a store with compare-and-swap.
+
+// simEntry is one entry of etcd's log: a client's write or a new member list.
+type simEntry struct {
+	write   int
+	members []cluster.Member
+}
+
+// simDir is an etcd data dir.
+type simDir struct {
+	member cluster.MemberID
+	base   int64 // the revision before the first entry
+	log    []simEntry
+}
+
+func (d *simDir) clone() *simDir {
+	c := *d
+	c.log = slices.Clone(d.log)
+	return &c
+}
+
+func (d *simDir) members() []cluster.Member {
+	for _, e := range slices.Backward(d.log) {
+		if e.members != nil {
+			return e.members
+		}
+	}
+	return nil
+}
+
+func (d *simDir) writes() map[int]bool {
+	set := map[int]bool{}
+	for _, e := range d.log {
+		if e.members == nil {
+			set[e.write] = true
+		}
+	}
+	return set
+}
+
+func (d *simDir) revision() int64 { return d.base + int64(len(d.writes())) }
+
+// simStaged is a staged data dir.
+type simStaged struct {
+	dir cluster.StagedDir
+	log []simEntry
+}
+
+// simNode is one machine.
+type simNode struct {
+	id       cluster.NodeID
+	up       bool // the machine
+	manager  bool // the daemon; etcd outlives it
+	side     int  // of a partition
+	store    bool // reaches the store
+	instance int  // of the daemon
+	queue    map[string]bool
+	queued   bool          // has read the queue
+	seenAt   time.Duration // when nothing kept it out of sight
+
+	// disk
+	state   *cluster.EtcdState
+	dirs    map[cluster.Token]*simDir
+	staged  map[string]simStaged
+	prev    map[string]*cluster.EtcdState // by restore: what the state was before it switched
+	holding bool
+	term    cluster.Term
+
+	// etcd's process
+	running     bool
+	quarantined bool
+	wellAt      time.Duration // when it was last healthy or started
+}
+
+func (n *simNode) dir() *simDir {
+	if n.state == nil {
+		return nil
+	}
+	return n.dirs[n.state.Token]
+}
+
+// serving tells whether the node's etcd takes part in its cluster.
+func (n *simNode) serving() bool { return n.up && n.running && n.dir() != nil }
+
+// simBackup is one in the store.
+type simBackup struct {
+	log     []simEntry
+	rev     int64
+	at      time.Duration
+	corrupt bool
+}
+
+type simStore struct {
+	up          bool
+	marker      Marker
+	markerVer   int
+	leaderTerm  cluster.Term
+	leaderNode  cluster.NodeID
+	leaderInst  string
+	leaderBeat  int
+	commands    []Command
+	op          *Operation
+	opVer       int
+	opSince     time.Duration
+	failed      []string
+	backups     map[string]simBackup
+	newest      time.Duration
+	haveBackups bool
+}
+
+// group is the part of an etcd cluster that is connected on one side.
+type group struct {
+	token   cluster.Token
+	nodes   []*simNode
+	head    *simDir // the longest log
+	members []cluster.Member
+	quorum  bool
+	open    bool // a client can reach a member
+	leader  cluster.MemberID
+}
+
+func voterCount(members []cluster.Member) int {
+	n := 0
+	for _, m := range members {
+		if !m.Learner {
+			n++
+		}
+	}
+	return n
+}
+
+func findMember(members []cluster.Member, id cluster.MemberID) *cluster.Member {
+	for i := range members {
+		if members[i].ID == id {
+			return &members[i]
+		}
+	}
+	return nil
+}
+
+// groups are all etcd clusters that run, side by side.
+func (s *sim) groups() []*group {
+	var list []*group
+	for _, n := range s.nodes {
+		if !n.serving() {
+			continue
+		}
+		var g *group
+		for _, x := range list {
+			if x.token == n.state.Token && x.nodes[0].side == n.side {
+				g = x
+			}
+		}
+		if g == nil {
+			g = &group{token: n.state.Token}
+			list = append(list, g)
+		}
+		g.nodes = append(g.nodes, n)
+	}
+	for _, g := range list {
+		for _, n := range g.nodes {
+			if g.head == nil || len(n.dir().log) > len(g.head.log) {
+				g.head = n.dir()
+			}
+		}
+		g.members = g.head.members()
+		in := 0
+		for _, n := range g.nodes {
+			m := findMember(g.members, n.dir().member)
+			if m == nil || m.Learner {
+				continue
+			}
+			in++
+			if g.leader == 0 {
+				g.leader = m.ID
+			}
+			g.open = g.open || !n.quarantined
+		}
+		g.quorum = in > 0 && in >= cluster.Quorum(voterCount(g.members))
+		g.open = g.open && g.quorum
+	}
+	return list
+}
+
+func (s *sim) groupOf(n *simNode) *group {
+	for _, g := range s.groups() {
+		if slices.Contains(g.nodes, n) {
+			return g
+		}
+	}
+	return nil
+}
+
+// propose commits an entry in a group that has a quorum: on all of its voters, or on just enough.
+func (s *sim) propose(g *group, e simEntry) bool {
+	if !g.quorum {
+		return false
+	}
+	need := cluster.Quorum(voterCount(g.members))
+	lazy := e.members == nil && s.rng.IntN(3) == 0
+	log := append(slices.Clone(g.head.log), e)
+	for _, i := range s.rng.Perm(len(g.nodes)) {
+		n := g.nodes[i]
+		m := findMember(g.members, n.dir().member)
+		if m == nil || lazy && (m.Learner || need <= 0) {
+			continue
+		}
+		if !m.Learner {
+			need--
+		}
+		n.dir().log = slices.Clone(log)
+	}
+	g.head = &simDir{base: g.head.base, log: log}
+	g.members = g.head.members()
+	return true
+}
+
+// run lets etcd do what it does by itself: catch up, publish names, notice a removal, be healthy or not.
+func (s *sim) run() {
+	for _, g := range s.groups() {
+		if !g.quorum {
+			continue
+		}
+		for _, n := range g.nodes {
+			m := findMember(g.members, n.dir().member)
+			if m == nil {
+				n.running = false // "the member has been removed"
+				continue
+			}
+			n.dir().log = slices.Clone(g.head.log)
+			n.dir().base = g.head.base
+			n.wellAt = s.now
+			if m.Name == "" {
+				members := slices.Clone(g.members)
+				findMember(members, m.ID).Name = string(n.id)
+				s.propose(g, simEntry{members: members})
+			}
+		}
+	}
+}
+
+func simMemberID(token cluster.Token, name string, nonce int) cluster.MemberID {
+	h := fnv.New64()
+	fmt.Fprintf(h, "%s %s %d", token, name, nonce)
+	return cluster.MemberID(h.Sum64()&0xffffff | 1)
+}
+
+func foundingMembers(token cluster.Token, nodes []cluster.EtcdNode) []cluster.Member {
+	var list []cluster.Member
+	for _, n := range nodes {
+		list = append(list, cluster.Member{ID: simMemberID(token, n.Name, 0), Name: n.Name, PeerURLs: n.PeerURLs, ClientURLs: n.ClientURLs})
+	}
+	return list
+}
+
+// status is what a node says of itself.
+func (s *sim) status(n *simNode) cluster.NodeStatus {
+	st := cluster.NodeStatus{ID: n.id, Instance: fmt.Sprintf("%s-%d", n.id, n.instance), Self: etcdNode(string(n.id)), Term: n.term, State: n.state.Clone(),
+		DataPresent: n.dir() != nil, Versions: []string{"3.6.16"}, Holding: n.holding}
+	for id, x := range n.staged {
+		d := x.dir
+		d.Operation = id
+		st.Staged = append(st.Staged, d)
+	}
+	slices.SortFunc(st.Staged, func(a, b cluster.StagedDir) int { return strings.Compare(a.Operation, b.Operation) })
+	e := &st.Etcd
+	e.Running = n.running && n.state != nil
+	e.Quarantined = e.Running && n.quarantined
+	if d := n.dir(); d != nil {
+		e.MemberID = d.member
+		e.AppliedIndex = uint64(len(d.log)) * 10
+		e.Revision = d.revision()
+	}
+	e.UnhealthyFor = s.now - n.wellAt
+	if !n.serving() {
+		return st
+	}
+	g := s.groupOf(n)
+	e.RaftIndex = uint64(len(g.head.log)) * 10
+	m := findMember(g.members, n.dir().member)
+	if g.quorum && m != nil {
+		e.Healthy, e.UnhealthyFor, e.LeaderID, e.Learner = true, 0, g.leader, m.Learner
+		e.Members = slices.Clone(g.members)
+	}
+	return st
+}
