@@ -1,7 +1,7 @@
 // Command etcd-manager is the daemon that runs on every master next to etcd.
 //
 // Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "etcd" is the compiled-in etcd server,
-// "etcdctl" etcd's own tool, and "prove-db" checks a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
+// "etcdctl" etcd's own tool, and "prove-db" and "stage-db" check and finish a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
 package main
 
 import (
@@ -41,6 +41,8 @@ func run(args []string) int {
 			return exitOK
 		case "prove-db":
 			return etcd.ProveMain(args[1:])
+		case "stage-db":
+			return etcd.StageMain(args[1:])
 		case "etcdctl":
 			return etcdctlMain()
 		case "demo":

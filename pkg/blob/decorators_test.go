@@ -279,6 +279,24 @@ func TestTimeouts(t *testing.T) {
 	})
 }
 
+func TestTimeoutsDefaults(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		faults := blobtest.NewFaulty(blobtest.NewMemory())
+		s := blob.WithTimeouts(faults, blob.Timeouts{})
+		faults.Add(blobtest.Fault{Hang: make(chan struct{})})
+		start := time.Now()
+		if _, err := s.Stat(t.Context(), "k"); !errors.Is(err, blob.ErrTransient) || time.Since(start) != 30*time.Second {
+			t.Errorf("after %s: %v", time.Since(start), err)
+		}
+		s = blob.WithTimeouts(faults, blob.Timeouts{Small: -1})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if _, err := s.Stat(ctx, "k"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, blob.ErrTransient) {
+			t.Errorf("without a bound: %v", err)
+		}
+	})
+}
+
 type sleeper struct{ d time.Duration }
 
 func (s sleeper) Read([]byte) (int, error) {

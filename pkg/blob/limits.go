@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// Timeouts bounds what must not hang. A bound that is 0 does not exist.
+// Timeouts bounds what must not hang. 0 means the default of a field, a negative bound none.
 type Timeouts struct {
-	// Small bounds a Stat, the opening of a Get, a Put whose body is an io.Seeker of at most 1 MiB, and each step of a List.
+	// Small bounds a Stat, the opening of a Get, a Put whose body is an io.Seeker of at most 1 MiB, and each step of a List. The default is 30 s.
 	Small time.Duration
 	// Idle bounds the time without progress in a Put or in reading from a Get. As a Put makes progress when its body is
-	// read, and a store may read a few parts ahead, Idle must be longer than the slowest upload of a few parts may take.
+	// read, and a store may read a few parts ahead, Idle must be longer than the slowest upload of a few parts may take. The default is 10 min.
 	Idle time.Duration
-	// Purge bounds a Purge.
+	// Purge bounds a Purge. The default is 10 min.
 	Purge time.Duration
 }
 
@@ -24,7 +24,20 @@ type Timeouts struct {
 const smallBody = 1 << 20
 
 // WithTimeouts returns a Store that ends operations of s which take too long with ErrTransient.
-func WithTimeouts(s Store, t Timeouts) Store { return &limiter{s, t} }
+func WithTimeouts(s Store, t Timeouts) Store {
+	return &limiter{s, Timeouts{
+		Small: orDefault(t.Small, 30*time.Second),
+		Idle:  orDefault(t.Idle, 10*time.Minute),
+		Purge: orDefault(t.Purge, 10*time.Minute),
+	}}
+}
+
+func orDefault(d, def time.Duration) time.Duration {
+	if d == 0 {
+		return def
+	}
+	return d
+}
 
 type limiter struct {
 	s Store

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -72,6 +73,11 @@ func (l *leadership) thinOut(ctx context.Context) error {
 		return err
 	}
 	names := expired(list, trustedNow(list), l.m.cfg.Retention)
+	if len(names) > 0 {
+		if names, err = l.unqueued(ctx, names); err != nil {
+			return err
+		}
+	}
 	l.mu.Lock()
 	l.backups = len(list.Backups) - len(names)
 	l.mu.Unlock()
@@ -86,6 +92,20 @@ func (l *leadership) thinOut(ctx context.Context) error {
 		return fmt.Errorf("remove %d backups: %w", len(names), err)
 	}
 	return nil
+}
+
+// unqueued leaves out the backups that queued restores name. As long as one can't be read, every backup may be meant.
+func (l *leadership) unqueued(ctx context.Context, names []string) ([]string, error) {
+	cmds, problems, err := l.m.cfg.Catalog.Commands(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("no backup is removed while a queued command can't be read: %w", problems[0].Err)
+	}
+	return slices.DeleteFunc(names, func(name string) bool {
+		return slices.ContainsFunc(cmds, func(c catalog.Command) bool { return c.Backup == name })
+	}), nil
 }
 
 // expired asks the retention policy which backups go.

@@ -159,7 +159,7 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 	}
 	t.report("stage", 0, 0)
 	cfg := etcd.StageConfig{
-		SnapshotPath: a.l.snapshot(op.ID), Consume: true, DataDir: a.l.data(s.Token), Name: self.Name, Token: s.Token,
+		SnapshotPath: a.l.snapshot(op.ID), Consume: true, SelfExe: a.cfg.Executable, DataDir: a.l.data(s.Token), Name: self.Name, Token: s.Token,
 		BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true, TargetVersion: s.EtcdVersion,
 	}
 	for _, n := range s.Nodes {

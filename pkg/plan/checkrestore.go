@@ -92,8 +92,16 @@ func unseen(o *Observation, p Policy) error {
 
 // checkStop: nothing that runs is stopped for something that isn't proven and staged on every node of the new cluster.
 func checkStop(o *Observation, a StopAll) error {
-	if err := checkOp(o, a.Op, OpStopping, OpSwitching); err != nil {
+	if err := checkOp(o, a.Op, OpStopping, OpSwitching, OpVerifying, OpLifting); err != nil {
 		return err
+	}
+	for _, id := range a.Nodes {
+		if n := o.Node(id); n != nil && n.State != nil && n.State.Token == a.Op.Token {
+			return fmt.Errorf("node %s has the restored data already", id)
+		}
+	}
+	if o.Store.Operation.State == OpLifting {
+		return nil // clients are let in elsewhere already
 	}
 	return ready(o)
 }

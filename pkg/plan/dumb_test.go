@@ -292,7 +292,14 @@ func dumbRestore(o *Observation, a Action) error {
 	complete := staged+switched == len(op.Nodes)
 	switch a := a.(type) {
 	case StopAll:
-		if !complete || op.State != OpStopping && op.State != OpSwitching {
+		for _, id := range a.Nodes {
+			for _, n := range o.Nodes {
+				if n.ID == id && n.State != nil && n.State.Token == op.Token {
+					return errors.New("stops the restored cluster")
+				}
+			}
+		}
+		if op.State != OpLifting && !complete || op.State == OpProving || op.State == OpStaging || op.State == OpSaving || op.State == OpReverting {
 			return errors.New("stops before all is staged")
 		}
 	case SwitchAll:

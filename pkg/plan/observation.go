@@ -71,6 +71,8 @@ type Store struct {
 	FailedRestores []string
 	// Operation is the one that is not finished, or nil.
 	Operation *Operation
+	// HighestRevision is the highest revision that a backup's manifest or an operation's record names; 0 if none does.
+	HighestRevision int64
 	// NewestBackup is when the newest backup was taken; zero if there is none.
 	NewestBackup time.Time
 	// NewestBackupKnown is false until the backups have been listed.

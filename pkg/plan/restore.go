@@ -79,6 +79,7 @@ func (r *rules) begin(c Command) (Decision, bool) {
 	}
 	op := Operation{ID: c.Name, Backup: c.Backup, State: OpProving, Nodes: selves(nodes), Token: r.o.FreshToken,
 		OldToken: r.v.token, Version: version, Size: spec.MemberCount}
+	op.RevisionBefore = r.o.Store.HighestRevision
 	for _, n := range r.o.Nodes {
 		op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 	}
@@ -308,15 +309,8 @@ func (r *rules) commit(op *Operation) (Decision, bool) {
 	if id := r.unstaged(op); id != "" {
 		return r.takeBack(op, "node %s doesn't have the staged data any more", id)
 	}
-	var stop []cluster.NodeID
-	for _, n := range r.o.Nodes {
-		old := n.State != nil && n.State.Token != op.Token || n.State == nil && n.Etcd.Running
-		if old && (!n.Holding || n.Etcd.Running) {
-			stop = append(stop, n.ID)
-		}
-	}
-	if len(stop) > 0 {
-		return do(StopAll{Op: *op, Nodes: stop}, "etcd is stopped on %s", ids(stop))
+	if d, ok := r.stopOthers(op, true); ok {
+		return d, true
 	}
 	if r.o.away(op.OldToken, r.p.HolderLease) {
 		return hold("restore %s (%s): members that can't be reached from here may be serving", op.ID, op.State)
@@ -337,8 +331,26 @@ func (r *rules) commit(op *Operation) (Decision, bool) {
 	return do(Advance{Op: *op, To: OpVerifying}, "all nodes have switched")
 }
 
+// stopOthers stops every etcd that isn't of the restored cluster; with hold also those that are down, so that they stay so.
+func (r *rules) stopOthers(op *Operation, hold bool) (Decision, bool) {
+	var stop []cluster.NodeID
+	for _, n := range r.o.Nodes {
+		other := n.State != nil && n.State.Token != op.Token || n.State == nil && n.Etcd.Running
+		if other && (n.Etcd.Running || hold && !n.Holding) {
+			stop = append(stop, n.ID)
+		}
+	}
+	if len(stop) == 0 {
+		return none, false
+	}
+	return do(StopAll{Op: *op, Nodes: stop}, "etcd is stopped on %s", ids(stop))
+}
+
 // verify looks at the restored cluster before a client does.
 func (r *rules) verify(op *Operation) (Decision, bool) {
+	if d, ok := r.stopOthers(op, false); ok {
+		return d, true
+	}
 	want := nodeNames(op.Nodes)
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
@@ -359,6 +371,9 @@ func (r *rules) verify(op *Operation) (Decision, bool) {
 // liftRestored lets clients in and then closes the books. From here on there is no way back: clients may have written.
 func (r *rules) liftRestored(op *Operation) (Decision, bool) {
 	r.v = lookAt(r.o, op.Token)
+	if d, ok := r.stopOthers(op, false); ok {
+		return d, true
+	}
 	if d, ok := r.liftNext(); ok {
 		return d, true
 	}

@@ -274,7 +274,9 @@ func (s *sim) fault() {
 		s.startManager(n)
 	case 7, 8: // power
 		s.log("%s crashes", n.id)
-		n.up, n.manager = false, false
+		if n.up {
+			n.up, n.manager, n.offAt = false, false, s.now
+		}
 	case 9, 10, 11, 12, 13, 14:
 		s.boot(n)
 	case 15, 16:
@@ -350,13 +352,24 @@ func (s *sim) startManager(n *simNode) {
 	s.log("%s: manager starts", n.id)
 	n.manager, n.queued = true, false
 	n.instance++
-	if n.state != nil && !n.holding && !n.running {
+	if n.state == nil || n.holding || n.running {
+		return
+	}
+	if st := &s.store; s.storeUp(n) { // what was off while a restore went on doesn't serve the old data
+		committed := st.op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying, OpLifting}, st.op.State) && st.op.Token != n.state.Token
+		other := st.marker.Phase == MarkerFormed && st.marker.Token != n.state.Token
+		n.holding = committed || other
+	}
+	if !n.holding {
 		n.running, n.quarantined, n.wellAt = true, n.state.Quarantined, s.now
 	}
 }
 
 func (s *sim) boot(n *simNode) {
 	if !n.up {
+		if s.now-n.offAt >= quietLimit {
+			s.mend() // it counts as gone; that it comes back and sees nobody and no store is beyond what can be dealt with
+		}
 		n.up, n.running = true, false
 		s.startManager(n)
 	}

@@ -114,7 +114,7 @@ func (s *sim) observeStore(l *simLeader) {
 		op.Proven = slices.Clone(op.Proven)
 		o.Store.Operation = &op
 	}
-	o.Store.NewestBackupKnown = true
+	o.Store.NewestBackupKnown, o.Store.HighestRevision = true, st.highest
 	if st.haveBackups {
 		o.Store.NewestBackup = s.clock(st.newest)
 	}
@@ -310,6 +310,7 @@ func (s *sim) takeBackup(l *simLeader, id cluster.NodeID) bool {
 		return false
 	}
 	s.store.backups[fmt.Sprintf("B%d", s.count())] = simBackup{log: slices.Clone(n.dir().log), rev: n.dir().revision(), at: s.now}
+	s.store.highest = max(s.store.highest, n.dir().revision())
 	s.store.newest, s.store.haveBackups = s.now, true
 	l.done, l.doneAt = true, s.now
 	return true

@@ -68,6 +68,7 @@ type simNode struct {
 	instance int  // of the daemon
 	queue    map[string]bool
 	queued   bool          // has read the queue
+	offAt    time.Duration // when the machine went off
 	seenAt   time.Duration // when nothing kept it out of sight
 
 	// disk
@@ -118,6 +119,7 @@ type simStore struct {
 	backups     map[string]simBackup
 	newest      time.Duration
 	haveBackups bool
+	highest     int64
 }
 
 // group is the part of an etcd cluster that is connected on one side.

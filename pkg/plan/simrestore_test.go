@@ -200,6 +200,7 @@ func (s *sim) restoreMoved(before OperationState, op *Operation) {
 	s.log("restore %s: %s -> %s %s", op.ID, before, op.State, op.Reason)
 	s.did["restore "+string(op.State)]++
 	if op.State == OpLifting {
+		s.store.highest = max(s.store.highest, op.Revision)
 		s.legit = op.Token
 		s.acked = map[int]bool{}
 		for _, e := range s.store.backups[op.Backup].log {

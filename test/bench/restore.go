@@ -1,0 +1,143 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/test/harness"
+	"github.com/etcd-manager/etcd-manager/test/servers"
+)
+
+// restoreRuns are the figures of one size.
+type restoreRuns struct {
+	total, full, outage, seen, refTotal, refStart []time.Duration
+	peak, child                                   []float64
+	steps                                         map[string][]time.Duration
+}
+
+// benchRestore restores into three running members, and by hand.
+func benchRestore(b *bench, s *settings, r *report) {
+	for _, text := range strings.Split(s.restoreMiB, ",") {
+		n, err := strconv.Atoi(text)
+		b.must(err)
+		b.sub(text, func(b *bench) { restoreSize(b, s, r, s.mib(n)) })
+	}
+}
+
+func restoreSize(b *bench, s *settings, r *report, mib int) {
+	snapshot := b.makeSnapshot(mib)
+	packed := filepath.Join(b.TempDir(), "backup.gz")
+	runs := restoreRuns{steps: map[string][]time.Duration{}}
+	for i := range s.slow {
+		b.sub(fmt.Sprintf("ours-%d", i), func(b *bench) {
+			c := harness.Start(b, harness.Options{Env: []string{"ETCD_QUOTA_BACKEND_BYTES=" + quota}})
+			c.WaitBackups(1)
+			name := b.putBackup(c, snapshot)
+			if i == 0 {
+				copyBackup(b, c, name, packed)
+			}
+			runs.total = append(runs.total, runs.ours(b, s, c, name))
+			// Once more, with as much data in the cluster that is replaced, which is backed up before.
+			c.WaitBackups(3)
+			runs.full = append(runs.full, runs.ours(b, s, c, name))
+		})
+		b.sub(fmt.Sprintf("by-hand-%d", i), func(b *bench) {
+			total, start := restoreByHand(b, s, packed)
+			runs.refTotal, runs.refStart = append(runs.refTotal, total), append(runs.refStart, start)
+			b.say("by hand: %s, of it the start %s", round(total), round(start))
+		})
+	}
+	size := fmt.Sprintf("Restore of %d MiB, three members: ", mib)
+	r.addRatio(size+"all of it (reference: `gunzip`, three times `etcdutl snapshot restore`, start)", runs.total, runs.refTotal, 2)
+	ratio := float64(median(runs.full)) / float64(median(runs.refTotal))
+	r.add(row{what: size + "all of it, with a backup of as much data before", ours: durations(runs.full), reference: durations(runs.refTotal), compared: fmt.Sprintf("%.2f ×", ratio), limit: "–"})
+	r.addMore(size+"clients are not served, by the record (reference: start of etcd)", runs.outage, runs.refStart, 3*time.Second)
+	r.addMore(size+"clients are not served, as they see it", runs.seen, runs.refStart, 3*time.Second)
+	r.addMost(size+"peak resident memory of a manager (reference: its largest child but etcd)", "%.0f MiB", runs.peak, runs.child, 150)
+	if s.breakdown {
+		var parts []string
+		for _, st := range []catalog.OperationState{catalog.StateProving, catalog.StateStaging, catalog.StateSaving, catalog.StateStopping, catalog.StateSwitching, catalog.StateVerifying, catalog.StateLifting} {
+			if list := runs.steps[string(st)]; len(list) > 0 {
+				parts = append(parts, fmt.Sprintf("%s %s", st, durations(list)))
+			}
+		}
+		r.note("%ssteps: %s.", size, strings.Join(parts, ", "))
+	}
+}
+
+// ours restores, and returns how long that took from the record's making to its end.
+func (r *restoreRuns) ours(b *bench, s *settings, c *harness.Cluster, name string) time.Duration {
+	c.WaitHealthy(len(c.Nodes))
+	syscall.Sync()
+	w, g := watchManagers(b, c), b.startGap(c.TLS(), c.ClientURLs())
+	op := b.restoreNow(c, name)
+	gap := g.end()
+	w.end()
+	_, child := w.seen()
+	peak, anon := 0.0, 0.0
+	for _, pid := range w.pids {
+		peak, anon = max(peak, memoryOf(pid, "VmHWM")), max(anon, memoryOf(pid, "RssAnon"))
+	}
+	total := op.Finished.Sub(op.Created)
+	r.outage, r.seen, r.peak, r.child = append(r.outage, op.Outage), append(r.seen, gap), append(r.peak, peak), append(r.child, child)
+	var steps []string
+	for _, st := range op.Steps {
+		d := st.Finished.Sub(st.Started)
+		r.steps[st.Name] = append(r.steps[st.Name], d)
+		steps = append(steps, fmt.Sprintf("%s %s", st.Name, round(d)))
+	}
+	b.say("restored in %s, outage %s, clients saw %s, peak %.0f MiB (afterwards %.0f anonymous, child %.0f); %s", round(total), round(op.Outage), round(gap), peak, anon, child, strings.Join(steps, ", "))
+	if s.keepLogs {
+		b.say("log of the leader:\n%s", c.WaitLeader().LogTail(80))
+	}
+	return total
+}
+
+// copyBackup takes the stored file out of the store, so that both sides begin with the same bytes.
+func copyBackup(b *bench, c *harness.Cluster, name, path string) {
+	in, _, err := c.Catalog.OpenBackupData(b.ctx, name, 0)
+	b.must(err)
+	defer in.Close()
+	out, err := os.Create(path)
+	b.must(err)
+	defer out.Close()
+	_, err = io.Copy(out, in)
+	b.must(err)
+	b.must(out.Sync())
+}
+
+// restoreByHand is what the operator types without us. start is the part from the start of etcd on.
+func restoreByHand(b *bench, s *settings, packed string) (total, start time.Duration) {
+	h := b.newByHand(3)
+	etcdutl := servers.Binary(b, "etcdutl-3.6")
+	db := filepath.Join(b.TempDir(), "snapshot.db")
+	syscall.Sync()
+	from := time.Now()
+	b.command(packed, db, "gunzip")
+	restore := func(m *handMember) {
+		b.command("", "", etcdutl, "snapshot", "restore", db, "--name="+m.name, "--data-dir="+m.dir, "--initial-cluster="+h.initialCluster(), "--initial-cluster-token=by-hand",
+			"--initial-advertise-peer-urls="+m.peerURL, "--bump-revision=1000000000", "--mark-compacted")
+	}
+	var wg sync.WaitGroup
+	for _, m := range slices.Clone(h.members) {
+		if s.parallelByHand {
+			wg.Go(func() { restore(m) })
+		} else {
+			restore(m)
+		}
+	}
+	wg.Wait()
+	staged := time.Now()
+	h.startAll()
+	served := b.firstAnswer(h.tls(), h.urls(), read, 10*time.Minute)
+	return served.Sub(from), served.Sub(staged)
+}
