@@ -108,15 +108,17 @@ func (c *Catalog) QueueRestore(ctx context.Context, backup string, spec cluster.
 const maxSequence = 999999
 
 // nextCommandSequence finds the first free number of that second, which the conditional put then claims. Looking first
-// keeps names apart even in a store that ignores conditions.
+// keeps names apart even in a store that ignores conditions. Commands that have ended already count too: their names are those of operations.
 func (c *Catalog) nextCommandSequence(ctx context.Context, second string) (int, error) {
 	next := 0
-	for e, err := range c.store.List(ctx, controlPrefix+second, blob.ListOptions{}) {
-		if err != nil {
-			return 0, fmt.Errorf("list %s: %w", controlPrefix, err)
+	for _, prefix := range []string{controlPrefix, operationsPrefix} {
+		for e, err := range c.store.List(ctx, prefix+second, blob.ListOptions{}) {
+			if err != nil {
+				return 0, fmt.Errorf("list %s: %w", prefix, err)
+			}
+			name, _, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(e.Key, prefix), ".json"), "/")
+			next = max(next, sequence(name)+1)
 		}
-		name, _, _ := strings.Cut(strings.TrimPrefix(e.Key, controlPrefix), "/")
-		next = max(next, sequence(name)+1)
 	}
 	return next, nil
 }

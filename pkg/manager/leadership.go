@@ -101,6 +101,9 @@ func (l *leadership) run(ctx context.Context) {
 			wait = l.carryOut(ctx, o, spec, d)
 		case d.Alarm || !steady(o, spec):
 			wait = tickWaiting
+		case o.Store.NewestBackupKnown:
+			due := o.Store.NewestBackup.Add(policy.BackupInterval).Sub(o.Now)
+			wait = min(wait, max(due, 100*time.Millisecond))
 		}
 		if wait == 0 {
 			continue
