@@ -284,6 +284,13 @@ func (d *demo) picture(ctx context.Context) (text string, serving bool) {
 		for _, s := range leader.Waiting {
 			fmt.Fprintf(&b, "waiting: %s\n", s)
 		}
+		if !d.plain {
+			fmt.Fprintf(&b, "\nwhat it did:\n")
+			for _, e := range leader.Recent[max(0, len(leader.Recent)-8):] {
+				text := []rune(e.Text)
+				fmt.Fprintf(&b, "  %s  %s\n", e.At.Format("15:04:05"), string(text[:min(len(text), 150)]))
+			}
+		}
 	}
 	return b.String(), serving
 }

@@ -29,6 +29,9 @@ func (d *daemon) view() status.View {
 			}
 		}
 	}
+	for _, e := range r.Recent {
+		v.Recent = append(v.Recent, status.Event{At: e.At, Text: e.Text})
+	}
 	if !r.Leading {
 		return v
 	}

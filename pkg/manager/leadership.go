@@ -144,6 +144,9 @@ func (l *leadership) say(d plan.Decision) {
 	if text == l.lastWhy && (!d.Alarm || time.Since(l.lastSaid) < repeatAlarm) {
 		return
 	}
+	if text != l.lastWhy {
+		l.m.remember(text)
+	}
 	l.lastWhy, l.lastSaid = text, time.Now()
 	if d.Alarm {
 		klog.Warningf("%s", text)

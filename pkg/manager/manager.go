@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -66,6 +67,7 @@ type Manager struct {
 
 	mu     sync.Mutex
 	report Report
+	recent []Event
 	// first are the commands that were queued when this process read the queue for the first time; nil before that.
 	first map[string]bool
 	// probeErr says why nothing is known of the store yet; fences is what was found.
@@ -102,7 +104,18 @@ type Report struct {
 	BackupRunning string
 	BackupError   string
 	Backups       int
+	// Recent are the last decisions of this process, oldest first.
+	Recent []Event
 }
+
+// Event is a decision and when it was made.
+type Event struct {
+	At   time.Time
+	Text string
+}
+
+// recentEvents is how many decisions are remembered.
+const recentEvents = 12
 
 // New returns a manager. It starts nothing.
 func New(cfg Config) (*Manager, error) {
@@ -127,7 +140,19 @@ func New(cfg Config) (*Manager, error) {
 func (m *Manager) Report() Report {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.report
+	r := m.report
+	r.Recent = slices.Clone(m.recent)
+	return r
+}
+
+// remember adds a decision to the recent ones.
+func (m *Manager) remember(text string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.recent = append(m.recent, Event{At: time.Now(), Text: text})
+	if len(m.recent) > recentEvents {
+		m.recent = m.recent[1:]
+	}
 }
 
 // followerPoll is how often a node that doesn't lead reads the spec.

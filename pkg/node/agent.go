@@ -200,7 +200,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.procMu.Unlock()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopGrace+10*time.Second)
 	defer cancel()
-	return a.stopLocked(stop, "the manager ends", true)
+	return a.stopLocked(stop, "the manager ends", stopServing)
 }
 
 // Changed returns a channel that is closed at the next change of what the leader acts on, and the number of changes so far.

@@ -255,7 +255,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 		return fmt.Errorf("this node belongs to cluster %s, not to %s", s.Token, token)
 	}
 	klog.Warningf("leaving cluster %s: %s; its data are kept in the trash can", token, reason)
-	if err := a.stopLocked(ctx, reason, true); err != nil {
+	if err := a.stopLocked(ctx, reason, stopServing); err != nil {
 		return err
 	}
 	if err := a.l.discardDir(token); err != nil {

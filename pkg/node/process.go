@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -177,7 +178,7 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 		if p.Info().Fingerprint == cmd.Fingerprint {
 			return nil
 		}
-		if err := a.stopLocked(ctx, "its settings change", true); err != nil {
+		if err := a.stopLocked(ctx, "its settings change", stopServing); err != nil {
 			return err
 		}
 	}
@@ -246,26 +247,39 @@ func peerServes(u *url.URL) bool {
 	return !errors.As(err, &timeout) || !timeout.Timeout()
 }
 
-// quarantineGrace is what an etcd that no client can reach gets to end. Everything it has is on disk, and its peers' connections
-// would keep it for a second or more.
-const quarantineGrace = 300 * time.Millisecond
+// Why etcd is stopped decides how long it gets.
+type stopMode int
 
-// stopLocked stops etcd: leadership is moved away if wanted, then SIGTERM, then SIGKILL. procMu is held.
-func (a *Agent) stopLocked(ctx context.Context, why string, move bool) error {
+const (
+	// stopServing: others go on serving, so leadership is moved away and etcd gets all the time that was configured.
+	stopServing stopMode = iota
+	// stopHard: nobody serves afterwards, or nobody was served before. Everything acknowledged is on disk, and an etcd that leads would wait
+	// for its request timeout, several seconds, to hand over to members that stop as well.
+	stopHard
+)
+
+// hardGrace is what an etcd gets to end that nobody waits for.
+const hardGrace = 300 * time.Millisecond
+
+// stopLocked stops etcd: SIGTERM, then SIGKILL. procMu is held.
+func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error {
 	a.mu.Lock()
-	p, c, as := a.proc, a.client, a.procAs
+	p, c, as, members := a.proc, a.client, a.procAs, a.health.Members
 	a.mu.Unlock()
 	if p == nil {
 		return nil
 	}
 	grace := a.cfg.StopGrace
-	if as.Quarantined {
-		grace = quarantineGrace
+	if mode == stopHard || as.Quarantined {
+		grace = hardGrace
 	}
-	if move && c != nil {
+	if mode == stopServing && c != nil {
 		a.moveLeader(ctx, c)
 	}
 	klog.Infof("stopping etcd (pid %d): %s", p.PID(), why)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go a.cutShort(ctx, cancel, p, members)
 	exit, err := p.Stop(ctx, grace)
 	if err != nil {
 		return fmt.Errorf("stop etcd: %w", err)
@@ -273,6 +287,49 @@ func (a *Agent) stopLocked(ctx context.Context, why string, move bool) error {
 	klog.V(2).Infof("etcd (pid %d) %s", p.PID(), exit)
 	a.gone(p, "stopped: "+why)
 	return nil
+}
+
+// cutShort ends the wait for an etcd that can only be waiting for members which are gone: when all masters stop at once, the etcd leader
+// would try to hand over until its requests time out.
+func (a *Agent) cutShort(ctx context.Context, cut func(), p *etcd.Process, members []cluster.Member) {
+	const patience = 1500 * time.Millisecond
+	var others []string
+	for _, m := range members {
+		if m.Name != a.cfg.Self.Name && !m.Learner {
+			others = append(others, m.PeerURLs...)
+		}
+	}
+	if len(others) == 0 {
+		return
+	}
+	for wait := patience; ; wait = 300 * time.Millisecond {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.Done():
+			return
+		case <-time.After(wait):
+		}
+		if !slices.ContainsFunc(others, answers) {
+			klog.V(2).Infof("no other member answers, so etcd has nobody to hand over to; it is ended")
+			cut()
+			return
+		}
+	}
+}
+
+// answers tells whether something listens at a URL.
+func answers(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil {
+		return false
+	}
+	c, err := net.DialTimeout("tcp", u.Host, 300*time.Millisecond)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
 }
 
 // gone forgets a process that has ended.

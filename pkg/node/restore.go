@@ -210,7 +210,7 @@ func (a *Agent) stop(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	return a.stopLocked(ctx, "restore "+id, false)
+	return a.stopLocked(ctx, "restore "+id, stopHard)
 }
 
 func encodeState(s *cluster.EtcdState) ([]byte, error) {
@@ -282,7 +282,7 @@ func (a *Agent) rollback(ctx context.Context, id string) error {
 	}
 	klog.Warningf("restore %s is taken back; the data from before are brought back", id)
 	if op.Phase == phaseSwitched {
-		if err := a.stopLocked(ctx, "restore "+id+" is taken back", false); err != nil {
+		if err := a.stopLocked(ctx, "restore "+id+" is taken back", stopHard); err != nil {
 			return err
 		}
 	}

@@ -348,6 +348,11 @@ func (r *rules) stopOthers(op *Operation, hold bool) (Decision, bool) {
 
 // verify looks at the restored cluster before a client does.
 func (r *rules) verify(op *Operation) (Decision, bool) {
+	for _, f := range op.Nodes {
+		if n := r.o.Node(cluster.NodeID(f.Name)); n.State == nil || n.State.Token != op.Token {
+			return r.takeBack(op, "node %s doesn't have the restored data any more", f.Name)
+		}
+	}
 	if d, ok := r.stopOthers(op, false); ok {
 		return d, true
 	}
@@ -355,8 +360,6 @@ func (r *rules) verify(op *Operation) (Decision, bool) {
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
 		switch {
-		case n.State == nil || n.State.Token != op.Token:
-			return r.takeBack(op, "node %s doesn't have the restored data any more", f.Name)
 		case !n.Etcd.Healthy || n.Etcd.LeaderID == 0 || n.Etcd.Members == nil:
 			return hold("restore %s: etcd on %s is starting", op.ID, f.Name)
 		case n.Etcd.Revision < op.Revision:

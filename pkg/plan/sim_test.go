@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 300, "how many clusters are simulated")
+	simSeeds = flag.Int("sim.seeds", 150, "how many clusters are simulated")
 	simSeed  = flag.Int("sim.seed", -1, "simulate only this one, and print what happens")
 )
 
@@ -378,15 +378,19 @@ func (s *sim) boot(n *simNode) {
 // wipe takes a node's disk away, unless with it a quorum of the disks that have every write would be gone.
 func (s *sim) wipe(n *simNode) {
 	var head *simDir
+	token := s.legit
+	if token == "" {
+		token = s.store.marker.Token
+	}
 	for _, x := range s.nodes {
-		if d := x.dirs[s.legit]; d != nil && (head == nil || len(d.log) > len(head.log)) {
+		if d := x.dirs[token]; d != nil && (head == nil || len(d.log) > len(head.log)) {
 			head = d
 		}
 	}
 	if head != nil {
 		full := 0
 		for _, x := range s.nodes {
-			d := x.dirs[s.legit]
+			d := x.dirs[token]
 			if x == n || d == nil || len(d.log) < len(head.log) {
 				continue
 			}

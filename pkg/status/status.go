@@ -31,6 +31,8 @@ type View struct {
 	// Doing is the leader's last decision in words; Alarm is true if a person is needed.
 	Doing string `json:"doing,omitempty"`
 	Alarm bool   `json:"alarm"`
+	// Recent are this manager's last decisions as a leader, oldest first.
+	Recent []Event `json:"recent,omitempty"`
 	// Peers are the other managers and whether they answer.
 	Peers []Peer `json:"peers"`
 	// Etcd is this node's own etcd.
@@ -51,6 +53,12 @@ type View struct {
 	CertificateExpiry time.Time `json:"certificateExpiry,omitzero"`
 	// StoreRequests counts requests to the store since start, by operation.
 	StoreRequests map[string]int64 `json:"storeRequests,omitempty"`
+}
+
+// Event is a decision and when it was made.
+type Event struct {
+	At   time.Time `json:"at"`
+	Text string    `json:"text"`
 }
 
 // Peer is another manager.
@@ -130,6 +138,9 @@ func Text(v View, now time.Time) string {
 	}
 	if v.Restore != "" {
 		row("restore", "%s", v.Restore)
+	}
+	for _, e := range v.Recent {
+		row(e.At.UTC().Format("15:04:05"), "%s", e.Text)
 	}
 	_ = w.Flush()
 	return b.String()

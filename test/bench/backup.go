@@ -40,12 +40,13 @@ func backupTo(b *bench, s *settings, r *report, store, snapshot string) {
 		o.S3 = servers.StartVersityGW(b)
 	}
 	c := harness.Start(b, o)
+	c.WaitBackups(1)
 	op := b.restoreNow(c, b.putBackup(c, snapshot))
 	b.say("restored in %s", round(op.Finished.Sub(op.Created)))
 	w, f := watchManagers(b, c), b.startFlow(c.TLS(), c.ClientURLs(), writesPerSecond)
 	defer w.end()
 	var runs backupRuns
-	known := len(c.WaitBackups(2))
+	known := len(c.WaitBackups(3))
 	for i := 0; i < s.slow+1; i++ {
 		for _, pid := range w.pids {
 			b.must(resetPeak(pid))

@@ -125,7 +125,9 @@ func object(r *rand.Rand, ns int) string {
 func (b *bench) putBackup(c *harness.Cluster, snapshot string) string {
 	f, err := os.Open(snapshot)
 	b.must(err)
-	name := catalog.NewBackupName(time.Now(), nil)
+	list, err := c.Catalog.Backups(b.ctx)
+	b.must(err)
+	name := catalog.NewBackupName(time.Now(), list.Names())
 	facts := backup.Facts{ClusterName: "test", EtcdVersion: etcd.CompiledVersion, Spec: cluster.Spec{MemberCount: len(c.Nodes), EtcdVersion: etcd.CompiledVersion}, Reason: "bench"}
 	m, err := backup.NewWriter(c.Catalog, backup.Options{ToolVersion: "bench"}).Write(b.ctx, name, facts, f, nil)
 	b.must(err)

@@ -114,3 +114,8 @@ func dockerBoth(ctx context.Context, args ...string) (string, error) {
 	}
 	return string(out), nil
 }
+
+// contextOf bounds one command of a test.
+func contextOf(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), time.Minute)
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-manager/etcd-manager/pkg/status"
@@ -171,7 +172,8 @@ func (w *world) client(t testing.TB, masters ...*master) *clientv3.Client {
 	for _, m := range masters {
 		urls, hosts = append(urls, m.url()), append(hosts, m.address)
 	}
-	c, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: w.keeper.EtcdClient(hosts...), DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
+	c, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: w.keeper.EtcdClient(hosts...), DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+		Logger: zap.NewNop()}) // what matters is in the errors
 	if err != nil {
 		t.Fatal(err)
 	}
