@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"regexp"
 	"sync"
 	"time"
 
@@ -135,16 +136,22 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 	}
 }
 
+// durations are the parts of a sentence that change while nothing does.
+var durations = regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s\b`)
+
+func timeless(text string) string { return durations.ReplaceAllString(text, "") }
+
 // say logs a decision when it is a new one; what needs a person is said again from time to time.
 func (l *leadership) say(d plan.Decision) {
 	text := d.Why
 	if d.Do != nil {
 		text += " -> " + d.Do.String()
 	}
-	if text == l.lastWhy && (!d.Alarm || time.Since(l.lastSaid) < repeatAlarm) {
+	same := timeless(text) == timeless(l.lastWhy)
+	if same && (!d.Alarm || time.Since(l.lastSaid) < repeatAlarm) {
 		return
 	}
-	if text != l.lastWhy {
+	if !same {
 		l.m.remember(text)
 	}
 	l.lastWhy, l.lastSaid = text, time.Now()

@@ -282,7 +282,7 @@ func (r *rules) deadMember() (Decision, bool) {
 		}
 		n := r.v.node(r.o, m)
 		here := n != nil && n.StateError == ""
-		if here || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
+		if here || r.successor(m) != nil || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
 			return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
 		}
 		stuck = cmp.Or(stuck, why)
@@ -300,6 +300,9 @@ func (r *rules) dead(m cluster.Member) string {
 	}
 	n := r.v.node(r.o, m)
 	if n == nil {
+		if x := r.successor(m); x != nil {
+			return fmt.Sprintf("node %s is at the address of member %s, with an empty disk and another name, so the member can't come back", x.ID, label(m))
+		}
 		miss := r.gone(m)
 		if miss < r.p.MemberDeadline {
 			return ""
@@ -325,6 +328,21 @@ func (r *rules) dead(m cluster.Member) string {
 		return fmt.Sprintf("member %s on node %s has been unhealthy for %s: %s", m.ID, n.ID, round(n.Etcd.UnhealthyFor), cmp.Or(n.Etcd.Error, "no reason known"))
 	}
 	return ""
+}
+
+// successor is an empty node under another name at the member's own address: the machine has lost its name with its disk. Nobody else
+// can be at that address.
+func (r *rules) successor(m cluster.Member) *cluster.NodeStatus {
+	if r.o.Node(cluster.NodeID(m.Name)) != nil {
+		return nil
+	}
+	for i := range r.o.Nodes {
+		n := &r.o.Nodes[i]
+		if n.State == nil && n.StateError == "" && len(n.Self.PeerURLs) > 0 && sameSet(n.Self.PeerURLs, m.PeerURLs) {
+			return n
+		}
+	}
+	return nil
 }
 
 // gone is how long the node of a member hasn't answered. A node on which other software answers is alive.

@@ -79,6 +79,7 @@ func (r *restoreRuns) ours(b *bench, s *settings, c *harness.Cluster, name strin
 	c.WaitHealthy(len(c.Nodes))
 	syscall.Sync()
 	w, g := watchManagers(b, c), b.startGap(c.TLS(), c.ClientURLs())
+	queued := time.Now()
 	op := b.restoreNow(c, name)
 	gap := g.end()
 	w.end()
@@ -95,7 +96,7 @@ func (r *restoreRuns) ours(b *bench, s *settings, c *harness.Cluster, name strin
 		r.steps[st.Name] = append(r.steps[st.Name], d)
 		steps = append(steps, fmt.Sprintf("%s %s", st.Name, round(d)))
 	}
-	b.say("restored in %s, outage %s, clients saw %s, peak %.0f MiB (afterwards %.0f anonymous, child %.0f); %s", round(total), round(op.Outage), round(gap), peak, anon, child, strings.Join(steps, ", "))
+	b.say("begun %s after it was queued, restored in %s, outage %s, clients saw %s, peak %.0f MiB (afterwards %.0f anonymous, child %.0f); %s", round(op.Created.Sub(queued)), round(total), round(op.Outage), round(gap), peak, anon, child, strings.Join(steps, ", "))
 	if s.keepLogs {
 		b.say("log of the leader:\n%s", c.WaitLeader().LogTail(80))
 	}

@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -25,3 +27,5 @@ func specOf(t *testing.T, c *harness.Cluster) cluster.Spec {
 	must(t, err)
 	return spec
 }
+
+func leased(id clientv3.LeaseID) clientv3.OpOption { return clientv3.WithLease(id) }

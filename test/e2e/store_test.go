@@ -79,14 +79,14 @@ func (w *world) startFiles() {
 	// What holds the directory for reading by this test; it never runs.
 	reader := w.name + "-reader"
 	mustDocker(w.t, append(append([]string{"create", "--name", reader, "--network", "none", "-v", volume + ":/backups"}, w.labels()...), must(w.t, cutImage))...)
-	s := &store{url: "file:///backups/main", mounts: []string{"-v", volume + ":/backups"}}
+	s := &store{url: "file:///backups", mounts: []string{"-v", volume + ":/backups"}}
 	s.ctl = func(w *world, args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		run := append([]string{"run", "--rm", "--network", "none", "-v", volume + ":/backups", "--entrypoint", "/etcd-manager-ctl"}, w.labels()...)
 		return docker(ctx, append(append(run, image(w.t), "--backup-store="+s.url), args...)...)
 	}
-	s.read = func(_ testing.TB, key string) ([]byte, error) { return containerFile(reader, "/backups/main/"+key) }
+	s.read = func(_ testing.TB, key string) ([]byte, error) { return containerFile(reader, "/backups/"+key) }
 	w.store = s
 }
 

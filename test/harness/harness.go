@@ -43,6 +43,8 @@ type Options struct {
 	Env  []string
 	// BackupInterval defaults to an hour, so that no backup happens but the first and those that the test causes.
 	BackupInterval time.Duration
+	// CAs, if not nil, fills the PKI directory in place of pki.CreateCAs.
+	CAs func(dir string)
 }
 
 // Ports of every node; each node has an address of its own.
@@ -84,7 +86,12 @@ func New(t testing.TB, o Options) *Cluster {
 	t.Cleanup(c.end)
 	c.reserve()
 	c.PKI = filepath.Join(c.Dir, "pki")
-	must(t, pki.CreateCAs(c.PKI, time.Now()))
+	if o.CAs != nil {
+		must(t, os.MkdirAll(c.PKI, 0o700))
+		o.CAs(c.PKI)
+	} else {
+		must(t, pki.CreateCAs(c.PKI, time.Now()))
+	}
 	k, err := pki.NewKeeper(pki.Config{Dir: c.PKI, NodeID: "operator", Etcd: true, Policy: pki.DefaultPolicy()})
 	must(t, err)
 	c.keeper = k

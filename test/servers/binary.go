@@ -115,7 +115,8 @@ func build(ctx context.Context, name, module, pkg, path string) error {
 	started := time.Now()
 	fmt.Fprintf(os.Stderr, "building %s for the tests, once; this takes up to a few minutes\n", name)
 	tmp := path + ".tmp"
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", tmp, pkg)
+	// No flag that changes how packages are compiled: the standard library at least is then shared with other static builds of this module.
+	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", tmp, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")
 	var out bytes.Buffer
@@ -211,14 +212,22 @@ func lockBase(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
+	started := time.Now()
+	for reported := false; ; {
 		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
+			if reported {
+				fmt.Fprintf(os.Stderr, "waited %s for another build\n", time.Since(started).Round(time.Second))
+			}
 			return func() { f.Close() }, nil
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			f.Close()
 			return nil, &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+		}
+		if !reported {
+			reported = true
+			fmt.Fprintf(os.Stderr, "waiting for another build, which holds %s\n", f.Name())
 		}
 		select {
 		case <-time.After(200 * time.Millisecond):

@@ -1,21 +1,17 @@
 package s3
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
-	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
 // fake opens a store whose server is a handler.
@@ -242,93 +238,10 @@ func TestPurgeReportsByReason(t *testing.T) {
 	}
 }
 
-// proxy stands between the store and a real server, and may answer itself.
-func proxy(t *testing.T, srv *servers.S3, intercept func(w http.ResponseWriter, r *http.Request, pass http.Handler)) *Store {
-	t.Helper()
-	target, err := url.Parse(srv.Endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host // It is part of the signature.
-	}}
-	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { intercept(w, r, pass) }))
-	t.Cleanup(front.Close)
-	return connect(t, srv, "main", func(c *Config) { c.Endpoint = front.URL })
-}
-
-// The answer to the completion of an upload is lost: the object is there, so the put has succeeded.
-func TestLostCompletion(t *testing.T) {
-	for _, srv := range allServers() {
-		t.Run(srv.name, func(t *testing.T) {
-			var lost atomic.Int64
-			s := proxy(t, srv.start(t), func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
-				if r.Method == http.MethodPost && r.URL.Query().Has("uploadId") && lost.Add(1) == 1 {
-					pass.ServeHTTP(httptest.NewRecorder(), r)
-					panic(http.ErrAbortHandler)
-				}
-				pass.ServeHTTP(w, r)
-			})
-			data := bytes.Repeat([]byte("0123456789abcdef"), 2*MinPartSize/16)
-			info, err := s.Put(t.Context(), "large", bytes.NewReader(data), blob.PutOptions{IfAbsent: true})
-			if err != nil || lost.Load() == 0 {
-				t.Fatalf("Put = %+v, %v with %d answers lost", info, err, lost.Load())
-			}
-			if stat, err := s.Stat(t.Context(), "large"); err != nil || stat.Version != info.Version || stat.Size != int64(len(data)) {
-				t.Errorf("Stat = %+v, %v; Put returned %+v", stat, err, info)
-			}
-		})
-	}
-}
-
-// Some servers compare an ETag together with its quotes, and so never find it equal.
-func TestUnquotedETag(t *testing.T) {
-	s := proxy(t, servers.StartMinIO(t), func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
-		if strings.HasPrefix(r.Header.Get("If-Match"), `"`) {
-			answer(w, r, http.StatusPreconditionFailed, "PreconditionFailed", "")
-			return
-		}
-		pass.ServeHTTP(w, r)
-	})
-	put := func(content, version string) (blob.Info, error) {
-		return s.Put(t.Context(), "k", strings.NewReader(content), blob.PutOptions{IfVersion: version})
-	}
-	first, err := put("first", "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = put("second", first.Version); err != nil {
-		t.Errorf("put with the right version: %v", err)
-	}
-	if _, err = put("third", first.Version); !errors.Is(err, blob.ErrPreconditionFailed) {
-		t.Errorf("put with a stale version: %v", err)
-	}
-	if r, err := blob.Probe(t.Context(), s, "node"); err != nil || !r.Fenced() {
-		t.Errorf("Probe = %s, %v", r, err)
-	}
-}
-
-// A byte that changes on the way is refused by the server, which checks the signed hash.
-func TestDamagedUploadIsRefused(t *testing.T) {
-	for _, srv := range allServers() {
-		t.Run(srv.name, func(t *testing.T) {
-			s := proxy(t, srv.start(t), func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
-				if r.Method == http.MethodPut {
-					data, _ := io.ReadAll(r.Body)
-					data[len(data)/2] ^= 1
-					r.Body = io.NopCloser(bytes.NewReader(data))
-				}
-				pass.ServeHTTP(w, r)
-			})
-			for _, size := range []int{10, 2 * MinPartSize} {
-				if _, err := s.Put(t.Context(), "k", bytes.NewReader(make([]byte, size)), blob.PutOptions{}); !errors.Is(err, blob.ErrTransient) {
-					t.Errorf("Put of %d bytes: %v", size, err)
-				}
-				if _, err := s.Stat(t.Context(), "k"); !errors.Is(err, blob.ErrNotFound) {
-					t.Errorf("Stat: %v", err)
-				}
-			}
-		})
+// The buffers of a put are what bounds its memory.
+func TestPutBuffers(t *testing.T) {
+	s := fake(t, http.NotFound)
+	if buffers := s.partSize * (uploads + 1); buffers > 40<<20 {
+		t.Errorf("a put needs %d bytes of buffers, more than 40 MiB", buffers)
 	}
 }

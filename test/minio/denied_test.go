@@ -1,4 +1,4 @@
-package s3
+package minio
 
 import (
 	"bytes"
@@ -20,6 +20,8 @@ import (
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/s3"
+	"github.com/etcd-manager/etcd-manager/test/s3suite"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -49,7 +51,7 @@ func TestProbeNamesMissingPermissions(t *testing.T) {
 				}
 			}
 			keys := restrict(t, server, allowed)
-			s := connect(t, server, "main", func(c *Config) {
+			s := s3suite.Connect(t, server, "main", func(c *s3.Config) {
 				c.AccessKeyID, c.SecretAccessKey, c.SessionToken = keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken
 			})
 			r, err := blob.Probe(t.Context(), s, "node")

@@ -1,0 +1,252 @@
+package cluster
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/test/harness"
+	"github.com/etcd-manager/etcd-manager/test/servers"
+)
+
+// untouched starts clients and returns what checks that none of them saw a failed request and no etcd was restarted.
+func untouched(t *testing.T, c *harness.Cluster) func() {
+	t.Helper()
+	load := c.StartLoad(harness.LoadOptions{})
+	pids := map[string]int{}
+	for _, n := range c.Nodes {
+		pids[n.Name] = n.EtcdPID()
+	}
+	return func() {
+		t.Helper()
+		r := load.Stop()
+		t.Log(r)
+		if len(r.Failures) > 0 || r.Acked == 0 {
+			t.Errorf("%d requests failed, %d writes were acknowledged", len(r.Failures), r.Acked)
+		}
+		load.Verify()
+		for _, n := range c.Nodes {
+			if pid := n.EtcdPID(); pid != pids[n.Name] {
+				t.Errorf("the etcd of %s was restarted (pid %d, then %d)", n.Name, pids[n.Name], pid)
+			}
+		}
+	}
+}
+
+// waitDoing waits until the leader says something.
+func waitDoing(t *testing.T, c *harness.Cluster, within time.Duration, parts ...string) {
+	t.Helper()
+	c.WaitFor("the leader to say "+strings.Join(parts, ", "), within, func() string {
+		l := c.Leader()
+		if l == nil {
+			return "nobody leads"
+		}
+		v, err := l.Status(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		for _, p := range parts {
+			if !strings.Contains(v.Doing, p) {
+				return "it says: " + v.Doing
+			}
+		}
+		if !v.Alarm {
+			return "it says so, but calls for nobody"
+		}
+		return ""
+	})
+}
+
+// crash kills all managers and starts them again; their etcds go on.
+func crash(c *harness.Cluster) {
+	for _, n := range c.Nodes {
+		n.Kill()
+	}
+	c.StartAll()
+}
+
+// TestBadSpecs writes specs that can't be fulfilled. A running cluster runs on, and the leader names spec and way out.
+func TestBadSpecs(t *testing.T) {
+	c := harness.Start(t, harness.Options{})
+	check := untouched(t, c)
+	path := filepath.Join(c.StoreURL, "control", "etcd-cluster-spec")
+	for _, tc := range []struct {
+		spec string
+		say  []string
+	}{
+		{`{"memberCount":0}`, []string{"0 members", "configure-cluster"}},
+		{`{"memberCount":2}`, []string{"2 members", "configure-cluster"}},
+		{`{"memberCount":100}`, []string{"100 members", "configure-cluster"}},
+		{`{"memberCount":3,"etcdVersion":"9.9.9"}`, []string{"9.9.9"}},
+		{`{"memberCount":3,"etcdVersion":"latest"}`, []string{"latest"}},
+		{`not JSON`, []string{"etcd-cluster-spec"}},
+	} {
+		write(t, path, tc.spec)
+		crash(c)
+		waitDoing(t, c, 20*time.Second, tc.say...)
+	}
+	write(t, path, `{"memberCount":3}`)
+	crash(c)
+	c.WaitHealthy(3)
+	check()
+}
+
+// TestBadSpecBeforeForming has nothing formed, and one healthy cluster as soon as the spec is right.
+func TestBadSpecBeforeForming(t *testing.T) {
+	c := harness.New(t, harness.Options{NoSpec: true})
+	c.StartAll()
+	c.WaitLog(30*time.Second, "configure-cluster")
+	if _, errOut, code := c.Ctl("configure-cluster", "--member-count=2"); code == 0 || !strings.Contains(errOut, "2") {
+		t.Errorf("configure-cluster --member-count=2: exit code %d: %s", code, errOut)
+	}
+	for _, n := range c.Nodes {
+		if s, err := n.State(); s != nil || err != nil {
+			t.Errorf("node %s has a state file without a spec: %v %v", n.Name, s, err)
+		}
+	}
+	if _, errOut, code := c.Ctl("configure-cluster", "--member-count=3"); code != 0 {
+		t.Fatalf("configure-cluster: exit code %d: %s", code, errOut)
+	}
+	c.WaitHealthy(3)
+	oneToken(t, c)
+}
+
+// TestCorruptState spoils a node's state file. That node stays out of everything and says why; the others serve.
+func TestCorruptState(t *testing.T) {
+	c := harness.Start(t, harness.Options{})
+	n := c.Nodes[2]
+	if n == c.Leader() {
+		n = c.Nodes[1]
+	}
+	if code := n.Term(); code != 0 {
+		t.Errorf("exit code %d after SIGTERM", code)
+	}
+	good, err := os.ReadFile(filepath.Join(n.DataDir, "state"))
+	must(t, err)
+	load := c.StartLoad(harness.LoadOptions{Any: true})
+	write(t, filepath.Join(n.DataDir, "state"), "\xff\xff\xffgarbage")
+	n.Start()
+	c.WaitLog(20*time.Second, "corrupt", n)
+	if text := n.LogText(); !strings.Contains(text, filepath.Join(n.DataDir, "state")) || !strings.Contains(text, "move it away") {
+		t.Errorf("the message names no file or no way out:\n%s", n.LogTail(10))
+	}
+	acked := load.Acked()
+	c.WaitFor("writes meanwhile", 20*time.Second, func() string {
+		if load.Acked() < acked+20 {
+			return "too few"
+		}
+		return ""
+	})
+	if n.EtcdPID() != 0 {
+		t.Errorf("node %s runs an etcd although it can't read its state", n.Name)
+	}
+	n.Kill()
+	must(t, os.WriteFile(filepath.Join(n.DataDir, "state"), good, 0o600))
+	n.Start()
+	c.WaitHealthy(3)
+	t.Log(load.Stop())
+	load.Verify()
+}
+
+// TestSecondManager starts a second manager on a data dir that is in use; it ends, and the first one isn't disturbed.
+func TestSecondManager(t *testing.T) {
+	c := harness.Start(t, harness.Options{Nodes: 1})
+	check := untouched(t, c)
+	out, code := runManager(t, c.Programs.Manager, append(c.Args(c.Nodes[0]), "--grpc-port=19998"), nil)
+	if code != 1 || !strings.Contains(out, c.Nodes[0].DataDir) {
+		t.Errorf("a second manager on one data dir: exit code %d: %s", code, out)
+	}
+	out, code = runManager(t, c.Programs.Manager, append(c.Args(c.Nodes[0]), "--data-dir="+filepath.Join(c.Dir, "another")), nil)
+	if code != 1 || !strings.Contains(out, "in use") {
+		t.Errorf("a second manager on one port: exit code %d: %s", code, out)
+	}
+	check()
+}
+
+// TestStoreAway takes the store away in every way from a running cluster, through restarts of the managers. etcd serves on, and the
+// leader says what is wrong; backups go on when the store is back.
+func TestStoreAway(t *testing.T) {
+	s3 := servers.StartVersityGW(t)
+	c := harness.Start(t, harness.Options{S3: s3, BackupInterval: time.Second})
+	c.WaitBackups(1)
+	check := untouched(t, c)
+	s3.Stop()
+	c.WaitFor("a failed backup or a store error in the status", 90*time.Second, func() string {
+		v, err := c.WaitLeader().Status(t.Context())
+		if err != nil || v.StoreError == "" && v.BackupError == "" {
+			return "there is none"
+		}
+		return ""
+	})
+	crash(c)
+	waitDoing(t, c, 60*time.Second, "store")
+	s3.Start()
+	backups := len(c.Backups())
+	c.WaitFor("another backup", 90*time.Second, func() string {
+		if len(c.Backups()) <= backups {
+			return "there is none"
+		}
+		return ""
+	})
+	// It hangs: connections are taken, nothing answers.
+	s3.Pause()
+	crash(c)
+	waitDoing(t, c, 90*time.Second, "store")
+	s3.Resume()
+	c.WaitHealthy(3)
+	check()
+}
+
+// TestStoreDenied starts managers with wrong keys: nothing is formed, and the message says that access is denied.
+func TestStoreDenied(t *testing.T) {
+	s3 := servers.StartVersityGW(t)
+	c := harness.New(t, harness.Options{S3: s3})
+	c.StoreEnv["S3_SECRET_ACCESS_KEY"] = "wrong"
+	c.StartAll()
+	n := c.WaitLog(30*time.Second, "denied")
+	if s, err := n.State(); s != nil || err != nil {
+		t.Errorf("node %s has a state file although the store can't be read: %v %v", n.Name, s, err)
+	}
+}
+
+// TestFullDisk restores where there is no room for it: the restore fails with the reason, and the running cluster is left alone.
+func TestFullDisk(t *testing.T) {
+	c := harness.New(t, harness.Options{BackupInterval: 2 * time.Second})
+	n := c.Nodes[1]
+	if err := unix.Mount("tmpfs", n.DataDir, "tmpfs", 0, "size=180m"); err != nil {
+		t.Skipf("a small file system is needed, and can't be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		n.KillWhole()
+		if err := unix.Unmount(n.DataDir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	write(t, filepath.Join(n.DataDir, "myid"), n.Name)
+	c.StartAll()
+	c.WaitHealthy(3)
+	name := backupWith(t, c, c.Put("/data/a", "b"))
+	fill := filepath.Join(n.DataDir, "fill")
+	var st unix.Statfs_t
+	must(t, unix.Statfs(n.DataDir, &st))
+	if room := int64(st.Bavail)*st.Bsize - 20<<20; room > 0 {
+		must(t, os.WriteFile(fill, make([]byte, room), 0o600))
+	}
+	check := untouched(t, c)
+	cmd, err := c.Catalog.QueueRestore(t.Context(), name, specOf(t, c), catalog.RestoreOptions{})
+	must(t, err)
+	crash(c)
+	op := c.WaitOperation(cmd.Name, time.Minute)
+	checkEnded(t, c, op, catalog.StateFailed)
+	if !strings.Contains(op.Reason, "MiB") || !strings.Contains(op.Reason, n.DataDir) {
+		t.Errorf("the reason is %q; it should name the disk of %s", op.Reason, n.DataDir)
+	}
+	t.Log(op.Reason)
+	c.WaitHealthy(3)
+	check()
+}
