@@ -162,7 +162,7 @@ func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status) e
 	}
 	facts := backup.Facts{ClusterName: s.o.clusterName, ClusterID: status.ClusterID, MemberID: status.MemberID, Node: s.node,
 		EtcdVersion: status.Version, Spec: spec, Revision: status.Revision, Size: snapshot.Size, Reason: "periodic"}
-	m, err := s.writer.Write(ctx, name, facts, snapshot, func(backup.Progress) { watchdog.Reset(stallTimeout) })
+	m, err := s.writer.Write(ctx, name, facts, snapshot.Unverified(), func(backup.Progress) { watchdog.Reset(stallTimeout) })
 	if err != nil {
 		return err
 	}

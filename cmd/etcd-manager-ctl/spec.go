@@ -92,7 +92,9 @@ func (a *app) configure(ctx context.Context, setCount bool, count int, setVersio
 	defer cancel()
 	for range configureAttempts {
 		spec, stored, err := c.Spec(ctx)
-		absent, unreadable := errors.Is(err, catalog.ErrNotFound), errors.Is(err, cluster.ErrCorrupt)
+		// A directory that doesn't exist yet is made by the first write, which this may be.
+		absent := errors.Is(err, catalog.ErrNotFound) || setCount && errors.Is(err, catalog.ErrInvalid)
+		unreadable := errors.Is(err, cluster.ErrCorrupt)
 		if err != nil && !absent && !unreadable {
 			return err
 		}

@@ -104,7 +104,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if d.listener, err = listen(o); err != nil {
 		return err
 	}
-	return d.openPeers()
+	return d.openPeers(ctx)
 }
 
 // openStore composes the store: the backend, then what counts, limits and retries around it.
@@ -186,7 +186,17 @@ func (d *daemon) sources() ([]peer.Source, error) {
 	return sources, nil
 }
 
-func (d *daemon) openPeers() error {
+// knownSize is how many members the cluster of this node's data is to have; 0 if it belongs to none. By that a leader can be
+// elected while the store is away or its spec can't be used.
+func (d *daemon) knownSize(ctx context.Context) int {
+	s := d.agent.Status(ctx).State
+	if s == nil {
+		return 0
+	}
+	return max(s.DesiredSize, len(s.Nodes))
+}
+
+func (d *daemon) openPeers(ctx context.Context) error {
 	o := d.o
 	sources, err := d.sources()
 	if err != nil {
@@ -200,7 +210,7 @@ func (d *daemon) openPeers() error {
 	}
 	cfg := peer.Config{
 		ClusterName: o.clusterName, Self: info, Instance: d.instance, Sources: sources, PollSlow: o.pollInterval,
-		Votes: voteStore{node.Votes(o.dataDir)}, Loopback: endpoint,
+		Votes: voteStore{node.Votes(o.dataDir)}, Loopback: endpoint, Wanted: d.knownSize(ctx),
 		Lead: func(ctx context.Context, term cluster.Term) { d.manager.Lead(ctx, term) },
 	}
 	if o.usesNames() {
@@ -305,7 +315,7 @@ func (d *daemon) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		klog.Infof("asked to stop: leadership is given away, then etcd is stopped")
-		resign, stop := context.WithTimeout(work, 5*time.Second)
+		resign, stop := context.WithTimeout(work, 2*time.Second)
 		if err := d.peers.Resign(resign); err != nil {
 			klog.V(2).Infof("give leadership away: %v", err)
 		}

@@ -19,7 +19,17 @@ type Snapshot struct {
 	Size int64
 
 	*VerifyReader
+	stream io.Reader
 	cancel context.CancelFunc
+}
+
+// Unverified is the same stream for a reader that checks the hash itself, which saves doing it twice. It ends with io.EOF also where it
+// was cut short. Closing it closes the snapshot.
+func (s *Snapshot) Unverified() io.ReadCloser {
+	return struct {
+		io.Reader
+		io.Closer
+	}{s.stream, s}
 }
 
 // Close ends the stream. It may be called at any time and more than once.
@@ -48,7 +58,7 @@ func (c *Client) Snapshot(ctx context.Context) (*Snapshot, error) {
 	r.rest = first.Blob
 	// What remains doesn't count the hash.
 	size := int64(first.RemainingBytes) + int64(len(first.Blob)) + hashSize
-	return &Snapshot{Version: first.Version, Size: size, VerifyReader: VerifyStream(r, size), cancel: cancel}, nil
+	return &Snapshot{Version: first.Version, Size: size, VerifyReader: VerifyStream(r, size), stream: r, cancel: cancel}, nil
 }
 
 // snapshotStream makes a reader of the messages.

@@ -29,6 +29,12 @@ const (
 
 // act carries out one action.
 func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.Action) error {
+	switch a.(type) {
+	case plan.CreateMarker, plan.ReplaceMarker, plan.BeginRestore, plan.Advance, plan.StopAll, plan.SwitchAll:
+		if err := l.fence(ctx); err != nil {
+			return err
+		}
+	}
 	switch a := a.(type) {
 	case plan.TakeTerm:
 		return l.takeTerm(ctx)
@@ -134,7 +140,7 @@ func (l *leadership) takeTerm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.hold, l.beat = h, time.Now()
+	l.hold, l.beat, l.wrote = h, time.Now(), true
 	l.store.Holder = plan.Holder{Term: l.term, Node: l.m.cfg.Self}
 	return nil
 }

@@ -29,6 +29,7 @@ type leadership struct {
 	store storeView
 	hold  *catalog.Hold
 	beat  time.Time // of the last heartbeat in the store
+	wrote bool      // the leader record was written since it was last looked at
 
 	missing  map[cluster.NodeID]time.Time
 	settled  string    // the set of reachable nodes
@@ -40,6 +41,7 @@ type leadership struct {
 	opVer   string
 	opRetry time.Time
 	opFails int
+	served  time.Time // when a restored cluster let its first clients in
 
 	lastWhy  string
 	lastSaid time.Time

@@ -31,6 +31,7 @@ const (
 func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.Spec) {
 	o := &plan.Observation{Self: l.m.cfg.Self, Term: l.term, FreshToken: newToken()}
 	l.askNodes(ctx, o)
+	l.noteServed(o.Nodes)
 	l.readStore(ctx)
 	o.Now = time.Now()
 	o.Store = l.store.Store
@@ -299,7 +300,7 @@ func (l *leadership) refresh(ctx context.Context) error {
 			return err
 		}
 	}
-	if list.Leader.Stamp != old.Leader.Stamp || s.readAt.IsZero() {
+	if (list.Leader.Stamp != old.Leader.Stamp || s.readAt.IsZero()) && !l.wroteRecord() {
 		if err := l.readHolder(ctx, list.Leader); err != nil {
 			return err
 		}
@@ -383,13 +384,29 @@ func (l *leadership) recordAge(ctx context.Context, record catalog.Object) time.
 	return 0
 }
 
+// wroteRecord tells whether a change of the leader record is this leadership's own; asking is forgetting. A rival's is found by
+// the next heartbeat or fenced step at the latest, which compare and swap.
+func (l *leadership) wroteRecord() bool {
+	own := l.hold != nil && l.wrote
+	l.wrote = false
+	return own
+}
+
+// fence makes sure, right before a step that can't be taken back, that the store still knows no higher term.
+func (l *leadership) fence(ctx context.Context) error {
+	if l.hold == nil {
+		return errors.New("the leader's term isn't in the store")
+	}
+	l.beat, l.wrote = time.Now(), true
+	return l.hold.Heartbeat(ctx)
+}
+
 // heartbeat shows in the store that this leadership lives, for leaders that can't see the members.
 func (l *leadership) heartbeat(ctx context.Context) {
 	if l.hold == nil || time.Since(l.beat) < time.Minute {
 		return
 	}
-	l.beat = time.Now()
-	err := l.hold.Heartbeat(ctx)
+	err := l.fence(ctx)
 	var fenced *catalog.FencedError
 	if errors.As(err, &fenced) {
 		klog.Warningf("the store knows term %d of node %s; stepping down", fenced.Stored.Term, fenced.Stored.Node)

@@ -315,14 +315,31 @@ func stepTo(op *catalog.Operation, to catalog.OperationState, reason string) {
 	op.State, op.StateSince, op.Reason, op.Progress = to, now, reason, nil
 }
 
-// outage is the time from the first stop to now.
-func outage(op *catalog.Operation) time.Duration {
+// outage is the time from the first stop until a member was open to clients again.
+func (l *leadership) outage(op *catalog.Operation) time.Duration {
+	end := l.served
+	if end.IsZero() {
+		end = time.Now()
+	}
 	for _, s := range op.Steps {
 		if s.Name == string(catalog.StateStopping) {
-			return time.Since(s.Started)
+			return end.Sub(s.Started)
 		}
 	}
 	return 0
+}
+
+// noteServed remembers when the first member of a restored cluster let clients in.
+func (l *leadership) noteServed(nodes []cluster.NodeStatus) {
+	if l.op == nil || l.op.State != catalog.StateLifting && l.op.State != catalog.StateReverting {
+		l.served = time.Time{}
+		return
+	}
+	for _, n := range nodes {
+		if l.served.IsZero() && n.Etcd.Running && n.Etcd.Healthy && !n.Etcd.Quarantined {
+			l.served = time.Now()
+		}
+	}
 }
 
 // finish closes the books: marker, record, command, leftovers, in this order, so that a crash in between leaves the command to be finished again.
@@ -337,7 +354,7 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 	}
 	err := l.save(ctx, func(op *catalog.Operation) {
 		if a.To == plan.OpDone || a.To == plan.OpRolledBack {
-			op.Outage = outage(op)
+			op.Outage = l.outage(op)
 		}
 		stepTo(op, catalog.OperationState(a.To), a.Reason)
 		op.Finished = time.Now()

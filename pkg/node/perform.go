@@ -309,7 +309,7 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 	m, err := a.writer.Write(ctx, req.GetName(), backup.Facts{
 		ClusterName: a.cfg.ClusterName, ClusterID: st.ClusterID, MemberID: st.MemberID, Node: cluster.NodeID(a.cfg.Self.Name),
 		EtcdVersion: st.Version, Spec: wire.SpecFromProto(req.GetSpec()), Revision: st.Revision, Size: snap.Size, Reason: req.GetReason(),
-	}, snap, func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
+	}, snap.Unverified(), func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
 	if err != nil {
 		return nil, fmt.Errorf("take backup: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-var enumCases = flag.Int("enum.cases", 80_000, "how many small worlds of each size are looked at")
+var enumCases = flag.Int("enum.cases", 60_000, "how many small worlds of each size are looked at")
 
 // letters of the alphabet of small worlds. Each is a list of choices; a world is one choice of each.
 type letter struct {

@@ -304,8 +304,8 @@ func (r *rules) dead(m cluster.Member) string {
 			return fmt.Sprintf("node %s is at the address of member %s, with an empty disk and another name, so the member can't come back", x.ID, label(m))
 		}
 		miss := r.gone(m)
-		if miss < r.p.MemberDeadline {
-			return ""
+		if miss < r.p.MemberDeadline || r.o.SettledFor < min(r.p.FormGrace, r.p.MemberDeadline) {
+			return "" // nodes that come back after a partition don't do so in the same instant
 		}
 		return fmt.Sprintf("member %s hasn't answered for %s", label(m), round(miss))
 	}

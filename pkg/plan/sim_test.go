@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 150, "how many clusters are simulated")
+	simSeeds = flag.Int("sim.seeds", 120, "how many clusters are simulated")
 	simSeed  = flag.Int("sim.seed", -1, "simulate only this one, and print what happens")
 )
 

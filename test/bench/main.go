@@ -83,6 +83,11 @@ func measure(s *settings, names []string) int {
 		return 1
 	}
 	defer os.RemoveAll(base)
+	// Whatever is built or written on the way goes there, and so goes away.
+	if err := os.Setenv("TMPDIR", base); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	for _, want := range strings.Split(s.rows, ",") {
 		if !slices.Contains(names, want) {
 			fmt.Fprintf(os.Stderr, "there is no part %q; there are %s\n", want, strings.Join(names, ", "))

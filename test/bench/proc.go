@@ -108,8 +108,11 @@ type watcher struct {
 	at       []time.Time
 	cpu      [][]time.Duration
 	files    []string
-	children float64
+	children childMemory
 }
+
+// childMemory is the largest a child was, in MiB: all that is resident, and what of it isn't pages of files.
+type childMemory struct{ resident, anonymous float64 }
 
 func watch(pids []int, ignore func(string) bool, skipChild func(int) bool) *watcher {
 	w := &watcher{pids: pids, ignore: ignore, skipChild: skipChild, stop: make(chan struct{}), done: make(chan struct{})}
@@ -138,7 +141,7 @@ func (w *watcher) end() {
 func (w *watcher) look() {
 	cpu := make([]time.Duration, len(w.pids))
 	var files []string
-	children := 0.0
+	var children childMemory
 	for i, pid := range w.pids {
 		cpu[i] = cpuOf(pid)
 		for _, f := range writableFiles(pid) {
@@ -148,13 +151,16 @@ func (w *watcher) look() {
 		}
 		for _, c := range childrenOf(pid) {
 			if !w.skipChild(c) {
-				children = max(children, memoryOf(c, "VmRSS"))
+				children.resident = max(children.resident, memoryOf(c, "VmRSS"))
+				children.anonymous = max(children.anonymous, memoryOf(c, "RssAnon"))
 			}
 		}
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.at, w.cpu, w.children = append(w.at, time.Now()), append(w.cpu, cpu), max(w.children, children)
+	w.at, w.cpu = append(w.at, time.Now()), append(w.cpu, cpu)
+	w.children.resident = max(w.children.resident, children.resident)
+	w.children.anonymous = max(w.children.anonymous, children.anonymous)
 	for _, f := range files {
 		if !slices.Contains(w.files, f) {
 			w.files = append(w.files, f)
@@ -185,11 +191,11 @@ func (w *watcher) between(from, to time.Time) (time.Duration, error) {
 	return sum, nil
 }
 
-// seen are the temporary files, and the largest child's memory in MiB, since the last call.
-func (w *watcher) seen() (files []string, children float64) {
+// seen are the temporary files and the largest child since the last call.
+func (w *watcher) seen() (files []string, children childMemory) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	files, children = w.files, w.children
-	w.files, w.children = nil, 0
+	w.files, w.children = nil, childMemory{}
 	return files, children
 }

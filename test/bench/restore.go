@@ -20,8 +20,11 @@ import (
 // restoreRuns are the figures of one size.
 type restoreRuns struct {
 	total, full, outage, seen, refTotal, refStart []time.Duration
-	peak, child                                   []float64
-	steps                                         map[string][]time.Duration
+	// waited is how long the command stood in the queue, although it was not to wait for a restart.
+	waited []time.Duration
+	// peak is a manager's, child what the largest process had that it started to work on the database.
+	peak, child, childAnonymous []float64
+	steps                       map[string][]time.Duration
 }
 
 // benchRestore restores into three running members, and by hand.
@@ -62,7 +65,8 @@ func restoreSize(b *bench, s *settings, r *report, mib int) {
 	r.add(row{what: size + "all of it, with a backup of as much data before", ours: durations(runs.full), reference: durations(runs.refTotal), compared: fmt.Sprintf("%.2f ×", ratio), limit: "–"})
 	r.addMore(size+"clients are not served, by the record (reference: start of etcd)", runs.outage, runs.refStart, 3*time.Second)
 	r.addMore(size+"clients are not served, as they see it", runs.seen, runs.refStart, 3*time.Second)
-	r.addMost(size+"peak resident memory of a manager (reference: its largest child but etcd)", "%.0f MiB", runs.peak, runs.child, 150)
+	r.addMost(size+"peak resident memory of a manager", "%.0f MiB", runs.peak, nil, 150)
+	r.note("%sthe largest process but etcd that a manager starts to work on the database: %s resident, %s without pages of files.", size, numbers(runs.child, "%.0f MiB"), numbers(runs.childAnonymous, "%.0f MiB"))
 	if s.breakdown {
 		var parts []string
 		for _, st := range []catalog.OperationState{catalog.StateProving, catalog.StateStaging, catalog.StateSaving, catalog.StateStopping, catalog.StateSwitching, catalog.StateVerifying, catalog.StateLifting} {
@@ -70,7 +74,7 @@ func restoreSize(b *bench, s *settings, r *report, mib int) {
 				parts = append(parts, fmt.Sprintf("%s %s", st, durations(list)))
 			}
 		}
-		r.note("%ssteps: %s.", size, strings.Join(parts, ", "))
+		r.note("%ssteps: %s. Before, the command stood in the queue for %s.", size, strings.Join(parts, ", "), durations(runs.waited))
 	}
 }
 
@@ -89,14 +93,16 @@ func (r *restoreRuns) ours(b *bench, s *settings, c *harness.Cluster, name strin
 		peak, anon = max(peak, memoryOf(pid, "VmHWM")), max(anon, memoryOf(pid, "RssAnon"))
 	}
 	total := op.Finished.Sub(op.Created)
-	r.outage, r.seen, r.peak, r.child = append(r.outage, op.Outage), append(r.seen, gap), append(r.peak, peak), append(r.child, child)
+	r.outage, r.seen, r.peak, r.child = append(r.outage, op.Outage), append(r.seen, gap), append(r.peak, peak), append(r.child, child.resident)
+	r.childAnonymous = append(r.childAnonymous, child.anonymous)
+	r.waited = append(r.waited, op.Created.Sub(queued))
 	var steps []string
 	for _, st := range op.Steps {
 		d := st.Finished.Sub(st.Started)
 		r.steps[st.Name] = append(r.steps[st.Name], d)
 		steps = append(steps, fmt.Sprintf("%s %s", st.Name, round(d)))
 	}
-	b.say("begun %s after it was queued, restored in %s, outage %s, clients saw %s, peak %.0f MiB (afterwards %.0f anonymous, child %.0f); %s", round(op.Created.Sub(queued)), round(total), round(op.Outage), round(gap), peak, anon, child, strings.Join(steps, ", "))
+	b.say("begun %s after it was queued, restored in %s, outage %s, clients saw %s, peak %.0f MiB (afterwards %.0f anonymous, child %.0f); %s", round(op.Created.Sub(queued)), round(total), round(op.Outage), round(gap), peak, anon, child.resident, strings.Join(steps, ", "))
 	if s.keepLogs {
 		b.say("log of the leader:\n%s", c.WaitLeader().LogTail(80))
 	}

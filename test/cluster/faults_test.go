@@ -183,9 +183,25 @@ func TestStoreAway(t *testing.T) {
 		}
 		return ""
 	})
-	crash(c)
+	// One by one: the others still know where a restarted manager is, although it can't look for them.
+	for _, n := range c.Nodes {
+		n.Kill()
+		n.Start()
+		c.WaitFor("the manager of "+n.Name+" to be among the others again", 60*time.Second, func() string {
+			v, err := n.Status(t.Context())
+			switch {
+			case err != nil:
+				return err.Error()
+			case v.Leader == "":
+				return "it knows no leader"
+			}
+			return ""
+		})
+	}
 	waitDoing(t, c, 60*time.Second, "store")
+	crash(c) // all at once: they find each other when the store is back
 	s3.Start()
+	c.WaitHealthy(3)
 	backups := len(c.Backups())
 	c.WaitFor("another backup", 90*time.Second, func() string {
 		if len(c.Backups()) <= backups {
@@ -195,7 +211,9 @@ func TestStoreAway(t *testing.T) {
 	})
 	// It hangs: connections are taken, nothing answers.
 	s3.Pause()
-	crash(c)
+	l := c.WaitLeader()
+	l.Kill()
+	l.Start()
 	waitDoing(t, c, 90*time.Second, "store")
 	s3.Resume()
 	c.WaitHealthy(3)

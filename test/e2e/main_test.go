@@ -31,6 +31,11 @@ func label() string { return labelKey + "=" + run }
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		_ = flag.Set("test.parallel", "3") // they wait more than they work
+	}
 	os.Setenv("NO_PROXY", "*") // containers are reached directly
 	interrupted := make(chan os.Signal, 1)
 	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM)

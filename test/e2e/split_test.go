@@ -225,7 +225,7 @@ func (f *fence) stop() {
 func (w *world) fiveMasters(formGrace string) {
 	w.configure("")
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
-		w.addMaster(name, masterOptions{pod: true, args: []string{"--member-unhealthy-deadline=15s", "--form-grace=" + formGrace}})
+		w.addMaster(name, masterOptions{pod: true, args: []string{"--member-unhealthy-deadline=10s", "--form-grace=" + formGrace}})
 	}
 }
 
@@ -335,7 +335,7 @@ func (w *world) splitAndCheck(writers []*writer, majority, minority []*master, u
 	})
 	there, here := acked(writers, minority), acked(writers, majority)
 	waitFor(t, "the split has lasted longer than a member may be away", 3*time.Minute, func() string {
-		if d := time.Since(began); d < 25*time.Second {
+		if d := time.Since(began); d < 18*time.Second {
 			return fmt.Sprintf("it has lasted %s", d)
 		}
 		if why := serves(writers, majority, here, 50); why != "" {

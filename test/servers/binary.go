@@ -1,7 +1,7 @@
 // Package servers gives tests the real programs that they need: etcd of several versions and S3 servers.
 //
-// The programs are built from Go modules of their own under test/tools, once for all tests, into the user's
-// cache directory. They are static, so that they also run in an empty container. The package is for tests only.
+// The programs are built from Go modules of their own under test/tools, once for all tests, one at a time on a machine,
+// into the user's cache directory. They are static, so that they also run in an empty container. The package is for tests only.
 package servers
 
 import (
@@ -21,7 +21,8 @@ import (
 	"time"
 )
 
-// tool is a program: the module under test/tools that names its version, and its package.
+// tool is a program: the module under test/tools that names its version, and its package. Without a module it is this module
+// that names the version.
 type tool struct{ module, pkg string }
 
 // tools returns all programs that are built from modules.
@@ -31,12 +32,13 @@ func tools() map[string]tool {
 		"etcdctl-3.5":  {"etcd-3.5", "go.etcd.io/etcd/etcdctl/v3"},
 		"etcdutl-3.5":  {"etcd-3.5", "go.etcd.io/etcd/etcdutl/v3"},
 		"etcd-3.5-old": {"etcd-3.5-old", "go.etcd.io/etcd/server/v3"},
-		"etcd-3.6":     {"etcd-3.6", "go.etcd.io/etcd/server/v3"},
-		"etcdctl-3.6":  {"etcd-3.6", "go.etcd.io/etcd/etcdctl/v3"},
-		"etcdutl-3.6":  {"etcd-3.6", "go.etcd.io/etcd/etcdutl/v3"},
-		"etcd-3.7":     {"etcd-3.7", "go.etcd.io/etcd/server/v3"},
-		"versitygw":    {"versitygw", "github.com/versity/versitygw/cmd/versitygw"},
-		"minio":        {"minio", "github.com/minio/minio"},
+		// It is what the manager holds as well: when that has been built there is nothing left to compile.
+		"etcd-3.6":    {"", "go.etcd.io/etcd/server/v3"},
+		"etcdctl-3.6": {"etcd-3.6", "go.etcd.io/etcd/etcdctl/v3"},
+		"etcdutl-3.6": {"etcd-3.6", "go.etcd.io/etcd/etcdutl/v3"},
+		"etcd-3.7":    {"etcd-3.7", "go.etcd.io/etcd/server/v3"},
+		"versitygw":   {"versitygw", "github.com/versity/versitygw/cmd/versitygw"},
+		"minio":       {"minio", "github.com/minio/minio"},
 	}
 }
 
@@ -106,7 +108,10 @@ func locate(name string, tl tool) (module, path string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	module = filepath.Join(root, "test", "tools", tl.module)
+	module = root
+	if tl.module != "" {
+		module = filepath.Join(root, "test", "tools", tl.module)
+	}
 	dir, err := cacheDir(module)
 	return module, filepath.Join(dir, name), err
 }
@@ -115,7 +120,8 @@ func build(ctx context.Context, name, module, pkg, path string) error {
 	started := time.Now()
 	fmt.Fprintf(os.Stderr, "building %s for the tests, once; this takes up to a few minutes\n", name)
 	tmp := path + ".tmp"
-	// No flag that changes how packages are compiled: the standard library at least is then shared with other static builds of this module.
+	// No flag that changes how packages are compiled, such as -trimpath: what needs neither net nor os/user is then shared with this
+	// module's tests, and with its static builds the whole standard library and what has the same version.
 	cmd := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", tmp, pkg)
 	cmd.Dir = module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-buildvcs=false", "GOWORK=off")

@@ -1,10 +1,13 @@
 package servers
 
 import (
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 )
 
 // buildAllVar makes TestVersions build what no other test has needed so far.
@@ -32,5 +35,31 @@ func TestVersions(t *testing.T) {
 				t.Errorf("%s %s = %s, %v; want %q", name, arg, out, err, want)
 			}
 		})
+	}
+}
+
+// TestOneBuildAtATime checks that a build waits for another one, and no longer than it may.
+func TestOneBuildAtATime(t *testing.T) {
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	unlock, err := lockBase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := lockBase(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("beside another build: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		again, err := lockBase(t.Context())
+		if err == nil {
+			again()
+		}
+		got <- err
+	}()
+	unlock()
+	if err := <-got; err != nil {
+		t.Errorf("after the other build: %v", err)
 	}
 }
