@@ -4,6 +4,7 @@
 #   images/etcd-manager/build.sh [TAG]        default tag: etcd-manager:dev
 #
 # CONTEXT_ONLY=DIR writes the image's files to DIR and doesn't call Docker.
+# TRIMPATH= (empty) leaves -trimpath out, so that what was compiled for the tests is used again; the bytes then depend on the directory.
 # CA_BUNDLE=FILE names the bundle of public certificate authorities that S3 is verified against.
 set -euo pipefail
 
@@ -20,7 +21,8 @@ fi
 
 # The same sources give the same bytes, from whatever directory.
 build() {
-  CGO_ENABLED=0 GOOS=linux go build -trimpath -ldflags "-s -w -buildid=" -o "$1" "$2"
+  # shellcheck disable=SC2086 # no argument at all if it is empty
+  CGO_ENABLED=0 GOOS=linux go build ${TRIMPATH--trimpath} -ldflags "-s -w -buildid=" -o "$1" "$2"
 }
 mkdir -p "$context/ko-app" "$context/etc/ssl/certs" "$context/tmp"
 chmod 1777 "$context/tmp"

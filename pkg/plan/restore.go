@@ -364,6 +364,9 @@ func (r *rules) verify(op *Operation) (Decision, bool) {
 			return hold("restore %s: etcd on %s is starting", op.ID, f.Name)
 		case n.Etcd.Revision < op.Revision:
 			return r.takeBack(op, "etcd on %s came up with revision %d, staged was %d", f.Name, n.Etcd.Revision, op.Revision)
+		case slices.ContainsFunc(n.Etcd.Members, func(m cluster.Member) bool { return m.Name == "" }):
+			// A member publishes its name through raft when it has started.
+			return hold("restore %s: not every member has published its name yet, as %s knows them", op.ID, f.Name)
 		case !sameSet(memberNames(n.Etcd.Members), want):
 			return r.takeBack(op, "etcd on %s knows the members %v instead of %v", f.Name, memberNames(n.Etcd.Members), want)
 		}

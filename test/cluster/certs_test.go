@@ -10,6 +10,7 @@ import (
 // TestShortCertificates lets certificates live for seconds under constant load with ever new connections: they are renewed while
 // everything runs, and no request fails.
 func TestShortCertificates(t *testing.T) {
+	t.Parallel() // it mostly waits
 	life, long := 20*time.Second, 45*time.Second
 	if *soakTime > 0 {
 		life, long = 2*time.Minute, *soakTime

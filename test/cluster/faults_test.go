@@ -171,6 +171,7 @@ func TestSecondManager(t *testing.T) {
 // TestStoreAway takes the store away in every way from a running cluster, through restarts of the managers. etcd serves on, and the
 // leader says what is wrong; backups go on when the store is back.
 func TestStoreAway(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s3 := servers.StartVersityGW(t)
 	c := harness.Start(t, harness.Options{S3: s3, BackupInterval: time.Second})
 	c.WaitBackups(1)

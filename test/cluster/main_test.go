@@ -18,6 +18,11 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if f := flag.Lookup("test.parallel"); f != nil && !given {
+		_ = f.Value.Set("4") // the tests that say that they are parallel mostly wait
+	}
 	os.Exit(harness.Main(m))
 }
 

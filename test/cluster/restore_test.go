@@ -117,7 +117,7 @@ func restart(c *harness.Cluster) {
 	c.StartAll()
 }
 
-// checkDone checks the record of a restore, and that its command is gone.
+// checkEnded checks the record of a restore, and that its command is gone.
 func checkEnded(t *testing.T, c *harness.Cluster, op catalog.Operation, want catalog.OperationState) {
 	t.Helper()
 	if op.State != want {

@@ -51,7 +51,7 @@ var managerImage = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), buildLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "images/etcd-manager/build.sh"))
-	cmd.Env = append(os.Environ(), "CONTEXT_ONLY="+files)
+	cmd.Env = append(os.Environ(), "CONTEXT_ONLY="+files, "TRIMPATH=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the image's files: %w\n%s", err, out)
 	}
@@ -135,7 +135,7 @@ var cutImage = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), buildLimit)
 	defer cancel()
 	binary := filepath.Join(dir, "cut")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", binary, "./cut")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", binary, "./cut")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build cut: %w\n%s", err, out)
