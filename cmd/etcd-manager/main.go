@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"google.golang.org/grpc/experimental"
+	"google.golang.org/grpc/mem"
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
@@ -29,6 +31,10 @@ const (
 )
 
 func main() {
+	// A snapshot comes in messages of 32 KiB and a few bytes, for which gRPC's own pool takes, and clears, a buffer of 1 MiB.
+	if pool, err := mem.NewBinaryTieredBufferPool(8, 12, 14, 15, 16, 20); err == nil {
+		experimental.SetDefaultBufferPool(pool)
+	}
 	os.Exit(run(os.Args[1:]))
 }
 

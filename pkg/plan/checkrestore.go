@@ -27,6 +27,9 @@ func checkBegin(o *Observation, a BeginRestore) error {
 	if a.Op.State != OpProving || a.Op.Token == "" || a.Op.Token == a.Op.OldToken || len(a.Op.Nodes) == 0 {
 		return fmt.Errorf("restore %s would not begin with proving, into a data dir of its own", a.Op.ID)
 	}
+	if o.Store.HighestRevision > a.Op.RevisionBefore {
+		return fmt.Errorf("revision %d was reached before, the restore knows of %d", o.Store.HighestRevision, a.Op.RevisionBefore)
+	}
 	for _, n := range o.Nodes {
 		if n.State != nil && n.State.Token == a.Op.Token {
 			return fmt.Errorf("node %s already has cluster %s", n.ID, a.Op.Token)

@@ -108,6 +108,11 @@ func dumb(o *Observation, a Action, p Policy) error {
 			}
 		}
 	case BeginRestore:
+		for _, n := range o.Nodes {
+			if n.Etcd.Revision > a.Op.RevisionBefore || o.Store.HighestRevision > a.Op.RevisionBefore {
+				return errors.New("the revision will go back")
+			}
+		}
 		if underWay || len(o.Store.Commands) == 0 || states[a.Op.Token] > 0 {
 			return errors.New("a restore beside another, or of nothing, or into data that are there")
 		}

@@ -215,6 +215,12 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
 	case "restore":
 		w.setRestore(a)
+	case "highest": // the highest revision that the store knows of
+		v, err := strconv.ParseInt(a[0], 10, 64)
+		if err != nil {
+			return "", err
+		}
+		w.o.Store.HighestRevision = v
 	case "settled":
 		w.o.SettledFor = a.dur(0)
 	case "policy":
@@ -268,7 +274,7 @@ func (w *world) setNode(n *worldNode, a args) {
 		case "gone":
 			n.away, n.unknown = true, true
 		case "foreign":
-			n.away, n.foreign = true, true
+			n.away, n.foreign, n.since = true, true, a.dur(0)
 		case "unhealthy":
 			n.sick, n.since = true, a.dur(10*time.Second)
 		case "stopped":
@@ -589,6 +595,9 @@ func (w *world) next() string {
 		b.WriteString("alarm\n")
 	}
 	fmt.Fprintf(&b, "because %s\n", d.Why)
+	if begin, ok := d.Do.(BeginRestore); ok && begin.Op.RevisionBefore > 0 {
+		fmt.Fprintf(&b, "revision before %d\n", begin.Op.RevisionBefore)
+	}
 	if f, ok := d.Do.(FinishRestore); ok && f.Reason != "" {
 		fmt.Fprintf(&b, "reason %s\n", f.Reason)
 	}

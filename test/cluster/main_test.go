@@ -9,7 +9,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-//nolint:gochecknoglobals // flags of the test binary
 var (
 	rounds   = flag.Int("rounds", 8, "rounds of killing something while a cluster forms")
 	seed     = flag.Uint64("seed", 0, "seed for what is killed when; 0 takes a new one, which is printed")

@@ -18,8 +18,6 @@ type Programs struct {
 }
 
 // build is done once by a test binary; built is its directory.
-//
-//nolint:gochecknoglobals // one build for all tests of a binary
 var (
 	build = sync.OnceValues(buildPrograms)
 	built atomic.Pointer[string]

@@ -215,7 +215,7 @@ func (c *Cluster) guard() {
 	must(c.t, err)
 	must(c.t, cmd.Start())
 	c.t.Cleanup(func() { // runs last, so that it also finds what everything before has missed
-		pipe.Close()
+		_ = pipe.Close()
 		_ = cmd.Wait()
 	})
 }
