@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -183,7 +184,33 @@ func (d *daemon) sources() ([]peer.Source, error) {
 	if o.seeds != "" {
 		sources = append(sources, seeds.New(o.seeds))
 	}
+	if others := d.formerMembers(); len(others) > 0 {
+		s, err := static.New(others, o.grpcPort)
+		if err != nil {
+			klog.Warningf("members of the state file can't help to find each other: %v", err)
+			return sources, nil
+		}
+		sources = append(sources, s)
+	}
 	return sources, nil
+}
+
+// formerMembers are the other members in the state file, by the hosts of their peer URLs: by them the managers find each other although the
+// store is away. Members on this same address (a demo) are left out, since the port can't be told.
+func (d *daemon) formerMembers() []static.Node {
+	var nodes []static.Node
+	for _, n := range d.agent.Members() {
+		var hosts []string
+		for _, s := range n.PeerURLs {
+			if u, err := url.Parse(s); err == nil && u.Hostname() != d.o.address {
+				hosts = append(hosts, u.Hostname())
+			}
+		}
+		if n.Name != string(d.id) && len(hosts) > 0 {
+			nodes = append(nodes, static.Node{ID: cluster.NodeID(n.Name), Hosts: hosts})
+		}
+	}
+	return nodes
 }
 
 // knownSize is how many members the cluster of this node's data is to have; 0 if it belongs to none. By that a leader can be

@@ -285,6 +285,16 @@ func firstNonEmpty(list ...string) string {
 	return ""
 }
 
+// Members are the members in the state file; nil if this node belongs to no cluster.
+func (a *Agent) Members() []cluster.EtcdNode {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state == nil {
+		return nil
+	}
+	return a.state.Clone().Nodes
+}
+
 // LastStatus is the last that was heard of the own etcd; nothing is asked.
 func (a *Agent) LastStatus() cluster.EtcdStatus {
 	a.mu.Lock()
