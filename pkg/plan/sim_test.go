@@ -179,17 +179,29 @@ func (s *sim) depose(l *simLeader) {
 }
 
 func (s *sim) play() {
-	calm := s.rng.IntN(3) == 0 // let some form undisturbed, so that later faults meet a cluster
+	calm := s.rng.IntN(3) == 0  // let some form undisturbed, so that later faults meet a cluster
+	storm := s.rng.IntN(2) == 0 // forming and the commit of a restore are short: some worlds break down just then
 	for i := range 600 {
 		if s.failed {
 			return
 		}
 		if !calm || i > 120 {
 			s.fault()
+			for range 4 {
+				if storm && s.delicate() {
+					s.fault()
+				}
+			}
 		}
 		s.tick()
 	}
 	s.settle()
+}
+
+// delicate tells whether a cluster is being formed or a restore is being committed.
+func (s *sim) delicate() bool {
+	op := s.store.op
+	return s.store.marker.Phase == MarkerForming || op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying, OpLifting, OpReverting}, op.State)
 }
 
 // tick lets a little time pass, leaders act, and a client write.
