@@ -162,15 +162,15 @@ func checkAdvance(o *Observation, a Advance, p Policy) error {
 	case OpLifting:
 		return checkVerified(o)
 	case OpReverting:
-		return checkClosed(o)
+		return checkClosed(o, a.Op.Token)
 	}
 	return nil
 }
 
 // checkClosed: no client can have written to the restored data.
-func checkClosed(o *Observation) error {
+func checkClosed(o *Observation, t cluster.Token) error {
 	for _, n := range o.Nodes {
-		if n.State != nil && n.State.Token == o.Store.Operation.Token && !n.State.Quarantined {
+		if n.State != nil && n.State.Token == t && !n.State.Quarantined {
 			return fmt.Errorf("node %s has let clients in on the restored data", n.ID)
 		}
 	}
@@ -179,10 +179,11 @@ func checkClosed(o *Observation) error {
 
 // checkRollback: what was given up is recorded as given up, and no client has seen it.
 func checkRollback(o *Observation, a RollbackAll) error {
-	if err := checkOp(o, a.Op, OpReverting); err != nil {
+	over := slices.ContainsFunc(o.Store.RolledBack, func(op Operation) bool { return op.ID == a.Op.ID && op.Token == a.Op.Token })
+	if err := checkOp(o, a.Op, OpReverting); err != nil && (!over || o.underWay() != nil) {
 		return err
 	}
-	return checkClosed(o)
+	return checkClosed(o, a.Op.Token)
 }
 
 // checkStaged: all nodes have staged the same, and it is what the record will say.

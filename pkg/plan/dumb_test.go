@@ -116,7 +116,20 @@ func dumb(o *Observation, a Action, p Policy) error {
 		if underWay || len(o.Store.Commands) == 0 || states[a.Op.Token] > 0 {
 			return errors.New("a restore beside another, or of nothing, or into data that are there")
 		}
-	case ProveBackup, StageBackup, StopAll, SwitchAll, RollbackAll, Advance, FinishRestore:
+	case RollbackAll:
+		for _, n := range o.Nodes {
+			if n.State != nil && n.State.Token == a.Op.Token && !n.State.Quarantined {
+				return errors.New("rolls back what clients have written to")
+			}
+		}
+		ended := false
+		for _, x := range o.Store.RolledBack {
+			ended = ended || x.Token == a.Op.Token && !underWay
+		}
+		if !ended && (op == nil || op.Token != a.Op.Token || op.State != OpReverting) {
+			return errors.New("rolls back what nobody gave up")
+		}
+	case ProveBackup, StageBackup, StopAll, SwitchAll, Advance, FinishRestore:
 		if !underWay {
 			return errors.New("no restore is under way")
 		}
@@ -310,15 +323,6 @@ func dumbRestore(o *Observation, a Action) error {
 	case SwitchAll:
 		if !complete || running > 0 || op.State != OpSwitching {
 			return errors.New("switches before all is stopped")
-		}
-	case RollbackAll:
-		for _, n := range o.Nodes {
-			if n.State != nil && n.State.Token == op.Token && !n.State.Quarantined {
-				return errors.New("rolls back what clients have written to")
-			}
-		}
-		if op.State != OpReverting {
-			return errors.New("rolls back what nobody gave up")
 		}
 	case Advance:
 		switch {

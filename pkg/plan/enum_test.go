@@ -40,7 +40,7 @@ var commonLetters = []letter{
 	{"backup", []string{"", "backup 20m", "backup never", "backup running", "backup future 48h", "backup retry 10s"}},
 	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec none", "spec 2"}},
 	{"member", []string{"", "member c removed", "member c removed;member c added", "member x added-voter", "member b removed;member b added"}},
-	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "alive b", "etcd leader=b"}},
+	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b"}},
 }
 
 // TestSmallWorlds walks over all worlds of one to three nodes that the alphabet spells, or evenly over as many as -enum.cases says,

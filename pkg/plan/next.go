@@ -20,6 +20,7 @@ func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
 	for _, rule := range []func() (Decision, bool){
 		r.otherLeader,
 		r.operation,
+		r.leftover,
 		r.brokenState,
 		r.command,
 		r.form,

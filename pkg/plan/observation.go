@@ -55,7 +55,7 @@ const (
 type Store struct {
 	// Error says why the store can't be read; then nothing else here is current.
 	Error string
-	// Fences is true if the store honours conditional puts.
+	// Fences is true if the store honors conditional puts.
 	Fences bool
 	// Holder is who holds the store's leader record, as of the last reading.
 	Holder Holder
@@ -69,6 +69,8 @@ type Store struct {
 	CommandErrors []string
 	// FailedRestores are restores that failed, as "NAME: reason". While there are any, an empty cluster isn't formed in their stead.
 	FailedRestores []string
+	// RolledBack are the latest restores that were taken back: a node that was away then still has to go back. May be left empty.
+	RolledBack []Operation
 	// Operation is the one that is not finished, or nil.
 	Operation *Operation
 	// HighestRevision is the highest revision that a backup's manifest or an operation's record names; 0 if none does.

@@ -403,17 +403,37 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 	if len(left) > 0 {
 		return do(RollbackAll{Op: *op, Nodes: left}, "%s go back to the data from before the restore", ids(left))
 	}
+	waiting := slices.ContainsFunc(r.o.Store.Commands, func(c Command) bool { return c.Ready && c.Name != op.ID })
 	away := ""
 	for _, f := range op.Nodes {
 		if r.o.Node(cluster.NodeID(f.Name)) == nil {
 			away = f.Name
+			waiting = waiting && r.o.missing(f.Name).For >= r.p.HolderLease
 		}
 	}
 	old := lookAt(r.o, op.OldToken)
-	waiting := slices.ContainsFunc(r.o.Store.Commands, func(c Command) bool { return c.Ready && c.Name != op.ID })
 	if away != "" && !old.serving && !waiting {
 		words := fmt.Sprintf("restore %s is being taken back; node %s may still have the restored data and doesn't answer; it is waited for, or for another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, away)
 		return Decision{Why: words, Alarm: op.StateFor > r.p.CommitDeadline}, true
 	}
 	return do(FinishRestore{Op: *op, To: OpRolledBack, Reason: op.Reason}, "the old data are back")
+}
+
+// leftover takes a node back that was away when a restore was rolled back.
+func (r *rules) leftover() (Decision, bool) {
+	if r.o.Store.Error != "" {
+		return none, false
+	}
+	for _, op := range r.o.Store.RolledBack {
+		var left []cluster.NodeID
+		for _, n := range r.o.Nodes {
+			if n.State != nil && n.State.Token == op.Token {
+				left = append(left, n.ID)
+			}
+		}
+		if len(left) > 0 && !lookAt(r.o, op.Token).open {
+			return do(RollbackAll{Op: op, Nodes: left}, "%s were away when restore %s was taken back", ids(left), op.ID)
+		}
+	}
+	return none, false
 }

@@ -328,9 +328,6 @@ func (s *sim) fault() {
 		s.now += time.Duration(s.rng.IntN(25)) * time.Second
 	}
 	whole := s.store.up && !slices.ContainsFunc(s.nodes, func(x *simNode) bool { return x.side != 0 || !x.store })
-	if whole {
-
-	}
 	for _, x := range s.nodes {
 		if x.manager && whole {
 			x.seenAt = s.now
@@ -369,7 +366,8 @@ func (s *sim) startManager(n *simNode) {
 	}
 	if st := &s.store; s.storeUp(n) { // what was off while a restore went on doesn't serve the old data
 		committed := st.op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying, OpLifting}, st.op.State) && st.op.Token != n.state.Token
-		other := st.marker.Phase == MarkerFormed && st.marker.Token != n.state.Token
+		makes := st.op != nil && st.op.Token == n.state.Token
+		other := st.marker.Phase == MarkerFormed && st.marker.Token != n.state.Token && !makes
 		n.holding = committed || other
 	}
 	if !n.holding {

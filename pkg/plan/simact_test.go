@@ -108,6 +108,7 @@ func (s *sim) observeStore(l *simLeader) {
 		o.Store.Commands = append(o.Store.Commands, c)
 	}
 	o.Store.FailedRestores = slices.Clone(st.failed)
+	o.Store.RolledBack = slices.Clone(st.rolledBack)
 	if st.op != nil {
 		op := *st.op
 		op.StateFor = s.now - st.opSince

@@ -25,12 +25,6 @@ type simDir struct {
 	log    []simEntry
 }
 
-func (d *simDir) clone() *simDir {
-	c := *d
-	c.log = slices.Clone(d.log)
-	return &c
-}
-
 func (d *simDir) members() []cluster.Member {
 	for _, e := range slices.Backward(d.log) {
 		if e.members != nil {
@@ -116,6 +110,7 @@ type simStore struct {
 	opVer       int
 	opSince     time.Duration
 	failed      []string
+	rolledBack  []Operation
 	backups     map[string]simBackup
 	newest      time.Duration
 	haveBackups bool

@@ -131,6 +131,9 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 			},
 			func() bool {
 				if swapOp(func(op *Operation) { op.State = a.To }) {
+					if a.To == OpRolledBack {
+						st.rolledBack = append(st.rolledBack, *st.op)
+					}
 					st.op = nil
 				}
 				return false

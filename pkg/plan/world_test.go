@@ -215,6 +215,8 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
 	case "restore":
 		w.setRestore(a)
+	case "rolled-back": // the last restore was taken back
+		w.o.Store.RolledBack = []Operation{{ID: "r1", Backup: "B1", State: OpRolledBack, Token: restoreToken, OldToken: theToken}}
 	case "highest": // the highest revision that the store knows of
 		v, err := strconv.ParseInt(a[0], 10, 64)
 		if err != nil {

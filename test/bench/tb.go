@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -151,6 +150,3 @@ func (b *bench) must(err error) {
 		b.Fatal(err)
 	}
 }
-
-// wants tells whether list, separated by commas, holds item.
-func wants(list, item string) bool { return slices.Contains(strings.Split(list, ","), item) }

@@ -90,7 +90,7 @@ func restrict(t *testing.T, server *servers.S3, actions []string) aws.Credential
 	}
 	var out struct {
 		Result struct {
-			Credentials struct{ AccessKeyId, SecretAccessKey, SessionToken string } //nolint:revive // As in the answer.
+			Credentials struct{ AccessKeyId, SecretAccessKey, SessionToken string } // As in the answer.
 		} `xml:"AssumeRoleResult"`
 	}
 	if err := xml.NewDecoder(bytes.NewReader(answer)).Decode(&out); err != nil || status != http.StatusOK {

@@ -574,7 +574,7 @@ func (s *suite) list() {
 			s.Errorf("List(%q, delimiter %q, after %q)\n = %q\nwant %q", tt.prefix, tt.delimiter, tt.after, got, tt.want)
 		}
 	}
-	for range s.store.List(s.Context(), "", blob.ListOptions{}) {
+	for range s.store.List(s.Context(), "", blob.ListOptions{}) { //nolint:errcheck // The errors are in the sequence; here only its end matters.
 		break // Ending early must not hang or panic.
 	}
 }

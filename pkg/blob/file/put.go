@@ -56,7 +56,7 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 	if err != nil {
 		return blob.Info{}, s.fail("put", key, err)
 	}
-	defer root.Remove(tmp) // Gone already after a rename.
+	defer func() { _ = root.Remove(tmp) }() // Gone already after a rename.
 	if err := s.publish(ctx, root, tmp, key, opts); err != nil {
 		return blob.Info{}, s.fail("put", key, err)
 	}
@@ -74,7 +74,7 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 			err = e
 		}
 		if err != nil {
-			root.Remove(name)
+			_ = root.Remove(name)
 		}
 	}()
 	table := crc32.MakeTable(crc32.Castagnoli)
@@ -237,7 +237,7 @@ func removeStale(root *os.Root, now time.Time) {
 	for _, e := range entries {
 		name := reserved + "/" + e.Name()
 		if fi, err := e.Info(); err == nil && strings.HasPrefix(name, tmpPrefix) && now.Sub(fi.ModTime()) > staleAfter {
-			root.Remove(name)
+			_ = root.Remove(name)
 		}
 	}
 }

@@ -23,7 +23,7 @@ import (
 
 // Put implements blob.Store. A body below the part size is read whole and stored by one PUT that carries the
 // condition; a larger one by a multipart upload. There the condition is checked before the upload and sent with its completion, which not all
-// servers honour (docs/s3-servers.md). A conditional put whose answer is lost is not sent again: it fails with ErrTransient, and blob.Retry sorts out what happened.
+// servers honor (docs/s3-servers.md). A conditional put whose answer is lost is not sent again: it fails with ErrTransient, and blob.Retry sorts out what happened.
 func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
 	if err := blob.CheckPut(key, opts); err != nil {
 		return blob.Info{}, s.invalid("put", key, err)

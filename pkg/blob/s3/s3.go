@@ -82,7 +82,7 @@ type Store struct {
 	custom         bool // An endpoint of its own, so not AWS.
 	newClient      func(region string) *awss3.Client
 	client         atomic.Pointer[awss3.Client]
-	// unquoted is set once the server was seen to fail If-Match with a quoted ETag and to honour the bare one.
+	// unquoted is set once the server was seen to fail If-Match with a quoted ETag and to honor the bare one.
 	unquoted atomic.Bool
 }
 
