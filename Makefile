@@ -22,9 +22,11 @@ e2e:
 bench:
 	$(GO) run ./test/bench $(BENCH)
 
-# The tests that kill at random, for longer than "go test" does; SOAK_SEED repeats a run.
+# The tests that kill at random, and certificates that live two minutes, for longer than "go test" does: about three quarters of an hour.
+# SOAK=-seed=N repeats a run.
 soak:
-	SOAK=1 $(GO) test -count=1 -v -timeout 120m -run Soak ./test/...
+	$(GO) test -count=1 -v -timeout 120m ./test/cluster -run 'TestKillWhileForming|TestShortCertificates' -rounds=50 -soak.certs=10m $(SOAK)
+	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestKillContainers -rounds=50 $(SOAK)
 
 image:
 	images/etcd-manager/build.sh $(IMAGE)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -93,7 +94,7 @@ func (a *app) configure(ctx context.Context, setCount bool, count int, setVersio
 	for range configureAttempts {
 		spec, stored, err := c.Spec(ctx)
 		// A directory that doesn't exist yet is made by the first write, which this may be.
-		absent := errors.Is(err, catalog.ErrNotFound) || setCount && errors.Is(err, catalog.ErrInvalid)
+		absent := errors.Is(err, catalog.ErrNotFound) || setCount && errors.Is(err, catalog.ErrInvalid) && errors.Is(err, fs.ErrNotExist)
 		unreadable := errors.Is(err, cluster.ErrCorrupt)
 		if err != nil && !absent && !unreadable {
 			return err

@@ -51,6 +51,12 @@ func (l *leadership) readOperations(ctx context.Context, list catalog.ControlLis
 		if op.State == catalog.StateFailed {
 			s.failed[obj.Name] = op.Backup + ": " + op.Reason
 		}
+		if op.State == catalog.StateRolledBack {
+			s.RolledBack = append(s.RolledBack, *toPlan(&op))
+			if n := len(s.RolledBack); n > rolledBackKept {
+				s.RolledBack = s.RolledBack[n-rolledBackKept:]
+			}
+		}
 		if op.State.Final() {
 			s.ended[obj.Name] = obj.Stamp
 			continue
@@ -61,16 +67,24 @@ func (l *leadership) readOperations(ctx context.Context, list catalog.ControlLis
 	return nil
 }
 
+// rolledBackKept is how many restores that were taken back are remembered, for nodes that were away when it happened.
+const rolledBackKept = 2
+
 // planOperation is the restore under way as plan sees it.
 func (l *leadership) planOperation() *plan.Operation {
 	if l.op == nil {
 		return nil
 	}
-	op := l.op
+	op := toPlan(l.op)
+	op.RetryAt = l.opRetry
+	return op
+}
+
+func toPlan(op *catalog.Operation) *plan.Operation {
 	return &plan.Operation{
 		ID: op.ID, Backup: op.Backup, State: plan.OperationState(op.State), Reason: op.Reason, Nodes: op.Members, Token: op.NewToken,
 		OldToken: op.OldToken, Version: op.Spec.EtcdVersion, Size: op.Spec.MemberCount, Proven: op.Proven, SafetyBackup: op.SafetyBackup,
-		SafetyTried: op.SafetyTried, RevisionBefore: op.RevisionBefore, Revision: op.StagedRevision, Hash: op.StagedHash, StateFor: time.Since(op.StateSince), RetryAt: l.opRetry,
+		SafetyTried: op.SafetyTried, RevisionBefore: op.RevisionBefore, Revision: op.StagedRevision, Hash: op.StagedHash, StateFor: time.Since(op.StateSince),
 	}
 }
 
@@ -366,6 +380,9 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 		return err
 	}
 	op := l.op
+	if a.To == plan.OpRolledBack {
+		l.store.RolledBack = append(l.store.RolledBack, *toPlan(op))
+	}
 	l.store.highest = max(l.store.highest, op.RevisionAfter, op.RevisionBefore)
 	if a.To == plan.OpDone {
 		klog.Infof("backup %s is restored: revision %d, etcd served nobody for %s; restart API servers and controllers now (docs/kubernetes.md)", op.Backup, op.RevisionAfter, op.Outage.Round(time.Millisecond))

@@ -178,10 +178,14 @@ func checkStart(o *Observation, a StartEtcd) error {
 	return checkRestart(o, a, lifts)
 }
 
-// mayRelease: the store says that no restore is under way, or that the one that is has got so far.
+// mayRelease: the store says that no restore is under way and that the cluster is the right one, or that the restore which made
+// it has got so far.
 func mayRelease(o *Observation, t cluster.Token) bool {
-	op := o.underWay()
-	return o.Store.Error == "" && (op == nil || op.State == OpLifting && op.Token == t)
+	op, m := o.underWay(), o.Store.Marker
+	if op != nil {
+		return o.Store.Error == "" && op.State == OpLifting && op.Token == t
+	}
+	return o.Store.Error == "" && (m.Token == "" || m.Token == t)
 }
 
 // mayOpen: clients are in already, the marker says formed, or the restore that made the cluster says verified.

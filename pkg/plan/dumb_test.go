@@ -157,6 +157,8 @@ func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
 		return errors.New("may overwrite data")
 	case n.Holding && (o.Store.Error != "" || underWay && (o.Store.Operation.State != OpLifting || o.Store.Operation.Token != a.State.Token)):
 		return errors.New("starts what a restore has stopped")
+	case n.Holding && !underWay && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.State.Token:
+		return errors.New("starts what a restore has replaced")
 	case n.State == nil && a.State.NewCluster:
 		return errors.New("founds on its own")
 	case a.Restart && n.Etcd.Running && !n.Etcd.Quarantined && !n.State.Quarantined:

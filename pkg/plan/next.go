@@ -143,9 +143,11 @@ func nodeNames(nodes []cluster.EtcdNode) []string {
 	return list
 }
 
-// held lets etcd run again on a node that was held for a restore which has ended without it.
+// held lets etcd run again on a node that was held for a restore which has ended without it, unless the marker names another
+// cluster: then its data are of before.
 func (r *rules) held() (Decision, bool) {
-	if r.o.Store.Error != "" || r.o.Store.Operation != nil {
+	s := r.o.Store
+	if s.Error != "" || s.Operation != nil || s.Marker.Token != "" && s.Marker.Token != r.v.token {
 		return none, false
 	}
 	for _, n := range r.v.nodes {
@@ -198,6 +200,9 @@ func (r *rules) lost() (Decision, bool) {
 		}
 	}
 	words := strings.Join(state, ", ")
+	if m := r.o.Store.Marker; m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
+		words += fmt.Sprintf(" (these have cluster %s; the store's marker names cluster %s, of which no node is here)", r.v.token, m.Token)
+	}
 	if starting {
 		return hold("etcd is starting: %s", words)
 	}

@@ -152,7 +152,7 @@ func (s *Store) openBase(ctx context.Context, op, key string) (*os.Root, error) 
 	}
 	root, err := os.OpenRoot(s.base)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, s.invalid(op, key, fmt.Errorf("directory %s does not exist; the first write makes it (is the file system mounted?)", s.base))
+		return nil, s.invalid(op, key, fmt.Errorf("directory %s: %w; the first write makes it (is the file system mounted?)", s.base, fs.ErrNotExist))
 	}
 	if err != nil {
 		return nil, s.fail(op, key, err)
