@@ -45,6 +45,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 		o.Store.Holder.UnchangedFor = time.Since(l.store.holderSince)
 	}
 	o.Store.Operation = l.planOperation()
+	o.Store.HighestRevision = l.store.highest
 	l.mu.Lock()
 	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
 	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown

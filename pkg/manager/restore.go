@@ -168,7 +168,7 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 		return fmt.Errorf("command %s is not queued any more", a.Command)
 	}
 	now := time.Now()
-	before := l.store.highest
+	before := max(l.store.highest, a.Op.RevisionBefore)
 	for _, n := range o.Nodes {
 		before = max(before, n.Etcd.Revision)
 	}
