@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // ErrNoBinary means that a node has no etcd of the version that was asked for.
@@ -95,33 +97,11 @@ func (b *Binaries) Nearest(version string) (Binary, error) {
 	if err == nil {
 		return exact, nil
 	}
-	best := NearestPatch(version, b.Versions())
+	best := cluster.NearestVersion(version, b.Versions())
 	if best == "" {
 		return Binary{}, err
 	}
 	return b.Find(best)
-}
-
-// NearestPatch chooses from candidates what may stand in for version: the same minor version, the
-// nearest patch that is not older, else the newest that is older; "" if there is none. It is pure.
-func NearestPatch(version string, candidates []string) string {
-	best := ""
-	for _, c := range candidates {
-		if Minor(c) == "" || Minor(c) != Minor(version) || ValidateVersion(c) != nil {
-			continue
-		}
-		switch {
-		case best == "":
-			best = c
-		case Less(best, version):
-			if Less(best, c) {
-				best = c
-			}
-		case !Less(c, version) && Less(c, best):
-			best = c
-		}
-	}
-	return best
 }
 
 // Versions lists what this node can run, ascending, without duplicates.

@@ -3,27 +3,25 @@ package etcd
 import (
 	"errors"
 	"fmt"
+	"strings"
 
-	"github.com/coreos/go-semver/semver"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // CompiledVersion is the etcd version that is compiled into the manager. A test holds it to the module.
 const CompiledVersion = "3.6.16"
 
-// The minor versions of etcd 3 that this package can run.
-const (
-	oldestMinor = 4
-	newestMinor = 7
-)
+// newestMinor is the newest minor version of etcd 3 that can be run, as cluster.Version.Unsafe has it.
+const newestMinor = 7
 
 // ErrVersion is wrapped by every refusal that is about an etcd version.
 var ErrVersion = errors.New("etcd version not suitable")
 
 // parseVersion reads "3.6.16"; a leading "v" is not accepted, as the store's spec has none.
-func parseVersion(v string) (*semver.Version, error) {
-	p, err := semver.NewVersion(v)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %q is not of the form 3.6.16", ErrVersion, v)
+func parseVersion(v string) (cluster.Version, error) {
+	p, err := cluster.ParseVersion(v)
+	if err != nil || strings.HasPrefix(v, "v") {
+		return cluster.Version{}, fmt.Errorf("%w: %q is not of the form 3.6.16", ErrVersion, v)
 	}
 	return p, nil
 }
@@ -35,19 +33,16 @@ func ValidateVersion(v string) error {
 	if err != nil {
 		return err
 	}
-	if p.Major != 3 || p.Minor < oldestMinor || p.Minor > newestMinor {
-		return fmt.Errorf("%w: %s is outside of 3.%d to 3.%d", ErrVersion, v, oldestMinor, newestMinor)
-	}
-	if p.Minor == 5 && p.Patch <= 2 {
-		return fmt.Errorf("%w: %s can corrupt data (3.5.0 to 3.5.2 are never run); use 3.5.3 or later", ErrVersion, v)
+	if why := p.Unsafe(); why != "" {
+		return fmt.Errorf("%w: %s: %s", ErrVersion, v, why)
 	}
 	return nil
 }
 
 // Compare returns -1, 0 or 1. What can't be parsed comes before everything else.
 func Compare(a, b string) int {
-	pa, errA := semver.NewVersion(a)
-	pb, errB := semver.NewVersion(b)
+	pa, errA := parseVersion(a)
+	pb, errB := parseVersion(b)
 	switch {
 	case errA != nil && errB != nil:
 		return 0
@@ -56,7 +51,7 @@ func Compare(a, b string) int {
 	case errB != nil:
 		return 1
 	}
-	return pa.Compare(*pb)
+	return pa.Compare(pb)
 }
 
 // Less tells whether a is an older version than b.
@@ -64,7 +59,7 @@ func Less(a, b string) bool { return Compare(a, b) < 0 }
 
 // Minor returns "3.6" for "3.6.16", and "" for what can't be parsed.
 func Minor(v string) string {
-	p, err := semver.NewVersion(v)
+	p, err := parseVersion(v)
 	if err != nil {
 		return ""
 	}
@@ -73,9 +68,9 @@ func Minor(v string) string {
 
 // MinorNumber returns 6 for "3.6.16", and -1 for what can't be parsed or isn't etcd 3.
 func MinorNumber(v string) int {
-	p, err := semver.NewVersion(v)
+	p, err := parseVersion(v)
 	if err != nil || p.Major != 3 {
 		return -1
 	}
-	return int(p.Minor)
+	return p.Minor
 }
