@@ -17,7 +17,7 @@ import (
 // How long the loop waits when nothing wakes it.
 const (
 	tickWaiting = time.Second
-	tickSteady  = 10 * time.Second
+	tickSteady  = 30 * time.Second
 	repeatAlarm = 5 * time.Minute
 )
 

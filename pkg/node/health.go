@@ -14,7 +14,7 @@ import (
 // How often etcd is asked how it is: often while it comes up, seldom once it is well. The leader asks anew before it acts.
 const (
 	probeStarting = 50 * time.Millisecond
-	probeWell     = 3 * time.Second
+	probeWell     = 10 * time.Second
 	probeTimeout  = 2 * time.Second
 )
 
