@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"google.golang.org/grpc/experimental"
@@ -22,6 +23,9 @@ import (
 
 // version is set by the linker.
 var version = "dev"
+
+// softMemoryLimit is what the collector keeps the manager's own memory below as long as that is possible, unless GOMEMLIMIT says otherwise.
+const softMemoryLimit = 64 << 20
 
 // Exit codes.
 const (
@@ -72,6 +76,10 @@ func daemonMain(args []string) int {
 		return exitUsage
 	}
 	defer klog.Flush()
+	// The buffers of an upload come and go; without this the heap would grow to twice what they need.
+	if opts.env["GOMEMLIMIT"] == "" {
+		debug.SetMemoryLimit(softMemoryLimit)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := runDaemon(ctx, opts); err != nil {

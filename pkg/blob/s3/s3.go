@@ -41,7 +41,7 @@ const (
 	// maxParts is the greatest number of parts of an upload.
 	maxParts = 10000
 	// uploads is the number of parts under way at once. A put needs memory for one part more.
-	uploads = 3
+	uploads = 2
 	// partTimeout bounds one part, so that a connection that hangs is noticed.
 	partTimeout = 5 * time.Minute
 	// cleanupTimeout bounds the abort of an upload, which happens also when the context has ended.
