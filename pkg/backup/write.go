@@ -157,7 +157,7 @@ func (w *Writer) upload(ctx context.Context, name string, f Facts, snapshot io.R
 		compressErr = <-done
 	}
 	switch {
-	case compressed && compressErr != nil && !errors.Is(compressErr, io.ErrClosedPipe):
+	case compressed && compressErr != nil && !errors.Is(compressErr, io.ErrClosedPipe) && !errors.Is(compressErr, errStopped):
 		// It came first, and the put failed because of it.
 		return raw, stored, compressErr
 	case err != nil:
