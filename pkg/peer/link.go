@@ -79,6 +79,9 @@ func newLink(p *Peers, id cluster.NodeID, endpoints []string) (*link, error) {
 		grpc.WithContextDialer(dial),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
+		// That leaves gRPC's transparent retries, which try again without a pause while a dying connection is still the one that is
+		// picked. What has been sent once is not sent again by gRPC.
+		grpc.WithDefaultCallOptions(grpc.MaxRetryRPCBufferSize(0)),
 		grpc.WithIdleTimeout(0),
 		grpc.WithStaticStreamWindowSize(window),
 		grpc.WithStaticConnWindowSize(window),
