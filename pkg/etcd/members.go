@@ -83,7 +83,17 @@ func (c *Client) Promote(ctx context.Context, id cluster.MemberID) error {
 	if err != nil && errors.Is(rpctypes.Error(err), rpctypes.ErrMemberNotLearner) {
 		return nil
 	}
-	return c.wrap(fmt.Sprintf("promote member %s", id), err)
+	err = c.wrap(fmt.Sprintf("promote member %s", id), err)
+	if errors.Is(err, ErrNotCaughtUp) && c.isVoter(ctx, id) {
+		return nil // etcd looks at how far a member is before it looks at what it is
+	}
+	return err
+}
+
+// isVoter tells whether the member list has the member as a voter.
+func (c *Client) isVoter(ctx context.Context, id cluster.MemberID) bool {
+	members, err := c.Members(ctx, true)
+	return err == nil && slices.ContainsFunc(members, func(m cluster.Member) bool { return m.ID == id && !m.Learner })
 }
 
 // Remove removes a member for good. One that is gone already is success.
