@@ -229,7 +229,7 @@ func ProveMain(args []string) int {
 		return 2
 	}
 	limitSelf()
-	f, err := ProveDB(context.Background(), args[0])
+	f, err := ProveDB(context.Background(), args[0]) // the whole of a child process; who wants it to end kills it
 	if err == nil {
 		err = crossCheck(args[0], f)
 	}

@@ -348,7 +348,7 @@ func StageMain(args []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	res, err := finishStage(context.Background(), &cfg, args[0])
+	res, err := finishStage(context.Background(), &cfg, args[0]) // as in ProveMain: who wants it to end kills the process
 	a := stageAnswer{Result: &res}
 	if err != nil {
 		a = stageAnswer{Error: err.Error()}
