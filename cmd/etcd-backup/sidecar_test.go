@@ -184,7 +184,7 @@ func TestSidecar(t *testing.T) {
 	}
 	newest, _ := backups(t, c).Newest()
 	path := filepath.Join(t.TempDir(), "snapshot.db")
-	res, err := backup.FetchFile(context.Background(), c, newest.Name, path, nil)
+	res, err := backup.FetchFile(context.Background(), c, newest.Name, path, backup.FileOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestSidecar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	facts, err := etcd.Prove(context.Background(), exe, path)
+	facts, err := etcd.Prove(context.Background(), exe, path, etcd.ProveOptions{})
 	if err != nil || facts.Keys != 50 || facts.Revision != 51 {
 		t.Errorf("the snapshot holds %+v, %v", facts, err)
 	}

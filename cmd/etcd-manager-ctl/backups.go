@@ -82,35 +82,6 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 	return nil
 }
 
-// ageOf prints a duration in its largest unit or two.
-func ageOf(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "in the future"
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm", int(d.Minutes()))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return fmt.Sprintf("%dd", int(d.Hours())/24)
-}
-
-// sizeOf prints bytes in binary units.
-func sizeOf(n int64) string {
-	if n < 1024 {
-		return fmt.Sprintf("%d B", n)
-	}
-	v, unit := float64(n), ""
-	for _, unit = range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if v /= 1024; v < 1024 {
-			break
-		}
-	}
-	return fmt.Sprintf("%.1f %s", v, unit)
-}
-
 // closest returns at most n of the names that are spelled most like word; none if nothing is like it.
 func closest(word string, names []string, n int) []string {
 	type candidate struct {

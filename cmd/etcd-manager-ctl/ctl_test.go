@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
@@ -27,10 +29,26 @@ type world struct {
 	store blob.Store
 	now   time.Time
 	log   strings.Builder
+	ctx   context.Context
+	// answer is what the operator types; without one nobody is there.
+	answer string
+	// steps are what happens between the looks of one who follows; after the last one the operator interrupts.
+	steps []func()
+	// testdata is where transcripts are, whatever the current directory is.
+	testdata string
 }
 
 func newWorld(t *testing.T) *world {
-	return &world{t: t, store: blobtest.NewMemory(), now: time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC)}
+	testdata, err := filepath.Abs("testdata")
+	must(t, err)
+	return &world{testdata: testdata, t: t, store: blobtest.NewMemory(), now: time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC), ctx: t.Context()}
+}
+
+// next is another world whose transcript goes on with this one's.
+func (w *world) next() *world {
+	n := newWorld(w.t)
+	n.log.WriteString(w.log.String())
+	return n
 }
 
 func (w *world) put(key, content string) {
@@ -44,7 +62,7 @@ func (w *world) backup(name string, manifest bool) {
 	w.put(name+"/etcd.backup.gz", strings.Repeat("x", 1500))
 	if manifest {
 		sum := strings.Repeat("0", 64)
-		w.put(name+"/_etcd_manager_manifest.json", fmt.Sprintf(`{"version":1,"backup":%q,"raw":{"size":1,"sha256":%q},"stored":{"size":1,"sha256":%q}}`, name, sum, sum))
+		w.put(name+"/_etcd_manager_manifest.json", fmt.Sprintf(`{"version":1,"backup":%q,"raw":{"size":1,"sha256":%q},"stored":{"size":1500,"sha256":%q}}`, name, sum, sum))
 	}
 	w.put(name+"/_etcd_backup.meta", `{"etcdVersion":"3.5.21","timestamp":"1516000000","clusterSpec":{"memberCount":3,"etcdVersion":"3.5.21"}}`)
 }
@@ -52,7 +70,8 @@ func (w *world) backup(name string, manifest bool) {
 func (w *world) exec(args ...string) (code int, out, errOut string) {
 	w.t.Helper()
 	var o, e bytes.Buffer
-	code = run(context.Background(), deps{args: args, out: &o, errOut: &e, version: "1.2.3", now: func() time.Time { return w.now },
+	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, version: "1.2.3", now: func() time.Time { return w.now },
+		person: w.answer != "", pause: w.pause, checker: newChecker(),
 		open: func(ctx context.Context, url string) (blob.Store, error) {
 			if strings.HasPrefix(url, "mem:") {
 				return w.store, nil
@@ -84,7 +103,7 @@ func (w *world) raw(args ...string) {
 // golden compares the transcript with testdata/<name>.txt.
 func (w *world) golden(name string) {
 	w.t.Helper()
-	path := filepath.Join("testdata", name+".txt")
+	path := filepath.Join(w.testdata, name+".txt")
 	if *update {
 		if err := os.WriteFile(path, []byte(w.log.String()), 0o644); err != nil {
 			w.t.Fatal(err)
@@ -160,6 +179,16 @@ func TestUsage(t *testing.T) {
 	w.do("get", "--no-such-flag")
 	w.do("get", "-o", "yaml")
 	w.do("list-commands", "-o", "wide")
+	w.do("recover", "--from-survivor", "b")
+	w.do("follow", "a", "b")
+	w.do("verify-backup")
+	w.do("verify-backup", "a", "--all")
+	w.do("download-backup")
+	w.do("download-backup", "a", "b", "c")
+	w.do("inspect", "a", "--depth=0")
+	w.do("import-backup", "/nowhere/at/all")
+	w.do("describe-command")
+	w.do("restore-backup", "a", "--member-count=x")
 	w.raw("--backup-store=gs://bucket/x", "get")
 	w.raw("--backup-store=relative/path", "get")
 	w.raw("version")
@@ -283,11 +312,19 @@ func TestCompletion(t *testing.T) {
 	w.backup("2026-01-31T01:02:03Z-000001", false)
 	w.put("control/etcd-cluster-spec", `{"memberCount":3}`)
 	w.do("restore-backup", "2026-01-30T01:02:03Z-000009")
+	w.ended(done1, "x", catalog.StateDone, nil)
+	w.survivors(survivor("a", "t", 1, 1, 1), survivor("b", "t", 1, 1, 1))
 	for _, c := range []struct {
 		args []string
 		want []string
 	}{
-		{[]string{"__complete", "--backup-store=mem://x", "restore-backup", ""}, []string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009"}},
+		{[]string{"__complete", "--backup-store=mem://x", "restore-backup", ""}, []string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009", "latest"}},
+		{[]string{"__complete", "--backup-store=mem://x", "verify-backup", ""}, []string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009", "latest"}},
+		{[]string{"__complete", "--backup-store=mem://x", "download-backup", "2026", "fi"}, nil},
+		{[]string{"__complete", "--backup-store=mem://x", "undo-restore", ""}, []string{done1}},
+		{[]string{"__complete", "--backup-store=mem://x", "follow", ""}, []string{"2026-02-01T12:00:00Z-000000", done1}},
+		{[]string{"__complete", "--backup-store=mem://x", "describe-command", ""}, []string{"2026-02-01T12:00:00Z-000000", done1}},
+		{[]string{"__complete", "--backup-store=mem://x", "recover", "--from-survivor="}, []string{"a", "b"}},
 		{[]string{"__complete", "-backup-store=mem://x", "delete-command", ""}, []string{"2026-02-01T12:00:00Z-000000", "2026-01-30T01:02:03Z-000009"}},
 		{[]string{"__complete", "--backup-store=mem://x", "restore-backup", "2026-01-30T01:02:03Z-000009", ""}, nil},
 		{[]string{"__complete", "restore-backup", ""}, nil},
@@ -313,5 +350,22 @@ func TestFileStore(t *testing.T) {
 		if code, out, _ := w.exec("--backup-store="+url, "-o", "json"); code != 0 || !strings.Contains(out, `"memberCount": 1`) {
 			t.Fatalf("%s: %d %s", url, code, out)
 		}
+	}
+}
+
+// TestEverythingIsDocumented holds docs/ctl.md to the commands and flags that there are.
+func TestEverythingIsDocumented(t *testing.T) {
+	data, err := os.ReadFile("../../docs/ctl.md")
+	must(t, err)
+	doc := string(data)
+	for _, c := range (&app{}).rootCommand().Commands() {
+		if !strings.Contains(doc, "### `"+c.Name()) {
+			t.Errorf("command %s has no section", c.Name())
+		}
+		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" && !strings.Contains(doc, "--"+f.Name) {
+				t.Errorf("%s: flag --%s is not mentioned", c.Name(), f.Name)
+			}
+		})
 	}
 }

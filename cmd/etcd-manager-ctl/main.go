@@ -2,7 +2,8 @@
 //
 //	etcd-manager-ctl --backup-store=s3://bucket/prefix list-backups
 //
-// docs/ctl.md describes the commands, their output and the exit codes.
+// docs/ctl.md describes the commands, their output and the exit codes. Two hidden faces, "prove-db" and "keys-db", read a database that may
+// be corrupt in a process of its own.
 package main
 
 import (
@@ -13,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/vbauerster/mpb/v8/cwriter"
+
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 )
@@ -20,15 +23,37 @@ import (
 // version is set by the linker (-X main.version=…) for releases.
 var version string
 
+// pollInterval is how often the store is looked at while a command is followed.
+const pollInterval = 1500 * time.Millisecond
+
 func main() {
+	if code, ok := childMain(os.Args[1:]); ok {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, deps{
-		args: os.Args[1:], out: os.Stdout, errOut: os.Stderr, now: time.Now, version: toolVersion(),
+		args: os.Args[1:], in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
+		outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr), person: isTerminal(os.Stdin) && isTerminal(os.Stderr),
 		open: func(ctx context.Context, url string) (blob.Store, error) { return connect.Open(ctx, url, os.Getenv) },
+		now:  time.Now, version: toolVersion(), pause: pause, checker: newChecker(),
 	})
 	stop()
 	os.Exit(code)
 }
+
+// pause waits until the store is to be looked at again.
+func pause(ctx context.Context) bool {
+	t := time.NewTimer(pollInterval)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func isTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
 
 // toolVersion is the linker's version, else what Go knows of the module.
 func toolVersion() string {

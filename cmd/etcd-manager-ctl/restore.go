@@ -9,19 +9,37 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
+// latest is the name by which the newest backup can be asked for.
+const latest = "latest"
+
 func (a *app) restoreCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "restore-backup NAME", Short: "Queue the restore of a backup with the current spec", Args: exactlyOne("the name of a backup (see list-backups)"),
-		Long: `Queue the restore of a backup with the current spec. It does not start at once: the managers look into the queue
-when they start, so restart them (docker stop, kill, a roll of the masters) when the moment has come.
-The backup is proven to be good before the running cluster is touched.`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.restore(cmd.Context(), args[0]) },
-		ValidArgsFunction: a.complete(backupNames),
+	var r request
+	cmd := &cobra.Command{
+		Use: "restore-backup NAME|latest", Short: "Queue the restore of a backup", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Long: `Queue the restore of a backup with the current spec. Unless --now is given it does not start at once: the managers look into
+the queue when they start, so restart them (docker stop, kill, a roll of the masters) when the moment has come.
+The backup is proven to be good, and staged on every node, before the running cluster is touched; a restore that is done can be taken back with undo-restore.
+
+--member-count and --etcd-version are written into the cluster spec too: else the restored cluster would be changed back to it.`,
+		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup latest --now --wait",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r.change.read(cmd)
+			r.backup = args[0]
+			return a.restore(cmd.Context(), r)
+		},
+		ValidArgsFunction: a.complete(restorableNames),
 	}
+	r.addFlags(cmd, false)
+	f := cmd.Flags()
+	f.BoolVar(&r.options.KeepMasterleases, "keep-masterleases", false, "keep the API servers' master leases, also those of servers that are gone")
+	f.StringArrayVar(&r.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
+	f.BoolVar(&r.options.ForceForeign, "force-foreign", false, "restore it although it is another cluster's backup")
+	return cmd
 }
 
 // backupNames lists the newest first: that is the one that is wanted most often.
@@ -32,87 +50,163 @@ func backupNames(ctx context.Context, c *catalog.Catalog) ([]string, error) {
 	return names, err
 }
 
-func (a *app) restore(ctx context.Context, name string) error {
+func restorableNames(ctx context.Context, c *catalog.Catalog) ([]string, error) {
+	names, err := backupNames(ctx, c)
+	if len(names) > 0 {
+		names = append(names, latest)
+	}
+	return names, err
+}
+
+func (a *app) restore(ctx context.Context, r request) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
-	if err := catalog.ValidBackupName(name); err != nil {
+	if err := catalog.ValidBackupName(r.backup); err != nil {
 		return &usageError{err}
 	}
-	c, ctx, cancel, err := a.catalog(ctx)
+	for _, p := range r.options.DropPrefixes {
+		if p == "" {
+			return usagef("--drop-prefix is empty: that would drop every key")
+		}
+	}
+	c, err := a.openCatalog(ctx)
 	if err != nil {
 		return err
 	}
+	chosen, err := a.choose(ctx, c, r.backup)
+	if err != nil {
+		return err
+	}
+	if !r.options.ForceForeign {
+		if err := a.refuseForeign(ctx, c, chosen); err != nil {
+			return err
+		}
+	}
+	if r.backup == latest {
+		a.note("latest: %s", a.describeBackup(chosen))
+	}
+	r.backup = chosen.backup.Name
+	return a.enqueue(ctx, c, r)
+}
+
+// choice is a backup that was looked at.
+type choice struct {
+	backup   catalog.Backup
+	info     catalog.BackupInfo
+	manifest *catalog.Manifest // nil for backups of other tools
+	others   []catalog.Backup  // all other backups, oldest first
+}
+
+// describeBackup says in one line what a backup is.
+func (a *app) describeBackup(ch choice) string {
+	words := []string{ch.backup.Name}
+	if !ch.backup.Time.IsZero() {
+		words = append(words, ago(a.now().Sub(ch.backup.Time)))
+	}
+	if m := ch.manifest; m != nil {
+		words = append(words, fmt.Sprintf("revision %d", m.Revision))
+		if m.Reason != "" {
+			words = append(words, "taken as "+m.Reason)
+		}
+	}
+	return strings.Join(append(words, sizeOf(ch.backup.Size)), ", ")
+}
+
+// choose makes sure that there is something to restore, and helps with the name if there isn't.
+func (a *app) choose(ctx context.Context, c *catalog.Catalog, name string) (choice, error) {
+	ctx, cancel := a.limit(ctx)
 	defer cancel()
-	if err := a.checkBackup(ctx, c, name); err != nil {
-		return err
-	}
-	spec, _, err := c.Spec(ctx)
-	if errors.Is(err, catalog.ErrNotFound) {
-		return a.noSpec()
-	}
-	if err != nil {
-		return err
-	}
-	if err := catalog.ValidateSpec(spec); err != nil {
-		return fmt.Errorf("the cluster spec in %s can't be restored into: %w", a.store, err)
-	}
-	cmd, err := c.QueueRestore(ctx, name, spec, catalog.RestoreOptions{})
-	if err != nil {
-		return err
-	}
-	if a.output == "json" {
-		return a.printJSON(commandRow(cmd, nil, true))
-	}
-	return a.printf(`queued: %s (restore of %s into %s)
-Nothing has changed yet: the cluster serves on until the managers are restarted.
-  start it:     restart etcd-manager on the masters (docker stop, kill, or a roll of the masters)
-  watch it:     etcd-manager-ctl --backup-store=%s list-commands
-  withdraw it:  etcd-manager-ctl --backup-store=%s delete-command %s
-`, cmd.Name, name, clusterOf(spec), a.store, a.store, cmd.Name)
-}
-
-func clusterOf(spec cluster.Spec) string {
-	s := fmt.Sprintf("%d members", spec.MemberCount)
-	if spec.MemberCount == 1 {
-		s = "1 member"
-	}
-	if spec.EtcdVersion != "" {
-		s += ", etcd " + spec.EtcdVersion
-	}
-	return s
-}
-
-// checkBackup makes sure that there is something to restore, and helps with the name if there isn't.
-func (a *app) checkBackup(ctx context.Context, c *catalog.Catalog, name string) error {
 	l, err := c.Backups(ctx)
 	if err != nil {
-		return err
+		return choice{}, err
 	}
-	if !slices.Contains(l.Names(), name) {
-		message := fmt.Sprintf("there is no backup %q in %s", name, a.store)
-		for _, left := range l.Leftovers {
-			if left.Name == name {
-				message = fmt.Sprintf("the backup %q in %s is incomplete: %s is missing", name, a.store, left.Missing)
-			}
+	if newest, ok := l.Newest(); ok && name == latest && !slices.Contains(l.Names(), latest) {
+		name = newest.Name
+	}
+	i := slices.Index(l.Names(), name)
+	if i < 0 {
+		return choice{}, a.noBackup(l, name)
+	}
+	ch := choice{backup: l.Backups[i], others: slices.Delete(slices.Clone(l.Backups), i, i+1)}
+	if ch.info, err = c.BackupInfo(ctx, name); err != nil {
+		return choice{}, fmt.Errorf("backup %s can't be restored: %w", name, err)
+	}
+	ch.manifest, err = c.Manifest(ctx, name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return ch, nil
+	}
+	if err != nil {
+		return choice{}, fmt.Errorf("backup %s can't be restored: %w", name, err)
+	}
+	if have, want := ch.backup.Size, ch.manifest.Stored.Size; have != want {
+		kind := cluster.ErrCorrupt
+		if have < want {
+			kind = backup.ErrTruncated
 		}
-		near := closest(name, l.Names(), 3)
-		newest, ok := l.Newest()
+		return choice{}, &backup.Error{Backup: name, Kind: kind, Where: catalog.DataFile, Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
+	}
+	return ch, nil
+}
+
+// noBackup says what there is instead.
+func (a *app) noBackup(l catalog.BackupList, name string) error {
+	message := fmt.Sprintf("there is no backup %q in %s", name, a.store)
+	if name == latest {
+		message = fmt.Sprintf("there is no backup in %s", a.store)
+	}
+	for _, left := range l.Leftovers {
+		if left.Name == name {
+			message = fmt.Sprintf("the backup %q in %s is incomplete: %s is missing", name, a.store, left.Missing)
+		}
+	}
+	near := closest(name, l.Names(), 3)
+	newest, ok := l.Newest()
+	switch {
+	case len(near) > 0:
+		message += "; did you mean " + strings.Join(near, ", ") + "?"
+	case ok:
+		message += "; the newest is " + newest.Name
+	case name == latest:
+		message += ": check the URL"
+	default:
+		message += ": there is none at all; check the URL"
+	}
+	return &notFoundError{message}
+}
+
+// foreignLook is how many of the other backups are asked whose they are.
+const foreignLook = 5
+
+// refuseForeign fails if the newest other backups name a cluster, and none of them the one that this backup names. The managers, who know their
+// own name, check it too; here it is found before a restart.
+func (a *app) refuseForeign(ctx context.Context, c *catalog.Catalog, ch choice) error {
+	if ch.manifest == nil || ch.manifest.ClusterName == "" {
+		return nil
+	}
+	ctx, cancel := a.limit(ctx)
+	defer cancel()
+	other, looked := "", 0
+	for i := len(ch.others) - 1; i >= 0 && looked < foreignLook; i-- {
+		b := ch.others[i]
+		if !b.HasManifest {
+			continue
+		}
+		looked++
+		m, err := c.Manifest(ctx, b.Name)
 		switch {
-		case len(near) > 0:
-			message += "; did you mean " + strings.Join(near, ", ") + "?"
-		case ok:
-			message += "; the newest is " + newest.Name
-		default:
-			message += ": there is none at all; check the URL"
+		case ctx.Err() != nil, errors.Is(err, catalog.ErrDenied), errors.Is(err, catalog.ErrTransient):
+			return err
+		case err != nil || m.ClusterName == "": // it tells nothing
+		case m.ClusterName == ch.manifest.ClusterName:
+			return nil
+		case other == "":
+			other = m.ClusterName
 		}
-		return &notFoundError{message}
 	}
-	if _, err := c.BackupInfo(ctx, name); err != nil {
-		return fmt.Errorf("backup %s can't be restored: %w", name, err)
+	if other == "" {
+		return nil
 	}
-	if _, err := c.Manifest(ctx, name); err != nil && !errors.Is(err, catalog.ErrNotFound) {
-		return fmt.Errorf("backup %s can't be restored: %w", name, err)
-	}
-	return nil
+	return fmt.Errorf("backup %s is of cluster %q, the other backups in %s are of %q: nothing was queued; if this cluster shall get the other one's data, add --force-foreign",
+		ch.backup.Name, ch.manifest.ClusterName, a.store, other)
 }

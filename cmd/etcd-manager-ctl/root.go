@@ -21,20 +21,29 @@ import (
 
 // Exit codes; docs/ctl.md lists them.
 const (
-	exitOK       = 0
-	exitFailure  = 1
-	exitUsage    = 2
-	exitNotFound = 3
-	exitStore    = 4
+	exitOK         = 0
+	exitFailure    = 1
+	exitUsage      = 2
+	exitNotFound   = 3
+	exitStore      = 4
+	exitRolledBack = 5
+	exitNotDone    = 6
+	exitUnfollowed = 7
 )
 
 // deps are what the tool needs of the world.
 type deps struct {
 	args        []string
+	in          io.Reader
 	out, errOut io.Writer
-	open        func(ctx context.Context, url string) (blob.Store, error)
-	now         func() time.Time
-	version     string
+	// outTerminal and errTerminal tell that somebody looks at a screen there, person that somebody can answer on in.
+	outTerminal, errTerminal, person bool
+	open                             func(ctx context.Context, url string) (blob.Store, error)
+	now                              func() time.Time
+	version                          string
+	// pause waits between two looks at the store while a command is followed. It returns false if the context ends meanwhile.
+	pause   func(ctx context.Context) bool
+	checker checker
 }
 
 // app is one run of the tool.
@@ -43,6 +52,8 @@ type app struct {
 	store   string
 	output  string
 	timeout time.Duration
+	// timeoutGiven is true if the command line names one.
+	timeoutGiven bool
 }
 
 // usageError is one that the command line caused.
@@ -58,6 +69,14 @@ type notFoundError struct{ message string }
 
 func (e *notFoundError) Error() string { return e.message }
 
+// outcomeError says how what was followed, or asked for, has ended.
+type outcomeError struct {
+	code    int
+	message string
+}
+
+func (e *outcomeError) Error() string { return e.message }
+
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, d deps) int {
 	a := &app{deps: d}
@@ -71,7 +90,9 @@ func run(ctx context.Context, d deps) int {
 	}
 	fmt.Fprintf(d.errOut, "etcd-manager-ctl: %v\n", err)
 	code := exitCode(err)
+	var outcome *outcomeError
 	switch {
+	case errors.As(err, &outcome):
 	case errors.Is(err, context.DeadlineExceeded):
 		fmt.Fprintf(d.errOut, "the store %s gave no answer within %s (--timeout)\n", a.store, a.timeout)
 	case errors.Is(err, catalog.ErrDenied):
@@ -87,7 +108,10 @@ func run(ctx context.Context, d deps) int {
 func exitCode(err error) int {
 	var usage *usageError
 	var missing *notFoundError
+	var outcome *outcomeError
 	switch {
+	case errors.As(err, &outcome):
+		return outcome.code
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.As(err, &missing), errors.Is(err, catalog.ErrNotFound):
@@ -105,7 +129,8 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: `etcd-manager-ctl works on the backup store alone: it never needs a route to the masters.
 Without a command it does "get". Flags may stand before the command, with one dash or two.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be reached or refuses.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be reached or refuses.
+Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn, 7 not followed to its end.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -114,13 +139,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be r
 			}
 			return usagef("unknown command %q%s", args[0], didYouMean(args[0], cmd))
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) { a.timeoutGiven = cmd.Flags().Changed("timeout") },
+		RunE:             func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
-	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store")
+	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store; while following, how long it may be silent (default: without end)")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	logFlags.VisitAll(func(lf *flag.Flag) {
@@ -128,9 +154,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be r
 		pf.Hidden = true
 		f.AddFlag(pf)
 	})
-	for _, c := range []*cobra.Command{a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.listCommandsCommand(), a.deleteCommandCommand(), a.restoreCommand(), a.versionCommand()} {
-		root.AddCommand(c)
-	}
+	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(),
+		a.restoreCommand(), a.recoverCommand(), a.undoCommand(), a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(), a.versionCommand())
 	return root
 }
 
@@ -146,18 +171,40 @@ func didYouMean(word string, root *cobra.Command) string {
 	return ""
 }
 
-// catalog opens the store that the flags name. The context that it returns ends with the timeout.
-func (a *app) catalog(ctx context.Context) (*catalog.Catalog, context.Context, context.CancelFunc, error) {
+// openCatalog opens the store that the flags name. Nothing is sent yet.
+func (a *app) openCatalog(ctx context.Context) (*catalog.Catalog, error) {
 	if a.store == "" {
-		return nil, nil, nil, usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
+		return nil, usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
 	}
 	s, err := a.open(ctx, a.store)
 	if err != nil {
-		return nil, nil, nil, &usageError{err}
+		return nil, &usageError{err}
 	}
-	ctx, cancel := context.WithTimeout(ctx, a.timeout)
-	return catalog.New(s, catalog.WithClock(a.now)), ctx, cancel, nil
+	return catalog.New(s, catalog.WithClock(a.now)), nil
 }
+
+// catalog is openCatalog for what is over within the timeout, with which the context ends that it returns.
+func (a *app) catalog(ctx context.Context) (*catalog.Catalog, context.Context, context.CancelFunc, error) {
+	c, err := a.openCatalog(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel := a.limit(ctx)
+	return c, ctx, cancel, nil
+}
+
+// limit gives the store its time for a few small requests.
+func (a *app) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, a.timeout)
+}
+
+// ctl is the command line of this tool on this store, for the operator to copy.
+func (a *app) ctl(args ...string) string {
+	return "etcd-manager-ctl --backup-store=" + a.store + " " + strings.Join(args, " ")
+}
+
+// note tells the operator something beside the result.
+func (a *app) note(format string, args ...any) { fmt.Fprintf(a.errOut, format+"\n", args...) }
 
 // format checks --output against what the command can do.
 func (a *app) format(allowed ...string) error {
@@ -195,6 +242,14 @@ func exactlyOne(what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// atMostOne is cobra.MaximumNArgs(1) in the same words.
+func atMostOne(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usagef("%s takes one argument, not %d", cmd.Name(), len(args))
+	}
+	return nil
 }
 
 func noArgs(cmd *cobra.Command, args []string) error {

@@ -37,6 +37,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/relay"
 )
 
 // newNodeID makes a name that a person recognizes and that no other node has: the host's, and a few random letters.
@@ -63,6 +64,8 @@ type daemon struct {
 	requests *requestCounter
 	store    blob.Store
 	catalog  *catalog.Catalog
+	// backups is the catalog that the agent reads backups from, through the leader where this node can't reach the store.
+	backups  *catalog.Catalog
 	keeper   *pki.Keeper
 	agent    *node.Agent
 	peers    *peer.Peers
@@ -115,9 +118,24 @@ func (d *daemon) openStore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}
-	d.store = blob.Retry(blob.WithTimeouts(s, blob.Timeouts{}), blob.RetryPolicy{})
+	s = blob.WithTimeouts(s, blob.Timeouts{})
+	d.store = blob.Retry(s, blob.RetryPolicy{})
 	d.catalog = catalog.New(d.store)
+	d.backups = catalog.New(blob.Retry(relay.Fallback(s, d.o.clusterName, d.leader), blob.RetryPolicy{}))
 	return nil
+}
+
+// leader is whom backups are read through if this node can't reach the store. It is called only once everything runs.
+func (d *daemon) leader() (relay.Leader, error) {
+	id, _ := d.peers.Leader()
+	switch id {
+	case "":
+		return relay.Leader{}, errors.New("nobody is known to lead")
+	case d.id:
+		return relay.Leader{}, relay.ErrSelf
+	}
+	conn, err := d.peers.Conn(id)
+	return relay.Leader{Node: id, Conn: conn}, err
 }
 
 func (d *daemon) openPKI() error {
@@ -146,7 +164,7 @@ func (d *daemon) openAgent() error {
 	}
 	cfg := node.Config{
 		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
-		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Self: exe}, Catalog: d.catalog,
+		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Self: exe}, Catalog: d.backups,
 		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version,
 	}
 	if !o.etcdInsecure {
@@ -257,6 +275,10 @@ func (d *daemon) openPeers(ctx context.Context) error {
 	d.server = peer.NewServer(o.clusterName, serverTLS)
 	d.peers.Register(d.server)
 	d.agent.Register(d.server)
+	// Managers that talk in the clear talk to anybody. A backup is given out then only if etcd gives its data to anybody too.
+	if !o.insecure || o.etcdInsecure {
+		relay.NewServer(d.store).Register(d.server)
+	}
 	grpc_health_v1.RegisterHealthServer(d.server, health.NewServer())
 	reflection.Register(d.server)
 	return nil
@@ -268,7 +290,7 @@ func (d *daemon) managerConfig() manager.Config {
 	policy.BackupInterval, policy.MemberDeadline, policy.FormGrace, policy.AllowUnfenced = o.interval, o.memberDeadline, o.formGrace, o.allowUnfenced
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
-		Retention: o.retention, DropPrefixes: []string{"/registry/masterleases/"},
+		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
 			r, err := blob.Probe(ctx, d.store, string(d.id))
 			klog.V(2).Infof("backup store %s: %s", o.backupStore, r)

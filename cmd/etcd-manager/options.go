@@ -39,6 +39,7 @@ type options struct {
 	insecure     bool
 	etcdInsecure bool
 	pollInterval time.Duration
+	queuePoll    time.Duration
 	dnsSuffix    string
 	hostsFile    string
 	seeds        string
@@ -101,6 +102,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.pkiDir, "pki-dir", "/etc/kubernetes/pki/etcd-manager", "directory with the CAs: etcd-manager-ca, etcd-peers-ca, etcd-clients-ca (.crt and .key)")
 	f.BoolVar(&o.insecure, "insecure", false, "no TLS between the managers (for experiments)")
 	f.BoolVar(&o.etcdInsecure, "etcd-insecure", false, "no TLS for etcd; the URLs' scheme becomes http (for experiments)")
+	f.DurationVar(&o.queuePoll, "queue-poll-interval", 30*time.Second, "how often the leader looks for commands in the store; a restore with --now waits that long at most")
 	f.DurationVar(&o.pollInterval, "discovery-poll-interval", time.Minute, "time between looks for other managers once all are there")
 	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
@@ -209,8 +211,8 @@ func (o *options) validate(given map[string]bool) error {
 	if o.interval <= 0 {
 		bad("--backup-interval=%s must be positive", o.interval)
 	}
-	if o.memberDeadline < time.Second || o.formGrace < 0 || o.pollInterval <= 0 {
-		bad("--member-unhealthy-deadline (at least 1s), --form-grace and --discovery-poll-interval must be positive")
+	if o.memberDeadline < time.Second || o.formGrace < 0 || o.pollInterval <= 0 || o.queuePoll <= 0 {
+		bad("--member-unhealthy-deadline (at least 1s), --form-grace, --discovery-poll-interval and --queue-poll-interval must be positive")
 	}
 	for _, a := range []struct{ flag, value string }{{"address", o.address}, {"etcd-address", o.etcdAddress}} {
 		if _, err := netip.ParseAddr(a.value); err != nil {

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -135,23 +136,49 @@ func TestFetchFile(t *testing.T) {
 	if err := os.WriteFile(path+".tmp", []byte("left from a crash, and longer"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := FetchFile(context.Background(), catalog.New(s), name, path, nil); err != nil {
+	if _, err := FetchFile(context.Background(), catalog.New(s), name, path, FileOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, raw) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
 	s.Corrupt(dataKey, func(b []byte) []byte { return b[:len(b)-9] })
-	if _, err := FetchFile(context.Background(), catalog.New(s), name, filepath.Join(dir, "bad.db"), nil); !errors.Is(err, ErrTruncated) {
+	if _, err := FetchFile(context.Background(), catalog.New(s), name, filepath.Join(dir, "bad.db"), FileOptions{}); !errors.Is(err, ErrTruncated) {
 		t.Fatalf("got %v", err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("left behind: %v, %v", entries, err)
 	}
-	_, err = FetchFile(context.Background(), catalog.New(s), name, filepath.Join(dir, "no", "such", "dir"), nil)
+	_, err = FetchFile(context.Background(), catalog.New(s), name, filepath.Join(dir, "no", "such", "dir"), FileOptions{})
 	if err == nil || errors.Is(err, cluster.ErrPermanent) {
 		t.Fatalf("a destination that can't be written says something of the backup: %v", err)
+	}
+}
+
+// TestNoRoom: what a disk can't take isn't the backup's fault, and with a manifest nothing is read in vain.
+func TestNoRoom(t *testing.T) {
+	s, raw := blobtest.NewMemory(), snapshot(50)
+	write(t, s, raw)
+	dir := t.TempDir()
+	for _, withManifest := range []bool{true, false} {
+		if !withManifest {
+			purge(t, s, manifest)
+		}
+		var seen int64
+		_, err := FetchFile(context.Background(), catalog.New(s), name, filepath.Join(dir, "snapshot.db"), FileOptions{
+			KeepFree: 1 << 60, Progress: func(p Progress) { seen = max(seen, p.Done) },
+		})
+		var bad *Error
+		if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, cluster.ErrPermanent) || errors.As(err, &bad) || !strings.Contains(err.Error(), "MiB are free") && !strings.Contains(err.Error(), "MiB that are free") {
+			t.Errorf("manifest %t: got %v", withManifest, err)
+		}
+		if withManifest && seen > 0 {
+			t.Errorf("%d bytes were read", seen)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+			t.Errorf("left behind: %v, %v", entries, err)
+		}
 	}
 }
 

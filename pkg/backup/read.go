@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/pacedfile"
 )
 
 // Result is what was found out about a backup that was read to its end.
@@ -30,9 +31,19 @@ type Result struct {
 // checked; what w got before is not to be trusted. A bad backup is an *Error; a store that doesn't answer is tried again where
 // it broke off, and then passed on as what it is. progress may be nil.
 func Fetch(ctx context.Context, c *catalog.Catalog, name string, w io.Writer, progress func(Progress)) (Result, error) {
+	return fetch(ctx, c, name, w, progress, func(int64) error { return nil })
+}
+
+// fetch calls expect with the size of the snapshot, where it is known, before it reads anything of it.
+func fetch(ctx context.Context, c *catalog.Catalog, name string, w io.Writer, progress func(Progress), expect func(size int64) error) (Result, error) {
 	res, err := describe(ctx, c, name)
 	if err != nil {
 		return Result{}, err
+	}
+	if res.Manifest != nil {
+		if err := expect(res.Manifest.Raw.Size); err != nil {
+			return Result{}, fmt.Errorf("fetch backup %s: %w", name, err)
+		}
 	}
 	src := newResumingReader(ctx, c, name)
 	defer src.Close()
@@ -60,8 +71,19 @@ func Verify(ctx context.Context, c *catalog.Catalog, name string, progress func(
 	return Fetch(ctx, c, name, io.Discard, progress)
 }
 
-// FetchFile is Fetch into a file: it appears under path, synced to disk, only after everything was checked.
-func FetchFile(ctx context.Context, c *catalog.Catalog, name, path string, progress func(Progress)) (res Result, err error) {
+// FileOptions say how FetchFile writes.
+type FileOptions struct {
+	// Progress may be nil.
+	Progress func(Progress)
+	// KeepFree is how many bytes must stay free on the file system; 0 means that it may be filled. Where they would not, FetchFile
+	// fails with an error that wraps syscall.ENOSPC and cluster.ErrPermanent, as it does on a disk that is full: at once if a
+	// manifest says how large the snapshot is, else in the midst of it.
+	KeepFree int64
+}
+
+// FetchFile is Fetch into a file: it appears under path, synced to disk, only after everything was checked. It is written
+// steadily, so that it doesn't hold up others who wait for the same disk.
+func FetchFile(ctx context.Context, c *catalog.Catalog, name, path string, o FileOptions) (res Result, err error) {
 	tmp := path + ".tmp"
 	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -73,7 +95,8 @@ func FetchFile(ctx context.Context, c *catalog.Catalog, name, path string, progr
 			_ = os.Remove(tmp)
 		}
 	}()
-	if res, err = Fetch(ctx, c, name, f, progress); err != nil {
+	out := pacedfile.New(f, o.KeepFree)
+	if res, err = fetch(ctx, c, name, out, o.Progress, out.Expect); err != nil {
 		return Result{}, err
 	}
 	if err = f.Sync(); err == nil {
@@ -155,14 +178,14 @@ func decompress(name string, src *resumingReader, w io.Writer, res *Result) erro
 	stored := sha256.New()
 	in := io.TeeReader(src, stored)
 	sum := newSnapshotHash()
-	err := gunzip(in, io.MultiWriter(sum, writerOnly{w}))
-	var werr *writeError
+	out := &writerOnly{w: w}
+	err := gunzip(in, io.MultiWriter(sum, out))
 	switch {
 	case err == nil:
 	case src.err != nil:
 		return storeError(name, fmt.Sprintf("%s at byte %d", catalog.DataFile, src.offset), src.err)
-	case errors.As(err, &werr):
-		return fmt.Errorf("fetch backup %s: %w", name, werr.err)
+	case out.err != nil:
+		return fmt.Errorf("fetch backup %s: %w", name, out.err)
 	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
 		return &Error{Backup: name, Kind: ErrTruncated, Where: fmt.Sprintf("%s ends at byte %d in the middle of the compressed data", catalog.DataFile, src.offset)}
 	default:
@@ -208,19 +231,18 @@ func (r *Result) compare(name string) error {
 	return nil
 }
 
-// writeError marks an error of the destination, which says nothing of the backup.
-type writeError struct{ err error }
-
-func (e *writeError) Error() string { return e.err.Error() }
-
-// writerOnly marks the errors of a writer and hides what else it can do.
-type writerOnly struct{ w io.Writer }
+// writerOnly hides what else a writer can do and remembers its error, which says nothing of the backup: the decompressor
+// makes a short write of it.
+type writerOnly struct {
+	w   io.Writer
+	err error
+}
 
 // Write passes on.
-func (w writerOnly) Write(p []byte) (int, error) {
+func (w *writerOnly) Write(p []byte) (int, error) {
 	n, err := w.w.Write(p)
 	if err != nil {
-		err = &writeError{err}
+		w.err = err
 	}
 	return n, err
 }

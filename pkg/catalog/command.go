@@ -18,16 +18,20 @@ import (
 const (
 	commandFile = "_command.json"
 	optionsFile = "_options.json"
+	recoverFile = "_recover.json"
 )
 
-// Command is one that the operator has queued. The only kind that stands in _command.json is a restore.
+// Command is one that the operator has queued. The only kind that stands in _command.json is the restore of a backup;
+// a recovery from a data dir stands in a file of its own, which other tools pass over.
 type Command struct {
 	// Name is the directory below control/, and the id of the operation that executes it.
 	Name string
 	// Time is when it was queued, by the clock of who did.
 	Time time.Time
-	// Backup is what to restore.
+	// Backup is what to restore; empty if Source says what to make a backup of first.
 	Backup string
+	// Source is nil for the restore of a backup.
+	Source *Source
 	// Spec is the cluster to restore it into.
 	Spec cluster.Spec
 	// Options are what this project's own tool has added; the zero value if another tool has queued the command.
@@ -86,6 +90,11 @@ func (c *Catalog) QueueRestore(ctx context.Context, backup string, spec cluster.
 	if err != nil {
 		return Command{}, err
 	}
+	return c.queue(ctx, cmd, now, func(cmd Command) (string, error) { return c.putCommand(ctx, cmd, data) })
+}
+
+// queue finds a free name for a command and has it stored.
+func (c *Catalog) queue(ctx context.Context, cmd Command, now time.Time, put func(Command) (stamp string, err error)) (Command, error) {
 	second := now.Format(time.RFC3339)
 	seq, err := c.nextCommandSequence(ctx, second)
 	if err != nil {
@@ -93,7 +102,7 @@ func (c *Catalog) QueueRestore(ctx context.Context, backup string, spec cluster.
 	}
 	for ; seq <= maxSequence; seq++ {
 		cmd.Name = fmt.Sprintf("%s-%06d", second, seq)
-		cmd.Stamp, err = c.putCommand(ctx, cmd, data)
+		cmd.Stamp, err = put(cmd)
 		if errors.Is(err, ErrConflict) {
 			continue
 		}
@@ -154,6 +163,9 @@ func (c *Catalog) Command(ctx context.Context, name string) (Command, error) {
 	dir := controlPrefix + name + "/"
 	way := "withdraw it: etcd-manager-ctl delete-command " + name
 	data, info, err := c.read(ctx, dir+commandFile, way)
+	if errors.Is(err, ErrNotFound) {
+		return c.recovery(ctx, name, way)
+	}
 	if err != nil {
 		return Command{}, err
 	}

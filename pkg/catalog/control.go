@@ -30,6 +30,8 @@ type ControlListing struct {
 	Spec   Object
 	Marker Object
 	Leader Object
+	// Survivors exists while the cluster has no quorum.
+	Survivors Object
 	// Commands and Operations are in lexical order of their names.
 	Commands   []Object
 	Operations []Object
@@ -61,6 +63,9 @@ func (l *ControlListing) add(e blob.Entry) {
 	case leaderKey:
 		l.Leader = o
 		return
+	case survivorsKey:
+		l.Survivors = o
+		return
 	}
 	dir, file, nested := strings.Cut(strings.TrimPrefix(e.Key, controlPrefix), "/")
 	switch {
@@ -70,7 +75,7 @@ func (l *ControlListing) add(e blob.Entry) {
 			l.Operations = append(l.Operations, o)
 			return
 		}
-	case nested && file == commandFile:
+	case nested && (file == commandFile || file == recoverFile):
 		o.Name = dir
 		l.Commands = append(l.Commands, o)
 		return

@@ -25,13 +25,13 @@ type OperationState string
 
 // The states of an operation, in their order. Before StateStopping nothing that runs is touched.
 const (
+	StateSalvaging OperationState = "salvaging"
 	StateProving   OperationState = "proving"
 	StateStaging   OperationState = "staging"
 	StateSaving    OperationState = "saving"
 	StateStopping  OperationState = "stopping"
 	StateSwitching OperationState = "switching"
 	StateVerifying OperationState = "verifying"
-	StateLifting   OperationState = "lifting"
 	StateReverting OperationState = "rolling-back"
 	// The rest are final.
 	StateDone       OperationState = "done"
@@ -40,6 +40,11 @@ const (
 	StateSuperseded OperationState = "superseded"
 )
 
+// Committing tells that etcd may be stopped for the operation.
+func (s OperationState) Committing() bool {
+	return s == StateStopping || s == StateSwitching || s == StateVerifying || s == StateReverting
+}
+
 // Final tells that nothing more will happen.
 func (s OperationState) Final() bool {
 	return s == StateDone || s == StateFailed || s == StateRolledBack || s == StateSuperseded
@@ -47,7 +52,7 @@ func (s OperationState) Final() bool {
 
 func (s OperationState) known() bool {
 	switch s {
-	case StateProving, StateStaging, StateSaving, StateStopping, StateSwitching, StateVerifying, StateLifting, StateReverting:
+	case StateSalvaging, StateProving, StateStaging, StateSaving, StateStopping, StateSwitching, StateVerifying, StateReverting:
 		return true
 	}
 	return s.Final()
@@ -80,8 +85,20 @@ type Operation struct {
 	RevisionAfter  int64 `json:"revisionAfter,omitempty"`
 	// BumpRevision is by how much the backup's revision is raised.
 	BumpRevision int64 `json:"bumpRevision,omitempty"`
+	// Source is the data dir that Backup was made of, if the command named one.
+	Source *Source `json:"source,omitempty"`
 	// Proven are the nodes that have fetched and proven the backup.
 	Proven []cluster.NodeID `json:"proven,omitempty"`
+	// StagedBytes is the size of the staged database.
+	StagedBytes int64 `json:"stagedBytes,omitempty"`
+	// SalvageName is the name of the backup that is made of Source.
+	SalvageName string `json:"salvageName,omitempty"`
+	// Unwritten is true once it is known that no client has written to the restored data: the old ones come back.
+	Unwritten bool `json:"unwritten,omitempty"`
+	// Written is true once clients are known to have written to the restored data: there is no way back then.
+	Written bool `json:"written,omitempty"`
+	// Verified are the nodes whose running etcd has been compared with StagedHash.
+	Verified []cluster.NodeID `json:"verified,omitempty"`
 	// StagedRevision and StagedHash (etcd's HashKV) are of the staged data, the same on every node.
 	StagedRevision int64  `json:"stagedRevision,omitempty"`
 	StagedHash     uint32 `json:"stagedHash,omitempty"`
@@ -139,6 +156,7 @@ func (o Operation) Clone() Operation {
 	o.Members = members
 	o.Steps = slices.Clone(o.Steps)
 	o.Proven = slices.Clone(o.Proven)
+	o.Verified = slices.Clone(o.Verified)
 	o.Progress = maps.Clone(o.Progress)
 	o.Options.DropPrefixes = slices.Clone(o.Options.DropPrefixes)
 	return o
@@ -166,13 +184,33 @@ func (c *Catalog) PutOperation(ctx context.Context, op Operation, version string
 		return "", invalidf("write operation %s: state %q is not known", op.ID, op.State)
 	}
 	op.Updated = c.now().UTC()
-	data, err := encodeOwn(operationJSON{Version: operationVersion, Operation: op,
-		Spec: specJSON{op.Spec.MemberCount, op.Spec.EtcdVersion}, Members: nodesToJSON(op.Members)})
+	data, err := EncodeOperation(op)
 	if err != nil {
 		return "", err
 	}
 	opts := blob.PutOptions{IfAbsent: version == "", IfVersion: version}
 	return c.write(ctx, operationKey(op.ID), data, opts)
+}
+
+// EncodeOperation is the form in which a record is stored.
+func EncodeOperation(op Operation) ([]byte, error) {
+	return encodeOwn(operationJSON{Version: operationVersion, Operation: op,
+		Spec: specJSON{op.Spec.MemberCount, op.Spec.EtcdVersion}, Members: nodesToJSON(op.Members)})
+}
+
+// DecodeOperation reads that form; where says for messages where it stood. The error wraps cluster.ErrCorrupt or cluster.ErrFuture.
+func DecodeOperation(where string, data []byte) (Operation, error) {
+	var j operationJSON
+	if err := decodeOwn(where, operationWay, data, operationVersion, &j); err != nil {
+		return Operation{}, err
+	}
+	op := j.Operation
+	op.Spec = cluster.Spec{MemberCount: j.Spec.MemberCount, EtcdVersion: j.Spec.EtcdVersion}
+	op.Members = nodesFromJSON(j.Members)
+	if !op.State.known() {
+		return Operation{}, &ObjectError{Object: where, Kind: cluster.ErrFuture, Err: fmt.Errorf("state %q is not known", op.State), Way: futureWay}
+	}
+	return op, nil
 }
 
 // Operation reads one record and its version.
@@ -185,18 +223,12 @@ func (c *Catalog) Operation(ctx context.Context, id string) (Operation, string, 
 	if err != nil {
 		return Operation{}, info.Version, err
 	}
-	var j operationJSON
-	if err := decodeOwn(key, operationWay, data, operationVersion, &j); err != nil {
+	op, err := DecodeOperation(key, data)
+	if err != nil {
 		return Operation{}, info.Version, err
 	}
-	op := j.Operation
-	op.Spec = cluster.Spec{MemberCount: j.Spec.MemberCount, EtcdVersion: j.Spec.EtcdVersion}
-	op.Members = nodesFromJSON(j.Members)
 	if op.ID != id {
 		return Operation{}, info.Version, corrupt(key, operationWay, fmt.Errorf("it is the record of operation %q", op.ID))
-	}
-	if !op.State.known() {
-		return Operation{}, info.Version, &ObjectError{Object: key, Kind: cluster.ErrFuture, Err: fmt.Errorf("state %q is not known", op.State), Way: futureWay}
 	}
 	return op, info.Version, nil
 }

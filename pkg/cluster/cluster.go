@@ -139,6 +139,24 @@ type StagedDir struct {
 	Revision  int64
 	// Hash is etcd's HashKV over the staged data at Revision.
 	Hash uint32
+	// SizeBytes is the size of the database.
+	SizeBytes int64
+	// Switched is true once it is the node's current data dir; Halted while etcd is stopped on it to go back.
+	Switched bool
+	Halted   bool
+	// Written is true if its log, read when it was halted, has a client's write.
+	Written bool
+}
+
+// TrashEntry is a data dir that was set aside.
+type TrashEntry struct {
+	Token Token
+	// SizeBytes is what it takes on disk, Since when it was set aside.
+	SizeBytes int64
+	Since     time.Time
+	// RaftTerm and RaftIndex are of the last entry of its log; 0 if it can't be read.
+	RaftTerm  uint64
+	RaftIndex uint64
 }
 
 // NodeStatus is what one node says of itself. It is plain data, as fresh as the moment it was asked for.
@@ -162,8 +180,12 @@ type NodeStatus struct {
 	Staged   []StagedDir
 	// Operation is the restore that this node's journal knows as begun here and not yet finished, or empty.
 	Operation string
-	// Holding is true while the node keeps its etcd stopped on the leader's order (between stop and switch).
+	// Holding is true while the node keeps its etcd stopped on the leader's order (between stop and switch, or halted).
 	Holding bool
+	// OperationRecord is the leader's record of the operation for which etcd is held or was switched: JSON, or nil.
+	OperationRecord []byte
+	// Trash are the data dirs that were set aside, newest first.
+	Trash []TrashEntry
 	// DiskFree is the free space of the data dir's file system, in bytes.
 	DiskFree int64
 	// Busy names the action that is being performed, or is empty.

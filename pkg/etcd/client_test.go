@@ -126,7 +126,7 @@ func TestMaintenance(t *testing.T) {
 	// A snapshot with an alarm in it: what is made of it has none.
 	path := t.TempDir() + "/alarm.db"
 	save(t, m, path)
-	f, err := ProveDB(t.Context(), path)
+	f, err := ProveDB(t.Context(), path, ProveOptions{})
 	if err != nil || f.Alarms != 1 {
 		t.Errorf("%+v %v", f, err)
 	}

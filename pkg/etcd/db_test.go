@@ -99,7 +99,7 @@ func TestProveAgreesWithEtcd(t *testing.T) {
 	m := startOne(t, "prove")
 	path := t.TempDir() + "/snap.db"
 	save(t, m, path)
-	empty, err := Prove(t.Context(), self(t), path)
+	empty, err := Prove(t.Context(), self(t), path, ProveOptions{})
 	must(t, err)
 	if empty.Keys != 0 || empty.Revision != 1 || empty.CompactRevision != -1 || !empty.TrailingHash {
 		t.Errorf("an empty store: %+v", empty)
@@ -109,7 +109,7 @@ func TestProveAgreesWithEtcd(t *testing.T) {
 	}
 	fillStore(t, m, 400)
 	save(t, m, path)
-	f, err := Prove(t.Context(), self(t), path)
+	f, err := Prove(t.Context(), self(t), path, ProveOptions{})
 	must(t, err)
 	want := liveHash(t, m, 0)
 	if f.Hash != want {
@@ -129,11 +129,11 @@ func TestProveAgreesWithEtcd(t *testing.T) {
 		t.Errorf("etcdutl says %+v, we %+v", st, f)
 	}
 	// The file of a running etcd is being written: not to be judged.
-	if _, err := Prove(t.Context(), self(t), dbPath(m.cfg.DataDir)); !errors.Is(err, ErrDataDirInUse) {
+	if _, err := Prove(t.Context(), self(t), dbPath(m.cfg.DataDir), ProveOptions{}); !errors.Is(err, ErrDataDirInUse) {
 		t.Errorf("proving a live database: %v", err)
 	}
 	m.stop(t)
-	if live, err := ProveDB(t.Context(), dbPath(m.cfg.DataDir)); err != nil || live.Hash != want || live.TrailingHash {
+	if live, err := ProveDB(t.Context(), dbPath(m.cfg.DataDir), ProveOptions{}); err != nil || live.Hash != want || live.TrailingHash {
 		t.Errorf("database of a stopped etcd: %+v %v", live, err)
 	}
 }
@@ -143,7 +143,7 @@ func TestHashAgainstTheDumbWay(t *testing.T) {
 	for seed := range int64(30) {
 		path := filepath.Join(t.TempDir(), "db")
 		want, rev := randomStore(t, path, seed)
-		got, err := ProveDB(t.Context(), path)
+		got, err := ProveDB(t.Context(), path, ProveOptions{})
 		must(t, err)
 		if got.Hash.Hash != want.Hash || got.CompactRevision != want.CompactRevision || got.Revision != rev {
 			t.Errorf("seed %d: %+v at %d, want %+v at %d", seed, got.Hash, got.Revision, want, rev)
@@ -259,9 +259,17 @@ func TestEveryDamageIsFound(t *testing.T) {
 		}
 		p := dir + "/bad.db"
 		must(t, os.WriteFile(p, b, 0o600))
-		prove := func(ctx context.Context, path string) (Facts, error) { return ProveDB(ctx, path) }
+		prove := func(ctx context.Context, path string) (Facts, error) { return ProveDB(ctx, path, ProveOptions{}) }
 		if inChild {
-			prove = func(ctx context.Context, path string) (Facts, error) { return Prove(ctx, self(t), path) }
+			// With a plan everything is found as well, and none is left behind.
+			prove = func(ctx context.Context, path string) (Facts, error) {
+				o := ProveOptions{Plan: &StagePlan{BumpRevision: bump, MarkCompacted: true}, PlanPath: dir + "/plan"}
+				f, err := Prove(ctx, self(t), path, o)
+				if _, serr := os.Stat(o.PlanPath); !errors.Is(serr, os.ErrNotExist) {
+					t.Errorf("%s: a plan was made: %v", name, serr)
+				}
+				return f, err
+			}
 		}
 		_, err := prove(t.Context(), p)
 		if !errors.Is(err, ErrBadSnapshot) && !errors.Is(err, ErrBadDatabase) {
@@ -288,7 +296,7 @@ func TestEveryDamageIsFound(t *testing.T) {
 	for n := 4096; n < len(db); n += len(db) / 10 / 4096 * 4096 {
 		p := dir + "/cut.db"
 		must(t, os.WriteFile(p, db[:n], 0o600))
-		if _, err := Prove(t.Context(), self(t), p); !errors.Is(err, ErrBadDatabase) {
+		if _, err := Prove(t.Context(), self(t), p, ProveOptions{}); !errors.Is(err, ErrBadDatabase) {
 			t.Errorf("database without hash cut to %d: %v", n, err)
 		}
 	}
@@ -297,18 +305,18 @@ func TestEveryDamageIsFound(t *testing.T) {
 	must(t, err)
 	must(t, o.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("something")); return err }))
 	must(t, o.Close())
-	if _, err := Prove(t.Context(), self(t), other); !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "not etcd's") {
+	if _, err := Prove(t.Context(), self(t), other, ProveOptions{}); !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "not etcd's") {
 		t.Errorf("another program's database: %v", err)
 	}
-	if _, err := Prove(t.Context(), self(t), dir+"/absent"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Prove(t.Context(), self(t), dir+"/absent", ProveOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent file: %v", err)
 	}
-	if _, err := Prove(t.Context(), "/bin/false", path); !errors.Is(err, ErrBadDatabase) {
+	if _, err := Prove(t.Context(), "/bin/false", path, ProveOptions{}); !errors.Is(err, ErrBadDatabase) {
 		t.Errorf("a checker that fails: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	if _, err := Prove(ctx, self(t), path); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Prove(ctx, self(t), path, ProveOptions{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("no time: %v", err)
 	}
 }

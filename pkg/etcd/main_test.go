@@ -31,8 +31,14 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case ProveSubcommand:
 			os.Exit(ProveMain(os.Args[2:]))
+		case KeysSubcommand:
+			os.Exit(KeysMain(os.Args[2:]))
 		case StageSubcommand:
 			os.Exit(StageMain(os.Args[2:]))
+		case "salvage-and-hang":
+			salvageAndHang(os.Args[2:])
+		case "etcd-and-hang":
+			etcdAndHang(os.Args[2:])
 		case "launch-and-die":
 			launchAndDie(os.Args[2:])
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -19,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coreos/go-semver/semver"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // ProveSubcommand is the manager's hidden subcommand that is [ProveMain].
@@ -40,13 +45,37 @@ type Facts struct {
 	// SizeBytes is the database without a hash at its end; InUseBytes the part that isn't free pages.
 	SizeBytes  int64 `json:"sizeBytes"`
 	InUseBytes int64 `json:"inUseBytes"`
-	// TrailingHash is true if the file ends with its SHA-256, as a snapshot does, and it is right.
+	// ConsistentIndex is the raft index of the last entry that was applied to it; 0 if it was never written down.
+	ConsistentIndex uint64 `json:"consistentIndex,omitempty"`
+	// TrailingHash is true if the file ends with its SHA-256, as a snapshot does, and it is right, if ProveOptions didn't leave that alone.
 	TrailingHash bool `json:"trailingHash"`
-	// Hash is what etcd's HashKV answers at Revision.
+	// Hash is what etcd's HashKV answers at Revision; it is zero where a plan was asked for, which has the hash of what is to be staged.
 	Hash HashKV `json:"hash"`
 	// StorageVersion is empty if it was last written before 3.6; ClusterVersion if before 3.5.
 	StorageVersion string `json:"storageVersion,omitempty"`
 	ClusterVersion string `json:"clusterVersion,omitempty"`
+	// Planned is what will be staged, if ProveOptions asked for a plan; MemberID, ClusterID and SizeBytes are 0 in it.
+	Planned *StageResult `json:"planned,omitempty"`
+}
+
+// ProveOptions say what a proof leaves out and what it makes on the way. The zero value proves everything and makes nothing.
+type ProveOptions struct {
+	// SkipHash leaves the SHA-256 behind the database alone, for a file that was checked when it was written. The structure is checked all the same.
+	SkipHash bool `json:"skipHash,omitempty"`
+	// Plan, if set, has the staging of this database planned in the same pass, and the plan written to PlanPath, where
+	// Stage finds it (StageConfig.PlanPath). A database that can't be staged so is refused with ErrVersion or ErrConfig.
+	Plan     *StagePlan `json:"plan,omitempty"`
+	PlanPath string     `json:"planPath,omitempty"`
+}
+
+func (o *ProveOptions) validate() error {
+	if o.Plan == nil {
+		return nil
+	}
+	if o.PlanPath == "" {
+		return fmt.Errorf("%w: a plan needs a path", ErrConfig)
+	}
+	return o.Plan.validate()
 }
 
 // WrittenBy is the minor version whose format the database has: "3.4" to "3.7". A cluster in the middle of
@@ -65,47 +94,100 @@ func (f Facts) WrittenBy() string {
 func (f Facts) FitsVersion(target string) error { return checkTarget(f.WrittenBy(), target) }
 
 // ProveDB checks a database file, or a snapshot with its hash behind it, to the last page: the SHA-256, bbolt's
-// structure, and the sense of what etcd keeps in it. It reads the file once or twice with plain reads, never
+// structure, and the sense of what etcd keeps in it. It reads the file twice or thrice with plain reads, never
 // maps it, and needs memory for about 16 bytes a key. It fails with ErrBadDatabase (or ErrBadSnapshot for the
 // hash) in words for the operator, and with ErrDataDirInUse if an etcd has the file open for writing.
-func ProveDB(ctx context.Context, path string) (Facts, error) {
-	f, size, hashed, err := openDB(path)
+func ProveDB(ctx context.Context, path string, o ProveOptions) (Facts, error) {
+	facts, planned, err := proveDB(ctx, path, o)
+	if err == nil && planned != nil {
+		err = planned.write(o.PlanPath)
+	}
 	if err != nil {
-		return Facts{}, fmt.Errorf("prove %s: %w", path, err)
-	}
-	defer f.Close()
-	facts := Facts{SizeBytes: size, TrailingHash: hashed}
-	// A wrong hash explains every other finding, so it is reported first.
-	var hashErr, scanErr error
-	g := errgroup.Group{}
-	if hashed {
-		g.Go(func() error { hashErr = checkTrailingHash(ctx, f, size); return nil })
-	}
-	scanErr = facts.scan(ctx, f, size)
-	_ = g.Wait() // its function returns nil
-	if err := errors.Join(hashErr, scanErr); err != nil {
-		if hashErr != nil {
-			err = hashErr
-		}
 		return Facts{}, fmt.Errorf("prove %s: %w", path, err)
 	}
 	return facts, nil
 }
 
-func (f *Facts) scan(ctx context.Context, r io.ReaderAt, size int64) error {
-	s, err := scanDB(ctx, r, size, nil)
-	if err != nil {
-		return err
+// proveDB is ProveDB without writing the plan.
+func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *plannedStage, error) {
+	if err := o.validate(); err != nil {
+		return Facts{}, nil, err
 	}
+	f, size, hashed, err := openDB(path)
+	if err != nil {
+		return Facts{}, nil, err
+	}
+	defer f.Close()
+	id, err := identify(f)
+	if err != nil {
+		return Facts{}, nil, err
+	}
+	var plan StagePlan
+	if o.Plan != nil {
+		plan = *o.Plan
+	}
+	facts := Facts{SizeBytes: size, TrailingHash: hashed}
+	var planned *plannedStage
+	err = checkBoth(ctx, f, size, hashed && !o.SkipHash, func(r io.ReaderAt) error {
+		s, err := scanDB(ctx, r, size, plan.DropPrefixes)
+		if err != nil {
+			return err
+		}
+		facts.found(s)
+		if o.Plan == nil {
+			sum, err := s.hashKV(ctx, facts.CompactRevision, nil)
+			facts.Hash = HashKV{Revision: facts.Revision, CompactRevision: facts.CompactRevision, Hash: sum}
+			return err
+		}
+		res, e, err := s.planStage(ctx, plan)
+		facts.Planned = &res
+		planned = &plannedStage{Format: planFormat, File: id, For: plan.fingerprint(), Result: res, Edits: e}
+		return err
+	})
+	if err != nil {
+		return Facts{}, nil, err
+	}
+	if now, err := identify(f); err != nil || now != id {
+		return Facts{}, nil, errors.Join(badDB("the file was changed while it was read"), err)
+	}
+	return facts, planned, nil
+}
+
+// checkBoth runs a check of the database's inside and, beside it, that of the hash behind it. A wrong hash explains every other finding, so it
+// is reported first.
+func checkBoth(ctx context.Context, f *os.File, size int64, checkHash bool, inside func(r io.ReaderAt) error) error {
+	var hashErr error
+	g := errgroup.Group{}
+	if checkHash {
+		g.Go(func() error { hashErr = checkTrailingHash(ctx, f, size); return nil })
+	}
+	err := inside(f)
+	_ = g.Wait() // its function returns nil
+	if hashErr != nil {
+		return hashErr
+	}
+	return err
+}
+
+// found takes over what a pass has found.
+func (f *Facts) found(s *scan) {
 	f.Revision, f.CompactRevision = s.revision(), s.compactRevision()
 	f.Keys, f.LeasedKeys = s.live()
 	f.Records, f.Leases, f.Members, f.Alarms = int64(s.ordinals), s.leases, s.members, s.alarms
 	f.InUseBytes = (s.f.used + 2) * int64(s.f.meta.pageSize)
-	f.StorageVersion = versionIn(s.meta[string(schema.MetaStorageVersionName)])
-	f.ClusterVersion = versionIn(s.cluster[string(schema.ClusterClusterVersionKeyName)])
-	sum, err := s.hashKV(ctx, f.CompactRevision, nil)
-	f.Hash = HashKV{Revision: f.Revision, CompactRevision: f.CompactRevision, Hash: sum}
-	return err
+	if b := s.meta[string(schema.MetaConsistentIndexKeyName)]; len(b) == 8 {
+		f.ConsistentIndex = binary.BigEndian.Uint64(b)
+	}
+	was := s.versions()
+	f.StorageVersion, f.ClusterVersion = was.StorageVersion, was.ClusterVersion
+}
+
+// versions has nothing but the versions.
+func (s *scan) versions() Facts {
+	return Facts{
+		StorageVersion: versionIn(s.meta[string(schema.MetaStorageVersionName)]),
+		ClusterVersion: versionIn(s.cluster[string(schema.ClusterClusterVersionKeyName)]),
+	}
 }
 
 func versionIn(b []byte) string {
@@ -219,28 +301,52 @@ type proveAnswer struct {
 	Kind string `json:"kind,omitempty"`
 }
 
-var proveKinds = map[string]error{"database": ErrBadDatabase, "snapshot": ErrBadSnapshot, "in-use": ErrDataDirInUse, "absent": os.ErrNotExist}
+// proveKinds are the sentinels that the answer of a child can name. No error wraps two of them.
+var proveKinds = map[string]error{
+	"database": ErrBadDatabase, "snapshot": ErrBadSnapshot, "in-use": ErrDataDirInUse, "absent": os.ErrNotExist, "version": ErrVersion,
+	"config": ErrConfig, "log": ErrBadLog, "full": syscall.ENOSPC,
+}
 
-// ProveMain is a process of its own that proves one file: args is its path. It prints one line of JSON and
-// returns the exit code, 0 also if the file is bad: the answer says so.
+// sentinelOf gives what the caller branches on.
+func sentinelOf(kind string) error {
+	if kind == "full" {
+		return errors.Join(syscall.ENOSPC, cluster.ErrPermanent)
+	}
+	return proveKinds[kind]
+}
+
+func kindOf(err error) string {
+	for kind, sentinel := range proveKinds {
+		if errors.Is(err, sentinel) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// ProveMain is a process of its own that proves one file: args is its path and, if they aren't zero, the ProveOptions as JSON. It prints one line of
+// JSON and returns the exit code, 0 also if the file is bad: the answer says so.
 func ProveMain(args []string) int {
-	if len(args) != 1 {
-		fmt.Fprintf(os.Stderr, "usage: %s PATH\n", ProveSubcommand)
+	var o ProveOptions
+	var err error
+	if len(args) == 2 {
+		err = json.Unmarshal([]byte(args[1]), &o)
+	}
+	if len(args) != 1 && len(args) != 2 || err != nil {
+		fmt.Fprintf(os.Stderr, "usage: %s PATH [OPTIONS]\n", ProveSubcommand)
 		return 2
 	}
 	limitSelf()
-	f, err := ProveDB(context.Background(), args[0]) // the whole of a child process; who wants it to end kills it
+	f, planned, err := proveDB(context.Background(), args[0], o) // the whole of a child process; who wants it to end kills it
 	if err == nil {
 		err = crossCheck(args[0], f)
 	}
+	if err == nil && planned != nil {
+		err = planned.write(o.PlanPath)
+	}
 	a := proveAnswer{Facts: &f}
 	if err != nil {
-		a = proveAnswer{Error: err.Error()}
-		for kind, sentinel := range proveKinds {
-			if errors.Is(err, sentinel) {
-				a.Kind = kind
-			}
-		}
+		a = proveAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: kindOf(err)}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -249,24 +355,35 @@ func ProveMain(args []string) int {
 	return 0
 }
 
-// limitSelf makes sure that a bad file can't make the process leave a core file. Failing to lower the limit is harmless.
+// limitSelf makes sure that a bad file can't make the process leave a core file, and that the process gives way to etcd. Failing is harmless.
 func limitSelf() {
+	lowerPriority(os.Getpid())
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
 
-// Prove runs ProveMain in a process of its own, "<selfExe> prove-db <path>", so that no file whatever can
+// Prove runs ProveMain in a process of its own, "<selfExe> prove-db <path>", at the lowest priority, so that no file whatever can
 // harm the caller. If the process crashes or doesn't end, the file is bad: ErrBadDatabase. When ctx ends the
 // process is killed and the error is ctx's.
-func Prove(ctx context.Context, selfExe, path string) (Facts, error) {
+func Prove(ctx context.Context, selfExe, path string, o ProveOptions) (Facts, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return Facts{}, fmt.Errorf("prove: %w", err)
 	}
-	// A generous bound: a slow disk reads 5 MB/s.
-	limit := time.Minute + time.Duration(fi.Size()/(5<<20))*time.Second
+	args := []string{ProveSubcommand, path}
+	if o != (ProveOptions{}) {
+		if err := o.validate(); err != nil {
+			return Facts{}, fmt.Errorf("prove %s: %w", path, err)
+		}
+		b, err := json.Marshal(o)
+		if err != nil {
+			return Facts{}, fmt.Errorf("prove: %w", err)
+		}
+		args = append(args, string(b))
+	}
+	limit := childLimit(fi.Size())
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	out, err := runSelf(tctx, nil, selfExe, ProveSubcommand, path)
+	out, err := runSelf(tctx, nil, selfExe, args...)
 	if ctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, ctx.Err())
 	}
@@ -284,9 +401,14 @@ func Prove(ctx context.Context, selfExe, path string) (Facts, error) {
 		return Facts{}, fmt.Errorf("prove %s: %s %s gave no answer: %w", path, selfExe, ProveSubcommand, err)
 	}
 	if a.Error != "" {
-		return Facts{}, &childError{msg: a.Error, kind: proveKinds[a.Kind]}
+		return Facts{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
 	}
 	return *a.Facts, nil
+}
+
+// childLimit is how long work on a database may take: a generous bound, because whoever has the lowest priority may wait for long.
+func childLimit(size int64) time.Duration {
+	return 5*time.Minute + time.Duration(size>>20)*time.Second
 }
 
 // childError is an error that was told by a child process.
@@ -310,6 +432,11 @@ func runSelf(ctx context.Context, stdin []byte, exe string, args ...string) ([]b
 	// Nothing of the environment is needed.
 	c.Env = []string{"GOTRACEBACK=single"}
 	c.WaitDelay = 2 * time.Second
+	// A child that outlived its manager would hold locks, and write where the next manager begins again. The kernel takes the end of the
+	// thread that has started it for that of its parent.
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err := c.Run()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {

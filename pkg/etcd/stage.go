@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/pacedfile"
 )
 
 // ErrNotEmpty means that a data dir to be staged has something in it already.
@@ -24,8 +25,7 @@ var ErrNotEmpty = errors.New("data dir is not empty")
 const StageSubcommand = "stage-db"
 
 const (
-	copyChunk  = 1 << 20
-	flushEvery = 8 << 20
+	copyChunk = 1 << 20
 	// stagingSuffix is the sibling directory in which a data dir is built.
 	stagingSuffix = ".staging"
 )
@@ -39,6 +39,10 @@ type StageConfig struct {
 	Consume bool
 	// SkipHash takes a database without a hash behind it, and doesn't check one that is there. The structure is checked all the same.
 	SkipHash bool
+
+	// PlanPath, if set, is the file into which Prove has written the plan of this staging. If it belongs to exactly this file and these
+	// options, and the file can be moved (Consume), the database is neither read nor hashed again. Else it is as if there were none.
+	PlanPath string
 
 	// DataDir must not exist or be empty. Its parent must exist.
 	DataDir string
@@ -138,7 +142,6 @@ func (c *StageConfig) validate() error {
 	bad := func(format string, a ...any) error {
 		return fmt.Errorf("stage %s: %w: %s", c.DataDir, ErrConfig, fmt.Sprintf(format, a...))
 	}
-	raise := c.BumpRevision > 0 || c.AtLeastRevision > 0
 	switch {
 	case (c.SnapshotPath == "") == (c.Snapshot == nil):
 		return bad("either a snapshot's path or a stream is needed")
@@ -146,19 +149,12 @@ func (c *StageConfig) validate() error {
 		return bad("the data dir must be an absolute path")
 	case c.Token == "":
 		return bad("no token")
-	case raise != c.MarkCompacted:
-		return bad("the revision is raised and marked compacted together, or neither")
-	case c.BumpRevision > 0 && !revisionFits(int64(c.BumpRevision)), c.AtLeastRevision != 0 && !revisionFits(c.AtLeastRevision):
-		return bad("revision out of range")
 	case !slices.ContainsFunc(c.InitialCluster, func(p Peer) bool { return p.Name == c.Name && len(p.PeerURLs) > 0 }):
 		return bad("member %q with its peer URLs is not part of the initial cluster", c.Name)
-	case slices.ContainsFunc(c.DropPrefixes, func(p []byte) bool { return len(p) == 0 }):
-		return bad("an empty prefix would drop every key")
 	}
-	if c.TargetVersion != "" {
-		if err := ValidateVersion(c.TargetVersion); err != nil {
-			return fmt.Errorf("stage %s: %w", c.DataDir, err)
-		}
+	p := c.plan()
+	if err := p.validate(); err != nil {
+		return fmt.Errorf("stage %s: %w", c.DataDir, err)
 	}
 	return nil
 }
@@ -212,28 +208,36 @@ func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (StageResult, 
 	if err := os.MkdirAll(filepath.Dir(dbPath(tmp)), 0o700); err != nil {
 		return StageResult{}, err
 	}
-	if err := fetchDB(ctx, cfg, dbPath(tmp)); err != nil {
+	o, err := fetchDB(ctx, cfg, dbPath(tmp))
+	if err != nil {
 		return StageResult{}, err
 	}
 	if cfg.SelfExe != "" {
-		return finishInChild(ctx, cfg, tmp)
+		return finishInChild(ctx, o, tmp)
 	}
-	return finishStage(ctx, cfg, tmp)
+	return finishStage(ctx, o, tmp)
 }
 
-// fetchDB brings the database to its place, without the hash behind it, checked against it.
-func fetchDB(ctx context.Context, cfg *StageConfig, dst string) error {
+// fetchDB brings the database to its place. A copy is checked against its hash, and comes without it; a file that was moved is as it was.
+func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, error) {
 	src := cfg.Snapshot
 	if src == nil {
 		f, err := os.Open(cfg.SnapshotPath)
 		if err != nil {
-			return fmt.Errorf("open snapshot: %w", err)
+			return nil, fmt.Errorf("open snapshot: %w", err)
 		}
 		defer f.Close()
 		if cfg.Consume {
-			moved, err := moveDB(ctx, cfg, f, dst)
-			if moved || err != nil {
-				return err
+			id, err := identify(f)
+			if err != nil {
+				return nil, fmt.Errorf("open snapshot: %w", err)
+			}
+			err = os.Rename(cfg.SnapshotPath, dst)
+			if err == nil {
+				return &stageOrder{Config: *cfg, Moved: &id}, nil
+			}
+			if !errors.Is(err, unix.EXDEV) {
+				return nil, err
 			}
 		}
 		src = f
@@ -243,41 +247,13 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) error {
 	}
 	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	n, err := copyDB(ctx, out, src, cfg.Throttle)
 	if err == nil {
 		err = trimHash(out, n)
 	}
-	return errors.Join(err, out.Close())
-}
-
-// moveDB renames the file if it can; moved is false if it has to be copied.
-func moveDB(ctx context.Context, cfg *StageConfig, f *os.File, dst string) (moved bool, err error) {
-	fi, err := f.Stat()
-	if err != nil {
-		return false, err
-	}
-	if !cfg.SkipHash {
-		if fi.Size()%sectorSize != hashSize {
-			return false, fmt.Errorf("%w: %d bytes is not the size of a database with a hash behind it", ErrBadSnapshot, fi.Size())
-		}
-		if err := checkTrailingHash(ctx, f, fi.Size()-hashSize); err != nil {
-			return false, err
-		}
-	}
-	err = os.Rename(cfg.SnapshotPath, dst)
-	if errors.Is(err, unix.EXDEV) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	out, err := os.OpenFile(dst, os.O_RDWR, 0)
-	if err != nil {
-		return true, err
-	}
-	return true, errors.Join(out.Chmod(0o600), trimHash(out, fi.Size()), out.Close())
+	return &stageOrder{Config: *cfg}, errors.Join(err, out.Close())
 }
 
 // trimHash cuts the hash off and writes the file to disk.
@@ -297,38 +273,28 @@ func trimHash(f *os.File, size int64) error {
 	return f.Sync()
 }
 
-// copyDB copies at the throttle's pace and has the kernel write all along, so that the final sync doesn't
-// stall the disk for an etcd beside it.
-func copyDB(ctx context.Context, out *os.File, src io.Reader, throttle func(context.Context, int) error) (int64, error) {
+// copyDB copies at the throttle's pace, which may be nil.
+func copyDB(ctx context.Context, f *os.File, src io.Reader, throttle func(context.Context, int) error) (int64, error) {
+	out := pacedfile.New(f, 0)
 	buf := make([]byte, copyChunk)
-	var total, flushed int64
 	for {
 		if err := ctx.Err(); err != nil {
-			return total, err
+			return out.Written(), err
 		}
 		n, rerr := fill(src, buf)
-		if n > 0 {
-			if throttle != nil {
-				if err := throttle(ctx, n); err != nil {
-					return total, err
-				}
+		if n > 0 && throttle != nil {
+			if err := throttle(ctx, n); err != nil {
+				return out.Written(), err
 			}
-			if _, err := out.Write(buf[:n]); err != nil {
-				return total, fmt.Errorf("write database: %w", err)
-			}
-			total += int64(n)
 		}
-		if total-flushed >= flushEvery {
-			const writeAndWait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE
-			// Only a matter of pace: what counts is the sync at the end.
-			_ = unix.SyncFileRange(int(out.Fd()), max(0, flushed-flushEvery), total-max(0, flushed-flushEvery), writeAndWait)
-			flushed = total
+		if _, err := out.Write(buf[:n]); err != nil {
+			return out.Written(), fmt.Errorf("write database: %w", err)
 		}
 		if rerr == io.EOF {
-			return total, nil
+			return out.Written(), nil
 		}
 		if rerr != nil {
-			return total, fmt.Errorf("read snapshot: %w", rerr)
+			return out.Written(), fmt.Errorf("read snapshot: %w", rerr)
 		}
 	}
 }

@@ -74,7 +74,7 @@ func TestStageThreeMembersFromASnapshot(t *testing.T) {
 		t.Errorf("staged %+v", res)
 	}
 	must(t, verifyDir(ms[0].cfg.DataDir))
-	proven, err := Prove(t.Context(), self(t), dbPath(ms[0].cfg.DataDir))
+	proven, err := Prove(t.Context(), self(t), dbPath(ms[0].cfg.DataDir), ProveOptions{})
 	if err != nil || proven.Hash != res.Hash || proven.Keys != res.Keys || proven.Revision != res.Revision {
 		t.Errorf("proof of the staged database: %+v %v, staged %+v", proven, err, res)
 	}
@@ -297,7 +297,7 @@ func BenchmarkLarge(b *testing.B) {
 	largeStore(b, path, mib)
 	for b.Loop() {
 		start := time.Now()
-		f, err := Prove(b.Context(), self(b), path)
+		f, err := Prove(b.Context(), self(b), path, ProveOptions{})
 		must(b, err)
 		b.ReportMetric(float64(time.Since(start).Milliseconds()), "prove-ms")
 		dir := b.TempDir()

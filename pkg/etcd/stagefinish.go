@@ -25,8 +25,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // bootTerm is the raft term of a cluster that was made from a snapshot.
@@ -71,14 +69,30 @@ func makeCluster(cfg *StageConfig) (*newCluster, error) {
 	return n, nil
 }
 
+// stageOrder is the work on a database that lies at its place below a directory.
+type stageOrder struct {
+	Config StageConfig
+	// Moved is what the file was before it was moved there, with the hash that may be behind it; nil if it was copied, checked and cut.
+	Moved *fileID
+}
+
 // finishStage turns the database at its place below dir into a data dir.
-func finishStage(ctx context.Context, cfg *StageConfig, dir string) (StageResult, error) {
+func finishStage(ctx context.Context, o *stageOrder, dir string) (StageResult, error) {
+	cfg := &o.Config
 	n, err := makeCluster(cfg)
 	if err != nil {
 		return StageResult{}, err
 	}
-	res, e, err := planEdits(ctx, cfg, n, dbPath(dir))
+	res, e, err := o.plan(ctx, dbPath(dir))
 	if err != nil {
+		return StageResult{}, err
+	}
+	if o.Moved != nil {
+		if err := cutHash(dbPath(dir)); err != nil {
+			return StageResult{}, err
+		}
+	}
+	if err := n.planMembership(e); err != nil {
 		return StageResult{}, err
 	}
 	if err := guard("edit database", func() error { return e.apply(dbPath(dir)) }); err != nil {
@@ -91,6 +105,7 @@ func finishStage(ctx context.Context, cfg *StageConfig, dir string) (StageResult
 	if err != nil {
 		return StageResult{}, err
 	}
+	res = res.forMember(n)
 	res.SizeBytes = fi.Size()
 	b, err := json.Marshal(marker{For: cfg.fingerprint(), Result: res})
 	if err != nil {
@@ -110,61 +125,59 @@ func finishStage(ctx context.Context, cfg *StageConfig, dir string) (StageResult
 	return res, nil
 }
 
+// plan takes the plan that Prove made of this file, or else checks the file and plans now.
+func (o *stageOrder) plan(ctx context.Context, path string) (StageResult, *edits, error) {
+	want := o.Config.plan()
+	if o.Moved != nil && o.Config.PlanPath != "" {
+		f, err := os.Open(path)
+		if err != nil {
+			return StageResult{}, nil, err
+		}
+		now, err := identify(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return StageResult{}, nil, err
+		}
+		if p := readPlan(o.Config.PlanPath, *o.Moved, want); p != nil && o.Moved.moved(now) {
+			return p.Result, p.Edits, nil
+		}
+	}
+	return planDB(ctx, path, want, o.Moved != nil && !o.Config.SkipHash)
+}
+
+// cutHash makes what was moved what a copy is.
+func cutHash(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o600), trimHash(f, fi.Size()))
+}
+
 // edit is one change of the database; a nil value deletes.
 type edit struct {
-	bucket, key, value []byte
+	Bucket []byte `json:"bucket"`
+	Key    []byte `json:"key"`
+	Value  []byte `json:"value"`
 }
 
 // edits are applied in one transaction.
 type edits struct {
-	clear   [][]byte // buckets that are emptied first
-	changes []edit
+	// Clear are buckets that are emptied first.
+	Clear   [][]byte `json:"clear"`
+	Changes []edit   `json:"changes"`
 }
 
 func (e *edits) put(bucket, key, value []byte) {
-	e.changes = append(e.changes, edit{bucket, key, value})
-}
-
-// planEdits reads and checks the database, and decides all that is to be changed in it.
-func planEdits(ctx context.Context, cfg *StageConfig, n *newCluster, path string) (StageResult, *edits, error) {
-	f, size, _, err := openDB(path)
-	if err != nil {
-		return StageResult{}, nil, err
-	}
-	defer f.Close()
-	s, err := scanDB(ctx, f, size, cfg.DropPrefixes)
-	if err != nil {
-		return StageResult{}, nil, err
-	}
-	was := Facts{
-		StorageVersion: versionIn(s.meta[string(schema.MetaStorageVersionName)]),
-		ClusterVersion: versionIn(s.cluster[string(schema.ClusterClusterVersionKeyName)]),
-	}
-	if err := checkTarget(was.WrittenBy(), cfg.TargetVersion); err != nil {
-		return StageResult{}, nil, err
-	}
-	e := &edits{clear: [][]byte{schema.Members.Name(), schema.MembersRemoved.Name(), schema.Alarm.Name()}}
-	res := StageResult{
-		SnapshotRevision: s.revision(), Dropped: int64(len(s.watched)), Leases: s.leases, WrittenBy: was.WrittenBy(),
-		Version: cfg.TargetVersion, MemberID: cluster.MemberID(n.own.ID), ClusterID: uint64(n.rc.ID()),
-	}
-	keys, _ := s.live()
-	res.Keys = keys - res.Dropped
-	compact, extra, err := planRevisions(cfg, s, &res, e)
-	if err != nil {
-		return StageResult{}, nil, err
-	}
-	if err := n.planMembership(e); err != nil {
-		return StageResult{}, nil, err
-	}
-	planVersions(cfg.TargetVersion, was, e)
-	sum, err := s.hashKV(ctx, compact, s.watched, extra...)
-	res.Hash = HashKV{Revision: res.Revision, CompactRevision: compact, Hash: sum}
-	return res, e, err
+	e.Changes = append(e.Changes, edit{bucket, key, value})
 }
 
 // planRevisions drops keys and raises the revision.
-func planRevisions(cfg *StageConfig, s *scan, res *StageResult, e *edits) (compact int64, extra [][2][]byte, err error) {
+func planRevisions(p StagePlan, s *scan, res *StageResult, e *edits) (compact int64, extra [][2][]byte, err error) {
 	rev := s.revision()
 	record := func(k, v []byte) {
 		e.put(schema.Key.Name(), k, v)
@@ -186,8 +199,8 @@ func planRevisions(cfg *StageConfig, s *scan, res *StageResult, e *edits) (compa
 		}
 	}
 	compact = s.compactRevision()
-	if cfg.MarkCompacted {
-		rev = max(rev+int64(cfg.BumpRevision), rev+1, cfg.AtLeastRevision+1)
+	if p.MarkCompacted {
+		rev = max(rev+int64(p.BumpRevision), rev+1, p.AtLeastRevision+1)
 		if !revisionFits(rev) {
 			return 0, nil, fmt.Errorf("%w: the revision would be raised to %d", ErrConfig, rev)
 		}
@@ -200,7 +213,9 @@ func planRevisions(cfg *StageConfig, s *scan, res *StageResult, e *edits) (compa
 	return compact, extra, nil
 }
 
+// planMembership replaces the old members by the new ones. Alarms were those of old members.
 func (n *newCluster) planMembership(e *edits) error {
+	e.Clear = append(e.Clear, schema.Members.Name(), schema.MembersRemoved.Name(), schema.Alarm.Name())
 	for _, m := range n.rc.Members() {
 		v, err := json.Marshal(m)
 		if err != nil {
@@ -261,7 +276,7 @@ func (e *edits) apply(path string) error {
 		return err
 	}
 	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range e.clear {
+		for _, name := range e.Clear {
 			if err := tx.DeleteBucket(name); err != nil && !errors.Is(err, berrors.ErrBucketNotFound) {
 				return err
 			}
@@ -269,15 +284,15 @@ func (e *edits) apply(path string) error {
 				return err
 			}
 		}
-		for _, c := range e.changes {
-			b, err := tx.CreateBucketIfNotExists(c.bucket)
+		for _, c := range e.Changes {
+			b, err := tx.CreateBucketIfNotExists(c.Bucket)
 			if err != nil {
 				return err
 			}
-			if c.value == nil {
-				err = b.Delete(c.key)
+			if c.Value == nil {
+				err = b.Delete(c.Key)
 			} else {
-				err = b.Put(c.key, c.value)
+				err = b.Put(c.Key, c.Value)
 			}
 			if err != nil {
 				return err
@@ -328,35 +343,43 @@ func (n *newCluster) writeRaft(dir string) (err error) {
 // stageAnswer is what the child prints.
 type stageAnswer struct {
 	Result *StageResult `json:"result,omitempty"`
+	Copy   *salvageCopy `json:"copy,omitempty"`
 	Error  string       `json:"error,omitempty"`
 	Kind   string       `json:"kind,omitempty"`
 }
 
-var stageKinds = map[string]error{
-	"database": ErrBadDatabase, "version": ErrVersion, "config": ErrConfig, "in-use": ErrDataDirInUse,
+// stageWork is what the child reads from its standard input: one of them is there.
+type stageWork struct {
+	Stage   *stageOrder   `json:"stage,omitempty"`
+	Salvage *salvageOrder `json:"salvage,omitempty"`
 }
 
-// StageMain is a process of its own that works on the database of a data dir that is being staged: args is the
-// directory, standard input the StageConfig. It prints one line of JSON and returns the exit code.
+// StageMain is a process of its own that works on the database of a data dir that is being staged, or makes the copy of one that is salvaged: args
+// is the directory, standard input says what to do. It prints one line of JSON and returns the exit code.
 func StageMain(args []string) int {
 	if len(args) != 1 {
 		fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", StageSubcommand)
 		return 2
 	}
-	var cfg StageConfig
-	if err := json.NewDecoder(os.Stdin).Decode(&cfg); err != nil {
+	limitSelf()
+	var w stageWork
+	if err := json.NewDecoder(os.Stdin).Decode(&w); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	res, err := finishStage(context.Background(), &cfg, args[0]) // as in ProveMain: who wants it to end kills the process
-	a := stageAnswer{Result: &res}
+	var a stageAnswer
+	var err error
+	ctx := context.Background() // as in ProveMain: who wants it to end kills the process
+	switch {
+	case w.Stage != nil:
+		var res StageResult
+		res, err = finishStage(ctx, w.Stage, args[0])
+		a.Result = &res
+	case w.Salvage != nil:
+		a.Copy, err = w.Salvage.copy(ctx, args[0])
+	}
 	if err != nil {
-		a = stageAnswer{Error: err.Error()}
-		for kind, sentinel := range stageKinds {
-			if errors.Is(err, sentinel) {
-				a.Kind = kind
-			}
-		}
+		a = stageAnswer{Error: err.Error(), Kind: kindOf(err)}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -365,26 +388,39 @@ func StageMain(args []string) int {
 	return 0
 }
 
-func finishInChild(ctx context.Context, cfg *StageConfig, dir string) (StageResult, error) {
-	c := *cfg
-	c.Snapshot, c.Throttle, c.SelfExe = nil, nil, ""
-	in, err := json.Marshal(c)
+func finishInChild(ctx context.Context, o *stageOrder, dir string) (StageResult, error) {
+	exe := o.Config.SelfExe
+	c := *o
+	c.Config.Snapshot, c.Config.Throttle, c.Config.SelfExe = nil, nil, ""
+	a, err := stageInChild(ctx, exe, stageWork{Stage: &c}, dir)
 	if err != nil {
 		return StageResult{}, err
 	}
-	out, err := runSelf(ctx, in, cfg.SelfExe, StageSubcommand, dir)
+	if a.Result == nil {
+		return StageResult{}, fmt.Errorf("%s %s gave no result", exe, StageSubcommand)
+	}
+	return *a.Result, nil
+}
+
+// stageInChild runs StageMain.
+func stageInChild(ctx context.Context, exe string, w stageWork, dir string) (stageAnswer, error) {
+	in, err := json.Marshal(w)
+	if err != nil {
+		return stageAnswer{}, err
+	}
+	out, err := runSelf(ctx, in, exe, StageSubcommand, dir)
 	if ctx.Err() != nil {
-		return StageResult{}, ctx.Err()
+		return stageAnswer{}, ctx.Err()
 	}
 	if err != nil {
-		return StageResult{}, err
+		return stageAnswer{}, err
 	}
 	var a stageAnswer
 	if err := json.Unmarshal(out, &a); err != nil {
-		return StageResult{}, fmt.Errorf("%s %s gave no answer: %w", cfg.SelfExe, StageSubcommand, err)
+		return stageAnswer{}, fmt.Errorf("%s %s gave no answer: %w", exe, StageSubcommand, err)
 	}
 	if a.Error != "" {
-		return StageResult{}, &childError{msg: a.Error, kind: stageKinds[a.Kind]}
+		return stageAnswer{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
 	}
-	return *a.Result, nil
+	return a, nil
 }

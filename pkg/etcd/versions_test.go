@@ -50,14 +50,14 @@ func TestEveryVersionFromEveryVersion(t *testing.T) {
 		if want := Minor(from.Version); MinorNumber(from.Version) >= 5 {
 			eventually(t, "the versions are written down", func() bool {
 				save(t, src[0], path)
-				f, err := Prove(t.Context(), self(t), path)
+				f, err := Prove(t.Context(), self(t), path, ProveOptions{})
 				must(t, err)
 				return f.WrittenBy() == want
 			})
 		} else {
 			save(t, src[0], path)
 		}
-		f, err := Prove(t.Context(), self(t), path)
+		f, err := Prove(t.Context(), self(t), path, ProveOptions{})
 		must(t, err)
 		if h := liveHash(t, src[0], f.Revision); h.Hash != f.Hash.Hash {
 			t.Errorf("%s: HashKV %+v, proof says %+v", from.Version, h, f.Hash)

@@ -30,8 +30,12 @@ const (
 // act carries out one action.
 func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.Action) error {
 	switch a.(type) {
-	case plan.CreateMarker, plan.ReplaceMarker, plan.BeginRestore, plan.Advance, plan.StopAll, plan.SwitchAll:
+	case plan.CreateMarker, plan.ReplaceMarker, plan.BeginRestore:
 		if err := l.fence(ctx); err != nil {
+			return err
+		}
+	case plan.Advance, plan.StopAll, plan.SwitchAll:
+		if err := l.fenceCommit(ctx); err != nil {
 			return err
 		}
 	}

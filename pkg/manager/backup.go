@@ -30,13 +30,15 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan
 		l.backup = ""
 		if err != nil && ctx.Err() == nil {
 			l.backupFails++
+			l.failedOn[a.Node] = time.Now()
 			wait := min(5*time.Second<<min(l.backupFails, 6), 5*time.Minute)
 			l.backupRetry, l.backupError = time.Now().Add(wait), err.Error()
 			klog.Errorf("the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
 		}
 		if err == nil {
 			l.backupFails, l.backupError, l.backupRetry, l.backupDone = 0, "", time.Time{}, time.Now()
-			l.newest, l.newestKnown = catalog.BackupTime(name), true
+			l.newest, l.newestKnown, l.restored = catalog.BackupTime(name), true, false
+			delete(l.failedOn, a.Node)
 		}
 		l.mu.Unlock()
 		l.poke()
@@ -46,6 +48,21 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan
 			}
 		}
 	})
+}
+
+// failureMemory is how long a node on which a backup has failed is only asked if there is no other.
+const failureMemory = time.Hour
+
+// avoided are the nodes on which a backup has failed lately. mu is held.
+func (l *leadership) avoided() []cluster.NodeID {
+	var list []cluster.NodeID
+	for id, at := range l.failedOn {
+		if time.Since(at) < failureMemory {
+			list = append(list, id)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // takeBackup has a node stream its etcd into the store and returns the backup's name.
@@ -94,7 +111,11 @@ func (l *leadership) thinOut(ctx context.Context) error {
 	return nil
 }
 
-// unqueued leaves out the backups that queued restores name. As long as one can't be read, every backup may be meant.
+// safetyKept is how long the backup from before a restore is kept, whatever the retention policy says.
+const safetyKept = 7 * 24 * time.Hour
+
+// unqueued leaves out the backups that queued restores name, and those by which a restore can be undone. As long as a command can't be
+// read, every backup may be meant.
 func (l *leadership) unqueued(ctx context.Context, names []string) ([]string, error) {
 	cmds, problems, err := l.m.cfg.Catalog.Commands(ctx)
 	if err != nil {
@@ -103,8 +124,10 @@ func (l *leadership) unqueued(ctx context.Context, names []string) ([]string, er
 	if len(problems) > 0 {
 		return nil, fmt.Errorf("no backup is removed while a queued command can't be read: %w", problems[0].Err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	return slices.DeleteFunc(names, func(name string) bool {
-		return slices.ContainsFunc(cmds, func(c catalog.Command) bool { return c.Backup == name })
+		return time.Since(l.safety[name]) < safetyKept || slices.ContainsFunc(cmds, func(c catalog.Command) bool { return c.Backup == name })
 	}), nil
 }
 

@@ -37,11 +37,16 @@ type leadership struct {
 	started  time.Time
 	watching map[cluster.NodeID]context.CancelFunc
 
-	op      *catalog.Operation // the restore under way, as last written
-	opVer   string
-	opRetry time.Time
-	opFails int
-	served  time.Time // when a restored cluster let its first clients in
+	op    *catalog.Operation // the restore under way, as last written
+	opVer string
+	// opUnsaved is true while op is ahead of its record, since the store doesn't answer.
+	opUnsaved bool
+	// opRemoved is the operation whose command this leadership has removed.
+	opRemoved string
+	opRetry   time.Time
+	opFails   int
+	served    time.Time         // when a client was answered again after the stop
+	shown     catalog.Survivors // what was last written of the survivors
 
 	lastWhy  string
 	lastSaid time.Time
@@ -53,17 +58,21 @@ type leadership struct {
 	backupError string
 	backupDone  time.Time
 	backupFails int
+	failedOn    map[cluster.NodeID]time.Time // when a backup last failed on a node
+	restored    bool                         // a restore has ended and no backup was taken since
 	newest      time.Time
 	newestKnown bool
 	backups     int
 	force       bool // the store is to be read again
-	wg          sync.WaitGroup
+	// safety are the backups from before restores, and when they were made: by them restores are undone.
+	safety map[string]time.Time
+	wg     sync.WaitGroup
 }
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
 	return &leadership{
 		m: m, term: term, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
-		watching: map[cluster.NodeID]context.CancelFunc{}, started: time.Now(), force: true,
+		watching: map[cluster.NodeID]context.CancelFunc{}, safety: map[string]time.Time{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
 	}
 }
 
@@ -96,9 +105,10 @@ func (l *leadership) run(ctx context.Context) {
 		if err := plan.Check(o, d.Do, policy); err != nil {
 			d = plan.Decision{Why: "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")", Alarm: true}
 		}
+		l.showSurvivors(ctx, o)
 		l.say(d)
 		l.publish(o, spec, d)
-		wait := tickSteady
+		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {
 		case d.Do != nil:
 			wait = l.carryOut(ctx, o, spec, d)
@@ -180,7 +190,7 @@ func (l *leadership) carryOut(ctx context.Context, o *plan.Observation, spec *cl
 	var fenced *catalog.FencedError
 	switch {
 	case errors.Is(err, catalog.ErrConflict):
-		l.op, l.opVer = nil, "" // whatever it was, it is read again
+		l.op, l.opVer, l.opUnsaved = nil, "", false // whatever it was, it is read again
 		klog.Warningf("%s: something else was written in between (%v); looking again", d.Do, err)
 	case errors.As(err, &fenced):
 		klog.Warningf("%s: the store knows term %d of node %s; stepping down", d.Do, fenced.Stored.Term, fenced.Stored.Node)

@@ -128,7 +128,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("manager: the backup interval must be positive, not %s", cfg.Policy.BackupInterval)
 	}
 	if cfg.Poll <= 0 {
-		cfg.Poll = time.Minute
+		cfg.Poll = 30 * time.Second
 	}
 	if cfg.Probe == nil {
 		return nil, errors.New("manager: no probe of the store")

@@ -25,6 +25,8 @@ import (
 const (
 	observeTimeout = 3 * time.Second
 	storeTimeout   = 5 * time.Second
+	// withdrawalPoll is how often the queue is looked at while a restore is prepared, since the operator may think better of it.
+	withdrawalPoll = 5 * time.Second
 )
 
 // observe asks all nodes at once and reads what has changed in the store.
@@ -33,6 +35,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	l.askNodes(ctx, o)
 	l.noteServed(o.Nodes)
 	l.readStore(ctx)
+	l.recall(o.Nodes)
 	o.Now = time.Now()
 	o.Store = l.store.Store
 	fences, problem := l.m.probed()
@@ -48,6 +51,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	o.Store.HighestRevision = l.store.highest
 	l.mu.Lock()
 	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
+	o.BackupFailed, o.Restored = l.avoided(), l.restored
 	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
 	l.mu.Unlock()
 	spec := o.Store.Spec
@@ -256,7 +260,8 @@ type storeView struct {
 // readStore lists control/ when it is due and reads what has changed. Errors leave the last view in place, with Error set.
 func (l *leadership) readStore(ctx context.Context) {
 	l.mu.Lock()
-	due := l.force || time.Since(l.store.readAt) >= l.m.cfg.Poll
+	due := l.force || time.Since(l.store.readAt) >= l.m.cfg.Poll ||
+		l.op != nil && !l.op.State.Committing() && time.Since(l.store.readAt) >= withdrawalPoll
 	if l.store.Error != "" {
 		due = time.Since(l.store.failedAt) >= min(time.Second<<min(l.store.failures, 4), 15*time.Second)
 	}
@@ -402,6 +407,25 @@ func (l *leadership) fence(ctx context.Context) error {
 	return l.hold.Heartbeat(ctx)
 }
 
+// fenceCommit is fence for the steps of a commit. While the store is away plan and its safety check have made sure that everyone who
+// could act otherwise obeys this leader.
+func (l *leadership) fenceCommit(ctx context.Context) error {
+	if l.op == nil || !l.op.State.Committing() {
+		return l.fence(ctx)
+	}
+	if l.store.Error != "" {
+		return nil
+	}
+	tctx, cancel := context.WithTimeout(ctx, commitPatience)
+	defer cancel()
+	err := l.fence(tctx)
+	var fenced *catalog.FencedError
+	if err != nil && l.hold != nil && !errors.As(err, &fenced) && ctx.Err() == nil {
+		l.storeFailed(err)
+	}
+	return err
+}
+
 // heartbeat shows in the store that this leadership lives, for leaders that can't see the members.
 func (l *leadership) heartbeat(ctx context.Context) {
 	if l.hold == nil || time.Since(l.beat) < time.Minute {
@@ -437,6 +461,8 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 			errs = append(errs, err.Error())
 		case err != nil:
 			return err
+		case c.Options.ToRevision != 0 || !c.Options.ToTime.IsZero() || c.Options.Latest:
+			errs = append(errs, fmt.Sprintf("command %s asks for a point between backups, which this version can't go to; withdraw it: etcd-manager-ctl delete-command %s", c.Name, c.Name))
 		default:
 			c.Stamp = obj.Stamp
 			seen[obj.Name] = c
@@ -449,7 +475,11 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 	catalog.SortCommands(cmds)
 	s.commands, s.CommandErrors, s.Commands = seen, errs, nil
 	for _, c := range cmds {
-		s.Commands = append(s.Commands, plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: c.Options.Now || l.m.wasQueued(c.Name)})
+		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: c.Options.Now || l.m.wasQueued(c.Name)}
+		if c.Source != nil {
+			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token}
+		}
+		s.Commands = append(s.Commands, p)
 	}
 	return nil
 }

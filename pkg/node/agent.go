@@ -43,8 +43,10 @@ type Config struct {
 	Executable string
 	// Stdout and Stderr are inherited by etcd. They must stay open when the manager dies.
 	Stdout, Stderr *os.File
-	// KeepTrash is how many data dirs stay in the trash can.
+	// KeepTrash is how many data dirs stay in the trash can (default 3), TrashAge how long (default 7 days). None goes before there is a newer
+	// backup in the store.
 	KeepTrash int
+	TrashAge  time.Duration
 	// StopGrace is how long etcd gets between SIGTERM and SIGKILL.
 	StopGrace time.Duration
 	// Version is the manager's.
@@ -85,6 +87,12 @@ type Agent struct {
 	kick     chan struct{}
 	versions []string
 	versAt   time.Time
+	// paused says why etcd must not be started for the moment. It is not on disk: after a restart of the manager etcd runs again.
+	paused string
+	// salvaging is the entry of the trash can that is being read.
+	salvaging string
+	trash     []cluster.TrashEntry
+	trashKick chan struct{}
 
 	probeMu sync.Mutex // one probe at a time
 }
@@ -105,14 +113,17 @@ func New(cfg Config) (*Agent, error) {
 		return nil, errors.New("node: etcd is to speak TLS, but there are no CAs")
 	}
 	if cfg.KeepTrash == 0 {
-		cfg.KeepTrash = 3
+		cfg.KeepTrash = defaultKeepTrash
+	}
+	if cfg.TrashAge == 0 {
+		cfg.TrashAge = defaultTrashAge
 	}
 	if cfg.StopGrace == 0 {
 		cfg.StopGrace = 20 * time.Second
 	}
 	a := &Agent{
 		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changed: make(chan struct{}),
-		tasks: map[string]*task{}, kick: make(chan struct{}, 1),
+		tasks: map[string]*task{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
 	}
 	if cfg.Catalog != nil {
 		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version})
@@ -188,12 +199,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.runCtx = ctx
 	a.mu.Unlock()
 	defer a.lock.Close()
-	if err := a.adopt(); err != nil {
+	if err := a.adopt(ctx); err != nil {
 		return err
 	}
-	var wg sync.WaitGroup
+	var wg, aside sync.WaitGroup
 	wg.Go(func() { a.supervise(ctx) })
 	wg.Go(func() { a.watchHealth(ctx) })
+	aside.Go(func() { a.tendTrash(ctx) }) // etcd isn't kept waiting for it
+	defer aside.Wait()
 	wg.Wait()
 	a.waitTasks()
 	a.procMu.Lock()
@@ -225,7 +238,20 @@ func (a *Agent) poke() {
 }
 
 // holding tells whether etcd is kept stopped for a restore. mu is held.
-func (a *Agent) holding() bool { return a.j.Operation != nil && a.j.Operation.Phase == phaseStopped }
+func (a *Agent) holding() bool { return a.j.Operation != nil && a.j.Operation.Phase.held() }
+
+// operation is a copy of the journal's operation, nil if there is none. Where nothing ran before, a switch that was cut between state file
+// and journal is seen here: the state file is the one that counts. mu is held.
+func (a *Agent) operation() *journalOperation {
+	if a.j.Operation == nil {
+		return nil
+	}
+	op := *a.j.Operation
+	if op.Phase == phaseStaged && a.state != nil && a.state.Token == op.Token {
+		op.Phase = phaseSwitched
+	}
+	return &op
+}
 
 // setJournal writes the journal and takes it over. mu is held.
 func (a *Agent) setJournal(j journal) error {
@@ -245,7 +271,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
 		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: diskFree(a.cfg.DataDir),
-		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(),
+		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash),
 	}
 	if a.stateErr != nil {
 		s.StateError = a.stateErr.Error()
@@ -253,10 +279,16 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	if a.state != nil {
 		s.DataPresent = a.l.hasMember(a.state.Token)
 	}
-	if op := a.j.Operation; op != nil {
+	if op := a.operation(); op != nil {
 		s.Operation = op.ID
-		if op.Phase == phaseStaged || op.Phase == phaseStopped || op.Phase == phaseSwitched {
-			s.Staged = []cluster.StagedDir{{Operation: op.ID, Token: op.Token, Revision: op.Revision, Hash: op.Hash}}
+		if op.Phase.held() || op.Phase.switched() {
+			s.OperationRecord = slices.Clone(op.Record)
+		}
+		if op.Token != "" && (op.Phase == phaseStaged || op.Phase.held() || op.Phase.switched()) {
+			s.Staged = []cluster.StagedDir{{
+				Operation: op.ID, Token: op.Token, Revision: op.Revision, Hash: op.Hash, SizeBytes: op.SizeBytes,
+				Switched: op.Phase.switched(), Halted: op.Phase == phaseHalted, Written: op.Written,
+			}}
 		}
 	}
 	return s

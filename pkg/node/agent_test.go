@@ -130,11 +130,11 @@ func TestNoStartOnALostDataDir(t *testing.T) {
 	}
 }
 
-func TestSetAsideKeepsTheDataAndBoundsTheTrash(t *testing.T) {
+func TestSetAsideKeepsTheData(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)
 	for i := range 6 {
-		token := cluster.Token("T" + string(rune('0'+i)))
+		token := cluster.Token("T" + string(rune('0'+i/2))) // each twice
 		if err := a.accept(testState(token), true); err != nil {
 			t.Fatal(err)
 		}
@@ -150,11 +150,16 @@ func TestSetAsideKeepsTheDataAndBoundsTheTrash(t *testing.T) {
 		if a.state != nil || exists(a.l.data(token)) || exists(a.l.state()) || !exists(filepath.Join(a.l.trash(token), "member")) {
 			t.Errorf("token %s isn't in the trash can", token)
 		}
-		time.Sleep(2 * time.Millisecond) // modification times order the trash can
 	}
-	entries, err := os.ReadDir(a.l.trashRoot())
-	if err != nil || len(entries) != a.cfg.KeepTrash {
-		t.Errorf("trash can has %d entries, %v; want %d", len(entries), err, a.cfg.KeepTrash)
+	a.lookAtTrash()
+	s := a.Status(t.Context())
+	if len(s.Trash) != 6 {
+		t.Errorf("the trash can has %+v; want 6 entries, since there is no store with a newer backup", s.Trash)
+	}
+	for i, e := range s.Trash {
+		if want := cluster.Token("T" + string(rune('2'-i/2))); e.Token != want || time.Since(e.Since) > time.Minute {
+			t.Errorf("entry %d is %+v, want token %s", i, e, want)
+		}
 	}
 }
 
@@ -172,7 +177,7 @@ func stageByHand(t *testing.T, a *Agent, op string, token cluster.Token) {
 // switchOver goes through stop and switch; that etcd can't be started here (there is no binary) doesn't matter.
 func switchOver(t *testing.T, a *Agent, op string, token cluster.Token) {
 	t.Helper()
-	if err := a.stop(t.Context(), op); err != nil {
+	if err := a.stop(t.Context(), &protosv1.Stop{Operation: op}); err != nil {
 		t.Fatal(err)
 	}
 	if !a.holding() {
@@ -197,6 +202,15 @@ func TestSwitchAndRollback(t *testing.T) {
 	switchOver(t, a, "op1", "NEW")
 	if !exists(a.l.data("OLD")) {
 		t.Fatal("the old data are gone before the restore is finished")
+	}
+	// There is no log from which to tell whether clients have written: then there is no way back.
+	if err := a.rollback(t.Context(), "op1"); !errors.Is(err, cluster.ErrPermanent) || a.state.Token != "NEW" || !a.holding() {
+		t.Fatalf("rollback without a log: %v; token %s, held %v", err, a.state.Token, a.holding())
+	}
+	op := *a.j.Operation
+	op.Written = false
+	if err := a.note(&op); err != nil {
+		t.Fatal(err)
 	}
 	_ = a.rollback(t.Context(), "op1")
 	if a.state.Token != "OLD" || a.holding() {
@@ -227,7 +241,7 @@ func TestHoldSurvivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	stageByHand(t, a, "op1", "NEW")
-	if err := a.stop(t.Context(), "op1"); err != nil {
+	if err := a.stop(t.Context(), &protosv1.Stop{Operation: "op1", Record: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
 	a.lock.Close()
@@ -238,7 +252,7 @@ func TestHoldSurvivesARestart(t *testing.T) {
 	if err := a.start(context.Background()); err != nil || a.proc != nil {
 		t.Errorf("start while held: %v", err)
 	}
-	if s := a.Status(t.Context()); !s.Holding || len(s.Staged) != 1 || s.Staged[0].Hash != 9 {
+	if s := a.Status(t.Context()); !s.Holding || len(s.Staged) != 1 || s.Staged[0].Hash != 9 || string(s.OperationRecord) != "{}" {
 		t.Errorf("status: %+v", s)
 	}
 	// A switch that isn't of this restore is refused.

@@ -53,12 +53,22 @@ func writeState(path string, s *cluster.EtcdState) error {
 type phase string
 
 const (
+	phaseBegun    phase = "" // something of it may lie in the staging area
 	phaseProven   phase = "proven"
 	phaseStaged   phase = "staged"
 	phaseStopped  phase = "stopped"
 	phaseSwitched phase = "switched"
+	// phaseHalting comes before phaseHalted: etcd is to be stopped, and whether clients have written isn't known yet. Nobody may take it for an answer.
+	phaseHalting  phase = "halting"
+	phaseHalted   phase = "halted"
 	phaseReverted phase = "reverted"
 )
+
+// held tells whether etcd must not run in this phase, whatever happens to the manager.
+func (p phase) held() bool { return p == phaseStopped || p == phaseHalting || p == phaseHalted }
+
+// switched tells whether the staged data dir is the current one in this phase.
+func (p phase) switched() bool { return p == phaseSwitched || p == phaseHalting || p == phaseHalted }
 
 // journal is what the node has to remember beside the state file. It is replaced as a whole, atomically.
 type journal struct {
@@ -79,11 +89,17 @@ type journalOperation struct {
 	Phase phase         `json:"phase"`
 	Token cluster.Token `json:"token,omitempty"`
 	// Old is the state file from before Stop, as binary EtcdState; empty if there was none.
-	Old      []byte `json:"old,omitempty"`
-	Revision int64  `json:"revision,omitempty"`
-	Hash     uint32 `json:"hash,omitempty"`
-	Keys     int64  `json:"keys,omitempty"`
-	Backup   string `json:"backup,omitempty"`
+	Old []byte `json:"old,omitempty"`
+	// Revision, Hash, Keys and SizeBytes are of the staged data; before that of the backup.
+	Revision  int64  `json:"revision,omitempty"`
+	Hash      uint32 `json:"hash,omitempty"`
+	Keys      int64  `json:"keys,omitempty"`
+	SizeBytes int64  `json:"sizeBytes,omitempty"`
+	Backup    string `json:"backup,omitempty"`
+	// Written is true once a client's write was found in the log of the new data: there is no way back then.
+	Written bool `json:"written,omitempty"`
+	// Record is the leader's record of the operation, as it came with Stop.
+	Record []byte `json:"record,omitempty"`
 }
 
 func (j *journalOperation) oldState() (*cluster.EtcdState, error) {

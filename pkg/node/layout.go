@@ -1,13 +1,8 @@
 package node
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -16,7 +11,8 @@ import (
 type layout string
 
 func (l layout) state() string                   { return filepath.Join(string(l), "state") }
-func (l layout) data(t cluster.Token) string     { return filepath.Join(string(l), "data", string(t)) }
+func (l layout) dataRoot() string                { return filepath.Join(string(l), "data") }
+func (l layout) data(t cluster.Token) string     { return filepath.Join(l.dataRoot(), string(t)) }
 func (l layout) pki(t cluster.Token) string      { return filepath.Join(string(l), "pki", string(t)) }
 func (l layout) trashRoot() string               { return filepath.Join(string(l), "data-trashcan") }
 func (l layout) own() string                     { return filepath.Join(string(l), "etcd-manager") }
@@ -29,60 +25,22 @@ func (l layout) staging(operation string) string { return filepath.Join(l.stagin
 func (l layout) snapshot(operation string) string {
 	return filepath.Join(l.staging(operation), "snapshot.db")
 }
+
+// stagePlan is what the proof has found out for the staging.
+func (l layout) stagePlan(operation string) string {
+	return filepath.Join(l.staging(operation), "plan.json")
+}
+
+// salvage is where the copy of a data dir is worked on.
+func (l layout) salvage(operation string) string {
+	return filepath.Join(l.staging(operation), "salvage")
+}
+
+// halfStaged is what etcd.Stage leaves beside a data dir when it is killed.
+func (l layout) halfStaged(t cluster.Token) string { return l.data(t) + halfStagedSuffix }
+
+const halfStagedSuffix = ".staging"
+
 func (l layout) memberDir(t cluster.Token) string { return filepath.Join(l.data(t), "member") }
 func (l layout) hasMember(t cluster.Token) bool   { return exists(l.memberDir(t)) }
 func exists(path string) bool                     { _, err := os.Stat(path); return err == nil }
-func (l layout) trash(t cluster.Token) string     { return filepath.Join(l.trashRoot(), string(t)) }
-
-// discardDir moves the data dir of a token into the trash can. What is not there counts as moved already.
-func (l layout) discardDir(t cluster.Token) error {
-	from := l.data(t)
-	if !exists(from) {
-		return nil
-	}
-	if err := os.MkdirAll(l.trashRoot(), 0o700); err != nil {
-		return fmt.Errorf("create trash can: %w", err)
-	}
-	to := l.trash(t)
-	for i := 2; exists(to); i++ {
-		to = fmt.Sprintf("%s.%d", l.trash(t), i)
-	}
-	now := time.Now()
-	_ = os.Chtimes(from, now, now) // the trash can is emptied by age of arrival
-	if err := os.Rename(from, to); err != nil {
-		return fmt.Errorf("move data dir to the trash can: %w", err)
-	}
-	klog.Infof("data dir %s is kept as %s", from, to)
-	return nil
-}
-
-// emptyTrash keeps the newest entries of the trash can.
-func (l layout) emptyTrash(keep int) error {
-	entries, err := os.ReadDir(l.trashRoot())
-	if os.IsNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("read trash can: %w", err)
-	}
-	type item struct {
-		path string
-		at   time.Time
-	}
-	var items []item
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			continue
-		}
-		items = append(items, item{filepath.Join(l.trashRoot(), e.Name()), info.ModTime()})
-	}
-	slices.SortFunc(items, func(a, b item) int { return b.at.Compare(a.at) })
-	for i := keep; i < len(items); i++ {
-		klog.Infof("trash can: removing %s, %d newer ones are kept", items[i].path, keep)
-		if err := os.RemoveAll(items[i].path); err != nil {
-			return fmt.Errorf("empty trash can: %w", err)
-		}
-	}
-	return nil
-}

@@ -20,6 +20,9 @@ import (
 // task is an action that is being carried out. Whoever asks for the same one again attaches to it.
 type task struct {
 	done chan struct{}
+	// preparing is the operation that the action prepares, before anything is stopped; cancel ends it when that is given up.
+	preparing string
+	cancel    context.CancelFunc
 
 	mu       sync.Mutex
 	progress *protosv1.PerformEvent
@@ -73,10 +76,14 @@ func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
 	if t := a.tasks[key]; t != nil {
 		return t, nil
 	}
+	a.giveUpFor(req)
 	t := &task{done: make(chan struct{})}
+	t.preparing, _ = operationOf(req)
+	var ctx context.Context
+	ctx, t.cancel = context.WithCancel(a.runCtx)
 	a.tasks[key] = t
-	ctx := a.runCtx
 	go func() {
+		defer t.cancel()
 		event, err := a.perform(ctx, req, t)
 		a.mu.Lock()
 		delete(a.tasks, key)
@@ -88,6 +95,33 @@ func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
 		close(t.done)
 	}()
 	return t, nil
+}
+
+// operationOf names the operation that an action prepares, or discards.
+func operationOf(req *protosv1.PerformRequest) (preparing, discarded string) {
+	switch x := req.GetAction().(type) {
+	case *protosv1.PerformRequest_Prove:
+		return x.Prove.GetOperation(), ""
+	case *protosv1.PerformRequest_Stage:
+		return x.Stage.GetOperation(), ""
+	case *protosv1.PerformRequest_Salvage:
+		return x.Salvage.GetOperation(), ""
+	case *protosv1.PerformRequest_Discard:
+		return "", x.Discard.GetOperation()
+	}
+	return "", ""
+}
+
+// giveUpFor ends what prepares an operation that the leader has given up: it asks to discard it, or prepares another one. Nothing waits then for
+// a store that hangs. mu is held.
+func (a *Agent) giveUpFor(req *protosv1.PerformRequest) {
+	preparing, discarded := operationOf(req)
+	for _, t := range a.tasks {
+		if t.preparing != "" && (t.preparing == discarded || preparing != "" && t.preparing != preparing) {
+			klog.Infof("what prepared restore %s is ended: it was given up", t.preparing)
+			t.cancel()
+		}
+	}
 }
 
 // taskKey is the same for requests that ask for the same action.
@@ -114,31 +148,50 @@ func (a *Agent) waitTasks() {
 	}
 }
 
-// perform carries out one action. All but backups take turns.
+// perform carries out one action. They take turns, but for those that may take long for the store's sake or only look.
 func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.PerformEvent, error) {
-	if b := req.GetTakeBackup(); b != nil {
-		return a.takeBackup(ctx, b, t)
-	}
-	select {
-	case a.one <- struct{}{}:
-		defer func() { <-a.one }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	// The wait may have been long: the leadership that asked can be over.
-	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
-		return nil, err
-	}
 	name := actionName(req)
-	a.setBusy(name)
-	defer a.setBusy("")
 	started := time.Now()
-	facts, err := a.act(ctx, req, t)
+	var event *protosv1.PerformEvent
+	var err error
+	switch x := req.GetAction().(type) {
+	case *protosv1.PerformRequest_TakeBackup:
+		return a.takeBackup(ctx, x.TakeBackup, t)
+	case *protosv1.PerformRequest_Salvage:
+		return a.salvage(ctx, req, t)
+	case *protosv1.PerformRequest_Verify:
+		event = &protosv1.PerformEvent{Done: true}
+		event.Facts, err = a.verify(ctx, x.Verify.GetOperation())
+	default:
+		event = &protosv1.PerformEvent{Done: true}
+		err = a.inTurn(ctx, req, func() (err error) {
+			started = time.Now()
+			event.Facts, err = a.act(ctx, req, t)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	klog.V(2).Infof("did %s for leader %s (term %d) in %s", name, req.GetLeader(), req.GetTerm(), time.Since(started).Round(time.Millisecond))
-	return &protosv1.PerformEvent{Done: true, Facts: facts}, nil
+	return event, nil
+}
+
+// inTurn waits until no other action changes the node, and does one then.
+func (a *Agent) inTurn(ctx context.Context, req *protosv1.PerformRequest, do func() error) error {
+	select {
+	case a.one <- struct{}{}:
+		defer func() { <-a.one }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	// The wait may have been long: the leadership that asked can be over.
+	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		return err
+	}
+	a.setBusy(actionName(req))
+	defer a.setBusy("")
+	return do()
 }
 
 func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.Facts, error) {
@@ -152,9 +205,11 @@ func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) 
 	case *protosv1.PerformRequest_Stage:
 		return a.stage(ctx, x.Stage, t)
 	case *protosv1.PerformRequest_Stop:
-		return nil, a.stop(ctx, x.Stop.GetOperation())
+		return nil, a.stop(ctx, x.Stop)
 	case *protosv1.PerformRequest_Switch:
 		return nil, a.switchTo(ctx, x.Switch)
+	case *protosv1.PerformRequest_Halt:
+		return nil, a.halt(ctx, x.Halt.GetOperation())
 	case *protosv1.PerformRequest_Rollback:
 		return nil, a.rollback(ctx, x.Rollback.GetOperation())
 	case *protosv1.PerformRequest_Discard:
@@ -206,11 +261,12 @@ func (a *Agent) accept(s *cluster.EtcdState, mayBeEmpty bool) error {
 			return fmt.Errorf("this node has no data of cluster %s", s.Token)
 		}
 		// Left from a membership whose state file is gone; it is kept, but never started again.
-		if err := a.l.discardDir(s.Token); err != nil {
+		if err := a.l.discardDir(s.Token, ""); err != nil {
 			return err
 		}
+		a.kickTrash()
 	}
-	if err := a.release(); err != nil {
+	if err := a.release(s.Token); err != nil {
 		return err
 	}
 	if mayBeEmpty && !a.l.hasMember(s.Token) && a.j.MayBeEmpty != s.Token {
@@ -228,8 +284,8 @@ func (a *Agent) accept(s *cluster.EtcdState, mayBeEmpty bool) error {
 	return nil
 }
 
-// release ends a hold that a restore has left: the leader knows that the restore is over. mu is held.
-func (a *Agent) release() error {
+// release ends a hold that a restore has left on the data of a token: the leader knows that the restore is over. mu is held.
+func (a *Agent) release(token cluster.Token) error {
 	if !a.holding() {
 		return nil
 	}
@@ -237,6 +293,9 @@ func (a *Agent) release() error {
 	j := a.j
 	op := *j.Operation
 	op.Phase = phaseReverted
+	if token == op.Token {
+		op.Phase = phaseSwitched
+	}
 	j.Operation = &op
 	return a.setJournal(j)
 }
@@ -258,27 +317,24 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 	if err := a.stopLocked(ctx, reason, stopServing); err != nil {
 		return err
 	}
-	if err := a.l.discardDir(token); err != nil {
+	if err := a.l.discardDir(token, s.EtcdVersion); err != nil {
 		return err
 	}
+	a.kickTrash()
 	if err := removeFile(a.l.state()); err != nil {
 		return err
 	}
 	a.mu.Lock()
 	a.state, a.lastExit, a.startErr = nil, "", ""
 	a.health = cluster.EtcdStatus{}
-	err := a.release()
+	err := a.release(token)
 	a.bump()
 	a.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if a.cfg.Certificates != nil {
-		if err := a.cfg.Certificates.Remove(a.l.pki(token)); err != nil {
-			klog.Warningf("%v", err)
-		}
-	}
-	return a.l.emptyTrash(a.cfg.KeepTrash)
+	a.forgetCertificates(token)
+	return nil
 }
 
 // takeBackup streams a snapshot of the own etcd into the store. It holds no lock, so the node goes on answering and acting.
@@ -314,7 +370,7 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 		return nil, fmt.Errorf("take backup: %w", err)
 	}
 	klog.Infof("backup %s (%s): revision %d, %d bytes stored, took %s", m.Backup, m.Reason, m.Revision, m.Stored.Size, m.Duration().Round(time.Millisecond))
-	return &protosv1.PerformEvent{Done: true, Backup: m.Backup, Facts: &protosv1.Facts{Revision: m.Revision, SizeBytes: m.Stored.Size, EtcdVersion: m.EtcdVersion, ClusterId: st.ClusterID}}, nil
+	return backupEvent(m), nil
 }
 
 // permanent tells whether trying again can't help.

@@ -109,10 +109,14 @@ func (a *Agent) dial(s *cluster.EtcdState) (*etcd.Client, error) {
 	return etcd.Dial(urls, a.cfg.Certificates.EtcdClient(host))
 }
 
-// adopt takes over an etcd that outlived an earlier manager.
-func (a *Agent) adopt() error {
+// adoptPatience is how long what isn't an etcd may hold the data dir: a child of the earlier manager that is being killed as well.
+const adoptPatience = 5 * time.Second
+
+// adopt takes over an etcd that outlived an earlier manager. One that should have been stopped for a restore, when that manager was killed, is
+// stopped now.
+func (a *Agent) adopt(ctx context.Context) error {
 	a.mu.Lock()
-	s := a.state.Clone()
+	s, holding := a.state.Clone(), a.holding()
 	a.mu.Unlock()
 	if s == nil {
 		return nil
@@ -120,6 +124,9 @@ func (a *Agent) adopt() error {
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
 	p, err := etcd.Adopt(a.l.pid(), a.l.data(s.Token))
+	for deadline := time.Now().Add(adoptPatience); errors.Is(err, etcd.ErrDataDirInUse) && time.Now().Before(deadline) && sleep(ctx, 100*time.Millisecond); {
+		p, err = etcd.Adopt(a.l.pid(), a.l.data(s.Token))
+	}
 	if err != nil {
 		return fmt.Errorf("adopt the running etcd: %w", err)
 	}
@@ -135,8 +142,17 @@ func (a *Agent) adopt() error {
 			klog.Warningf("the etcd with pid %d was started with other settings; they are kept until its next restart", p.PID())
 		}
 	}
-	klog.Infof("adopted the running etcd (pid %d, cluster %s); it goes on serving", p.PID(), s.Token)
-	return a.took(p, as)
+	if !holding {
+		klog.Infof("adopted the running etcd (pid %d, cluster %s); it goes on serving", p.PID(), s.Token)
+		return a.took(p, as)
+	}
+	if err := a.took(p, as); err != nil {
+		return err
+	}
+	if err := a.stopLocked(ctx, "it is held for a restore", stopHard); err != nil {
+		klog.Errorf("%v; the leader asks for it again", err)
+	}
+	return nil
 }
 
 // took remembers a running process. procMu is held.
@@ -162,7 +178,7 @@ func (a *Agent) took(p *etcd.Process, as *cluster.EtcdState) error {
 // startLocked makes etcd run in the current state; with restart a process that runs otherwise is stopped first. procMu is held.
 func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	a.mu.Lock()
-	s, p, holding, empty := a.state.Clone(), a.proc, a.holding(), a.j.MayBeEmpty
+	s, p, holding, empty := a.state.Clone(), a.proc, a.holding() || a.paused != "", a.j.MayBeEmpty
 	a.mu.Unlock()
 	if s == nil || holding || p != nil && !restart {
 		return nil

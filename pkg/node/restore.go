@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"google.golang.org/protobuf/proto"
@@ -19,28 +20,33 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// headroom is what must be left free on the disk after a backup was staged.
-const headroom = 64 << 20
+const (
+	// logRoom is what etcd lays out on disk for its write-ahead log before it writes a byte: the file in use and the next one.
+	logRoom = 2 * 64 << 20
+	// headroom is what must be free beside the database that is staged: the new etcd's log, and what the running etcd may take meanwhile. A
+	// restore never brings an etcd to the end of its disk.
+	headroom = logRoom + 64<<20
+	// startRoom is what must be free when etcd is stopped, so that the new one can be started: half of its log is there already.
+	startRoom = logRoom/2 + 16<<20
+)
 
-// enter makes op the operation of the journal. One that was given up without this node hearing of it is cleared away first.
-func (a *Agent) enter(op string) (*journalOperation, error) {
+// enter finds the operation in the journal, or begins it. One that was given up without this node hearing of it is cleared away first.
+func (a *Agent) enter(id string) (*journalOperation, error) {
 	a.mu.Lock()
-	cur := a.j.Operation
+	cur := a.operation()
 	a.mu.Unlock()
-	if cur != nil && cur.ID != op {
-		if cur.Phase == phaseStopped {
-			return nil, fmt.Errorf("etcd is held for another restore, %s", cur.ID)
-		}
-		if err := a.discard(cur.ID); err != nil {
-			return nil, err
-		}
-		cur = nil
+	switch {
+	case cur == nil:
+		return &journalOperation{ID: id}, nil
+	case cur.ID == id:
+		return cur, nil
+	case cur.Phase.held():
+		return nil, fmt.Errorf("etcd is held for another restore, %s", cur.ID)
 	}
-	if cur == nil {
-		return &journalOperation{ID: op}, nil
+	if err := a.discard(cur.ID); err != nil {
+		return nil, err
 	}
-	c := *cur
-	return &c, nil
+	return &journalOperation{ID: id}, nil
 }
 
 // note writes the operation's entry into the journal.
@@ -57,17 +63,17 @@ func (a *Agent) note(op *journalOperation) error {
 }
 
 func (op *journalOperation) facts() *protosv1.Facts {
-	return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, Hash: op.Hash}
+	return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, Hash: op.Hash, SizeBytes: op.SizeBytes}
 }
 
-// prove fetches a backup and checks all that can be checked. Nothing that runs is touched.
+// prove fetches a backup, checks all that can be checked, and plans its staging. Nothing that runs is touched.
 func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*protosv1.Facts, error) {
 	op, err := a.enter(req.GetOperation())
 	if err != nil {
 		return nil, err
 	}
 	switch op.Phase {
-	case "":
+	case phaseBegun:
 	case phaseProven:
 		if exists(a.l.snapshot(op.ID)) && op.Backup == req.GetBackup() {
 			return op.facts(), nil
@@ -75,63 +81,173 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 	default:
 		return op.facts(), nil
 	}
-	facts, err := a.fetch(ctx, op.ID, req.GetBackup(), t)
-	if err != nil {
-		if permanent(err) {
-			_ = os.RemoveAll(a.l.staging(op.ID))
-		}
+	if err := a.runnable(req.GetEtcdVersion()); err != nil {
 		return nil, err
 	}
-	op.Phase, op.Backup = phaseProven, req.GetBackup()
-	op.Revision, op.Keys, op.Hash = facts.Revision, facts.Keys, facts.Hash.Hash
+	if err := a.beginFetch(op, req.GetBackup()); err != nil {
+		return nil, err
+	}
+	f := fetcher{a: a, op: op.ID, backup: op.Backup, anyCluster: req.GetForceForeign(), plan: etcd.StagePlan{
+		BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: req.GetBumpRevision() > 0 || req.GetAtLeastRevision() > 0,
+		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: req.GetEtcdVersion(),
+	}}
+	facts, err := f.prove(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	op.Phase, op.Revision, op.Keys, op.Hash, op.SizeBytes = phaseProven, facts.Revision, facts.Keys, facts.Hash.Hash, facts.SizeBytes
+	if facts.Planned != nil {
+		op.Hash = facts.Planned.Hash.Hash
+	}
 	if err := a.note(op); err != nil {
 		return nil, err
 	}
-	f := op.facts()
-	f.SizeBytes = facts.SizeBytes
-	return f, nil
+	return op.facts(), nil
 }
 
-// fetch brings a backup into the staging area and proves it there.
-func (a *Agent) fetch(ctx context.Context, op, name string, t *task) (etcd.Facts, error) {
-	path := a.l.snapshot(op)
-	if err := os.MkdirAll(a.l.staging(op), 0o700); err != nil {
-		return etcd.Facts{}, fmt.Errorf("create staging area: %w", err)
+// beginFetch journals that a backup is being brought into the staging area, so that the leader, or the next start, knows what lies there.
+func (a *Agent) beginFetch(op *journalOperation, name string) error {
+	if op.Phase == phaseBegun && op.Backup == name {
+		return nil
 	}
-	if err := a.room(ctx, name); err != nil {
-		return etcd.Facts{}, err
+	if err := os.RemoveAll(a.l.staging(op.ID)); err != nil {
+		return fmt.Errorf("clear staging area: %w", err)
 	}
-	_, err := backup.FetchFile(ctx, a.cfg.Catalog, name, path, func(p backup.Progress) { t.report("fetch", p.Done, p.Total) })
-	if errors.Is(err, syscall.ENOSPC) {
-		return etcd.Facts{}, fmt.Errorf("fetch backup %s: %w: the disk of %s is full (%w)", name, err, a.cfg.DataDir, cluster.ErrPermanent)
+	op.Phase, op.Backup = phaseBegun, name
+	return a.note(op)
+}
+
+// runnable checks that this node has an etcd of the version that is to run; it is found out before anything is fetched or stopped.
+func (a *Agent) runnable(version string) error {
+	if version == "" {
+		return nil
 	}
-	if errors.Is(err, catalog.ErrNotFound) {
-		return etcd.Facts{}, fmt.Errorf("backup %s doesn't exist in the store: %w (%w)", name, err, cluster.ErrPermanent)
+	if _, err := a.cfg.Binaries.Nearest(version); err != nil {
+		return fmt.Errorf("this node can't run the restored cluster: %w (%w)", err, cluster.ErrPermanent)
 	}
-	if err != nil {
-		return etcd.Facts{}, err
+	return nil
+}
+
+func prefixes(list []string) [][]byte {
+	var out [][]byte
+	for _, p := range list {
+		out = append(out, []byte(p))
+	}
+	return out
+}
+
+// fetcher brings a backup into the staging area and proves it there.
+type fetcher struct {
+	a      *Agent
+	op     string
+	backup string
+	// anyCluster permits the backup of another cluster.
+	anyCluster bool
+	plan       etcd.StagePlan
+	// fresh is true once this fetcher has downloaded the backup itself.
+	fresh bool
+}
+
+// prove fetches the backup unless it lies here whole, checks it, and plans its staging. What can never succeed leaves nothing behind.
+func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
+	facts, err := f.try(ctx, t)
+	if permanent(err) && !f.fresh { // the file has suffered here; the backup may be as good as ever
+		klog.Warningf("%v; it is fetched again", err)
+		_ = os.RemoveAll(f.a.l.staging(f.op)) // or else it fails again, for good
+		facts, err = f.try(ctx, t)
+	}
+	if err == nil {
+		klog.Infof("backup %s is proven here: revision %d, %d keys, %d bytes", f.backup, facts.Revision, facts.Keys, facts.SizeBytes)
+		return facts, nil
+	}
+	err = f.a.fullDisk(err)
+	if errors.Is(err, etcd.ErrConfig) {
+		err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
+	}
+	if permanent(err) {
+		_ = os.RemoveAll(f.a.l.staging(f.op))
+	}
+	return etcd.Facts{}, err
+}
+
+func (f *fetcher) try(ctx context.Context, t *task) (etcd.Facts, error) {
+	path := f.a.l.snapshot(f.op)
+	// A snapshot has this name only once all its checksums were found right. One from before may have suffered on disk since.
+	f.fresh = !exists(path)
+	if f.fresh {
+		if err := f.fetch(ctx, path, t); err != nil {
+			return etcd.Facts{}, err
+		}
 	}
 	t.report("check", 0, 0)
-	facts, err := etcd.Prove(ctx, a.cfg.Executable, path)
-	if err != nil {
-		return etcd.Facts{}, fmt.Errorf("backup %s: %w", name, err)
+	o := etcd.ProveOptions{SkipHash: f.fresh, PlanPath: f.a.l.stagePlan(f.op)}
+	if f.plan.MarkCompacted || f.plan.TargetVersion != "" {
+		o.Plan = &f.plan
 	}
-	klog.Infof("backup %s is proven here: revision %d, %d keys, %d bytes", name, facts.Revision, facts.Keys, facts.SizeBytes)
+	facts, err := etcd.Prove(ctx, f.a.cfg.Executable, path, o)
+	if err != nil {
+		return etcd.Facts{}, fmt.Errorf("backup %s: %w", f.backup, err)
+	}
 	return facts, nil
 }
 
-// room checks that the disk can take the backup, where its manifest says how large it is.
-func (a *Agent) room(ctx context.Context, name string) error {
-	m, err := a.cfg.Catalog.Manifest(ctx, name)
-	if err != nil {
-		return nil // what is wrong with the backup is found and said by the fetch
+// fetch checks what is known of the backup beforehand, then downloads it.
+func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
+	if f.a.cfg.Catalog == nil {
+		return fmt.Errorf("fetch backup %s: no store: %w", f.backup, cluster.ErrPermanent)
 	}
-	need := m.Raw.Size + m.Raw.Size/4 + headroom
-	if free := diskFree(a.cfg.DataDir); free < need {
-		return fmt.Errorf("backup %s needs %d MiB on the disk of %s, %d MiB are free; make room or use a larger volume: %w",
-			name, need>>20, a.cfg.DataDir, free>>20, cluster.ErrPermanent)
+	// Half a file of an earlier attempt would count against the room.
+	if err := os.RemoveAll(f.a.l.staging(f.op)); err != nil {
+		return fmt.Errorf("clear staging area: %w", err)
+	}
+	m, err := f.a.cfg.Catalog.Manifest(ctx, f.backup)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("backup %s: %w", f.backup, err)
+	}
+	if m != nil {
+		if err := f.suits(m); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(f.a.l.staging(f.op), 0o700); err != nil {
+		return fmt.Errorf("create staging area: %w", err)
+	}
+	_, err = backup.FetchFile(ctx, f.a.cfg.Catalog, f.backup, path, backup.FileOptions{
+		Progress: func(p backup.Progress) { t.report("fetch", p.Done, p.Total) }, KeepFree: headroom,
+	})
+	if errors.Is(err, catalog.ErrNotFound) {
+		return fmt.Errorf("backup %s doesn't exist in the store: %w (%w)", f.backup, err, cluster.ErrPermanent)
+	}
+	return err
+}
+
+// suits refuses, by the manifest alone, what would be fetched in vain.
+func (f *fetcher) suits(m *catalog.Manifest) error {
+	if m.ClusterName != "" && m.ClusterName != f.a.cfg.ClusterName && !f.anyCluster {
+		return fmt.Errorf("backup %s is of cluster %q, and this is %q; to restore it all the same: etcd-manager-ctl restore-backup %s --force-foreign: %w",
+			f.backup, m.ClusterName, f.a.cfg.ClusterName, f.backup, cluster.ErrPermanent)
+	}
+	// The database is moved into its place, not copied.
+	return f.a.room("backup "+f.backup, m.Raw.Size)
+}
+
+// room checks that the disk can take so many bytes and etcd's log beside them.
+func (a *Agent) room(what string, size int64) error {
+	need, free := size+headroom, diskFree(a.cfg.DataDir)
+	if free < need {
+		return fmt.Errorf("%s needs %d MiB on the disk of %s, %d MiB are free; make room or use a larger volume: %w",
+			what, need>>20, a.cfg.DataDir, free>>20, cluster.ErrPermanent)
 	}
 	return nil
+}
+
+// fullDisk makes an error of a disk that is full one that the operator understands and that isn't tried again. A child process tells it in words.
+func (a *Agent) fullDisk(err error) error {
+	full := errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error())
+	if !full || errors.Is(err, cluster.ErrPermanent) {
+		return err
+	}
+	return fmt.Errorf("there is no room on the disk of %s (%d MiB are free), make some or use a larger volume: %w (%w)", a.cfg.DataDir, diskFree(a.cfg.DataDir)>>20, err, cluster.ErrPermanent)
 }
 
 // stage builds the new data dir beside the running one.
@@ -146,71 +262,146 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 		return nil, fmt.Errorf("the restored cluster doesn't have this node: %w", cluster.ErrPermanent)
 	}
 	switch op.Phase {
-	case phaseStaged, phaseStopped, phaseSwitched:
+	case phaseBegun, phaseProven:
+	case phaseReverted:
+		return nil, fmt.Errorf("restore %s was taken back here", op.ID)
+	default:
 		if op.Token == s.Token {
 			return op.facts(), nil
 		}
 		return nil, fmt.Errorf("restore %s is staged under token %s already, not %s", op.ID, op.Token, s.Token)
 	}
-	if _, done, _ := etcd.Staged(a.l.data(s.Token)); !done && !exists(a.l.snapshot(op.ID)) {
-		if _, err := a.fetch(ctx, op.ID, req.GetBackup(), t); err != nil {
-			return nil, err
-		}
-	}
-	t.report("stage", 0, 0)
-	cfg := etcd.StageConfig{
-		SnapshotPath: a.l.snapshot(op.ID), Consume: true, SelfExe: a.cfg.Executable, DataDir: a.l.data(s.Token), Name: self.Name, Token: s.Token,
-		BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true, TargetVersion: s.EtcdVersion,
-	}
-	for _, n := range s.Nodes {
-		cfg.InitialCluster = append(cfg.InitialCluster, etcd.Peer{Name: n.Name, PeerURLs: n.PeerURLs})
-	}
-	for _, p := range req.GetDropPrefixes() {
-		cfg.DropPrefixes = append(cfg.DropPrefixes, []byte(p))
-	}
-	r, err := etcd.Stage(ctx, cfg)
-	if err != nil {
+	if err := a.runnable(s.EtcdVersion); err != nil {
 		return nil, err
 	}
-	op.Phase, op.Token, op.Backup = phaseStaged, s.Token, req.GetBackup()
-	op.Revision, op.Hash, op.Keys = r.Revision, r.Hash.Hash, r.Keys
+	if err := a.claim(op, s.Token); err != nil {
+		return nil, err
+	}
+	r, err := a.stageData(ctx, op, req, s, t)
+	if err != nil {
+		err = a.fullDisk(err)
+		if errors.Is(err, etcd.ErrConfig) {
+			err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
+		}
+		return nil, err
+	}
+	op.Phase, op.Backup = phaseStaged, req.GetBackup()
+	op.Revision, op.Hash, op.Keys, op.SizeBytes = r.Revision, r.Hash.Hash, r.Keys, r.SizeBytes
 	if err := a.note(op); err != nil {
 		return nil, err
 	}
+	_ = os.RemoveAll(a.l.staging(op.ID)) // what stays behind is cleared away by discard
 	klog.Infof("backup %s is staged as %s: revision %d, hash %d", op.Backup, a.l.data(s.Token), r.Revision, r.Hash.Hash)
 	return op.facts(), nil
 }
 
-// stop writes down what runs and stops it. Until switch or rollback etcd stays stopped, also over a restart of the manager.
-func (a *Agent) stop(ctx context.Context, id string) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
+// claim journals which data dir is being built: one that is half built is known as the operation's.
+func (a *Agent) claim(op *journalOperation, token cluster.Token) error {
 	a.mu.Lock()
-	s, cur := a.state.Clone(), a.j.Operation
+	s := a.state
 	a.mu.Unlock()
-	if cur != nil && cur.ID != id && cur.Phase == phaseStopped {
-		return fmt.Errorf("etcd is held for another restore, %s", cur.ID)
+	switch {
+	case s != nil && s.Token == token:
+		return fmt.Errorf("restore %s can't be staged as %s, which runs here: %w", op.ID, token, cluster.ErrPermanent)
+	case op.Token == token:
+		return nil
+	case op.Token != "":
+		if err := a.removeStaged(op.Token); err != nil {
+			return err
+		}
 	}
-	op := &journalOperation{ID: id}
-	if cur != nil && cur.ID == id {
-		c := *cur
-		op = &c
+	op.Token = token
+	return a.note(op)
+}
+
+func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (etcd.StageResult, error) {
+	cfg := etcd.StageConfig{
+		SnapshotPath: a.l.snapshot(op.ID), PlanPath: a.l.stagePlan(op.ID), Consume: true, SelfExe: a.cfg.Executable, DataDir: a.l.data(s.Token),
+		Name: a.cfg.Self.Name, Token: s.Token, BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true,
+		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: s.EtcdVersion,
 	}
-	switch op.Phase {
-	case phaseSwitched:
-		return nil // further than that already
-	case phaseStopped:
+	for _, n := range s.Nodes {
+		cfg.InitialCluster = append(cfg.InitialCluster, etcd.Peer{Name: n.Name, PeerURLs: n.PeerURLs})
+	}
+	if _, done, _ := etcd.Staged(cfg.DataDir); done {
+		// The journal wasn't written; what was made is found again, unless it is to become something else now.
+		if r, err := etcd.Stage(ctx, cfg); !errors.Is(err, etcd.ErrNotEmpty) {
+			return r, err
+		}
+	}
+	if !exists(cfg.SnapshotPath) {
+		// It was moved by an attempt that was cut.
+		if err := a.removeStaged(s.Token); err != nil {
+			return etcd.StageResult{}, err
+		}
+		f := fetcher{a: a, op: op.ID, backup: req.GetBackup(), anyCluster: true, plan: etcd.StagePlan{
+			BumpRevision: cfg.BumpRevision, AtLeastRevision: cfg.AtLeastRevision, MarkCompacted: true, DropPrefixes: cfg.DropPrefixes, TargetVersion: cfg.TargetVersion,
+		}}
+		if _, err := f.prove(ctx, t); err != nil {
+			return etcd.StageResult{}, err
+		}
+	} else if err := a.room("staging backup "+req.GetBackup(), 0); err != nil {
+		return etcd.StageResult{}, err
+	}
+	t.report("stage", 0, 0)
+	return etcd.Stage(ctx, cfg)
+}
+
+// removeStaged removes a data dir that is staged, wholly or in part. It must not be the current one.
+func (a *Agent) removeStaged(token cluster.Token) error {
+	for _, path := range []string{a.l.halfStaged(token), a.l.data(token)} {
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove staged data: %w", err)
+		}
+	}
+	return nil
+}
+
+// discard clears away what is left of an operation: after a success the old data go into the trash can, after a failure the
+// staged ones are removed.
+func (a *Agent) discard(id string) error {
+	a.mu.Lock()
+	op, s := a.operation(), a.state
+	a.mu.Unlock()
+	if op == nil || op.ID != id {
+		return os.RemoveAll(a.l.staging(id))
+	}
+	switch {
+	case op.Phase.held():
+		return fmt.Errorf("etcd is held for restore %s; it has to be switched or taken back first", id)
+	case op.Phase == phaseSwitched:
+		old, err := op.oldState()
+		if err == nil && old != nil && (s == nil || s.Token != old.Token) {
+			if err := a.l.discardDir(old.Token, old.EtcdVersion); err != nil {
+				return err
+			}
+			a.forgetCertificates(old.Token)
+		}
 	default:
-		old, err := encodeState(s)
-		if err != nil {
-			return err
-		}
-		op.Phase, op.Old = phaseStopped, old
-		if err := a.note(op); err != nil {
-			return err
+		if op.Token != "" && (s == nil || s.Token != op.Token) {
+			if err := a.removeStaged(op.Token); err != nil {
+				return err
+			}
+			a.forgetCertificates(op.Token)
 		}
 	}
-	return a.stopLocked(ctx, "restore "+id, stopHard)
+	if err := os.RemoveAll(a.l.staging(id)); err != nil {
+		return fmt.Errorf("remove staging area: %w", err)
+	}
+	if err := a.note(nil); err != nil {
+		return err
+	}
+	a.kickTrash()
+	return nil
+}
+
+func (a *Agent) forgetCertificates(token cluster.Token) {
+	if a.cfg.Certificates == nil {
+		return
+	}
+	if err := a.cfg.Certificates.Remove(a.l.pki(token)); err != nil {
+		klog.Warningf("%v", err)
+	}
 }
 
 func encodeState(s *cluster.EtcdState) ([]byte, error) {
@@ -222,126 +413,6 @@ func encodeState(s *cluster.EtcdState) ([]byte, error) {
 		return nil, fmt.Errorf("encode state: %w", err)
 	}
 	return b, nil
-}
-
-// switchTo makes the staged data dir the current one. The state file is written before the journal: a crash in between leaves etcd
-// held, and the leader asks again.
-func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	s := wire.StateFromProto(req.GetState())
-	a.mu.Lock()
-	cur, running, have := a.j.Operation, a.proc != nil, a.state
-	a.mu.Unlock()
-	if cur == nil || cur.ID != req.GetOperation() || cur.Token != s.Token {
-		return fmt.Errorf("restore %s isn't staged here", req.GetOperation())
-	}
-	op := *cur
-	switch {
-	case op.Phase == phaseSwitched:
-		return a.startLocked(ctx, true)
-	case op.Phase == phaseStaged && have == nil: // nothing ran here
-	case op.Phase != phaseStopped:
-		return fmt.Errorf("restore %s is %s here, not stopped", op.ID, op.Phase)
-	case running:
-		return errors.New("the old etcd still runs")
-	}
-	if !a.l.hasMember(s.Token) {
-		return fmt.Errorf("the staged data dir %s is gone: %w", a.l.data(s.Token), cluster.ErrPermanent)
-	}
-	if err := writeState(a.l.state(), s); err != nil {
-		return err
-	}
-	op.Phase = phaseSwitched
-	a.mu.Lock()
-	a.state, a.stateErr, a.restarts = s, nil, 0
-	a.mu.Unlock()
-	if err := a.note(&op); err != nil {
-		return err
-	}
-	return a.startLocked(ctx, true)
-}
-
-// rollback brings state and data from before the restore back.
-func (a *Agent) rollback(ctx context.Context, id string) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	a.mu.Lock()
-	cur := a.j.Operation
-	a.mu.Unlock()
-	if cur == nil || cur.ID != id || cur.Phase == phaseReverted {
-		return nil
-	}
-	op := *cur
-	if op.Phase != phaseStopped && op.Phase != phaseSwitched {
-		return nil // nothing was changed yet
-	}
-	old, err := op.oldState()
-	if err != nil {
-		return err
-	}
-	klog.Warningf("restore %s is taken back; the data from before are brought back", id)
-	if op.Phase == phaseSwitched {
-		if err := a.stopLocked(ctx, "restore "+id+" is taken back", stopHard); err != nil {
-			return err
-		}
-	}
-	if old == nil {
-		err = removeFile(a.l.state())
-	} else {
-		err = writeState(a.l.state(), old)
-	}
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.state = old
-	a.mu.Unlock()
-	op.Phase = phaseReverted
-	if err := a.note(&op); err != nil {
-		return err
-	}
-	return a.startLocked(ctx, true)
-}
-
-// discard clears away what is left of an operation: after a success the old data go into the trash can, after a failure the
-// staged ones are removed.
-func (a *Agent) discard(id string) error {
-	a.mu.Lock()
-	cur, s := a.j.Operation, a.state
-	a.mu.Unlock()
-	if cur == nil || cur.ID != id {
-		return os.RemoveAll(a.l.staging(id))
-	}
-	switch cur.Phase {
-	case phaseStopped:
-		return fmt.Errorf("etcd is held for restore %s; it has to be switched or taken back first", id)
-	case phaseSwitched:
-		old, err := cur.oldState()
-		if err == nil && old != nil && (s == nil || s.Token != old.Token) {
-			if err := a.l.discardDir(old.Token); err != nil {
-				return err
-			}
-			if a.cfg.Certificates != nil {
-				if err := a.cfg.Certificates.Remove(a.l.pki(old.Token)); err != nil {
-					klog.Warningf("%v", err)
-				}
-			}
-		}
-	default:
-		if cur.Token != "" && (s == nil || s.Token != cur.Token) {
-			if err := os.RemoveAll(a.l.data(cur.Token)); err != nil {
-				return fmt.Errorf("remove staged data: %w", err)
-			}
-		}
-	}
-	if err := os.RemoveAll(a.l.staging(id)); err != nil {
-		return fmt.Errorf("remove staging area: %w", err)
-	}
-	if err := a.note(nil); err != nil {
-		return err
-	}
-	return a.l.emptyTrash(a.cfg.KeepTrash)
 }
 
 func removeFile(path string) error {

@@ -108,6 +108,12 @@ type BeginRestore struct {
 	Op      Operation
 }
 
+// SalvageData has a node make a backup in the store out of a data dir without a quorum; the operation's record gets its name.
+type SalvageData struct {
+	Op   Operation
+	Node cluster.NodeID
+}
+
 // ProveBackup has the nodes fetch and prove the operation's backup.
 type ProveBackup struct {
 	Op    Operation
@@ -132,10 +138,22 @@ type StopAll struct {
 	Nodes []cluster.NodeID
 }
 
-// SwitchAll makes the staged data dirs current and starts etcd, quarantined.
+// SwitchAll makes the staged data dirs current and starts etcd, open to clients.
 type SwitchAll struct {
 	Op     Operation
 	Starts []StartEtcd
+}
+
+// HaltAll stops the restored etcd on the nodes and has them read from its log whether clients have written.
+type HaltAll struct {
+	Op    Operation
+	Nodes []cluster.NodeID
+}
+
+// VerifyAll has the nodes compare what their running etcd holds with what was staged. What they find goes into the record.
+type VerifyAll struct {
+	Op    Operation
+	Nodes []cluster.NodeID
 }
 
 // RollbackAll brings the old data back.
@@ -174,11 +192,14 @@ func (UpdateMember) fenced() bool  { return false }
 func (RemoveMember) fenced() bool  { return false }
 func (SetAside) fenced() bool      { return false }
 func (BeginRestore) fenced() bool  { return true }
+func (SalvageData) fenced() bool   { return true }
 func (ProveBackup) fenced() bool   { return true }
 func (StageBackup) fenced() bool   { return true }
 func (SafetyBackup) fenced() bool  { return true }
 func (StopAll) fenced() bool       { return true }
 func (SwitchAll) fenced() bool     { return true }
+func (HaltAll) fenced() bool       { return true }
+func (VerifyAll) fenced() bool     { return false }
 func (RollbackAll) fenced() bool   { return true }
 func (Advance) fenced() bool       { return true }
 func (FinishRestore) fenced() bool { return true }
@@ -231,6 +252,9 @@ func (a SetAside) String() string { return fmt.Sprintf("set-aside node=%s token=
 func (a BeginRestore) String() string {
 	return fmt.Sprintf("begin-restore command=%s backup=%s token=%s nodes=%s version=%s", a.Command, a.Op.Backup, a.Op.Token, names(a.Op.Nodes), a.Op.Version)
 }
+func (a SalvageData) String() string {
+	return fmt.Sprintf("salvage-data op=%s node=%s", a.Op.ID, a.Node)
+}
 func (a ProveBackup) String() string {
 	return fmt.Sprintf("prove-backup op=%s nodes=%s", a.Op.ID, ids(a.Nodes))
 }
@@ -245,6 +269,12 @@ func (a StopAll) String() string {
 }
 func (a SwitchAll) String() string {
 	return fmt.Sprintf("switch-all op=%s nodes=%s", a.Op.ID, startIDs(a.Starts))
+}
+func (a HaltAll) String() string {
+	return fmt.Sprintf("halt-all op=%s nodes=%s", a.Op.ID, ids(a.Nodes))
+}
+func (a VerifyAll) String() string {
+	return fmt.Sprintf("verify-all op=%s nodes=%s", a.Op.ID, ids(a.Nodes))
 }
 func (a RollbackAll) String() string {
 	return fmt.Sprintf("rollback-all op=%s nodes=%s", a.Op.ID, ids(a.Nodes))

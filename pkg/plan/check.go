@@ -14,14 +14,8 @@ func Check(o *Observation, a Action, p Policy) error {
 		return nil
 	}
 	if a.fenced() {
-		if o.Store.Error != "" {
-			return fmt.Errorf("%s without the store: no one could be fenced off", a)
-		}
-		if !o.Store.Holder.Mine {
-			return fmt.Errorf("%s without holding the store's leader record", a)
-		}
-		if !o.Store.Fences && !p.AllowUnfenced {
-			return fmt.Errorf("%s on a store that ignores conditional puts", a)
+		if err := checkFenced(o, a, p); err != nil {
+			return err
 		}
 	}
 	switch a := a.(type) {
@@ -49,6 +43,8 @@ func Check(o *Observation, a Action, p Policy) error {
 		return checkSource(o, a.Node)
 	case BeginRestore:
 		return checkBegin(o, a)
+	case SalvageData:
+		return checkSalvage(o, a)
 	case SafetyBackup:
 		if err := checkOp(o, a.Op, OpSaving); err != nil {
 			return err
@@ -62,12 +58,30 @@ func Check(o *Observation, a Action, p Policy) error {
 		return checkStop(o, a)
 	case SwitchAll:
 		return checkSwitch(o, a, p)
+	case HaltAll:
+		return checkHalt(o, a)
+	case VerifyAll:
+		return checkOp(o, a.Op, OpVerifying)
 	case RollbackAll:
 		return checkRollback(o, a)
 	case Advance:
 		return checkAdvance(o, a, p)
 	case FinishRestore:
 		return checkFinish(o, a)
+	}
+	return nil
+}
+
+// checkFenced: what can't be taken back is done by the one who holds the leader record, in a store that can tell who does. Without the
+// store only a commit goes on, and only if all who could obey another leader obey this one.
+func checkFenced(o *Observation, a Action, p Policy) error {
+	switch {
+	case o.Store.Error != "":
+		return checkUnwatched(o, a)
+	case !o.Store.Holder.Mine:
+		return fmt.Errorf("%s without holding the store's leader record", a)
+	case !o.Store.Fences && !p.AllowUnfenced:
+		return fmt.Errorf("%s on a store that ignores conditional puts", a)
 	}
 	return nil
 }
@@ -178,17 +192,13 @@ func checkStart(o *Observation, a StartEtcd) error {
 	return checkRestart(o, a, lifts)
 }
 
-// mayRelease: the store says that no restore is under way and that the cluster is the right one, or that the restore which made
-// it has got so far.
+// mayRelease: the store says that no restore is under way and that the cluster is the right one.
 func mayRelease(o *Observation, t cluster.Token) bool {
-	op, m := o.underWay(), o.Store.Marker
-	if op != nil {
-		return o.Store.Error == "" && op.State == OpLifting && op.Token == t
-	}
-	return o.Store.Error == "" && (m.Token == "" || m.Token == t)
+	m := o.Store.Marker
+	return o.Store.Error == "" && o.underWay() == nil && (m.Token == "" || m.Token == t)
 }
 
-// mayOpen: clients are in already, the marker says formed, or the restore that made the cluster says verified.
+// mayOpen: clients are in already, or the marker says formed.
 func mayOpen(o *Observation, t cluster.Token) bool {
 	for _, x := range o.Nodes {
 		if x.State != nil && x.State.Token == t && !x.State.Quarantined {
@@ -196,11 +206,8 @@ func mayOpen(o *Observation, t cluster.Token) bool {
 		}
 	}
 	s := o.Store
-	if s.Error != "" {
+	if s.Error != "" || o.underWay() != nil {
 		return false
-	}
-	if op := s.Operation; op != nil && !op.State.Ended() {
-		return op.State == OpLifting && op.Token == t
 	}
 	return s.Marker.Phase == MarkerFormed && (s.Marker.Token == t || s.Marker.Token == "")
 }

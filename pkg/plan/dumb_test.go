@@ -15,15 +15,18 @@ func dumb(o *Observation, a Action, p Policy) error {
 	}
 	lasting := false // can't be taken back
 	switch a.(type) {
-	case CreateMarker, ReplaceMarker, StartAll, MarkFormed, BeginRestore, ProveBackup, StageBackup, SafetyBackup, StopAll, SwitchAll, RollbackAll, Advance, FinishRestore, FailCommand:
+	case CreateMarker, ReplaceMarker, StartAll, MarkFormed, BeginRestore, SalvageData, ProveBackup, StageBackup, SafetyBackup, StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore, FailCommand:
 		lasting = true
 	}
+	away := o.Store.Error != ""
 	switch {
-	case lasting && o.Store.Error != "":
-		return errors.New("the store is away")
+	case lasting && away:
+		if err := dumbAlone(o, a); err != nil {
+			return err
+		}
 	case lasting && !o.Store.Holder.Mine:
 		return errors.New("another leader may hold the term")
-	case lasting && !o.Store.Fences && !p.AllowUnfenced:
+	case lasting && !away && !o.Store.Fences && !p.AllowUnfenced:
 		return errors.New("the store lies")
 	}
 	op := o.Store.Operation
@@ -116,26 +119,111 @@ func dumb(o *Observation, a Action, p Policy) error {
 		if underWay || len(o.Store.Commands) == 0 || states[a.Op.Token] > 0 {
 			return errors.New("a restore beside another, or of nothing, or into data that are there")
 		}
+		if (a.Op.Backup == "") != (a.Op.State == OpSalvaging) || (a.Op.Backup == "") != (a.Op.Source.Node != "") {
+			return errors.New("a restore of neither a backup nor a data dir")
+		}
+		return dumbSource(o, a.Op.Source)
+	case SalvageData:
+		if !underWay || op.State != OpSalvaging || op.Backup != "" || a.Node != op.Source.Node {
+			return errors.New("salvages what the record doesn't name, or twice")
+		}
+		return dumbSource(o, op.Source)
 	case RollbackAll:
-		for _, n := range o.Nodes {
-			if n.State != nil && n.State.Token == a.Op.Token && !n.State.Quarantined {
-				return errors.New("rolls back what clients have written to")
+		for _, id := range a.Nodes {
+			for _, n := range o.Nodes {
+				for _, s := range n.Staged {
+					if n.ID == id && s.Operation == a.Op.ID && s.Written {
+						return errors.New("rolls back what clients have written to")
+					}
+				}
 			}
 		}
-		ended := false
 		for _, x := range o.Store.RolledBack {
-			ended = ended || x.Token == a.Op.Token && !underWay
+			if x.Token == a.Op.Token && !underWay && 2*len(a.Nodes) <= len(x.Nodes) {
+				return nil
+			}
 		}
-		if !ended && (op == nil || op.Token != a.Op.Token || op.State != OpReverting) {
-			return errors.New("rolls back what nobody gave up")
+		if op == nil || op.Token != a.Op.Token || op.State != OpReverting || !op.Unwritten || op.Written {
+			return errors.New("rolls back what nobody gave up, or what clients may have written to")
 		}
-	case ProveBackup, StageBackup, StopAll, SwitchAll, Advance, FinishRestore:
+	case ProveBackup, StageBackup, StopAll, SwitchAll, HaltAll, VerifyAll, Advance, FinishRestore:
 		if !underWay {
 			return errors.New("no restore is under way")
 		}
 		return dumbRestore(o, a)
 	}
 	return nil
+}
+
+// dumbAlone says why something lasting must not be done without the store.
+func dumbAlone(o *Observation, a Action) error {
+	op := o.Store.Operation
+	switch x := a.(type) {
+	case StopAll, SwitchAll, HaltAll, RollbackAll:
+	case Advance:
+		if x.To == OpStaging || x.To == OpSaving || x.To == OpStopping || x.To == OpProving {
+			return errors.New("begins a commit without the store")
+		}
+	default:
+		return errors.New("the store is away")
+	}
+	if op == nil || op.State != OpStopping && op.State != OpSwitching && op.State != OpVerifying && op.State != OpReverting {
+		return errors.New("the store is away and no commit is under way")
+	}
+	var names []string
+	for _, f := range op.Nodes {
+		names = append(names, f.Name)
+	}
+	for _, n := range o.Nodes {
+		if n.State == nil || n.State.Token != op.OldToken {
+			continue
+		}
+		for _, f := range n.State.Nodes {
+			names = append(names, f.Name)
+		}
+		for _, m := range n.Etcd.Members {
+			if m.Name != "" {
+				names = append(names, m.Name)
+			}
+		}
+	}
+	for _, name := range names {
+		here := false
+		for _, n := range o.Nodes {
+			trace := n.Operation == op.ID || len(n.Staged) > 0 && n.Staged[0].Operation == op.ID || n.State != nil && n.State.Token == op.Token
+			here = here || string(n.ID) == name && trace
+		}
+		if !here {
+			return fmt.Errorf("the store is away, and %s can't be asked", name)
+		}
+	}
+	return nil
+}
+
+// dumbSource says why nothing must be salvaged from there.
+func dumbSource(o *Observation, src Source) error {
+	if src.Node == "" {
+		return nil
+	}
+	for _, n := range o.Nodes {
+		if n.ID != src.Node {
+			continue
+		}
+		if n.State != nil && n.State.Token == src.Token && n.DataPresent {
+			for _, x := range o.Nodes {
+				if x.State != nil && x.State.Token == src.Token && x.Etcd.Healthy && !x.Etcd.Learner {
+					return errors.New("salvages from a cluster that has a quorum")
+				}
+			}
+			return nil
+		}
+		for _, t := range n.Trash {
+			if t.Token == src.Token {
+				return nil
+			}
+		}
+	}
+	return errors.New("salvages what isn't there")
 }
 
 func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
@@ -155,7 +243,7 @@ func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
 		return errors.New("changes the node's cluster")
 	case n.State != nil && n.DataPresent && a.MayBeEmpty:
 		return errors.New("may overwrite data")
-	case n.Holding && (o.Store.Error != "" || underWay && (o.Store.Operation.State != OpLifting || o.Store.Operation.Token != a.State.Token)):
+	case n.Holding && (o.Store.Error != "" || underWay):
 		return errors.New("starts what a restore has stopped")
 	case n.Holding && !underWay && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.State.Token:
 		return errors.New("starts what a restore has replaced")
@@ -178,8 +266,7 @@ func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
 	}
 	if n.State.Quarantined && !a.State.Quarantined && !open {
 		formed := o.Store.Error == "" && !underWay && o.Store.Marker.Phase == MarkerFormed && (o.Store.Marker.Token == a.State.Token || o.Store.Marker.Token == "")
-		verified := o.Store.Error == "" && underWay && o.Store.Operation.State == OpLifting && o.Store.Operation.Token == a.State.Token
-		if !formed && !verified {
+		if !formed {
 			return errors.New("lets clients into what isn't formed or verified")
 		}
 	}
@@ -286,30 +373,79 @@ func dumbAside(o *Observation, a SetAside, underWay bool) error {
 
 func dumbRestore(o *Observation, a Action) error {
 	op := o.Store.Operation
-	staged, switched, running, held := 0, 0, 0, 0
+	all := len(op.Nodes)
+	staged, switched, oldRuns, away, heldBack, serve, bad, wrote, unasked, back, wiped := 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+	for _, f := range op.Nodes {
+		here := false
+		for _, n := range o.Nodes {
+			here = here || string(n.ID) == f.Name
+		}
+		if !here {
+			away++
+		}
+	}
 	for _, n := range o.Nodes {
-		if n.State != nil && n.State.Token != op.Token && n.Etcd.Running {
-			running++ // the old one
-		}
-		if n.Holding {
-			held++
-		}
+		isNew, member := n.State != nil && n.State.Token == op.Token, false
 		for _, f := range op.Nodes {
-			if f.Name != string(n.ID) {
-				continue
+			member = member || f.Name == string(n.ID)
+		}
+		halted, written, staging := false, false, false
+		for _, s := range n.Staged {
+			if s.Operation == op.ID && s.Token == op.Token {
+				halted, written = s.Halted, s.Written
+				staging = s.Hash == op.Hash && s.Revision == op.Revision
 			}
-			if n.State != nil && n.State.Token == op.Token {
-				switched++
-				continue
+		}
+		switch {
+		case isNew:
+			switched++
+		case staging && member:
+			staged++
+		}
+		if n.State != nil && !isNew && n.Etcd.Running {
+			oldRuns++
+		}
+		if member && !isNew && !staging && (n.State == nil || n.State.Token != op.OldToken) {
+			wiped++
+		}
+		if n.Operation == op.ID && len(n.Staged) == 0 && !n.Holding && !isNew {
+			back++
+		}
+		if (n.Holding || isNew) && !written {
+			heldBack++
+		}
+		if isNew && n.Etcd.Healthy && !n.Etcd.Learner && n.Etcd.LeaderID != 0 {
+			serve++
+			if member && n.Etcd.Revision < op.Revision {
+				bad++
 			}
-			for _, s := range n.Staged {
-				if s.Hash == op.Hash && s.Revision == op.Revision && s.Token == op.Token {
-					staged++
+			for _, x := range o.Nodes {
+				apart := x.ID != n.ID && x.State != nil && x.State.Token == op.Token && x.Etcd.Healthy && len(x.Etcd.Members) > 0
+				for _, m := range n.Etcd.Members {
+					apart = apart && m.ID != x.Etcd.MemberID
+				}
+				for _, m := range x.Etcd.Members {
+					apart = apart && m.ID != n.Etcd.MemberID
+				}
+				if apart {
+					bad++
 				}
 			}
 		}
+		if isNew && (written || len(n.Staged) == 0) {
+			wrote++
+		}
+		if isNew && !halted {
+			unasked++
+		}
 	}
-	complete := staged+switched == len(op.Nodes)
+	next := false
+	for _, c := range o.Store.Commands {
+		next = next || c.Ready && c.Name != op.ID
+	}
+	have := staged + switched
+	final := op.Written || o.Store.Marker.Token == op.Token && len(op.Verified) > 0
+	inCommit := op.State == OpStopping || op.State == OpSwitching || op.State == OpVerifying
 	switch a := a.(type) {
 	case StopAll:
 		for _, id := range a.Nodes {
@@ -319,31 +455,65 @@ func dumbRestore(o *Observation, a Action) error {
 				}
 			}
 		}
-		if op.State != OpLifting && !complete || op.State == OpProving || op.State == OpStaging || op.State == OpSaving || op.State == OpReverting {
-			return errors.New("stops before all is staged")
+		if !inCommit || op.State != OpVerifying && 2*have <= all && !op.Written && serve == 0 {
+			return errors.New("stops before enough is staged")
 		}
 	case SwitchAll:
-		if !complete || running > 0 || op.State != OpSwitching {
-			return errors.New("switches before all is stopped")
+		if back > 0 && !op.Written {
+			return errors.New("switches beside a node that has gone back")
+		}
+		if oldRuns > 0 || op.State != OpSwitching && op.State != OpVerifying || op.State == OpSwitching && 2*have <= all && !op.Written && serve == 0 {
+			return errors.New("switches before the old one is stopped and enough is staged")
+		}
+		for _, s := range a.Starts {
+			if s.State.Quarantined || s.State.Token != op.Token {
+				return errors.New("starts something else")
+			}
+		}
+	case HaltAll:
+		if op.State != OpReverting || op.Written || op.Unwritten {
+			return errors.New("halts what isn't being taken back, or what was halted before")
+		}
+	case VerifyAll:
+		if op.State != OpVerifying {
+			return errors.New("compares before it is to run")
 		}
 	case Advance:
 		switch {
-		case a.To == OpStopping && !complete:
+		case a.To == OpProving && op.Backup == "":
+			return errors.New("proves nothing")
+		case a.To == OpStopping && have < all:
 			return errors.New("goes on to stop before all is staged")
 		case a.To == OpStopping && op.RevisionBefore >= op.Revision:
 			return errors.New("the revision goes back")
-		case a.To == OpLifting && switched != len(op.Nodes):
-			return errors.New("lifts before all have switched")
-		case a.To == OpReverting && (op.State == OpLifting || op.State == OpSaving):
+		case a.To == OpSwitching && op.State == OpReverting && (wrote == 0 || !a.Op.Written || op.Unwritten):
+			return errors.New("goes on though nobody has written")
+		case a.To == OpSwitching && op.State != OpReverting && (oldRuns > 0 || 2*have <= all && !op.Written && serve == 0):
+			return errors.New("switches what isn't stopped or not staged")
+		case a.To == OpVerifying && 2*switched <= all && serve == 0:
+			return errors.New("verifies what a minority has")
+		case a.To == OpReverting && op.State != OpReverting && final:
+			return errors.New("takes back what the store names as the cluster")
+		case a.To == OpReverting && (op.Written || !inCommit && op.State != OpReverting):
 			return errors.New("takes back what clients have written to, or what was never begun")
+		case a.To == OpReverting && op.State != OpReverting && serve > 0 && bad == 0:
+			return errors.New("takes back what serves")
+		case a.To == OpReverting && 2*(away+wiped) > all && !next && back == 0 && (op.State != OpStopping || switched > 0):
+			return errors.New("takes back what may be serving elsewhere")
+		case a.To == OpReverting && op.State == OpReverting && a.Op.Unwritten && unasked+wrote > 0 && back == 0:
+			return errors.New("says that nobody has written, and hasn't asked all or has heard otherwise")
+		case a.Op.Unwritten && a.To != OpReverting, a.Op.Written && !op.Written && a.To != OpSwitching:
+			return errors.New("knows whether clients have written from nowhere")
 		}
 	case FinishRestore:
 		switch {
-		case a.To == OpFailed && op.State != OpProving && op.State != OpStaging && op.State != OpSaving:
+		case a.To == OpFailed && op.State != OpSalvaging && op.State != OpProving && op.State != OpStaging && op.State != OpSaving:
 			return errors.New("fails after the stop, with no way back")
-		case a.To == OpDone && op.State != OpLifting:
+		case a.To == OpDone && op.State != OpVerifying && !(final && next):
 			return errors.New("done before it was verified")
-		case a.To == OpRolledBack && (op.State != OpReverting || held > 0 || switched > 0):
+		case a.To == OpDone && serve == 0 && !(final && next):
+			return errors.New("done and it doesn't serve")
+		case a.To == OpRolledBack && (op.State != OpReverting || heldBack > 0 || !op.Unwritten):
 			return errors.New("rolled back and not all have the old data")
 		}
 	}

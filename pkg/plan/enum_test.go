@@ -25,17 +25,22 @@ var nodeChoices = []string{
 	"token=T1 staged", "token=T1 quarantined", "joined", "joined behind=90000", "joined stopped 5m", "token=T1 attempt", "token=T1 unhealthy 10s", "token=T1 unhealthy 5m staged",
 	"token=T1 stopped 5m", "token=T1 nodata 5m", "token=T1 held staged", "token=T1 held", "token=T1 staged hash=43", "token=T1 revision=2000000000",
 	"token=T0", "token=T0 attempt", "token=T0 held", "token=T0 of=x,y,z",
-	"switched", "switched open", "switched unhealthy 10s", "switched revision=5", "switched held",
+	"token=T1 nodata trash=T7@2.9 5m", "new trash=T7@2.10", "token=T1 reverted", "token=T1 staged forgot",
+	"switched", "switched forgot", "switched unhealthy 10s", "switched unhealthy 5m", "switched revision=5", "switched held",
+	"switched halted", "switched halted=written",
 }
 
 var commonLetters = []letter{
 	{"store", []string{"", "store away", "store unknown", "store lies"}},
 	{"marker", []string{"marker formed token=T1", "marker absent", "marker forming founders=%n token=T1", "marker formed token=T0", "marker foreign", "marker formed token=R1", "marker forming founders=a,x,y token=T1"}},
 	{"holder", []string{"holder mine", "holder none", "holder b 10s", "holder z 10s", "holder z 1h"}},
-	{"command", []string{"", "command r2", "command r2 ready", "command r2 ready members=1", "command r2 ready;command r3 ready", "command unreadable", "failed r0"}},
-	{"restore", []string{"", "restore proving", "restore proving proven=%n", "restore staging", "restore saving", "restore saving saved nodes=a", "restore saving saved", "restore stopping",
-		"restore stopping nodes=a", "restore stopping 1h", "restore switching", "restore switching nodes=a", "restore verifying", "restore verifying 1h", "restore verifying old=none", "restore lifting", "restore lifting 1h",
-		"restore rolling-back", "restore rolling-back old=none", "restore staging 2h", "restore staging reason=full", "restore switching retry=10s", "restore unheard-of", "restore done"}},
+	{"command", []string{"", "command r2 source=a:T1 ready", "command r2 source=c:T7 ready", "command r2 source=:T7 ready", "command r2", "command r2 ready", "command r2 ready members=1", "command r2 ready;command r3 ready", "command unreadable", "failed r0"}},
+	{"restore", []string{"", "restore salvaging source=a:T1", "restore salvaging source=c:T7", "restore salvaging source=a:T1 backup=B9", "restore proving", "restore proving proven=%n",
+		"restore proving withdrawn", "restore staging", "restore saving", "restore saving saved nodes=a", "restore saving saved", "restore saving withdrawn",
+		"restore stopping", "restore stopping nodes=a", "restore stopping 1h", "restore switching", "restore switching nodes=a", "restore switching 1h", "restore switching written", "restore switching written 1h",
+		"restore verifying", "restore verifying 150s", "restore verifying 150s verified=%n", "restore verifying verified=%n", "restore verifying 1h", "restore verifying old=none", "restore verifying written 1h", "restore verifying reason=broken",
+		"restore rolling-back", "restore rolling-back unwritten", "restore rolling-back unwritten 1h", "restore rolling-back old=none", "restore rolling-back unwritten old=none",
+		"restore staging 2h", "restore staging reason=full", "restore switching retry=10s", "restore unheard-of", "restore done"}},
 	{"settled", []string{"settled 1h", "settled 0s", "settled 30s"}},
 	{"backup", []string{"", "backup 20m", "backup never", "backup running", "backup future 48h", "backup retry 10s"}},
 	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec none", "spec 2"}},
@@ -82,7 +87,7 @@ func TestSmallWorlds(t *testing.T) {
 		t.Logf("%d nodes: %d of %d worlds", n, *enumCases, total)
 	}
 	for _, kind := range []string{"TakeTerm", "CreateMarker", "ReplaceMarker", "StartAll", "StartEtcd", "MarkFormed", "TakeBackup", "AddLearner", "Promote", "RemoveMember", "SetAside",
-		"BeginRestore", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand", "nothing"} {
+		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll", "VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand", "nothing"} {
 		if did[kind] == 0 {
 			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
 		}
@@ -104,8 +109,13 @@ var themes = []map[string]string{
 	{"node": "token=T1 staged", "restore": "restore stopping"},
 	{"node": "token=T1 held staged", "restore": "restore switching"},
 	{"node": "switched", "restore": "restore verifying"},
-	{"node": "switched", "restore": "restore lifting"},
-	{"node": "switched held", "restore": "restore rolling-back"},
+	{"node": "switched", "restore": "restore verifying 150s verified=%n"},
+	{"node": "switched unhealthy 5m", "restore": "restore verifying 1h"},
+	{"node": "switched halted", "restore": "restore rolling-back"},
+	{"node": "switched halted", "restore": "restore rolling-back unwritten"},
+	{"node": "switched", "restore": "restore verifying", "store": "store away"},
+	{"node": "switched halted", "restore": "restore rolling-back", "store": "store away"},
+	{"node": "token=T1 held staged", "restore": "restore switching", "store": "store away"},
 }
 
 // ordinary draws a world in which every letter is the theme's ordinary one three times of four.
@@ -221,8 +231,7 @@ func (w *world) small(words []string) (err error) {
 		if op := w.o.Store.Operation; op != nil {
 			ids = nodeNames(op.Nodes)
 		}
-		w.run(n, restoreToken, ids)
-		n.status.State.Quarantined, n.status.Etcd.Revision = true, stagedRev
+		w.switched(n, restoreToken, ids)
 		a = a[1:]
 	}
 	w.setNode(n, a)

@@ -21,6 +21,9 @@ func (r *rules) backup() (Decision, bool) {
 	if s.Marker.Phase == MarkerForming {
 		return none, false
 	}
+	if r.o.Restored {
+		return r.backupNow("after-restore", "a restored cluster begins with a backup of its own")
+	}
 	age := r.o.Now.Sub(s.NewestBackup)
 	if !s.NewestBackup.IsZero() && age < r.p.BackupInterval && age > -r.p.BackupInterval {
 		return none, false
@@ -28,32 +31,46 @@ func (r *rules) backup() (Decision, bool) {
 	if r.o.Now.Sub(r.o.BackupDoneAt) < r.p.BackupInterval {
 		return none, false // one that is dated in the future stays the newest, whatever is taken after it
 	}
-	n := r.backupNode()
-	if n == nil {
-		return none, false
-	}
 	why := fmt.Sprintf("the newest backup is %s old, the interval is %s", round(age), r.p.BackupInterval)
 	if s.NewestBackup.IsZero() {
 		why = "there is no backup yet"
 	} else if age < 0 {
 		why = fmt.Sprintf("the newest backup is dated %s in the future", round(-age))
 	}
-	return do(TakeBackup{Node: n.ID, Reason: "periodic"}, "%s", why)
+	return r.backupNow("periodic", why)
 }
 
-// backupNode is the healthy follower with the lowest id, or the etcd leader if there is no other. Learners don't serve snapshots.
+func (r *rules) backupNow(reason, why string) (Decision, bool) {
+	n := r.backupNode()
+	if n == nil {
+		return none, false
+	}
+	return do(TakeBackup{Node: n.ID, Reason: reason}, "%s", why)
+}
+
+// backupNode is the healthy follower with the lowest id, or the etcd leader if there is no other. Learners don't serve snapshots. A node
+// on which a backup has failed lately is only taken if there is no other: it may be cut off from the store.
 func (r *rules) backupNode() *cluster.NodeStatus {
-	var leader *cluster.NodeStatus
+	var best *cluster.NodeStatus
+	worth := func(n *cluster.NodeStatus) int {
+		w := 0
+		if !slices.Contains(r.o.BackupFailed, n.ID) {
+			w += 2
+		}
+		if n.Etcd.MemberID != n.Etcd.LeaderID {
+			w++
+		}
+		return w
+	}
 	for _, n := range r.v.nodes {
 		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined {
 			continue
 		}
-		if n.Etcd.MemberID != n.Etcd.LeaderID {
-			return n
+		if best == nil || worth(n) > worth(best) {
+			best = n
 		}
-		leader = n
 	}
-	return leader
+	return best
 }
 
 // changing takes a backup before a change of the cluster, unless one was just taken or none can be taken now.

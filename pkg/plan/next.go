@@ -53,6 +53,10 @@ type rules struct {
 	v    view
 	// tried is the command of the restore that is recorded; it is not begun again.
 	tried string
+	// unwatched is true if the restore goes on without the store.
+	unwatched bool
+	// pending says which restore is over but for its record, which waits for the store.
+	pending string
 }
 
 func do(a Action, why string, args ...any) (Decision, bool) {
@@ -76,6 +80,7 @@ func (r *rules) fence(d Decision) Decision {
 	}
 	s := r.o.Store
 	switch {
+	case s.Error != "" && r.unwatched:
 	case s.Error != "":
 		d, _ = alarm("%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
 	case r.locked():
@@ -206,7 +211,11 @@ func (r *rules) lost() (Decision, bool) {
 	if starting {
 		return hold("etcd is starting: %s", words)
 	}
-	return alarm("etcd has no quorum: %s; waiting for members to come back; if they are lost for good, restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", words)
+	way := "restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers"
+	if slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.DataPresent }) {
+		way += "; or go on with the data of a member that is left, which have writes that no backup has: etcd-manager-ctl --backup-store=URL recover --from-survivor"
+	}
+	return alarm("etcd has no quorum: %s; waiting for members to come back; if they are lost for good, %s", words, way)
 }
 
 // startTime is how long an etcd may take to become healthy after a start before anything is concluded from it.
@@ -345,7 +354,7 @@ func (r *rules) steady() Decision {
 	s := r.o.Store
 	switch {
 	case s.Error != "":
-		d.Why += "; the store is away, backups stand still: " + s.Error
+		d.Why += r.pending + "; the store is away, backups stand still: " + s.Error
 		d.Alarm = true
 	case r.v.rival != "":
 		d.Why += fmt.Sprintf("; a node here serves another etcd cluster (token %s) than this one (token %s), so no members are changed; a person has to decide which is right and stop the other", r.v.rival, r.v.token)
@@ -364,7 +373,7 @@ func (r *rules) steady() Decision {
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
 		d.Alarm = true
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
-		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].Backup)
+		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].of())
 		d.Alarm = true
 	case healthy < all:
 	case all < r.spec.MemberCount:
@@ -374,7 +383,7 @@ func (r *rules) steady() Decision {
 		d.Why += "; the store ignores conditional puts, so nothing is formed or restored with it; use another store or start with --allow-unfenced-store"
 		d.Alarm = true
 	case len(s.Commands) > 0:
-		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].Backup)
+		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].of())
 	}
 	return d
 }

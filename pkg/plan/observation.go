@@ -23,6 +23,10 @@ type Observation struct {
 	BackupRunning string
 	// BackupRetryAt is set after a failed backup: none is tried before.
 	BackupRetryAt time.Time
+	// BackupFailed are the nodes on which a backup has failed lately.
+	BackupFailed []cluster.NodeID
+	// Restored is true from the end of a restore until the first backup of what was restored.
+	Restored bool
 	// BackupDoneAt is when this process last finished a backup, by its own clock; zero if it never did.
 	BackupDoneAt time.Time
 	// SettledFor is how long the set of reachable nodes has been as it is; forming with fewer than all waits for it.
@@ -99,10 +103,18 @@ type Marker struct {
 	Version  string
 }
 
+// Source is a data dir on a node: its current one, if that cluster has no quorum any more, or one in its trash can.
+type Source struct {
+	Node  cluster.NodeID
+	Token cluster.Token
+}
+
 // Command is a queued restore.
 type Command struct {
-	Name   string
+	Name string
+	// Backup is empty if the command names a source. A source with a token and no node means any node's trash can.
 	Backup string
+	Source Source
 	Spec   cluster.Spec
 	// Ready is true if it may start: it was queued before the leader's process read the queue for the first time, or asked for now.
 	Ready bool
@@ -113,13 +125,13 @@ type OperationState string
 
 // The states of a restore, in their order; the last three end it.
 const (
+	OpSalvaging  OperationState = "salvaging"
 	OpProving    OperationState = "proving"
 	OpStaging    OperationState = "staging"
 	OpSaving     OperationState = "saving"
 	OpStopping   OperationState = "stopping"
 	OpSwitching  OperationState = "switching"
 	OpVerifying  OperationState = "verifying"
-	OpLifting    OperationState = "lifting"
 	OpReverting  OperationState = "rolling-back"
 	OpDone       OperationState = "done"
 	OpFailed     OperationState = "failed"
@@ -144,6 +156,19 @@ type Operation struct {
 	OldToken cluster.Token
 	Version  string
 	Size     int
+	// Source names the data dir from which the backup is made first; its Node is empty if the command named a backup.
+	Source Source
+	// Withdrawn is true once the command isn't queued any more.
+	Withdrawn bool
+	// Written is true once clients are known to have written to the restored data: there is no way back then.
+	Written bool
+	// Unwritten is true once it is known that no client's write on the restored data was acknowledged, and none can be any more:
+	// the old data come back, whatever turns up later. The manager stores it, like Written, with an Advance to OpReverting.
+	Unwritten bool
+	// Verified are the nodes whose running etcd was asked for its HashKV; what it was found to be is for the record only.
+	Verified []cluster.NodeID
+	// Bytes is the size of the staged database.
+	Bytes int64
 	// Proven are the nodes that have fetched and proven the backup.
 	Proven []cluster.NodeID
 	// SafetyBackup is the backup that was taken of the old cluster; SafetyTried is true once nothing more can be done about it.
@@ -167,7 +192,8 @@ type Policy struct {
 	MemberDeadline time.Duration
 	// FormGrace is how long forming waits for all the wanted nodes once a majority is there.
 	FormGrace time.Duration
-	// CommitDeadline is how long a restored cluster may take to start before the old one is brought back.
+	// CommitDeadline is how long each step of a commit may take before the old cluster is brought back; what it takes to load a
+	// large database comes on top.
 	CommitDeadline time.Duration
 	// HolderLease is how long an unchanged leader record in the store keeps a leader out that doesn't see the members.
 	HolderLease time.Duration

@@ -21,26 +21,31 @@ var (
 // sim is one simulated world. The rules: at most one cluster is ever formed for the store; no acknowledged write is lost, except by a
 // restore that was asked for; nothing is stopped before everything is staged; and when the faults end, it becomes what the spec says.
 type sim struct {
-	t      *testing.T
-	seed   int
-	rng    *rand.Rand
-	now    time.Duration
-	nodes  []*simNode
-	store  simStore
-	spec   cluster.Spec
-	policy Policy
-	lead   []*simLeader
-	faults bool
-	n      int
-	trace  []string
-	last   string
-	did    map[string]int
-	failed bool
+	t       *testing.T
+	seed    int
+	rng     *rand.Rand
+	now     time.Duration
+	nodes   []*simNode
+	store   simStore
+	spec    cluster.Spec
+	policy  Policy
+	lead    []*simLeader
+	faults  bool
+	n       int
+	trace   []string
+	last    string
+	did     map[string]int
+	failed  bool
+	dark    bool
+	bargain bool // a restore was ended before it served, as another one was asked for
 
-	legit  cluster.Token // the cluster that clients may write to
-	acked  map[int]bool  // writes that clients were told are safe
-	maxRev int64
-	wiped  map[cluster.NodeID]time.Duration
+	legit    cluster.Token          // the cluster that clients write to
+	past     map[cluster.Token]bool // those that they wrote to before
+	restores map[cluster.Token]*simRestore
+	sick     map[cluster.Token]time.Duration // until when a restored etcd doesn't get well
+	acked    map[int]bool                    // writes that clients were told are safe
+	maxRev   int64
+	wiped    map[cluster.NodeID]time.Duration
 }
 
 func (s *sim) count() int { s.n++; return s.n }
@@ -73,6 +78,9 @@ func (s *sim) picture() string {
 		}
 		fmt.Fprintf(&b, "%s up=%v manager=%v side=%d store=%v term=%d: %s data=%v running=%v healthy=%v holding=%v members=%v\n", n.id, n.up, n.manager, n.side, n.store, n.term,
 			state, st.DataPresent, st.Etcd.Running, st.Etcd.Healthy, st.Holding, memberNames(st.Etcd.Members))
+		if j := n.journal; j != nil {
+			fmt.Fprintf(&b, "  journal: %s %s written=%v\n", j.op, j.phase, j.written)
+		}
 	}
 	fmt.Fprintf(&b, "marker %s %s, commands %v, operation %+v, spec %d, legit %s", s.store.marker.Phase, s.store.marker.Token, s.store.commands, s.store.op, s.spec.MemberCount, s.legit)
 	return b.String()
@@ -112,7 +120,8 @@ func TestSimulation(t *testing.T) {
 	if *simSeed >= 0 || *simSeeds < 100 {
 		return
 	}
-	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed", "restore rolled-back", "write acked", "wipe", "plan.ReplaceMarker", "plan.Promote", "plan.RemoveMember", "plan.SetAside"} {
+	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed", "restore rolled-back", "restore served", "restore goes on after a write", "halted with a write",
+		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked", "wipe", "plan.ReplaceMarker", "plan.Promote", "plan.RemoveMember", "plan.SetAside"} {
 		if did[what] == 0 {
 			t.Errorf("no simulated cluster came to: %s", what)
 		}
@@ -120,13 +129,14 @@ func TestSimulation(t *testing.T) {
 }
 
 func newSim(t *testing.T, seed int) *sim {
-	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true}
+	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true,
+		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}}
 	s.store = simStore{up: true, backups: map[string]simBackup{"BAD": {corrupt: true}}}
 	s.policy = DefaultPolicy("3.6.16")
 	size := []int{1, 2, 3, 3, 3, 4, 5, 5}[s.rng.IntN(8)]
 	for i := range size {
 		s.nodes = append(s.nodes, &simNode{id: cluster.NodeID(rune('a' + i)), up: true, manager: true, store: true,
-			dirs: map[cluster.Token]*simDir{}, staged: map[string]simStaged{}, prev: map[string]*cluster.EtcdState{}})
+			dirs: map[cluster.Token]*simDir{}, trash: map[cluster.Token]*simDir{}})
 	}
 	s.spec.MemberCount = s.someSize()
 	return s
@@ -181,6 +191,7 @@ func (s *sim) depose(l *simLeader) {
 func (s *sim) play() {
 	calm := s.rng.IntN(3) == 0  // let some form undisturbed, so that later faults meet a cluster
 	storm := s.rng.IntN(2) == 0 // forming and the commit of a restore are short: some worlds break down just then
+	s.dark = s.rng.IntN(3) == 0 // and in some the store goes away just then, and often the leader with it
 	for i := range 600 {
 		if s.failed {
 			return
@@ -192,6 +203,12 @@ func (s *sim) play() {
 					s.fault()
 				}
 			}
+			if s.dark && s.delicate() {
+				s.eclipse()
+			}
+			if storm && s.store.marker.Phase == MarkerForming && s.rng.IntN(12) == 0 {
+				s.rout()
+			}
 		}
 		s.tick()
 	}
@@ -201,7 +218,30 @@ func (s *sim) play() {
 // delicate tells whether a cluster is being formed or a restore is being committed.
 func (s *sim) delicate() bool {
 	op := s.store.op
-	return s.store.marker.Phase == MarkerForming || op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying, OpLifting, OpReverting}, op.State)
+	return s.store.marker.Phase == MarkerForming || op != nil && slices.Contains([]OperationState{OpSalvaging, OpStopping, OpSwitching, OpVerifying, OpReverting}, op.State)
+}
+
+// rout makes all founders but one crash.
+func (s *sim) rout() {
+	for i, f := range s.store.marker.Founders {
+		if n := s.node(cluster.NodeID(f.Name)); n.up && i > 0 {
+			s.log("%s crashes", n.id)
+			n.up, n.manager, n.offAt = false, false, s.now
+		}
+	}
+}
+
+// eclipse takes the store away in the middle of a commit, and now and then the leader.
+func (s *sim) eclipse() {
+	if s.rng.IntN(4) == 0 && s.store.up {
+		s.log("store away")
+		s.store.up = false
+	}
+	if len(s.lead) > 0 && s.rng.IntN(12) == 0 {
+		n := s.lead[s.rng.IntN(len(s.lead))].node
+		s.killManager(n)
+		s.startManager(n)
+	}
 }
 
 // tick lets a little time pass, leaders act, and a client write.
@@ -215,7 +255,16 @@ func (s *sim) tick() {
 		if len(s.lead) > 0 {
 			s.step(s.lead[s.rng.IntN(len(s.lead))])
 		}
+		for _, n := range s.nodes {
+			if n.waits {
+				s.startEtcd(n)
+			}
+		}
 		s.run()
+		if s.rng.IntN(2) == 0 {
+			s.write()
+		}
+		s.watch()
 	}
 	s.write()
 	s.watch()
@@ -225,14 +274,21 @@ func (s *sim) tick() {
 func (s *sim) write() {
 	for _, g := range s.groups() {
 		if !g.open {
+			if n := g.nodes[s.rng.IntN(len(g.nodes))]; s.restores[g.token] != nil && s.rng.IntN(4) == 0 {
+				n.dir().dirty = true // a client tries, and hears nothing
+			}
 			continue
 		}
-		if s.legit == "" {
+		switch {
+		case s.legit == "" && s.restores[g.token] == nil:
 			s.legit = g.token
 			s.did["cluster formed"]++
-		}
-		if g.token != s.legit {
+		case g.token != s.legit && !s.past[g.token]:
+			s.served(g)
+		case g.token != s.legit:
 			s.fail("cluster %s takes a write, but %s is the cluster", g.token, s.legit)
+		}
+		if s.failed {
 			return
 		}
 		w := s.count()
@@ -315,6 +371,11 @@ func (s *sim) fault() {
 		}
 	case 26:
 		s.queue()
+	case 31:
+		if len(s.store.commands) > 0 && s.rng.IntN(3) == 0 {
+			s.log("command %s is withdrawn", s.store.commands[0].Name)
+			s.store.commands = s.store.commands[1:]
+		}
 	case 27:
 		s.log("all managers restart")
 		for _, x := range s.nodes {
@@ -361,18 +422,26 @@ func (s *sim) startManager(n *simNode) {
 	s.log("%s: manager starts", n.id)
 	n.manager, n.queued = true, false
 	n.instance++
-	if n.state == nil || n.holding || n.running {
-		return
+	if s.storeUp(n) {
+		n.waits = n.state != nil && !n.running && s.replaced(n)
 	}
-	if st := &s.store; s.storeUp(n) { // what was off while a restore went on doesn't serve the old data
-		committed := st.op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying, OpLifting}, st.op.State) && st.op.Token != n.state.Token
-		makes := st.op != nil && st.op.Token == n.state.Token
-		other := st.marker.Phase == MarkerFormed && st.marker.Token != n.state.Token && !makes
-		n.holding = committed || other
-	}
-	if !n.holding {
+	s.startEtcd(n)
+}
+
+// startEtcd is what a daemon does by itself: it starts the etcd that is there, unless it is held, or waits.
+func (s *sim) startEtcd(n *simNode) {
+	n.waits = n.waits && n.state != nil && (!s.storeUp(n) || s.replaced(n))
+	if n.up && n.manager && n.state != nil && !n.running && !n.waits && !n.holding() {
 		n.running, n.quarantined, n.wellAt = true, n.state.Quarantined, s.now
 	}
+}
+
+// replaced tells whether the store says that another cluster is the one now than that of a node that was off in the meantime.
+func (s *sim) replaced(n *simNode) bool {
+	st, t := &s.store, n.state.Token
+	committed := st.op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying}, st.op.State) && st.op.Token != t
+	makes := st.op != nil && st.op.Token == t
+	return committed || st.marker.Phase == MarkerFormed && st.marker.Token != t && !makes
 }
 
 func (s *sim) boot(n *simNode) {
@@ -385,57 +454,90 @@ func (s *sim) boot(n *simNode) {
 	}
 }
 
-// wipe takes a node's disk away, unless with it a quorum of the disks that have every write would be gone.
+// wipe takes a node's disk away, unless with it a quorum of the disks that have every write would be gone: of the cluster that clients
+// write to, of the one that the marker names, and of the one that is being restored.
 func (s *sim) wipe(n *simNode) {
-	var head *simDir
-	token := s.legit
-	if token == "" {
-		token = s.store.marker.Token
+	tokens := []cluster.Token{s.legit, s.store.marker.Token}
+	if op := s.store.op; op != nil {
+		tokens = append(tokens, op.Token)
 	}
-	for _, x := range s.nodes {
-		if d := x.dirs[token]; d != nil && (head == nil || len(d.log) > len(head.log)) {
-			head = d
-		}
-	}
-	if head != nil {
-		full := 0
-		for _, x := range s.nodes {
-			d := x.dirs[token]
-			if x == n || d == nil || len(d.log) < len(head.log) {
-				continue
-			}
-			if m := findMember(head.members(), d.member); m != nil && !m.Learner {
-				full++
-			}
-		}
-		if full < cluster.Quorum(voterCount(head.members())) {
+	for _, t := range tokens {
+		if !s.spares(n, t) {
 			return
 		}
 	}
 	s.log("%s: disk wiped", n.id)
 	s.did["wipe"]++
 	s.wiped[n.id] = s.now
-	n.state, n.dirs, n.staged, n.prev = nil, map[cluster.Token]*simDir{}, map[string]simStaged{}, map[string]*cluster.EtcdState{}
-	n.holding, n.running, n.term = false, false, 0
+	n.state, n.journal, n.dirs, n.trash = nil, nil, map[cluster.Token]*simDir{}, map[cluster.Token]*simDir{}
+	n.waits, n.running, n.term = false, false, 0
 	s.killManager(n)
 	n.up = true
 	s.startManager(n)
 }
 
-// queue has the operator ask for a restore: of a good backup, of a corrupt one, of one that isn't there.
+// spares tells whether a cluster can do without a node's disk.
+func (s *sim) spares(n *simNode, token cluster.Token) bool {
+	var head *simDir
+	for _, x := range s.nodes {
+		if d := x.dirs[token]; d != nil && (head == nil || len(d.log) > len(head.log)) {
+			head = d
+		}
+	}
+	if head == nil {
+		return true
+	}
+	full := 0
+	for _, x := range s.nodes {
+		d := x.dirs[token]
+		if x == n || d == nil || len(d.log) < len(head.log) {
+			continue
+		}
+		if m := findMember(head.members(), d.member); m != nil && !m.Learner {
+			full++
+		}
+	}
+	return full >= cluster.Quorum(voterCount(head.members()))
+}
+
+// queue has the operator ask for a restore: of a good backup, of a corrupt one, of one that isn't there, of a survivor's data, of
+// data in a trash can.
 func (s *sim) queue() {
-	backup := "BAD"
-	switch names := slices.Sorted(maps.Keys(s.store.backups)); s.rng.IntN(6) {
+	c := Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: "BAD", Spec: cluster.Spec{MemberCount: s.someSize()}}
+	switch names := slices.Sorted(maps.Keys(s.store.backups)); s.rng.IntN(8) {
 	case 0:
 	case 1:
-		backup = "MISSING"
+		c.Backup = "MISSING"
+	case 2, 3:
+		c.Backup, c.Source = "", s.someSource()
 	default:
-		backup = names[s.rng.IntN(len(names))]
+		c.Backup = names[s.rng.IntN(len(names))]
 	}
-	c := Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: backup, Spec: cluster.Spec{MemberCount: s.someSize()}}
+	if c.Backup == "" && c.Source.Token == "" {
+		return
+	}
 	s.store.commands = append(s.store.commands, c)
-	s.log("command %s restores %s with %d members", c.Name, backup, c.Spec.MemberCount)
+	s.log("command %s restores %s with %d members", c.Name, c.of(), c.Spec.MemberCount)
 }
+
+// someSource is a data dir that an operator may want to go on with.
+func (s *sim) someSource() Source {
+	n := s.nodes[s.rng.IntN(len(s.nodes))]
+	tokens := slices.Sorted(maps.Keys(n.trash))
+	switch {
+	case len(tokens) > 0 && s.rng.IntN(2) == 0:
+		src := Source{Node: n.id, Token: tokens[s.rng.IntN(len(tokens))]}
+		if s.rng.IntN(2) == 0 {
+			src.Node = ""
+		}
+		return src
+	case n.state != nil && !s.restoreOver(n.state.Token):
+		return Source{Node: n.id, Token: n.state.Token}
+	}
+	return Source{}
+}
+
+func (s *sim) restoreOver(t cluster.Token) bool { return s.restores[t] != nil && s.restores[t].over }
 
 // settle ends all faults and waits for the cluster to be what the spec says.
 func (s *sim) settle() {
@@ -457,12 +559,37 @@ func (s *sim) settle() {
 		if s.legit == "" && len(s.store.failed) > 0 {
 			s.store.failed = nil
 		}
+		if st := &s.store; s.bargain && st.op == nil && len(st.commands) == 0 && !s.someoneServes() {
+			s.askAgain()
+		}
 		if s.settled() {
 			s.did["converged"]++
 			return
 		}
 	}
 	s.fail("it doesn't become what is wanted")
+}
+
+// askAgain has the operator do what the alarm says, after a restore was ended in favor of another that came to nothing.
+func (s *sim) askAgain() {
+	for _, name := range slices.Sorted(maps.Keys(s.store.backups)) {
+		if !s.store.backups[name].corrupt {
+			c := Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: name, Spec: s.spec}
+			s.store.commands = append(s.store.commands, c)
+			s.log("command %s restores %s, as nobody is served", c.Name, name)
+			break
+		}
+	}
+	for _, n := range s.nodes {
+		s.killManager(n)
+		s.startManager(n)
+	}
+	s.lead = nil
+}
+
+// someoneServes tells whether clients are served.
+func (s *sim) someoneServes() bool {
+	return slices.ContainsFunc(s.groups(), func(g *group) bool { return g.open })
 }
 
 // settled tells whether the cluster is what the spec says.

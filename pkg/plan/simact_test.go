@@ -11,26 +11,32 @@ import (
 
 // simLeader is one leadership: it observes, decides and acts in steps between which anything can happen.
 type simLeader struct {
-	node     *simNode
-	instance int
-	term     cluster.Term
-	started  time.Duration
-	seen     map[cluster.NodeID]time.Duration // last answer
-	settled  time.Duration
-	reach    string
-	beat     int
-	beatAt   time.Duration
-	retryAt  time.Duration
-	doneAt   time.Duration
-	done     bool
+	node      *simNode
+	instance  int
+	term      cluster.Term
+	started   time.Duration
+	seen      map[cluster.NodeID]time.Duration // last answer
+	settled   time.Duration
+	reach     string
+	seenOp    *Operation // the record as it was read
+	seenVer   int
+	seenSince time.Duration
+	beat      int
+	beatAt    time.Duration
+	retryAt   time.Duration
+	doneAt    time.Duration
+	done      bool
 
-	o        *Observation
-	haveN    bool
-	haveS    bool
-	marker   int // versions as they were read
-	op       int
-	decision Decision
-	steps    []func() bool // what is left of the action; false ends it
+	o         *Observation
+	readStore bool  // the store answered
+	last      Store // what it said last
+	mem       simRecord
+	haveN     bool
+	haveS     bool
+	marker    int // versions as they were read
+	op        int
+	decision  Decision
+	steps     []func() bool // what is left of the action; false ends it
 }
 
 func (l *simLeader) inst() string { return fmt.Sprintf("%s-%d-%d", l.node.id, l.instance, l.term) }
@@ -82,7 +88,9 @@ func (s *sim) observeStore(l *simLeader) {
 	o := l.o
 	l.haveS = true
 	o.Store.Fences = true
-	if !s.storeUp(l.node) {
+	l.readStore = s.storeUp(l.node)
+	if !l.readStore {
+		o.Store = l.last
 		o.Store.Error = "unavailable"
 		return
 	}
@@ -109,17 +117,12 @@ func (s *sim) observeStore(l *simLeader) {
 	}
 	o.Store.FailedRestores = slices.Clone(st.failed)
 	o.Store.RolledBack = slices.Clone(st.rolledBack)
-	if st.op != nil {
-		op := *st.op
-		op.StateFor = s.now - st.opSince
-		op.Proven = slices.Clone(op.Proven)
-		o.Store.Operation = &op
-	}
 	o.Store.NewestBackupKnown, o.Store.HighestRevision = true, st.highest
 	if st.haveBackups {
 		o.Store.NewestBackup = s.clock(st.newest)
 	}
-	l.marker, l.op = st.markerVer, st.opVer
+	l.marker, l.last = st.markerVer, o.Store
+	l.seenOp, l.seenVer, l.seenSince = st.op, st.opVer, st.opSince
 }
 
 // step lets a leadership do its next small step.
@@ -138,6 +141,7 @@ func (s *sim) step(l *simLeader) {
 		s.half(l, s.rng.IntN(2) == 0)
 	case !l.haveN || !l.haveS:
 		s.half(l, !l.haveN)
+		s.knowsOp(l)
 		for _, n := range l.o.Nodes {
 			if n.Term > l.term && s.rng.IntN(2) == 0 { // it hears of a newer leader, if late
 				s.depose(l)
@@ -232,8 +236,8 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 		return one(func() bool {
 			return s.ask(l, a.Node, func(n *simNode) {
 				if n.state != nil && n.state.Token == a.Token {
-					delete(n.dirs, a.Token)
-					n.state, n.running, n.holding = nil, false, false
+					n.toTrash(a.Token)
+					n.state, n.running, n.waits, n.journal = nil, false, false, nil
 				}
 			})
 		})
@@ -279,7 +283,13 @@ func (s *sim) start(n *simNode, a StartEtcd) {
 		n.dirs[a.State.Token] = d
 	}
 	n.state = a.State.Clone()
-	n.holding = false
+	n.waits = false
+	if j := n.journal; n.holding() { // the restore is over
+		j.phase = "reverted"
+		if j.token == a.State.Token {
+			j.phase = "switched"
+		}
+	}
 	if !n.running || a.Restart {
 		n.running, n.quarantined, n.wellAt = true, a.State.Quarantined, s.now
 	}

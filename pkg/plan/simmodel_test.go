@@ -23,6 +23,19 @@ type simDir struct {
 	member cluster.MemberID
 	base   int64 // the revision before the first entry
 	log    []simEntry
+	start  int  // how many writes it was staged with
+	dirty  bool // its log has a client's write that was never acknowledged
+}
+
+// written tells what etcd's log says when it is halted: a client's write, or a change of the members, which only a cluster that lives has.
+func (d *simDir) written() bool {
+	lists := 0
+	for _, e := range d.log {
+		if e.members != nil {
+			lists++
+		}
+	}
+	return d.dirty || len(d.writes()) > d.start || lists > 1
 }
 
 func (d *simDir) members() []cluster.Member {
@@ -46,10 +59,22 @@ func (d *simDir) writes() map[int]bool {
 
 func (d *simDir) revision() int64 { return d.base + int64(len(d.writes())) }
 
-// simStaged is a staged data dir.
-type simStaged struct {
-	dir cluster.StagedDir
-	log []simEntry
+// simJournal is what a node remembers of a restore.
+type simJournal struct {
+	op      string
+	phase   string // staged, stopped, switched, halted, reverted
+	token   cluster.Token
+	rev     int64
+	hash    uint32
+	log     []simEntry
+	wrong   bool // what it comes up with isn't what was staged
+	old     *cluster.EtcdState
+	written bool
+	record  *Operation // as the leader gave it with Stop
+}
+
+func (j *simJournal) is(op string, phases ...string) bool {
+	return j != nil && j.op == op && slices.Contains(phases, j.phase)
 }
 
 // simNode is one machine.
@@ -68,9 +93,9 @@ type simNode struct {
 	// disk
 	state   *cluster.EtcdState
 	dirs    map[cluster.Token]*simDir
-	staged  map[string]simStaged
-	prev    map[string]*cluster.EtcdState // by restore: what the state was before it switched
-	holding bool
+	trash   map[cluster.Token]*simDir
+	journal *simJournal
+	waits   bool // etcd isn't started: the store says that its data were replaced while it was off
 	term    cluster.Term
 
 	// etcd's process
@@ -84,6 +109,10 @@ func (n *simNode) dir() *simDir {
 		return nil
 	}
 	return n.dirs[n.state.Token]
+}
+
+func (n *simNode) holding() bool {
+	return n.journal != nil && (n.journal.phase == "stopped" || n.journal.phase == "halted")
 }
 
 // serving tells whether the node's etcd takes part in its cluster.
@@ -112,6 +141,7 @@ type simStore struct {
 	failed      []string
 	rolledBack  []Operation
 	backups     map[string]simBackup
+	ended       map[string]bool // restores
 	newest      time.Duration
 	haveBackups bool
 	highest     int64
@@ -185,7 +215,7 @@ func (s *sim) groups() []*group {
 			}
 			g.open = g.open || !n.quarantined
 		}
-		g.quorum = in > 0 && in >= cluster.Quorum(voterCount(g.members))
+		g.quorum = in > 0 && in >= cluster.Quorum(voterCount(g.members)) && s.now >= s.sick[g.token]
 		g.open = g.open && g.quorum
 	}
 	return list
@@ -251,7 +281,7 @@ func (s *sim) run() {
 func simMemberID(token cluster.Token, name string, nonce int) cluster.MemberID {
 	h := fnv.New64()
 	fmt.Fprintf(h, "%s %s %d", token, name, nonce)
-	return cluster.MemberID(h.Sum64()&0xffffff | 1)
+	return cluster.MemberID(h.Sum64()&0xffffffffff | 1)
 }
 
 func foundingMembers(token cluster.Token, nodes []cluster.EtcdNode) []cluster.Member {
@@ -265,13 +295,18 @@ func foundingMembers(token cluster.Token, nodes []cluster.EtcdNode) []cluster.Me
 // status is what a node says of itself.
 func (s *sim) status(n *simNode) cluster.NodeStatus {
 	st := cluster.NodeStatus{ID: n.id, Instance: fmt.Sprintf("%s-%d", n.id, n.instance), Self: etcdNode(string(n.id)), Term: n.term, State: n.state.Clone(),
-		DataPresent: n.dir() != nil, Versions: []string{"3.6.16"}, Holding: n.holding}
-	for id, x := range n.staged {
-		d := x.dir
-		d.Operation = id
-		st.Staged = append(st.Staged, d)
+		DataPresent: n.dir() != nil, Versions: []string{"3.6.16"}, Holding: n.holding()}
+	if j := n.journal; j != nil {
+		st.Operation = j.op
+		if j.phase != "reverted" && j.token != "" {
+			st.Staged = []cluster.StagedDir{{Operation: j.op, Token: j.token, Revision: j.rev, Hash: j.hash,
+				Switched: j.is(j.op, "switched", "halted"), Halted: j.phase == "halted", Written: j.written}}
+		}
 	}
-	slices.SortFunc(st.Staged, func(a, b cluster.StagedDir) int { return strings.Compare(a.Operation, b.Operation) })
+	for t, d := range n.trash {
+		st.Trash = append(st.Trash, cluster.TrashEntry{Token: t, RaftTerm: 1, RaftIndex: uint64(len(d.log))})
+	}
+	slices.SortFunc(st.Trash, func(a, b cluster.TrashEntry) int { return strings.Compare(string(a.Token), string(b.Token)) })
 	e := &st.Etcd
 	e.Running = n.running && n.state != nil
 	e.Quarantined = e.Running && n.quarantined

@@ -33,6 +33,7 @@ type worldNode struct {
 	sick     bool // etcd runs and isn't healthy
 	stopped  bool
 	memberID cluster.MemberID
+	sees     []cluster.Member
 }
 
 const (
@@ -128,6 +129,12 @@ func (a args) list(key string) []string {
 	return strings.Split(v, ",")
 }
 
+// source is the value of source=NODE:TOKEN.
+func (a args) source() Source {
+	node, token, _ := strings.Cut(a.str("source", ""), ":")
+	return Source{Node: cluster.NodeID(node), Token: cluster.Token(token)}
+}
+
 func (a args) num(key string, def int) int {
 	if v, ok := a.get(key); ok {
 		n, err := strconv.Atoi(v)
@@ -204,19 +211,27 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.setHolder(a)
 	case "backup":
 		w.setBackup(a)
-	case "command": // command NAME backup=B [ready] [members=3] [version=V]
+	case "command": // command NAME backup=B|source=[NODE]:TOKEN [ready] [members=3] [version=V]
 		if a[0] == "unreadable" {
 			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "control/r9/_command.json: corrupt")
 			break
 		}
-		w.o.Store.Commands = append(w.o.Store.Commands, Command{Name: a[0], Backup: a.str("backup", "B1"), Ready: a.has("ready"),
-			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}})
+		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"),
+			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}}
+		if c.Source.Token != "" {
+			c.Backup = ""
+		}
+		w.o.Store.Commands = append(w.o.Store.Commands, c)
 	case "failed":
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
 	case "restore":
 		w.setRestore(a)
 	case "rolled-back": // the last restore was taken back
-		w.o.Store.RolledBack = []Operation{{ID: "r1", Backup: "B1", State: OpRolledBack, Token: restoreToken, OldToken: theToken}}
+		var ids []string
+		for _, n := range w.nodes {
+			ids = append(ids, n.id)
+		}
+		w.o.Store.RolledBack = []Operation{{ID: "r1", Backup: "B1", State: OpRolledBack, Token: restoreToken, OldToken: theToken, Nodes: etcdNodes(ids)}}
 	case "highest": // the highest revision that the store knows of
 		v, err := strconv.ParseInt(a[0], 10, 64)
 		if err != nil {
@@ -271,6 +286,7 @@ func (w *world) setNode(n *worldNode, a args) {
 		case "new": // a master without a state
 		case "wiped":
 			n.status.State, n.status.DataPresent, n.memberID = nil, false, 0
+			n.status.Staged, n.status.Operation = nil, ""
 		case "down":
 			n.away, n.since = true, a.dur(10*time.Second)
 		case "gone":
@@ -288,7 +304,19 @@ func (w *world) setNode(n *worldNode, a args) {
 		case "broken":
 			n.status.State, n.status.StateError, n.since = nil, value, a.dur(10*time.Second)
 		case "held":
+			n.status.Holding, n.stopped, n.status.Operation = true, true, "r1"
+		case "halted": // "halted" or "halted=written"
 			n.status.Holding, n.stopped = true, true
+			n.status.Staged[0].Halted, n.status.Staged[0].Written = true, value == "written"
+		case "reverted": // has its old data back, and knows of the restore still
+			n.status.Staged, n.status.Operation = nil, "r1"
+		case "trash": // trash=TOKEN or trash=TOKEN@TERM.INDEX
+			token, at, _ := strings.Cut(value, "@")
+			e := cluster.TrashEntry{Token: cluster.Token(token)}
+			if at != "" {
+				fmt.Sscanf(at, "%d.%d", &e.RaftTerm, &e.RaftIndex)
+			}
+			n.status.Trash = append(n.status.Trash, e)
 		case "quarantined":
 			st.Quarantined = true
 		case "founder": // as forming leaves it
@@ -320,7 +348,8 @@ func (w *world) setNode(n *worldNode, a args) {
 		case "url":
 			n.status.Self.PeerURLs = []string{value}
 		case "staged":
-			n.status.Staged = []cluster.StagedDir{{Operation: "r1", Token: restoreToken, Revision: stagedRev, Hash: 42}}
+			n.status.Staged = []cluster.StagedDir{{Operation: "r1", Token: restoreToken, Revision: stagedRev, Hash: 42, SizeBytes: 1 << 30}}
+			n.status.Operation = "r1"
 		case "hash":
 			v, _ := strconv.Atoi(value)
 			n.status.Staged[0].Hash = uint32(v)
@@ -328,9 +357,14 @@ func (w *world) setNode(n *worldNode, a args) {
 			n.status.Staged = nil
 		case "switched":
 			op := w.o.Store.Operation
-			w.run(n, op.Token, names2(op.Nodes))
-			n.status.State.Quarantined, n.status.Holding, n.stopped, n.status.Staged = true, false, false, nil
-			n.status.Etcd.Revision = stagedRev
+			w.switched(n, op.Token, names2(op.Nodes))
+		case "forgot": // whatever its journal said of the restore
+			n.status.Staged, n.status.Operation = nil, ""
+		case "sees": // sees=a,b: its healthy etcd knows other members than the others do
+			n.sees = nil
+			for _, name := range strings.Split(value, ",") {
+				n.sees = append(n.sees, cluster.Member{ID: memberID(name), Name: name, PeerURLs: etcdNode(name).PeerURLs})
+			}
 		case "open":
 			st.Quarantined = false
 		case "revision":
@@ -343,6 +377,14 @@ func (w *world) setNode(n *worldNode, a args) {
 		}
 		st = n.status.State
 	}
+}
+
+// switched is a node that runs on the restored data.
+func (w *world) switched(n *worldNode, token cluster.Token, ids []string) {
+	w.run(n, token, ids)
+	n.status.Holding, n.stopped, n.sick, n.status.Operation = false, false, false, "r1"
+	n.status.Staged = []cluster.StagedDir{{Operation: "r1", Token: token, Revision: stagedRev, Hash: 42, SizeBytes: 1 << 30, Switched: true}}
+	n.status.Etcd.Revision = stagedRev
 }
 
 // settle makes a founder a member.
@@ -454,7 +496,8 @@ func (w *world) setBackup(a args) {
 
 func (w *world) setRestore(a args) {
 	op := &Operation{ID: "r1", Backup: "B1", State: OperationState(a[0]), Token: restoreToken, OldToken: cluster.Token(a.str("old", string(theToken))),
-		Version: "3.6.16", StateFor: a.dur(5 * time.Second), Reason: a.str("reason", ""), SafetyTried: a.has("saved")}
+		Version: "3.6.16", StateFor: a.dur(5 * time.Second), Reason: a.str("reason", ""), SafetyTried: a.has("saved"), Source: a.source(),
+		Withdrawn: a.has("withdrawn"), Written: a.has("written"), Unwritten: a.has("unwritten")}
 	if op.OldToken == "none" {
 		op.OldToken = ""
 	}
@@ -469,15 +512,25 @@ func (w *world) setRestore(a args) {
 	for _, id := range a.list("proven") {
 		op.Proven = append(op.Proven, cluster.NodeID(id))
 	}
-	if !slices.Contains([]OperationState{OpProving, OpStaging}, op.State) {
-		op.Revision, op.Hash = stagedRev, 42
+	for _, id := range a.list("verified") {
+		op.Verified = append(op.Verified, cluster.NodeID(id))
+	}
+	if op.Source.Token != "" {
+		op.Backup = a.str("backup", "")
+	}
+	if !slices.Contains([]OperationState{OpSalvaging, OpProving, OpStaging}, op.State) {
+		op.Revision, op.Hash, op.Bytes = stagedRev, 42, 1<<30
 	}
 	if d, ok := a.get("retry"); ok {
 		v, _ := time.ParseDuration(d)
 		op.RetryAt = worldNow.Add(v)
 	}
 	w.o.Store.Operation = op
-	w.o.Store.Commands = append(w.o.Store.Commands, Command{Name: "r1", Backup: "B1", Ready: true, Spec: cluster.Spec{MemberCount: op.Size}})
+	c := Command{Name: "r1", Backup: "B1", Ready: true, Spec: cluster.Spec{MemberCount: op.Size}}
+	if op.Source.Token != "" {
+		c.Backup, c.Source = "", op.Source
+	}
+	w.o.Store.Commands = append(w.o.Store.Commands, c)
 }
 
 // observe gives what the leader sees of the world.
@@ -576,6 +629,9 @@ func (w *world) status(n *worldNode) cluster.NodeStatus {
 		if e.AppliedIndex == 0 {
 			e.AppliedIndex = 100_000
 		}
+		if n.sees != nil {
+			e.Members = n.sees
+		}
 	}
 	if e.Running && e.Revision == 0 {
 		e.Revision = 5000
@@ -600,6 +656,9 @@ func (w *world) next() string {
 	if begin, ok := d.Do.(BeginRestore); ok && begin.Op.RevisionBefore > 0 {
 		fmt.Fprintf(&b, "revision before %d\n", begin.Op.RevisionBefore)
 	}
+	if adv, ok := d.Do.(Advance); ok && (adv.Op.Written || adv.Op.Unwritten) {
+		fmt.Fprintf(&b, "written %v, unwritten %v\n", adv.Op.Written, adv.Op.Unwritten)
+	}
 	if f, ok := d.Do.(FinishRestore); ok && f.Reason != "" {
 		fmt.Fprintf(&b, "reason %s\n", f.Reason)
 	}
@@ -623,7 +682,7 @@ func (w *world) check(a args) string {
 	var starts []StartEtcd
 	for _, id := range a[1:] {
 		nodes = append(nodes, cluster.NodeID(id))
-		starts = append(starts, StartEtcd{Node: cluster.NodeID(id), State: op.state(true)})
+		starts = append(starts, StartEtcd{Node: cluster.NodeID(id), State: op.state()})
 	}
 	var act Action
 	switch a[0] {
@@ -653,9 +712,22 @@ func (w *world) check(a args) string {
 		act = StopAll{Op: op, Nodes: nodes}
 	case "switch-all":
 		act = SwitchAll{Op: op, Starts: starts}
+	case "halt-all":
+		act = HaltAll{Op: op, Nodes: nodes}
 	case "rollback-all":
 		act = RollbackAll{Op: op, Nodes: nodes}
-	case "advance":
+	case "begin": // as the command asks
+		b := BeginRestore{Command: a[1], Op: Operation{ID: a[1], Backup: "B1", State: OpProving, Token: "NEW", OldToken: theToken, Nodes: etcdNodes([]string{"a"})}}
+		for _, c := range o.Store.Commands {
+			if b.Op.Source = c.Source; c.Backup == "" {
+				b.Op.Backup, b.Op.State = "", OpSalvaging
+			}
+		}
+		act = b
+	case "salvage":
+		act = SalvageData{Op: op, Node: nodes[0]}
+	case "advance": // advance STATE [written|unwritten]
+		op.Written, op.Unwritten = op.Written || a.has("written"), op.Unwritten || a.has("unwritten")
 		act = Advance{Op: op, To: OperationState(a[1])}
 	case "finish":
 		act = FinishRestore{Op: op, To: OperationState(a[1]), Reason: "asked for"}

@@ -86,10 +86,15 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 		NodeId: string(s.ID), Instance: s.Instance, Self: NodeToProto(s.Self), Term: uint64(s.Term),
 		State: StateToProto(s.State), StateError: s.StateError, DataPresent: s.DataPresent, Etcd: etcdToProto(s.Etcd),
 		Versions: s.Versions, Holding: s.Holding, DiskFreeBytes: s.DiskFree, Busy: s.Busy,
-		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(),
+		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(), OperationRecord: s.OperationRecord,
 	}
 	for _, d := range s.Staged {
-		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash})
+		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash,
+			SizeBytes: d.SizeBytes, Switched: d.Switched, Halted: d.Halted, Written: d.Written})
+	}
+	for _, t := range s.Trash {
+		p.Trash = append(p.Trash, &protosv1.TrashEntry{Token: string(t.Token), SizeBytes: t.SizeBytes, SinceUnixNanos: t.Since.UnixNano(),
+			RaftTerm: t.RaftTerm, RaftIndex: t.RaftIndex})
 	}
 	return p
 }
@@ -100,10 +105,15 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		ID: cluster.NodeID(p.GetNodeId()), Instance: p.GetInstance(), Self: NodeFromProto(p.GetSelf()), Term: cluster.Term(p.GetTerm()),
 		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(), Etcd: etcdFromProto(p.GetEtcd()),
 		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), Busy: p.GetBusy(),
-		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()),
+		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
 	}
 	for _, d := range p.GetStaged() {
-		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()), Revision: d.GetRevision(), Hash: d.GetHash()})
+		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()), Revision: d.GetRevision(), Hash: d.GetHash(),
+			SizeBytes: d.GetSizeBytes(), Switched: d.GetSwitched(), Halted: d.GetHalted(), Written: d.GetWritten()})
+	}
+	for _, t := range p.GetTrash() {
+		s.Trash = append(s.Trash, cluster.TrashEntry{Token: cluster.Token(t.GetToken()), SizeBytes: t.GetSizeBytes(), Since: time.Unix(0, t.GetSinceUnixNanos()),
+			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex()})
 	}
 	return s
 }

@@ -175,8 +175,11 @@ type NodeStatus struct {
 	ManagerVersion string                 `protobuf:"bytes,14,opt,name=manager_version,json=managerVersion,proto3" json:"manager_version,omitempty"`
 	ClockUnixNanos int64                  `protobuf:"varint,15,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"`
 	Operation      string                 `protobuf:"bytes,16,opt,name=operation,proto3" json:"operation,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The record of the operation for which etcd is held or was switched, as the leader gave it with Stop: JSON.
+	OperationRecord []byte        `protobuf:"bytes,17,opt,name=operation_record,json=operationRecord,proto3" json:"operation_record,omitempty"`
+	Trash           []*TrashEntry `protobuf:"bytes,18,rep,name=trash,proto3" json:"trash,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -321,6 +324,98 @@ func (x *NodeStatus) GetOperation() string {
 	return ""
 }
 
+func (x *NodeStatus) GetOperationRecord() []byte {
+	if x != nil {
+		return x.OperationRecord
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetTrash() []*TrashEntry {
+	if x != nil {
+		return x.Trash
+	}
+	return nil
+}
+
+// TrashEntry mirrors cluster.TrashEntry.
+type TrashEntry struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Token          string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	SizeBytes      int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	SinceUnixNanos int64                  `protobuf:"varint,3,opt,name=since_unix_nanos,json=sinceUnixNanos,proto3" json:"since_unix_nanos,omitempty"`
+	// The last entry of the write-ahead log; 0 if it can't be read.
+	RaftTerm      uint64 `protobuf:"varint,4,opt,name=raft_term,json=raftTerm,proto3" json:"raft_term,omitempty"`
+	RaftIndex     uint64 `protobuf:"varint,5,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrashEntry) Reset() {
+	*x = TrashEntry{}
+	mi := &file_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrashEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrashEntry) ProtoMessage() {}
+
+func (x *TrashEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrashEntry.ProtoReflect.Descriptor instead.
+func (*TrashEntry) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TrashEntry) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *TrashEntry) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *TrashEntry) GetSinceUnixNanos() int64 {
+	if x != nil {
+		return x.SinceUnixNanos
+	}
+	return 0
+}
+
+func (x *TrashEntry) GetRaftTerm() uint64 {
+	if x != nil {
+		return x.RaftTerm
+	}
+	return 0
+}
+
+func (x *TrashEntry) GetRaftIndex() uint64 {
+	if x != nil {
+		return x.RaftIndex
+	}
+	return 0
+}
+
 // EtcdStatus mirrors cluster.EtcdStatus.
 type EtcdStatus struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -347,7 +442,7 @@ type EtcdStatus struct {
 
 func (x *EtcdStatus) Reset() {
 	*x = EtcdStatus{}
-	mi := &file_v1_node_proto_msgTypes[4]
+	mi := &file_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +454,7 @@ func (x *EtcdStatus) String() string {
 func (*EtcdStatus) ProtoMessage() {}
 
 func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[4]
+	mi := &file_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +467,7 @@ func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtcdStatus.ProtoReflect.Descriptor instead.
 func (*EtcdStatus) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EtcdStatus) GetRunning() bool {
@@ -508,7 +603,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_v1_node_proto_msgTypes[5]
+	mi := &file_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +615,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[5]
+	mi := &file_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +628,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Member) GetId() uint64 {
@@ -578,13 +673,17 @@ type StagedDir struct {
 	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	Hash          uint32                 `protobuf:"varint,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	Switched      bool                   `protobuf:"varint,5,opt,name=switched,proto3" json:"switched,omitempty"`
+	Halted        bool                   `protobuf:"varint,6,opt,name=halted,proto3" json:"halted,omitempty"`
+	Written       bool                   `protobuf:"varint,7,opt,name=written,proto3" json:"written,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,8,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StagedDir) Reset() {
 	*x = StagedDir{}
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +695,7 @@ func (x *StagedDir) String() string {
 func (*StagedDir) ProtoMessage() {}
 
 func (x *StagedDir) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +708,7 @@ func (x *StagedDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedDir.ProtoReflect.Descriptor instead.
 func (*StagedDir) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StagedDir) GetOperation() string {
@@ -640,6 +739,34 @@ func (x *StagedDir) GetHash() uint32 {
 	return 0
 }
 
+func (x *StagedDir) GetSwitched() bool {
+	if x != nil {
+		return x.Switched
+	}
+	return false
+}
+
+func (x *StagedDir) GetHalted() bool {
+	if x != nil {
+		return x.Halted
+	}
+	return false
+}
+
+func (x *StagedDir) GetWritten() bool {
+	if x != nil {
+		return x.Written
+	}
+	return false
+}
+
+func (x *StagedDir) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 // PerformRequest is one action. The node refuses a lower term than it has obeyed, the same term from another leader, and another cluster.
 type PerformRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -658,6 +785,9 @@ type PerformRequest struct {
 	//	*PerformRequest_Switch
 	//	*PerformRequest_Rollback
 	//	*PerformRequest_Discard
+	//	*PerformRequest_Halt
+	//	*PerformRequest_Verify
+	//	*PerformRequest_Salvage
 	Action        isPerformRequest_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -665,7 +795,7 @@ type PerformRequest struct {
 
 func (x *PerformRequest) Reset() {
 	*x = PerformRequest{}
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +807,7 @@ func (x *PerformRequest) String() string {
 func (*PerformRequest) ProtoMessage() {}
 
 func (x *PerformRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +820,7 @@ func (x *PerformRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest.ProtoReflect.Descriptor instead.
 func (*PerformRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PerformRequest) GetClusterName() string {
@@ -802,6 +932,33 @@ func (x *PerformRequest) GetDiscard() *Discard {
 	return nil
 }
 
+func (x *PerformRequest) GetHalt() *Halt {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_Halt); ok {
+			return x.Halt
+		}
+	}
+	return nil
+}
+
+func (x *PerformRequest) GetVerify() *Verify {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_Verify); ok {
+			return x.Verify
+		}
+	}
+	return nil
+}
+
+func (x *PerformRequest) GetSalvage() *Salvage {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_Salvage); ok {
+			return x.Salvage
+		}
+	}
+	return nil
+}
+
 type isPerformRequest_Action interface {
 	isPerformRequest_Action()
 }
@@ -842,6 +999,18 @@ type PerformRequest_Discard struct {
 	Discard *Discard `protobuf:"bytes,18,opt,name=discard,proto3,oneof"`
 }
 
+type PerformRequest_Halt struct {
+	Halt *Halt `protobuf:"bytes,19,opt,name=halt,proto3,oneof"`
+}
+
+type PerformRequest_Verify struct {
+	Verify *Verify `protobuf:"bytes,20,opt,name=verify,proto3,oneof"`
+}
+
+type PerformRequest_Salvage struct {
+	Salvage *Salvage `protobuf:"bytes,21,opt,name=salvage,proto3,oneof"`
+}
+
 func (*PerformRequest_StartEtcd) isPerformRequest_Action() {}
 
 func (*PerformRequest_SetAside) isPerformRequest_Action() {}
@@ -860,6 +1029,12 @@ func (*PerformRequest_Rollback) isPerformRequest_Action() {}
 
 func (*PerformRequest_Discard) isPerformRequest_Action() {}
 
+func (*PerformRequest_Halt) isPerformRequest_Action() {}
+
+func (*PerformRequest_Verify) isPerformRequest_Action() {}
+
+func (*PerformRequest_Salvage) isPerformRequest_Action() {}
+
 // StartEtcd writes the state and makes etcd run. It ends a hold that a restore has left.
 type StartEtcd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -874,7 +1049,7 @@ type StartEtcd struct {
 
 func (x *StartEtcd) Reset() {
 	*x = StartEtcd{}
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1061,7 @@ func (x *StartEtcd) String() string {
 func (*StartEtcd) ProtoMessage() {}
 
 func (x *StartEtcd) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1074,7 @@ func (x *StartEtcd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEtcd.ProtoReflect.Descriptor instead.
 func (*StartEtcd) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StartEtcd) GetState() *EtcdState {
@@ -934,7 +1109,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1121,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1134,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetAside) GetToken() string {
@@ -988,7 +1163,7 @@ type TakeBackup struct {
 
 func (x *TakeBackup) Reset() {
 	*x = TakeBackup{}
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1175,7 @@ func (x *TakeBackup) String() string {
 func (*TakeBackup) ProtoMessage() {}
 
 func (x *TakeBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1188,7 @@ func (x *TakeBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeBackup.ProtoReflect.Descriptor instead.
 func (*TakeBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TakeBackup) GetName() string {
@@ -1038,17 +1213,26 @@ func (x *TakeBackup) GetSpec() *ClusterSpec {
 }
 
 // Prove fetches a backup into the node's staging area and checks everything that can be checked before anything is stopped.
+// What is to be staged of it is planned on the way; a backup that can't become that is refused.
 type Prove struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
-	Backup        string                 `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Backup    string                 `protobuf:"bytes,2,opt,name=backup,proto3" json:"backup,omitempty"`
+	// As in Stage.
+	BumpRevision    uint64   `protobuf:"varint,3,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
+	DropPrefixes    []string `protobuf:"bytes,4,rep,name=drop_prefixes,json=dropPrefixes,proto3" json:"drop_prefixes,omitempty"`
+	AtLeastRevision int64    `protobuf:"varint,5,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	// The version that is to run on it.
+	EtcdVersion string `protobuf:"bytes,6,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	// True permits the backup of another cluster.
+	ForceForeign  bool `protobuf:"varint,7,opt,name=force_foreign,json=forceForeign,proto3" json:"force_foreign,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1060,7 +1244,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1073,7 +1257,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Prove) GetOperation() string {
@@ -1088,6 +1272,41 @@ func (x *Prove) GetBackup() string {
 		return x.Backup
 	}
 	return ""
+}
+
+func (x *Prove) GetBumpRevision() uint64 {
+	if x != nil {
+		return x.BumpRevision
+	}
+	return 0
+}
+
+func (x *Prove) GetDropPrefixes() []string {
+	if x != nil {
+		return x.DropPrefixes
+	}
+	return nil
+}
+
+func (x *Prove) GetAtLeastRevision() int64 {
+	if x != nil {
+		return x.AtLeastRevision
+	}
+	return 0
+}
+
+func (x *Prove) GetEtcdVersion() string {
+	if x != nil {
+		return x.EtcdVersion
+	}
+	return ""
+}
+
+func (x *Prove) GetForceForeign() bool {
+	if x != nil {
+		return x.ForceForeign
+	}
+	return false
 }
 
 // Stage builds the data dir of a restored cluster beside the running one.
@@ -1106,7 +1325,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1337,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1350,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Stage) GetOperation() string {
@@ -1178,15 +1397,17 @@ func (x *Stage) GetAtLeastRevision() int64 {
 
 // Stop stops etcd and keeps it stopped until Switch or Rollback of the same operation. The old state is journaled first.
 type Stop struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// The operation's record, journaled too, so that a leader that can't read the store can go on: JSON.
+	Record        []byte `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1419,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1432,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Stop) GetOperation() string {
@@ -1221,7 +1442,14 @@ func (x *Stop) GetOperation() string {
 	return ""
 }
 
-// Switch makes the staged data dir the current one and starts etcd on it.
+func (x *Stop) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+// Switch makes the staged data dir the current one and starts etcd on it, open to clients. It ends a Halt.
 type Switch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -1232,7 +1460,7 @@ type Switch struct {
 
 func (x *Switch) Reset() {
 	*x = Switch{}
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1244,7 +1472,7 @@ func (x *Switch) String() string {
 func (*Switch) ProtoMessage() {}
 
 func (x *Switch) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1257,7 +1485,7 @@ func (x *Switch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switch.ProtoReflect.Descriptor instead.
 func (*Switch) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Switch) GetOperation() string {
@@ -1284,7 +1512,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1524,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1537,7 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Rollback) GetOperation() string {
@@ -1317,6 +1545,175 @@ func (x *Rollback) GetOperation() string {
 		return x.Operation
 	}
 	return ""
+}
+
+// Halt stops the etcd that Switch has started and reads from its log whether clients have written. Where nothing was switched it does nothing.
+type Halt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Halt) Reset() {
+	*x = Halt{}
+	mi := &file_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Halt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Halt) ProtoMessage() {}
+
+func (x *Halt) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Halt.ProtoReflect.Descriptor instead.
+func (*Halt) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Halt) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+// Verify compares the HashKV of the node's own etcd at the staged revision with what was staged.
+type Verify struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Verify) Reset() {
+	*x = Verify{}
+	mi := &file_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Verify) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Verify) ProtoMessage() {}
+
+func (x *Verify) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Verify.ProtoReflect.Descriptor instead.
+func (*Verify) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Verify) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+// Salvage makes a backup out of a data dir of this node whose cluster has no quorum any more, with everything in its log.
+type Salvage struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Operation string                 `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	// The token of the data dir; it is the current one, or in the trash can.
+	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// The name of the backup to be made, and why.
+	Name          string       `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Reason        string       `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Spec          *ClusterSpec `protobuf:"bytes,5,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Salvage) Reset() {
+	*x = Salvage{}
+	mi := &file_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Salvage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Salvage) ProtoMessage() {}
+
+func (x *Salvage) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Salvage.ProtoReflect.Descriptor instead.
+func (*Salvage) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Salvage) GetOperation() string {
+	if x != nil {
+		return x.Operation
+	}
+	return ""
+}
+
+func (x *Salvage) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *Salvage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Salvage) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Salvage) GetSpec() *ClusterSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
 }
 
 // Discard removes what an operation has staged, after it was given up or finished.
@@ -1329,7 +1726,7 @@ type Discard struct {
 
 func (x *Discard) Reset() {
 	*x = Discard{}
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1738,7 @@ func (x *Discard) String() string {
 func (*Discard) ProtoMessage() {}
 
 func (x *Discard) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1751,7 @@ func (x *Discard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discard.ProtoReflect.Descriptor instead.
 func (*Discard) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Discard) GetOperation() string {
@@ -1382,7 +1779,7 @@ type PerformEvent struct {
 
 func (x *PerformEvent) Reset() {
 	*x = PerformEvent{}
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1791,7 @@ func (x *PerformEvent) String() string {
 func (*PerformEvent) ProtoMessage() {}
 
 func (x *PerformEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1804,7 @@ func (x *PerformEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformEvent.ProtoReflect.Descriptor instead.
 func (*PerformEvent) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PerformEvent) GetPhase() string {
@@ -1467,7 +1864,7 @@ type Facts struct {
 
 func (x *Facts) Reset() {
 	*x = Facts{}
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1876,7 @@ func (x *Facts) String() string {
 func (*Facts) ProtoMessage() {}
 
 func (x *Facts) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1889,7 @@ func (x *Facts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Facts.ProtoReflect.Descriptor instead.
 func (*Facts) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Facts) GetRevision() int64 {
@@ -1548,7 +1945,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xbe\x04\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x9b\x05\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -1568,7 +1965,18 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x04busy\x18\r \x01(\tR\x04busy\x12'\n" +
 	"\x0fmanager_version\x18\x0e \x01(\tR\x0emanagerVersion\x12(\n" +
 	"\x10clock_unix_nanos\x18\x0f \x01(\x03R\x0eclockUnixNanos\x12\x1c\n" +
-	"\toperation\x18\x10 \x01(\tR\toperation\"\xae\x04\n" +
+	"\toperation\x18\x10 \x01(\tR\toperation\x12)\n" +
+	"\x10operation_record\x18\x11 \x01(\fR\x0foperationRecord\x120\n" +
+	"\x05trash\x18\x12 \x03(\v2\x1a.etcdmanager.v1.TrashEntryR\x05trash\"\xa7\x01\n" +
+	"\n" +
+	"TrashEntry\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12(\n" +
+	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12\x1b\n" +
+	"\traft_term\x18\x04 \x01(\x04R\braftTerm\x12\x1d\n" +
+	"\n" +
+	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xae\x04\n" +
 	"\n" +
 	"EtcdStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
@@ -1596,12 +2004,17 @@ const file_v1_node_proto_rawDesc = "" +
 	"\tpeer_urls\x18\x03 \x03(\tR\bpeerUrls\x12\x1f\n" +
 	"\vclient_urls\x18\x04 \x03(\tR\n" +
 	"clientUrls\x12\x18\n" +
-	"\alearner\x18\x05 \x01(\bR\alearner\"o\n" +
+	"\alearner\x18\x05 \x01(\bR\alearner\"\xdc\x01\n" +
 	"\tStagedDir\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04hash\x18\x04 \x01(\rR\x04hash\"\xc6\x04\n" +
+	"\x04hash\x18\x04 \x01(\rR\x04hash\x12\x1a\n" +
+	"\bswitched\x18\x05 \x01(\bR\bswitched\x12\x16\n" +
+	"\x06halted\x18\x06 \x01(\bR\x06halted\x12\x18\n" +
+	"\awritten\x18\a \x01(\bR\awritten\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\b \x01(\x03R\tsizeBytes\"\xd9\x05\n" +
 	"\x0ePerformRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
@@ -1617,7 +2030,10 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x04stop\x18\x0f \x01(\v2\x14.etcdmanager.v1.StopH\x00R\x04stop\x120\n" +
 	"\x06switch\x18\x10 \x01(\v2\x16.etcdmanager.v1.SwitchH\x00R\x06switch\x126\n" +
 	"\brollback\x18\x11 \x01(\v2\x18.etcdmanager.v1.RollbackH\x00R\brollback\x123\n" +
-	"\adiscard\x18\x12 \x01(\v2\x17.etcdmanager.v1.DiscardH\x00R\adiscardB\b\n" +
+	"\adiscard\x18\x12 \x01(\v2\x17.etcdmanager.v1.DiscardH\x00R\adiscard\x12*\n" +
+	"\x04halt\x18\x13 \x01(\v2\x14.etcdmanager.v1.HaltH\x00R\x04halt\x120\n" +
+	"\x06verify\x18\x14 \x01(\v2\x16.etcdmanager.v1.VerifyH\x00R\x06verify\x123\n" +
+	"\asalvage\x18\x15 \x01(\v2\x17.etcdmanager.v1.SalvageH\x00R\asalvageB\b\n" +
 	"\x06action\"x\n" +
 	"\tStartEtcd\x12/\n" +
 	"\x05state\x18\x01 \x01(\v2\x19.etcdmanager.v1.EtcdStateR\x05state\x12 \n" +
@@ -1631,24 +2047,40 @@ const file_v1_node_proto_rawDesc = "" +
 	"TakeBackup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12/\n" +
-	"\x04spec\x18\x03 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"=\n" +
+	"\x04spec\x18\x03 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"\xfb\x01\n" +
 	"\x05Prove\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
-	"\x06backup\x18\x02 \x01(\tR\x06backup\"\xe4\x01\n" +
+	"\x06backup\x18\x02 \x01(\tR\x06backup\x12#\n" +
+	"\rbump_revision\x18\x03 \x01(\x04R\fbumpRevision\x12#\n" +
+	"\rdrop_prefixes\x18\x04 \x03(\tR\fdropPrefixes\x12*\n" +
+	"\x11at_least_revision\x18\x05 \x01(\x03R\x0fatLeastRevision\x12!\n" +
+	"\fetcd_version\x18\x06 \x01(\tR\vetcdVersion\x12#\n" +
+	"\rforce_foreign\x18\a \x01(\bR\fforceForeign\"\xe4\x01\n" +
 	"\x05Stage\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
 	"\x06backup\x18\x02 \x01(\tR\x06backup\x12/\n" +
 	"\x05state\x18\x03 \x01(\v2\x19.etcdmanager.v1.EtcdStateR\x05state\x12#\n" +
 	"\rbump_revision\x18\x04 \x01(\x04R\fbumpRevision\x12#\n" +
 	"\rdrop_prefixes\x18\x05 \x03(\tR\fdropPrefixes\x12*\n" +
-	"\x11at_least_revision\x18\x06 \x01(\x03R\x0fatLeastRevision\"$\n" +
+	"\x11at_least_revision\x18\x06 \x01(\x03R\x0fatLeastRevision\"<\n" +
 	"\x04Stop\x12\x1c\n" +
-	"\toperation\x18\x01 \x01(\tR\toperation\"W\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\"W\n" +
 	"\x06Switch\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12/\n" +
 	"\x05state\x18\x02 \x01(\v2\x19.etcdmanager.v1.EtcdStateR\x05state\"(\n" +
 	"\bRollback\x12\x1c\n" +
-	"\toperation\x18\x01 \x01(\tR\toperation\"'\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"$\n" +
+	"\x04Halt\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"&\n" +
+	"\x06Verify\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"\x9a\x01\n" +
+	"\aSalvage\x12\x1c\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12/\n" +
+	"\x04spec\x18\x05 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"'\n" +
 	"\aDiscard\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\"\xbd\x01\n" +
 	"\fPerformEvent\x12\x14\n" +
@@ -1686,62 +2118,71 @@ func file_v1_node_proto_rawDescGZIP() []byte {
 	return file_v1_node_proto_rawDescData
 }
 
-var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_v1_node_proto_goTypes = []any{
 	(*ObserveRequest)(nil), // 0: etcdmanager.v1.ObserveRequest
 	(*WatchRequest)(nil),   // 1: etcdmanager.v1.WatchRequest
 	(*WatchEvent)(nil),     // 2: etcdmanager.v1.WatchEvent
 	(*NodeStatus)(nil),     // 3: etcdmanager.v1.NodeStatus
-	(*EtcdStatus)(nil),     // 4: etcdmanager.v1.EtcdStatus
-	(*Member)(nil),         // 5: etcdmanager.v1.Member
-	(*StagedDir)(nil),      // 6: etcdmanager.v1.StagedDir
-	(*PerformRequest)(nil), // 7: etcdmanager.v1.PerformRequest
-	(*StartEtcd)(nil),      // 8: etcdmanager.v1.StartEtcd
-	(*SetAside)(nil),       // 9: etcdmanager.v1.SetAside
-	(*TakeBackup)(nil),     // 10: etcdmanager.v1.TakeBackup
-	(*Prove)(nil),          // 11: etcdmanager.v1.Prove
-	(*Stage)(nil),          // 12: etcdmanager.v1.Stage
-	(*Stop)(nil),           // 13: etcdmanager.v1.Stop
-	(*Switch)(nil),         // 14: etcdmanager.v1.Switch
-	(*Rollback)(nil),       // 15: etcdmanager.v1.Rollback
-	(*Discard)(nil),        // 16: etcdmanager.v1.Discard
-	(*PerformEvent)(nil),   // 17: etcdmanager.v1.PerformEvent
-	(*Facts)(nil),          // 18: etcdmanager.v1.Facts
-	(*EtcdNode)(nil),       // 19: etcdmanager.v1.EtcdNode
-	(*EtcdState)(nil),      // 20: etcdmanager.v1.EtcdState
-	(*ClusterSpec)(nil),    // 21: etcdmanager.v1.ClusterSpec
+	(*TrashEntry)(nil),     // 4: etcdmanager.v1.TrashEntry
+	(*EtcdStatus)(nil),     // 5: etcdmanager.v1.EtcdStatus
+	(*Member)(nil),         // 6: etcdmanager.v1.Member
+	(*StagedDir)(nil),      // 7: etcdmanager.v1.StagedDir
+	(*PerformRequest)(nil), // 8: etcdmanager.v1.PerformRequest
+	(*StartEtcd)(nil),      // 9: etcdmanager.v1.StartEtcd
+	(*SetAside)(nil),       // 10: etcdmanager.v1.SetAside
+	(*TakeBackup)(nil),     // 11: etcdmanager.v1.TakeBackup
+	(*Prove)(nil),          // 12: etcdmanager.v1.Prove
+	(*Stage)(nil),          // 13: etcdmanager.v1.Stage
+	(*Stop)(nil),           // 14: etcdmanager.v1.Stop
+	(*Switch)(nil),         // 15: etcdmanager.v1.Switch
+	(*Rollback)(nil),       // 16: etcdmanager.v1.Rollback
+	(*Halt)(nil),           // 17: etcdmanager.v1.Halt
+	(*Verify)(nil),         // 18: etcdmanager.v1.Verify
+	(*Salvage)(nil),        // 19: etcdmanager.v1.Salvage
+	(*Discard)(nil),        // 20: etcdmanager.v1.Discard
+	(*PerformEvent)(nil),   // 21: etcdmanager.v1.PerformEvent
+	(*Facts)(nil),          // 22: etcdmanager.v1.Facts
+	(*EtcdNode)(nil),       // 23: etcdmanager.v1.EtcdNode
+	(*EtcdState)(nil),      // 24: etcdmanager.v1.EtcdState
+	(*ClusterSpec)(nil),    // 25: etcdmanager.v1.ClusterSpec
 }
 var file_v1_node_proto_depIdxs = []int32{
-	19, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
-	20, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
-	4,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
-	6,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
-	5,  // 4: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
-	8,  // 5: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
-	9,  // 6: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
-	10, // 7: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
-	11, // 8: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
-	12, // 9: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
-	13, // 10: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
-	14, // 11: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
-	15, // 12: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
-	16, // 13: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
-	20, // 14: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
-	21, // 15: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
-	20, // 16: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
-	20, // 17: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
-	18, // 18: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
-	0,  // 19: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
-	1,  // 20: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
-	7,  // 21: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
-	3,  // 22: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
-	2,  // 23: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
-	17, // 24: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
-	22, // [22:25] is the sub-list for method output_type
-	19, // [19:22] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	23, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
+	24, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
+	5,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
+	7,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
+	4,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
+	6,  // 5: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
+	9,  // 6: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
+	10, // 7: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
+	11, // 8: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
+	12, // 9: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
+	13, // 10: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
+	14, // 11: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
+	15, // 12: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
+	16, // 13: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
+	20, // 14: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
+	17, // 15: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
+	18, // 16: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
+	19, // 17: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
+	24, // 18: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
+	25, // 19: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
+	24, // 20: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
+	24, // 21: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
+	25, // 22: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
+	22, // 23: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
+	0,  // 24: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
+	1,  // 25: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
+	8,  // 26: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
+	3,  // 27: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
+	2,  // 28: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
+	21, // 29: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
+	27, // [27:30] is the sub-list for method output_type
+	24, // [24:27] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_v1_node_proto_init() }
@@ -1750,7 +2191,7 @@ func file_v1_node_proto_init() {
 		return
 	}
 	file_v1_storage_proto_init()
-	file_v1_node_proto_msgTypes[7].OneofWrappers = []any{
+	file_v1_node_proto_msgTypes[8].OneofWrappers = []any{
 		(*PerformRequest_StartEtcd)(nil),
 		(*PerformRequest_SetAside)(nil),
 		(*PerformRequest_TakeBackup)(nil),
@@ -1760,6 +2201,9 @@ func file_v1_node_proto_init() {
 		(*PerformRequest_Switch)(nil),
 		(*PerformRequest_Rollback)(nil),
 		(*PerformRequest_Discard)(nil),
+		(*PerformRequest_Halt)(nil),
+		(*PerformRequest_Verify)(nil),
+		(*PerformRequest_Salvage)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1767,7 +2211,7 @@ func file_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_node_proto_rawDesc), len(file_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -134,8 +134,12 @@ func (f *flow) end() {
 func (f *flow) p99(from, to time.Time) (time.Duration, int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return p99(f.answers, from, to)
+}
+
+func p99(answers []answer, from, to time.Time) (time.Duration, int) {
 	var list []time.Duration
-	for _, a := range f.answers {
+	for _, a := range answers {
 		if !a.asked.Before(from) && a.asked.Before(to) {
 			list = append(list, a.took)
 		}
@@ -150,6 +154,7 @@ type gap struct {
 	mu      sync.Mutex
 	last    time.Time
 	longest time.Duration
+	answers []answer
 }
 
 func (b *bench) startGap(conf *tls.Config, urls []string) *gap {
@@ -161,9 +166,11 @@ func (b *bench) startGap(conf *tls.Config, urls []string) *gap {
 			defer c.Close()
 			for ctx.Err() == nil {
 				try, stop := context.WithTimeout(ctx, time.Second)
+				asked := time.Now()
 				if write(try, c) == nil {
 					g.mu.Lock()
 					now := time.Now()
+					g.answers = append(g.answers, answer{asked, now.Sub(asked)})
 					g.longest, g.last = max(g.longest, now.Sub(g.last)), now
 					g.mu.Unlock()
 				}
@@ -180,4 +187,10 @@ func (g *gap) end() time.Duration {
 	g.cancel()
 	g.wg.Wait()
 	return g.longest
+}
+
+// p99 of the writes that were asked for between two moments; after end.
+func (g *gap) p99(from, to time.Time) time.Duration {
+	d, _ := p99(g.answers, from, to)
+	return d
 }

@@ -202,14 +202,17 @@ func (l *Load) Stop() LoadReport {
 }
 
 // Verify reads everything back, linearizably, and fails the test for every acknowledged write that isn't there. Call it after Stop.
-func (l *Load) Verify() {
+func (l *Load) Verify() { l.VerifyFrom(0) }
+
+// VerifyFrom is Verify for the writes that were acknowledged with at least that revision: after a restore those from before are gone.
+func (l *Load) VerifyFrom(revision int64) {
 	l.c.t.Helper()
 	got, _ := l.c.ReadAll(l.prefix)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var lost []string
-	for key := range l.acked {
-		if got[key] != "value of "+key {
+	for key, at := range l.acked {
+		if at >= revision && got[key] != "value of "+key {
 			lost = append(lost, key)
 		}
 	}

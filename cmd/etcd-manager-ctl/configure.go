@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// specChange is what the command line changes about the cluster spec.
+type specChange struct {
+	count    int
+	version  string
+	setCount bool
+	setVers  bool
+}
+
+// addFlags declares the two flags; read tells afterwards which of them were given.
+func (s *specChange) addFlags(cmd *cobra.Command) {
+	cmd.Flags().IntVar(&s.count, "member-count", 0, "the wanted `number` of members: odd, 1 to 9")
+	cmd.Flags().StringVar(&s.version, "etcd-version", "", "the wanted etcd `version`, for example 3.5.21")
+}
+
+func (s *specChange) read(cmd *cobra.Command) {
+	s.setCount, s.setVers = cmd.Flags().Changed("member-count"), cmd.Flags().Changed("etcd-version")
+}
+
+func (s *specChange) empty() bool { return !s.setCount && !s.setVers }
+
+func (s *specChange) apply(spec cluster.Spec) cluster.Spec {
+	if s.setCount {
+		spec.MemberCount = s.count
+	}
+	if s.setVers {
+		spec.EtcdVersion = strings.TrimPrefix(strings.TrimSpace(s.version), "v")
+	}
+	return spec
+}
+
+func (a *app) configureCommand() *cobra.Command {
+	var change specChange
+	cmd := &cobra.Command{
+		Use: "configure-cluster", Short: "Write the cluster spec, keeping what is not given", Args: noArgs,
+		Long: `Write the cluster spec, keeping what is not given. The managers see it within a minute and change the
+cluster accordingly, one safe step at a time.`,
+		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --member-count=3 --etcd-version=3.5.21",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			change.read(cmd)
+			return a.configure(cmd.Context(), change)
+		},
+	}
+	change.addFlags(cmd)
+	return cmd
+}
+
+func (a *app) configure(ctx context.Context, change specChange) error {
+	if err := a.format("json"); err != nil {
+		return err
+	}
+	if change.empty() {
+		return usagef("configure-cluster needs --member-count or --etcd-version")
+	}
+	c, ctx, cancel, err := a.catalog(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	spec, err := a.writeSpec(ctx, c, change)
+	if err != nil {
+		return err
+	}
+	return a.printSpec(spec)
+}
+
+// configureAttempts bounds how often a change by somebody else is taken into account.
+const configureAttempts = 5
+
+// writeSpec changes the spec in the store and keeps what the change doesn't name, also if somebody else writes at the same moment.
+func (a *app) writeSpec(ctx context.Context, c *catalog.Catalog, change specChange) (cluster.Spec, error) {
+	for range configureAttempts {
+		spec, stored, err := a.readSpec(ctx, c, change)
+		if err != nil {
+			return spec, err
+		}
+		if stored == "" {
+			_, err = c.CreateSpec(ctx, spec)
+		} else {
+			_, err = c.ReplaceSpec(ctx, spec, stored)
+		}
+		if errors.Is(err, catalog.ErrConflict) {
+			continue
+		}
+		return spec, err
+	}
+	return cluster.Spec{}, errors.New("the spec was changed by somebody else again and again: look with get, then try again")
+}
+
+// readSpec reads the spec and applies the change. The version is that of what is stored, empty if there is none.
+func (a *app) readSpec(ctx context.Context, c *catalog.Catalog, change specChange) (cluster.Spec, string, error) {
+	spec, stored, err := c.Spec(ctx)
+	// A directory that doesn't exist yet is made by the first write, which this may be.
+	absent := errors.Is(err, catalog.ErrNotFound) || change.setCount && errors.Is(err, catalog.ErrInvalid) && errors.Is(err, fs.ErrNotExist)
+	unreadable := errors.Is(err, cluster.ErrCorrupt)
+	switch {
+	case err != nil && !absent && !unreadable, unreadable && !change.setCount:
+		return spec, "", err
+	case err != nil && !change.setCount && change.empty():
+		return spec, "", a.noSpec()
+	case err != nil && !change.setCount:
+		return spec, "", usagef("there is no cluster spec in %s yet: --member-count is needed too", a.store)
+	}
+	spec = change.apply(spec)
+	if err := catalog.ValidateSpec(spec); err != nil {
+		if change.empty() {
+			return spec, "", err
+		}
+		return spec, "", &usageError{err}
+	}
+	if absent {
+		stored = ""
+	}
+	return spec, stored, nil
+}

@@ -1,0 +1,189 @@
+package etcd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// StagePlan says what staging changes in a database, as far as it is the same on every member of the new cluster.
+// The fields mean what those of the same names in StageConfig mean.
+type StagePlan struct {
+	BumpRevision    uint64   `json:"bumpRevision,omitempty"`
+	AtLeastRevision int64    `json:"atLeastRevision,omitempty"`
+	MarkCompacted   bool     `json:"markCompacted,omitempty"`
+	DropPrefixes    [][]byte `json:"dropPrefixes,omitempty"`
+	TargetVersion   string   `json:"targetVersion,omitempty"`
+}
+
+func (c *StageConfig) plan() StagePlan {
+	return StagePlan{c.BumpRevision, c.AtLeastRevision, c.MarkCompacted, c.DropPrefixes, c.TargetVersion}
+}
+
+func (p *StagePlan) validate() error {
+	bad := func(why string) error { return fmt.Errorf("%w: %s", ErrConfig, why) }
+	raise := p.BumpRevision > 0 || p.AtLeastRevision > 0
+	switch {
+	case raise != p.MarkCompacted:
+		return bad("the revision is raised and marked compacted together, or neither")
+	case p.BumpRevision > 0 && !revisionFits(int64(p.BumpRevision)), p.AtLeastRevision != 0 && !revisionFits(p.AtLeastRevision):
+		return bad("revision out of range")
+	case slices.ContainsFunc(p.DropPrefixes, func(p []byte) bool { return len(p) == 0 }):
+		return bad("an empty prefix would drop every key")
+	}
+	if p.TargetVersion != "" {
+		return ValidateVersion(p.TargetVersion)
+	}
+	return nil
+}
+
+func (p *StagePlan) fingerprint() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d %d %t %q %q", p.BumpRevision, p.AtLeastRevision, p.MarkCompacted, p.DropPrefixes, p.TargetVersion)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// fileID tells one state of a file from every other, also of the same file after a change.
+type fileID struct {
+	Device   uint64 `json:"device"`
+	Inode    uint64 `json:"inode"`
+	Size     int64  `json:"size"`
+	Modified int64  `json:"modified"`
+	// Changed is when anything about the file was changed, its name and mode included.
+	Changed int64 `json:"changed"`
+}
+
+func identify(f *os.File) (fileID, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return fileID{}, err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileID{}, errors.New("the file system has no inodes")
+	}
+	return fileID{Device: uint64(st.Dev), Inode: st.Ino, Size: st.Size, Modified: st.Mtim.Nano(), Changed: st.Ctim.Nano()}, nil
+}
+
+// moved tells whether the file is still the same but for its name and mode.
+func (id fileID) moved(now fileID) bool {
+	now.Changed = id.Changed
+	return id == now
+}
+
+// plannedStage is a plan that was made for one file: everything that is to be changed in it on every member, and what comes out.
+type plannedStage struct {
+	// Format is planFormat.
+	Format int    `json:"format"`
+	File   fileID `json:"file"`
+	// For is the fingerprint of the StagePlan.
+	For    string      `json:"for"`
+	Result StageResult `json:"result"`
+	Edits  *edits      `json:"edits"`
+}
+
+// planFormat changes with everything on which the result for the same file and the same StagePlan depends.
+const planFormat = 1
+
+// planFile is what stands in the file: a plan and the SHA-256 of its bytes.
+type planFile struct {
+	SHA256 string          `json:"sha256"`
+	Plan   json.RawMessage `json:"plan"`
+}
+
+func (p *plannedStage) write(path string) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(b)
+	out, err := json.Marshal(planFile{SHA256: hex.EncodeToString(sum[:]), Plan: b})
+	if err != nil {
+		return err
+	}
+	if err := writeFileAtomic(path, out); err != nil {
+		return fmt.Errorf("write plan: %w", err)
+	}
+	return nil
+}
+
+// readPlan returns nil unless there is a plan that is whole, and for exactly this file and these options: it saves time and never decides anything.
+func readPlan(path string, source fileID, want StagePlan) *plannedStage {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var f planFile
+	if err := json.Unmarshal(b, &f); err != nil {
+		return nil
+	}
+	if sum := sha256.Sum256(f.Plan); f.SHA256 != hex.EncodeToString(sum[:]) {
+		return nil
+	}
+	var p plannedStage
+	if err := json.Unmarshal(f.Plan, &p); err != nil {
+		return nil
+	}
+	if p.Format != planFormat || p.File != source || p.For != want.fingerprint() || p.Edits == nil {
+		return nil
+	}
+	return &p
+}
+
+// planStage decides, from what was found in a database, what is changed in it on every member.
+func (s *scan) planStage(ctx context.Context, p StagePlan) (StageResult, *edits, error) {
+	was := s.versions()
+	if err := checkTarget(was.WrittenBy(), p.TargetVersion); err != nil {
+		return StageResult{}, nil, err
+	}
+	e := &edits{}
+	res := StageResult{
+		SnapshotRevision: s.revision(), Dropped: int64(len(s.watched)), Leases: s.leases, WrittenBy: was.WrittenBy(), Version: p.TargetVersion,
+	}
+	keys, _ := s.live()
+	res.Keys = keys - res.Dropped
+	compact, extra, err := planRevisions(p, s, &res, e)
+	if err != nil {
+		return StageResult{}, nil, err
+	}
+	planVersions(p.TargetVersion, was, e)
+	sum, err := s.hashKV(ctx, compact, s.watched, extra...)
+	res.Hash = HashKV{Revision: res.Revision, CompactRevision: compact, Hash: sum}
+	return res, e, err
+}
+
+// planDB plans without a proof before it. The hash behind the database is checked as well, if hashed says that there is one.
+func planDB(ctx context.Context, path string, p StagePlan, checkHash bool) (StageResult, *edits, error) {
+	f, size, hashed, err := openDB(path)
+	if err != nil {
+		return StageResult{}, nil, err
+	}
+	defer f.Close()
+	if checkHash && !hashed {
+		return StageResult{}, nil, fmt.Errorf("%w: %d bytes is not the size of a database with a hash behind it", ErrBadSnapshot, size)
+	}
+	var s *scan
+	err = checkBoth(ctx, f, size, checkHash, func(r io.ReaderAt) (err error) {
+		s, err = scanDB(ctx, r, size, p.DropPrefixes)
+		return err
+	})
+	if err != nil {
+		return StageResult{}, nil, err
+	}
+	return s.planStage(ctx, p)
+}
+
+// forMember completes what is the same on every member.
+func (r StageResult) forMember(n *newCluster) StageResult {
+	r.MemberID, r.ClusterID = cluster.MemberID(n.own.ID), uint64(n.rc.ID())
+	return r
+}

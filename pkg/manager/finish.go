@@ -1,0 +1,143 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// outage is the time from the first stop until a member was open to clients again.
+func (l *leadership) outage(op *catalog.Operation) time.Duration {
+	end := l.served
+	if end.IsZero() {
+		end = time.Now()
+	}
+	for _, s := range op.Steps {
+		if s.Name == string(catalog.StateStopping) {
+			return end.Sub(s.Started)
+		}
+	}
+	return 0
+}
+
+// noteServed remembers when the first member answered a client after the stop, which takes a quorum.
+func (l *leadership) noteServed(nodes []cluster.NodeStatus) {
+	if l.op == nil || !l.op.State.Committing() {
+		l.served = time.Time{}
+		return
+	}
+	token := l.op.NewToken
+	if l.op.State == catalog.StateReverting {
+		token = l.op.OldToken
+	}
+	for _, n := range nodes {
+		if l.served.IsZero() && n.State != nil && n.State.Token == token && n.Etcd.Running && n.Etcd.Healthy && !n.Holding {
+			l.served = time.Now()
+		}
+	}
+}
+
+// finish closes the books: marker, record, command, leftovers, in this order, so that a crash in between leaves the command to be finished again.
+func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.FinishRestore) error {
+	if a.To == plan.OpDone {
+		if err := l.markRestored(ctx); err != nil {
+			return err
+		}
+	}
+	l.opRemoved = l.op.ID
+	if err := l.m.cfg.Catalog.RemoveCommand(ctx, l.op.Command); err != nil {
+		return err
+	}
+	err := l.save(ctx, func(op *catalog.Operation) {
+		if a.To == plan.OpDone || a.To == plan.OpRolledBack {
+			op.Outage = l.outage(op)
+		}
+		stepTo(op, catalog.OperationState(a.To), a.Reason)
+		op.Finished = time.Now()
+		if a.To == plan.OpDone {
+			op.RevisionAfter = op.StagedRevision
+		}
+	})
+	if err != nil {
+		return err
+	}
+	op := l.op
+	l.learn(op)
+	if a.To == plan.OpDone {
+		klog.Infof("%s is restored: revision %d, etcd served nobody for %s; restart API servers and controllers now (docs/kubernetes.md)", subject(op), op.RevisionAfter, op.Outage.Round(time.Millisecond))
+	} else {
+		klog.Errorf("the restore of %s ended as %s: %s", subject(op), op.State, op.Reason)
+	}
+	l.op, l.opVer = nil, ""
+	l.mu.Lock()
+	l.force = true
+	if a.To == plan.OpDone {
+		l.restored = true
+	}
+	l.mu.Unlock()
+	l.clearAway(ctx, o, op.ID)
+	if _, err := l.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil {
+		klog.V(2).Infof("prune history: %v", err)
+	}
+	return nil
+}
+
+// markRestored makes the marker say which cluster there is now.
+func (l *leadership) markRestored(ctx context.Context) error {
+	if l.store.Marker.Phase == plan.MarkerFormed && l.store.Marker.Token == l.op.NewToken {
+		return nil
+	}
+	m := l.newMarker(catalog.PhaseFormed, &l.op.Spec, l.op.NewToken, l.op.Members, l.op.Spec.EtcdVersion)
+	if !l.store.marker.Time.IsZero() {
+		m.Time = l.store.marker.Time
+	}
+	var ver string
+	var err error
+	if l.store.markerVer == "" {
+		ver, err = l.m.cfg.Catalog.CreateMarker(ctx, m)
+	} else {
+		ver, err = l.m.cfg.Catalog.ReplaceMarker(ctx, m, l.store.markerVer)
+	}
+	if err != nil {
+		return err
+	}
+	l.setMarker(m, ver)
+	return nil
+}
+
+// clearAway frees the nodes of what the operation has left. A node that misses it does so before its next restore.
+func (l *leadership) clearAway(ctx context.Context, o *plan.Observation, id string) {
+	err := each(o.Nodes, func(n cluster.NodeStatus) error {
+		return l.quick(ctx, n.ID, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: id}}})
+	})
+	if err != nil && ctx.Err() == nil {
+		klog.V(2).Infof("clear away restore %s: %v", id, err)
+	}
+}
+
+// failCommand records why a command can't be carried out, then removes it.
+func (l *leadership) failCommand(ctx context.Context, a plan.FailCommand) error {
+	c := l.store.commands[a.Command]
+	now := time.Now()
+	op := catalog.Operation{
+		ID: a.Command, Kind: catalog.KindRestore, State: catalog.StateFailed, Reason: a.Reason, Command: a.Command, Backup: a.Backup, Source: c.Source,
+		Options: c.Options, Spec: c.Spec, Created: now, StateSince: now, Finished: now, Term: l.term, Leader: l.m.cfg.Self, Instance: l.m.cfg.Instance,
+	}
+	if strings.HasPrefix(a.Reason, "superseded") {
+		op.State = catalog.StateSuperseded
+	}
+	if _, err := l.m.cfg.Catalog.PutOperation(ctx, op, ""); err != nil && !errors.Is(err, catalog.ErrConflict) {
+		return err
+	}
+	klog.Errorf("the queued restore of %s is not carried out: %s", subject(&op), a.Reason)
+	l.forceStore()
+	return l.m.cfg.Catalog.RemoveCommand(ctx, a.Command)
+}

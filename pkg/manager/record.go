@@ -1,0 +1,212 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// commitPatience is how long a step waits for the store while etcd is stopped, before it goes on without.
+const commitPatience = 3 * time.Second
+
+// readOperations keeps the restore under way in step with its record, and remembers which ones have ended.
+func (l *leadership) readOperations(ctx context.Context, list catalog.ControlListing) error {
+	s := &l.store
+	if s.ended == nil {
+		s.ended, s.failed = map[string]string{}, map[string]string{}
+	}
+	s.FailedRestores = nil
+	for name := range s.failed {
+		if !slices.ContainsFunc(list.Operations, func(o catalog.Object) bool { return o.Name == name }) {
+			delete(s.failed, name)
+			continue
+		}
+		s.FailedRestores = append(s.FailedRestores, s.failed[name])
+	}
+	slices.Sort(s.FailedRestores)
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
+	if l.op != nil {
+		return nil // this leadership writes it; nobody else does
+	}
+	for _, obj := range list.Operations {
+		if s.ended[obj.Name] == obj.Stamp {
+			continue
+		}
+		op, ver, err := l.m.cfg.Catalog.Operation(ctx, obj.Name)
+		if errors.Is(err, catalog.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		l.learn(&op)
+		if op.State.Final() {
+			s.ended[obj.Name] = obj.Stamp
+			continue
+		}
+		klog.Infof("restore %s of %s was left in state %s; going on with it", op.ID, subject(&op), op.State)
+		l.op, l.opVer = &op, ver
+	}
+	return nil
+}
+
+// learn takes over what later decisions need of an operation.
+func (l *leadership) learn(op *catalog.Operation) {
+	s := &l.store
+	s.highest = max(s.highest, op.RevisionBefore, op.RevisionAfter)
+	if op.SafetyBackup != "" {
+		l.keepSafety(op.SafetyBackup, op.Updated)
+	}
+	switch op.State {
+	case catalog.StateFailed:
+		s.failed[op.ID] = subject(op) + ": " + op.Reason
+	case catalog.StateRolledBack:
+		s.RolledBack = append(s.RolledBack, *toPlan(op))
+		if n := len(s.RolledBack); n > rolledBackKept {
+			s.RolledBack = s.RolledBack[n-rolledBackKept:]
+		}
+	}
+}
+
+func (l *leadership) keepSafety(name string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.safety[name] = at
+}
+
+// rolledBackKept is how many restores that were taken back are remembered, for nodes that were away when it happened.
+const rolledBackKept = 2
+
+// subject says what is restored.
+func subject(op *catalog.Operation) string {
+	if op.Backup == "" && op.Source != nil {
+		return "the data of cluster " + string(op.Source.Token)
+	}
+	return "backup " + op.Backup
+}
+
+// settle writes what could only be remembered while the store was away. Whoever wrote in between wins.
+func (l *leadership) settle(ctx context.Context) error {
+	if l.op == nil || !l.opUnsaved {
+		return nil
+	}
+	stored, ver, err := l.m.cfg.Catalog.Operation(ctx, l.op.ID)
+	gone := errors.Is(err, catalog.ErrNotFound)
+	if err != nil && !gone {
+		return err
+	}
+	if gone || stored.State.Final() || stored.Term > l.term {
+		klog.Warningf("restore %s: the store has another end of it than this leader; going by the store", l.op.ID)
+		l.op, l.opVer, l.opUnsaved = nil, "", false
+		return nil
+	}
+	if ver, err = l.m.cfg.Catalog.PutOperation(ctx, *l.op, ver); err != nil {
+		return err
+	}
+	l.opVer, l.opUnsaved = ver, false
+	return nil
+}
+
+// recall takes the restore under way from the nodes' journals when the store can't be asked. It is only needed while etcd is held for it:
+// of a cluster that serves nothing has to be known in a hurry.
+func (l *leadership) recall(nodes []cluster.NodeStatus) {
+	if l.op != nil || l.store.Error == "" {
+		return
+	}
+	var newest *catalog.Operation
+	held := false
+	for _, n := range nodes {
+		if n.Etcd.Healthy {
+			return
+		}
+		held = held || n.Holding
+		if len(n.OperationRecord) == 0 {
+			continue
+		}
+		op, err := catalog.DecodeOperation("journal of node "+string(n.ID), n.OperationRecord)
+		if err != nil {
+			klog.Warningf("%v", err)
+			continue
+		}
+		if op.State.Committing() && (newest == nil || op.Updated.After(newest.Updated)) {
+			newest = &op
+		}
+	}
+	if newest == nil || !held || l.store.ended[newest.ID] != "" {
+		return
+	}
+	klog.Warningf("the store is away, and the nodes are in the middle of restore %s; going on with what their journals say", newest.ID)
+	newest.StateSince = time.Now()
+	l.op, l.opVer, l.opUnsaved = newest, "", true
+}
+
+// planOperation is the restore under way as plan sees it.
+func (l *leadership) planOperation() *plan.Operation {
+	if l.op == nil {
+		return nil
+	}
+	op := toPlan(l.op)
+	op.RetryAt = l.opRetry
+	op.Withdrawn = l.store.Error == "" && l.opRemoved != op.ID &&
+		!slices.ContainsFunc(l.store.listing.Commands, func(o catalog.Object) bool { return o.Name == l.op.Command })
+	return op
+}
+
+func toPlan(op *catalog.Operation) *plan.Operation {
+	p := &plan.Operation{
+		ID: op.ID, Backup: op.Backup, State: plan.OperationState(op.State), Reason: op.Reason, Nodes: op.Members, Token: op.NewToken,
+		OldToken: op.OldToken, Version: op.Spec.EtcdVersion, Size: op.Spec.MemberCount, Proven: op.Proven, SafetyBackup: op.SafetyBackup,
+		SafetyTried: op.SafetyTried, RevisionBefore: op.RevisionBefore, Revision: op.StagedRevision, Hash: op.StagedHash, Bytes: op.StagedBytes,
+		Written: op.Written, Unwritten: op.Unwritten, Verified: op.Verified, StateFor: time.Since(op.StateSince),
+	}
+	if op.Source != nil {
+		p.Source = plan.Source{Node: op.Source.Node, Token: op.Source.Token}
+	}
+	return p
+}
+
+// save writes the operation's record; what it says is true only afterwards. From the moment on when etcd is stopped the record may be
+// ahead of the store: the nodes' journals know of the operation too, and clients wait.
+func (l *leadership) save(ctx context.Context, change func(*catalog.Operation)) error {
+	op := l.op.Clone()
+	change(&op)
+	op.Term, op.Leader, op.Instance = l.term, l.m.cfg.Self, l.m.cfg.Instance
+	urgent := l.op.State.Committing() && op.State.Committing()
+	if urgent && l.store.Error != "" {
+		l.op, l.opUnsaved = &op, true
+		return nil
+	}
+	limit := quickAction
+	if urgent {
+		limit = commitPatience
+	}
+	tctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	ver, err := l.m.cfg.Catalog.PutOperation(tctx, op, l.opVer)
+	switch {
+	case err == nil:
+		l.op, l.opVer, l.opUnsaved = &op, ver, false
+		return nil
+	case !urgent || errors.Is(err, catalog.ErrConflict) || ctx.Err() != nil:
+		return err
+	}
+	l.storeFailed(err)
+	l.op, l.opUnsaved = &op, true
+	return nil
+}
+
+// storeFailed remembers that the store doesn't answer, so that nothing else waits for it.
+func (l *leadership) storeFailed(err error) {
+	klog.Warningf("the store doesn't answer in the middle of a restore, which goes on without it: %v", err)
+	l.store.Error, l.store.failedAt = err.Error(), time.Now()
+	l.store.failures = 1
+}

@@ -1,0 +1,224 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// stop writes down what runs and stops it. Until switch or rollback etcd stays stopped, also over a restart of the manager.
+func (a *Agent) stop(ctx context.Context, req *protosv1.Stop) error {
+	op, err := a.enter(req.GetOperation())
+	if err != nil {
+		return err
+	}
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	if op.Phase == phaseReverted {
+		return fmt.Errorf("restore %s was taken back here", op.ID)
+	}
+	known := op.Phase.held() || op.Phase.switched()
+	if r := req.GetRecord(); len(r) > 0 && !bytes.Equal(r, op.Record) {
+		op.Record = bytes.Clone(r)
+		if known {
+			if err := a.note(op); err != nil {
+				return err
+			}
+		}
+	}
+	switch {
+	case op.Phase.switched():
+		return nil // further than that already
+	case !known:
+		if err := a.hold(op); err != nil {
+			return err
+		}
+	}
+	return a.stopLocked(ctx, "restore "+op.ID, stopHard)
+}
+
+// hold journals that etcd is to be stopped, and the state to which a rollback returns. procMu is held.
+func (a *Agent) hold(op *journalOperation) error {
+	// An etcd that can't be started on a full disk would be missed only when the old one is gone.
+	if free := diskFree(a.cfg.DataDir); op.Token != "" && free < startRoom {
+		return fmt.Errorf("etcd isn't stopped: the restored one needs %d MiB on the disk of %s to start, %d MiB are free; make room or use a larger volume: %w",
+			int64(startRoom)>>20, a.cfg.DataDir, free>>20, cluster.ErrPermanent)
+	}
+	a.mu.Lock()
+	s := a.state.Clone()
+	a.mu.Unlock()
+	old, err := encodeState(s)
+	if err != nil {
+		return err
+	}
+	op.Phase, op.Old = phaseStopped, old
+	return a.note(op)
+}
+
+// switchTo makes the staged data dir the current one and starts etcd on it. The state file is written before the journal: a crash in between
+// leaves etcd held, or where nothing ran before is seen by operation(), and the leader asks again.
+func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	s := wire.StateFromProto(req.GetState())
+	a.mu.Lock()
+	op, have, running := a.operation(), a.state, a.procAs
+	noted := op != nil && a.j.Operation.Phase == phaseSwitched
+	a.mu.Unlock()
+	if s == nil || op == nil || op.ID != req.GetOperation() || op.Token != s.Token {
+		return fmt.Errorf("restore %s isn't staged here", req.GetOperation())
+	}
+	switch {
+	case op.Phase == phaseSwitched && noted:
+		return a.startLocked(ctx, true)
+	case op.Phase == phaseSwitched: // all but the journal was written
+	case op.Phase == phaseStaged && have == nil: // nothing ran here
+	case !op.Phase.held():
+		return fmt.Errorf("restore %s is %s here, not stopped", op.ID, op.Phase)
+	case running != nil && running.Token != s.Token:
+		return errors.New("the old etcd still runs")
+	}
+	if !a.l.hasMember(s.Token) {
+		return fmt.Errorf("the staged data dir %s is gone: %w", a.l.data(s.Token), cluster.ErrPermanent)
+	}
+	if err := writeState(a.l.state(), s); err != nil {
+		return err
+	}
+	op.Phase = phaseSwitched
+	a.mu.Lock()
+	a.state, a.stateErr, a.restarts = s, nil, 0
+	a.mu.Unlock()
+	if err := a.note(op); err != nil {
+		return err
+	}
+	return a.startLocked(ctx, true)
+}
+
+// halt stops an etcd that was switched to and reads from its log whether clients have written.
+func (a *Agent) halt(ctx context.Context, id string) error {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.mu.Lock()
+	op, s := a.operation(), a.state
+	a.mu.Unlock()
+	if op == nil || op.ID != id || !op.Phase.switched() || op.Phase == phaseHalted || s == nil || s.Token != op.Token {
+		return nil
+	}
+	return a.haltLocked(ctx, op)
+}
+
+// haltLocked halts what is switched. The journal says first that etcd is to be stopped, so that nothing starts it again, and only when the
+// log was read that it is halted: what it says of clients is an answer then. procMu is held.
+func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
+	if op.Phase != phaseHalting {
+		op.Phase = phaseHalting
+		if err := a.note(op); err != nil {
+			return err
+		}
+	}
+	if err := a.stopLocked(ctx, "restore "+op.ID+" may have to be taken back", stopHard); err != nil {
+		return err
+	}
+	written, err := etcd.ClientWrites(a.l.data(op.Token))
+	switch {
+	case errors.Is(err, etcd.ErrBadLog) || errors.Is(err, fs.ErrNotExist):
+		// It can't be known any more, and what was acknowledged must not be lost.
+		klog.Errorf("restore %s: %v; it counts as written to by clients", op.ID, err)
+		written = true
+	case err != nil:
+		return fmt.Errorf("find out whether clients have written: %w", err)
+	}
+	op.Phase, op.Written = phaseHalted, op.Written || written
+	klog.Infof("restore %s is halted here; %s", op.ID, map[bool]string{true: "clients have written to the restored data", false: "no client has written to the restored data"}[op.Written])
+	return a.note(op)
+}
+
+// rollback brings state and data from before the restore back, unless clients have written to the new data: nothing that was acknowledged is taken
+// away from them.
+func (a *Agent) rollback(ctx context.Context, id string) error {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.mu.Lock()
+	op := a.operation()
+	a.mu.Unlock()
+	if op == nil || op.ID != id || !op.Phase.held() && !op.Phase.switched() {
+		return nil // nothing was changed yet, or is any more
+	}
+	old, err := op.oldState()
+	if err != nil {
+		return err
+	}
+	if op.Phase == phaseSwitched || op.Phase == phaseHalting {
+		if err := a.haltLocked(ctx, op); err != nil {
+			return err
+		}
+	}
+	if op.Written {
+		return fmt.Errorf("restore %s isn't taken back: clients have written to the restored data: %w", id, cluster.ErrPermanent)
+	}
+	klog.Warningf("restore %s is taken back; the data from before are brought back", id)
+	if old == nil {
+		err = removeFile(a.l.state())
+	} else {
+		err = writeState(a.l.state(), old)
+	}
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.state = old
+	a.mu.Unlock()
+	op.Phase = phaseReverted
+	if err := a.note(op); err != nil {
+		return err
+	}
+	return a.startLocked(ctx, true)
+}
+
+// hashRate is how many bytes of its database etcd hashes in a second at least.
+const hashRate = 20 << 20
+
+// verify compares what the own etcd holds at the staged revision with what was staged. The facts have no hash if that can't be compared any
+// more: etcd 3.4 and early 3.5 hash only the newest revision after a restore, and none does after a later compaction.
+func (a *Agent) verify(ctx context.Context, id string) (*protosv1.Facts, error) {
+	a.mu.Lock()
+	op, as := a.operation(), a.procAs.Clone()
+	a.mu.Unlock()
+	switch {
+	case op == nil || op.ID != id || op.Phase != phaseSwitched:
+		return nil, fmt.Errorf("restore %s hasn't switched here", id)
+	case as == nil || as.Token != op.Token:
+		return nil, errors.New("etcd isn't running here")
+	}
+	// A connection of its own: health isn't to wait behind a long answer.
+	c, err := a.dial(as)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(op.SizeBytes/hashRate)*time.Second)
+	defer cancel()
+	h, err := c.HashKV(ctx, op.Revision)
+	switch {
+	case errors.Is(err, etcd.ErrCompacted):
+		klog.Infof("restore %s can't be compared with what was staged any more: %v", id, err)
+		return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, SizeBytes: op.SizeBytes}, nil
+	case errors.Is(err, etcd.ErrFutureRevision):
+		return nil, fmt.Errorf("etcd doesn't have the staged revision %d with hash %d: %w: %w", op.Revision, op.Hash, cluster.ErrPermanent, err)
+	case err != nil:
+		return nil, err
+	case h.Hash != op.Hash:
+		return nil, fmt.Errorf("etcd has hash %d at revision %d, staged was hash %d: %w", h.Hash, op.Revision, op.Hash, cluster.ErrPermanent)
+	}
+	return op.facts(), nil
+}

@@ -1,0 +1,289 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// quorumPatience is how long etcd must have been without a quorum before it is stopped for its data: longer than an election takes.
+const quorumPatience = 5 * time.Second
+
+// salvage makes a backup in the store out of a data dir that has no cluster any more. Only the copy is made in turn: a store that
+// hangs keeps nothing else waiting, and an etcd that was stopped for the copy runs again before the first byte is sent.
+func (a *Agent) salvage(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.PerformEvent, error) {
+	s := req.GetSalvage()
+	if a.writer == nil {
+		return nil, fmt.Errorf("salvage: no store: %w", cluster.ErrPermanent)
+	}
+	// It also shows that the store answers, before anything is stopped.
+	if e, err := a.salvaged(ctx, s); e != nil || err != nil {
+		return e, err
+	}
+	var data *salvagedData
+	err := a.inTurn(ctx, req, func() (err error) {
+		data, err = a.copyData(ctx, s, t)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("salvage the data of cluster %s: %w", s.GetToken(), a.fullDisk(err))
+	}
+	defer func() {
+		if err := data.Close(); err != nil {
+			klog.Warningf("%v", err)
+		}
+	}()
+	m, err := a.uploadSalvaged(ctx, s, data, t)
+	if err != nil {
+		return nil, fmt.Errorf("salvage the data of cluster %s: %w", s.GetToken(), err)
+	}
+	klog.Infof("backup %s (%s) has the data of cluster %s: revision %d, %d bytes stored", m.Backup, m.Reason, s.GetToken(), m.Revision, m.Stored.Size)
+	return backupEvent(m), nil
+}
+
+func backupEvent(m *catalog.Manifest) *protosv1.PerformEvent {
+	return &protosv1.PerformEvent{Done: true, Backup: m.Backup, Facts: &protosv1.Facts{
+		Revision: m.Revision, SizeBytes: m.Stored.Size, EtcdVersion: m.EtcdVersion, ClusterId: uint64(m.ClusterID)}}
+}
+
+// salvaged returns what an earlier request has made; nil if there is nothing.
+func (a *Agent) salvaged(ctx context.Context, s *protosv1.Salvage) (*protosv1.PerformEvent, error) {
+	_, err := a.cfg.Catalog.BackupInfo(ctx, s.GetName())
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("salvage: look for backup %s: %w", s.GetName(), err)
+	}
+	m, err := a.cfg.Catalog.Manifest(ctx, s.GetName())
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return nil, fmt.Errorf("salvage: look for backup %s: %w", s.GetName(), err)
+	}
+	if m == nil || m.Reason != s.GetReason() || m.ClusterName != a.cfg.ClusterName {
+		return nil, fmt.Errorf("salvage: there is a backup %s already, and it is another one: %w", s.GetName(), cluster.ErrPermanent)
+	}
+	return backupEvent(m), nil
+}
+
+// salvagedData is the copy, and whose it is.
+type salvagedData struct {
+	*etcd.Salvaged
+	info etcd.DataDirInfo
+}
+
+// source is a data dir to be salvaged.
+type source struct {
+	dir string
+	// version is that of the etcd that ran on it; empty if it isn't known.
+	version string
+	// own is true if this node's etcd belongs to it.
+	own bool
+}
+
+// findData looks for the data dir of a token: the current one, or the newest in the trash can, which then stays until release is called.
+func (a *Agent) findData(token cluster.Token) (from source, release func(), err error) {
+	a.mu.Lock()
+	s := a.state.Clone()
+	a.mu.Unlock()
+	if s != nil && s.Token == token && a.l.hasMember(token) {
+		return source{dir: a.l.data(token), version: s.EtcdVersion, own: true}, func() {}, nil
+	}
+	it, err := a.newestOf(token)
+	if err != nil {
+		return source{}, nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !exists(it.path) {
+		return source{}, nil, fmt.Errorf("%s was removed a moment ago", it.path)
+	}
+	a.salvaging = it.path
+	return source{dir: it.path, version: it.note.EtcdVersion}, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.salvaging = ""
+	}, nil
+}
+
+// newestOf finds the entry of a token in the trash can; where a token has several, the one whose log is the longest.
+func (a *Agent) newestOf(token cluster.Token) (trashItem, error) {
+	items, err := a.l.trashItems()
+	if err != nil {
+		return trashItem{}, err
+	}
+	var best *trashItem
+	for _, it := range items {
+		if it.note.Token != token && it.name != string(token) || !exists(filepath.Join(it.path, "member")) {
+			continue
+		}
+		it.note = a.logged(it)
+		if best == nil || cmp.Or(cmp.Compare(it.note.RaftTerm, best.note.RaftTerm), cmp.Compare(it.note.RaftIndex, best.note.RaftIndex)) > 0 {
+			best = &it
+		}
+	}
+	if best == nil {
+		return trashItem{}, fmt.Errorf("this node has no data of cluster %s, neither as its own nor in %s: %w", token, a.l.trashRoot(), cluster.ErrPermanent)
+	}
+	return *best, nil
+}
+
+// copyData makes a copy of the data dir that can be read like a running etcd's.
+func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*salvagedData, error) {
+	op, err := a.enter(s.GetOperation())
+	if err != nil {
+		return nil, err
+	}
+	from, release, err := a.findData(cluster.Token(s.GetToken()))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if op.Phase == phaseBegun { // what lies in the staging area is known as the operation's
+		if err := a.note(op); err != nil {
+			return nil, err
+		}
+	}
+	work := a.l.salvage(op.ID)
+	if err := os.MkdirAll(filepath.Dir(work), 0o700); err != nil {
+		return nil, fmt.Errorf("create staging area: %w", err)
+	}
+	// A copy, and what its etcd makes of the log. What an earlier attempt has left is removed.
+	if err := a.room("a copy of "+from.dir, max(0, 2*diskUsage(from.dir)-diskUsage(work))); err != nil {
+		return nil, err
+	}
+	info, err := etcd.InspectDataDir(from.dir)
+	if err != nil {
+		return nil, err
+	}
+	bin, err := a.reader(ctx, from)
+	if err != nil {
+		return nil, err
+	}
+	if from.own {
+		resume, err := a.pause(ctx, "its data are copied")
+		if err != nil {
+			return nil, err
+		}
+		defer resume()
+	}
+	klog.Infof("copying %s, to make backup %s (%s) of it with etcd %s", from.dir, s.GetName(), s.GetReason(), bin.Version)
+	t.report("copy", 0, 0)
+	data, err := etcd.Salvage(ctx, etcd.SalvageConfig{
+		DataDir: from.dir, WorkDir: work, Binary: bin, SelfExe: a.cfg.Executable, KeepFree: headroom, Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &salvagedData{data, info}, nil
+}
+
+// reader picks the etcd that opens a data dir: of the version that ran on it, or else the newest of that minor version or the next.
+func (a *Agent) reader(ctx context.Context, from source) (etcd.Binary, error) {
+	version := from.version
+	if version == "" {
+		facts, err := etcd.Prove(ctx, a.cfg.Executable, filepath.Join(from.dir, "member", "snap", "db"), etcd.ProveOptions{SkipHash: true})
+		if err != nil {
+			return etcd.Binary{}, err
+		}
+		version = facts.WrittenBy() + newestPatch
+	}
+	bin, err := a.cfg.Binaries.Nearest(version)
+	if err == nil {
+		return bin, nil
+	}
+	if v, perr := cluster.ParseVersion(version); perr == nil {
+		if bin, nerr := a.cfg.Binaries.Nearest(fmt.Sprintf("%d.%d", v.Major, v.Minor+1) + newestPatch); nerr == nil {
+			return bin, nil
+		}
+	}
+	return etcd.Binary{}, fmt.Errorf("this node can't read data of etcd %s: %w (%w)", version, err, cluster.ErrPermanent)
+}
+
+// newestPatch makes a version of a minor version to which the newest that is installed is the nearest.
+const newestPatch = ".9999"
+
+// pause stops an etcd that has no quorum until resume is called. It isn't written down anywhere: a manager that is killed meanwhile starts
+// etcd again.
+func (a *Agent) pause(ctx context.Context, why string) (resume func(), err error) {
+	if err := a.awaitNoQuorum(ctx); err != nil {
+		return nil, err
+	}
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.mu.Lock()
+	a.paused = why
+	a.mu.Unlock()
+	resume = func() {
+		a.mu.Lock()
+		a.paused = ""
+		a.mu.Unlock()
+		a.poke() // supervise starts it
+	}
+	if err := a.stopLocked(ctx, why, stopHard); err != nil {
+		resume()
+		return nil, err
+	}
+	return resume, nil
+}
+
+// awaitNoQuorum returns once etcd is down, or was not healthy for a while. One that is healthy is left alone.
+func (a *Agent) awaitNoQuorum(ctx context.Context) error {
+	for {
+		a.probe(ctx, 0)
+		a.mu.Lock()
+		running, healthy, since := a.proc != nil, a.health.Healthy, a.badSince
+		a.mu.Unlock()
+		switch {
+		case !running:
+			return nil
+		case healthy:
+			return fmt.Errorf("the cluster has a quorum; take a backup instead: %w", cluster.ErrPermanent)
+		case !since.IsZero() && time.Since(since) >= quorumPatience:
+			return nil
+		}
+		if !sleep(ctx, 250*time.Millisecond) {
+			return ctx.Err()
+		}
+	}
+}
+
+// uploadSalvaged makes the backup.
+func (a *Agent) uploadSalvaged(ctx context.Context, s *protosv1.Salvage, data *salvagedData, t *task) (*catalog.Manifest, error) {
+	// Data without a meta file are of an upload that was cut, and would be taken for those of another.
+	if _, err := a.cfg.Catalog.StatBackupData(ctx, s.GetName()); err == nil {
+		if _, err := a.cfg.Catalog.DeleteBackups(ctx, s.GetName()); err != nil {
+			return nil, fmt.Errorf("remove what is left of backup %s: %w", s.GetName(), err)
+		}
+	} else if !errors.Is(err, catalog.ErrNotFound) {
+		return nil, err
+	}
+	for {
+		snap, err := data.Snapshot(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m, err := a.writer.Write(ctx, s.GetName(), backup.Facts{
+			ClusterName: a.cfg.ClusterName, ClusterID: data.info.ClusterID, MemberID: data.info.MemberID, Node: cluster.NodeID(a.cfg.Self.Name),
+			EtcdVersion: data.Version, Spec: wire.SpecFromProto(s.GetSpec()), Revision: data.Facts.Revision, Keys: data.Facts.Keys, Size: snap.Size, Reason: s.GetReason(),
+		}, snap.Unverified(), func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
+		if !errors.Is(err, backup.ErrBusy) {
+			return m, err
+		}
+		if !sleep(ctx, time.Second) { // another backup is being written; the copy would have to be made anew
+			return nil, ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,375 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+const (
+	defaultKeepTrash = 3
+	defaultTrashAge  = 7 * 24 * time.Hour
+	// trashInterval is how often the bounds of the trash can are looked at when nothing is put in.
+	trashInterval = 3 * time.Hour
+	// trashPatience bounds the questions to the store.
+	trashPatience = time.Minute
+	// manifestTries is how many backups are looked at, newest first, for one that is complete.
+	manifestTries = 10
+	// doomedPrefix marks an entry that is being removed; names with a dot are no entries.
+	doomedPrefix = ".removing-"
+)
+
+// trash is the entry of a token; a second one of the same token gets a number.
+func (l layout) trash(t cluster.Token) string { return filepath.Join(l.trashRoot(), string(t)) }
+
+// trashNote lies beside its entry: the directory of an etcd gets no foreign files.
+func (l layout) trashNote(entry string) string {
+	return filepath.Join(l.trashRoot(), "."+entry+".json")
+}
+
+// trashNote is what is remembered of an entry of the trash can. Entries of other tools have none.
+type trashNote struct {
+	Token cluster.Token `json:"token"`
+	// EtcdVersion ran on it; empty if that isn't known.
+	EtcdVersion string    `json:"etcdVersion,omitempty"`
+	Since       time.Time `json:"since"`
+	// RaftTerm and RaftIndex are filled in later, since that means to read the log.
+	RaftTerm  uint64 `json:"raftTerm,omitempty"`
+	RaftIndex uint64 `json:"raftIndex,omitempty"`
+}
+
+// trashItem is one entry.
+type trashItem struct {
+	name string
+	path string
+	note trashNote
+}
+
+// discardDir moves the data dir of a token into the trash can. What is not there counts as moved already.
+func (l layout) discardDir(t cluster.Token, version string) error {
+	from := l.data(t)
+	if !exists(from) {
+		return nil
+	}
+	if err := os.MkdirAll(l.trashRoot(), 0o700); err != nil {
+		return fmt.Errorf("create trash can: %w", err)
+	}
+	to := l.trash(t)
+	for i := 2; exists(to); i++ {
+		to = fmt.Sprintf("%s.%d", l.trash(t), i)
+	}
+	now := time.Now()
+	_ = os.Chtimes(from, now, now) // what counts where there is no note
+	if err := l.writeNote(filepath.Base(to), trashNote{Token: t, EtcdVersion: version, Since: now.UTC()}); err != nil {
+		klog.Warningf("%v", err) // the entry is as good without
+	}
+	if err := os.Rename(from, to); err != nil {
+		return fmt.Errorf("move data dir to the trash can: %w", err)
+	}
+	klog.Infof("data dir %s is kept as %s", from, to)
+	return nil
+}
+
+func (l layout) writeNote(entry string, n trashNote) error {
+	data, err := json.MarshalIndent(n, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode note of the trash can: %w", err)
+	}
+	if err := atomicfile.Write(l.trashNote(entry), append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write note of the trash can: %w", err)
+	}
+	return nil
+}
+
+// trashItems lists the entries, newest first.
+func (l layout) trashItems() ([]trashItem, error) {
+	entries, err := os.ReadDir(l.trashRoot())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read trash can: %w", err)
+	}
+	var items []trashItem
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		it := trashItem{name: e.Name(), path: filepath.Join(l.trashRoot(), e.Name())}
+		data, err := os.ReadFile(l.trashNote(it.name))
+		if err != nil || json.Unmarshal(data, &it.note) != nil || it.note.Since.IsZero() {
+			info, err := e.Info()
+			if err != nil {
+				continue // gone meanwhile
+			}
+			it.note = trashNote{Token: tokenOfEntry(it.name), Since: info.ModTime().UTC()}
+		}
+		items = append(items, it)
+	}
+	slices.SortStableFunc(items, func(a, b trashItem) int { return b.note.Since.Compare(a.note.Since) })
+	return items, nil
+}
+
+var numbered = regexp.MustCompile(`\.[0-9]+$`)
+
+// tokenOfEntry undoes the number that a second entry of a token gets.
+func tokenOfEntry(name string) cluster.Token {
+	return cluster.Token(numbered.ReplaceAllString(name, ""))
+}
+
+// kickTrash has the trash can looked at soon.
+func (a *Agent) kickTrash() {
+	select {
+	case a.trashKick <- struct{}{}:
+	default:
+	}
+}
+
+// tendTrash keeps the trash can, and what is told of it, within bounds until ctx ends. Nobody waits for it: it asks the store, and large
+// files take long to remove.
+func (a *Agent) tendTrash(ctx context.Context) {
+	a.sweep(ctx)
+	for {
+		a.lookAtTrash()
+		if a.emptyTrash(ctx) {
+			a.lookAtTrash()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.trashKick:
+		case <-time.After(trashInterval):
+		}
+	}
+}
+
+// sweep removes what a manager that was killed has left: entries half removed, notes of entries that never came, and staged data of operations
+// that this node doesn't take part in any more.
+func (a *Agent) sweep(ctx context.Context) {
+	select {
+	case a.one <- struct{}{}: // no action begins anything meanwhile
+		defer func() { <-a.one }()
+	case <-ctx.Done():
+		return
+	}
+	for _, path := range a.leftovers() {
+		klog.Infof("removing %s, which was left from before", path)
+		if err := os.RemoveAll(path); err != nil {
+			klog.Warningf("%v", err)
+		}
+	}
+}
+
+// leftovers lists what belongs to nothing.
+func (a *Agent) leftovers() []string {
+	a.mu.Lock()
+	op := journalOperation{}
+	if a.j.Operation != nil {
+		op = *a.j.Operation
+	}
+	a.mu.Unlock()
+	var list []string
+	for _, e := range names(a.l.trashRoot()) {
+		entry := strings.TrimSuffix(strings.TrimPrefix(e, "."), ".json")
+		orphan := strings.HasPrefix(e, ".") && strings.HasSuffix(e, ".json") && !exists(filepath.Join(a.l.trashRoot(), entry))
+		if strings.HasPrefix(e, doomedPrefix) || orphan {
+			list = append(list, filepath.Join(a.l.trashRoot(), e))
+		}
+	}
+	for _, e := range names(a.l.stagingRoot()) {
+		if e != op.ID {
+			list = append(list, a.l.staging(e))
+		}
+	}
+	for _, e := range names(a.l.dataRoot()) {
+		if t, half := strings.CutSuffix(e, halfStagedSuffix); half && cluster.Token(t) != op.Token {
+			list = append(list, filepath.Join(a.l.dataRoot(), e))
+		}
+	}
+	return list
+}
+
+// names lists a directory; one that can't be read has nothing in it.
+func names(dir string) []string {
+	entries, _ := os.ReadDir(dir)
+	var list []string
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list
+}
+
+// lookAtTrash finds out what is in the trash can, for the status.
+func (a *Agent) lookAtTrash() {
+	items, err := a.l.trashItems()
+	if err != nil {
+		klog.Warningf("%v", err)
+		return
+	}
+	var list []cluster.TrashEntry
+	for _, it := range items {
+		n := a.logged(it)
+		list = append(list, cluster.TrashEntry{Token: n.Token, SizeBytes: diskUsage(it.path), Since: n.Since, RaftTerm: n.RaftTerm, RaftIndex: n.RaftIndex})
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.Equal(a.trash, list) {
+		a.trash = list
+		a.bump()
+	}
+}
+
+// logged is the note of an entry with what its write-ahead log tells, which is read once.
+func (a *Agent) logged(it trashItem) trashNote {
+	n := it.note
+	if n.RaftIndex != 0 {
+		return n
+	}
+	term, index, err := etcd.LastEntry(it.path)
+	if err != nil {
+		klog.V(2).Infof("trash can: %s: %v", it.path, err)
+		return n
+	}
+	n.RaftTerm, n.RaftIndex = term, index
+	if exists(a.l.trashNote(it.name)) { // the age of an entry without a note is read from its directory, also later
+		if err := a.l.writeNote(it.name, n); err != nil {
+			klog.V(2).Infof("%v", err)
+		}
+	}
+	return n
+}
+
+// emptyTrash removes what is beyond the bounds, and tells whether it removed anything. Nothing goes before a backup that is newer than it
+// is in the store: until then it may be the only copy of something.
+func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
+	items, err := a.l.trashItems()
+	if err != nil {
+		return false // said already
+	}
+	type doomed struct {
+		trashItem
+		why string
+	}
+	var due []doomed
+	for i, it := range items {
+		switch age := time.Since(it.note.Since); {
+		case i >= a.cfg.KeepTrash:
+			due = append(due, doomed{it, fmt.Sprintf("%d newer ones are kept", a.cfg.KeepTrash)})
+		case age > a.cfg.TrashAge:
+			due = append(due, doomed{it, fmt.Sprintf("it was set aside %s ago", age.Round(time.Minute))})
+		}
+	}
+	if len(due) == 0 {
+		return false
+	}
+	newest, err := a.newestBackup(ctx)
+	if err != nil {
+		klog.V(2).Infof("trash can: %d entries are beyond the bounds and stay: %v", len(due), err)
+		return false
+	}
+	for _, d := range due {
+		if !newest.After(d.note.Since) {
+			klog.V(2).Infof("trash can: %s is beyond the bounds (%s) and stays until there is a newer backup", d.path, d.why)
+			continue
+		}
+		size := diskUsage(d.path)
+		if err := a.removeTrash(d.trashItem); err != nil {
+			klog.Warningf("trash can: %v", err)
+			continue
+		}
+		klog.Infof("trash can: removed %s (%d MiB): %s, and there is a backup of %s", d.path, size>>20, d.why, newest.Format(time.RFC3339))
+		removed = true
+	}
+	return removed
+}
+
+// removeTrash removes an entry unless it is being salvaged. It gets another name first, so that nobody finds half of it.
+func (a *Agent) removeTrash(it trashItem) error {
+	away := filepath.Join(a.l.trashRoot(), doomedPrefix+it.name)
+	if err := os.RemoveAll(away); err != nil {
+		return fmt.Errorf("remove %s: %w", away, err)
+	}
+	a.mu.Lock()
+	if a.salvaging == it.path {
+		a.mu.Unlock()
+		return fmt.Errorf("%s is being salvaged and stays", it.path)
+	}
+	err := os.Rename(it.path, away)
+	a.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", it.path, err)
+	}
+	_ = os.Remove(a.l.trashNote(it.name)) // one that stays behind is swept away later
+	if err := os.RemoveAll(away); err != nil {
+		return fmt.Errorf("remove %s: %w", away, err)
+	}
+	return nil
+}
+
+// newestBackup tells when the newest backup of this cluster was begun that is complete, as far as its manifest and its size tell.
+func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
+	if a.cfg.Catalog == nil {
+		return time.Time{}, errors.New("there is no store that could have a newer backup")
+	}
+	ctx, cancel := context.WithTimeout(ctx, trashPatience)
+	defer cancel()
+	list, err := a.cfg.Catalog.Backups(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("the store doesn't say which backups there are: %w", err)
+	}
+	tries := 0
+	for _, b := range slices.Backward(list.Backups) {
+		if !b.HasManifest {
+			continue
+		}
+		if tries++; tries > manifestTries {
+			break
+		}
+		m, err := a.cfg.Catalog.Manifest(ctx, b.Name)
+		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return time.Time{}, fmt.Errorf("the store doesn't say whether backup %s is complete: %w", b.Name, err)
+		}
+		if m.ClusterName == a.cfg.ClusterName && m.Stored.Size == b.Size {
+			return m.Started, nil
+		}
+	}
+	return time.Time{}, errors.New("there is no complete backup in the store")
+}
+
+// diskUsage is what a directory takes on disk. What can't be looked at counts as nothing.
+func diskUsage(dir string) int64 {
+	var sum int64
+	_ = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil
+		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			sum += st.Blocks * 512
+		}
+		return nil
+	})
+	return sum
+}

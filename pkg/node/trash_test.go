@@ -1,0 +1,145 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// withStore is an agent that doesn't run, with a store that can fail.
+func withStore(t *testing.T) (*Agent, *blobtest.Faulty) {
+	t.Helper()
+	store := blobtest.NewFaulty(blobtest.NewMemory())
+	cfg := testConfig(t.TempDir())
+	cfg.Catalog = catalog.New(store)
+	a, err := New(cfg)
+	must(t, err)
+	t.Cleanup(func() { a.lock.Close() })
+	return a, store
+}
+
+// setAsideSince puts an entry into the trash can as if it had been done then.
+func setAsideSince(t *testing.T, a *Agent, token cluster.Token, since time.Time) {
+	t.Helper()
+	must(t, os.MkdirAll(a.l.memberDir(token), 0o700))
+	must(t, os.WriteFile(filepath.Join(a.l.memberDir(token), "some"), make([]byte, 1<<20), 0o600))
+	must(t, a.l.discardDir(token, "3.6.16"))
+	must(t, a.l.writeNote(string(token), trashNote{Token: token, EtcdVersion: "3.6.16", Since: since}))
+}
+
+// putBackup makes a backup as the writer does, as far as the catalog tells.
+func putBackup(t *testing.T, c *catalog.Catalog, started time.Time, change func(*catalog.Manifest)) {
+	t.Helper()
+	name := catalog.NewBackupName(started, nil)
+	_, err := c.PutBackupData(t.Context(), name, strings.NewReader("data"))
+	must(t, err)
+	sum := strings.Repeat("0123456789abcdef", 4)
+	m := &catalog.Manifest{Backup: name, ClusterName: "test", Raw: catalog.Digest{Size: 512, SHA256: sum}, Stored: catalog.Digest{Size: 4, SHA256: sum}, Compression: "gzip", Started: started, Finished: started}
+	if change != nil {
+		change(m)
+	}
+	if m.Backup != "" {
+		must(t, c.PutManifest(t.Context(), m))
+	}
+	must(t, c.CommitBackup(t.Context(), name, catalog.BackupInfo{EtcdVersion: "3.6.16", Time: started}))
+}
+
+func tokens(a *Agent) []string {
+	items, _ := a.l.trashItems()
+	var list []string
+	for _, it := range items {
+		list = append(list, string(it.note.Token))
+	}
+	return list
+}
+
+func TestTrashBounds(t *testing.T) {
+	a, store := withStore(t)
+	now := time.Now()
+	day := 24 * time.Hour
+	for i, age := range []time.Duration{9 * day, 8 * day, 3 * day, 2 * day, day} {
+		setAsideSince(t, a, cluster.Token(fmt.Sprintf("T%d", i)), now.Add(-age))
+	}
+	all := []string{"T4", "T3", "T2", "T1", "T0"}
+	step := func(what string, want ...string) {
+		t.Helper()
+		a.emptyTrash(t.Context())
+		if got := tokens(a); !slices.Equal(got, want) {
+			t.Fatalf("%s: the trash can has %v, want %v", what, got, want)
+		}
+	}
+	step("no backup at all", all...)
+	putBackup(t, a.cfg.Catalog, now.Add(-20*day), nil)
+	step("only an older backup", all...)
+	putBackup(t, a.cfg.Catalog, now.Add(-5*time.Hour), func(m *catalog.Manifest) { m.Backup = "" })
+	putBackup(t, a.cfg.Catalog, now.Add(-4*time.Hour), func(m *catalog.Manifest) { m.ClusterName = "other" })
+	putBackup(t, a.cfg.Catalog, now.Add(-3*time.Hour), func(m *catalog.Manifest) { m.Stored.Size = 5 })
+	step("newer ones without a manifest, of another cluster, and cut short", all...)
+	putBackup(t, a.cfg.Catalog, now.Add(-2*time.Hour), nil)
+	for _, op := range []string{"list", "get"} {
+		away := store.Add(blobtest.Fault{Op: op, Err: blobtest.Transient(op, "")})
+		step("the store is away", all...)
+		away()
+	}
+	a.salvaging = a.l.trash("T1")
+	step("one is being salvaged", "T4", "T3", "T2", "T1")
+	a.salvaging = ""
+	step("a newer backup", "T4", "T3", "T2")
+
+	a.cfg.TrashAge = 36 * time.Hour
+	step("older than the age", "T4")
+	setAsideSince(t, a, "T5", now.Add(-time.Hour))
+	a.cfg.KeepTrash, a.cfg.TrashAge = 1, time.Minute
+	step("older than both, and newer than every backup", "T5")
+	calls := len(store.Calls())
+	a.cfg.TrashAge = day
+	step("within bounds", "T5")
+	if n := len(store.Calls()) - calls; n != 0 {
+		t.Errorf("the store was asked %d times although nothing is beyond the bounds", n)
+	}
+	if got := names(a.l.trashRoot()); !slices.Equal(got, []string{".T5.json", "T5"}) {
+		t.Errorf("the trash can has the files %v", got)
+	}
+}
+
+// TestTrashOfOtherTools: entries without a note have the age of their directory, and etcd's directory gets no foreign files.
+func TestTrashOfOtherTools(t *testing.T) {
+	a, _ := withStore(t)
+	since := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for _, name := range []string{"OTHER", "OTHER.2"} {
+		dir := filepath.Join(a.l.trashRoot(), name)
+		must(t, os.MkdirAll(filepath.Join(dir, "member"), 0o700))
+		must(t, os.Chtimes(dir, since, since))
+	}
+	a.lookAtTrash()
+	s := a.Status(t.Context()).Trash
+	if len(s) != 2 || s[0].Token != "OTHER" || s[1].Token != "OTHER" || !s[0].Since.Equal(since) {
+		t.Errorf("status: %+v", s)
+	}
+	if got := names(a.l.trashRoot()); !slices.Equal(got, []string{"OTHER", "OTHER.2"}) {
+		t.Errorf("the trash can has the files %v", got)
+	}
+}
+
+// TestNewestOfAToken: of several data dirs of one cluster the one with the longest log is taken, whenever it was set aside.
+func TestNewestOfAToken(t *testing.T) {
+	a, _ := withStore(t)
+	for i, n := range []trashNote{{RaftTerm: 2, RaftIndex: 10}, {RaftTerm: 3, RaftIndex: 7}, {RaftTerm: 3, RaftIndex: 6}} {
+		must(t, os.MkdirAll(a.l.memberDir("T"), 0o700))
+		must(t, a.l.discardDir("T", "3.6.16"))
+		name := []string{"T", "T.2", "T.3"}[i]
+		n.Token, n.Since = "T", time.Now().Add(time.Duration(i)*time.Hour)
+		must(t, a.l.writeNote(name, n))
+	}
+	if it, err := a.newestOf("T"); err != nil || it.name != "T.2" {
+		t.Errorf("got %+v, %v", it, err)
+	}
+}

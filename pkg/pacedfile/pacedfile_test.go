@@ -1,0 +1,98 @@
+package pacedfile
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+func create(t *testing.T, dir string) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "large"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func TestEveryByteArrives(t *testing.T) {
+	f := create(t, t.TempDir())
+	w := New(f, 1<<20)
+	var want bytes.Buffer
+	for i, n := range []int{0, 1, 4095, step - 1, step, step + 1, 3*step + 17, 100} {
+		p := bytes.Repeat([]byte{byte(i + 1)}, n)
+		want.Write(p)
+		if m, err := w.Write(p); m != n || err != nil {
+			t.Fatalf("wrote %d of %d bytes: %v", m, n, err)
+		}
+	}
+	got, err := os.ReadFile(f.Name())
+	if err != nil || !bytes.Equal(got, want.Bytes()) || w.Written() != int64(want.Len()) {
+		t.Errorf("%d bytes are there, %d were written, %d counted: %v", len(got), want.Len(), w.Written(), err)
+	}
+}
+
+func full(t *testing.T, err error, words ...string) {
+	t.Helper()
+	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, cluster.ErrPermanent) {
+		t.Fatalf("no room: %v", err)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%q isn't said: %v", w, err)
+		}
+	}
+}
+
+func TestWhatIsKnownToBeTooMuch(t *testing.T) {
+	w := New(create(t, t.TempDir()), 0)
+	full(t, w.Expect(1<<50), "1073741824 MiB", "are free")
+	if err := w.Expect(1 << 20); err != nil {
+		t.Error(err)
+	}
+	full(t, New(create(t, t.TempDir()), 1<<50).Expect(1), "1073741824 MiB must stay free")
+}
+
+// TestSmallDisk fills a file system of its own.
+func TestSmallDisk(t *testing.T) {
+	const size, keep = 32 << 20, 8 << 20
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=33554432"); err != nil {
+		t.Skipf("a file system of its own needs root: %v", err)
+	}
+	defer func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	chunk := make([]byte, 300<<10)
+	fill := func(keepFree int64) (*Writer, error) {
+		w := New(create(t, dir), keepFree)
+		for {
+			if _, err := w.Write(chunk); err != nil {
+				return w, err
+			}
+		}
+	}
+	w, err := fill(keep)
+	full(t, err, "8 MiB must stay free")
+	if w.Written() > size-keep || w.Written() < size-keep-2*step {
+		t.Errorf("%d of %d bytes were written", w.Written(), size)
+	}
+	w, err = fill(0)
+	full(t, err)
+	if w.Written() < size-1<<20 {
+		t.Errorf("%d of %d bytes were written", w.Written(), size)
+	}
+}

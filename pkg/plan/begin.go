@@ -1,0 +1,175 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// of says in the operator's words what is restored.
+func (s Source) of() string {
+	switch {
+	case s.Token == "":
+		return "nothing"
+	case s.Node == "":
+		return fmt.Sprintf("the data of cluster %s in a trash can", s.Token)
+	}
+	return fmt.Sprintf("the data of cluster %s on node %s", s.Token, s.Node)
+}
+
+func (c Command) of() string { return cmp.Or(c.Backup, c.Source.of()) }
+
+func (op *Operation) of() string { return cmp.Or(op.Backup, op.Source.of()) }
+
+// command starts the newest queued restore that may start, and marks the older ones superseded.
+func (r *rules) command() (Decision, bool) {
+	s := r.o.Store
+	if s.Error != "" {
+		return none, false
+	}
+	var ready []Command
+	for _, c := range s.Commands {
+		if (c.Ready || r.v.token == "") && c.Name != r.tried {
+			ready = append(ready, c)
+		}
+	}
+	if len(ready) == 0 || r.v.serving && r.locked() {
+		return none, false
+	}
+	if len(ready) > 1 {
+		c, by := ready[0], ready[len(ready)-1]
+		return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.of(), by.of())
+	}
+	if r.o.BackupRunning != "" && r.v.serving {
+		return hold("the restore of %s starts when the backup that is being taken (%s) is done", ready[0].of(), r.o.BackupRunning)
+	}
+	return r.begin(ready[0])
+}
+
+// refuse says why a command can never be carried out.
+func refuse(c Command, why string) (Decision, bool) {
+	return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: why}, "the restore of %s can't succeed: %s", c.of(), why)
+}
+
+// begin picks the nodes and the version for a restore, and the data dir for a recovery.
+func (r *rules) begin(c Command) (Decision, bool) {
+	spec := c.Spec
+	if spec.MemberCount == 0 && r.spec != nil {
+		spec.MemberCount = r.spec.MemberCount
+	}
+	if spec.EtcdVersion == "" {
+		spec.EtcdVersion = r.wantedVersion()
+	}
+	if !cluster.ValidMemberCount(spec.MemberCount) {
+		return refuse(c, fmt.Sprintf("it asks for %d members; only 1, 3, 5, 7 or 9 are formed", spec.MemberCount))
+	}
+	if c.Backup == "" && c.Source.Token == "" {
+		return refuse(c, "it names neither a backup nor a data dir")
+	}
+	if r.v.serving && r.o.away(r.v.token, 0) {
+		return none, false // what serves are members that couldn't be stopped from here
+	}
+	if d, ok := r.mayServeElsewhere(c); ok {
+		return d, true
+	}
+	nodes, wait := r.founders(spec.MemberCount, func(n *cluster.NodeStatus) bool { return n.State != nil && n.State.Token == r.v.token })
+	switch {
+	case nodes == nil && r.v.serving:
+		return none, false // what serves is looked after meanwhile
+	case nodes == nil:
+		return hold("waiting to restore %s: %s", c.of(), wait)
+	}
+	version, missing := r.version(spec.EtcdVersion, nodes)
+	if version == "" {
+		return refuse(c, missing)
+	}
+	op := Operation{ID: c.Name, Backup: c.Backup, State: OpProving, Nodes: selves(nodes), Token: r.o.FreshToken,
+		OldToken: r.v.token, Version: version, Size: spec.MemberCount}
+	op.RevisionBefore = r.o.Store.HighestRevision
+	for _, n := range r.o.Nodes {
+		op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
+	}
+	if c.Backup != "" {
+		return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", c.of(), len(nodes))
+	}
+	return r.beginSalvage(c, op)
+}
+
+// beginSalvage begins a recovery: a backup is made of a data dir first.
+func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
+	id := c.Source.Node
+	if id == "" {
+		if id = r.newestTrash(c.Source.Token); id == "" || r.o.recentlyMissing(stepDeadline) != "" {
+			return r.awaitSource(c)
+		}
+	}
+	n := r.o.Node(id)
+	if n == nil {
+		return r.awaitSource(c)
+	}
+	switch at := where(n, c.Source.Token); {
+	case at == nowhere:
+		return refuse(c, fmt.Sprintf("node %s doesn't have a data dir of cluster %s", id, c.Source.Token))
+	case at == current && lookAt(r.o, c.Source.Token).serving:
+		return refuse(c, hasQuorum)
+	}
+	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token}
+	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.of(), len(op.Nodes))
+}
+
+// awaitSource waits for a node that has the data, or fails if everyone is here and none has.
+func (r *rules) awaitSource(c Command) (Decision, bool) {
+	id := c.Source.Node
+	if id == "" {
+		if id = r.o.recentlyMissing(stepDeadline); id == "" {
+			return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
+		}
+	}
+	if r.v.serving {
+		return none, false // what serves is looked after meanwhile
+	}
+	return Decision{Why: fmt.Sprintf("the restore of %s waits for node %s, which doesn't answer", c.of(), id), Alarm: c.Source.Node != "" && r.o.missing(string(id)).For > stepDeadline}, true
+}
+
+// hasQuorum is why nothing is salvaged from a data dir on which a cluster runs.
+const hasQuorum = "the cluster has a quorum; take a backup instead"
+
+type place int
+
+const (
+	nowhere place = iota
+	current       // the node's data dir of today
+	trash         // set aside
+)
+
+// where tells where a node has the data dir of a cluster.
+func where(n *cluster.NodeStatus, t cluster.Token) place {
+	switch {
+	case n.State != nil && n.State.Token == t && n.DataPresent:
+		return current
+	case slices.ContainsFunc(n.Trash, func(e cluster.TrashEntry) bool { return e.Token == t }):
+		return trash
+	}
+	return nowhere
+}
+
+// newestTrash is the node whose trash can has the newest data of a cluster by raft's own order, or "". A node that has the cluster
+// as its current one is another case.
+func (r *rules) newestTrash(t cluster.Token) cluster.NodeID {
+	var id cluster.NodeID
+	var best cluster.TrashEntry
+	for _, n := range r.o.Nodes {
+		if where(&n, t) != trash {
+			continue
+		}
+		for _, e := range n.Trash {
+			newer := cmp.Or(cmp.Compare(e.RaftTerm, best.RaftTerm), cmp.Compare(e.RaftIndex, best.RaftIndex)) > 0
+			if e.Token == t && (id == "" || newer) {
+				id, best = n.ID, e
+			}
+		}
+	}
+	return id
+}

@@ -1,0 +1,501 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// awayGrace is how long a node of the new cluster may be away in the middle of a commit before the others go on without it.
+const awayGrace = 10 * time.Second
+
+// laggardTime is how long a restored cluster that serves waits for its last members before the restore is called done.
+const laggardTime = 2 * time.Minute
+
+// loadRate is how many bytes of its database etcd loads in a second at least.
+const loadRate = 20_000_000
+
+// deadline is how long a state of the commit may last.
+func (r *rules) deadline(op *Operation) time.Duration {
+	return r.p.CommitDeadline + time.Duration(op.Bytes/loadRate)*time.Second
+}
+
+// committing tells whether the old cluster may be stopped.
+func committing(s OperationState) bool {
+	return s == OpStopping || s == OpSwitching || s == OpVerifying || s == OpReverting
+}
+
+// muster is how the nodes of the new cluster stand in the middle of a commit.
+type muster struct {
+	quorum int
+	// ready have what was staged; those that are switched are among them, and those that have joined the restored cluster since.
+	ready, switched []*cluster.NodeStatus
+	// lost answer and have nothing of it.
+	lost []string
+	// away don't answer; late is one of them that may be back in a moment.
+	away []string
+	late string
+	// mute can't tell whether they have run on the restored data: those that are away, and those that have lost their disk.
+	mute []string
+}
+
+func (r *rules) muster(op *Operation) muster {
+	m := muster{quorum: cluster.Quorum(len(op.Nodes))}
+	for _, f := range op.Nodes {
+		n := r.o.Node(cluster.NodeID(f.Name))
+		if n == nil {
+			m.away, m.mute = append(m.away, f.Name), append(m.mute, f.Name)
+			if r.o.missing(f.Name).For < awayGrace {
+				m.late = f.Name
+			}
+			continue
+		}
+		st := staged(n, op)
+		switch {
+		case n.State != nil && n.State.Token == op.Token:
+			m.ready, m.switched = append(m.ready, n), append(m.switched, n)
+		case st != nil && st.Hash == op.Hash && st.Revision == op.Revision:
+			m.ready = append(m.ready, n)
+		default:
+			m.lost = append(m.lost, f.Name)
+			if n.State == nil || n.State.Token != op.OldToken {
+				m.mute = append(m.mute, f.Name)
+			}
+		}
+	}
+	for i, n := range r.o.Nodes {
+		if n.State != nil && n.State.Token == op.Token && !op.wants(n.ID) {
+			m.ready, m.switched = append(m.ready, &r.o.Nodes[i]), append(m.switched, &r.o.Nodes[i])
+		}
+	}
+	return m
+}
+
+// wants tells whether a node is one of the new cluster's.
+func (op *Operation) wants(id cluster.NodeID) bool {
+	return slices.ContainsFunc(op.Nodes, func(f cluster.EtcdNode) bool { return f.Name == string(id) })
+}
+
+// joined is a node that the restored cluster has taken in since it serves, or "".
+func (r *rules) joined(op *Operation) cluster.NodeID {
+	for _, n := range r.o.Nodes {
+		if n.State != nil && n.State.Token == op.Token && staged(&n, op) == nil {
+			return n.ID
+		}
+	}
+	return ""
+}
+
+// served tells whether the restored cluster answers clients, as far as is seen from here.
+func (r *rules) served(op *Operation) bool { return lookAt(r.o, op.Token).serving }
+
+// final tells whether there is no way back: clients have written, or the store names the restored cluster as the one there is.
+func (r *rules) final(op *Operation) bool {
+	return op.Written || len(op.Verified) > 0 && r.o.Store.Marker.Token == op.Token
+}
+
+// overruled tells whether those that are away count as lost: they have been silent for long, and the operator waits for another restore.
+func (r *rules) overruled(op *Operation, m muster) bool {
+	return r.waiting(op) && r.silent(m)
+}
+
+func (r *rules) silent(m muster) bool {
+	return !slices.ContainsFunc(m.away, func(name string) bool {
+		miss := r.o.missing(name)
+		return miss.Foreign || miss.For < r.p.HolderLease
+	})
+}
+
+// waiting tells whether another restore is to follow.
+func (r *rules) waiting(op *Operation) bool {
+	return slices.ContainsFunc(r.o.Store.Commands, func(c Command) bool { return c.Ready && c.Name != op.ID })
+}
+
+// waitForStore decides whether a restore goes on while the store is away: only in the middle of a commit, and only if all who know of
+// it answer, so that nobody else can be acting.
+func (r *rules) waitForStore(op *Operation) (Decision, bool) {
+	if !committing(op.State) {
+		return alarm("the restore %s goes on when the store is back: %s", op.ID, r.o.Store.Error)
+	}
+	who := r.unheard(op)
+	switch {
+	case who == "":
+		r.unwatched = true
+		return none, false
+	case r.served(op):
+		return r.leave(op, op.Token)
+	case lookAt(r.o, op.OldToken).serving:
+		return r.leave(op, op.OldToken)
+	}
+	return alarm("the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s", op.ID, op.State, who, r.o.Store.Error)
+}
+
+// leave goes on to the other rules, with the cluster that serves now: the restore's record waits for the store.
+func (r *rules) leave(op *Operation, token cluster.Token) (Decision, bool) {
+	r.unwatched, r.v = false, lookAt(r.o, token)
+	r.pending = fmt.Sprintf("; the restore %s ends when the store is back", op.ID)
+	return none, false
+}
+
+// unheard is a node of the new cluster, or a member of the old one, that doesn't answer or doesn't know of the restore; "" if there
+// is none. One that knows nothing of it may have been told by somebody else that it is over.
+func (r *rules) unheard(op *Operation) string {
+	names := nodeNames(op.Nodes)
+	for _, n := range r.o.Nodes {
+		if n.State != nil && n.State.Token == op.OldToken {
+			names = append(append(names, nodeNames(n.State.Nodes)...), memberNames(n.Etcd.Members)...)
+		}
+	}
+	for _, name := range names {
+		n := r.o.Node(cluster.NodeID(name))
+		if name != "" && (n == nil || n.Operation != op.ID && staged(n, op) == nil && (n.State == nil || n.State.Token != op.Token)) {
+			return name
+		}
+	}
+	return ""
+}
+
+// reverted is a node that was held or halted for the restore and has its old data back, or "". It was only taken back because no
+// client's write can have been lost by it; so the others follow.
+func (r *rules) reverted(op *Operation) cluster.NodeID {
+	for _, n := range r.o.Nodes {
+		if n.Operation == op.ID && staged(&n, op) == nil && !n.Holding && (n.State == nil || n.State.Token != op.Token) {
+			return n.ID
+		}
+	}
+	return ""
+}
+
+// commit goes on with a restore for which etcd is or will be stopped.
+func (r *rules) commit(op *Operation) (Decision, bool) {
+	m := r.muster(op)
+	late := op.StateFor > r.deadline(op)
+	if !r.final(op) && !r.served(op) {
+		if why := r.trouble(op, late); why != "" {
+			return r.takeBack(op, m, "%s", why)
+		}
+	}
+	step := r.change
+	if op.State == OpVerifying {
+		step = r.verify
+	}
+	d, ok := step(op, m)
+	if ok && d.Do == nil && r.final(op) && late {
+		return r.stuck(op, m, d.Why)
+	}
+	return d, ok
+}
+
+// trouble says why a restored cluster that doesn't serve is taken back, or "".
+func (r *rules) trouble(op *Operation, late bool) string {
+	switch id := r.reverted(op); {
+	case id != "":
+		return fmt.Sprintf("node %s has its old data back already", id)
+	case op.Reason != "":
+		return op.Reason
+	case late && !r.justServed(op):
+		return fmt.Sprintf("the restored cluster did not come up within %s", r.deadline(op))
+	}
+	return ""
+}
+
+// justServed tells whether the restored cluster was seen to serve and has lost its etcd leader only now.
+func (r *rules) justServed(op *Operation) bool {
+	return len(op.Verified) > 0 && slices.ContainsFunc(lookAt(r.o, op.Token).nodes, func(n *cluster.NodeStatus) bool {
+		return n.Etcd.Running && n.Etcd.UnhealthyFor < startTime
+	})
+}
+
+// stuck is for a restored cluster from which there is no way back and that doesn't come up. Another restore may take its place.
+func (r *rules) stuck(op *Operation, m muster, why string) (Decision, bool) {
+	if r.overruled(op, m) && r.o.Store.Error == "" {
+		return do(FinishRestore{Op: *op, To: OpDone}, "%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
+	}
+	return alarm("%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: etcd-manager-ctl --backup-store=URL undo-restore, then restart the managers", why)
+}
+
+// takeBack begins the way back to the old data. Whether it may be gone to the end is decided when the restored etcd is halted.
+func (r *rules) takeBack(op *Operation, m muster, reason string, args ...any) (Decision, bool) {
+	reason = fmt.Sprintf(reason, args...)
+	next := *op
+	next.Unwritten = r.reverted(op) != ""
+	if len(m.mute) >= m.quorum && !next.Unwritten {
+		begun := op.State != OpStopping || len(m.switched) > 0
+		if (begun || !r.silent(m)) && !r.overruled(op, m) {
+			return alarm("restore %s (%s): %s; it is not taken back before %s can be asked, as clients may have been served by them from the restored data", op.ID, op.State, reason, strings.Join(m.mute, ", "))
+		}
+		next.Unwritten = true
+	}
+	return do(Advance{Op: next, To: OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.of(), reason)
+}
+
+// change stops the old cluster and switches to the staged data. It is the only time in which nobody is served.
+func (r *rules) change(op *Operation, m muster) (Decision, bool) {
+	forth := r.final(op) || r.served(op)
+	few := len(m.ready) < m.quorum && !forth
+	switch {
+	case few && len(m.ready)+len(m.away) >= m.quorum:
+		return hold("restore %s (%s) waits for node %s", op.ID, op.State, m.away[0])
+	case few, len(m.lost) > 0 && len(m.switched) == 0 && !forth:
+		return r.takeBack(op, m, "node %s doesn't have the staged data any more", m.lost[0])
+	case m.late != "" && len(m.switched) == 0:
+		return hold("restore %s (%s) waits for node %s", op.ID, op.State, m.late)
+	}
+	if d, ok := r.stopOthers(op); ok {
+		return d, true
+	}
+	if r.o.away(op.OldToken, r.p.HolderLease) {
+		return hold("restore %s (%s): members that can't be reached from here may be serving", op.ID, op.State)
+	}
+	if op.State == OpStopping {
+		return do(Advance{Op: *op, To: OpSwitching}, "etcd is stopped everywhere%s", without(m.away))
+	}
+	if d, ok := r.switchTo(op, m); ok {
+		return d, true
+	}
+	if len(m.switched) < m.quorum && !r.served(op) {
+		return hold("restore %s (%s) waits for more than %d of %d nodes", op.ID, op.State, len(m.switched), len(op.Nodes))
+	}
+	return do(Advance{Op: *op, To: OpVerifying}, "%d of %d nodes have switched", len(m.switched), len(op.Nodes))
+}
+
+func without(away []string) string {
+	if len(away) == 0 {
+		return ""
+	}
+	return " but on " + strings.Join(away, ", ") + ", which don't answer"
+}
+
+// stopOthers stops every etcd that isn't of the restored cluster, also those that are down, so that they stay so.
+func (r *rules) stopOthers(op *Operation) (Decision, bool) {
+	var stop []cluster.NodeID
+	for _, n := range r.o.Nodes {
+		other := n.State != nil && n.State.Token != op.Token || n.State == nil && n.Etcd.Running
+		if other && (n.Etcd.Running || !n.Holding) {
+			stop = append(stop, n.ID)
+		}
+	}
+	if len(stop) == 0 {
+		return none, false
+	}
+	return do(StopAll{Op: *op, Nodes: stop}, "etcd is stopped on %s", ids(stop))
+}
+
+// switchTo has those switch that are ready and haven't yet, or were halted.
+func (r *rules) switchTo(op *Operation, m muster) (Decision, bool) {
+	var left []StartEtcd
+	for _, n := range m.ready {
+		if op.wants(n.ID) && (n.State == nil || n.State.Token != op.Token || n.Holding) {
+			left = append(left, StartEtcd{Node: n.ID, State: op.state()})
+		}
+	}
+	if len(left) == 0 {
+		return none, false
+	}
+	return do(SwitchAll{Op: *op, Starts: left}, "%d nodes switch to the staged data", len(left))
+}
+
+// verify waits until the restored cluster serves, with as many of its members as come.
+func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
+	forth, served := r.final(op), r.served(op)
+	if wrong := r.wrong(op); wrong != "" && !forth {
+		return r.takeBack(op, m, "%s", wrong)
+	}
+	var well []cluster.NodeID
+	var lag []string
+	for _, f := range op.Nodes {
+		if n := r.o.Node(cluster.NodeID(f.Name)); n != nil && op.runsOn(n) && complete(op, n) {
+			well = append(well, n.ID)
+			continue
+		}
+		lag = append(lag, f.Name)
+	}
+	if served && (len(lag) == 0 || op.StateFor >= laggardTime || op.Reason != "" && !forth) {
+		return r.conclude(op, well, lag)
+	}
+	if len(m.ready)+len(m.away) < m.quorum && !forth && !served {
+		return r.takeBack(op, m, "node %s doesn't have the restored data any more", m.lost[0])
+	}
+	if d, ok := r.stopOthers(op); ok {
+		return d, true
+	}
+	if len(m.switched) < len(m.ready) && r.o.away(op.OldToken, r.p.HolderLease) {
+		return hold("restore %s (%s): members that can't be reached from here may be serving", op.ID, op.State)
+	}
+	if d, ok := r.switchTo(op, m); ok {
+		return d, true
+	}
+	if served {
+		return hold("restore %s: the restored cluster serves; not well yet: %s", op.ID, strings.Join(lag, ", "))
+	}
+	return hold("restore %s: etcd is starting; not well yet: %s", op.ID, strings.Join(lag, ", "))
+}
+
+// runsOn tells whether a node runs as a healthy voter of the restored cluster.
+func (op *Operation) runsOn(n *cluster.NodeStatus) bool {
+	return n.State != nil && n.State.Token == op.Token && n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Learner && n.Etcd.Members != nil
+}
+
+// complete tells whether a member knows all the members that were staged, by the names that they publish when they have started.
+func complete(op *Operation, n *cluster.NodeStatus) bool {
+	return sameSet(memberNames(n.Etcd.Members), nodeNames(op.Nodes))
+}
+
+// wrong says how the restored cluster has come up otherwise than it was staged, or "": with other data, or as two clusters. Other
+// members than were staged are no such sign: while the store is away some may have been replaced.
+func (r *rules) wrong(op *Operation) string {
+	var up []*cluster.NodeStatus
+	for _, f := range op.Nodes {
+		n := r.o.Node(cluster.NodeID(f.Name))
+		if n == nil || !op.runsOn(n) {
+			continue
+		}
+		if n.Etcd.Revision < op.Revision {
+			return fmt.Sprintf("etcd on %s came up with revision %d, staged was %d", n.ID, n.Etcd.Revision, op.Revision)
+		}
+		for _, x := range up {
+			if !lists(n, x) && !lists(x, n) {
+				return fmt.Sprintf("etcd on %s knows the members %v and etcd on %s knows %v", x.ID, memberNames(x.Etcd.Members), n.ID, memberNames(n.Etcd.Members))
+			}
+		}
+		up = append(up, n)
+	}
+	return ""
+}
+
+// lists tells whether one member knows another.
+func lists(n, other *cluster.NodeStatus) bool {
+	return slices.ContainsFunc(n.Etcd.Members, func(m cluster.Member) bool { return m.ID == other.Etcd.MemberID })
+}
+
+// conclude has the members compared with what was staged, for the record, and ends the restore.
+func (r *rules) conclude(op *Operation, well []cluster.NodeID, lag []string) (Decision, bool) {
+	var left []cluster.NodeID
+	for _, id := range well {
+		if !slices.Contains(op.Verified, id) {
+			left = append(left, id)
+		}
+	}
+	if len(left) > 0 {
+		return do(VerifyAll{Op: *op, Nodes: left}, "the restored cluster serves; %s compare what they hold with what was staged", ids(left))
+	}
+	if r.o.Store.Error != "" {
+		return r.leave(op, op.Token)
+	}
+	words := ""
+	if len(lag) > 0 {
+		words = "; not well are " + strings.Join(lag, ", ") + ", which are dealt with like any other member"
+	}
+	return do(FinishRestore{Op: *op, To: OpDone}, "the restored cluster serves on %d of %d members%s", len(op.Nodes)-len(lag), len(op.Nodes), words)
+}
+
+// revert brings the old data back on every node that was stopped or has switched, once it is certain that no client has written to
+// the restored data.
+func (r *rules) revert(op *Operation) (Decision, bool) {
+	m := r.muster(op)
+	if !op.Unwritten {
+		return r.halt(op, m)
+	}
+	var left []cluster.NodeID
+	for _, n := range r.o.Nodes {
+		if (n.Holding || n.State != nil && n.State.Token == op.Token) && !wrote(&n, op) {
+			left = append(left, n.ID)
+		}
+	}
+	if len(left) > 0 {
+		return do(RollbackAll{Op: *op, Nodes: left}, "%s go back to the data from before the restore", ids(left))
+	}
+	old := lookAt(r.o, op.OldToken)
+	if len(m.away) > 0 && !old.serving && !r.overruled(op, m) {
+		words := fmt.Sprintf("restore %s is being taken back; node %s may still have the restored data and doesn't answer; it is waited for, or for another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, m.away[len(m.away)-1])
+		return Decision{Why: words, Alarm: op.StateFor > r.p.CommitDeadline}, true
+	}
+	switch {
+	case r.o.Store.Error != "" && old.serving:
+		return r.leave(op, op.OldToken)
+	case r.o.Store.Error != "":
+		return hold("restore %s is taken back; it ends when the store is back: %s", op.ID, r.o.Store.Error)
+	}
+	return do(FinishRestore{Op: *op, To: OpRolledBack, Reason: op.Reason}, "the old data are back")
+}
+
+// halt stops the restored etcd wherever it may run and reads from its log which way it goes. An acknowledged write, and every change of
+// the members, is in the log of one member of every quorum; so if none of those that are here has one, and the others are no quorum,
+// there is none.
+func (r *rules) halt(op *Operation, m muster) (Decision, bool) {
+	var run []cluster.NodeID
+	why := ""
+	next := *op
+	if id := r.reverted(op); id != "" {
+		next.Unwritten = true
+		return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "node %s has its old data back already; the others follow", id)
+	}
+	if id := r.joined(op); id != "" {
+		why = fmt.Sprintf("node %s has joined the restored cluster", id)
+	}
+	for _, n := range r.o.Nodes {
+		if n.State == nil || n.State.Token != op.Token {
+			continue
+		}
+		st := staged(&n, op)
+		switch {
+		case st == nil:
+		case wrote(&n, op):
+			why = fmt.Sprintf("clients have written to the restored data, as the log of node %s says", n.ID)
+		case !st.Halted:
+			run = append(run, n.ID)
+		}
+	}
+	switch {
+	case why != "":
+		next.Written = true
+		return do(Advance{Op: next, To: OpSwitching, Reason: "clients have written to the restored data"}, "%s; it goes on and is not taken back", why)
+	case len(run) > 0:
+		return do(HaltAll{Op: *op, Nodes: run}, "etcd is stopped on %s, to see whether clients have written to the restored data", ids(run))
+	case len(m.mute) >= m.quorum && r.overruled(op, m):
+		next.Unwritten = true
+		return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
+	case len(m.mute) >= m.quorum:
+		return alarm("restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, op.Reason, strings.Join(m.mute, ", "))
+	}
+	next.Unwritten = true
+	return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "no client has written to the restored data; the old data are brought back")
+}
+
+// wrote tells whether the log of a node, read when it was halted, has a client's write.
+func wrote(n *cluster.NodeStatus, op *Operation) bool {
+	st := staged(n, op)
+	return st != nil && st.Halted && st.Written
+}
+
+// leftover takes a node back that was away when a restore was rolled back. What has a client's write is left to strayNode, which
+// keeps it in the trash can.
+func (r *rules) leftover() (Decision, bool) {
+	if r.o.Store.Error != "" {
+		return none, false
+	}
+	for _, op := range r.o.Store.RolledBack {
+		var left []cluster.NodeID
+		have := 0
+		for _, n := range r.o.Nodes {
+			if n.State == nil || n.State.Token != op.Token {
+				continue
+			}
+			have++
+			if !wrote(&n, &op) {
+				left = append(left, n.ID)
+			}
+		}
+		switch {
+		case len(left) == 0:
+		case have >= cluster.Quorum(len(op.Nodes)):
+			return alarm("%s have the data of restore %s, which was taken back without them, and may have served clients with it; a person has to decide which data are right", ids(left), op.ID)
+		default:
+			return do(RollbackAll{Op: op, Nodes: left}, "%s were away when restore %s was taken back", ids(left), op.ID)
+		}
+	}
+	return none, false
+}

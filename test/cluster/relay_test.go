@@ -1,0 +1,67 @@
+package cluster
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/test/harness"
+)
+
+// views gives every node a way of its own to the store: a link, as a mount point would be.
+func views(t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	for _, n := range c.Nodes {
+		must(t, os.Symlink(c.StoreURL, view(c, n)))
+		n.Args = append(n.Args, "--backup-store="+view(c, n))
+	}
+}
+
+func view(c *harness.Cluster, n *harness.Node) string { return filepath.Join(c.Dir, "view-"+n.Name) }
+
+// unmount takes a node's way to the store away.
+func unmount(t *testing.T, c *harness.Cluster, n *harness.Node) {
+	t.Helper()
+	tmp := view(c, n) + ".new"
+	must(t, os.Symlink(filepath.Join(c.Dir, "not-mounted"), tmp))
+	must(t, os.Rename(tmp, view(c, n)))
+}
+
+// TestRestoreThroughTheLeader restores while one follower can't reach the store.
+func TestRestoreThroughTheLeader(t *testing.T) {
+	t.Parallel() // it mostly waits
+	c := harness.New(t, harness.Options{BackupInterval: 2 * time.Second})
+	views(t, c)
+	c.StartAll()
+	c.WaitHealthy(3)
+	w := newRestoreWorld(t, c)
+	w.spoil(t)
+	// The node that can't reach the store is neither the leader nor, by its name, ever the one that backs up.
+	far := c.Node("c")
+	if c.WaitLeader() == far {
+		far.Kill()
+		c.WaitLeader()
+		far.Start()
+		c.WaitHealthy(3)
+	}
+	leader := c.WaitLeader()
+	unmount(t, c, far)
+	cmd, err := c.Catalog.QueueRestore(t.Context(), w.backup, specOf(t, c), catalog.RestoreOptions{Now: true})
+	must(t, err)
+	op := c.WaitOperation(cmd.Name, 2*time.Minute)
+	checkEnded(t, c, op, catalog.StateDone)
+	c.WaitHealthy(3)
+	w.check(t)
+	const told = "backups are read through the leader, node "
+	if log := far.LogText(); strings.Count(log, told) != 1 || !strings.Contains(log, told+leader.Name) || !strings.Contains(log, "is the file system mounted?") {
+		t.Errorf("the log of node %s says %d times that it reads through the leader; want once, through node %s, and why", far.Name, strings.Count(log, told), leader.Name)
+	}
+	for _, n := range c.Nodes {
+		if n != far && strings.Contains(n.LogText(), told) {
+			t.Errorf("node %s reads through the leader too", n.Name)
+		}
+	}
+}

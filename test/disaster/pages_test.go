@@ -1,0 +1,109 @@
+package disaster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sections is what every page has, in this order.
+var sections = []string{"You see", "What is lost and what isn't", "Do this", "When it doesn't work", "Afterwards"}
+
+var (
+	heading = regexp.MustCompile(`(?m)^## (.+)$`)
+	link    = regexp.MustCompile(`\]\(([^)#\s]+\.md)?(#[^)\s]+)?\)`)
+)
+
+// TestPages holds all pages to one form: in the night nobody wants to learn a new one.
+func TestPages(t *testing.T) {
+	readme := readPage(t, "README.md")
+	for _, name := range append(pages(t), "README.md") {
+		p := readPage(t, name)
+		if name != "README.md" {
+			var found []string
+			for _, m := range heading.FindAllStringSubmatch(p.text, -1) {
+				found = append(found, m[1])
+			}
+			if !slices.Equal(found, sections) {
+				t.Errorf("%s has the sections %q; want %q", name, found, sections)
+			}
+			if !strings.Contains(readme.text, "("+name+")") {
+				t.Errorf("README.md doesn't link to %s", name)
+			}
+		}
+		for _, b := range p.blocks {
+			known := b.lang == "sh" || b.lang == "mermaid" || b.lang == "console" && slices.Contains([]string{"", "log", "status"}, b.arg)
+			if !known {
+				t.Errorf("%s: a block of kind %q", p.at(b), b.lang+" "+b.arg)
+			}
+		}
+		for _, m := range link.FindAllStringSubmatch(p.text, -1) {
+			target := name
+			if m[1] != "" {
+				target = m[1]
+			}
+			data, err := os.ReadFile(filepath.Join(docsDir, target))
+			if err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+				continue
+			}
+			if m[2] != "" && !hasAnchor(string(data), m[2][1:]) {
+				t.Errorf("%s links to %s, which has no such heading", name, m[0])
+			}
+		}
+	}
+}
+
+// hasAnchor tells whether a heading of the text has that anchor, as GitHub makes them.
+func hasAnchor(text, anchor string) bool {
+	for line := range strings.Lines(text) {
+		title := strings.TrimLeft(line, "#")
+		if title == line {
+			continue
+		}
+		id := strings.Map(func(r rune) rune {
+			switch {
+			case r == ' ':
+				return '-'
+			case r == '-' || r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z':
+				return r
+			}
+			return -1
+		}, strings.ToLower(strings.TrimSpace(title)))
+		if id == anchor {
+			return true
+		}
+	}
+	return false
+}
+
+// notFollowed returns the blocks with commands that no test has run. It is asked after all tests.
+func notFollowed() ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(docsDir, "*.md"))
+	if err != nil {
+		return nil, err
+	}
+	ran.Lock()
+	defer ran.Unlock()
+	var list []string
+	for _, path := range names {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		p, err := parsePage(filepath.Base(path), string(data))
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range p.blocks {
+			if b.lang == "sh" && !ran.blocks[p.at(b)] {
+				list = append(list, fmt.Sprintf("%s (%s)", p.at(b), b.section))
+			}
+		}
+	}
+	return list, nil
+}
