@@ -30,7 +30,7 @@ Exit codes: 0 done, 1 failed (nothing was stopped), 5 rolled back (the old data 
 			if err != nil {
 				return err
 			}
-			return a.follow(cmd.Context(), c, name, false)
+			return a.follow(cmd.Context(), c, name)
 		},
 		ValidArgsFunction: a.complete(commandNames),
 	}
@@ -80,12 +80,12 @@ type view interface {
 	close()
 }
 
-// follow shows a command until it has ended. The error says how, unless it was done. queuedNow is true for one that was queued a moment ago,
-// so that a store that is silent right away is no reason to give up.
-func (a *app) follow(ctx context.Context, c *catalog.Catalog, name string, queuedNow bool) error {
+// follow shows a command until it has ended. The error says how, unless it was done. That there is a store was found out before: from
+// here on its silence is no reason to give up.
+func (a *app) follow(ctx context.Context, c *catalog.Catalog, name string) error {
 	w := newWatch(a, c, name)
 	v := a.newView()
-	last, err := w.run(ctx, v, queuedNow)
+	last, err := w.run(ctx, v)
 	v.close()
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (w *watch) patience() time.Duration {
 }
 
 // run looks and shows until the command has ended.
-func (w *watch) run(ctx context.Context, v view, patient bool) (*sight, error) {
+func (w *watch) run(ctx context.Context, v view) (*sight, error) {
 	var last *sight
 	var silentSince time.Time
 	for {
@@ -134,7 +134,7 @@ func (w *watch) run(ctx context.Context, v view, patient bool) (*sight, error) {
 			if s.ended() {
 				return s, nil
 			}
-		case last == nil && !patient, unusable(err):
+		case unusable(err):
 			return nil, err
 		default:
 			now := w.a.now()

@@ -289,3 +289,14 @@ func TestFollowLostRecord(t *testing.T) {
 		t.Errorf("%d %s", code, out)
 	}
 }
+
+// TestFollowUnreadable: a record that can't be read doesn't become readable by waiting.
+func TestFollowUnreadable(t *testing.T) {
+	w := newWorld(t)
+	w.spec(3, "3.5.21")
+	l := w.begin(w.queue("x", catalog.RestoreOptions{}), catalog.StateStaging)
+	w.steps = []func(){func() { w.put("control/operations/"+l.op.ID+".json", `{"version":9}`) }, func() { t.Error("it goes on") }}
+	if code, _, errOut := w.exec("--backup-store=mem://x", "follow"); code != exitFailure || !strings.Contains(errOut, "a newer version") {
+		t.Errorf("%d %s", code, errOut)
+	}
+}

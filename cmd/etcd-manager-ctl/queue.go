@@ -17,7 +17,8 @@ type request struct {
 	// Exactly one of the two is set.
 	backup string
 	source *catalog.Source
-	// change is written into the spec too: a cluster restored into another size would be brought back to the spec's at once.
+	// change goes into the spec too: a cluster restored into another size would be brought back to the spec's at once. The managers write
+	// it when the restore is done; with nothing serving, at once, since the managers elect by it.
 	change  specChange
 	options catalog.RestoreOptions
 	// wait follows the command to its end.
@@ -41,7 +42,7 @@ func (a *app) enqueue(ctx context.Context, c *catalog.Catalog, r request) error 
 	if err != nil || !r.wait {
 		return err
 	}
-	return a.follow(ctx, c, cmd.Name, true)
+	return a.follow(ctx, c, cmd.Name)
 }
 
 func (a *app) queueAndSay(ctx context.Context, c *catalog.Catalog, r request) (catalog.Command, error) {
@@ -58,9 +59,11 @@ func (a *app) queueAndSay(ctx context.Context, c *catalog.Catalog, r request) (c
 	if err != nil {
 		return catalog.Command{}, err
 	}
+	r.options.SetSpec = stored != "" && !r.change.empty() && !r.atOnce()
 	cmd, err := r.queue(ctx, c, spec)
 	if err != nil {
-		return catalog.Command{}, err
+		// The store may have taken the command, and only its answer was lost.
+		return catalog.Command{}, fmt.Errorf("%w; whether it is queued all the same shows %s", err, a.ctl("list-commands"))
 	}
 	if err := a.changeSpec(ctx, c, r, cmd, stored); err != nil {
 		return catalog.Command{}, err
@@ -82,6 +85,9 @@ func (r *request) queue(ctx context.Context, c *catalog.Catalog, spec cluster.Sp
 	return c.QueueRestore(ctx, r.backup, spec, r.options)
 }
 
+// atOnce tells whether nothing can be serving: a recovery from a survivor is only made without a quorum.
+func (r *request) atOnce() bool { return r.source != nil && r.source.Node != "" }
+
 // withdrawTimeout bounds the clearing away after a failure, which goes on when the caller's time is over.
 const withdrawTimeout = 15 * time.Second
 
@@ -93,6 +99,10 @@ func (a *app) changeSpec(ctx context.Context, c *catalog.Catalog, r request, cmd
 	}
 	before, _, err := c.Spec(ctx)
 	if err == nil && stored != "" && before == cmd.Spec {
+		return nil
+	}
+	if cmd.Options.SetSpec && err == nil {
+		a.note("the cluster spec is %s; when the restore is done it becomes %s, else the restored cluster would be changed back to it", clusterOf(before), clusterOf(cmd.Spec))
 		return nil
 	}
 	after, err := a.writeSpec(ctx, c, r.change)

@@ -41,7 +41,8 @@ func TestRestoreLatestAndOptions(t *testing.T) {
 	w.golden("options")
 }
 
-// TestRestoreWithSpec writes the spec too, and queues nothing if that isn't possible.
+// TestRestoreWithSpec has the managers write the spec when the restore is done; where there is none yet it is written at once, and
+// nothing is queued if that isn't possible.
 func TestRestoreWithSpec(t *testing.T) {
 	w := newWorld(t)
 	w.goodBackup(backup1, "main", 1234, "periodic")
@@ -53,8 +54,13 @@ func TestRestoreWithSpec(t *testing.T) {
 	w.do("restore-backup", backup1, "--member-count=1")
 	w.do("restore-backup", backup1, "--member-count=3")
 	w.do("get")
+	if c := w.lastCommand(); !c.Options.SetSpec || c.Spec.MemberCount != 3 {
+		t.Errorf("queued %+v", c)
+	}
 	w.golden("restore-spec")
 
+	w = newWorld(t)
+	w.goodBackup(backup1, "main", 1234, "periodic")
 	mem := w.store
 	faulty := blobtest.NewFaulty(mem)
 	w.store = faulty
@@ -161,5 +167,19 @@ func TestDeleteRace(t *testing.T) {
 	code, _, errOut := w.exec("--backup-store=mem://x", "delete-command", "x")
 	if code != 0 || !strings.Contains(errOut, "at this very moment") || !strings.Contains(errOut, "undo-restore") {
 		t.Errorf("%d %s", code, errOut)
+	}
+}
+
+// TestRestoreAnswerLost: the store has taken the command, but said so in vain.
+func TestRestoreAnswerLost(t *testing.T) {
+	w := newWorld(t)
+	w.spec(3, "3.5.21")
+	w.goodBackup(backup1, "main", 1234, "periodic")
+	f := blobtest.NewFaulty(w.store)
+	f.Add(blobtest.Fault{Op: "put", After: true, Err: blobtest.Transient("put", "control/x")})
+	w.store = f
+	code, out, errOut := w.exec("--backup-store=mem://x", "restore-backup", backup1)
+	if code != exitStore || out != "" || !strings.Contains(errOut, "list-commands") {
+		t.Errorf("%d %s%s", code, out, errOut)
 	}
 }

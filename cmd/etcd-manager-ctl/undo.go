@@ -16,8 +16,8 @@ func (a *app) undoCommand() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "undo-restore [OPERATION]", Short: "Queue the way back to the data from before a restore", Args: atMostOne,
-		Long: `Queue the way back to the data from before a restore; by default the newest one that was done. It is itself a restore: of the backup that was made
-right before, or, if the cluster could not be backed up then, of the data dirs in the nodes' trash cans. So it too is proven first, and can be undone.
+		Long: `Queue the way back to the data from before a restore; by default the newest one that was done. It is itself a restore: of the data dirs in the nodes' trash cans,
+which have everything to the last write, or, if they are gone, of the backup that was made right before. So it too is proven first, and can be undone.
 
 What was written since that restore is lost by it. The command shows what that is and asks, unless --yes is given.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -80,10 +80,13 @@ func (a *app) prepareUndo(ctx context.Context, c *catalog.Catalog, name string, 
 		return nil, err
 	}
 	switch {
-	case op.SafetyBackup != "" && slices.Contains(backups.Names(), op.SafetyBackup):
-		r.backup = op.SafetyBackup
 	case op.OldToken != "":
 		r.source = &catalog.Source{Token: op.OldToken}
+		if slices.Contains(backups.Names(), op.SafetyBackup) {
+			r.source.OrBackup = op.SafetyBackup
+		}
+	case slices.Contains(backups.Names(), op.SafetyBackup):
+		r.backup = op.SafetyBackup
 	case op.SafetyBackup != "":
 		return nil, fmt.Errorf("%s can't be undone: its safety backup %s is gone from the store, and no old data dir is known", op.ID, op.SafetyBackup)
 	default:
@@ -161,6 +164,8 @@ func (a *app) showUndo(ctx context.Context, c *catalog.Catalog, backups catalog.
 	since := a.now().Sub(op.Finished)
 	a.note("undo %s (%s), which was done at %s, %s", op.ID, subject(op.Backup, op.Source), clock(op.Finished), ago(since))
 	switch {
+	case r.source != nil && r.source.OrBackup != "":
+		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), to their last write; if they are gone, backup %s, made right before; into %s", op.OldToken, r.source.OrBackup, clusterOf(spec))
 	case r.backup != "":
 		a.note("  brings back:  backup %s, made right before it, into %s", r.backup, clusterOf(spec))
 	case op.SafetyBackup != "":
@@ -178,7 +183,7 @@ func (a *app) showUndo(ctx context.Context, c *catalog.Catalog, backups catalog.
 	if before, ok := specBefore(ctx, c, backups, op); ok && r.change.empty() && before.MemberCount != spec.MemberCount {
 		a.note("  note:         before that restore the spec was %s; to go back to that too, add --member-count=%d", clusterOf(before), before.MemberCount)
 	}
-	if r.backup != "" {
+	if r.backup != "" || r.source.OrBackup != "" {
 		a.note("  afterwards:   this can be undone too, as the cluster is backed up once more before it")
 	}
 	return nil

@@ -46,7 +46,7 @@ func TestUndo(t *testing.T) {
 	}
 	w.answer = "yes\n"
 	w.do("undo-restore")
-	if c := w.lastCommand(); c.Backup != safety || c.Source != nil || c.Options.Now || c.Options.Reason != "undo of "+done2 {
+	if c := w.lastCommand(); c.Source == nil || c.Source.Token != "secondtoken" || c.Source.OrBackup != safety || c.Options.Now || c.Options.Reason != "undo of "+done2 {
 		t.Errorf("queued %+v", c)
 	}
 	w.answer = ""
@@ -69,7 +69,7 @@ func TestUndoOfUndo(t *testing.T) {
 		op.OldToken, op.SafetyBackup, op.Finished = "thirdtoken", "2026-02-01T11:51:00Z-000000", w.now.Add(-time.Minute)
 	})
 	w.do("undo-restore", "--yes")
-	if c := w.lastCommand(); c.Backup != "2026-02-01T11:51:00Z-000000" {
+	if c := w.lastCommand(); c.Source == nil || c.Source.Token != "thirdtoken" || c.Source.OrBackup != "2026-02-01T11:51:00Z-000000" {
 		t.Errorf("queued %+v", c)
 	}
 	w.golden("undo-undo")

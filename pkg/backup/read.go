@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,12 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
-	"github.com/klauspost/pgzip"
+	"github.com/klauspost/compress/gzip"
 
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/pacedfile"
 )
 
 // Result is what was found out about a backup that was read to its end.
@@ -95,7 +97,7 @@ func FetchFile(ctx context.Context, c *catalog.Catalog, name, path string, o Fil
 			_ = os.Remove(tmp)
 		}
 	}()
-	out := pacedfile.New(f, o.KeepFree)
+	out := background.NewWriter(f, o.KeepFree)
 	if res, err = fetch(ctx, c, name, out, o.Progress, out.Expect); err != nil {
 		return Result{}, err
 	}
@@ -167,12 +169,6 @@ func checkStoredSize(name string, have, want int64) error {
 	return nil
 }
 
-// Read-ahead of the decompressor: two MiB in all.
-const (
-	unzipBlock  = 256 << 10
-	unzipBlocks = 8
-)
-
 // decompress runs the pipeline store → hash → gunzip → check and hash → w.
 func decompress(name string, src *resumingReader, w io.Writer, res *Result) error {
 	stored := sha256.New()
@@ -200,17 +196,71 @@ func decompress(name string, src *resumingReader, w io.Writer, res *Result) erro
 	return nil
 }
 
-// gunzip decompresses all of in, concatenated members included, in a goroutine of its own beside the writing.
+// The decompressor is this far ahead of the writer: two MiB.
+const (
+	unzipBlock  = 256 << 10
+	unzipBlocks = 8
+	// unzipRead is how much is read of the store at once.
+	unzipRead = 64 << 10
+)
+
+// gunzip decompresses all of in, concatenated members included, in the background: this is most of a restore's work, and etcd serves
+// beside it. Two threads share it, one decompresses and one writes.
 func gunzip(in io.Reader, out io.Writer) error {
-	z, err := pgzip.NewReaderN(in, unzipBlock, unzipBlocks)
+	// There are no more blocks than fit into each channel, so sending never waits.
+	full, empty := make(chan []byte, unzipBlocks), make(chan []byte, unzipBlocks)
+	for range unzipBlocks {
+		empty <- make([]byte, unzipBlock)
+	}
+	var readErr, writeErr error
+	var both sync.WaitGroup
+	both.Add(2)
+	background.Go(func() {
+		defer both.Done()
+		defer close(full)
+		readErr = inflate(in, full, empty)
+	})
+	background.Go(func() {
+		defer both.Done()
+		defer close(empty)
+		for b := range full {
+			if _, writeErr = out.Write(b); writeErr != nil {
+				return
+			}
+			empty <- b[:unzipBlock]
+		}
+	})
+	both.Wait()
+	if writeErr != nil {
+		return writeErr
+	}
+	return readErr
+}
+
+// inflate fills blocks until the end of what is compressed, or until nobody gives it empty ones any more.
+func inflate(in io.Reader, full chan<- []byte, empty <-chan []byte) error {
+	z, err := gzip.NewReader(bufio.NewReaderSize(in, unzipRead))
 	if err != nil {
 		return err
 	}
-	_, err = z.WriteTo(out)
-	if cerr := z.Close(); err == nil {
-		err = cerr
+	for b := range empty {
+		n := 0
+		for n < len(b) && err == nil {
+			var m int
+			m, err = z.Read(b[n:])
+			n += m
+		}
+		if n > 0 {
+			full <- b[:n]
+		}
+		if err == io.EOF { // a stream that is cut ends otherwise
+			return z.Close()
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // compare holds what was read to what the manifest says.

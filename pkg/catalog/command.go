@@ -55,13 +55,15 @@ type RestoreOptions struct {
 	DropPrefixes []string `json:"dropPrefixes,omitempty"`
 	// ForceForeign permits the backup of another cluster.
 	ForceForeign bool `json:"forceForeign,omitempty"`
+	// SetSpec makes the command's spec the cluster's once it is done, so that a restore into another size isn't changed back.
+	SetSpec bool `json:"setSpec,omitempty"`
 	// Reason is the operator's own note.
 	Reason string `json:"reason,omitempty"`
 }
 
 // IsZero tells that nothing was asked for.
 func (o RestoreOptions) IsZero() bool {
-	return !o.Now && o.ToRevision == 0 && o.ToTime.IsZero() && !o.Latest && !o.KeepMasterleases && len(o.DropPrefixes) == 0 && !o.ForceForeign && o.Reason == ""
+	return !o.Now && o.ToRevision == 0 && o.ToTime.IsZero() && !o.Latest && !o.KeepMasterleases && len(o.DropPrefixes) == 0 && !o.ForceForeign && !o.SetSpec && o.Reason == ""
 }
 
 const optionsVersion = 1

@@ -16,6 +16,8 @@ type Source struct {
 	Node cluster.NodeID `json:"node,omitempty"`
 	// Token names the data dir.
 	Token cluster.Token `json:"token"`
+	// OrBackup is restored if the data dir is gone or can't be used; empty means that the command fails then.
+	OrBackup string `json:"orBackup,omitempty"`
 }
 
 const recoverVersion = 1

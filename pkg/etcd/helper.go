@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 )
 
 const (
@@ -88,7 +90,7 @@ func (h *helper) run(started chan<- error) {
 	defer runtime.UnlockOSThread()
 	err := h.cmd.Start()
 	if err == nil {
-		lowerPriority(h.cmd.Process.Pid)
+		background.LowerProcess(h.cmd.Process.Pid)
 	}
 	started <- err
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/coreos/go-semver/semver"
 
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -357,7 +358,7 @@ func ProveMain(args []string) int {
 
 // limitSelf makes sure that a bad file can't make the process leave a core file, and that the process gives way to etcd. Failing is harmless.
 func limitSelf() {
-	lowerPriority(os.Getpid())
+	background.LowerProcess(os.Getpid())
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
 

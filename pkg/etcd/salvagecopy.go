@@ -13,7 +13,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"golang.org/x/sys/unix"
 
-	"github.com/etcd-manager/etcd-manager/pkg/pacedfile"
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 )
 
 // salvageDir is the work dir: a mark that says whose it is, and the copied data dir.
@@ -179,7 +179,7 @@ func (o *salvageOrder) copyFile(ctx context.Context, name, to string, need int64
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	w := pacedfile.New(out, o.KeepFree)
+	w := background.NewWriter(out, o.KeepFree)
 	if err := w.Expect(need); err != nil {
 		return 0, err
 	}

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/pacedfile"
 )
 
 // ErrNotEmpty means that a data dir to be staged has something in it already.
@@ -275,7 +275,7 @@ func trimHash(f *os.File, size int64) error {
 
 // copyDB copies at the throttle's pace, which may be nil.
 func copyDB(ctx context.Context, f *os.File, src io.Reader, throttle func(context.Context, int) error) (int64, error) {
-	out := pacedfile.New(f, 0)
+	out := background.NewWriter(f, 0)
 	buf := make([]byte, copyChunk)
 	for {
 		if err := ctx.Err(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -75,12 +76,33 @@ func each[T any](items []T, f func(T) error) error {
 	for _, x := range items {
 		go func() { errs <- f(x) }()
 	}
-	var all []error
+	var all failures
 	for range items {
-		all = append(all, <-errs)
+		if err := <-errs; err != nil {
+			all = append(all, err)
+		}
 	}
-	return errors.Join(all...)
+	if len(all) == 0 {
+		return nil
+	}
+	return all
 }
+
+// failures are several errors in one line: what goes wrong on several nodes stands in records and tables.
+type failures []error
+
+// Error joins them.
+func (f failures) Error() string {
+	var words []string
+	for _, err := range f {
+		words = append(words, err.Error())
+	}
+	slices.Sort(words)
+	return strings.Join(words, "; ")
+}
+
+// Unwrap is for errors.Is and errors.As.
+func (f failures) Unwrap() []error { return f }
 
 // perform asks a node to do an action and waits for the end. progress may be nil.
 func (l *leadership) perform(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest, limit time.Duration, progress func(*protosv1.PerformEvent)) (*protosv1.PerformEvent, error) {
@@ -115,12 +137,21 @@ func nodeError(id cluster.NodeID, err error) error {
 	st, _ := status.FromError(err)
 	switch st.Code() {
 	case codes.Aborted:
-		return fmt.Errorf("node %s: %s: %w", id, st.Message(), cluster.ErrLowerTerm)
+		return fmt.Errorf("node %s: %w", id, &told{st.Message(), cluster.ErrLowerTerm})
 	case codes.DataLoss:
-		return fmt.Errorf("node %s: %s: %w", id, st.Message(), cluster.ErrPermanent)
+		return fmt.Errorf("node %s: %w", id, &told{st.Message(), cluster.ErrPermanent})
 	}
 	return fmt.Errorf("node %s: %s", id, st.Message())
 }
+
+// told is what a node has said, and which kind of error that was there. The words need no more added.
+type told struct {
+	words string
+	kind  error
+}
+
+func (t *told) Error() string { return t.words }
+func (t *told) Unwrap() error { return t.kind }
 
 func (l *leadership) quick(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest) error {
 	_, err := l.perform(ctx, id, req, quickAction+30*time.Second, nil)

@@ -51,6 +51,9 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 		if err := l.markRestored(ctx); err != nil {
 			return err
 		}
+		if err := l.setSpec(ctx); err != nil {
+			return err
+		}
 	}
 	l.opRemoved = l.op.ID
 	if err := l.m.cfg.Catalog.RemoveCommand(ctx, l.op.Command); err != nil {
@@ -110,6 +113,34 @@ func (l *leadership) markRestored(ctx context.Context) error {
 		return err
 	}
 	l.setMarker(m, ver)
+	return nil
+}
+
+// setSpec makes the command's spec the cluster's, if that was asked for.
+func (l *leadership) setSpec(ctx context.Context) error {
+	if !l.op.Options.SetSpec {
+		return nil
+	}
+	now, ver, err := l.m.cfg.Catalog.Spec(ctx)
+	want := l.op.Spec
+	var bad *catalog.ObjectError
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		_, err = l.m.cfg.Catalog.CreateSpec(ctx, want)
+	case errors.As(err, &bad):
+		klog.Errorf("the cluster spec can't be read, so the restored cluster's is not written: %v", err)
+		return nil
+	case err != nil:
+	case now.MemberCount == want.MemberCount && (now.EtcdVersion == want.EtcdVersion || now.EtcdVersion == ""):
+		return nil
+	default:
+		_, err = l.m.cfg.Catalog.ReplaceSpec(ctx, want, ver)
+	}
+	if err != nil {
+		return err
+	}
+	klog.Infof("the cluster spec is that of the restore now: %d members, etcd %s", want.MemberCount, want.EtcdVersion)
+	l.store.Spec, l.store.SpecError = &want, ""
 	return nil
 }
 

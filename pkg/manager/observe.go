@@ -369,6 +369,11 @@ func (l *leadership) readHolder(ctx context.Context, obj catalog.Object) error {
 		l.hold = nil
 		l.m.cfg.Peers.Exceed(r.Term)
 	}
+	if l.hold == nil && r.Term >= l.term && (r.Node != l.m.cfg.Self || r.Instance != l.m.cfg.Instance) {
+		// The store wouldn't take this term, and for how long nodes haven't answered is counted in each leadership anew: better now than after that wait.
+		klog.Infof("the store knows term %d of node %s; this node leads with a higher one", r.Term, r.Node)
+		l.m.cfg.Peers.Exceed(r.Term)
+	}
 	return nil
 }
 
@@ -477,7 +482,7 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 	for _, c := range cmds {
 		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: c.Options.Now || l.m.wasQueued(c.Name)}
 		if c.Source != nil {
-			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token}
+			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 		}
 		s.Commands = append(s.Commands, p)
 	}

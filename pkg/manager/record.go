@@ -169,7 +169,7 @@ func toPlan(op *catalog.Operation) *plan.Operation {
 		Written: op.Written, Unwritten: op.Unwritten, Verified: op.Verified, StateFor: time.Since(op.StateSince),
 	}
 	if op.Source != nil {
-		p.Source = plan.Source{Node: op.Source.Node, Token: op.Source.Token}
+		p.Source = plan.Source{Node: op.Source.Node, Token: op.Source.Token, OrBackup: op.Source.OrBackup}
 	}
 	return p
 }

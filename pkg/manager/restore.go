@@ -127,7 +127,7 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 		Term: l.term, Leader: l.m.cfg.Self, Instance: l.m.cfg.Instance,
 	}
 	if a.Op.State == plan.OpSalvaging {
-		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token}
+		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup}
 	}
 	ver, err := l.m.cfg.Catalog.PutOperation(ctx, op, "")
 	if err != nil {
@@ -348,7 +348,7 @@ func (l *leadership) advance(ctx context.Context, o *plan.Observation, a plan.Ad
 	return l.save(ctx, func(op *catalog.Operation) {
 		stepTo(op, catalog.OperationState(a.To), a.Reason)
 		op.StagedRevision, op.StagedHash, op.StagedBytes = a.Op.Revision, a.Op.Hash, a.Op.Bytes
-		op.Written, op.Unwritten = a.Op.Written, a.Op.Unwritten
+		op.Written, op.Unwritten, op.Backup = a.Op.Written, a.Op.Unwritten, a.Op.Backup
 		if a.To == plan.OpStopping {
 			for _, n := range o.Nodes {
 				op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)

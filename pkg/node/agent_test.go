@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
@@ -281,5 +283,29 @@ func TestVotesAreDurable(t *testing.T) {
 	}
 	if _, err := Votes(dir).Load(); !errors.Is(err, cluster.ErrCorrupt) {
 		t.Errorf("a broken vote file: %v", err)
+	}
+}
+
+// Until the log was read, a halt is no answer to the question whether clients have written.
+func TestHaltThatCannotReadTheLog(t *testing.T) {
+	a := open(t, t.TempDir())
+	must(t, a.accept(testState("OLD"), true))
+	stageByHand(t, a, "op1", "NEW")
+	switchOver(t, a, "op1", "NEW")
+	db := filepath.Join(a.l.memberDir("NEW"), "snap", "db")
+	must(t, os.MkdirAll(filepath.Dir(db), 0o700))
+	f, err := os.Create(db)
+	must(t, err)
+	defer f.Close()
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX)) // somebody still runs on it
+	for _, err := range []error{a.halt(t.Context(), "op1"), a.rollback(t.Context(), "op1")} {
+		if s := a.Status(t.Context()); !errors.Is(err, etcd.ErrDataDirInUse) || permanent(err) || !s.Holding || s.Staged[0].Halted {
+			t.Errorf("%v; status %+v", err, s)
+		}
+	}
+	must(t, unix.Flock(int(f.Fd()), unix.LOCK_UN))
+	must(t, a.halt(t.Context(), "op1"))
+	if s := a.Status(t.Context()); !s.Staged[0].Halted || !s.Staged[0].Written {
+		t.Errorf("a log that isn't there: %+v", s)
 	}
 }

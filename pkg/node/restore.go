@@ -49,8 +49,12 @@ func (a *Agent) enter(id string) (*journalOperation, error) {
 	return &journalOperation{ID: id}, nil
 }
 
-// note writes the operation's entry into the journal.
+// note writes the operation's entry into the journal. What is changed in op afterwards is nowhere before it is noted again.
 func (a *Agent) note(op *journalOperation) error {
+	if op != nil {
+		c := *op
+		op = &c
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	j := a.j

@@ -42,10 +42,28 @@ func (r *rules) command() (Decision, bool) {
 		c, by := ready[0], ready[len(ready)-1]
 		return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.of(), by.of())
 	}
+	if d, ok := r.free(); ok {
+		return d, true
+	}
 	if r.o.BackupRunning != "" && r.v.serving {
 		return hold("the restore of %s starts when the backup that is being taken (%s) is done", ready[0].of(), r.o.BackupRunning)
 	}
 	return r.begin(ready[0])
+}
+
+// free ends what the last restore has left before the next one begins: a node that is held for one can't take part in another. Its
+// etcd goes on, or, if the marker names another cluster, its data go where those of the others went.
+func (r *rules) free() (Decision, bool) {
+	if d, ok := r.held(); ok {
+		return d, true
+	}
+	m := r.o.Store.Marker
+	for _, n := range r.o.Nodes {
+		if n.Holding && n.State != nil && r.o.Store.Operation == nil && m.Phase == MarkerFormed && m.Token != "" && m.Token != n.State.Token {
+			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "replaced by a restore"}, "node %s is still held for a restore that is over; its data are set aside before the next one begins", n.ID)
+		}
+	}
+	return none, false
 }
 
 // refuse says why a command can never be carried out.
@@ -101,7 +119,12 @@ func (r *rules) begin(c Command) (Decision, bool) {
 func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 	id := c.Source.Node
 	if id == "" {
-		if id = r.newestTrash(c.Source.Token); id == "" || r.o.recentlyMissing(stepDeadline) != "" {
+		id = r.newestTrash(c.Source.Token)
+		switch missing := r.o.recentlyMissing(stepDeadline); {
+		case id == "" && missing == "" && c.Source.OrBackup != "":
+			op.Backup = c.Source.OrBackup
+			return do(BeginRestore{Command: c.Name, Op: op}, "no node here has the data dir of cluster %s any more; backup %s is restored in its stead", c.Source.Token, op.Backup)
+		case id == "" || missing != "":
 			return r.awaitSource(c)
 		}
 	}
@@ -115,7 +138,7 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 	case at == current && lookAt(r.o, c.Source.Token).serving:
 		return refuse(c, hasQuorum)
 	}
-	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token}
+	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.of(), len(op.Nodes))
 }
 

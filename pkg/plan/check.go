@@ -413,6 +413,11 @@ func checkSetAside(o *Observation, a SetAside) error {
 	if n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" && o.Store.Marker.Phase == MarkerForming && o.Store.Marker.Token != a.Token {
 		return nil // an attempt to form that was given up; no client was ever let in
 	}
+	m := o.Store.Marker
+	ready := slices.ContainsFunc(o.Store.Commands, func(c Command) bool { return c.Ready })
+	if n.Holding && !n.Etcd.Running && ready && o.Store.Error == "" && o.underWay() == nil && m.Phase == MarkerFormed && m.Token != "" && m.Token != a.Token {
+		return nil // held for a restore that is over and has put another cluster in its place; another is asked for
+	}
 	members := authority(o)
 	if members == nil {
 		return fmt.Errorf("no healthy cluster is there that could do without the data of node %s", a.Node)

@@ -196,7 +196,9 @@ func lives(o *Observation, name string) bool {
 // unseen: by the state file of any node of the old cluster, could those that were not heard for a while still be a quorum of it?
 // If a node here is healthy, they are. If nobody here has the old cluster but there was one, anyone who is silent may have it.
 func unseen(o *Observation, p Policy) error {
-	if op := o.Store.Operation; op.OldToken == "" && op.State == OpSaving && o.Store.Marker.Phase != MarkerAbsent {
+	mark := o.Store.Marker
+	other := mark.Phase != MarkerAbsent && mark.Token != "" && mark.Token != o.Store.Operation.OldToken
+	if op := o.Store.Operation; op.State == OpSaving && (other || op.OldToken == "" && mark.Phase != MarkerAbsent) {
 		for _, m := range o.Missing {
 			if m.For < p.HolderLease {
 				return fmt.Errorf("node %s may have the cluster that was created before, and be serving", m.ID)

@@ -361,6 +361,8 @@ func dumbAside(o *Observation, a SetAside, underWay bool) error {
 		return errors.New("sets aside what isn't known")
 	case n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" && o.Store.Marker.Phase == MarkerForming && o.Store.Marker.Token != a.Token && !underWay:
 		return nil // an attempt that was given up
+	case n.Holding && !n.Etcd.Running && o.Store.Error == "" && !underWay && len(o.Store.Commands) > 0 && o.Store.Marker.Phase == MarkerFormed && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.Token:
+		return nil // what was stopped for a restore that is over
 	case n.Etcd.Healthy && !n.Etcd.Learner:
 		return errors.New("sets a healthy member aside")
 	case !served:

@@ -128,7 +128,7 @@ func (r *rules) seesMembers() bool {
 	if op != nil && (r.o.quorumAway(nodeNames(op.Nodes), 0) || r.o.away(op.OldToken, 0)) {
 		return false
 	}
-	if r.v.token != "" {
+	if r.v.token != "" && (m.Token == "" || m.Token == r.v.token) {
 		return !r.o.away(r.v.token, 0)
 	}
 	switch m.Phase {

@@ -107,6 +107,8 @@ type Marker struct {
 type Source struct {
 	Node  cluster.NodeID
 	Token cluster.Token
+	// OrBackup is restored if the data dir is gone or can't be used; may be empty.
+	OrBackup string
 }
 
 // Command is a queued restore.

@@ -35,7 +35,7 @@ func (r *rules) wantedVersion() string {
 // mayServeElsewhere holds a restore back while members that can't be reached could still be serving clients.
 func (r *rules) mayServeElsewhere(c Command) (Decision, bool) {
 	s := r.o.Store
-	if r.v.token != "" {
+	if r.v.token != "" && (r.v.serving || s.Marker.Token == "" || s.Marker.Token == r.v.token) {
 		if r.v.serving || !r.o.away(r.v.token, r.p.HolderLease) {
 			return none, false
 		}
@@ -77,6 +77,10 @@ func (r *rules) operation() (Decision, bool) {
 		return giveUp(op, "withdrawn by the operator")
 	case r.o.Now.Before(op.RetryAt):
 		return hold("restore %s (%s): the last step failed and is tried again in %s", op.ID, op.State, round(op.RetryAt.Sub(r.o.Now)))
+	case op.State == OpSalvaging && op.Reason != "" && op.Source.OrBackup != "":
+		next := *op
+		next.Backup = op.Source.OrBackup
+		return do(Advance{Op: next, To: OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.of(), op.Reason, next.Backup)
 	case preparing && op.Reason != "":
 		return giveUp(op, "%s", op.Reason)
 	case preparing:
@@ -203,10 +207,16 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 		}
 	}
 	if r.o.away(op.OldToken, r.p.HolderLease) || r.v.serving && r.o.away(op.OldToken, 0) ||
-		op.OldToken == "" && r.o.Store.Marker.Phase != MarkerAbsent && r.o.recentlyMissing(r.p.HolderLease) != "" {
+		r.unknownCluster(op) && r.o.recentlyMissing(r.p.HolderLease) != "" {
 		return hold("restore %s waits: members that can't be reached from here may be serving", op.ID)
 	}
 	return do(Advance{Op: *op, To: OpStopping}, "everything is staged and proven; now etcd is stopped")
+}
+
+// unknownCluster tells whether a cluster was created that isn't the one which is to be replaced: whoever doesn't answer may have it.
+func (r *rules) unknownCluster(op *Operation) bool {
+	m := r.o.Store.Marker
+	return m.Phase != MarkerAbsent && (op.OldToken == "" || m.Token != "" && m.Token != op.OldToken)
 }
 
 // unstaged is the first node of the new cluster that has neither staged nor switched, or "".

@@ -43,6 +43,7 @@ type sim struct {
 	past     map[cluster.Token]bool // those that they wrote to before
 	restores map[cluster.Token]*simRestore
 	sick     map[cluster.Token]time.Duration // until when a restored etcd doesn't get well
+	eager    map[cluster.Token]bool          // whether clients try to write to it meanwhile
 	acked    map[int]bool                    // writes that clients were told are safe
 	maxRev   int64
 	wiped    map[cluster.NodeID]time.Duration
@@ -130,7 +131,7 @@ func TestSimulation(t *testing.T) {
 
 func newSim(t *testing.T, seed int) *sim {
 	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true,
-		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}}
+		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}, eager: map[cluster.Token]bool{}}
 	s.store = simStore{up: true, backups: map[string]simBackup{"BAD": {corrupt: true}}}
 	s.policy = DefaultPolicy("3.6.16")
 	size := []int{1, 2, 3, 3, 3, 4, 5, 5}[s.rng.IntN(8)]
@@ -274,7 +275,7 @@ func (s *sim) tick() {
 func (s *sim) write() {
 	for _, g := range s.groups() {
 		if !g.open {
-			if n := g.nodes[s.rng.IntN(len(g.nodes))]; s.restores[g.token] != nil && s.rng.IntN(4) == 0 {
+			if n := g.nodes[s.rng.IntN(len(g.nodes))]; s.eager[g.token] && s.rng.IntN(16) == 0 {
 				n.dir().dirty = true // a client tries, and hears nothing
 			}
 			continue
@@ -293,12 +294,8 @@ func (s *sim) write() {
 		}
 		w := s.count()
 		s.propose(g, simEntry{write: w})
-		have := g.head.writes()
-		for x := range s.acked {
-			if !have[x] {
-				s.fail("write %d was acknowledged and is lost in cluster %s", x, g.token)
-				return
-			}
+		if s.rng.IntN(8) == 0 && !s.remembers(g) { // what is lost stays lost
+			return
 		}
 		s.acked[w] = true
 		s.did["write acked"]++
@@ -308,6 +305,18 @@ func (s *sim) write() {
 		}
 		s.maxRev = rev
 	}
+}
+
+// remembers asserts that a cluster has all that clients were told is safe.
+func (s *sim) remembers(g *group) bool {
+	have := g.head.writes()
+	for x := range s.acked {
+		if !have[x] {
+			s.fail("write %d was acknowledged and is lost in cluster %s", x, g.token)
+			return false
+		}
+	}
+	return true
 }
 
 // watch asserts what must be so at every moment.
@@ -563,6 +572,9 @@ func (s *sim) settle() {
 			s.askAgain()
 		}
 		if s.settled() {
+			for _, g := range s.groups() {
+				s.remembers(g)
+			}
 			s.did["converged"]++
 			return
 		}

@@ -29,13 +29,8 @@ type simDir struct {
 
 // written tells what etcd's log says when it is halted: a client's write, or a change of the members, which only a cluster that lives has.
 func (d *simDir) written() bool {
-	lists := 0
-	for _, e := range d.log {
-		if e.members != nil {
-			lists++
-		}
-	}
-	return d.dirty || len(d.writes()) > d.start || lists > 1
+	writes := d.count()
+	return d.dirty || writes > d.start || len(d.log) > writes+1
 }
 
 func (d *simDir) members() []cluster.Member {
@@ -57,7 +52,18 @@ func (d *simDir) writes() map[int]bool {
 	return set
 }
 
-func (d *simDir) revision() int64 { return d.base + int64(len(d.writes())) }
+func (d *simDir) revision() int64 { return d.base + int64(d.count()) }
+
+// count is how many writes there are.
+func (d *simDir) count() int {
+	n := 0
+	for _, e := range d.log {
+		if e.members == nil {
+			n++
+		}
+	}
+	return n
+}
 
 // simJournal is what a node remembers of a restore.
 type simJournal struct {

@@ -303,8 +303,8 @@ func (s *sim) stage(n *simNode, op Operation) {
 		j.wrong = true
 	}
 	if _, known := s.sick[op.Token]; !known { // some don't come up, and some of those do later
-		s.sick[op.Token] = 0
-		if s.rng.IntN(5) == 0 {
+		s.sick[op.Token], s.eager[op.Token] = 0, s.rng.IntN(4) == 0
+		if s.rng.IntN(3) == 0 {
 			s.sick[op.Token] = s.now + time.Duration(s.rng.IntN(600))*time.Second
 		}
 	}
@@ -345,7 +345,7 @@ func (s *sim) switchNode(n *simNode, op Operation) {
 	}
 	if n.dirs[op.Token] == nil {
 		d := &simDir{member: simMemberID(op.Token, string(n.id), 0), log: append(slices.Clone(j.log), simEntry{members: foundingMembers(op.Token, op.Nodes)})}
-		d.start = len(d.writes())
+		d.start = d.count()
 		d.base = j.rev - int64(d.start)
 		if j.wrong {
 			d.base -= 5000

@@ -2,6 +2,7 @@ package disaster
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -79,6 +80,46 @@ func hasAnchor(text, anchor string) bool {
 		}
 	}
 	return false
+}
+
+var (
+	cell   = regexp.MustCompile(`(?m)^\| (.*?) \|`)
+	quoted = regexp.MustCompile("`([^`]+)`")
+	varies = regexp.MustCompile(`…|[0-9]+`)
+)
+
+// TestQuotes looks for every sentence that a page says will be seen, in the first column of a table, in the source of what could say it.
+func TestQuotes(t *testing.T) {
+	source := sources(t)
+	for _, name := range append(pages(t), "README.md") {
+		for _, row := range cell.FindAllStringSubmatch(readPage(t, name).text, -1) {
+			for _, q := range quoted.FindAllStringSubmatch(row[1], -1) {
+				for _, part := range varies.Split(q[1], -1) {
+					part = strings.Trim(part, " ,:;.()")
+					if len(part) > 3 && !strings.Contains(source, part) {
+						t.Errorf("%s quotes %q, but nothing says %q", name, q[1], part)
+					}
+				}
+			}
+		}
+	}
+}
+
+// sources is the text of all programs, without tests.
+func sources(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, root := range []string{"../../pkg", "../../cmd"} {
+		must(t, filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+			if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			all.Write(data)
+			return err
+		}))
+	}
+	return all.String()
 }
 
 // notFollowed returns the blocks with commands that no test has run. It is asked after all tests.

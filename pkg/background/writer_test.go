@@ -1,4 +1,4 @@
-package pacedfile
+package background
 
 import (
 	"bytes"
@@ -28,7 +28,7 @@ func create(t *testing.T, dir string) *os.File {
 
 func TestEveryByteArrives(t *testing.T) {
 	f := create(t, t.TempDir())
-	w := New(f, 1<<20)
+	w := NewWriter(f, 1<<20)
 	var want bytes.Buffer
 	for i, n := range []int{0, 1, 4095, step - 1, step, step + 1, 3*step + 17, 100} {
 		p := bytes.Repeat([]byte{byte(i + 1)}, n)
@@ -56,12 +56,12 @@ func full(t *testing.T, err error, words ...string) {
 }
 
 func TestWhatIsKnownToBeTooMuch(t *testing.T) {
-	w := New(create(t, t.TempDir()), 0)
+	w := NewWriter(create(t, t.TempDir()), 0)
 	full(t, w.Expect(1<<50), "1073741824 MiB", "are free")
 	if err := w.Expect(1 << 20); err != nil {
 		t.Error(err)
 	}
-	full(t, New(create(t, t.TempDir()), 1<<50).Expect(1), "1073741824 MiB must stay free")
+	full(t, NewWriter(create(t, t.TempDir()), 1<<50).Expect(1), "1073741824 MiB must stay free")
 }
 
 // TestSmallDisk fills a file system of its own.
@@ -78,7 +78,7 @@ func TestSmallDisk(t *testing.T) {
 	}()
 	chunk := make([]byte, 300<<10)
 	fill := func(keepFree int64) (*Writer, error) {
-		w := New(create(t, dir), keepFree)
+		w := NewWriter(create(t, dir), keepFree)
 		for {
 			if _, err := w.Write(chunk); err != nil {
 				return w, err

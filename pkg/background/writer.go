@@ -1,8 +1,4 @@
-// Package pacedfile writes large files to a disk from which something else is served at the same time.
-//
-// What is written goes to the disk all along instead of piling up in memory, so that no final flush makes an etcd wait for its own
-// fsync; and the disk isn't filled up. The package is for files whose writer syncs and renames them in the end: it does neither.
-package pacedfile
+package background
 
 import (
 	"errors"
@@ -18,7 +14,8 @@ import (
 // step is how many bytes may be on their way to the disk while as many are being written to memory; the free space is looked at as often.
 const step = 4 << 20
 
-// Writer writes a file from its beginning to its end. It is for one goroutine at a time.
+// Writer writes a large file from its beginning to its end. What is written goes to the disk all along instead of piling up in memory, so that no final
+// flush makes an etcd wait for its own fsync. It neither syncs nor closes the file. It is for one goroutine at a time.
 type Writer struct {
 	f        *os.File
 	keepFree int64
@@ -28,8 +25,8 @@ type Writer struct {
 	look int64
 }
 
-// New returns a writer for an empty file. keepFree is how many bytes must stay free on its file system; 0 means that it may be filled.
-func New(f *os.File, keepFree int64) *Writer { return &Writer{f: f, keepFree: keepFree} }
+// NewWriter returns a writer for an empty file. keepFree is how many bytes must stay free on its file system; 0 means that it may be filled.
+func NewWriter(f *os.File, keepFree int64) *Writer { return &Writer{f: f, keepFree: keepFree} }
 
 // Written is the number of bytes written so far.
 func (w *Writer) Written() int64 { return w.written }
