@@ -79,7 +79,7 @@ func (w *Writer) free() (n int64, ok bool) {
 	if err := unix.Fstatfs(int(w.f.Fd()), &s); err != nil {
 		return 0, false
 	}
-	return int64(s.Bavail) * s.Bsize, true
+	return int64(s.Bavail) * int64(s.Bsize), true
 }
 
 // flush starts the writing of the newest step and waits for the one before. Only a matter of pace: what counts is the sync in the end.
@@ -88,7 +88,7 @@ func (w *Writer) flush() {
 		return
 	}
 	from := max(0, w.begun-step)
-	_ = unix.SyncFileRange(int(w.f.Fd()), from, w.written-from, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
+	writeOut(w.f, from, w.written-from)
 	w.begun = w.written
 }
 

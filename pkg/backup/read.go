@@ -281,8 +281,7 @@ func (r *Result) compare(name string) error {
 	return nil
 }
 
-// writerOnly hides what else a writer can do and remembers its error, which says nothing of the backup: the decompressor
-// makes a short write of it.
+// writerOnly hides what else a writer can do and remembers its error, which says nothing of the backup.
 type writerOnly struct {
 	w   io.Writer
 	err error

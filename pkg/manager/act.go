@@ -91,11 +91,33 @@ func each[T any](items []T, f func(T) error) error {
 // failures are several errors in one line: what goes wrong on several nodes stands in records and tables.
 type failures []error
 
-// Error joins them.
+// Error joins them. What several nodes say in the same words is said once.
 func (f failures) Error() string {
-	var words []string
+	nodes := map[string][]string{}
+	var order []string
 	for _, err := range f {
-		words = append(words, err.Error())
+		n, ok := err.(*nodeFailure) //nolint:errorlint // only what is one itself, not what wraps one
+		if !ok {
+			order = append(order, err.Error())
+			continue
+		}
+		said := n.err.Error()
+		if nodes[said] == nil {
+			order = append(order, said)
+		}
+		nodes[said] = append(nodes[said], string(n.id))
+	}
+	words := make([]string, 0, len(order))
+	for _, said := range order {
+		switch who := nodes[said]; len(who) {
+		case 0:
+			words = append(words, said)
+		case 1:
+			words = append(words, "node "+who[0]+": "+said)
+		default:
+			slices.Sort(who)
+			words = append(words, "nodes "+strings.Join(who, ", ")+": "+said)
+		}
 	}
 	slices.Sort(words)
 	return strings.Join(words, "; ")
@@ -137,12 +159,21 @@ func nodeError(id cluster.NodeID, err error) error {
 	st, _ := status.FromError(err)
 	switch st.Code() {
 	case codes.Aborted:
-		return fmt.Errorf("node %s: %w", id, &told{st.Message(), cluster.ErrLowerTerm})
+		return &nodeFailure{id, &told{st.Message(), cluster.ErrLowerTerm}}
 	case codes.DataLoss:
-		return fmt.Errorf("node %s: %w", id, &told{st.Message(), cluster.ErrPermanent})
+		return &nodeFailure{id, &told{st.Message(), cluster.ErrPermanent}}
 	}
-	return fmt.Errorf("node %s: %s", id, st.Message())
+	return &nodeFailure{id, errors.New(st.Message())}
 }
+
+// nodeFailure is what went wrong on a node.
+type nodeFailure struct {
+	id  cluster.NodeID
+	err error
+}
+
+func (n *nodeFailure) Error() string { return "node " + string(n.id) + ": " + n.err.Error() }
+func (n *nodeFailure) Unwrap() error { return n.err }
 
 // told is what a node has said, and which kind of error that was there. The words need no more added.
 type told struct {

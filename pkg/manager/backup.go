@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -79,6 +80,9 @@ func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cl
 	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, slowAction, nil)
 	if err != nil {
 		return "", err
+	}
+	if _, err := l.m.cfg.Catalog.BackupInfo(ctx, e.GetBackup()); errors.Is(err, catalog.ErrNotFound) {
+		return "", fmt.Errorf("backup %s isn't in this store: node %s has put it elsewhere; does it have another --backup-store?", e.GetBackup(), node)
 	}
 	return e.GetBackup(), nil
 }

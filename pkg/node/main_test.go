@@ -196,6 +196,7 @@ func (n *node) start() {
 	config, err := json.Marshal(n.s)
 	must(n.t, err)
 	n.cmd = exec.Command(exe, managerSubcommand, string(config))
+	n.cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1") // a race found there is a crash, which the test sees
 	n.cmd.Stderr = n.log()
 	n.stdin, err = n.cmd.StdinPipe()
 	must(n.t, err)

@@ -117,43 +117,30 @@ func (r *rules) begin(c Command) (Decision, bool) {
 
 // beginSalvage begins a recovery: a backup is made of a data dir first.
 func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
-	id := c.Source.Node
+	id, missing := c.Source.Node, cluster.NodeID("")
 	if id == "" {
-		id = r.newestTrash(c.Source.Token)
-		switch missing := r.o.recentlyMissing(stepDeadline); {
-		case id == "" && missing == "" && c.Source.OrBackup != "":
-			op.Backup = c.Source.OrBackup
-			return do(BeginRestore{Command: c.Name, Op: op}, "no node here has the data dir of cluster %s any more; backup %s is restored in its stead", c.Source.Token, op.Backup)
-		case id == "" || missing != "":
-			return r.awaitSource(c)
-		}
+		id, missing = r.newestTrash(c.Source.Token), r.o.recentlyMissing(stepDeadline)
+	} else if miss := r.o.missing(string(id)); r.o.Node(id) == nil && (miss.For < stepDeadline || c.Source.OrBackup == "") {
+		missing = id
 	}
 	n := r.o.Node(id)
-	if n == nil {
-		return r.awaitSource(c)
-	}
-	switch at := where(n, c.Source.Token); {
-	case at == nowhere:
+	switch {
+	case missing != "" && r.v.serving:
+		return none, false // what serves is looked after meanwhile
+	case missing != "":
+		return Decision{Why: fmt.Sprintf("the restore of %s waits for node %s, which doesn't answer", c.of(), missing), Alarm: r.o.missing(string(missing)).For > stepDeadline}, true
+	case (n == nil || where(n, c.Source.Token) == nowhere) && c.Source.OrBackup != "":
+		op.Backup = c.Source.OrBackup
+		return do(BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.of(), op.Backup)
+	case n == nil:
+		return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
+	case where(n, c.Source.Token) == nowhere:
 		return refuse(c, fmt.Sprintf("node %s doesn't have a data dir of cluster %s", id, c.Source.Token))
-	case at == current && lookAt(r.o, c.Source.Token).serving:
+	case where(n, c.Source.Token) == current && lookAt(r.o, c.Source.Token).serving:
 		return refuse(c, hasQuorum)
 	}
 	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.of(), len(op.Nodes))
-}
-
-// awaitSource waits for a node that has the data, or fails if everyone is here and none has.
-func (r *rules) awaitSource(c Command) (Decision, bool) {
-	id := c.Source.Node
-	if id == "" {
-		if id = r.o.recentlyMissing(stepDeadline); id == "" {
-			return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
-		}
-	}
-	if r.v.serving {
-		return none, false // what serves is looked after meanwhile
-	}
-	return Decision{Why: fmt.Sprintf("the restore of %s waits for node %s, which doesn't answer", c.of(), id), Alarm: c.Source.Node != "" && r.o.missing(string(id)).For > stepDeadline}, true
 }
 
 // hasQuorum is why nothing is salvaged from a data dir on which a cluster runs.

@@ -86,8 +86,12 @@ func checkBegin(o *Observation, a BeginRestore) error {
 		return fmt.Errorf("command %s isn't queued", a.Command)
 	}
 	c := o.Store.Commands[i]
-	first := OpProving
-	if c.Backup == "" {
+	first, backup := OpProving, c.Backup
+	switch {
+	case c.Backup != "":
+	case a.Op.Source.Token == "" && c.Source.OrBackup != "":
+		backup = c.Source.OrBackup
+	default:
 		first = OpSalvaging
 		if a.Op.Source.Token == "" || a.Op.Source.Token != c.Source.Token || c.Source.Node != "" && a.Op.Source.Node != c.Source.Node {
 			return fmt.Errorf("restore %s would not be of the data that command %s names", a.Op.ID, c.Name)
@@ -96,7 +100,7 @@ func checkBegin(o *Observation, a BeginRestore) error {
 			return err
 		}
 	}
-	if a.Op.State != first || a.Op.Backup != c.Backup || a.Op.Token == "" || a.Op.Token == a.Op.OldToken || len(a.Op.Nodes) == 0 {
+	if a.Op.State != first || a.Op.Backup != backup || a.Op.Token == "" || a.Op.Token == a.Op.OldToken || len(a.Op.Nodes) == 0 {
 		return fmt.Errorf("restore %s would not begin with %s, into a data dir of its own", a.Op.ID, first)
 	}
 	if o.Store.HighestRevision > a.Op.RevisionBefore {
@@ -205,7 +209,9 @@ func unseen(o *Observation, p Policy) error {
 			}
 		}
 	}
+	told := o.Store.Operation.OldToken == ""
 	for _, n := range o.Nodes {
+		told = told || n.State != nil && (n.State.Token == o.Store.Operation.OldToken || n.State.Token == o.Store.Operation.Token)
 		if n.State == nil || n.State.Token != o.Store.Operation.OldToken {
 			continue
 		}
@@ -220,6 +226,18 @@ func unseen(o *Observation, p Policy) error {
 		}
 		if silent > 0 && silent >= len(n.State.Nodes)/2+1 {
 			return fmt.Errorf("%d of %d members of the old cluster are out of reach and may be serving", silent, len(n.State.Nodes))
+		}
+	}
+	if told {
+		return nil
+	}
+	suspects := nodeNames(o.Store.Operation.Nodes)
+	for _, m := range o.Missing {
+		suspects = append(suspects, string(m.ID))
+	}
+	for _, name := range suspects {
+		if o.Node(cluster.NodeID(name)) == nil && quiet(o, name) < p.HolderLease {
+			return fmt.Errorf("nobody here knows the members of the old cluster; node %s may be one, and be serving", name)
 		}
 	}
 	return nil
@@ -298,9 +316,12 @@ func checkAdvance(o *Observation, a Advance, p Policy) error {
 	if a.Op.Written != op.Written && (op.State != OpReverting || a.To != OpSwitching) || a.Op.Unwritten != op.Unwritten && a.To != OpReverting {
 		return fmt.Errorf("whether clients have written isn't known in state %s", op.State)
 	}
+	if a.Op.Backup != op.Backup && (op.State != OpSalvaging || op.Backup != "" || a.Op.Backup != op.Source.OrBackup) {
+		return fmt.Errorf("restore %s is of backup %q, not of %q", op.ID, op.Backup, a.Op.Backup)
+	}
 	switch a.To {
 	case OpProving:
-		if op.Backup == "" {
+		if a.Op.Backup == "" {
 			return fmt.Errorf("restore %s has no backup yet", op.ID)
 		}
 	case OpStaging:
@@ -410,7 +431,7 @@ func checkBack(o *Observation, a Advance, p Policy) error {
 		return nil // that was only done because nothing could be lost by it
 	case away >= len(op.Nodes)/2+1:
 		return fmt.Errorf("%d of %d nodes can't be asked and may have served clients from the restored data", away, len(op.Nodes))
-	case a.Op.Unwritten && unknown != "" && op.State == OpReverting:
+	case a.Op.Unwritten && unknown != "":
 		return fmt.Errorf("node %s isn't halted, or has a client's write", unknown)
 	}
 	return nil
@@ -541,7 +562,7 @@ func checkFinish(o *Observation, a FinishRestore) error {
 		}
 		for _, n := range o.Nodes {
 			kept := slices.ContainsFunc(n.Staged, func(s cluster.StagedDir) bool { return s.Operation == rec.ID && s.Written })
-			if (n.Holding || n.State != nil && n.State.Token == a.Op.Token) && !kept {
+			if (n.Holding && n.Operation == rec.ID || n.State != nil && n.State.Token == a.Op.Token) && !kept {
 				return fmt.Errorf("node %s doesn't have the old data back", n.ID)
 			}
 		}

@@ -223,11 +223,10 @@ func (r *rules) takeBack(op *Operation, m muster, reason string, args ...any) (D
 	next := *op
 	next.Unwritten = r.reverted(op) != ""
 	if len(m.mute) >= m.quorum && !next.Unwritten {
-		begun := op.State != OpStopping || len(m.switched) > 0
-		if (begun || !r.silent(m)) && !r.overruled(op, m) {
+		next.Unwritten = op.State == OpStopping && len(m.switched) == 0 && r.silent(m) // nobody was told to switch
+		if !next.Unwritten && !r.overruled(op, m) {
 			return alarm("restore %s (%s): %s; it is not taken back before %s can be asked, as clients may have been served by them from the restored data", op.ID, op.State, reason, strings.Join(m.mute, ", "))
 		}
-		next.Unwritten = true
 	}
 	return do(Advance{Op: next, To: OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.of(), reason)
 }
@@ -247,7 +246,7 @@ func (r *rules) change(op *Operation, m muster) (Decision, bool) {
 	if d, ok := r.stopOthers(op); ok {
 		return d, true
 	}
-	if r.o.away(op.OldToken, r.p.HolderLease) {
+	if r.oldMayServe(op) {
 		return hold("restore %s (%s): members that can't be reached from here may be serving", op.ID, op.State)
 	}
 	if op.State == OpStopping {
@@ -322,7 +321,7 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 	if d, ok := r.stopOthers(op); ok {
 		return d, true
 	}
-	if len(m.switched) < len(m.ready) && r.o.away(op.OldToken, r.p.HolderLease) {
+	if len(m.switched) < len(m.ready) && r.oldMayServe(op) {
 		return hold("restore %s (%s): members that can't be reached from here may be serving", op.ID, op.State)
 	}
 	if d, ok := r.switchTo(op, m); ok {
@@ -401,7 +400,7 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 	}
 	var left []cluster.NodeID
 	for _, n := range r.o.Nodes {
-		if (n.Holding || n.State != nil && n.State.Token == op.Token) && !wrote(&n, op) {
+		if (n.Holding && n.Operation == op.ID || n.State != nil && n.State.Token == op.Token) && !wrote(&n, op) {
 			left = append(left, n.ID)
 		}
 	}

@@ -122,6 +122,11 @@ func dumb(o *Observation, a Action, p Policy) error {
 		if (a.Op.Backup == "") != (a.Op.State == OpSalvaging) || (a.Op.Backup == "") != (a.Op.Source.Node != "") {
 			return errors.New("a restore of neither a backup nor a data dir")
 		}
+		for _, c := range o.Store.Commands {
+			if c.Name == a.Command && a.Op.Backup != c.Backup && (c.Backup != "" || a.Op.Backup != c.Source.OrBackup) {
+				return errors.New("a restore of what wasn't asked for")
+			}
+		}
 		return dumbSource(o, a.Op.Source)
 	case SalvageData:
 		if !underWay || op.State != OpSalvaging || op.Backup != "" || a.Node != op.Source.Node {
@@ -413,7 +418,7 @@ func dumbRestore(o *Observation, a Action) error {
 		if n.Operation == op.ID && len(n.Staged) == 0 && !n.Holding && !isNew {
 			back++
 		}
-		if (n.Holding || isNew) && !written {
+		if (n.Holding && n.Operation == op.ID || isNew) && !written {
 			heldBack++
 		}
 		if isNew && n.Etcd.Healthy && !n.Etcd.Learner && n.Etcd.LeaderID != 0 {
@@ -482,8 +487,10 @@ func dumbRestore(o *Observation, a Action) error {
 		}
 	case Advance:
 		switch {
-		case a.To == OpProving && op.Backup == "":
+		case a.To == OpProving && a.Op.Backup == "":
 			return errors.New("proves nothing")
+		case a.Op.Backup != op.Backup && (a.To != OpProving || a.Op.Backup != op.Source.OrBackup):
+			return errors.New("becomes the restore of something else")
 		case a.To == OpStopping && have < all:
 			return errors.New("goes on to stop before all is staged")
 		case a.To == OpStopping && op.RevisionBefore >= op.Revision:
@@ -502,7 +509,7 @@ func dumbRestore(o *Observation, a Action) error {
 			return errors.New("takes back what serves")
 		case a.To == OpReverting && 2*(away+wiped) > all && !next && back == 0 && (op.State != OpStopping || switched > 0):
 			return errors.New("takes back what may be serving elsewhere")
-		case a.To == OpReverting && op.State == OpReverting && a.Op.Unwritten && unasked+wrote > 0 && back == 0:
+		case a.To == OpReverting && a.Op.Unwritten && unasked+wrote > 0 && back == 0:
 			return errors.New("says that nobody has written, and hasn't asked all or has heard otherwise")
 		case a.Op.Unwritten && a.To != OpReverting, a.Op.Written && !op.Written && a.To != OpSwitching:
 			return errors.New("knows whether clients have written from nowhere")

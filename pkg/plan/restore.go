@@ -77,10 +77,8 @@ func (r *rules) operation() (Decision, bool) {
 		return giveUp(op, "withdrawn by the operator")
 	case r.o.Now.Before(op.RetryAt):
 		return hold("restore %s (%s): the last step failed and is tried again in %s", op.ID, op.State, round(op.RetryAt.Sub(r.o.Now)))
-	case op.State == OpSalvaging && op.Reason != "" && op.Source.OrBackup != "":
-		next := *op
-		next.Backup = op.Source.OrBackup
-		return do(Advance{Op: next, To: OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.of(), op.Reason, next.Backup)
+	case op.State == OpSalvaging && op.Reason != "":
+		return r.instead(op, "%s", op.Reason)
 	case preparing && op.Reason != "":
 		return giveUp(op, "%s", op.Reason)
 	case preparing:
@@ -94,6 +92,16 @@ func (r *rules) operation() (Decision, bool) {
 		return r.commit(op)
 	}
 	return alarm("restore %s is in state %q, which this version doesn't know; it has to be led by the version that wrote it", op.ID, op.State)
+}
+
+// instead goes on with the backup that is to be restored if the source's data can't be used, or gives up.
+func (r *rules) instead(op *Operation, reason string, args ...any) (Decision, bool) {
+	if op.Source.OrBackup == "" {
+		return giveUp(op, reason, args...)
+	}
+	next := *op
+	next.Backup = op.Source.OrBackup
+	return do(Advance{Op: next, To: OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.of(), fmt.Sprintf(reason, args...), next.Backup)
 }
 
 // giveUp ends a restore that can't go on; nothing was stopped yet.
@@ -110,23 +118,31 @@ func (r *rules) awayBeforeCommit(op *Operation) (Decision, bool) {
 	if r.v.serving && op.StateFor > prepareDeadline {
 		return giveUp(op, "it was not through with %s after %s", op.State, prepareDeadline)
 	}
-	needed := nodeNames(op.Nodes)
-	if op.State == OpSalvaging && op.Backup == "" {
-		needed = append(needed, string(op.Source.Node))
+	for _, f := range op.Nodes {
+		if d, ok := r.awaitNode(op, f.Name, giveUp); ok {
+			return d, true
+		}
 	}
-	for _, name := range needed {
-		if r.o.Node(cluster.NodeID(name)) != nil {
-			continue
+	if op.State == OpSalvaging && op.Backup == "" {
+		if d, ok := r.awaitNode(op, string(op.Source.Node), r.instead); ok {
+			return d, true
 		}
-		if miss := r.o.missing(name); miss.For > stepDeadline {
-			return giveUp(op, "node %s went away while it was prepared and has not answered for %s", name, round(miss.For))
-		}
-		return hold("restore %s (%s) waits for node %s", op.ID, op.State, name)
 	}
 	if src := r.o.Node(op.Source.Node); src != nil && where(src, op.Source.Token) == current && lookAt(r.o, op.Source.Token).serving {
 		return giveUp(op, "%s", hasQuorum) // it has come back, and has more than the one node's data
 	}
 	return none, false
+}
+
+// awaitNode waits for a node, and gives up in that way when it has been away for long.
+func (r *rules) awaitNode(op *Operation, name string, giveUp func(*Operation, string, ...any) (Decision, bool)) (Decision, bool) {
+	if r.o.Node(cluster.NodeID(name)) != nil {
+		return none, false
+	}
+	if miss := r.o.missing(name); miss.For > stepDeadline {
+		return giveUp(op, "node %s went away while it was prepared and has not answered for %s", name, round(miss.For))
+	}
+	return hold("restore %s (%s) waits for node %s", op.ID, op.State, name)
 }
 
 // prepare does what can be done while the old cluster serves.
@@ -177,7 +193,7 @@ func (r *rules) salvage(op *Operation) (Decision, bool) {
 		return do(Advance{Op: *op, To: OpProving}, "the data of cluster %s on node %s are in the store as backup %s", op.Source.Token, op.Source.Node, op.Backup)
 	}
 	if where(r.o.Node(op.Source.Node), op.Source.Token) == nowhere {
-		return giveUp(op, "node %s doesn't have a data dir of cluster %s any more", op.Source.Node, op.Source.Token)
+		return r.instead(op, "node %s doesn't have a data dir of cluster %s any more", op.Source.Node, op.Source.Token)
 	}
 	return do(SalvageData{Op: *op, Node: op.Source.Node}, "a backup is made of %s, with everything in its log", op.of())
 }
@@ -206,11 +222,24 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 			return hold("restore %s waits a moment for the old cluster to be healthy, to back it up", op.ID)
 		}
 	}
-	if r.o.away(op.OldToken, r.p.HolderLease) || r.v.serving && r.o.away(op.OldToken, 0) ||
-		r.unknownCluster(op) && r.o.recentlyMissing(r.p.HolderLease) != "" {
+	if r.oldMayServe(op) || r.v.serving && r.o.away(op.OldToken, 0) || r.unknownCluster(op) && r.o.recentlyMissing(r.p.HolderLease) != "" {
 		return hold("restore %s waits: members that can't be reached from here may be serving", op.ID)
 	}
 	return do(Advance{Op: *op, To: OpStopping}, "everything is staged and proven; now etcd is stopped")
+}
+
+// oldMayServe tells whether members of the old cluster that can't be reached from here may be serving. Who its members are is known from
+// those that are here. When none is, anyone may be one; until somebody has switched, which nobody is told before this is answered.
+func (r *rules) oldMayServe(op *Operation) bool {
+	if r.o.away(op.OldToken, r.p.HolderLease) {
+		return true
+	}
+	if op.OldToken == "" || len(lookAt(r.o, op.OldToken).nodes) > 0 || len(lookAt(r.o, op.Token).nodes) > 0 {
+		return false
+	}
+	return r.o.recentlyMissing(r.p.HolderLease) != "" || slices.ContainsFunc(op.Nodes, func(f cluster.EtcdNode) bool {
+		return r.o.Node(cluster.NodeID(f.Name)) == nil && r.o.missing(f.Name).For < r.p.HolderLease
+	})
 }
 
 // unknownCluster tells whether a cluster was created that isn't the one which is to be replaced: whoever doesn't answer may have it.

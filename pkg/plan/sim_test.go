@@ -204,8 +204,12 @@ func (s *sim) play() {
 					s.fault()
 				}
 			}
-			if s.dark && s.delicate() {
+			switch {
+			case s.dark && s.delicate():
 				s.eclipse()
+			case s.dark && s.store.op == nil && s.rng.IntN(80) == 0:
+				s.queue()
+				s.restartAll()
 			}
 			if storm && s.store.marker.Phase == MarkerForming && s.rng.IntN(12) == 0 {
 				s.rout()
@@ -386,11 +390,7 @@ func (s *sim) fault() {
 			s.store.commands = s.store.commands[1:]
 		}
 	case 27:
-		s.log("all managers restart")
-		for _, x := range s.nodes {
-			s.killManager(x)
-			s.startManager(x)
-		}
+		s.restartAll()
 	case 28:
 		s.spec.MemberCount = s.someSize()
 		s.log("spec %d", s.spec.MemberCount)
@@ -414,6 +414,14 @@ func (s *sim) mend() {
 	s.store.up = true
 	for _, x := range s.nodes {
 		x.side, x.store = 0, true
+	}
+}
+
+func (s *sim) restartAll() {
+	s.log("all managers restart")
+	for _, x := range s.nodes {
+		s.killManager(x)
+		s.startManager(x)
 	}
 }
 
@@ -519,6 +527,9 @@ func (s *sim) queue() {
 		c.Backup = "MISSING"
 	case 2, 3:
 		c.Backup, c.Source = "", s.someSource()
+		if s.rng.IntN(3) == 0 && len(names) > 0 {
+			c.Source.OrBackup = names[s.rng.IntN(len(names))]
+		}
 	default:
 		c.Backup = names[s.rng.IntN(len(names))]
 	}

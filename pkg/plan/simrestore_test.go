@@ -182,7 +182,7 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 		return one(func() bool {
 			return s.swapOp(l, func(op *Operation) {
 				op.State, op.Revision, op.Hash, op.Reason = a.To, a.Op.Revision, a.Op.Hash, a.Reason
-				op.Written, op.Unwritten = a.Op.Written, a.Op.Unwritten
+				op.Written, op.Unwritten, op.Backup = a.Op.Written, a.Op.Unwritten, a.Op.Backup
 			})
 		})
 	case FinishRestore:

@@ -129,10 +129,10 @@ func (a args) list(key string) []string {
 	return strings.Split(v, ",")
 }
 
-// source is the value of source=NODE:TOKEN.
+// source is the value of source=NODE:TOKEN, and of or=BACKUP.
 func (a args) source() Source {
 	node, token, _ := strings.Cut(a.str("source", ""), ":")
-	return Source{Node: cluster.NodeID(node), Token: cluster.Token(token)}
+	return Source{Node: cluster.NodeID(node), Token: cluster.Token(token), OrBackup: a.str("or", "")}
 }
 
 func (a args) num(key string, def int) int {
@@ -211,7 +211,7 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.setHolder(a)
 	case "backup":
 		w.setBackup(a)
-	case "command": // command NAME backup=B|source=[NODE]:TOKEN [ready] [members=3] [version=V]
+	case "command": // command NAME backup=B|source=[NODE]:TOKEN [or=B] [ready] [members=3] [version=V]
 		if a[0] == "unreadable" {
 			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "control/r9/_command.json: corrupt")
 			break
@@ -721,6 +721,9 @@ func (w *world) check(a args) string {
 		for _, c := range o.Store.Commands {
 			if b.Op.Source = c.Source; c.Backup == "" {
 				b.Op.Backup, b.Op.State = "", OpSalvaging
+			}
+			if a.has("or") { // the backup in the stead of the data
+				b.Op.Backup, b.Op.State, b.Op.Source = c.Source.OrBackup, OpProving, Source{}
 			}
 		}
 		act = b

@@ -3,6 +3,8 @@ package cluster
 import (
 	"bytes"
 	"compress/gzip"
+	"os"
+	"path/filepath"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -29,3 +31,9 @@ func specOf(t *testing.T, c *harness.Cluster) cluster.Spec {
 }
 
 func leased(id clientv3.LeaseID) clientv3.OpOption { return clientv3.WithLease(id) }
+
+// removeTrash empties a node's trash can, as an operator short of space does.
+func removeTrash(t *testing.T, n *harness.Node) {
+	t.Helper()
+	must(t, os.RemoveAll(filepath.Join(n.DataDir, "data-trashcan")))
+}

@@ -291,7 +291,6 @@ func (d *desk) shell(p *page, b block, n *harness.Node, typed string) {
 	}
 	must(d.t, cmd.Start())
 	group := cmd.Process.Pid
-	d.t.Cleanup(func() { _ = syscall.Kill(-group, syscall.SIGKILL) }) // what the script has left in the background
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	for {
@@ -300,6 +299,9 @@ func (d *desk) shell(p *page, b block, n *harness.Node, typed string) {
 			r.answer(d.serve(r))
 			continue
 		case err := <-ended:
+			if syscall.Kill(-group, 0) == nil { // it has left something in the background
+				d.t.Cleanup(func() { _ = syscall.Kill(-group, syscall.SIGKILL) })
+			}
 			seen()
 			d.said = out.String()
 			where := "the operator's machine"

@@ -3,9 +3,11 @@ package harness
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -205,14 +207,19 @@ func (l *Load) Stop() LoadReport {
 func (l *Load) Verify() { l.VerifyFrom(0) }
 
 // VerifyFrom is Verify for the writes that were acknowledged with at least that revision: after a restore those from before are gone.
-func (l *Load) VerifyFrom(revision int64) {
+func (l *Load) VerifyFrom(revision int64) { l.t().Helper(); l.VerifyBetween(revision, math.MaxInt64) }
+
+func (l *Load) t() testing.TB { return l.c.t }
+
+// VerifyBetween is Verify for the writes that were acknowledged with a revision from the first to below the second.
+func (l *Load) VerifyBetween(from, to int64) {
 	l.c.t.Helper()
 	got, _ := l.c.ReadAll(l.prefix)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var lost []string
 	for key, at := range l.acked {
-		if at >= revision && got[key] != "value of "+key {
+		if at >= from && at < to && got[key] != "value of "+key {
 			lost = append(lost, key)
 		}
 	}

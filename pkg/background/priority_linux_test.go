@@ -29,7 +29,7 @@ func TestGoIsLowAndAlone(t *testing.T) {
 	for range 200 { // now and then the first thread is met, which would stay for ever
 		Go(func() {
 			nice, io := priorities(t, unix.Gettid())
-			if nice != lowestNice || io != ioprioIdle {
+			if nice != lowestNice || io != ioprioLow {
 				t.Errorf("nice %d, I/O priority %#x", nice, io)
 			}
 			done <- unix.Gettid()

@@ -1,0 +1,74 @@
+package background
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// The lowest priority for the CPU, the lowest for the disk, and the lowest with which a thread still gets its share of the disk. x/sys has no
+// names for those of ioprio_set.
+const (
+	lowestNice      = 19
+	ioprioWhoThread = 1
+	ioprioIdle      = 3 << 13
+	ioprioLow       = 2<<13 | 7
+)
+
+// LowerProcess makes a process the last to get the CPU and the disk: it is for one that reads much and writes little. Priorities belong to threads, and a new thread has those of the one that
+// made it; so all are gone through until there is no new one. Failing is harmless.
+func LowerProcess(pid int) {
+	seen := map[int]bool{}
+	for again := true; again; {
+		again = false
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			return
+		}
+		for _, t := range tasks {
+			tid, err := strconv.Atoi(t.Name())
+			if err != nil || seen[tid] {
+				continue
+			}
+			seen[tid], again = true, true
+			lower(tid, ioprioIdle)
+		}
+	}
+}
+
+// Go runs f in a goroutine with a thread of its own, which is the last to get the CPU and ends with f. Of the disk it gets a small share, not
+// only what is left over: a file system's journal may have to write f's data before it can finish an etcd's fsync. It is for loops
+// that calculate or write much: every switch to another goroutine costs more than usual.
+func Go(f func()) {
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() != os.Getpid() {
+			lower(unix.Gettid(), ioprioLow)
+			f() // never unlocked: the priority couldn't be raised again
+			return
+		}
+		// The first thread of a process can't end by itself. As long as it is held here, another one is found.
+		found := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(found)
+			lower(unix.Gettid(), ioprioLow)
+			f()
+		}()
+		<-found
+		runtime.UnlockOSThread()
+	}()
+}
+
+func lower(tid int, io uintptr) {
+	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, lowestNice)
+	_, _, _ = unix.Syscall(unix.SYS_IOPRIO_SET, ioprioWhoThread, uintptr(tid), io)
+}
+
+// writeOut has the kernel bring some bytes of a file to the disk, after it has waited for those that are on their way already.
+func writeOut(f *os.File, from, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), from, n, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
+}
