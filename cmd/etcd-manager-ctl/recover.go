@@ -153,16 +153,19 @@ func (a *app) showSurvivors(s catalog.Survivors) error {
 	age := a.now().Sub(s.At)
 	a.note("Survivors, as the leader saw them at %s, %s:", clock(s.At), ago(age))
 	w := tabwriter.NewWriter(a.errOut, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "  NODE\tTOKEN\tREVISION\tRAFT TERM/INDEX\tSIZE\tETCD\tCONDITION")
+	fmt.Fprintln(w, "  NODE\tTOKEN\tREVISION\tLAST WRITE\tRAFT TERM/INDEX\tSIZE\tETCD\tCONDITION")
 	for _, n := range s.Nodes {
-		revision, size, version := "not known", "not known", cmp.Or(n.EtcdVersion, "-")
+		revision, written, size, version := "not known", "not known", "not known", cmp.Or(n.EtcdVersion, "-")
+		if !n.LastWrite.IsZero() {
+			written = ago(a.now().Sub(n.LastWrite))
+		}
 		if n.Revision > 0 {
 			revision = fmt.Sprint(n.Revision)
 		}
 		if n.SizeBytes > 0 {
 			size = sizeOf(n.SizeBytes)
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", n.Node, n.Token, revision, n.RaftTerm, n.RaftIndex, size, version, n.Condition)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", n.Node, n.Token, revision, written, n.RaftTerm, n.RaftIndex, size, version, n.Condition)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

@@ -15,7 +15,7 @@ func (w *world) survivors(nodes ...catalog.Survivor) {
 }
 
 func survivor(node, token string, revision int64, term, index uint64) catalog.Survivor {
-	return catalog.Survivor{Node: cluster.NodeID(node), Token: cluster.Token(token), Revision: revision, RaftTerm: term, RaftIndex: index, SizeBytes: 20 * mib, EtcdVersion: "3.5.21", Condition: "no leader for 5m"}
+	return catalog.Survivor{Node: cluster.NodeID(node), Token: cluster.Token(token), Revision: revision, LastWrite: time.Date(2026, 2, 1, 11, 55, 0, 0, time.UTC), RaftTerm: term, RaftIndex: index, SizeBytes: 20 * mib, EtcdVersion: "3.5.21", Condition: "no leader for 5m"}
 }
 
 func TestRecover(t *testing.T) {

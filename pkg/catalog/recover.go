@@ -76,11 +76,13 @@ type Survivors struct {
 type Survivor struct {
 	Node  cluster.NodeID `json:"node"`
 	Token cluster.Token  `json:"token"`
-	// Revision is the newest that its etcd tells, 0 if it doesn't run.
+	// Revision is the newest in its database, 0 if not known; its log may have more.
 	Revision int64 `json:"revision,omitempty"`
 	// RaftTerm and RaftIndex order survivors: the higher one has everything that the other has.
 	RaftTerm  uint64 `json:"raftTerm,omitempty"`
 	RaftIndex uint64 `json:"raftIndex,omitempty"`
+	// LastWrite is when its log was last written to; zero if not known.
+	LastWrite time.Time `json:"lastWrite,omitzero"`
 	// SizeBytes is the size of the database, 0 if not known.
 	SizeBytes int64 `json:"sizeBytes,omitempty"`
 	// EtcdVersion is empty if its etcd doesn't run.

@@ -126,6 +126,9 @@ type EtcdStatus struct {
 	DBSizeInUse int64
 	// Members is the member list as this member knows it; nil if it couldn't be read.
 	Members []Member
+	// LogWritten is when its write-ahead log was last written to; zero while it is healthy. RaftTerm, RaftIndex and Revision are then read
+	// from its data if it doesn't answer.
+	LogWritten time.Time
 	// Error says why it is not healthy, in words for the operator.
 	Error string
 	// Restarts counts how often the process ended unasked since it was last healthy.

@@ -74,6 +74,10 @@ func readLog(dataDir string, v logVisitor) (cut bool, err error) {
 	} else if held {
 		return false, fmt.Errorf("read log: %w: %s is held by %s", ErrDataDirInUse, dataDir, pidWords(pid))
 	}
+	return readLogFiles(dataDir, v)
+}
+
+func readLogFiles(dataDir string, v logVisitor) (cut bool, err error) {
 	dir := filepath.Join(dataDir, "member", "wal")
 	names, err := namesWith(dir, ".wal")
 	if err != nil {

@@ -282,6 +282,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 		return err
 	}
 	defer c.Close()
+	l.changed = true
 	switch a := a.(type) {
 	case plan.AddLearner:
 		m, err := c.AddLearner(ctx, a.PeerURLs)

@@ -32,6 +32,7 @@ type leadership struct {
 	wrote bool      // the leader record was written since it was last looked at
 
 	missing  map[cluster.NodeID]time.Time
+	changed  bool      // the member list was changed since the nodes were last asked
 	settled  string    // the set of reachable nodes
 	since    time.Time // of settled
 	started  time.Time

@@ -33,6 +33,7 @@ const (
 func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.Spec) {
 	o := &plan.Observation{Self: l.m.cfg.Self, Term: l.term, FreshToken: newToken()}
 	l.askNodes(ctx, o)
+	l.changed = false
 	l.noteServed(o.Nodes)
 	l.readStore(ctx)
 	l.recall(o.Nodes)
@@ -175,7 +176,7 @@ func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.No
 	if err != nil {
 		return cluster.NodeStatus{}, err
 	}
-	p, err := protosv1.NewNodeServiceClient(c).Observe(ctx, &protosv1.ObserveRequest{ClusterName: l.m.cfg.ClusterName})
+	p, err := protosv1.NewNodeServiceClient(c).Observe(ctx, &protosv1.ObserveRequest{ClusterName: l.m.cfg.ClusterName, Fresh: l.changed})
 	if err != nil {
 		return cluster.NodeStatus{}, err
 	}

@@ -55,7 +55,7 @@ func survivors(nodes []cluster.NodeStatus) (list []catalog.Survivor, serving boo
 			continue
 		}
 		s := catalog.Survivor{Node: n.ID, Token: n.State.Token, Revision: n.Etcd.Revision, RaftTerm: n.Etcd.RaftTerm, RaftIndex: n.Etcd.RaftIndex,
-			SizeBytes: n.Etcd.DBSize, EtcdVersion: n.Etcd.Version}
+			LastWrite: n.Etcd.LogWritten, SizeBytes: n.Etcd.DBSize, EtcdVersion: n.Etcd.Version}
 		switch {
 		case n.Etcd.Running && n.Etcd.Healthy:
 			s.Condition = "healthy"

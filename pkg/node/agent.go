@@ -95,6 +95,8 @@ type Agent struct {
 	trashKick chan struct{}
 
 	probeMu sync.Mutex // one probe at a time
+	peekMu  sync.Mutex // and one look at the data
+	peeked  peeked     // guarded by mu
 }
 
 // New opens the data dir and reads what is there. It starts nothing. The error wraps cluster.ErrOtherCluster,
@@ -265,6 +267,7 @@ func (a *Agent) setJournal(j journal) error {
 // Status tells what is the case at this moment; etcd is asked if the last answer is older than a quarter of a second.
 func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	a.probe(ctx, 250*time.Millisecond)
+	a.peek(ctx)
 	versions := a.knownVersions()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -279,6 +282,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	if a.state != nil {
 		s.DataPresent = a.l.hasMember(a.state.Token)
 	}
+	a.withPeeked(&s.Etcd)
 	if op := a.operation(); op != nil {
 		s.Operation = op.ID
 		if op.Phase.held() || op.Phase.switched() {

@@ -99,6 +99,52 @@ func sameMember(a, b cluster.Member) bool {
 	return a.ID == b.ID && a.Name == b.Name && a.Learner == b.Learner && slices.Equal(a.PeerURLs, b.PeerURLs)
 }
 
+// peeked is what was read from the data of an etcd that isn't healthy, and when.
+type peeked struct {
+	token cluster.Token
+	at    time.Time
+	found etcd.Peek
+}
+
+// When the data are looked at in place of etcd, and how often.
+const (
+	peekAfter = 5 * time.Second
+	peekEvery = 10 * time.Second
+)
+
+// peek reads from the data what an etcd without a quorum doesn't tell: which of several survivors is the newest.
+func (a *Agent) peek(ctx context.Context) {
+	a.peekMu.Lock()
+	defer a.peekMu.Unlock()
+	a.mu.Lock()
+	s, seen := a.state, a.peeked
+	due := s != nil && !a.health.Healthy && time.Since(a.badSince) > peekAfter && (seen.token != s.Token || time.Since(seen.at) > peekEvery)
+	a.mu.Unlock()
+	if !due || !a.l.hasMember(s.Token) {
+		return
+	}
+	p, err := etcd.PeekDataDir(ctx, a.l.data(s.Token))
+	if err != nil {
+		klog.V(2).Infof("look at the data of cluster %s: %v", s.Token, err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.peeked = peeked{s.Token, time.Now(), p}
+}
+
+// withPeeked fills in what etcd itself doesn't tell. mu is held.
+func (a *Agent) withPeeked(s *cluster.EtcdStatus) {
+	p := a.peeked
+	if s.Healthy || a.state == nil || p.token != a.state.Token || p.found.Index == 0 {
+		return
+	}
+	s.LogWritten = p.found.Written
+	s.Revision = max(s.Revision, p.found.Revision)
+	if s.RaftTerm < p.found.Term || s.RaftTerm == p.found.Term && s.RaftIndex < p.found.Index {
+		s.RaftTerm, s.RaftIndex = p.found.Term, p.found.Index
+	}
+}
+
 // ask gets status and member list. Healthy means that a linearizable read was answered; a learner can't, so a leader is enough.
 func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)

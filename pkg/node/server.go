@@ -25,7 +25,10 @@ type service struct {
 }
 
 // Observe returns the node's status.
-func (s *service) Observe(ctx context.Context, _ *protosv1.ObserveRequest) (*protosv1.NodeStatus, error) {
+func (s *service) Observe(ctx context.Context, req *protosv1.ObserveRequest) (*protosv1.NodeStatus, error) {
+	if req.GetFresh() {
+		s.agent.probe(ctx, 0)
+	}
 	return wire.StatusToProto(s.agent.Status(ctx)), nil
 }
 

@@ -125,6 +125,9 @@ func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
 		RaftIndex: s.RaftIndex, AppliedIndex: s.AppliedIndex, DbSizeBytes: s.DBSize, DbSizeInUseBytes: s.DBSizeInUse,
 		Error: s.Error, Restarts: int32(s.Restarts),
 	}
+	if !s.LogWritten.IsZero() {
+		p.LogWrittenUnixNanos = s.LogWritten.UnixNano()
+	}
 	for _, m := range s.Members {
 		p.Members = append(p.Members, &protosv1.Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner})
 	}
@@ -137,6 +140,9 @@ func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
 		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()), Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
 		RaftIndex: p.GetRaftIndex(), AppliedIndex: p.GetAppliedIndex(), DBSize: p.GetDbSizeBytes(), DBSizeInUse: p.GetDbSizeInUseBytes(),
 		Error: p.GetError(), Restarts: int(p.GetRestarts()),
+	}
+	if at := p.GetLogWrittenUnixNanos(); at != 0 {
+		s.LogWritten = time.Unix(0, at)
 	}
 	for _, m := range p.GetMembers() {
 		s.Members = append(s.Members, cluster.Member{ID: cluster.MemberID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(), ClientURLs: m.GetClientUrls(), Learner: m.GetLearner()})

@@ -24,8 +24,10 @@ const (
 )
 
 type ObserveRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ClusterName   string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterName string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// True asks etcd anew, however young the last answer is: the member list was just changed.
+	Fresh         bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -65,6 +67,13 @@ func (x *ObserveRequest) GetClusterName() string {
 		return x.ClusterName
 	}
 	return ""
+}
+
+func (x *ObserveRequest) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
 }
 
 type WatchRequest struct {
@@ -436,8 +445,10 @@ type EtcdStatus struct {
 	Members          []*Member              `protobuf:"bytes,15,rep,name=members,proto3" json:"members,omitempty"`
 	Error            string                 `protobuf:"bytes,16,opt,name=error,proto3" json:"error,omitempty"`
 	Restarts         int32                  `protobuf:"varint,17,opt,name=restarts,proto3" json:"restarts,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// When the write-ahead log was last written to; only told while etcd isn't healthy.
+	LogWrittenUnixNanos int64 `protobuf:"varint,18,opt,name=log_written_unix_nanos,json=logWrittenUnixNanos,proto3" json:"log_written_unix_nanos,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *EtcdStatus) Reset() {
@@ -585,6 +596,13 @@ func (x *EtcdStatus) GetError() string {
 func (x *EtcdStatus) GetRestarts() int32 {
 	if x != nil {
 		return x.Restarts
+	}
+	return 0
+}
+
+func (x *EtcdStatus) GetLogWrittenUnixNanos() int64 {
+	if x != nil {
+		return x.LogWrittenUnixNanos
 	}
 	return 0
 }
@@ -1938,9 +1956,10 @@ var File_v1_node_proto protoreflect.FileDescriptor
 
 const file_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\rv1/node.proto\x12\x0eetcdmanager.v1\x1a\x10v1/storage.proto\"3\n" +
+	"\rv1/node.proto\x12\x0eetcdmanager.v1\x1a\x10v1/storage.proto\"I\n" +
 	"\x0eObserveRequest\x12!\n" +
-	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"1\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x14\n" +
+	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"1\n" +
 	"\fWatchRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
@@ -1976,7 +1995,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12\x1b\n" +
 	"\traft_term\x18\x04 \x01(\x04R\braftTerm\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xae\x04\n" +
+	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xe3\x04\n" +
 	"\n" +
 	"EtcdStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
@@ -1997,7 +2016,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x14db_size_in_use_bytes\x18\x0e \x01(\x03R\x10dbSizeInUseBytes\x120\n" +
 	"\amembers\x18\x0f \x03(\v2\x16.etcdmanager.v1.MemberR\amembers\x12\x14\n" +
 	"\x05error\x18\x10 \x01(\tR\x05error\x12\x1a\n" +
-	"\brestarts\x18\x11 \x01(\x05R\brestarts\"\x84\x01\n" +
+	"\brestarts\x18\x11 \x01(\x05R\brestarts\x123\n" +
+	"\x16log_written_unix_nanos\x18\x12 \x01(\x03R\x13logWrittenUnixNanos\"\x84\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
