@@ -40,7 +40,7 @@ func room(dir string, need int64) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("look for room in %s: %w", dir, err)
 	}
-	free := int64(st.Bavail) * int64(st.Bsize)
+	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // other systems have other types
 	if free < need+spareRoom {
 		return fmt.Errorf("%s has no room: %s free, %s needed (and %s to spare)", dir, sizeOf(free), sizeOf(need), sizeOf(spareRoom))
 	}

@@ -34,8 +34,6 @@ func (r *request) addFlags(cmd *cobra.Command, now bool) {
 	r.change.addFlags(cmd)
 }
 
-func (r *request) subject() string { return subject(r.backup, r.source) }
-
 // enqueue queues the request, writes the spec if the request changes it, says what was done, and follows it if that was asked for.
 func (a *app) enqueue(ctx context.Context, c *catalog.Catalog, r request) error {
 	cmd, err := a.queueAndSay(ctx, c, r)

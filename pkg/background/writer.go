@@ -79,7 +79,7 @@ func (w *Writer) free() (n int64, ok bool) {
 	if err := unix.Fstatfs(int(w.f.Fd()), &s); err != nil {
 		return 0, false
 	}
-	return int64(s.Bavail) * int64(s.Bsize), true
+	return int64(s.Bavail) * int64(s.Bsize), true //nolint:unconvert // other systems have other types
 }
 
 // flush starts the writing of the newest step and waits for the one before. Only a matter of pace: what counts is the sync in the end.

@@ -147,7 +147,6 @@ type simStore struct {
 	failed      []string
 	rolledBack  []Operation
 	backups     map[string]simBackup
-	ended       map[string]bool // restores
 	newest      time.Duration
 	haveBackups bool
 	highest     int64
