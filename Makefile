@@ -26,6 +26,7 @@ bench:
 # SOAK=-seed=N repeats a run.
 soak:
 	$(GO) test -count=1 -v -timeout 120m ./test/cluster -run 'TestKillWhileForming|TestShortCertificates' -rounds=50 -soak.certs=10m $(SOAK)
+	$(GO) test -count=1 -v -timeout 120m ./test/restore -run TestKillAtEveryStep -steps.all $(SOAK)
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestKillContainers -rounds=50 $(SOAK)
 
 image:

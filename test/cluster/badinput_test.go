@@ -61,10 +61,12 @@ func TestBadCommandLines(t *testing.T) {
 	expired, mixed := filepath.Join(dir, "expired"), filepath.Join(dir, "mixed")
 	expiredCAs(t, expired)
 	must(t, pki.CreateCAs(mixed, time.Now()))
-	copyFile(t, filepath.Join(cas, "etcd-peers-ca.crt"), filepath.Join(mixed, "etcd-peers-ca.crt"))
+	ca, err := os.ReadFile(filepath.Join(cas, "etcd-peers-ca.crt"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(mixed, "etcd-peers-ca.crt"), ca, 0o644))
 	garbage := filepath.Join(dir, "garbage")
 	must(t, pki.CreateCAs(garbage, time.Now()))
-	write(t, filepath.Join(garbage, "etcd-manager-ca.crt"), "this is no certificate")
+	harness.WriteFile(t, filepath.Join(garbage, "etcd-manager-ca.crt"), "this is no certificate")
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	defer taken.Close()
@@ -73,10 +75,10 @@ func TestBadCommandLines(t *testing.T) {
 	must(t, err)
 	port := fmt.Sprint(free.Addr().(*net.TCPAddr).Port)
 	free.Close()
-	write(t, filepath.Join(dir, "bad.env"), "GOOD=1\n\n# comment\nthis line is wrong\n")
-	write(t, filepath.Join(dir, "other", "etcd-manager", "journal.json"), `{"version":1,"clusterName":"somebody-else"}`)
-	write(t, filepath.Join(dir, "future", "etcd-manager", "journal.json"), `{"version":99,"clusterName":"test"}`)
-	write(t, filepath.Join(dir, "badid", "myid"), "two words")
+	harness.WriteFile(t, filepath.Join(dir, "bad.env"), "GOOD=1\n\n# comment\nthis line is wrong\n")
+	harness.WriteFile(t, filepath.Join(dir, "other", "etcd-manager", "journal.json"), `{"version":1,"clusterName":"somebody-else"}`)
+	harness.WriteFile(t, filepath.Join(dir, "future", "etcd-manager", "journal.json"), `{"version":99,"clusterName":"test"}`)
+	harness.WriteFile(t, filepath.Join(dir, "badid", "myid"), "two words")
 	usual := []string{"--cluster-name=test", "--backup-store=" + filepath.Join(dir, "store"), "--data-dir=" + filepath.Join(dir, "data"), "--pki-dir=" + cas, "--grpc-port=" + port}
 
 	for _, tc := range []commandLine{
@@ -147,7 +149,7 @@ func expiredCAs(t *testing.T, dir string) {
 		must(t, err)
 		k, err := x509.MarshalPKCS8PrivateKey(key)
 		must(t, err)
-		write(t, filepath.Join(dir, name+".crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-		write(t, filepath.Join(dir, name+".key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})))
+		harness.WriteFile(t, filepath.Join(dir, name+".crt"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+		harness.WriteFile(t, filepath.Join(dir, name+".key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k})))
 	}
 }

@@ -14,30 +14,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
-// untouched starts clients and returns what checks that none of them saw a failed request and no etcd was restarted.
-func untouched(t *testing.T, c *harness.Cluster) func() {
-	t.Helper()
-	load := c.StartLoad(harness.LoadOptions{})
-	pids := map[string]int{}
-	for _, n := range c.Nodes {
-		pids[n.Name] = n.EtcdPID()
-	}
-	return func() {
-		t.Helper()
-		r := load.Stop()
-		t.Log(r)
-		if len(r.Failures) > 0 || r.Acked == 0 {
-			t.Errorf("%d requests failed, %d writes were acknowledged", len(r.Failures), r.Acked)
-		}
-		load.Verify()
-		for _, n := range c.Nodes {
-			if pid := n.EtcdPID(); pid != pids[n.Name] {
-				t.Errorf("the etcd of %s was restarted (pid %d, then %d)", n.Name, pids[n.Name], pid)
-			}
-		}
-	}
-}
-
 // waitDoing waits until the leader says something.
 func waitDoing(t *testing.T, c *harness.Cluster, within time.Duration, parts ...string) {
 	t.Helper()
@@ -73,7 +49,7 @@ func crash(c *harness.Cluster) {
 // TestBadSpecs writes specs that can't be fulfilled. A running cluster runs on, and the leader names spec and way out.
 func TestBadSpecs(t *testing.T) {
 	c := harness.Start(t, harness.Options{})
-	check := untouched(t, c)
+	check := c.Untouched()
 	path := filepath.Join(c.StoreURL, "control", "etcd-cluster-spec")
 	for _, tc := range []struct {
 		spec string
@@ -86,11 +62,11 @@ func TestBadSpecs(t *testing.T) {
 		{`{"memberCount":3,"etcdVersion":"latest"}`, []string{"latest"}},
 		{`not JSON`, []string{"etcd-cluster-spec"}},
 	} {
-		write(t, path, tc.spec)
+		harness.WriteFile(t, path, tc.spec)
 		crash(c)
 		waitDoing(t, c, 20*time.Second, tc.say...)
 	}
-	write(t, path, `{"memberCount":3}`)
+	harness.WriteFile(t, path, `{"memberCount":3}`)
 	crash(c)
 	c.WaitHealthy(3)
 	check()
@@ -113,7 +89,7 @@ func TestBadSpecBeforeForming(t *testing.T) {
 		t.Fatalf("configure-cluster: exit code %d: %s", code, errOut)
 	}
 	c.WaitHealthy(3)
-	oneToken(t, c)
+	c.OneToken()
 }
 
 // TestCorruptState spoils a node's state file. That node stays out of everything and says why; the others serve.
@@ -129,7 +105,7 @@ func TestCorruptState(t *testing.T) {
 	good, err := os.ReadFile(filepath.Join(n.DataDir, "state"))
 	must(t, err)
 	load := c.StartLoad(harness.LoadOptions{Any: true})
-	write(t, filepath.Join(n.DataDir, "state"), "\xff\xff\xffgarbage")
+	harness.WriteFile(t, filepath.Join(n.DataDir, "state"), "\xff\xff\xffgarbage")
 	n.Start()
 	c.WaitLog(20*time.Second, "corrupt", n)
 	if text := n.LogText(); !strings.Contains(text, filepath.Join(n.DataDir, "state")) || !strings.Contains(text, "move it away") {
@@ -156,7 +132,7 @@ func TestCorruptState(t *testing.T) {
 // TestSecondManager starts a second manager on a data dir that is in use; it ends, and the first one isn't disturbed.
 func TestSecondManager(t *testing.T) {
 	c := harness.Start(t, harness.Options{Nodes: 1})
-	check := untouched(t, c)
+	check := c.Untouched()
 	out, code := runManager(t, c.Programs.Manager, append(c.Args(c.Nodes[0]), "--grpc-port=19998"), nil)
 	if code != 1 || !strings.Contains(out, c.Nodes[0].DataDir) {
 		t.Errorf("a second manager on one data dir: exit code %d: %s", code, out)
@@ -175,7 +151,7 @@ func TestStoreAway(t *testing.T) {
 	s3 := servers.StartVersityGW(t)
 	c := harness.Start(t, harness.Options{S3: s3, BackupInterval: time.Second})
 	c.WaitBackups(1)
-	check := untouched(t, c)
+	check := c.Untouched()
 	s3.Stop()
 	c.WaitFor("a failed backup or a store error in the status", 90*time.Second, func() string {
 		v, err := c.WaitLeader().Status(t.Context())
@@ -246,22 +222,22 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("unmount: %v", err)
 		}
 	})
-	write(t, filepath.Join(n.DataDir, "myid"), n.Name)
+	harness.WriteFile(t, filepath.Join(n.DataDir, "myid"), n.Name)
 	c.StartAll()
 	c.WaitHealthy(3)
-	name := backupWith(t, c, c.Put("/data/a", "b"))
+	name := c.BackupWith(c.Put("/data/a", "b"))
 	fill := filepath.Join(n.DataDir, "fill")
 	var st unix.Statfs_t
 	must(t, unix.Statfs(n.DataDir, &st))
 	if room := int64(st.Bavail)*st.Bsize - 20<<20; room > 0 {
 		must(t, os.WriteFile(fill, make([]byte, room), 0o600))
 	}
-	check := untouched(t, c)
-	cmd, err := c.Catalog.QueueRestore(t.Context(), name, specOf(t, c), catalog.RestoreOptions{})
+	check := c.Untouched()
+	cmd, err := c.Catalog.QueueRestore(t.Context(), name, c.Spec(), catalog.RestoreOptions{})
 	must(t, err)
 	crash(c)
 	op := c.WaitOperation(cmd.Name, time.Minute)
-	checkEnded(t, c, op, catalog.StateFailed)
+	c.CheckEnded(op, catalog.StateFailed)
 	if !strings.Contains(op.Reason, "MiB") || !strings.Contains(op.Reason, n.DataDir) {
 		t.Errorf("the reason is %q; it should name the disk of %s", op.Reason, n.DataDir)
 	}

@@ -73,7 +73,7 @@ func killRound(t *testing.T, r *rand.Rand) {
 		}
 		return ""
 	})
-	oneToken(t, c)
+	c.OneToken()
 	rep := load.Stop()
 	t.Logf("healthy after %s; %d writes acknowledged", time.Since(start).Round(10*time.Millisecond), rep.Acked)
 	load.Verify()

@@ -11,7 +11,7 @@ import (
 func TestWipedDisk(t *testing.T) {
 	c := harness.Start(t, harness.Options{Args: []string{"--member-unhealthy-deadline=5s"}})
 	load := c.StartLoad(harness.LoadOptions{Any: true})
-	token := oneToken(t, c)
+	token := c.OneToken()
 	for _, tc := range []struct {
 		what string
 		node *harness.Node
@@ -35,7 +35,7 @@ func TestWipedDisk(t *testing.T) {
 		if (n.ID() == before) != tc.keep {
 			t.Errorf("%s: the node's id was %s and is %s", tc.what, before, n.ID())
 		}
-		if again := oneToken(t, c); again != token {
+		if again := c.OneToken(); again != token {
 			t.Errorf("the token was %s and is %s", token, again)
 		}
 	}

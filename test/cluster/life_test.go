@@ -18,7 +18,7 @@ func TestFormAndRestart(t *testing.T) {
 	c.WaitHealthy(3)
 	t.Logf("three members serve %s after the start of the managers", time.Since(start).Round(10*time.Millisecond))
 	before := c.Put("/greeting", "hello")
-	token := oneToken(t, c)
+	token := c.OneToken()
 	var pids []int
 	for _, n := range c.Nodes {
 		pids = append(pids, n.EtcdPID())
@@ -35,32 +35,9 @@ func TestFormAndRestart(t *testing.T) {
 	if want := map[string]string{"/greeting": "hello"}; !maps.Equal(got, want) || after < before {
 		t.Errorf("after the restart there is %v at revision %d; want %v at %d or more", got, after, want, before)
 	}
-	if again := oneToken(t, c); again != token {
+	if again := c.OneToken(); again != token {
 		t.Errorf("the token was %s and is %s", token, again)
 	}
-}
-
-// oneToken returns the token of all state files, and fails if there is more than one cluster or the marker doesn't name it as formed.
-func oneToken(t *testing.T, c *harness.Cluster) string {
-	t.Helper()
-	token := ""
-	for _, n := range c.Nodes {
-		s, err := n.State()
-		must(t, err)
-		if s == nil {
-			continue
-		}
-		if token != "" && token != s.GetCluster().GetClusterToken() {
-			t.Fatalf("node %s has token %s, others have %s", n.Name, s.GetCluster().GetClusterToken(), token)
-		}
-		token = s.GetCluster().GetClusterToken()
-	}
-	m, _, err := c.Catalog.Marker(t.Context())
-	must(t, err)
-	if string(m.Token) != token || m.Phase != "formed" {
-		t.Fatalf("the marker says token %s, phase %s; the nodes have token %s", m.Token, m.Phase, token)
-	}
-	return token
 }
 
 // TestSizes forms one member by one manager, and one member where three managers are.
@@ -71,7 +48,7 @@ func TestSizes(t *testing.T) {
 	} {
 		c := harness.Start(t, o)
 		c.Put("/a", "b")
-		oneToken(t, c)
+		c.OneToken()
 		members := 0
 		for _, n := range c.Nodes {
 			if n.EtcdPID() != 0 {

@@ -1,4 +1,4 @@
-package cluster
+package restore
 
 import (
 	"context"
@@ -67,12 +67,6 @@ func copyFile(t *testing.T, from, to string) {
 	must(t, err)
 	must(t, os.MkdirAll(filepath.Dir(to), 0o755))
 	must(t, os.WriteFile(to, data, 0o644))
-}
-
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-	must(t, os.WriteFile(path, []byte(text), 0o644))
 }
 
 const foreignToken = "aZ3-token_of-another.tool"
@@ -150,8 +144,8 @@ func TestTakeOver(t *testing.T) {
 		peers, clients = pair("etcd-peers-ca"), pair("etcd-clients-ca")
 	}})
 	control := filepath.Join(c.StoreURL, "control")
-	write(t, filepath.Join(control, "etcd-cluster-spec"), `{"memberCount":3}`)
-	write(t, filepath.Join(control, "etcd-cluster-created"), `{"timestamp":1516000000000000000}`)
+	harness.WriteFile(t, filepath.Join(control, "etcd-cluster-spec"), `{"memberCount":3}`)
+	harness.WriteFile(t, filepath.Join(control, "etcd-cluster-created"), `{"timestamp":1516000000000000000}`)
 	for _, n := range c.Nodes {
 		leaveBehind(t, c, n, peers, clients)
 	}
@@ -170,9 +164,9 @@ func TestTakeOver(t *testing.T) {
 	must(t, err)
 	raw, err := io.ReadAll(snapshot)
 	must(t, err)
-	write(t, filepath.Join(c.StoreURL, w.backup, "etcd.backup.gz"), string(gzipped(t, raw)))
+	harness.WriteFile(t, filepath.Join(c.StoreURL, w.backup, "etcd.backup.gz"), string(harness.Gzipped(t, raw)))
 	spec := fmt.Sprintf(`{"memberCount":3,"etcdVersion":%q}`, etcd.CompiledVersion)
-	write(t, filepath.Join(c.StoreURL, w.backup, "_etcd_backup.meta"), fmt.Sprintf(`{"etcdVersion":%q,"timestamp":"1516000000","clusterSpec":%s}`, etcd.CompiledVersion, spec))
+	harness.WriteFile(t, filepath.Join(c.StoreURL, w.backup, "_etcd_backup.meta"), fmt.Sprintf(`{"etcdVersion":%q,"timestamp":"1516000000","clusterSpec":%s}`, etcd.CompiledVersion, spec))
 
 	load := c.StartLoad(harness.LoadOptions{})
 	c.StartAll()
@@ -183,7 +177,7 @@ func TestTakeOver(t *testing.T) {
 		t.Errorf("%d requests failed while the managers took over", len(r.Failures))
 	}
 	sameCluster(t, c, ids)
-	restart(c)
+	c.RestartAll()
 	c.WaitHealthy(3)
 	sameCluster(t, c, ids)
 	load.Verify()
@@ -197,13 +191,13 @@ func TestTakeOver(t *testing.T) {
 
 	w.spoil(t)
 	name := "2026-02-01T00:00:00Z-000000"
-	write(t, filepath.Join(control, name, "_command.json"), fmt.Sprintf(`{"timestamp":"1516000000000000000","restoreBackup":{"clusterSpec":%s,"backup":%q}}`, spec, w.backup))
-	restart(c)
-	checkEnded(t, c, c.WaitOperation(name, 2*time.Minute), catalog.StateDone)
+	harness.WriteFile(t, filepath.Join(control, name, "_command.json"), fmt.Sprintf(`{"timestamp":"1516000000000000000","restoreBackup":{"clusterSpec":%s,"backup":%q}}`, spec, w.backup))
+	c.RestartAll()
+	c.CheckEnded(c.WaitOperation(name, 2*time.Minute), catalog.StateDone)
 	c.WaitHealthy(3)
 	w.check(t)
-	oneToken(t, c)
-	if got := specOf(t, c); got != (cluster.Spec{MemberCount: 3}) {
+	c.OneToken()
+	if got := c.Spec(); got != (cluster.Spec{MemberCount: 3}) {
 		t.Errorf("the spec is %+v now", got)
 	}
 }

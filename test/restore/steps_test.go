@@ -1,4 +1,4 @@
-package cluster
+package restore
 
 import (
 	"context"
@@ -172,10 +172,10 @@ func TestKillAtEveryStep(t *testing.T) {
 // snapshot makes the backup that is restored from now on: the one that is taken before a restore.
 func (w *stepWorld) snapshot(revision int64) {
 	w.t.Helper()
-	cmd, err := w.c.Catalog.QueueRestore(w.t.Context(), w.base, specOf(w.t, w.c), catalog.RestoreOptions{Now: true})
+	cmd, err := w.c.Catalog.QueueRestore(w.t.Context(), w.base, w.c.Spec(), catalog.RestoreOptions{Now: true})
 	must(w.t, err)
 	op := w.c.WaitOperation(cmd.Name, time.Minute)
-	checkEnded(w.t, w.c, op, catalog.StateDone)
+	w.c.CheckEnded(op, catalog.StateDone)
 	w.base = op.SafetyBackup
 	m, err := w.c.Catalog.Manifest(w.t.Context(), w.base)
 	must(w.t, err)
@@ -199,7 +199,7 @@ func (w *stepWorld) disturb(step string, f fault) catalog.OperationState {
 		}
 		return ""
 	})
-	cmd, err := c.Catalog.QueueRestore(t.Context(), w.base, specOf(t, c), catalog.RestoreOptions{Now: true})
+	cmd, err := c.Catalog.QueueRestore(t.Context(), w.base, c.Spec(), catalog.RestoreOptions{Now: true})
 	must(t, err)
 	started := time.Now()
 	reached := w.await(cmd.Name, step)
@@ -226,7 +226,7 @@ func (w *stepWorld) disturb(step string, f fault) catalog.OperationState {
 	for _, n := range c.Nodes {
 		w.compare(n, want)
 	}
-	oneToken(t, c)
+	c.OneToken()
 	t.Logf("%-16s %-38s reached %t: %s after %s, nobody served for %s %s", step, f.name, reached, op.State, time.Since(started).Round(time.Millisecond), op.Outage.Round(time.Millisecond), op.Reason)
 	return op.State
 }

@@ -1,4 +1,4 @@
-package cluster
+package restore
 
 import (
 	"os"
@@ -49,10 +49,10 @@ func TestRestoreThroughTheLeader(t *testing.T) {
 	}
 	leader := c.WaitLeader()
 	unmount(t, c, far)
-	cmd, err := c.Catalog.QueueRestore(t.Context(), w.backup, specOf(t, c), catalog.RestoreOptions{Now: true})
+	cmd, err := c.Catalog.QueueRestore(t.Context(), w.backup, c.Spec(), catalog.RestoreOptions{Now: true})
 	must(t, err)
 	op := c.WaitOperation(cmd.Name, 2*time.Minute)
-	checkEnded(t, c, op, catalog.StateDone)
+	c.CheckEnded(op, catalog.StateDone)
 	c.WaitHealthy(3)
 	w.check(t)
 	const told = "backups are read through the leader, node "

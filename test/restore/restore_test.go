@@ -1,4 +1,4 @@
-package cluster
+package restore
 
 import (
 	"context"
@@ -18,23 +18,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
-
-// backupWith waits for a backup that surely contains a revision, and returns its name.
-func backupWith(t *testing.T, c *harness.Cluster, revision int64) string {
-	t.Helper()
-	name := ""
-	c.WaitFor(fmt.Sprintf("a backup with revision %d", revision), 60*time.Second, func() string {
-		for _, b := range c.Backups() {
-			m, err := c.Catalog.Manifest(t.Context(), b.Name)
-			if err == nil && m.Revision >= revision {
-				name = b.Name
-				return ""
-			}
-		}
-		return fmt.Sprintf("%d backups, none of them has it", len(c.Backups()))
-	})
-	return name
-}
 
 // restoreWorld is what a restore must bring back.
 type restoreWorld struct {
@@ -61,7 +44,7 @@ func newRestoreWorld(t *testing.T, c *harness.Cluster) *restoreWorld {
 	_, err = client.Put(t.Context(), "/registry/masterleases/10.0.0.1", "an API server", clientv3.WithLease(l.ID))
 	must(t, err)
 	w.data, w.highest = c.ReadAll("/data/")
-	w.backup = backupWith(t, c, w.highest)
+	w.backup = c.BackupWith(w.highest)
 	t.Logf("backup %s has %d keys at revision %d", w.backup, len(w.data), w.highest)
 	return w
 }
@@ -111,42 +94,12 @@ func (w *restoreWorld) check(t *testing.T) {
 	w.highest = revision
 }
 
-// restart ends all managers in order and starts them.
-func restart(c *harness.Cluster) {
-	c.TermAll()
-	c.StartAll()
-}
-
-// checkEnded checks the record of a restore, and that its command is gone.
-func checkEnded(t *testing.T, c *harness.Cluster, op catalog.Operation, want catalog.OperationState) {
-	t.Helper()
-	if op.State != want {
-		t.Fatalf("the restore of %s ended as %s: %s; want %s", op.Backup, op.State, op.Reason, want)
-	}
-	if want != catalog.StateDone && op.Reason == "" {
-		t.Errorf("the restore of %s ended as %s without a reason", op.Backup, op.State)
-	}
-	c.WaitFor("the command to be gone", 20*time.Second, func() string {
-		cmds, problems, err := c.Catalog.Commands(t.Context())
-		must(t, err)
-		for _, cmd := range cmds {
-			if cmd.Name == op.Command {
-				return "it is still queued"
-			}
-		}
-		if len(problems) > 0 {
-			return problems[0].Err.Error()
-		}
-		return ""
-	})
-}
-
 // TestRestoreOnRestart restores the same backup twice. Nothing may happen before the managers are restarted.
 func TestRestoreOnRestart(t *testing.T) {
 	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{BackupInterval: 2 * time.Second})
 	w := newRestoreWorld(t, c)
-	token := oneToken(t, c)
+	token := c.OneToken()
 	w.spoil(t)
 	out, errOut, code := c.Ctl("restore-backup", w.backup)
 	if code != 0 {
@@ -170,13 +123,13 @@ func TestRestoreOnRestart(t *testing.T) {
 	if got, _ := c.ReadAll("/data/new"); len(got) != 1 {
 		t.Errorf("before the restart there is %v; want the new key", got)
 	}
-	restart(c)
+	c.RestartAll()
 	op := c.WaitOperation(cmds[0].Name, 2*time.Minute)
-	checkEnded(t, c, op, catalog.StateDone)
+	c.CheckEnded(op, catalog.StateDone)
 	c.WaitHealthy(3)
 	t.Logf("restored; the leader says that nobody was served for %s", op.Outage)
 	w.check(t)
-	second := oneToken(t, c)
+	second := c.OneToken()
 	if second == token {
 		t.Errorf("the restored cluster has the old token %s", token)
 	}
@@ -189,11 +142,11 @@ func TestRestoreOnRestart(t *testing.T) {
 	w.spoil(t)
 	cmd, err := c.Catalog.QueueRestore(t.Context(), w.backup, op.Spec, catalog.RestoreOptions{})
 	must(t, err)
-	restart(c)
-	checkEnded(t, c, c.WaitOperation(cmd.Name, 2*time.Minute), catalog.StateDone)
+	c.RestartAll()
+	c.CheckEnded(c.WaitOperation(cmd.Name, 2*time.Minute), catalog.StateDone)
 	c.WaitHealthy(3)
 	w.check(t)
-	if third := oneToken(t, c); third == second {
+	if third := c.OneToken(); third == second {
 		t.Errorf("the second restore has the token of the first, %s", third)
 	}
 }
@@ -231,7 +184,7 @@ func TestBadRestores(t *testing.T) {
 			return list[i].Name
 		}
 	}
-	token := oneToken(t, c)
+	token := c.OneToken()
 	var pids []int
 	for _, n := range c.Nodes {
 		pids = append(pids, n.EtcdPID())
@@ -245,29 +198,29 @@ func TestBadRestores(t *testing.T) {
 		{"missing", func(name string) string { return name }, "missing"},
 		{"truncated", foreign(good[:len(good)/2]), "cut short"},
 		{"bit flipped", foreign(flipped), "corrupt"},
-		{"no database", foreign(gzipped(t, []byte(strings.Repeat("this is not a database\n", 5000)))), ""},
+		{"no database", foreign(harness.Gzipped(t, []byte(strings.Repeat("this is not a database\n", 5000)))), ""},
 		{"empty", foreign(nil), ""},
 		{"truncated, with manifest", tampered(0, func(b []byte) []byte { return b[:len(b)-100] }), ""},
 		{"bit flipped, with manifest", tampered(1, func(b []byte) []byte { b[len(b)/3] ^= 0x10; return b }), ""},
 	} {
 		name := tc.make(fmt.Sprintf("2026-01-%02dT01:02:03Z-000000", i+1))
-		cmd, err := c.Catalog.QueueRestore(t.Context(), name, specOf(t, c), catalog.RestoreOptions{})
+		cmd, err := c.Catalog.QueueRestore(t.Context(), name, c.Spec(), catalog.RestoreOptions{})
 		must(t, err)
 		for _, n := range c.Nodes {
 			n.Kill()
 			n.Start()
 		}
 		op := c.WaitOperation(cmd.Name, time.Minute)
-		checkEnded(t, c, op, catalog.StateFailed)
+		c.CheckEnded(op, catalog.StateFailed)
 		if !strings.Contains(op.Reason, tc.reason) || !strings.Contains(op.Reason, name) {
 			t.Errorf("%s: the reason is %q; it should name %s and say %q", tc.what, op.Reason, name, tc.reason)
 		}
 		t.Logf("%s: %s", tc.what, op.Reason)
 	}
 	// One that needn't wait for a restart.
-	cmd, err := c.Catalog.QueueRestore(t.Context(), "2026-01-02T01:02:03Z-000000", specOf(t, c), catalog.RestoreOptions{Now: true})
+	cmd, err := c.Catalog.QueueRestore(t.Context(), "2026-01-02T01:02:03Z-000000", c.Spec(), catalog.RestoreOptions{Now: true})
 	must(t, err)
-	checkEnded(t, c, c.WaitOperation(cmd.Name, 2*time.Minute), catalog.StateFailed)
+	c.CheckEnded(c.WaitOperation(cmd.Name, 2*time.Minute), catalog.StateFailed)
 	c.WaitHealthy(3)
 	r := load.Stop()
 	t.Log(r)
@@ -280,15 +233,15 @@ func TestBadRestores(t *testing.T) {
 			t.Errorf("the etcd of %s was restarted", n.Name)
 		}
 	}
-	if again := oneToken(t, c); again != token {
+	if again := c.OneToken(); again != token {
 		t.Errorf("the token was %s and is %s", token, again)
 	}
 	// And a good one is still possible.
-	cmd, err = c.Catalog.QueueRestore(t.Context(), w.backup, specOf(t, c), catalog.RestoreOptions{})
+	cmd, err = c.Catalog.QueueRestore(t.Context(), w.backup, c.Spec(), catalog.RestoreOptions{})
 	must(t, err)
 	w.spoil(t)
-	restart(c)
-	checkEnded(t, c, c.WaitOperation(cmd.Name, 2*time.Minute), catalog.StateDone)
+	c.RestartAll()
+	c.CheckEnded(c.WaitOperation(cmd.Name, 2*time.Minute), catalog.StateDone)
 	c.WaitHealthy(3)
 	w.check(t)
 }

@@ -1,4 +1,4 @@
-package cluster
+package restore
 
 import (
 	"crypto/sha256"
@@ -42,7 +42,7 @@ func TestUndo(t *testing.T) {
 		ops, _, err := c.Catalog.Operations(t.Context())
 		must(t, err)
 		op := ops[len(ops)-1]
-		checkEnded(t, c, op, catalog.StateDone)
+		c.CheckEnded(op, catalog.StateDone)
 		c.WaitHealthy(3)
 		return op
 	}
@@ -73,7 +73,7 @@ func TestUndo(t *testing.T) {
 	// Without the old data dirs the backup from before is what is left to go back to.
 	for _, n := range c.Nodes {
 		n.Kill()
-		removeTrash(t, n)
+		n.EmptyTrash()
 		n.Start()
 	}
 	c.WaitHealthy(3)
