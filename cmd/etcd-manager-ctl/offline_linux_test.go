@@ -219,7 +219,7 @@ func TestVerify(t *testing.T) {
 	stored := w.content("2026-02-01T09:00:00Z-000000/etcd.backup.gz")
 	w.foreign("2026-02-01T08:00:00Z-000001", r.data)
 	w.put("2026-02-01T08:00:00Z-000001/etcd.backup.gz", stored[:len(stored)/2])
-	w.foreign("2026-02-01T08:00:00Z-000002", rehash(r.data, func(db []byte) { clear(db[3*4096 : len(db)]) }))
+	w.foreign("2026-02-01T08:00:00Z-000002", rehash(r.data, func(db []byte) { clear(db[3*4096:]) }))
 	w.takeBackup("2026-02-01T08:00:00Z-000003", r.data, r.revision+1)
 	w.takeBackup("2026-02-01T08:00:00Z-000004", r.data, r.revision)
 	w.put("2026-02-01T08:00:00Z-000004/_etcd_manager_manifest.json", "{}")

@@ -138,7 +138,7 @@ type StopAll struct {
 	Nodes []cluster.NodeID
 }
 
-// SwitchAll makes the staged data dirs current and starts etcd, open to clients.
+// SwitchAll makes the staged data dirs current and starts etcd, open to clients. Where it was halted it is started again.
 type SwitchAll struct {
 	Op     Operation
 	Starts []StartEtcd
@@ -156,13 +156,14 @@ type VerifyAll struct {
 	Nodes []cluster.NodeID
 }
 
-// RollbackAll brings the old data back.
+// RollbackAll brings the old data back. A node whose log has a client's write refuses.
 type RollbackAll struct {
 	Op    Operation
 	Nodes []cluster.NodeID
 }
 
-// Advance records that the operation has reached a state.
+// Advance records that the operation has reached a state, or knows more in the same one: Op's Backup, Revision, Hash, Bytes, Written and
+// Unwritten go into the record.
 type Advance struct {
 	Op     Operation
 	To     OperationState

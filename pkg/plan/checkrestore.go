@@ -65,6 +65,9 @@ func checkUnwatched(o *Observation, a Action) error {
 func wentBack(o *Observation) string {
 	rec := o.Store.Operation
 	for _, n := range o.Nodes {
+		if n.ID == rec.Source.Node && !slices.Contains(nodeNames(rec.Nodes), string(n.ID)) {
+			continue // it may only have given its data
+		}
 		has := n.Holding || n.State != nil && n.State.Token == rec.Token
 		for _, s := range n.Staged {
 			has = has || s.Operation == rec.ID

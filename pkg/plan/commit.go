@@ -136,7 +136,7 @@ func (r *rules) waitForStore(op *Operation) (Decision, bool) {
 // leave goes on to the other rules, with the cluster that serves now: the restore's record waits for the store.
 func (r *rules) leave(op *Operation, token cluster.Token) (Decision, bool) {
 	r.unwatched, r.v = false, lookAt(r.o, token)
-	r.pending = fmt.Sprintf("; the restore %s ends when the store is back", op.ID)
+	r.pending = fmt.Sprintf("; the record of restore %s waits for the store", op.ID)
 	return none, false
 }
 
@@ -159,9 +159,12 @@ func (r *rules) unheard(op *Operation) string {
 }
 
 // reverted is a node that was held or halted for the restore and has its old data back, or "". It was only taken back because no
-// client's write can have been lost by it; so the others follow.
+// client's write can have been lost by it; so the others follow. A node that only gave its data for the backup is none.
 func (r *rules) reverted(op *Operation) cluster.NodeID {
 	for _, n := range r.o.Nodes {
+		if n.ID == op.Source.Node && !op.wants(n.ID) {
+			continue
+		}
 		if n.Operation == op.ID && staged(&n, op) == nil && !n.Holding && (n.State == nil || n.State.Token != op.Token) {
 			return n.ID
 		}
@@ -306,7 +309,7 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 	var well []cluster.NodeID
 	var lag []string
 	for _, f := range op.Nodes {
-		if n := r.o.Node(cluster.NodeID(f.Name)); n != nil && op.runsOn(n) && complete(op, n) {
+		if n := r.o.Node(cluster.NodeID(f.Name)); n != nil && op.runsOn(n) && named(n) {
 			well = append(well, n.ID)
 			continue
 		}
@@ -338,9 +341,9 @@ func (op *Operation) runsOn(n *cluster.NodeStatus) bool {
 	return n.State != nil && n.State.Token == op.Token && n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Learner && n.Etcd.Members != nil
 }
 
-// complete tells whether a member knows all the members that were staged, by the names that they publish when they have started.
-func complete(op *Operation, n *cluster.NodeStatus) bool {
-	return sameSet(memberNames(n.Etcd.Members), nodeNames(op.Nodes))
+// named tells whether a member has published its name, which it does through raft when it has started.
+func named(n *cluster.NodeStatus) bool {
+	return slices.ContainsFunc(n.Etcd.Members, func(m cluster.Member) bool { return m.ID == n.Etcd.MemberID && m.Name == string(n.ID) })
 }
 
 // wrong says how the restored cluster has come up otherwise than it was staged, or "": with other data, or as two clusters. Other

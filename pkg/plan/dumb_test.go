@@ -415,7 +415,7 @@ func dumbRestore(o *Observation, a Action) error {
 		if member && !isNew && !staging && (n.State == nil || n.State.Token != op.OldToken) {
 			wiped++
 		}
-		if n.Operation == op.ID && len(n.Staged) == 0 && !n.Holding && !isNew {
+		if n.Operation == op.ID && len(n.Staged) == 0 && !n.Holding && !isNew && (member || op.Source.Node != n.ID) {
 			back++
 		}
 		if (n.Holding && n.Operation == op.ID || isNew) && !written {

@@ -55,7 +55,7 @@ type rules struct {
 	tried string
 	// unwatched is true if the restore goes on without the store.
 	unwatched bool
-	// pending says which restore is over but for its record, which waits for the store.
+	// pending says which restore waits for the store, while one of its clusters serves and is looked after.
 	pending string
 }
 

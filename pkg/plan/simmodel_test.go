@@ -68,7 +68,7 @@ func (d *simDir) count() int {
 // simJournal is what a node remembers of a restore.
 type simJournal struct {
 	op      string
-	phase   string // staged, stopped, switched, halted, reverted
+	phase   string // "" (begun), staged, stopped, switched, halted, reverted
 	token   cluster.Token
 	rev     int64
 	hash    uint32
@@ -303,7 +303,7 @@ func (s *sim) status(n *simNode) cluster.NodeStatus {
 		DataPresent: n.dir() != nil, Versions: []string{"3.6.16"}, Holding: n.holding()}
 	if j := n.journal; j != nil {
 		st.Operation = j.op
-		if j.phase != "reverted" && j.token != "" {
+		if j.phase != "" && j.phase != "reverted" && j.token != "" {
 			st.Staged = []cluster.StagedDir{{Operation: j.op, Token: j.token, Revision: j.rev, Hash: j.hash,
 				Switched: j.is(j.op, "switched", "halted"), Halted: j.phase == "halted", Written: j.written}}
 		}

@@ -253,6 +253,9 @@ func (s *sim) salvage(l *simLeader, a SalvageData) bool {
 			return false // it has come back in the meantime, and the node says so
 		}
 	}
+	if !s.enter(n, a.Op.ID) {
+		return false
+	}
 	name := fmt.Sprintf("S%d", s.count())
 	return s.swapOp(l, func(op *Operation) {
 		if d == nil {

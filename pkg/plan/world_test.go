@@ -360,9 +360,13 @@ func (w *world) setNode(n *worldNode, a args) {
 			w.switched(n, op.Token, names2(op.Nodes))
 		case "forgot": // whatever its journal said of the restore
 			n.status.Staged, n.status.Operation = nil, ""
-		case "sees": // sees=a,b: its healthy etcd knows other members than the others do
+		case "sees": // sees=a,-b: its healthy etcd knows other members than the others do; b hasn't published its name
 			n.sees = nil
 			for _, name := range strings.Split(value, ",") {
+				if unnamed, ok := strings.CutPrefix(name, "-"); ok {
+					n.sees = append(n.sees, cluster.Member{ID: memberID(unnamed), PeerURLs: etcdNode(unnamed).PeerURLs})
+					continue
+				}
 				n.sees = append(n.sees, cluster.Member{ID: memberID(name), Name: name, PeerURLs: etcdNode(name).PeerURLs})
 			}
 		case "open":
