@@ -305,6 +305,8 @@ func (w *world) setNode(n *worldNode, a args) {
 			n.status.State, n.status.StateError, n.since = nil, value, a.dur(10*time.Second)
 		case "held":
 			n.status.Holding, n.stopped, n.status.Operation = true, true, "r1"
+		case "for": // for=r0: that is the restore it knows of
+			n.status.Operation = value
 		case "halted": // "halted" or "halted=written"
 			n.status.Holding, n.stopped = true, true
 			n.status.Staged[0].Halted, n.status.Staged[0].Written = true, value == "written"
@@ -733,7 +735,8 @@ func (w *world) check(a args) string {
 		act = b
 	case "salvage":
 		act = SalvageData{Op: op, Node: nodes[0]}
-	case "advance": // advance STATE [written|unwritten]
+	case "advance": // advance STATE [written|unwritten] [backup=B]
+		op.Backup = a.str("backup", op.Backup)
 		op.Written, op.Unwritten = op.Written || a.has("written"), op.Unwritten || a.has("unwritten")
 		act = Advance{Op: op, To: OperationState(a[1])}
 	case "finish":
