@@ -30,7 +30,7 @@ type logVisitor struct {
 }
 
 // ClientWrites tells whether the write-ahead log of a stopped member has a request of a client that changes something: a put, a deletion, a
-// transaction, a lease, a change of users. What etcd writes by itself doesn't count. Entries that aren't committed yet do, and what isn't known.
+// transaction, a lease, a change of users or members. What etcd writes by itself doesn't count. Entries that aren't committed yet do, and what isn't known.
 // A log whose beginning is gone, or that was continued from another member's database, counts as written. The log isn't changed.
 func ClientWrites(dataDir string) (bool, error) {
 	var last, first uint64 // first is the index of the first client's entry; 0 if there is none
@@ -161,9 +161,13 @@ func (v *logVisitor) record(rec *walpb.Record) error {
 	return nil
 }
 
-// isClientWrite tells what etcd, or raft, proposes by itself from all the rest.
+// isClientWrite tells what etcd, or raft, proposes by itself from all the rest. A change of the members counts, except for those with which
+// every log begins: whoever goes back to other data must know of it.
 func isClientWrite(e *raftpb.Entry) bool {
-	if e.Type != raftpb.EntryNormal || len(e.Data) == 0 {
+	if e.Type != raftpb.EntryNormal {
+		return e.Term > bootTerm
+	}
+	if len(e.Data) == 0 {
 		return false
 	}
 	var r etcdserverpb.InternalRaftRequest
