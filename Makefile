@@ -2,7 +2,7 @@
 IMAGE ?= etcd-manager:dev
 GO ?= go
 
-.PHONY: all build test e2e bench soak image generate generate-check bazel bazel-check lint ci clean
+.PHONY: all build test e2e e2e-kubernetes bench soak image generate generate-check bazel bazel-check lint ci clean
 
 all: build
 
@@ -18,6 +18,11 @@ test:
 e2e:
 	$(GO) test -count=1 -v -timeout 30m ./test/e2e/...
 
+# Three real API servers, with clients of every kind, through backup, restore, undo, another version and a lost disk; prints what each saw. It builds
+# kube-apiserver, about ten minutes for the first time. As root it begins with an older etcd.
+e2e-kubernetes:
+	$(GO) test -count=1 -v -timeout 60m ./test/kubernetes -run TestAPIServers -apiservers
+
 # Prints the figures of the README, as ratios against etcd started by hand in the same run.
 bench:
 	$(GO) run ./test/bench $(BENCH)
@@ -27,7 +32,9 @@ bench:
 soak:
 	$(GO) test -count=1 -v -timeout 120m ./test/cluster -run 'TestKillWhileForming|TestShortCertificates' -rounds=50 -soak.certs=10m $(SOAK)
 	$(GO) test -count=1 -v -timeout 120m ./test/restore -run TestKillAtEveryStep -steps.all $(SOAK)
+	$(GO) test -count=1 -v -timeout 120m ./test/life -all
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestKillContainers -rounds=50 $(SOAK)
+	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestEncryptVolumes -strict $(SOAK)
 
 image:
 	images/etcd-manager/build.sh $(IMAGE)

@@ -2,8 +2,8 @@
 //
 //	etcd-backup --cluster-name=main --backup-store=s3://bucket/prefix --client-url=https://127.0.0.1:2379
 //
-// It streams a snapshot into the store once at the start and then at each interval, and does retention. Of several instances
-// only the one beside the etcd leader acts. It changes nothing in etcd.
+// It streams a snapshot into the store once at the start and then at each interval, keeps every change in between, proves backups and does
+// retention. Of several instances one acts: the one beside the etcd leader, if there is one. It changes nothing in etcd.
 package main
 
 import (
@@ -20,10 +20,14 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
 // version is set by the linker (-X main.version=…) for releases.
@@ -37,6 +41,9 @@ const (
 )
 
 func main() {
+	if code, ok := childMain(os.Args[1:]); ok {
+		os.Exit(code)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
 	stop()
@@ -51,8 +58,25 @@ type options struct {
 	dataDir     string
 	clientURL   string
 	interval    time.Duration
+	changes     time.Duration
+	verify      time.Duration
+	address     string
+	metricsPort int
 	files       tlsFiles
-	retention   plan.RetentionPolicy
+	retention   prune.Policy
+	compression string
+	encryption  []string
+	identities  []string
+	writing     connect.Writing
+}
+
+// list is a flag that may be repeated.
+type list struct{ values *[]string }
+
+func (l list) String() string { return "" }
+func (l list) Set(s string) error {
+	*l.values = append(*l.values, s)
+	return nil
 }
 
 // run is the program; it returns the exit code.
@@ -65,17 +89,11 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 		return exitUsage
 	}
-	store, err := connect.Open(ctx, o.store, env)
+	s, code, err := open(ctx, o, env)
 	if err != nil {
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
-		return exitUsage
+		return code
 	}
-	s, err := newSidecar(o, catalog.New(store), toolVersion())
-	if err != nil {
-		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
-		return exitFailure
-	}
-	probe(ctx, store)
 	err = s.run(ctx)
 	if cerr := s.close(); err == nil {
 		err = cerr
@@ -87,31 +105,82 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 	return exitOK
 }
 
-// probe says early what the store lacks. It stops nothing: the store may be right in a minute.
-func probe(ctx context.Context, store blob.Store) {
-	owner, err := os.Hostname()
+// open prepares a sidecar; with an error comes the exit code.
+func open(ctx context.Context, o options, env func(string) string) (*sidecar, int, error) {
+	store, err := connect.Open(ctx, o.store, env, connect.WriteAs(o.writing))
 	if err != nil {
-		owner = "etcd-backup"
+		return nil, exitUsage, err
+	}
+	sealer, opener, err := keys(o, env)
+	if err != nil {
+		return nil, exitUsage, err
+	}
+	s, err := newSidecar(o, store, catalog.New(store, catalog.WithKeys(sealer, opener)), toolVersion())
+	if err != nil {
+		return nil, exitFailure, err
+	}
+	if err := s.fence.probe(ctx); err != nil {
+		klog.Error(err) // the store may be right in a minute
+	}
+	probeKeys(ctx, sealer, opener)
+	return s, exitOK, nil
+}
+
+// keys reads the keys that backups are sealed and opened with.
+func keys(o options, env func(string) string) (envelope.Sealer, envelope.Opener, error) {
+	c := envelope.Config{Cluster: o.clusterName, KMS: awskms.New(awskms.Config{Endpoint: env("KMS_ENDPOINT")})}
+	sealer, err := envelope.NewSealer(c, o.encryption)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--backup-encryption: %w", err)
+	}
+	opener, err := envelope.NewOpener(c, o.identities)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--backup-identity: %w", err)
+	}
+	return sealer, opener, nil
+}
+
+// probeKeys says early what the keys lack. Who only backs up needs none to read with, so that alone is no fault.
+func probeKeys(ctx context.Context, s envelope.Sealer, o envelope.Opener) {
+	if s == nil {
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if r, err := blob.Probe(ctx, store, owner); err != nil {
-		klog.Errorf("the store is not usable as it is (%s), backups will fail until that is mended: %v", r, err)
+	sealed, err := envelope.Probe(ctx, s, o)
+	switch {
+	case err == nil, sealed && errors.Is(err, envelope.ErrNoKey):
+	case sealed:
+		klog.Warningf("backups are encrypted, but could not be opened with what is given here: %v", err)
+	default:
+		klog.Errorf("backups can't be encrypted, so none is taken until that is mended: %v", err)
 	}
 }
 
 func parse(args []string, env func(string) string, errOut io.Writer) (options, error) {
-	o := options{retention: plan.DefaultRetention()}
+	o := options{retention: prune.Policy{Backups: plan.DefaultRetention(), Changes: plan.DefaultChangeRetention}}
 	f := flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
 	f.StringVar(&o.store, "backup-store", "/backups", "where backups go: s3://bucket/prefix, file:///path or an absolute path")
-	f.StringVar(&o.dataDir, "data-dir", "/data", "accepted for compatibility; nothing is written to disk")
+	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store is away, and backups are proven")
 	f.StringVar(&o.clientURL, "client-url", "http://127.0.0.1:4001", "client URL of the local etcd member")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")
+	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "how long a change waits at most until it is on its way to the store; 0 keeps no changes between backups")
+	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is proven by replaying the changes since the one before; 0 means never")
+	f.StringVar(&o.address, "address", "", "address for --metrics-port (default: all)")
+	f.IntVar(&o.metricsPort, "metrics-port", 0, "port for metrics, health and status page; 0 means none")
+	f.Var(plan.RetentionFlag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
 	f.StringVar(&o.files.ca, "client-ca-file", "", "CA that signed the certificate of etcd")
 	f.StringVar(&o.files.cert, "client-cert-file", "", "certificate to show to etcd")
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
+	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
+	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
+	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups with, or aws-kms:ARN to use no other key of KMS; may be repeated")
+	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption to demand of the S3 store: AES256 or aws:kms; a server that ignores it is not written to")
+	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
+	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of what is written to the S3 store, for example STANDARD_IA")
+	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for what is written to the S3 store; may be repeated")
 	klog.InitFlags(f)
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -121,13 +190,19 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	case o.clusterName == "":
 		return o, errors.New("--cluster-name is required")
+	case backup.CheckCompression(o.compression) != nil:
+		return o, fmt.Errorf("--backup-compression: %w", backup.CheckCompression(o.compression))
 	case o.interval <= 0:
 		return o, fmt.Errorf("--interval=%s: want more than 0", o.interval)
+	case o.changes != 0 && o.changes < 100*time.Millisecond || o.verify < 0:
+		return o, fmt.Errorf("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
+	case o.metricsPort < 0 || o.metricsPort > 65535:
+		return o, fmt.Errorf("--metrics-port=%d: want a port from 1 to 65535, or 0 for none", o.metricsPort)
 	case (o.files.cert == "") != (o.files.key == ""):
 		return o, errors.New("--client-cert-file and --client-key-file belong together")
 	}
 	for name, to := range map[string]*time.Duration{
-		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": &o.retention.Hourly, "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": &o.retention.Daily,
+		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": &o.retention.Backups.Hourly, "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": &o.retention.Backups.Daily,
 	} {
 		if v := env(name); v != "" {
 			d, err := plan.ParseRetention(v)

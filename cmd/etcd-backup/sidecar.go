@@ -1,26 +1,27 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
 const (
 	// statusTimeout bounds the question whether the local etcd leads.
 	statusTimeout = 5 * time.Second
-	// lookInterval is how often an instance beside a follower looks whether that has changed.
-	lookInterval = 30 * time.Second
 	// firstRetry and longestRetry bound the wait after a failure.
 	firstRetry   = time.Second
 	longestRetry = 5 * time.Minute
@@ -30,22 +31,35 @@ const (
 
 var errStalled = errors.New("no byte has moved for " + stallTimeout.String())
 
-// sidecar backs up one etcd member.
+// sidecar backs up one etcd member. Only the goroutine of run touches it, but for what mu guards.
 type sidecar struct {
-	o       options
-	catalog *catalog.Catalog
-	writer  *backup.Writer
-	client  *etcd.Client
-	now     func() time.Time
-	node    cluster.NodeID
+	o           options
+	toolVersion string
+	catalog     *catalog.Catalog
+	writer      *backup.Writer
+	dialStream  func() (*etcd.Client, error)
+	client      *etcd.Client
+	now         func() time.Time
+	pruner      *prune.Pruner
+	fence       *fence
+	beatEvery   time.Duration
+	wake        chan struct{}
 
+	// acting is nil while this instance isn't the one that acts.
+	acting *acting
 	// begun is true after the first backup, or after the first look that found that somebody else is to make it.
 	begun    bool
 	failures int
+	said     string
+
+	mu sync.Mutex
+	// wanted says why a full backup is needed at once.
+	wanted string
+	shown  shown
 }
 
 // newSidecar prepares everything and talks to nobody.
-func newSidecar(o options, c *catalog.Catalog, toolVersion string) (*sidecar, error) {
+func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion string) (*sidecar, error) {
 	conf, err := o.files.config(o.clientURL)
 	if err != nil {
 		return nil, err
@@ -55,25 +69,54 @@ func newSidecar(o options, c *catalog.Catalog, toolVersion string) (*sidecar, er
 		return nil, err
 	}
 	host, err := os.Hostname()
-	if err != nil {
-		host = "" // only a label in the manifest
+	if err != nil || host == "" {
+		host = "etcd-backup" // only a label
 	}
-	return &sidecar{o: o, catalog: c, writer: backup.NewWriter(c, backup.Options{ToolVersion: toolVersion}), client: client, now: time.Now, node: cluster.NodeID(host)}, nil
+	return &sidecar{
+		o: o, toolVersion: toolVersion, catalog: c, writer: backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
+		dialStream: func() (*etcd.Client, error) { return etcd.DialStream([]string{o.clientURL}, conf) }, client: client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
+		fence: &fence{catalog: c, store: store, node: cluster.NodeID(host), patience: instancePatience},
+	}, nil
 }
 
-func (s *sidecar) close() error { return s.client.Close() }
+// close ends what run, or a single step, has begun.
+func (s *sidecar) close() error {
+	s.rest(context.Canceled)
+	return s.client.Close()
+}
 
 // run works until the context ends, which is no error. Whatever fails is tried again.
 func (s *sidecar) run(ctx context.Context) error {
-	klog.Infof("backing up etcd %s of cluster %s to %s every %s, while it is the etcd leader", s.o.clientURL, s.o.clusterName, s.o.store, s.o.interval)
+	klog.Infof("backing up etcd %s of cluster %s to %s every %s, if no other instance does", s.o.clientURL, s.o.clusterName, s.o.store, s.o.interval)
+	defer func() { s.rest(context.Canceled) }()
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	unserved := make(chan error, 1)
+	if s.o.metricsPort != 0 {
+		wg.Go(func() {
+			if err := s.serveStatus(ctx); err != nil {
+				unserved <- err
+				cancel()
+			}
+		})
+	}
 	for {
 		wait := s.step(ctx)
 		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			t.Stop()
+			select {
+			case err := <-unserved:
+				return err
+			default:
+			}
 			klog.Info("asked to stop: stopping")
 			return nil
+		case <-s.wake:
+			t.Stop()
 		case <-t.C:
 		}
 	}
@@ -84,48 +127,113 @@ func (s *sidecar) step(ctx context.Context) time.Duration {
 	wait, err := s.turn(ctx)
 	if err == nil {
 		s.failures = 0
+		s.show(func(v *shown) { v.failure = "" })
 		return wait
 	}
 	if ctx.Err() != nil {
 		return 0
 	}
+	if a := s.acting; a != nil && a.ctx.Err() != nil { // that is why it failed; the next turn says so
+		return 0
+	}
 	s.failures++
-	wait = min(firstRetry<<min(s.failures-1, 16), longestRetry, s.o.interval)
+	wait = min(firstRetry<<min(s.failures-1, 16), wait, s.o.interval)
 	klog.Errorf("backup of cluster %s failed %d times in a row, next attempt in %s: %v", s.o.clusterName, s.failures, wait, err)
+	s.show(func(v *shown) { v.failure = err.Error() })
 	return wait
 }
 
+// turn looks who is to act, and does what is due. With an error it returns the longest time to wait before the next attempt.
 func (s *sidecar) turn(ctx context.Context) (time.Duration, error) {
-	status, err := s.status(ctx)
-	if err != nil {
-		return 0, err
+	look := min(s.beatEvery, s.o.interval)
+	if a := s.acting; a != nil && a.ctx.Err() != nil {
+		s.rest(nil)
 	}
-	look := min(lookInterval, s.o.interval)
-	if status.Leader != status.MemberID {
+	status, err := s.status(ctx)
+	s.show(func(v *shown) { v.etcd = etcdShown(status, err) })
+	if err != nil {
+		return look, err
+	}
+	r, err := s.assume(ctx, status)
+	s.show(func(v *shown) { v.store = "" })
+	if err != nil {
+		s.show(func(v *shown) { v.store = err.Error() })
+		return look, err
+	}
+	if r == standsBy {
 		s.begun = true
-		klog.V(2).Infof("member %s is not the etcd leader: its leader's instance backs up", status.MemberID)
 		return look, nil
 	}
+	if s.acting != nil {
+		ctx = s.acting.ctx
+	}
+	return s.work(ctx, status, look)
+}
+
+// assume makes this instance the one that acts, or no longer, as it is to be.
+func (s *sidecar) assume(ctx context.Context, status etcd.Status) (role, error) {
+	leads := status.Leader == status.MemberID
+	if a := s.acting; a != nil {
+		if a.hold != nil || leads {
+			return acts, nil // until another one takes over: it is the one beside the etcd leader, if there is one
+		}
+		s.rest(errNotLeading)
+	}
+	r, hold, why, err := standsBy, (*catalog.Hold)(nil), "a learner can't act", error(nil)
+	if !status.Learner {
+		r, hold, why, err = s.fence.claim(ctx, status.MemberID, leads, s.now())
+	}
+	if err != nil {
+		return standsBy, err
+	}
+	if why != s.said {
+		s.said = why
+		if why != "" {
+			klog.Infof("not acting beside member %s: %s", status.MemberID, why)
+		}
+	}
+	s.show(func(v *shown) { v.doing = why })
+	if r == acts {
+		s.begin(ctx, hold, status)
+	}
+	return r, nil
+}
+
+// work does what is due for one who may. Changes are recorded behind a backup: where there is none at all, it is taken first.
+func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Duration) (time.Duration, error) {
 	list, err := s.catalog.Backups(ctx)
 	if err != nil {
-		return 0, err
+		s.show(func(v *shown) { v.store = err.Error() })
+		return longestRetry, err
 	}
-	if newest, ok := list.Newest(); ok && s.begun {
+	newest, some := list.Newest()
+	s.show(func(v *shown) { v.newest, v.backups = newest.Time, len(list.Backups) })
+	if a := s.acting; a != nil {
+		if some {
+			s.keepChanges(a)
+		} else {
+			defer s.keepChanges(a)
+		}
+	}
+	reason := s.takeWanted()
+	if reason == "" && some && s.begun {
 		// Whoever led before may have made it: the interval counts from there.
 		if age := s.now().Sub(newest.Time); age >= 0 && age < s.o.interval {
 			return min(s.o.interval-age, look), nil
 		}
 	}
 	name := catalog.NewBackupName(s.now(), allNames(list))
-	if err := s.backup(ctx, name, status); err != nil {
-		return 0, err
+	if err := s.backup(ctx, name, status, cmp.Or(reason, "periodic")); err != nil {
+		s.wantAgain(reason)
+		return longestRetry, err
 	}
 	s.begun = true
+	s.show(func(v *shown) { v.newest, v.backups = s.now(), len(list.Backups)+1 })
 	if err := s.retain(ctx); err != nil {
 		// The backup stands; what is too much goes after the next one.
 		klog.Errorf("old backups could not be removed, next attempt in %s: %v", s.o.interval, err)
 	}
-	return min(s.o.interval, look), nil
+	return look, nil
 }
 
 func allNames(l catalog.BackupList) []string {
@@ -147,7 +255,7 @@ func (s *sidecar) status(ctx context.Context) (etcd.Status, error) {
 }
 
 // backup streams one snapshot into the store.
-func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status) error {
+func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status, reason string) error {
 	spec, err := s.spec(ctx, status)
 	if err != nil {
 		return err
@@ -156,17 +264,26 @@ func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status) e
 	defer cancel(nil)
 	watchdog := time.AfterFunc(stallTimeout, func() { cancel(errStalled) })
 	defer watchdog.Stop()
+	asked := s.now()
+	if status, err = s.status(ctx); err != nil {
+		return err
+	}
 	snapshot, err := s.client.Snapshot(ctx)
 	if err != nil {
 		return err
 	}
-	facts := backup.Facts{ClusterName: s.o.clusterName, ClusterID: status.ClusterID, MemberID: status.MemberID, Node: s.node,
-		EtcdVersion: status.Version, Spec: spec, Revision: status.Revision, Size: snapshot.Size, Reason: "periodic"}
+	// The snapshot's revision is between this one and the one before. What it is exactly, is not to be had without opening it.
+	after, err := s.status(ctx)
+	if err != nil {
+		return errors.Join(err, snapshot.Close())
+	}
+	facts := backup.Facts{ClusterName: s.o.clusterName, ClusterID: status.ClusterID, MemberID: status.MemberID, Node: s.fence.node,
+		EtcdVersion: status.Version, Spec: spec, Revision: status.Revision, RevisionAtMost: after.Revision, RevisionAt: asked, Size: snapshot.Size, Reason: reason}
 	m, err := s.writer.Write(ctx, name, facts, snapshot.Unverified(), func(backup.Progress) { watchdog.Reset(stallTimeout) })
 	if err != nil {
 		return err
 	}
-	klog.Infof("backup %s: revision %d, %d bytes stored as %d in %s", name, m.Revision, m.Raw.Size, m.Stored.Size, m.Duration().Round(time.Millisecond))
+	klog.Infof("backup %s (%s): revision %d, %d bytes stored as %d in %s", name, reason, m.Revision, m.Raw.Size, m.Stored.Size, m.Duration().Round(time.Millisecond))
 	return nil
 }
 
@@ -194,35 +311,24 @@ func (s *sidecar) spec(ctx context.Context, status etcd.Status) (cluster.Spec, e
 	return spec, nil
 }
 
-// retain removes what the policy gives up, all in one pass.
+// retain removes what the policy gives up, within the bounds of one run. Why the store denies it is said once.
 func (s *sidecar) retain(ctx context.Context) error {
-	list, err := s.catalog.Backups(ctx)
+	ex, err := prune.ReadExempt(ctx, s.catalog, s.now())
 	if err != nil {
 		return err
 	}
-	var stored []plan.StoredBackup
-	for _, b := range list.Backups {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
+	r, err := s.pruner.Run(ctx, s.now(), ex)
+	if r.Backups+r.Objects+r.Segments > 0 {
+		klog.Infof("removed %d old backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
 	}
-	for _, b := range list.Leftovers {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time})
-	}
-	// A backup was just written, so a clock of ours that is ahead of the store's is wrong, and would cost old backups.
-	now := s.now()
-	if written := list.LastWritten(); written.Before(now) {
-		now = written
-	}
-	var doomed []string
-	for _, d := range plan.Retain(now, stored, s.o.retention) {
-		if !d.Keep {
-			klog.V(2).Infof("removing backup %s: %s", d.Name, d.Reason)
-			doomed = append(doomed, d.Name)
+	s.show(func(v *shown) {
+		v.denied = ""
+		if r.Denied != "" {
+			v.denied = fmt.Sprintf("nothing is removed from the store before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
 		}
+	})
+	if r.News {
+		klog.Errorf("nothing old is removed before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
 	}
-	if len(doomed) == 0 {
-		return nil
-	}
-	n, err := s.catalog.DeleteBackups(ctx, doomed...)
-	klog.Infof("removed %d old backups (%d objects)", len(doomed), n)
 	return err
 }

@@ -19,17 +19,24 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
-// TestMain makes the test binary able to run as the etcd that is compiled in.
+// instance is what the test binary is called with to be this program, with shorter waits.
+const instance = "instance"
+
+// TestMain makes the test binary able to run as the etcd that is compiled in, and as this program.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case etcd.Subcommand:
 			etcd.Main(os.Args[2:])
 			os.Exit(0)
-		case etcd.ProveSubcommand:
-			os.Exit(etcd.ProveMain(os.Args[2:]))
+		case instance:
+			os.Exit(instanceMain(os.Args[2:]))
+		}
+		if code, ok := childMain(os.Args[1:]); ok {
+			os.Exit(code)
 		}
 	}
 	os.Exit(m.Run())
@@ -151,7 +158,7 @@ func backups(t *testing.T, c *catalog.Catalog) catalog.BackupList {
 func TestSidecar(t *testing.T) {
 	url := startEtcd(t, 1)[0]
 	putKeys(t, url, 50)
-	dir := t.TempDir()
+	dir, data := t.TempDir(), t.TempDir()
 	for _, old := range []string{"2020-01-01T00:00:00Z-000000", "2021-01-01T00:00:00Z-000000"} {
 		for _, f := range []string{"etcd.backup.gz", "_etcd_backup.meta"} {
 			if err := os.MkdirAll(filepath.Join(dir, old), 0o755); err != nil {
@@ -167,7 +174,7 @@ func TestSidecar(t *testing.T) {
 	code := make(chan int, 1)
 	var errOut bytes.Buffer
 	go func() {
-		code <- run(ctx, []string{"-cluster-name=test", "--backup-store", dir, "--client-url=" + url, "--interval=1s"}, func(string) string { return "" }, &errOut)
+		code <- run(ctx, []string{"-cluster-name=test", "--backup-store", dir, "--client-url=" + url, "--interval=1s", "--data-dir=" + data}, func(string) string { return "" }, &errOut)
 	}()
 	eventually(t, "three backups are there, and the old ones gone", func() bool {
 		l := backups(t, c)
@@ -188,7 +195,7 @@ func TestSidecar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := res.Manifest; m == nil || m.ClusterName != "test" || m.EtcdVersion != etcd.CompiledVersion || m.Revision != 51 || m.ClusterID == 0 || m.MemberID == 0 || m.Reason != "periodic" {
+	if m := res.Manifest; m == nil || m.ClusterName != "test" || m.EtcdVersion != etcd.CompiledVersion || m.Revision != 51 || m.ClusterID == 0 || m.MemberID == 0 || m.RevisionAtMost != 51 || m.Reason != "periodic" {
 		t.Errorf("manifest %+v", m)
 	}
 	if res.Info.Spec.MemberCount != 1 || res.Info.Spec.EtcdVersion != etcd.CompiledVersion {
@@ -206,7 +213,11 @@ func TestSidecar(t *testing.T) {
 
 func testSidecar(t *testing.T, url, dir string, interval time.Duration) *sidecar {
 	t.Helper()
-	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval, retention: plan.DefaultRetention()}, openStore(t, dir), "test")
+	store, err := file.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval, retention: prune.Policy{Backups: plan.DefaultRetention()}}, store, openStore(t, dir), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,10 +248,10 @@ func TestOnlyBesideTheLeader(t *testing.T) {
 			follower = s
 		}
 	}
-	if wait := follower.step(ctx); wait != lookInterval || len(backups(t, c).Backups) != 0 {
+	if wait := follower.step(ctx); wait != beatInterval || len(backups(t, c).Backups) != 0 {
 		t.Fatalf("beside a follower: waits %s, %v", wait, backups(t, c).Names())
 	}
-	if wait := leader.step(ctx); wait != lookInterval || len(backups(t, c).Backups) != 1 {
+	if wait := leader.step(ctx); wait != beatInterval || len(backups(t, c).Backups) != 1 {
 		t.Fatalf("beside the leader: waits %s, %v", wait, backups(t, c).Names())
 	}
 	leader.step(ctx)
@@ -300,6 +311,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"--cluster-name=x", "extra"}, nil, `"extra"`},
 		{[]string{"--cluster-name=x", "--interval=0s"}, nil, "--interval"},
 		{[]string{"--cluster-name=x", "--client-cert-file=x"}, nil, "belong together"},
+		{[]string{"--cluster-name=x", "--change-log-interval=1ms"}, nil, "--change-log-interval"},
+		{[]string{"--cluster-name=x", "--verify-interval=-1s"}, nil, "--verify-interval"},
+		{[]string{"--cluster-name=x", "--metrics-port=70000"}, nil, "--metrics-port"},
 		{[]string{"--cluster-name=x", "--nonsense"}, nil, "nonsense"},
 		{[]string{"--cluster-name=x", "--backup-store=relative"}, nil, "absolute"},
 		{[]string{"--cluster-name=x"}, map[string]string{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1 year"}, "ETCD_MANAGER_DAILY_BACKUPS_RETENTION"},
@@ -316,7 +330,7 @@ func TestUsage(t *testing.T) {
 	o, err := parse([]string{"-cluster-name", "x"}, func(k string) string {
 		return map[string]string{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": "2d", "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1y"}[k]
 	}, io.Discard)
-	if err != nil || o.retention != (plan.RetentionPolicy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" || o.interval != 15*time.Minute {
+	if err != nil || o.retention.Backups != (plan.RetentionPolicy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) || o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" || o.interval != 15*time.Minute {
 		t.Errorf("got %+v, %v", o, err)
 	}
 	if code := run(context.Background(), []string{"-h"}, func(string) string { return "" }, io.Discard); code != exitOK {

@@ -18,9 +18,15 @@ func arrange(root *cobra.Command, args []string) []string {
 		}
 	}
 	root.PersistentFlags().VisitAll(collect)
-	for _, c := range root.Commands() {
-		c.Flags().VisitAll(collect)
+	var below func(c *cobra.Command)
+	below = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			sub.Flags().VisitAll(collect)
+			sub.PersistentFlags().VisitAll(collect)
+			below(sub)
+		}
 	}
+	below(root)
 	front, rest := []string{}, []string{}
 	command := ""
 	for i := 0; i < len(args); i++ {

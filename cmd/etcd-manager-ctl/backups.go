@@ -19,7 +19,11 @@ type backupOutput struct {
 	Time        time.Time `json:"time,omitzero"`
 	SizeBytes   int64     `json:"sizeBytes"`
 	HasManifest bool      `json:"hasManifest"`
-	Modified    time.Time `json:"modified"`
+	Pinned      bool      `json:"pinned"`
+	// Proof is "proven", "disproven" or, if it was never tried, absent; ProofAt is when it was written.
+	Proof    string    `json:"proof,omitempty"`
+	ProofAt  time.Time `json:"proofAt,omitzero"`
+	Modified time.Time `json:"modified"`
 }
 
 func (a *app) listBackupsCommand() *cobra.Command {
@@ -49,7 +53,7 @@ func (a *app) listBackups(ctx context.Context) error {
 	case "json":
 		out := make([]backupOutput, 0, len(l.Backups))
 		for _, b := range l.Backups {
-			out = append(out, backupOutput{b.Name, b.Time, b.Size, b.HasManifest, b.Modified})
+			out = append(out, backupOutput{Name: b.Name, Time: b.Time, SizeBytes: b.Size, HasManifest: b.HasManifest, Pinned: b.Pinned, Proof: proofOf(b), ProofAt: b.ProofAt, Modified: b.Modified})
 		}
 		return a.printJSON(out)
 	case "wide":
@@ -65,7 +69,7 @@ func (a *app) listBackups(ctx context.Context) error {
 
 func (a *app) backupTable(backups []catalog.Backup) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tCHECKSUMS")
+	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tCHECKSUMS\tPINNED\tPROOF")
 	for _, b := range backups {
 		age, sums := "unknown", "gzip and etcd"
 		if !b.Time.IsZero() {
@@ -74,12 +78,30 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 		if b.HasManifest {
 			sums = "manifest"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", b.Name, age, sizeOf(b.Size), sums)
+		pinned, proof := "no", "never tried"
+		if b.Pinned {
+			pinned = "yes"
+		}
+		if p := proofOf(b); p != "" {
+			proof = fmt.Sprintf("%s %s", p, ago(a.now().Sub(b.ProofAt)))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.Name, age, sizeOf(b.Size), sums, pinned, proof)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil
+}
+
+// proofOf is what the last proof of a backup has found; empty if there was none.
+func proofOf(b catalog.Backup) string {
+	switch {
+	case b.Disproven:
+		return string(catalog.Disproven)
+	case b.Proven:
+		return string(catalog.Proven)
+	}
+	return ""
 }
 
 // closest returns at most n of the names that are spelled most like word; none if nothing is like it.

@@ -44,37 +44,67 @@ func (s *specChange) apply(spec cluster.Spec) cluster.Spec {
 
 func (a *app) configureCommand() *cobra.Command {
 	var change specChange
+	var set settingsChange
+	var out outage
 	cmd := &cobra.Command{
 		Use: "configure-cluster", Short: "Write the cluster spec, keeping what is not given", Args: noArgs,
-		Long: `Write the cluster spec, keeping what is not given. The managers see it within a minute and change the
-cluster accordingly, one safe step at a time.`,
-		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --member-count=3 --etcd-version=3.5.21",
+		Long: `Write the cluster spec and etcd's settings, keeping what is not given. The managers see it within a minute and change the
+cluster accordingly, one safe step at a time. What is refused, and why, is in the leading manager's log and status.
+
+A version that etcd can't go to while it serves, like 3.4 from 3.5, is only gone to with --allow-outage: a backup is taken and restored into that
+version at once; how long nobody is served for it, and what isn't in it, is said before it is queued. Nothing is stopped before the backup is
+proven and staged on every node, and undo-restore takes it back. Where no outage is needed the flag changes nothing.`,
+		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --member-count=3 --etcd-version=3.5.21
+  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --set=quota-backend-bytes=8GiB --set=auto-compaction-retention=1h
+  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --etcd-version=3.4.23 --allow-outage --wait`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			change.read(cmd)
-			return a.configure(cmd.Context(), change)
+			return a.configure(cmd.Context(), change, set, out)
 		},
 	}
 	change.addFlags(cmd)
+	set.addFlags(cmd)
+	out.addFlags(cmd)
 	return cmd
 }
 
-func (a *app) configure(ctx context.Context, change specChange) error {
+func (a *app) configure(ctx context.Context, change specChange, set settingsChange, out outage) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
-	if change.empty() {
-		return usagef("configure-cluster needs --member-count or --etcd-version")
+	if err := out.check(change); err != nil {
+		return err
 	}
-	c, ctx, cancel, err := a.catalog(ctx)
+	if change.empty() && set.empty() {
+		return usagef("configure-cluster needs --member-count, --etcd-version, --set or --unset")
+	}
+	c, lctx, cancel, err := a.catalog(ctx)
 	if err != nil {
 		return err
 	}
 	defer cancel()
-	spec, err := a.writeSpec(ctx, c, change)
+	if out.allow {
+		return a.changeVersion(ctx, c, change, set, out.wait)
+	}
+	if err := a.writeSettings(lctx, c, set); err != nil {
+		return err
+	}
+	return a.writeAndShow(lctx, c, change)
+}
+
+// writeAndShow changes the spec, if anything is changed about it, and prints what it is now.
+func (a *app) writeAndShow(ctx context.Context, c *catalog.Catalog, change specChange) error {
+	var spec cluster.Spec
+	var err error
+	if change.empty() {
+		spec, _, err = a.readSpec(ctx, c, change)
+	} else {
+		spec, err = a.writeSpec(ctx, c, change)
+	}
 	if err != nil {
 		return err
 	}
-	return a.printSpec(spec)
+	return a.showSpec(ctx, c, spec)
 }
 
 // configureAttempts bounds how often a change by somebody else is taken into account.

@@ -19,12 +19,15 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope"
+	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
 
 var update = flag.Bool("update", false, "rewrite the transcripts in testdata")
 
 // world is a store in memory, a clock that stands still, and the transcript of what was said.
 type world struct {
+	kms   envelope.KMS
 	t     *testing.T
 	store blob.Store
 	now   time.Time
@@ -36,6 +39,10 @@ type world struct {
 	steps []func()
 	// testdata is where transcripts are, whatever the current directory is.
 	testdata string
+	// stores are those of a kOps cluster, by URL, in memory or as onServer opens them, and cloud has its volumes.
+	stores   map[string]blob.Store
+	onServer func(url string) blob.Store
+	cloud    *awsdouble.Cloud
 }
 
 func newWorld(t *testing.T) *world {
@@ -71,13 +78,16 @@ func (w *world) exec(args ...string) (code int, out, errOut string) {
 	w.t.Helper()
 	var o, e bytes.Buffer
 	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, version: "1.2.3", now: func() time.Time { return w.now },
-		person: w.answer != "", pause: w.pause, checker: newChecker(),
+		person: w.answer != "", pause: w.pause, checker: newChecker(), kms: w.kms,
 		open: func(ctx context.Context, url string) (blob.Store, error) {
 			if strings.HasPrefix(url, "mem:") {
 				return w.store, nil
 			}
+			if w.stores != nil {
+				return w.kopsStore(url), nil
+			}
 			return connect.Open(ctx, url, func(string) string { return "" })
-		}})
+		}, kopsVolumes: openKopsVolumes})
 	return code, o.String(), e.String()
 }
 

@@ -88,6 +88,8 @@ func (a *app) whyKept(e entry) error {
 			e.name, e.subject(), e.op.State, a.ctl("follow", e.name), a.ctl("undo-restore", e.name))
 	case e.queued():
 		return nil
+	case e.op.State == catalog.StateDone && e.creates():
+		return &notFoundError{fmt.Sprintf("%s isn't queued any more: backup %s was taken", e.name, e.op.Backup)}
 	case e.op.State == catalog.StateDone:
 		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it was done\n  take it back:  %s", e.name, a.ctl("undo-restore", e.name))}
 	case e.op.State.Final():

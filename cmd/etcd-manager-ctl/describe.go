@@ -126,7 +126,16 @@ func (a *app) describeRequest(line func(name, format string, args ...any), e ent
 	if e.source() != nil && e.backup() != "" {
 		line("backup", "%s, made of that data", e.backup())
 	}
-	line("into", "%s", clusterOf(e.spec()))
+	if e.creates() {
+		if e.cmd != nil && e.cmd.Create.Pin {
+			line("pinned", "as soon as it is taken")
+		}
+		if e.backup() != "" {
+			line("backup", "%s", e.backup())
+		}
+	} else {
+		line("into", "%s", clusterOf(e.spec()))
+	}
 	if words := asked(e.options()); len(words) > 0 {
 		line("options", "%s", strings.Join(words, ", "))
 	}

@@ -28,6 +28,9 @@ func (a *app) sayEnd(s *sight) error {
 		if a.output == "json" {
 			return nil
 		}
+		if op.Kind == catalog.KindBackup {
+			return a.printf("done: backup %s\n", op.Backup)
+		}
 		return a.sayDone(op)
 	case catalog.StateRolledBack:
 		text := fmt.Sprintf("%s was rolled back: %s\nThe old data are back; nothing is to be undone.", s.name, op.Reason)
@@ -37,6 +40,9 @@ func (a *app) sayEnd(s *sight) error {
 		return &outcomeError{exitRolledBack, text}
 	case catalog.StateSuperseded:
 		return &outcomeError{exitNotDone, fmt.Sprintf("%s was superseded: %s\nNothing was changed by it (list-commands shows the one that took its place)", s.name, op.Reason)}
+	}
+	if op.Kind == catalog.KindBackup {
+		return &outcomeError{exitFailure, fmt.Sprintf("%s failed: %s", s.name, op.Reason)}
 	}
 	return &outcomeError{exitFailure, fmt.Sprintf("%s failed: %s\nNothing was stopped for it; what served before serves on.", s.name, op.Reason)}
 }
@@ -48,7 +54,7 @@ func (a *app) sayDone(op *catalog.Operation) error {
 	if op.Source != nil {
 		what = strings.TrimPrefix(subject("", op.Source), "recovery from ") + ", as backup " + op.Backup
 	}
-	fmt.Fprintf(&b, "done: restored %s into %s\n", what, clusterOf(op.Spec))
+	fmt.Fprintf(&b, "done: restored %s%s into %s\n", what, point(op.Options, op.Target), clusterOf(op.Spec))
 	if op.RevisionAfter > 0 {
 		fmt.Fprintf(&b, "  revision:       %d", op.RevisionAfter)
 		if op.RevisionBefore > 0 {

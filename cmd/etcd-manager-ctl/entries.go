@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -52,11 +53,27 @@ func (e entry) source() *catalog.Source {
 	return nil
 }
 
+// creates tells that it takes a backup, and restores nothing.
+func (e entry) creates() bool {
+	return e.cmd != nil && e.cmd.Create != nil || e.op != nil && e.op.Kind == catalog.KindBackup
+}
+
 func (e entry) subject() string {
 	if e.problem != nil {
 		return "it can't be read"
 	}
-	return subject(e.backup(), e.source())
+	if e.creates() {
+		return "a backup on demand"
+	}
+	return subject(e.backup(), e.source()) + e.point()
+}
+
+// point says to where the backup is brought.
+func (e entry) point() string {
+	if e.op != nil {
+		return point(e.options(), e.op.Target)
+	}
+	return point(e.options(), nil)
 }
 
 func (e entry) spec() cluster.Spec {
@@ -67,6 +84,9 @@ func (e entry) spec() cluster.Spec {
 }
 
 func (e entry) options() catalog.RestoreOptions {
+	if e.cmd != nil && e.cmd.Create != nil {
+		return catalog.RestoreOptions{Reason: e.cmd.Create.Reason}
+	}
 	if e.cmd != nil {
 		return e.cmd.Options
 	}
@@ -106,13 +126,13 @@ func entries(ctx context.Context, c *catalog.Catalog) ([]entry, error) {
 	last := "" // the newest that waits
 	for i, cmd := range cmds {
 		e := entry{name: cmd.Name, cmd: &cmds[i], op: byCommand[cmd.Name]}
-		if e.waiting() {
+		if e.waiting() && !e.creates() {
 			last = e.name
 		}
 		out = append(out, e)
 	}
 	for i := range out {
-		if out[i].waiting() && out[i].name != last {
+		if out[i].waiting() && !out[i].creates() && out[i].name != last {
 			out[i].overtaken = last
 		}
 	}
@@ -146,12 +166,14 @@ type sourceOutput struct {
 
 type commandOutput struct {
 	Name string `json:"name"`
-	// Kind is "restore", "recover" or "unknown".
+	// Kind is "restore", "recover", "backup" or "unknown".
 	Kind   string        `json:"kind"`
 	State  string        `json:"state"`
 	Queued bool          `json:"queued"`
 	Backup string        `json:"backup,omitempty"`
 	Source *sourceOutput `json:"source,omitempty"`
+	// To says to where the backup is brought before it is restored, in words; empty if not.
+	To string `json:"to,omitempty"`
 	// Spec is what the backup is restored into.
 	Spec       *specOutput `json:"spec,omitempty"`
 	QueuedAt   time.Time   `json:"queuedAt,omitzero"`
@@ -176,9 +198,17 @@ func (e entry) output() commandOutput {
 	}
 	spec, options := e.spec(), e.options()
 	r := commandOutput{Name: e.name, Kind: "restore", State: stateWaiting, Queued: e.queued(), Backup: e.backup(),
-		Spec: &specOutput{spec.MemberCount, spec.EtcdVersion}, QueuedAt: e.queuedAt(), Now: options.Now, Note: options.Reason}
+		Spec: &specOutput{spec.MemberCount, spec.EtcdVersion, nil}, QueuedAt: e.queuedAt(), Now: options.Now, Note: options.Reason}
+	r.To = strings.TrimPrefix(e.point(), ", ")
 	if s := e.source(); s != nil {
 		r.Kind, r.Source = "recover", &sourceOutput{s.Node, s.Token}
+	}
+	if e.creates() {
+		r.Kind, r.Spec = "backup", nil
+		if e.cmd != nil && e.op == nil {
+			r.State, r.Reason = progressOfBackup(e.cmd.Create)
+			return r
+		}
 	}
 	if e.op == nil {
 		if e.overtaken != "" {
@@ -198,6 +228,18 @@ func (e entry) output() commandOutput {
 	return r
 }
 
+// progressOfBackup is how far the managers are with a backup on demand.
+func progressOfBackup(b *catalog.CreateBackup) (state, words string) {
+	p := b.Progress
+	switch {
+	case p == nil:
+		return stateWaiting, "for the leader to see it (about half a minute), and for a cluster that serves"
+	case p.Error == "":
+		return stateRunning, fmt.Sprintf("node %s takes it", p.Node)
+	}
+	return stateWaiting, fmt.Sprintf("attempt %d on node %s failed, the next one comes at %s: %s", p.Attempt, p.Node, clock(p.RetryAt), p.Error)
+}
+
 // detail is the last column of list-commands.
 func (r commandOutput) detail() string {
 	switch {
@@ -207,6 +249,8 @@ func (r commandOutput) detail() string {
 		return "for the leader to see it (about half a minute)"
 	case r.State == stateWaiting:
 		return "until the managers are restarted"
+	case r.State == stateRunning && r.Phase == "":
+		return r.Reason
 	case r.State == stateRunning:
 		s := r.Phase
 		if r.Percent != nil {

@@ -32,14 +32,16 @@ cluster, so it isn't taken for another one's.`,
 	f.StringVar(&o.reason, "reason", "import", "the `reason` that the manifest names")
 	f.StringVar(&o.version, "etcd-version", "", "the etcd `version` that it was taken with (default: as far as the file tells)")
 	f.BoolVar(&o.skipHash, "skip-hash-check", false, "take a database that was copied from a data dir, which has no checksum at its end; its structure is checked all the same")
+	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "gzip, which other tools read too, or zstd")
+	f.StringSliceVar(&a.encryption, "backup-encryption", nil, "who can read the backup: age:`FILE` with recipients, or aws-kms:ARN; may be repeated (default: not encrypted)")
 	addTempDir(cmd, &o.tempDir)
 	_ = cmd.MarkFlagDirname("temp-dir") // it fails only for a flag that doesn't exist
 	return cmd
 }
 
 type importOptions struct {
-	reason, version, tempDir string
-	skipHash                 bool
+	reason, version, tempDir, compression string
+	skipHash                              bool
 }
 
 type importOutput struct {
@@ -57,6 +59,9 @@ func (a *app) importFile(ctx context.Context, file string, o importOptions) erro
 		if err := catalog.ValidateSpec(cluster.Spec{MemberCount: 1, EtcdVersion: strings.TrimPrefix(o.version, "v")}); err != nil {
 			return &usageError{err}
 		}
+	}
+	if err := backup.CheckCompression(o.compression); err != nil {
+		return &usageError{fmt.Errorf("--backup-compression: %w", err)}
 	}
 	c, err := a.openCatalog(ctx)
 	if err != nil {
@@ -154,7 +159,7 @@ func (a *app) storeFile(ctx context.Context, c *catalog.Catalog, path string, f 
 	if version == "" {
 		version = f.Format + ".0"
 	}
-	w := backup.NewWriter(c, backup.Options{ToolVersion: a.version, Now: a.now})
+	w := backup.NewWriter(c, backup.Options{ToolVersion: a.version, Now: a.now, Compression: o.compression})
 	for range nameAttempts {
 		l, err := a.backups(ctx, c)
 		if err != nil {

@@ -2,8 +2,8 @@
 //
 //	etcd-manager-ctl --backup-store=s3://bucket/prefix list-backups
 //
-// docs/ctl.md describes the commands, their output and the exit codes. Two hidden faces, "prove-db" and "keys-db", read a database that may
-// be corrupt in a process of its own.
+// docs/ctl.md describes the commands, their output and the exit codes. Hidden faces, "prove-db", "keys-db", "values-db" and "replay-db", work on a
+// database that may be corrupt in a process of its own.
 package main
 
 import (
@@ -18,6 +18,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
 )
 
 // version is set by the linker (-X main.version=…) for releases.
@@ -35,7 +36,8 @@ func main() {
 		args: os.Args[1:], in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr), person: isTerminal(os.Stdin) && isTerminal(os.Stderr),
 		open: func(ctx context.Context, url string) (blob.Store, error) { return connect.Open(ctx, url, os.Getenv) },
-		now:  time.Now, version: toolVersion(), pause: pause, checker: newChecker(),
+		now:  time.Now, env: os.Getenv, version: toolVersion(), pause: pause, checker: newChecker(), kopsVolumes: openKopsVolumes,
+		kms: awskms.New(awskms.Config{Endpoint: os.Getenv("KMS_ENDPOINT")}),
 	})
 	stop()
 	os.Exit(code)

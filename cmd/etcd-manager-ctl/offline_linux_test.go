@@ -192,7 +192,7 @@ func rehash(data []byte, damage func(db []byte)) []byte {
 func (w *world) steady() {
 	text := w.log.String()
 	for _, r := range [][2]string{{`(HashKV:? *)\d+`, "$1#"}, {`\b[\d.]+ [KM]iB`, "#.# MiB"}, {`at byte \d+`, "at byte #"}, {`\d+ bytes with SHA-256 \w+…`, "# bytes with SHA-256 #…"},
-		{`in a process .*`, "in a process #"}, {regexp.QuoteMeta(etcd.CompiledVersion), "#.#.#"}, {`/\S*etcd-manager-ctl-\d+`, "TMP"}, {`\b\d+ (bytes|pages)`, "# $1"}, {`page \d+`, "page #"}} {
+		{`in a process .*`, "in a process #"}, {regexp.QuoteMeta(etcd.CompiledVersion), "#.#.#"}, {`/\S*etcd-manager-ctl-\d+`, "TMP"}, {`\b\d+ (bytes|pages)`, "# $1"}, {`page \d+`, "page #"}, {`(bad database: )bucket "\w+": `, "$1"}} {
 		text = regexp.MustCompile(r[0]).ReplaceAllString(text, r[1])
 	}
 	w.log.Reset()

@@ -25,10 +25,10 @@ func (a *app) confirm(ctx context.Context, yes bool, word, what string) error {
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(a.errOut)
-		return &outcomeError{exitFailure, "interrupted: nothing was queued"}
+		return &outcomeError{exitFailure, "interrupted: nothing was done"}
 	case typed := <-answer:
 		if typed != word {
-			return &outcomeError{exitFailure, fmt.Sprintf("the answer was not %q: nothing was queued", word)}
+			return &outcomeError{exitFailure, fmt.Sprintf("the answer was not %q: nothing was done", word)}
 		}
 		return nil
 	}

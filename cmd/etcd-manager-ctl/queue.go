@@ -126,6 +126,7 @@ func (a *app) changeSpec(ctx context.Context, c *catalog.Catalog, r request, cmd
 func (a *app) sayOthers(others []entry) {
 	for _, o := range others {
 		switch {
+		case o.creates():
 		case o.running():
 			a.note("%s (%s) is being executed (%s); this one begins after it has ended", o.name, o.subject(), o.op.State)
 		case o.waiting():
@@ -135,7 +136,7 @@ func (a *app) sayOthers(others []entry) {
 }
 
 func (a *app) sayQueued(cmd catalog.Command, wait bool) error {
-	what := subject(cmd.Backup, cmd.Source)
+	what := subject(cmd.Backup, cmd.Source) + point(cmd.Options, nil)
 	if err := a.printf("queued: %s (%s into %s)\n", cmd.Name, what, clusterOf(cmd.Spec)); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -19,22 +20,36 @@ const latest = "latest"
 
 func (a *app) restoreCommand() *cobra.Command {
 	var r request
+	var to targetFlags
 	cmd := &cobra.Command{
-		Use: "restore-backup NAME|latest", Short: "Queue the restore of a backup", Args: exactlyOne("the name of a backup (see list-backups)"),
-		Long: `Queue the restore of a backup with the current spec. Unless --now is given it does not start at once: the managers look into
+		Use: "restore-backup [NAME|latest]", Short: "Queue the restore of a backup, or of any revision or second", Args: atMostOne,
+		Long: `Queue the restore of a backup with the current spec, or of a point behind one: a second, a revision, or all that was kept. The backup that a point
+is reached from is found by itself unless NAME says which; --dry-run shows it, and what would be lost.
+
+Unless --now is given it does not start at once: the managers look into
 the queue when they start, so restart them (docker stop, kill, a roll of the masters) when the moment has come.
 The backup is proven to be good, and staged on every node, before the running cluster is touched; a restore that is done can be taken back with undo-restore.
 
 --member-count and --etcd-version are written into the cluster spec too: else the restored cluster would be changed back to it.`,
-		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup latest --now --wait",
+		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup latest --now --wait
+  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup --to-time=12:03:06 --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.change.read(cmd)
-			r.backup = args[0]
-			return a.restore(cmd.Context(), r)
+			t, err := to.target(cmd, a.now())
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				r.backup = args[0]
+			} else if t.IsZero() && to.before == "" {
+				return usagef("restore-backup needs the name of a backup (see list-backups), or --to-time, --to-revision, --latest or --before")
+			}
+			return a.restore(cmd.Context(), r, t, to)
 		},
 		ValidArgsFunction: a.complete(restorableNames),
 	}
 	r.addFlags(cmd, false)
+	to.add(cmd)
 	f := cmd.Flags()
 	f.BoolVar(&r.options.KeepMasterleases, "keep-masterleases", false, "keep the API servers' master leases, also those of servers that are gone")
 	f.StringArrayVar(&r.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
@@ -58,12 +73,14 @@ func restorableNames(ctx context.Context, c *catalog.Catalog) ([]string, error) 
 	return names, err
 }
 
-func (a *app) restore(ctx context.Context, r request) error {
+func (a *app) restore(ctx context.Context, r request, t changelog.Target, to targetFlags) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
-	if err := catalog.ValidBackupName(r.backup); err != nil {
-		return &usageError{err}
+	if r.backup != "" {
+		if err := catalog.ValidBackupName(r.backup); err != nil {
+			return &usageError{err}
+		}
 	}
 	for _, p := range r.options.DropPrefixes {
 		if p == "" {
@@ -73,6 +90,17 @@ func (a *app) restore(ctx context.Context, r request) error {
 	c, err := a.openCatalog(ctx)
 	if err != nil {
 		return err
+	}
+	if to.before != "" {
+		before, err := a.lastBefore(ctx, c, to.before, false, changelog.Target{})
+		if err != nil {
+			return err
+		}
+		a.note("%s was last deleted behind revision %d (%s shows the details)", to.before, before.Revision, a.ctl("before", to.before))
+		t.Revision = before.Revision
+	}
+	if r.backup == "" {
+		return a.restoreTo(ctx, c, r, t, to.dryRun)
 	}
 	chosen, err := a.choose(ctx, c, r.backup)
 	if err != nil {
@@ -87,6 +115,13 @@ func (a *app) restore(ctx context.Context, r request) error {
 		a.note("latest: %s", a.describeBackup(chosen))
 	}
 	r.backup = chosen.backup.Name
+	if !t.IsZero() || to.dryRun && chosen.manifest != nil {
+		t.Backup = r.backup
+		return a.restoreTo(ctx, c, r, t, to.dryRun)
+	}
+	if to.dryRun {
+		return a.printf("this would be restored: %s; it has no manifest, so its revision isn't known before it is read (inspect shows it)\n", a.describeBackup(chosen))
+	}
 	return a.enqueue(ctx, c, r)
 }
 
@@ -144,7 +179,7 @@ func (a *app) choose(ctx context.Context, c *catalog.Catalog, name string) (choi
 		if have < want {
 			kind = backup.ErrTruncated
 		}
-		return choice{}, &backup.Error{Backup: name, Kind: kind, Where: catalog.DataFile, Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
+		return choice{}, &backup.Error{Backup: name, Kind: kind, Where: ch.manifest.DataFile(), Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
 	}
 	return ch, nil
 }

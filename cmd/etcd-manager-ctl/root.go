@@ -17,6 +17,8 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope"
+	"github.com/etcd-manager/etcd-manager/pkg/kops"
 )
 
 // Exit codes; docs/ctl.md lists them.
@@ -39,11 +41,16 @@ type deps struct {
 	// outTerminal and errTerminal tell that somebody looks at a screen there, person that somebody can answer on in.
 	outTerminal, errTerminal, person bool
 	open                             func(ctx context.Context, url string) (blob.Store, error)
-	now                              func() time.Time
-	version                          string
+	// kms is the key service for what is encrypted by keys of one.
+	kms     envelope.KMS
+	now     func() time.Time
+	env     func(string) string
+	version string
 	// pause waits between two looks at the store while a command is followed. It returns false if the context ends meanwhile.
 	pause   func(ctx context.Context) bool
 	checker checker
+	// kopsVolumes is the block storage of the cluster that a kOps file describes.
+	kopsVolumes func(ctx context.Context, f *kops.File) (kops.Volumes, error)
 }
 
 // app is one run of the tool.
@@ -52,6 +59,8 @@ type app struct {
 	store   string
 	output  string
 	timeout time.Duration
+	// identities open what is encrypted, encryption is for what import-backup writes.
+	identities, encryption []string
 	// timeoutGiven is true if the command line names one.
 	timeoutGiven bool
 }
@@ -147,6 +156,7 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store; while following, how long it may be silent (default: without end)")
+	f.StringSliceVar(&a.identities, "identity", nil, "`file` with secret keys of age that open encrypted backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	logFlags.VisitAll(func(lf *flag.Flag) {
@@ -154,8 +164,10 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 		pf.Hidden = true
 		f.AddFlag(pf)
 	})
-	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(),
-		a.restoreCommand(), a.recoverCommand(), a.undoCommand(), a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(), a.versionCommand())
+	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(), a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(),
+		a.restoreCommand(), a.recoverCommand(), a.undoCommand(), a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
+		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), a.versionCommand())
+	root.AddCommand(a.lookCommands()...)
 	return root
 }
 
@@ -180,7 +192,25 @@ func (a *app) openCatalog(ctx context.Context) (*catalog.Catalog, error) {
 	if err != nil {
 		return nil, &usageError{err}
 	}
-	return catalog.New(s, catalog.WithClock(a.now)), nil
+	keys, err := a.keys()
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return catalog.New(s, catalog.WithClock(a.now), keys), nil
+}
+
+// keys are what is read and written with. Keys of a key service need no flag: an object names its own.
+func (a *app) keys() (catalog.Option, error) {
+	c := envelope.Config{KMS: a.kms}
+	opener, err := envelope.NewOpener(c, a.identities)
+	if err != nil {
+		return nil, fmt.Errorf("--identity: %w", err)
+	}
+	sealer, err := envelope.NewSealer(c, a.encryption)
+	if err != nil {
+		return nil, fmt.Errorf("--backup-encryption: %w", err)
+	}
+	return catalog.WithKeys(sealer, opener), nil
 }
 
 // catalog is openCatalog for what is over within the timeout, with which the context ends that it returns.

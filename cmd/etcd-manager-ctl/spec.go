@@ -12,13 +12,29 @@ import (
 )
 
 type specOutput struct {
-	MemberCount int    `json:"memberCount"`
-	EtcdVersion string `json:"etcdVersion,omitempty"`
+	MemberCount int              `json:"memberCount"`
+	EtcdVersion string           `json:"etcdVersion,omitempty"`
+	Settings    cluster.Settings `json:"settings,omitempty"`
+}
+
+// showSpec prints the spec and, if there are any, the settings.
+func (a *app) showSpec(ctx context.Context, c *catalog.Catalog, spec cluster.Spec) error {
+	settings, _, err := c.Settings(ctx)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return err
+	}
+	if a.output == "json" {
+		return a.printJSON(specOutput{spec.MemberCount, spec.EtcdVersion, settings})
+	}
+	if err := a.printSpec(spec); err != nil || len(settings) == 0 {
+		return err
+	}
+	return a.printf("etcd settings: %s\n", settings)
 }
 
 func (a *app) printSpec(spec cluster.Spec) error {
 	if a.output == "json" {
-		return a.printJSON(specOutput{spec.MemberCount, spec.EtcdVersion})
+		return a.printJSON(specOutput{spec.MemberCount, spec.EtcdVersion, nil})
 	}
 	version := spec.EtcdVersion
 	if version == "" {
@@ -50,7 +66,7 @@ func (a *app) get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.printSpec(spec)
+	return a.showSpec(ctx, c, spec)
 }
 
 func (a *app) noSpec() error {

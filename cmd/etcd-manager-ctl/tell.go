@@ -40,12 +40,18 @@ func tell(prev, cur *sight) []told {
 	}
 	t := &teller{now: cur.at, history: prev == nil}
 	if prev == nil {
-		t.add(cur.queuedAt(), "%s: %s into %s", cur.name, cur.subject(), clusterOf(cur.spec()))
+		what := cur.subject()
+		if !cur.creates() {
+			what += " into " + clusterOf(cur.spec())
+		}
+		t.add(cur.queuedAt(), "%s: %s", cur.name, what)
 		prev = &sight{}
 	}
-	if cur.op == nil {
+	switch {
+	case cur.op == nil:
 		t.waiting(prev, cur)
-	} else {
+	case cur.creates(): // the end says it
+	default:
 		t.running(prev.op, cur.op)
 		t.stale(prev, cur)
 	}
@@ -82,6 +88,9 @@ func (s *sight) waitsFor() string {
 	switch {
 	case s.cmd == nil:
 		return ""
+	case s.cmd.Create != nil:
+		state, words := progressOfBackup(s.cmd.Create)
+		return state + ": " + words
 	case s.ahead != nil:
 		return fmt.Sprintf("waiting for %s (%s), which is being executed (%s)", s.ahead.Command, subject(s.ahead.Backup, s.ahead.Source), s.ahead.State)
 	case s.cmd.Options.Now:

@@ -71,7 +71,7 @@ func (a *app) prepareUndo(ctx context.Context, c *catalog.Catalog, name string, 
 	if err != nil {
 		return nil, err
 	}
-	op, later, err := a.pickUndo(list, name)
+	op, later, err := a.pickUndo(slices.DeleteFunc(list, entry.creates), name)
 	if err != nil {
 		return nil, err
 	}

@@ -16,23 +16,33 @@ import (
 
 func (a *app) verifyCommand() *cobra.Command {
 	var tempDir string
-	var all bool
+	var all, chain bool
 	cmd := &cobra.Command{
 		Use: "verify-backup NAME|latest", Short: "Fetch a backup and check everything about it", Args: atMostOne,
 		Long: `Fetch a backup and check everything about it that a restore checks: sizes and SHA-256 against the manifest, gzip's checksum, etcd's own checksum at the
-end of the snapshot, and every page and record of the database. With --all all backups are checked, the newest first.`,
+end of the snapshot, and every page and record of the database. With --all all backups are checked, the newest first.
+
+With --chain the backup is also reached a second time, from the backup before it by the changes that were kept between the two, and compared: this proves
+both backups and every segment between them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) == 1) {
 				return usagef("verify-backup needs the name of a backup (see list-backups), or --all")
 			}
+			if all && chain {
+				return usagef("--chain and --all don't go together: a chain leads from one backup to the next")
+			}
 			if all {
 				return a.verifyAll(cmd.Context(), tempDir)
+			}
+			if chain {
+				return a.verifyChain(cmd.Context(), args[0], tempDir)
 			}
 			return a.verify(cmd.Context(), args[0], tempDir)
 		},
 		ValidArgsFunction: a.complete(restorableNames),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "check all backups")
+	cmd.Flags().BoolVar(&chain, "chain", false, "also reach it from the backup before it by the changes between them, and compare")
 	addTempDir(cmd, &tempDir)
 	return cmd
 }
@@ -42,7 +52,7 @@ type verifyOutput struct {
 	Name    string `json:"name"`
 	Sound   bool   `json:"sound"`
 	Problem string `json:"problem,omitempty"`
-	// Checked says by what: "manifest", "gzip", "etcd checksum", "database".
+	// Checked says by what: "manifest", "encryption", the compression, "etcd checksum", "database".
 	Checked     []string  `json:"checked,omitempty"`
 	Time        time.Time `json:"time,omitzero"`
 	ClusterName string    `json:"clusterName,omitempty"`
@@ -106,8 +116,12 @@ func (a *app) verifyOne(ctx context.Context, c *catalog.Catalog, ch choice, spec
 	}
 	p.remove()
 	out.Sound, out.facts = true, &p.facts
-	out.Checked = []string{"gzip", "etcd checksum", "database"}
-	if ch.manifest != nil {
+	out.Checked = []string{catalog.DefaultCompression, "etcd checksum", "database"}
+	if m := ch.manifest; m != nil {
+		out.Checked[0] = m.Compression
+		if m.Encryption != nil {
+			out.Checked = slices.Insert(out.Checked, 0, "encryption")
+		}
 		out.Checked = slices.Insert(out.Checked, 0, "manifest")
 	}
 	if spec.EtcdVersion != "" {

@@ -94,6 +94,9 @@ func (w *watch) look(ctx context.Context) (*sight, error) {
 	case s.cmd == nil:
 		return s, w.lastSign(ctx, s)
 	}
+	if s.creates() {
+		return s, w.leading(ctx, l, s) // it waits for nobody
+	}
 	if err := w.surroundings(ctx, l, s); err != nil {
 		return nil, err
 	}
@@ -139,7 +142,7 @@ func (w *watch) surroundings(ctx context.Context, l catalog.ControlListing, s *s
 		if err != nil && !unusable(err) {
 			return err
 		}
-		if err != nil || cmd == nil {
+		if err != nil || cmd == nil || cmd.Create != nil {
 			continue
 		}
 		both := []catalog.Command{newest, *cmd}
@@ -201,7 +204,7 @@ func (w *watch) command(ctx context.Context, l catalog.ControlListing, name stri
 	if i < 0 {
 		return nil, nil
 	}
-	if have := w.commands[name]; have.stamp == l.Commands[i].Stamp {
+	if have := w.commands[name]; have.stamp == l.Commands[i].Stamp && have.cmd.Create == nil { // how far a backup is stands beside it
 		return &have.cmd, nil
 	}
 	cmd, err := w.c.Command(ctx, name)

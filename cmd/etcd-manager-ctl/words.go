@@ -89,6 +89,23 @@ func subject(backup string, source *catalog.Source) string {
 	return fmt.Sprintf("recovery from the data of node %s (token %s)", source.Node, source.Token)
 }
 
+// point says to where a backup is brought; empty if it is the backup itself that is wanted.
+func point(o catalog.RestoreOptions, t *catalog.PointInTime) string {
+	switch {
+	case t != nil && !t.Time.IsZero():
+		return fmt.Sprintf(", brought to revision %d of %s", t.Revision, exactly(t.Time))
+	case t != nil:
+		return fmt.Sprintf(", brought to revision %d", t.Revision)
+	case o.ToRevision > 0:
+		return fmt.Sprintf(", brought to revision %d", o.ToRevision)
+	case !o.ToTime.IsZero():
+		return ", brought to " + exactly(o.ToTime)
+	case o.Latest:
+		return ", brought to the last change that is kept"
+	}
+	return ""
+}
+
 // asked lists the options that a restore was queued with.
 func asked(o catalog.RestoreOptions) []string {
 	var out []string
@@ -103,15 +120,6 @@ func asked(o catalog.RestoreOptions) []string {
 	}
 	if o.ForceForeign {
 		out = append(out, "another cluster's backup is fine")
-	}
-	if o.ToRevision > 0 {
-		out = append(out, fmt.Sprintf("to revision %d", o.ToRevision))
-	}
-	if !o.ToTime.IsZero() {
-		out = append(out, "to "+clock(o.ToTime))
-	}
-	if o.Latest {
-		out = append(out, "with all archived changes")
 	}
 	return out
 }

@@ -22,11 +22,13 @@ import (
 	"google.golang.org/grpc/reflection"
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/pkg/adopt"
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/discovery/aws"
 	"github.com/etcd-manager/etcd-manager/pkg/discovery/seeds"
 	"github.com/etcd-manager/etcd-manager/pkg/discovery/static"
 	"github.com/etcd-manager/etcd-manager/pkg/discovery/store"
@@ -69,18 +71,33 @@ type daemon struct {
 	keeper   *pki.Keeper
 	agent    *node.Agent
 	peers    *peer.Peers
+	volume   *dataVolume   // nil if the data dir is an ordinary directory
+	promised node.Vote     // what this node has promised on a volume that it gave up
+	giveUp   chan struct{} // closed when the volume is to be given up for another one
 	manager  *manager.Manager
 	server   *grpc.Server
 	listener net.Listener
 }
 
-// runDaemon puts everything together and runs until ctx ends.
+// runDaemon puts everything together and runs until ctx ends. It begins anew with another volume when its own was given up.
 func runDaemon(ctx context.Context, o *options) error {
-	d := &daemon{o: o, instance: rand.Text()[:12], requests: newRequestCounter()}
-	if err := d.open(ctx); err != nil {
-		return err
+	var promised node.Vote
+	for {
+		d := &daemon{o: o, instance: rand.Text()[:12], requests: newRequestCounter(), giveUp: make(chan struct{}), promised: promised}
+		if err := d.open(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil // asked to stop while it waited for something
+			}
+			return err
+		}
+		if err := d.run(ctx); err != nil || ctx.Err() != nil {
+			return err
+		}
+		var err error
+		if promised, err = d.giveUpVolume(ctx); err != nil {
+			return err
+		}
 	}
-	return d.run(ctx)
 }
 
 // open builds the parts from the inside out. Nothing runs yet.
@@ -89,13 +106,13 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openStore(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
-		return fmt.Errorf("--data-dir: %w", err)
-	}
-	var err error
-	if d.id, err = o.nodeID(); err != nil {
+	if err := d.openDataDir(ctx); err != nil {
 		return err
 	}
+	if err := adopt.Check(o.dataDir); err != nil {
+		return err
+	}
+	var err error
 	if d.self, err = o.self(d.id); err != nil {
 		return err
 	}
@@ -111,17 +128,36 @@ func (d *daemon) open(ctx context.Context) error {
 	return d.openPeers(ctx)
 }
 
+// openDataDir finds the data dir, and by it who this node is.
+func (d *daemon) openDataDir(ctx context.Context) (err error) {
+	switch d.o.volumeProvider {
+	case providerAWS:
+		return d.openEBS(ctx)
+	case providerExternal:
+		return d.openExternal(ctx)
+	}
+	if err := os.MkdirAll(d.o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	d.id, err = d.o.nodeID()
+	return err
+}
+
 // openStore composes the store: the backend, then what counts, limits and retries around it.
 func (d *daemon) openStore(ctx context.Context) error {
 	getenv := func(k string) string { return d.o.env[k] }
-	s, err := connect.Open(ctx, d.o.backupStore, getenv, connect.OnRequest(d.requests.add))
+	s, err := connect.Open(ctx, d.o.backupStore, getenv, connect.OnRequest(d.requests.add), connect.WriteAs(d.o.writing))
 	if err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}
 	s = blob.WithTimeouts(s, blob.Timeouts{})
+	keys, err := d.openKeys()
+	if err != nil {
+		return err
+	}
 	d.store = blob.Retry(s, blob.RetryPolicy{})
-	d.catalog = catalog.New(d.store)
-	d.backups = catalog.New(blob.Retry(relay.Fallback(s, d.o.clusterName, d.leader), blob.RetryPolicy{}))
+	d.catalog = catalog.New(d.store, keys)
+	d.backups = catalog.New(blob.Retry(relay.Fallback(s, d.o.clusterName, d.leader), blob.RetryPolicy{}), keys)
 	return nil
 }
 
@@ -164,11 +200,14 @@ func (d *daemon) openAgent() error {
 	}
 	cfg := node.Config{
 		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
-		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Self: exe}, Catalog: d.backups,
-		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version,
+		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
+		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression,
 	}
 	if !o.etcdInsecure {
 		cfg.Certificates = d.keeper
+	}
+	if d.volume != nil {
+		cfg.Ready = d.volume.check
 	}
 	d.agent, err = node.New(cfg)
 	return err
@@ -199,6 +238,9 @@ func (d *daemon) sources() ([]peer.Source, error) {
 		return []peer.Source{s}, err
 	}
 	sources := []peer.Source{store.New(d.id, &discoveryRecords{catalog: d.catalog})}
+	if d.volume != nil && d.volume.ebs != nil {
+		sources = append(sources, aws.New(d.volume.ebs, o.grpcPort, d.volume.seen.put))
+	}
 	if o.seeds != "" {
 		sources = append(sources, seeds.New(o.seeds))
 	}
@@ -288,12 +330,16 @@ func (d *daemon) managerConfig() manager.Config {
 	o := d.o
 	policy := plan.DefaultPolicy(etcd.CompiledVersion)
 	policy.BackupInterval, policy.MemberDeadline, policy.FormGrace, policy.AllowUnfenced = o.interval, o.memberDeadline, o.formGrace, o.allowUnfenced
+	policy.DefragThreshold, policy.DefragFrom, policy.DefragUntil = o.defragAt, o.defragFrom, o.defragUntil
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
-		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
+		VerifyInterval: o.verify,
+		Changes:        manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: version},
+		Retention:      o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
 			r, err := blob.Probe(ctx, d.store, string(d.id))
 			klog.V(2).Infof("backup store %s: %s", o.backupStore, r)
+			d.probeKeys(ctx)
 			return r.Fenced(), err
 		},
 	}
@@ -355,21 +401,29 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.o.usesNames() {
 		part("hosts file", work, d.keepHosts)
 	}
+	if d.volume != nil {
+		part("volume", work, d.keepVolume)
+	}
 	if d.o.metricsPort != 0 {
 		part("status", work, d.serveStatus)
 	}
 	if d.o.dev {
 		part("dev", work, d.announceDev)
 	}
+	why := "asked to stop"
 	select {
 	case <-ctx.Done():
-		klog.Infof("asked to stop: leadership is given away, then etcd is stopped")
+	case <-d.giveUp:
+		why = "the volume is given up"
+	case <-work.Done():
+	}
+	if work.Err() == nil {
+		klog.Infof("%s: leadership is given away, then etcd is stopped", why)
 		resign, stop := context.WithTimeout(work, 2*time.Second)
 		if err := d.peers.Resign(resign); err != nil {
 			klog.V(2).Infof("give leadership away: %v", err)
 		}
 		stop()
-	case <-work.Done():
 	}
 	stopAgent()
 	<-agentDone

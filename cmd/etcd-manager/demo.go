@@ -213,6 +213,8 @@ func (d *demo) help() string {
 	fmt.Fprintf(&b, "  backups     %s list-backups\n", ctl)
 	fmt.Fprintf(&b, "  restore     %s restore-backup NAME\n", ctl)
 	fmt.Fprintf(&b, "  ... starts  kill %s        (the managers restart, and the queued restore begins)\n", strings.Join(pids, " "))
+	fmt.Fprintf(&b, "  see         %s history --since=5m --show-values\n", ctl)
+	fmt.Fprintf(&b, "  any second  %s restore-backup --to-time=30s --dry-run     (or --now --wait)\n", ctl)
 	fmt.Fprintf(&b, "  break       kill -9 %s     (a manager dies; its etcd serves on and is adopted)\n", pids[0])
 	fmt.Fprintf(&b, "  status      curl http://127.0.0.1:%d/status\n", d.nodes[0].client+4)
 	fmt.Fprintf(&b, "\nCtrl-C stops everything. Logs: %s/node-*.log\n", d.dir)
@@ -280,6 +282,9 @@ func (d *demo) picture(ctx context.Context) (text string, serving bool) {
 		}
 		if !leader.NewestBackup.IsZero() {
 			fmt.Fprintf(&b, "newest backup: %s (%d in the store)\n", leader.NewestBackup.UTC().Format(time.RFC3339), leader.Backups)
+		}
+		if c := leader.Changes; c != nil && !c.Until.IsZero() {
+			fmt.Fprintf(&b, "changes: in the store up to revision %d, %s\n", c.Archived, c.Until.UTC().Format(time.RFC3339))
 		}
 		for _, s := range leader.Waiting {
 			fmt.Fprintf(&b, "waiting: %s\n", s)

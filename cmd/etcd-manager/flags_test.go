@@ -14,6 +14,8 @@ var rewrite = flag.Bool("rewrite", false, "rewrite docs/flags.md")
 const (
 	flagsBegin = "<!-- flags: made by go test ./cmd/etcd-manager -run TestFlagReference -rewrite -->\n"
 	flagsEnd   = "<!-- end of flags -->\n"
+	adoptBegin = "<!-- flags of adopt: made by the same -->\n"
+	adoptEnd   = "<!-- end of flags of adopt -->\n"
 )
 
 // TestFlagReference holds docs/flags.md to the flags that there are.
@@ -23,21 +25,8 @@ func TestFlagReference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(page), flagsBegin)
-	_, after, ok2 := strings.Cut(rest, flagsEnd)
-	if !ok || !ok2 {
-		t.Fatalf("%s has no place for the flags between %q and %q", path, flagsBegin, flagsEnd)
-	}
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "| flag | default | meaning |\n|---|---|---|\n")
-	newFlags(&options{}).VisitAll(func(f *flag.Flag) {
-		def := f.DefValue
-		if def != "" {
-			def = "`" + def + "`"
-		}
-		fmt.Fprintf(&b, "| `--%s` | %s | %s |\n", f.Name, def, strings.ReplaceAll(f.Usage, "|", "\\|"))
-	})
-	want := before + flagsBegin + b.String() + flagsEnd + after
+	want := withFlags(t, string(page), flagsBegin, flagsEnd, newFlags(&options{}))
+	want = withFlags(t, want, adoptBegin, adoptEnd, newAdoptFlags(&adoption{}))
 	if want == string(page) {
 		return
 	}
@@ -48,4 +37,24 @@ func TestFlagReference(t *testing.T) {
 		return
 	}
 	t.Errorf("%s doesn't say what the flags are; run: go test ./cmd/etcd-manager -run TestFlagReference -rewrite", path)
+}
+
+// withFlags is the page with the table of the flags between two marks.
+func withFlags(t *testing.T, page, begin, end string, f *flag.FlagSet) string {
+	t.Helper()
+	before, rest, ok := strings.Cut(page, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("the page has no place for flags between %q and %q", begin, end)
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "| flag | default | meaning |\n|---|---|---|\n")
+	f.VisitAll(func(f *flag.Flag) {
+		def := f.DefValue
+		if def != "" {
+			def = "`" + def + "`"
+		}
+		fmt.Fprintf(&b, "| `--%s` | %s | %s |\n", f.Name, def, strings.ReplaceAll(f.Usage, "|", "\\|"))
+	})
+	return before + begin + b.String() + end + after
 }

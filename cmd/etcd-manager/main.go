@@ -1,7 +1,7 @@
 // Command etcd-manager is the daemon that runs on every master next to etcd.
 //
-// Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "etcd" is the compiled-in etcd server,
-// "etcdctl" etcd's own tool, and "prove-db" and "stage-db" check and finish a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
+// Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "adopt" takes over an etcd that something else runs, "etcd" is the compiled-in etcd server,
+// "etcdctl" etcd's own tool, and "prove-db", "stage-db" and "replay-db" work on a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
 package main
 
 import (
@@ -53,10 +53,14 @@ func run(args []string) int {
 			return etcd.ProveMain(args[1:])
 		case "stage-db":
 			return etcd.StageMain(args[1:])
+		case etcd.ReplaySubcommand:
+			return etcd.ReplayMain(args[1:])
 		case "etcdctl":
 			return etcdctlMain()
 		case "demo":
 			return demoMain(args[1:])
+		case "adopt":
+			return adoptMain(args[1:])
 		case "version":
 			fmt.Printf("etcd-manager %s (etcd %s compiled in)\n", version, etcd.CompiledVersion)
 			return exitOK

@@ -17,9 +17,15 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
+	"github.com/etcd-manager/etcd-manager/pkg/volume"
 )
 
 // options are the flags and the environment, parsed and checked.
@@ -27,6 +33,8 @@ type options struct {
 	clusterName string
 	backupStore string
 	interval    time.Duration
+	changes     time.Duration
+	verify      time.Duration
 	dataDir     string
 
 	address      string
@@ -47,6 +55,8 @@ type options struct {
 	volumeProvider string
 	volumeTags     []string
 	volumeNameTag  string
+	forceDetach    time.Duration
+	encryptedOnly  volume.Encryption
 	staticConfig   string
 	containerized  bool
 	metricsURLs    string
@@ -54,13 +64,25 @@ type options struct {
 	envFile        string
 	networkCIDR    string
 
+	compression string
+	encryption  []string
+	identities  []string
+	writing     connect.Writing
+
+	etcdBinaries   string
+	defragAt       float64
+	defragHours    string
+	defragFrom     time.Duration
+	defragUntil    time.Duration
 	allowUnfenced  bool
 	memberDeadline time.Duration
 	formGrace      time.Duration
 	dev            bool
 
+	etcdAddressGiven bool
+
 	static    *staticConfig
-	retention plan.RetentionPolicy
+	retention prune.Policy
 	certs     pki.Policy
 	env       map[string]string
 }
@@ -85,6 +107,16 @@ func (l list) Set(s string) error {
 	return nil
 }
 
+// encryption is --require-encrypted-volume: it may stand alone, or have the ARN of a key.
+type encryption struct{ value *volume.Encryption }
+
+func (e encryption) String() string   { return "" }
+func (e encryption) IsBoolFlag() bool { return true }
+func (e encryption) Set(s string) (err error) {
+	*e.value, err = volume.ParseEncryption(s)
+	return err
+}
+
 // newFlags declares every flag. docs/flags.md is made from it.
 func newFlags(o *options) *flag.FlagSet {
 	f := flag.NewFlagSet("etcd-manager", flag.ContinueOnError)
@@ -92,8 +124,19 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required); requests of other clusters are refused")
 	f.StringVar(&o.backupStore, "backup-store", "", "where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
-	f.StringVar(&o.dataDir, "data-dir", "", "directory for etcd's data and the state file (required)")
-	f.StringVar(&o.address, "address", "127.0.0.1", "own IP address, under which the other managers reach this one")
+	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "how long a change waits at most until it is on its way to the store; 0 keeps no changes between backups")
+	o.retention.Changes = plan.DefaultChangeRetention
+	f.Var(plan.RetentionFlag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
+	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is proven by replaying the changes since the one before; 0 means never")
+	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
+	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
+	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups with, or aws-kms:ARN to use no other key of KMS; may be repeated")
+	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption to demand of the S3 store: AES256 or aws:kms; a server that ignores it is not written to")
+	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
+	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of what is written to the S3 store, for example STANDARD_IA")
+	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for what is written to the S3 store; may be repeated")
+	f.StringVar(&o.dataDir, "data-dir", "", "directory for etcd's data and the state file (required, unless the volume provider aws sets it)")
+	f.StringVar(&o.address, "address", "127.0.0.1", "own IP address, under which the other managers reach this one; the volume provider aws sets it")
 	f.StringVar(&o.etcdAddress, "etcd-address", "0.0.0.0", "IP address on which etcd listens")
 	f.StringVar(&o.clientURLs, "client-urls", "https://__address__:4001", "client URLs of etcd, comma separated; __address__ and __name__ are replaced")
 	f.StringVar(&o.quarantine, "quarantine-client-urls", "https://__address__:8001", "client URLs while etcd is quarantined")
@@ -107,15 +150,20 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
 	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
-	f.StringVar(&o.volumeProvider, "volume-provider", "", "where the data volume comes from; this version has none, so give --data-dir")
+	f.StringVar(&o.volumeProvider, "volume-provider", "", "where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir); empty: --data-dir is an ordinary directory")
 	f.Var(list{&o.volumeTags}, "volume-tag", "tag (key or key=value) that a volume must carry; may be repeated")
-	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag from which the node's name is read")
+	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag from which the node's name is read: the value a/a,b,c makes it <cluster name>-a")
+	f.DurationVar(&o.forceDetach, "force-detach-after", 0, "how long a volume may be stuck on a machine that doesn't run, or in detaching, before it is detached by force; 0: never")
+	f.Var(encryption{&o.encryptedOnly}, "require-encrypted-volume", "refuse a volume that isn't encrypted; with the ARN of a KMS key, also one with another key")
 	f.StringVar(&o.staticConfig, "static-config", "", `fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}`)
 	f.BoolVar(&o.containerized, "containerized", false, "the host's file system is at /rootfs")
 	f.StringVar(&o.metricsURLs, "listen-metrics-urls", "", "passed to etcd")
 	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0, "port for the manager's metrics, health and status page on its own address; 0 means none")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
+	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt,/tmp", "directories that hold etcd-v<version>/etcd, comma separated, best first")
+	f.Float64Var(&o.defragAt, "defrag-threshold", 0, "part of a member's database that is free inside before it is defragmented, one member at a time, for example 0.5; 0 means only when etcd runs out of room")
+	f.StringVar(&o.defragHours, "defrag-hours", "", "hours in UTC at which that is done, for example 22:00-04:00; empty means at any time")
 	f.BoolVar(&o.allowUnfenced, "allow-unfenced-store", false, "form and restore although the store ignores conditional puts; two leaders at once are then possible")
 	f.DurationVar(&o.memberDeadline, "member-unhealthy-deadline", policy.MemberDeadline, "how long a member may be unhealthy before it is replaced")
 	f.DurationVar(&o.formGrace, "form-grace", policy.FormGrace, "how long forming waits for all masters once a majority is there")
@@ -129,7 +177,7 @@ func parseOptions(args, environ []string) (*options, error) {
 	o := &options{env: map[string]string{}}
 	f := newFlags(o)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "etcd-manager keeps the etcd cluster under Kubernetes alive: it forms, backs up, restores and heals it.\n\nusage: etcd-manager [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n       etcd-manager version\n\nflags:\n")
+		fmt.Fprintf(f.Output(), "etcd-manager keeps the etcd cluster under Kubernetes alive: it forms, backs up, restores and heals it.\n\nusage: etcd-manager [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n       etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -162,6 +210,7 @@ func parseOptions(args, environ []string) (*options, error) {
 			return nil, err
 		}
 	}
+	o.etcdAddressGiven = given["etcd-address"]
 	return o, o.validate(given)
 }
 
@@ -200,13 +249,12 @@ func (o *options) validate(given map[string]bool) error {
 	if o.backupStore == "" {
 		bad("--backup-store is missing: where backups are kept, for example s3://bucket/cluster/backups/etcd/main or file:///var/backups/etcd")
 	}
-	if o.volumeProvider != "" {
-		bad("--volume-provider=%s: this version has no volume providers; mount the volume and give its path with --data-dir", o.volumeProvider)
-	} else if o.dataDir == "" {
-		bad("--data-dir is missing: where etcd's data live, for example --data-dir=/var/lib/etcd-manager")
-	}
+	errs = append(errs, o.checkVolume())
 	if o.dataDir != "" && !strings.HasPrefix(o.dataDir, "/") {
 		bad("--data-dir=%s must be an absolute path", o.dataDir)
+	}
+	if err := backup.CheckCompression(o.compression); err != nil {
+		bad("--backup-compression: %w", err)
 	}
 	if o.interval <= 0 {
 		bad("--backup-interval=%s must be positive", o.interval)
@@ -219,14 +267,80 @@ func (o *options) validate(given map[string]bool) error {
 			bad("--%s=%s is not an IP address", a.flag, a.value)
 		}
 	}
+	if o.defragAt < 0 || o.defragAt >= 1 {
+		bad("--defrag-threshold=%g must be at least 0 and less than 1", o.defragAt)
+	}
+	if !strings.HasPrefix(o.etcdBinaries, "/") {
+		bad("--etcd-binaries=%s must be absolute paths, comma separated", o.etcdBinaries)
+	}
+	errs = append(errs, o.parseHours())
 	if o.grpcPort < 1 || o.grpcPort > 65535 || o.metricsPort < 0 || o.metricsPort > 65535 {
 		bad("--grpc-port and --etcd-manager-metrics-port must be between 1 and 65535")
 	}
 	if o.insecure && !o.etcdInsecure && given["insecure"] {
 		klog.Warningf("--insecure: the managers talk in the clear; anyone who reaches port %d can command them", o.grpcPort)
 	}
+	if o.changes < 0 || o.changes > 0 && o.changes < 100*time.Millisecond || o.verify < 0 {
+		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
+	}
 	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv())
 	return errors.Join(errs...)
+}
+
+// providers of volumes.
+const (
+	providerAWS      = "aws"
+	providerExternal = "external"
+)
+
+// checkVolume checks where the data dir comes from.
+func (o *options) checkVolume() error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	switch o.volumeProvider {
+	case providerAWS:
+		if len(o.volumeTags) == 0 {
+			bad("--volume-tag is missing: --volume-provider=aws takes the volumes with these tags, for example --volume-tag=k8s.io/etcd/main --volume-tag=kubernetes.io/cluster/example.com=owned")
+		}
+		if o.staticConfig != "" {
+			bad("--static-config and --volume-provider=aws both say which nodes there are; give one of them")
+		}
+	case "", providerExternal:
+		if o.dataDir == "" {
+			bad("--data-dir is missing: where etcd's data live, for example --data-dir=/var/lib/etcd-manager")
+		}
+		if o.encryptedOnly.Required {
+			bad("--require-encrypted-volume needs --volume-provider=aws: of other volumes nobody says whether they are encrypted")
+		}
+	default:
+		bad("--volume-provider=%s is not one of this version's (aws, external); mount the volume and give its path with --data-dir", o.volumeProvider)
+	}
+	if o.forceDetach < 0 {
+		bad("--force-detach-after=%s must not be negative", o.forceDetach)
+	}
+	return errors.Join(errs...)
+}
+
+// parseHours reads --defrag-hours.
+func (o *options) parseHours() error {
+	if o.defragHours == "" {
+		return nil
+	}
+	from, until, ok := strings.Cut(o.defragHours, "-")
+	for _, x := range []struct {
+		text string
+		to   *time.Duration
+	}{{from, &o.defragFrom}, {until, &o.defragUntil}} {
+		t, err := time.Parse("15:04", x.text)
+		if err != nil || !ok {
+			return fmt.Errorf("--defrag-hours=%s must be like 22:00-04:00", o.defragHours)
+		}
+		*x.to = time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute
+	}
+	if o.defragFrom == o.defragUntil {
+		return fmt.Errorf("--defrag-hours=%s begins and ends at the same time; leave it out for any time", o.defragHours)
+	}
+	return nil
 }
 
 // checkURLs checks the templates, and that no two of them want one port.
@@ -348,14 +462,14 @@ func (s *staticConfig) find(address string) cluster.NodeID {
 
 // parseEnv reads the manager's own variables.
 func (o *options) parseEnv() error {
-	o.retention, o.certs = plan.DefaultRetention(), pki.DefaultPolicy()
+	o.retention.Backups, o.certs = plan.DefaultRetention(), pki.DefaultPolicy()
 	var errs []error
 	for _, v := range []struct {
 		name string
 		to   *time.Duration
 	}{
-		{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION", &o.retention.Hourly},
-		{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION", &o.retention.Daily},
+		{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION", &o.retention.Backups.Hourly},
+		{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION", &o.retention.Backups.Daily},
 		{"ETCD_MANAGER_CERT_DURATION", &o.certs.Duration},
 		{"ETCD_MANAGER_CERT_MIN_TIME_LEFT", &o.certs.MinTimeLeft},
 	} {

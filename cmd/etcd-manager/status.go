@@ -20,7 +20,7 @@ func (d *daemon) view() status.View {
 		Etcd: d.agent.LastStatus(), StoreRequests: d.requests.snapshot(),
 	}
 	for _, p := range d.peers.Peers() {
-		v.Peers = append(v.Peers, status.Peer{ID: p.ID, Connected: p.Connected, Problem: p.Problem})
+		v.Peers = append(v.Peers, status.Peer{ID: p.ID, Connected: p.Connected, Foreign: p.Foreign, Problem: p.Problem})
 	}
 	if d.keeper != nil {
 		for _, c := range d.keeper.Status() {
@@ -33,10 +33,21 @@ func (d *daemon) view() status.View {
 		v.Recent = append(v.Recent, status.Event{At: e.At, Text: e.Text})
 	}
 	if !r.Leading {
+		if leader == "" {
+			v.Doing = d.manager.Waits()
+		}
 		return v
 	}
 	v.Doing, v.Alarm, v.StoreError = r.Why, r.Alarm, r.StoreError
 	v.NewestBackup, v.Backups, v.BackupError = r.NewestBackup, r.Backups, r.BackupError
+	v.Proof = &status.Proof{Backup: r.Proof.Backup, At: r.Proof.At, Seconds: r.Proof.Took.Seconds(), Bad: r.Proof.Bad, ChainProblem: r.Proof.ChainProblem, Postponed: r.Proof.Postponed}
+	v.PruneDenied, v.PruneLocked = r.PruneDenied, r.PruneLocked
+	if c := r.Changes; c != nil {
+		v.Changes = &status.Changes{
+			Seen: c.Seen, Archived: c.Archived, Until: c.Until, Waiting: c.Waiting, SpilledBytes: c.Spilled, Segments: c.Segments, Bytes: c.Bytes,
+			Gaps: c.Gaps, LastGap: c.LastGap, Error: c.Error,
+		}
+	}
 	for _, n := range r.Nodes {
 		if n.Etcd.Healthy && !n.Etcd.Learner {
 			v.Healthy++

@@ -1,9 +1,9 @@
 // Package backup streams etcd snapshots into the catalog and out of it.
 //
-// On the way in a snapshot is checked against etcd's own trailing SHA-256, hashed, compressed and uploaded in constant
+// On the way in a snapshot is checked against etcd's own trailing SHA-256, hashed, compressed, sealed (if the catalog has a key for that) and uploaded in constant
 // memory, without a temporary file; only a stream that was whole and right becomes a backup. On the way out every checksum
-// there is gets checked again: those of the manifest, gzip's and etcd's. The package opens no database and never
-// takes "the store doesn't answer" for "the backup is bad".
+// there is gets checked again: those of the manifest, the seal's, gzip's and etcd's. The package opens no database and never
+// takes "the store doesn't answer" or "the key is missing" for "the backup is bad".
 package backup
 
 import (
@@ -14,6 +14,7 @@ import (
 	"hash"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 )
 
 // Sentinels to branch on. A backup that has bytes, but the wrong ones, is cluster.ErrCorrupt.
@@ -55,6 +56,33 @@ func (e *Error) Unwrap() []error {
 		errs = append(errs, e.Err)
 	}
 	return errs
+}
+
+// KeyError says that a backup is sealed and can't be opened here and now, which says nothing of the backup. Err is of pkg/envelope: which
+// key lacks (envelope.ErrNoKey), that it is refused (envelope.ErrKeyDenied), or that the key service doesn't answer (envelope.ErrUnavailable). For
+// the first two errors.Is(err, cluster.ErrPermanent) holds: the operator has to act.
+type KeyError struct {
+	// Backup is the backup's name.
+	Backup string
+	// Err is why it can't be opened.
+	Err error
+}
+
+// Error names the backup, the keys, and the flag to give one with.
+func (e *KeyError) Error() string {
+	s := fmt.Sprintf("backup %s is encrypted and can't be opened: %v", e.Backup, e.Err)
+	if errors.Is(e.Err, envelope.ErrNoKey) {
+		s += "; name the file with the key by --backup-identity (etcd-manager-ctl: --identity)"
+	}
+	return s
+}
+
+// Unwrap gives the cause, and cluster.ErrPermanent if trying again can't help.
+func (e *KeyError) Unwrap() []error {
+	if errors.Is(e.Err, envelope.ErrNoKey) || errors.Is(e.Err, envelope.ErrKeyDenied) {
+		return []error{e.Err, cluster.ErrPermanent}
+	}
+	return []error{e.Err}
 }
 
 // Progress says how far a transfer is, in bytes.

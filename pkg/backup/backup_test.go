@@ -496,14 +496,14 @@ func (f *flaky) List(ctx context.Context, p string, o blob.ListOptions) iter.Seq
 func fetchFast(t *testing.T, s blob.Store) (*bytes.Buffer, error) {
 	t.Helper()
 	var b bytes.Buffer
-	src := newResumingReader(context.Background(), catalog.New(s), name)
+	src := newResumingReader(context.Background(), catalog.New(s), name, catalog.DataFile)
 	src.pause = func(context.Context, int) error { return nil }
 	defer src.Close()
 	if err := src.open(); err != nil {
 		return nil, err
 	}
 	var res Result
-	err := decompress(name, src, &b, &res)
+	err := decode(context.Background(), catalog.New(s), name, src, &b, &res)
 	return &b, err
 }
 

@@ -12,11 +12,10 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/klauspost/compress/gzip"
-
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 )
 
 // Result is what was found out about a backup that was read to its end.
@@ -27,6 +26,14 @@ type Result struct {
 	// Raw is the snapshot with etcd's trailing checksum, Stored the file in the store.
 	Raw    catalog.Digest
 	Stored catalog.Digest
+}
+
+// file is the name of the data.
+func (r *Result) file() string {
+	if r.Manifest == nil {
+		return catalog.DataFile
+	}
+	return r.Manifest.DataFile()
 }
 
 // Fetch streams the snapshot of a backup, with etcd's checksum at its end, into w. Only when it returns without an error has everything been
@@ -47,18 +54,18 @@ func fetch(ctx context.Context, c *catalog.Catalog, name string, w io.Writer, pr
 			return Result{}, fmt.Errorf("fetch backup %s: %w", name, err)
 		}
 	}
-	src := newResumingReader(ctx, c, name)
+	src := newResumingReader(ctx, c, name, res.file())
 	defer src.Close()
 	if err := src.open(); err != nil {
-		return Result{}, storeError(name, catalog.DataFile, err)
+		return Result{}, storeError(name, res.file(), err)
 	}
 	if m := res.Manifest; m != nil {
-		if err := checkStoredSize(name, src.size, m.Stored.Size); err != nil {
+		if err := checkStoredSize(name, src.file, src.size, m.Stored.Size); err != nil {
 			return Result{}, err
 		}
 	}
 	src.meter = &meter{report: progress, total: src.size}
-	if err := decompress(name, src, w, &res); err != nil {
+	if err := decode(ctx, c, name, src, w, &res); err != nil {
 		return Result{}, err
 	}
 	src.meter.finish()
@@ -134,10 +141,16 @@ func describe(ctx context.Context, c *catalog.Catalog, name string) (Result, err
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return Result{}, storeError(name, "manifest", err)
 	}
-	if m != nil && m.Encryption != nil {
-		return Result{}, &Error{Backup: name, Kind: cluster.ErrFuture, Where: "manifest", Err: fmt.Errorf("the backup is encrypted (%s), which this version can't read", m.Encryption.Scheme)}
+	if m == nil {
+		return Result{Info: info}, nil
 	}
-	if m != nil && m.Compression != "gzip" {
+	if errors.Is(m.Locked, cluster.ErrFuture) {
+		return Result{}, storeError(name, "manifest", m.Locked)
+	}
+	if m.Locked != nil {
+		return Result{}, &KeyError{Backup: name, Err: m.Locked}
+	}
+	if m.Compression != catalog.CompressionGzip && m.Compression != catalog.CompressionZstd {
 		return Result{}, &Error{Backup: name, Kind: cluster.ErrFuture, Where: "manifest", Err: fmt.Errorf("compression %q is not known", m.Compression)}
 	}
 	return Result{Info: info, Manifest: m}, nil
@@ -159,33 +172,38 @@ func storeError(name, where string, err error) error {
 	return fmt.Errorf("fetch backup %s: %w", name, err)
 }
 
-func checkStoredSize(name string, have, want int64) error {
+func checkStoredSize(name, file string, have, want int64) error {
 	switch {
 	case have < want:
-		return &Error{Backup: name, Kind: ErrTruncated, Where: catalog.DataFile, Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
+		return &Error{Backup: name, Kind: ErrTruncated, Where: file, Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
 	case have > want:
-		return &Error{Backup: name, Kind: cluster.ErrCorrupt, Where: catalog.DataFile, Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
+		return &Error{Backup: name, Kind: cluster.ErrCorrupt, Where: file, Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
 	}
 	return nil
 }
 
-// decompress runs the pipeline store → hash → gunzip → check and hash → w.
-func decompress(name string, src *resumingReader, w io.Writer, res *Result) error {
+// decode runs the pipeline store → hash → open → decompress → check and hash → w.
+func decode(ctx context.Context, c *catalog.Catalog, name string, src *resumingReader, w io.Writer, res *Result) error {
 	stored := sha256.New()
 	in := io.TeeReader(src, stored)
 	sum := newSnapshotHash()
 	out := &writerOnly{w: w}
-	err := gunzip(in, io.MultiWriter(sum, out))
+	err := unpack(ctx, c, res.Manifest, in, io.MultiWriter(sum, out))
+	var sealed *envelope.Error
 	switch {
 	case err == nil:
 	case src.err != nil:
-		return storeError(name, fmt.Sprintf("%s at byte %d", catalog.DataFile, src.offset), src.err)
+		return storeError(name, fmt.Sprintf("%s at byte %d", src.file, src.offset), src.err)
 	case out.err != nil:
 		return fmt.Errorf("fetch backup %s: %w", name, out.err)
-	case errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF):
-		return &Error{Backup: name, Kind: ErrTruncated, Where: fmt.Sprintf("%s ends at byte %d in the middle of the compressed data", catalog.DataFile, src.offset)}
+	case ctx.Err() != nil:
+		return fmt.Errorf("fetch backup %s: %w", name, err)
+	case errors.As(err, &sealed) && !errors.Is(err, envelope.ErrTampered):
+		return &KeyError{Backup: name, Err: err}
+	case sealed == nil && (errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF)):
+		return &Error{Backup: name, Kind: ErrTruncated, Where: fmt.Sprintf("%s ends at byte %d in the middle of the compressed data", src.file, src.offset)}
 	default:
-		return &Error{Backup: name, Kind: cluster.ErrCorrupt, Where: fmt.Sprintf("%s before byte %d", catalog.DataFile, src.offset), Err: err}
+		return &Error{Backup: name, Kind: cluster.ErrCorrupt, Where: fmt.Sprintf("%s before byte %d", src.file, src.offset), Err: err}
 	}
 	res.Stored = catalog.Digest{Size: src.offset, SHA256: hex.EncodeToString(stored.Sum(nil))}
 	digest, err := sum.check(name)
@@ -196,6 +214,29 @@ func decompress(name string, src *resumingReader, w io.Writer, res *Result) erro
 	return nil
 }
 
+// unpack opens and decompresses what is stored, to its very end: only there everything was authenticated.
+func unpack(ctx context.Context, c *catalog.Catalog, m *catalog.Manifest, in io.Reader, out io.Writer) error {
+	compression := catalog.DefaultCompression
+	if m != nil {
+		compression = m.Compression
+	}
+	if m != nil && m.Encryption != nil {
+		var err error
+		if in, err = c.Opener().Open(ctx, in, m.Binding()); err != nil {
+			return err
+		}
+	}
+	in = bufio.NewReaderSize(in, unzipRead)
+	if err := decompress(compression, in, out); err != nil {
+		return err
+	}
+	n, err := io.Copy(io.Discard, in)
+	if err == nil && n > 0 {
+		err = fmt.Errorf("%d bytes follow behind the compressed data", n)
+	}
+	return err
+}
+
 // The decompressor is this far ahead of the writer: two MiB.
 const (
 	unzipBlock  = 256 << 10
@@ -204,9 +245,9 @@ const (
 	unzipRead = 64 << 10
 )
 
-// gunzip decompresses all of in, concatenated members included, in the background: this is most of a restore's work, and etcd serves
+// decompress decompresses all of in, concatenated members included, in the background: this is most of a restore's work, and etcd serves
 // beside it. Two threads share it, one decompresses and one writes.
-func gunzip(in io.Reader, out io.Writer) error {
+func decompress(compression string, in io.Reader, out io.Writer) error {
 	// There are no more blocks than fit into each channel, so sending never waits.
 	full, empty := make(chan []byte, unzipBlocks), make(chan []byte, unzipBlocks)
 	for range unzipBlocks {
@@ -218,7 +259,7 @@ func gunzip(in io.Reader, out io.Writer) error {
 	background.Go(func() {
 		defer both.Done()
 		defer close(full)
-		readErr = inflate(in, full, empty)
+		readErr = inflate(compression, in, full, empty)
 	})
 	background.Go(func() {
 		defer both.Done()
@@ -238,8 +279,8 @@ func gunzip(in io.Reader, out io.Writer) error {
 }
 
 // inflate fills blocks until the end of what is compressed, or until nobody gives it empty ones any more.
-func inflate(in io.Reader, full chan<- []byte, empty <-chan []byte) error {
-	z, err := gzip.NewReader(bufio.NewReaderSize(in, unzipRead))
+func inflate(compression string, in io.Reader, full chan<- []byte, empty <-chan []byte) error {
+	z, err := newDecompressor(compression, in)
 	if err != nil {
 		return err
 	}
@@ -272,7 +313,7 @@ func (r *Result) compare(name string) error {
 	for _, d := range []struct {
 		where      string
 		have, want catalog.Digest
-	}{{catalog.DataFile, r.Stored, m.Stored}, {"snapshot", r.Raw, m.Raw}} {
+	}{{m.DataFile(), r.Stored, m.Stored}, {"snapshot", r.Raw, m.Raw}} {
 		if d.have != d.want {
 			return &Error{Backup: name, Kind: cluster.ErrCorrupt, Where: d.where,
 				Err: fmt.Errorf("it has %d bytes with SHA-256 %.12s…, the manifest says %d bytes with %.12s…", d.have.Size, d.have.SHA256, d.want.Size, d.want.SHA256)}

@@ -23,6 +23,8 @@ type resumingReader struct {
 	ctx     context.Context
 	catalog *catalog.Catalog
 	name    string
+	// file is the name of the backup's data.
+	file string
 	// pause waits before the n-th retry in a row.
 	pause func(ctx context.Context, n int) error
 
@@ -36,8 +38,8 @@ type resumingReader struct {
 	err error
 }
 
-func newResumingReader(ctx context.Context, c *catalog.Catalog, name string) *resumingReader {
-	return &resumingReader{ctx: ctx, catalog: c, name: name, pause: backoff}
+func newResumingReader(ctx context.Context, c *catalog.Catalog, name, file string) *resumingReader {
+	return &resumingReader{ctx: ctx, catalog: c, name: name, file: file, pause: backoff}
 }
 
 // backoff waits longer each time, or until the context ends.
@@ -65,7 +67,7 @@ func (r *resumingReader) open() error {
 }
 
 func (r *resumingReader) reopen() error {
-	body, data, err := r.catalog.OpenBackupData(r.ctx, r.name, r.offset)
+	body, data, err := r.catalog.OpenBackupData(r.ctx, r.name, r.file, r.offset)
 	if err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (r *resumingReader) reopen() error {
 	}
 	if data.Version != r.version || data.Size != r.size {
 		_ = body.Close()
-		return &Error{Backup: r.name, Kind: cluster.ErrCorrupt, Where: fmt.Sprintf("%s at byte %d", catalog.DataFile, r.offset), Err: errors.New("it was replaced while it was read")}
+		return &Error{Backup: r.name, Kind: cluster.ErrCorrupt, Where: fmt.Sprintf("%s at byte %d", r.file, r.offset), Err: errors.New("it was replaced while it was read")}
 	}
 	r.body = body
 	return nil

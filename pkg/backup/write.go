@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/pgzip"
-
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -21,6 +19,8 @@ import (
 type Options struct {
 	// ToolVersion goes into the manifest.
 	ToolVersion string
+	// Compression is catalog.CompressionGzip (the default, which other tools read) or catalog.CompressionZstd.
+	Compression string
 	// BlockSize is how many bytes are compressed at once (default 256 KiB), Blocks how many such blocks wait for the
 	// upload (default 2). Memory is about 4 × BlockSize × Blocks; more blocks take more of the CPU away from etcd.
 	BlockSize int
@@ -39,6 +39,10 @@ type Facts struct {
 	Spec        cluster.Spec
 	// Revision is the member's before the snapshot was asked for, so one that it surely contains.
 	Revision int64
+	// RevisionAtMost is the member's once the snapshot had begun; 0 if it wasn't asked.
+	RevisionAtMost int64
+	// RevisionAt is when Revision was asked for.
+	RevisionAt time.Time
 	// Keys is the number of live keys, 0 if unknown.
 	Keys int64
 	// Size is how many bytes the snapshot will have, 0 if unknown; it is for progress only.
@@ -54,10 +58,13 @@ type Writer struct {
 	busy    sync.Mutex
 }
 
-// NewWriter returns a writer into the catalog.
+// NewWriter returns a writer into the catalog. What it writes is sealed if the catalog has a Sealer.
 func NewWriter(c *catalog.Catalog, o Options) *Writer {
 	if o.BlockSize <= 0 {
 		o.BlockSize = 256 << 10
+	}
+	if o.Compression == "" {
+		o.Compression = catalog.DefaultCompression
 	}
 	if o.Blocks <= 0 {
 		o.Blocks = 2
@@ -77,18 +84,24 @@ func (w *Writer) Write(ctx context.Context, name string, f Facts, snapshot io.Re
 	}
 	defer w.busy.Unlock()
 	started := w.o.Now()
-	raw, stored, err := w.upload(ctx, name, f, snapshot, progress, started)
+	m := &catalog.Manifest{
+		Backup: name, ClusterName: f.ClusterName, ClusterID: catalog.HexID(f.ClusterID), MemberID: catalog.HexID(f.MemberID),
+		Node: f.Node, EtcdVersion: f.EtcdVersion, Revision: f.Revision, RevisionAtMost: f.RevisionAtMost, RevisionAt: f.RevisionAt.UTC(), Keys: f.Keys,
+		Compression: w.o.Compression, Reason: f.Reason, Started: started.UTC(), ToolVersion: w.o.ToolVersion,
+	}
+	if s := w.catalog.Sealer(); s != nil {
+		scheme, ids := s.Info()
+		m.Encryption = &catalog.Encryption{Scheme: scheme, KeyIDs: ids}
+	}
+	var err error
+	m.Raw, m.Stored, err = w.upload(ctx, m, f.Size, snapshot, progress)
 	if err != nil {
 		if !errors.Is(err, catalog.ErrConflict) && !errors.Is(err, catalog.ErrInvalid) {
 			w.discard(ctx, name)
 		}
 		return nil, fmt.Errorf("write backup %s: %w", name, err)
 	}
-	m := &catalog.Manifest{
-		Backup: name, ClusterName: f.ClusterName, ClusterID: catalog.HexID(f.ClusterID), MemberID: catalog.HexID(f.MemberID),
-		Node: f.Node, EtcdVersion: f.EtcdVersion, Revision: f.Revision, Keys: f.Keys, Raw: raw, Stored: stored,
-		Compression: "gzip", Reason: f.Reason, Started: started.UTC(), Finished: w.o.Now().UTC(), ToolVersion: w.o.ToolVersion,
-	}
+	m.Finished = w.o.Now().UTC()
 	if err := w.commit(ctx, m, catalog.BackupInfo{EtcdVersion: f.EtcdVersion, Time: time.Unix(started.Unix(), 0).UTC(), Spec: f.Spec}); err != nil {
 		w.discard(ctx, name)
 		return nil, fmt.Errorf("write backup %s: %w", name, err)
@@ -130,19 +143,19 @@ func (w *Writer) discard(ctx context.Context, name string) {
 	_, _ = w.catalog.DeleteBackups(ctx, name)
 }
 
-// upload runs the pipeline: snapshot → check and hash → gzip → hash → store.
-func (w *Writer) upload(ctx context.Context, name string, f Facts, snapshot io.ReadCloser, progress func(Progress), started time.Time) (raw, stored catalog.Digest, err error) {
+// upload runs the pipeline: snapshot → check and hash → compress → seal → hash → store. size is what the snapshot will have, if known.
+func (w *Writer) upload(ctx context.Context, m *catalog.Manifest, size int64, snapshot io.ReadCloser, progress func(Progress)) (raw, stored catalog.Digest, err error) {
 	pr, pw := io.Pipe()
 	out := &hashingWriter{w: pw, hash: sha256.New()}
 	done := make(chan error, 1)
 	go func() {
 		var err error
-		raw, err = w.compress(name, f, snapshot, out, progress, started)
+		raw, err = w.encode(ctx, m, snapshot, out, &meter{report: progress, total: size})
 		done <- err
 		// With nil this is the end of the body; with an error the put is aborted.
 		pw.CloseWithError(err)
 	}()
-	put, err := w.catalog.PutBackupData(ctx, name, pr)
+	put, err := w.catalog.PutBackupData(ctx, m.Backup, m.DataFile(), pr)
 	// From here on the compressor must not wait for a reader that is gone, nor read a snapshot that nobody needs.
 	pr.CloseWithError(errStopped)
 	var compressErr error
@@ -168,7 +181,7 @@ func (w *Writer) upload(ctx context.Context, name string, f Facts, snapshot io.R
 		return raw, stored, fmt.Errorf("close snapshot: %w", closeErr)
 	}
 	stored = catalog.Digest{Size: out.size, SHA256: hex.EncodeToString(out.hash.Sum(nil))}
-	have, err := w.catalog.StatBackupData(ctx, name)
+	have, err := w.catalog.StatBackupData(ctx, m.Backup, m.DataFile())
 	if err != nil {
 		return raw, stored, fmt.Errorf("check what was stored: %w", err)
 	}
@@ -191,16 +204,30 @@ func ctxError(ctx context.Context) error {
 // readSize is how much is read of the snapshot at once; etcd sends it in pieces of 32 KiB.
 const readSize = 64 << 10
 
+// encode writes the snapshot to out, compressed and, if it is to be, sealed.
+func (w *Writer) encode(ctx context.Context, m *catalog.Manifest, snapshot io.Reader, out io.Writer, meter *meter) (raw catalog.Digest, err error) {
+	if m.Encryption == nil {
+		return w.compress(m, snapshot, out, meter)
+	}
+	sealed, err := w.catalog.Sealer().Seal(ctx, out, m.Binding())
+	if err != nil {
+		return raw, err
+	}
+	if raw, err = w.compress(m, snapshot, sealed, meter); err != nil {
+		return raw, err
+	}
+	if err := sealed.Close(); err != nil {
+		return raw, fmt.Errorf("seal: %w", err)
+	}
+	return raw, nil
+}
+
 // compress reads the snapshot to its end, checks it and writes it compressed to out.
-func (w *Writer) compress(name string, f Facts, snapshot io.Reader, out io.Writer, progress func(Progress), started time.Time) (raw catalog.Digest, err error) {
-	z, err := pgzip.NewWriterLevel(out, pgzip.BestSpeed)
+func (w *Writer) compress(m *catalog.Manifest, snapshot io.Reader, out io.Writer, meter *meter) (raw catalog.Digest, err error) {
+	z, err := w.o.newCompressor(out, m.Started)
 	if err != nil {
 		return raw, fmt.Errorf("compress: %w", err)
 	}
-	if err := z.SetConcurrency(w.o.BlockSize, w.o.Blocks); err != nil {
-		return raw, fmt.Errorf("compress: %w", err)
-	}
-	z.Header.ModTime = started
 	closed := false
 	defer func() {
 		if !closed {
@@ -209,7 +236,6 @@ func (w *Writer) compress(name string, f Facts, snapshot io.Reader, out io.Write
 		}
 	}()
 	sum := newSnapshotHash()
-	m := &meter{report: progress, total: f.Size}
 	buf := make([]byte, readSize)
 	for {
 		n, rerr := snapshot.Read(buf)
@@ -218,7 +244,7 @@ func (w *Writer) compress(name string, f Facts, snapshot io.Reader, out io.Write
 			if _, err := z.Write(buf[:n]); err != nil {
 				return raw, fmt.Errorf("compress: %w", err)
 			}
-			m.add(n)
+			meter.add(n)
 		}
 		if rerr == io.EOF {
 			break
@@ -228,7 +254,7 @@ func (w *Writer) compress(name string, f Facts, snapshot io.Reader, out io.Write
 		}
 	}
 	// The checksum is known before the last block is sent: a bad snapshot never reaches the end of the upload.
-	digest, err := sum.check(name)
+	digest, err := sum.check(m.Backup)
 	if err != nil {
 		return raw, err
 	}
@@ -236,7 +262,7 @@ func (w *Writer) compress(name string, f Facts, snapshot io.Reader, out io.Write
 		return raw, fmt.Errorf("compress: %w", err)
 	}
 	closed = true
-	m.finish()
+	meter.finish()
 	return catalog.Digest{Size: sum.size, SHA256: digest}, nil
 }
 

@@ -74,7 +74,7 @@ type Store interface {
 	// List yields all objects whose key starts with prefix, in lexical order of key, page by page. After an error the sequence ends.
 	List(ctx context.Context, prefix string, opts ListOptions) iter.Seq2[Entry, error]
 	// Purge deletes every version of every object below prefix for which match returns true, in
-	// batches, and returns how many objects went. It goes on after objects that could not be deleted and returns what
+	// batches, and returns how many objects went. What the store has under lock stays and is reported as a *LockedError. It goes on after objects that could not be deleted and returns what
 	// failed, joined. Objects that are gone already are a success.
 	Purge(ctx context.Context, prefix string, match func(key string) bool) (int, error)
 }
@@ -87,11 +87,38 @@ var (
 	ErrPreconditionFailed = errors.New("precondition failed")
 	// ErrDenied: the store refuses; Error.Action names the permission that is missing.
 	ErrDenied = errors.New("access denied")
+	// ErrLocked: the object must not be deleted now: a retention period or a legal hold is on it. It is a *LockedError.
+	ErrLocked = errors.New("locked")
 	// ErrTransient: trying again later may help (network, throttling, 5xx).
 	ErrTransient = errors.New("store unavailable")
 	// ErrInvalid: the request can't be right, whatever the store's state (bad key, no such bucket).
 	ErrInvalid = errors.New("invalid")
 )
+
+// LockedError says which objects a Purge had to leave, because the store protects them from being deleted.
+type LockedError struct {
+	// Keys are the objects, relative to the store's base.
+	Keys []string
+	// Until is when the first one that was asked becomes free; zero if only a legal hold is on it, which somebody has to lift.
+	Until time.Time
+	// LegalHold is true if one that was asked has one.
+	LegalHold bool
+}
+
+// Error says how many are locked and until when.
+func (e *LockedError) Error() string {
+	s := fmt.Sprintf("%d objects are locked", len(e.Keys))
+	if !e.Until.IsZero() {
+		s += " until " + e.Until.UTC().Format(time.RFC3339)
+	}
+	if e.LegalHold {
+		s += " (legal hold)"
+	}
+	return s
+}
+
+// Is reports that it is an ErrLocked.
+func (e *LockedError) Is(target error) bool { return target == ErrLocked }
 
 // Error is what every method of a Store returns.
 type Error struct {

@@ -15,14 +15,6 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// Files of a backup, in the order in which they are written.
-const (
-	// DataFile is the gzip of a snapshot as etcdctl saves it.
-	DataFile     = "etcd.backup.gz"
-	manifestFile = "_etcd_manager_manifest.json"
-	metaFile     = "_etcd_backup.meta"
-)
-
 // Backup is one row of the listing. The listing reads no object, so everything here is from names and sizes.
 type Backup struct {
 	Name string
@@ -31,9 +23,15 @@ type Backup struct {
 	// Size is that of the stored snapshot, TotalSize that of all files of the backup, in bytes.
 	Size      int64
 	TotalSize int64
+	// DataFile is the name of the file with the snapshot; empty if there is none.
+	DataFile string
 	// HasManifest is true for backups that this project has written.
 	HasManifest bool
-	// Modified is when the newest file was written, by the store's clock.
+	// Pinned ones are never pruned. Proven is true if the last proof of it was a success, Disproven if it wasn't.
+	Pinned, Proven, Disproven bool
+	// ProofAt is when the last proof of it was written, by the store's clock; zero if there is none.
+	ProofAt time.Time
+	// Modified is when the newest of the files was written that were there from the beginning, by the store's clock.
 	Modified time.Time
 }
 
@@ -65,6 +63,17 @@ func (l BackupList) Newest() (Backup, bool) {
 		return Backup{}, false
 	}
 	return l.Backups[len(l.Backups)-1], true
+}
+
+// LastTried returns the backup that was last proven or found to be bad.
+func (l BackupList) LastTried() (Backup, bool) {
+	var last Backup
+	for _, b := range l.Backups {
+		if b.ProofAt.After(last.ProofAt) {
+			last = b
+		}
+	}
+	return last, !last.ProofAt.IsZero()
 }
 
 // LastWritten is when the newest file of any backup was written, by the store's clock; zero if there is none. Right after a
@@ -106,9 +115,16 @@ func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
 	}
 	var l BackupList
 	for _, d := range dirs {
+		d.Proven = d.Proven && !d.Disproven
+		if d.Modified.IsZero() {
+			d.Modified = d.added // nothing else is left of it
+		}
 		switch {
-		case d.meta && d.data:
+		case d.meta && d.data && (d.HasManifest || d.DataFile == DataFile):
 			l.Backups = append(l.Backups, d.Backup)
+		case d.meta && d.data:
+			// Without a manifest nobody can tell what this is.
+			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: manifestFile})
 		case d.data:
 			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: metaFile})
 		default:
@@ -123,6 +139,8 @@ func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
 type backupFiles struct {
 	Backup
 	meta, data bool
+	// added is when something was added to it last.
+	added time.Time
 }
 
 func addBackupFile(dirs map[string]*backupFiles, e blob.Entry) {
@@ -131,7 +149,10 @@ func addBackupFile(dirs map[string]*backupFiles, e blob.Entry) {
 		return
 	}
 	name, file := e.Key[:i], e.Key[i+1:]
-	if file != metaFile && file != DataFile && file != manifestFile {
+	switch {
+	case isDataFile(file):
+	case file == metaFile, file == manifestFile, file == pinFile, file == provenFile, file == disprovenFile:
+	default:
 		return
 	}
 	d := dirs[name]
@@ -144,16 +165,25 @@ func addBackupFile(dirs map[string]*backupFiles, e blob.Entry) {
 		d.meta = true
 	case manifestFile:
 		d.HasManifest = true
-	case DataFile:
-		d.data, d.Size = true, e.Size
+	case pinFile:
+		d.Pinned = true
+	case provenFile, disprovenFile:
+		d.Proven, d.Disproven = d.Proven || file == provenFile, d.Disproven || file == disprovenFile
+		d.ProofAt = later(d.ProofAt, e.Modified)
+	default:
+		d.data, d.DataFile, d.Size = true, file, e.Size
 	}
 	d.TotalSize += e.Size
+	if file == pinFile || file == provenFile || file == disprovenFile {
+		d.added = later(d.added, e.Modified)
+		return // they come later, and say nothing of when the backup was written
+	}
 	d.Modified = later(d.Modified, e.Modified)
 }
 
 // reserved tells keys that are not a backup's.
 func reserved(key string) bool {
-	for _, p := range []string{controlPrefix, discoveryPrefix, changesPrefix} {
+	for _, p := range []string{controlPrefix, discoveryPrefix, volumesPrefix, changesPrefix} {
 		if strings.HasPrefix(key+"/", p) {
 			return true
 		}
@@ -254,39 +284,60 @@ type StoredData struct {
 	Version string
 }
 
-// PutBackupData streams a snapshot, already compressed, into the store. Nothing is visible before it is complete, and nothing if body fails.
+// validData refuses what can't be the data of a backup.
+func validData(name, file string) error {
+	if !isDataFile(file) {
+		return invalidf("%q is no data of a backup", file)
+	}
+	return ValidBackupName(name)
+}
+
+// PutBackupData streams a snapshot, already compressed and sealed, into the file of that name (DataFileOf). Nothing is visible before it is complete, and nothing if body fails.
 // It fails with ErrConflict if there is data of that name (as far as the store can tell).
-func (c *Catalog) PutBackupData(ctx context.Context, name string, body io.Reader) (StoredData, error) {
-	if err := ValidBackupName(name); err != nil {
+func (c *Catalog) PutBackupData(ctx context.Context, name, file string, body io.Reader) (StoredData, error) {
+	if err := validData(name, file); err != nil {
 		return StoredData{}, err
 	}
-	info, err := c.store.Put(ctx, name+"/"+DataFile, body, blob.PutOptions{IfAbsent: true})
+	info, err := c.store.Put(ctx, name+"/"+file, body, blob.PutOptions{IfAbsent: true})
 	if err != nil {
-		return StoredData{}, fmt.Errorf("write %s/%s: %w", name, DataFile, err)
+		return StoredData{}, fmt.Errorf("write %s/%s: %w", name, file, err)
 	}
 	return StoredData{Size: info.Size, Version: info.Version}, nil
 }
 
 // StatBackupData describes the stored snapshot.
-func (c *Catalog) StatBackupData(ctx context.Context, name string) (StoredData, error) {
-	if err := ValidBackupName(name); err != nil {
+func (c *Catalog) StatBackupData(ctx context.Context, name, file string) (StoredData, error) {
+	if err := validData(name, file); err != nil {
 		return StoredData{}, err
 	}
-	info, err := c.store.Stat(ctx, name+"/"+DataFile)
+	info, err := c.store.Stat(ctx, name+"/"+file)
 	if err != nil {
-		return StoredData{}, fmt.Errorf("read %s/%s: %w", name, DataFile, err)
+		return StoredData{}, fmt.Errorf("read %s/%s: %w", name, file, err)
 	}
 	return StoredData{Size: info.Size, Version: info.Version}, nil
 }
 
+// HasBackupData tells whether there is data of that name, under whichever of its names, with or without what makes it a backup.
+func (c *Catalog) HasBackupData(ctx context.Context, name string) (bool, error) {
+	for _, compression := range []string{CompressionGzip, CompressionZstd} {
+		for _, sealed := range []bool{false, true} {
+			_, err := c.StatBackupData(ctx, name, DataFileOf(compression, sealed))
+			if err == nil || !errors.Is(err, ErrNotFound) {
+				return err == nil, err
+			}
+		}
+	}
+	return false, nil
+}
+
 // OpenBackupData reads the stored snapshot from an offset to its end. The caller closes the reader.
-func (c *Catalog) OpenBackupData(ctx context.Context, name string, offset int64) (io.ReadCloser, StoredData, error) {
-	if err := ValidBackupName(name); err != nil {
+func (c *Catalog) OpenBackupData(ctx context.Context, name, file string, offset int64) (io.ReadCloser, StoredData, error) {
+	if err := validData(name, file); err != nil {
 		return nil, StoredData{}, err
 	}
-	r, info, err := c.store.Get(ctx, name+"/"+DataFile, blob.Range{Offset: offset})
+	r, info, err := c.store.Get(ctx, name+"/"+file, blob.Range{Offset: offset})
 	if err != nil {
-		return nil, StoredData{}, fmt.Errorf("read %s/%s: %w", name, DataFile, err)
+		return nil, StoredData{}, fmt.Errorf("read %s/%s: %w", name, file, err)
 	}
 	return r, StoredData{Size: info.Size, Version: info.Version}, nil
 }

@@ -72,10 +72,10 @@ func TestBackupFormats(t *testing.T) {
 		ctx, c := context.Background(), New(s)
 		const name = testBackup
 		at := time.Date(2026, 1, 30, 1, 2, 3, 0, time.UTC)
-		if _, err := c.PutBackupData(ctx, name, strings.NewReader("data")); err != nil {
+		if _, err := c.PutBackupData(ctx, name, DataFile, strings.NewReader("data")); err != nil {
 			t.Fatal(err)
 		}
-		_, err := c.PutBackupData(ctx, name, strings.NewReader("data"))
+		_, err := c.PutBackupData(ctx, name, DataFile, strings.NewReader("data"))
 		wantIs(t, err, ErrConflict)
 		_, err = c.Manifest(ctx, name)
 		wantIs(t, err, ErrNotFound)
@@ -103,7 +103,7 @@ func TestBackupFormats(t *testing.T) {
 		if got, err := c.BackupInfo(ctx, name); err != nil || got != info {
 			t.Fatalf("got %+v, %v", got, err)
 		}
-		for content, kind := range map[string]error{"": cluster.ErrCorrupt, "{}": cluster.ErrCorrupt, `{"version":1}`: cluster.ErrCorrupt, `{"version":2}`: cluster.ErrFuture} {
+		for content, kind := range map[string]error{"": cluster.ErrCorrupt, "{}": cluster.ErrCorrupt, `{"version":1}`: cluster.ErrCorrupt, `{"version":2}`: cluster.ErrCorrupt, `{"version":3}`: cluster.ErrFuture} {
 			put(t, s, name+"/_etcd_manager_manifest.json", content)
 			_, err := c.Manifest(ctx, name)
 			wantObject(t, err, name+"/_etcd_manager_manifest.json", kind)

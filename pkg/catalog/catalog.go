@@ -19,6 +19,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 )
 
 // Sentinels of the store, so that users of the catalog need not know the store's package. They are the same values.
@@ -29,11 +30,16 @@ var (
 	ErrConflict = blob.ErrPreconditionFailed
 	// ErrDenied: the store refuses; the message names the missing permission.
 	ErrDenied = blob.ErrDenied
+	// ErrLocked: the store keeps the objects, by a lock that was put on them, and may not delete them now; see LockedError.
+	ErrLocked = blob.ErrLocked
 	// ErrTransient: the store can't be reached or is overloaded; trying again later may help.
 	ErrTransient = blob.ErrTransient
 	// ErrInvalid: the request can't be right (a bad name, no such bucket).
 	ErrInvalid = blob.ErrInvalid
 )
+
+// LockedError says which objects are locked, and until when.
+type LockedError = blob.LockedError
 
 // Keys of single objects and prefixes, relative to the store's base.
 const (
@@ -53,6 +59,9 @@ const maxObject = 1 << 20
 type Catalog struct {
 	store blob.Store
 	now   func() time.Time
+	// sealer and opener are nil where nothing is sealed, and where there is nothing to open it with.
+	sealer envelope.Sealer
+	opener envelope.Opener
 }
 
 // Option changes how a catalog works.
@@ -60,6 +69,18 @@ type Option func(*Catalog)
 
 // WithClock replaces the wall clock, from which names and timestamps are made.
 func WithClock(now func() time.Time) Option { return func(c *Catalog) { c.now = now } }
+
+// WithKeys has what is written from now on sealed, and what is sealed opened. Either may be nil: then nothing is sealed, or of what is
+// sealed only what stands in the clear is known.
+func WithKeys(s envelope.Sealer, o envelope.Opener) Option {
+	return func(c *Catalog) { c.sealer, c.opener = s, o }
+}
+
+// Sealer seals what is written; it is nil where nothing is to be sealed.
+func (c *Catalog) Sealer() envelope.Sealer { return c.sealer }
+
+// Opener opens what is sealed; it is nil if no key was given.
+func (c *Catalog) Opener() envelope.Opener { return c.opener }
 
 // New returns a catalog of the store. It sends no request.
 func New(store blob.Store, opts ...Option) *Catalog {

@@ -22,12 +22,14 @@ const (
 )
 
 // Command is one that the operator has queued. The only kind that stands in _command.json is the restore of a backup;
-// a recovery from a data dir stands in a file of its own, which other tools pass over.
+// a recovery from a data dir, and a backup on demand, stand in files of their own, which other tools pass over.
 type Command struct {
 	// Name is the directory below control/, and the id of the operation that executes it.
 	Name string
 	// Time is when it was queued, by the clock of who did.
 	Time time.Time
+	// Create is what backup to take; nil for everything that restores. All that follows but Stamp is empty then.
+	Create *CreateBackup
 	// Backup is what to restore; empty if Source says what to make a backup of first.
 	Backup string
 	// Source is nil for the restore of a backup.
@@ -100,7 +102,7 @@ func (c *Catalog) queue(ctx context.Context, cmd Command, now time.Time, put fun
 	second := now.Format(time.RFC3339)
 	seq, err := c.nextCommandSequence(ctx, second)
 	if err != nil {
-		return Command{}, fmt.Errorf("queue restore: %w", err)
+		return Command{}, fmt.Errorf("queue command: %w", err)
 	}
 	for ; seq <= maxSequence; seq++ {
 		cmd.Name = fmt.Sprintf("%s-%06d", second, seq)
@@ -109,11 +111,11 @@ func (c *Catalog) queue(ctx context.Context, cmd Command, now time.Time, put fun
 			continue
 		}
 		if err != nil {
-			return Command{}, fmt.Errorf("queue restore: %w", err)
+			return Command{}, fmt.Errorf("queue command: %w", err)
 		}
 		return cmd, nil
 	}
-	return Command{}, fmt.Errorf("queue restore: all names of the second %s are taken: %w", second, ErrConflict)
+	return Command{}, fmt.Errorf("queue command: all names of the second %s are taken: %w", second, ErrConflict)
 }
 
 const maxSequence = 999999
@@ -166,7 +168,11 @@ func (c *Catalog) Command(ctx context.Context, name string) (Command, error) {
 	way := "withdraw it: etcd-manager-ctl delete-command " + name
 	data, info, err := c.read(ctx, dir+commandFile, way)
 	if errors.Is(err, ErrNotFound) {
-		return c.recovery(ctx, name, way)
+		cmd, err := c.recovery(ctx, name, way)
+		if errors.Is(err, ErrNotFound) {
+			return c.creation(ctx, name, way)
+		}
+		return cmd, err
 	}
 	if err != nil {
 		return Command{}, err

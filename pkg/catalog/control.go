@@ -30,6 +30,8 @@ type ControlListing struct {
 	Spec   Object
 	Marker Object
 	Leader Object
+	// Settings are etcd's, as the operator has chosen them.
+	Settings Object
 	// Survivors exists while the cluster has no quorum.
 	Survivors Object
 	// Commands and Operations are in lexical order of their names.
@@ -63,6 +65,9 @@ func (l *ControlListing) add(e blob.Entry) {
 	case leaderKey:
 		l.Leader = o
 		return
+	case settingsKey:
+		l.Settings = o
+		return
 	case survivorsKey:
 		l.Survivors = o
 		return
@@ -75,11 +80,11 @@ func (l *ControlListing) add(e blob.Entry) {
 			l.Operations = append(l.Operations, o)
 			return
 		}
-	case nested && (file == commandFile || file == recoverFile):
+	case nested && (file == commandFile || file == recoverFile || file == createFile):
 		o.Name = dir
 		l.Commands = append(l.Commands, o)
 		return
-	case nested && file == optionsFile, strings.HasPrefix(e.Key, blob.ProbePrefix):
+	case nested && (file == optionsFile || file == progressFile), strings.HasPrefix(e.Key, blob.ProbePrefix):
 		return
 	}
 	l.Unknown = append(l.Unknown, e.Key)

@@ -20,6 +20,9 @@ type OperationKind string
 // KindRestore replaces the cluster's data by a backup's.
 const KindRestore OperationKind = "restore"
 
+// KindBackup is a backup that an operator asked for. Its record is written when it has ended.
+const KindBackup OperationKind = "backup"
+
 // OperationState says how far it is.
 type OperationState string
 
@@ -87,6 +90,8 @@ type Operation struct {
 	BumpRevision int64 `json:"bumpRevision,omitempty"`
 	// Source is the data dir that Backup was made of, if the command named one.
 	Source *Source `json:"source,omitempty"`
+	// Target is the point to which the backup is brought by the changes behind it; nil if it is the backup itself.
+	Target *PointInTime `json:"target,omitempty"`
 	// Proven are the nodes that have fetched and proven the backup.
 	Proven []cluster.NodeID `json:"proven,omitempty"`
 	// StagedBytes is the size of the staged database.
@@ -118,6 +123,17 @@ type Operation struct {
 	Steps []Step `json:"steps,omitempty"`
 	// Progress is what each node is doing now.
 	Progress map[cluster.NodeID]Progress `json:"progress,omitempty"`
+}
+
+// PointInTime is a revision that is reached from a backup.
+type PointInTime struct {
+	Incarnation Incarnation `json:"incarnation"`
+	// BaseRevision is the backup's, Revision the one to reach. Head is the last segment that is needed, empty if none is: it names those before.
+	BaseRevision int64  `json:"baseRevision"`
+	Revision     int64  `json:"revision"`
+	Head         string `json:"head,omitempty"`
+	// Time is when its state began to hold; zero if that isn't known.
+	Time time.Time `json:"time,omitzero"`
 }
 
 // StepOutcome says how a step ended; empty while it runs.

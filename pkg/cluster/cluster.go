@@ -100,6 +100,21 @@ type Member struct {
 	Learner    bool
 }
 
+// AlarmType is a kind of alarm of etcd's.
+type AlarmType string
+
+// The alarms that etcd knows.
+const (
+	AlarmNoSpace AlarmType = "NOSPACE"
+	AlarmCorrupt AlarmType = "CORRUPT"
+)
+
+// Alarm is raised by a member, or about it, and stays until it is disarmed.
+type Alarm struct {
+	Member MemberID
+	Type   AlarmType
+}
+
 // EtcdStatus is what a node knows of its own etcd process.
 type EtcdStatus struct {
 	// Running is true if the process exists.
@@ -124,6 +139,18 @@ type EtcdStatus struct {
 	// DBSize and DBSizeInUse are in bytes.
 	DBSize      int64
 	DBSizeInUse int64
+	// DBQuota bounds DBSize, in bytes; 0 if it isn't known.
+	DBQuota int64
+	// ClusterVersion is the minor version that all members keep to, for example "3.5.0"; StorageVersion that of this member's data. Empty
+	// if it isn't known; versions before 3.6 don't tell the second.
+	ClusterVersion string
+	StorageVersion string
+	// DowngradeTarget is the version for which etcd's own downgrade is enabled, or empty.
+	DowngradeTarget string
+	// Alarms are raised somewhere in the cluster, as this member knows it.
+	Alarms []Alarm
+	// Outdated is true if the process runs with other settings than it would be started with now.
+	Outdated bool
 	// Members is the member list as this member knows it; nil if it couldn't be read.
 	Members []Member
 	// LogWritten is when its write-ahead log was last written to; zero while it is healthy. RaftTerm, RaftIndex and Revision are then read
@@ -191,6 +218,8 @@ type NodeStatus struct {
 	Trash []TrashEntry
 	// DiskFree is the free space of the data dir's file system, in bytes.
 	DiskFree int64
+	// Settings are etcd's settings as the leader last gave them to this node.
+	Settings Settings
 	// Busy names the action that is being performed, or is empty.
 	Busy string
 	// Manager is the manager's version.

@@ -58,6 +58,20 @@ func (v Version) Compare(w Version) int {
 // SameMinor tells whether both belong to one minor version.
 func (v Version) SameMinor(w Version) bool { return v.Major == w.Major && v.Minor == w.Minor }
 
+// RollsTo tells whether a cluster can go to another version member by member while it serves: upwards and to other patches always, downwards
+// only from minor versions that have etcd's own downgrade.
+func (v Version) RollsTo(w Version) bool {
+	for minor := v.Minor; minor > w.Minor; minor-- {
+		if !Downgradable(minor) {
+			return false
+		}
+	}
+	return true
+}
+
+// Downgradable tells whether etcd itself can go down from a minor version to the one before.
+func Downgradable(minor int) bool { return minor == 6 || minor == 7 }
+
 // Unsafe says why a version is never run, or "".
 func (v Version) Unsafe() string {
 	if v.Major == 3 && v.Minor == 5 && v.Patch <= 2 {

@@ -1,9 +1,11 @@
 package etcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -133,4 +135,17 @@ func (b *Binaries) Versions() []string {
 // etcd has ended, and etcd may end the process by itself: it is for a process of its own.
 func Main(args []string) {
 	etcdmain.Main(append([]string{Subcommand}, args...))
+}
+
+// Prove runs the executable for its version, which tells whether it is one for this machine at all. The error wraps ErrNoBinary.
+func (b Binary) Prove(ctx context.Context) error {
+	out, err := exec.CommandContext(ctx, b.Path, append(slices.Clone(b.Args), "--version")...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w for version %s: %s can't be run: %w", ErrNoBinary, b.Version, b.Path, err)
+	}
+	if !strings.Contains(string(out), b.Version) {
+		first, _, _ := strings.Cut(string(out), "\n")
+		return fmt.Errorf("%w for version %s: %s says that it is %q", ErrNoBinary, b.Version, b.Path, first)
+	}
+	return nil
 }

@@ -59,17 +59,37 @@ var sentinels = []struct{ from, to error }{
 // Client talks to one member. All methods are safe for concurrent use and honor the context's deadline;
 // without a deadline they may wait for as long as the member is away.
 type Client struct {
-	c         *clientv3.Client
+	c *clientv3.Client
+	// stream is the connection for WatchAll; the same one unless DialStream has made another.
+	stream    *clientv3.Client
 	endpoints []string
+	tls       *tls.Config
 	kv        etcdserverpb.KVClient
 	members   etcdserverpb.ClusterClient
 	maint     etcdserverpb.MaintenanceClient
 }
 
+// window is how many bytes may be on their way to a client. Named, it keeps gRPC from measuring the connection all the time, which costs a
+// stream of small messages more than the messages do.
+const window = 256 << 10
+
 // Dial prepares a client for one member, whose client URLs are the endpoints. It does no I/O: connecting
 // is part of the first request, and of the first one after a loss. tlsConf is nil for plain HTTP; to use a
 // renewed certificate without a new client, set its GetClientCertificate. Close must be called in the end.
 func Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
+	c, err := connect(endpoints, tlsConf, window)
+	if err != nil {
+		return nil, err
+	}
+	conn := c.ActiveConnection()
+	return &Client{
+		c: c, stream: c, endpoints: slices.Clone(endpoints), tls: tlsConf, kv: etcdserverpb.NewKVClient(conn),
+		members: etcdserverpb.NewClusterClient(conn), maint: etcdserverpb.NewMaintenanceClient(conn),
+	}, nil
+}
+
+// connect makes etcd's own client, to which window bytes may be on their way.
+func connect(endpoints []string, tlsConf *tls.Config, window int32, more ...grpc.DialOption) (*clientv3.Client, error) {
 	if len(endpoints) == 0 {
 		return nil, errors.New("connect to etcd: no endpoint")
 	}
@@ -81,28 +101,31 @@ func Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
 		BackoffWaitBetween: 25 * time.Millisecond,
 		MaxUnaryRetries:    1,
 		// An etcd that comes up is noticed at once; gRPC's own back-off begins with a second.
-		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+		DialOptions: append([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 25 * time.Millisecond, Multiplier: 1.3, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 3 * time.Second,
-		})},
+		}), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window)}, more...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)
 	}
-	conn := c.ActiveConnection()
-	return &Client{
-		c: c, endpoints: slices.Clone(endpoints), kv: etcdserverpb.NewKVClient(conn),
-		members: etcdserverpb.NewClusterClient(conn), maint: etcdserverpb.NewMaintenanceClient(conn),
-	}, nil
+	return c, nil
 }
 
 // Close ends all connections. It may be called more than once.
 func (c *Client) Close() error {
-	err := c.c.Close()
-	if errors.Is(err, context.Canceled) {
-		return nil
+	err := closed(c.c)
+	if c.stream != c.c {
+		err = errors.Join(err, closed(c.stream))
 	}
 	return err
+}
+
+func closed(c *clientv3.Client) error {
+	if err := c.Close(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 // Raw is etcd's own client on the same connection, for watches, leases and the keys themselves.
@@ -144,6 +167,8 @@ type Status struct {
 	DBSizeInUse int64
 	DBQuota     int64
 	Learner     bool
+	// DowngradeTarget is the version for which etcd's downgrade is enabled; empty if it isn't, and always before 3.6.
+	DowngradeTarget string
 	// Errors are etcd's words, alarms among them.
 	Errors []string
 }
@@ -154,8 +179,13 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, c.wrap("read status", err)
 	}
+	target := ""
+	if r.DowngradeInfo.GetEnabled() {
+		target = r.DowngradeInfo.GetTargetVersion()
+	}
 	return Status{
-		Version: r.Version, StorageVersion: r.StorageVersion,
+		DowngradeTarget: target,
+		Version:         r.Version, StorageVersion: r.StorageVersion,
 		ClusterID: r.Header.GetClusterId(), MemberID: cluster.MemberID(r.Header.GetMemberId()), Leader: cluster.MemberID(r.Leader),
 		Revision: r.Header.GetRevision(), RaftTerm: r.RaftTerm, RaftIndex: r.RaftIndex, AppliedIndex: r.RaftAppliedIndex,
 		DBSize: r.DbSize, DBSizeInUse: r.DbSizeInUse, DBQuota: r.DbSizeQuota, Learner: r.IsLearner, Errors: r.Errors,
@@ -168,7 +198,7 @@ type Health struct {
 	// Reason says why not.
 	Reason string
 	// Alarms are raised somewhere in the cluster. NOSPACE does not make a member unhealthy: it still serves reads.
-	Alarms []Alarm
+	Alarms []cluster.Alarm
 	Took   time.Duration
 }
 
@@ -201,7 +231,7 @@ func (c *Client) Health(ctx context.Context) Health {
 	}
 	h.Alarms = alarms
 	for _, a := range alarms {
-		if a.Type == AlarmCorrupt {
+		if a.Type == cluster.AlarmCorrupt {
 			h.Healthy = false
 			h.Reason = fmt.Sprintf("member %s has the alarm CORRUPT", a.Member)
 		}
@@ -266,36 +296,21 @@ func (c *Client) Defragment(ctx context.Context) error {
 	return c.wrap("defragment", err)
 }
 
-// AlarmType is a kind of alarm.
-type AlarmType string
-
-// The alarms that etcd knows.
-const (
-	AlarmNoSpace AlarmType = "NOSPACE"
-	AlarmCorrupt AlarmType = "CORRUPT"
-)
-
-// Alarm is raised by a member, and stays until it is disarmed.
-type Alarm struct {
-	Member cluster.MemberID
-	Type   AlarmType
-}
-
 // Alarms lists what is raised in the cluster, as this member knows it.
-func (c *Client) Alarms(ctx context.Context) ([]Alarm, error) {
+func (c *Client) Alarms(ctx context.Context) ([]cluster.Alarm, error) {
 	r, err := c.maint.Alarm(ctx, &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_GET})
 	if err != nil {
 		return nil, c.wrap("read alarms", err)
 	}
-	var out []Alarm
+	var out []cluster.Alarm
 	for _, a := range r.Alarms {
-		out = append(out, Alarm{Member: cluster.MemberID(a.MemberID), Type: AlarmType(a.Alarm.String())})
+		out = append(out, cluster.Alarm{Member: cluster.MemberID(a.MemberID), Type: cluster.AlarmType(a.Alarm.String())})
 	}
 	return out, nil
 }
 
 // Disarm takes one alarm back. One that isn't raised is success.
-func (c *Client) Disarm(ctx context.Context, a Alarm) error {
+func (c *Client) Disarm(ctx context.Context, a cluster.Alarm) error {
 	t, ok := etcdserverpb.AlarmType_value[string(a.Type)]
 	if !ok {
 		return fmt.Errorf("disarm: unknown alarm %q", a.Type)

@@ -115,7 +115,7 @@ func TestMaintenance(t *testing.T) {
 		return err != nil
 	})
 	h := c.Health(ctxOf(t))
-	if !h.Healthy || len(h.Alarms) != 1 || h.Alarms[0].Type != AlarmNoSpace || h.Alarms[0].Member != m.id(t) {
+	if !h.Healthy || len(h.Alarms) != 1 || h.Alarms[0].Type != cluster.AlarmNoSpace || h.Alarms[0].Member != m.id(t) {
 		t.Errorf("health without space: %+v", h)
 	}
 	st, err := c.Status(ctxOf(t))

@@ -62,6 +62,11 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 			lasting = append(lasting, f.name+"="+f.value)
 		}
 	}
+	for _, t := range []*TLSFiles{cfg.PeerTLS, cfg.ClientTLS} {
+		if t != nil && t.CADigest != "" {
+			lasting = append(lasting, "ca="+t.CADigest)
+		}
+	}
 	cmd := CommandLine{Argv: argv, Env: environment(cfg.ExtraEnv), DataDir: cfg.DataDir, Version: bin.Version}
 	cmd.Fingerprint = fingerprint(lasting, cmd.Env)
 	return cmd, nil

@@ -24,7 +24,7 @@ func TestCompiledVersion(t *testing.T) {
 // fullConfig sets everything.
 func fullConfig() Config {
 	tls := func(kind string) *TLSFiles {
-		return &TLSFiles{"/pki/" + kind + "/ca.crt", "/pki/" + kind + "/me.crt", "/pki/" + kind + "/me.key"}
+		return &TLSFiles{CAFile: "/pki/" + kind + "/ca.crt", CertFile: "/pki/" + kind + "/me.crt", KeyFile: "/pki/" + kind + "/me.key"}
 	}
 	return Config{
 		Name: "etcd-a", DataDir: "/data/tok", Token: "tok",

@@ -15,10 +15,12 @@ import (
 // ErrConfig is wrapped by every refusal of a [Config].
 var ErrConfig = errors.New("bad etcd configuration")
 
-// TLSFiles are paths of PEM files. etcd reads them again at every handshake, so a renewed certificate
-// is used without a restart.
+// TLSFiles are paths of PEM files. etcd reads certificate and key again at every handshake, so a renewed certificate
+// is used without a restart; the trusted CAs it reads only when it starts.
 type TLSFiles struct {
-	CAFile   string
+	CAFile string
+	// CADigest stands for what is in CAFile, which etcd reads only when it starts.
+	CADigest string
 	CertFile string
 	KeyFile  string
 }

@@ -75,7 +75,7 @@ func startHelper(cfg SalvageConfig, d salvageDir) (_ *helper, err error) {
 	if cfg.Stdout != nil {
 		h.cmd.Stdout = cfg.Stdout
 	}
-	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	h.cmd.SysProcAttr = dieWithParent(&syscall.SysProcAttr{Setpgid: true})
 	started := make(chan error)
 	go h.run(started)
 	if err := <-started; err != nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"go.etcd.io/etcd/server/v3/storage/schema"
@@ -71,13 +72,7 @@ func walkLive(ctx context.Context, f *boltFile, visit func(LiveKey) error) error
 	if err != nil {
 		return err
 	}
-	newest := make([]uint64, records/64+1)
-	for i, h := range table.hash {
-		if h != 0 && table.last[i]&tombFlag == 0 {
-			o := table.last[i] & ordinalMax
-			newest[o/64] |= 1 << (o % 64)
-		}
-	}
+	newest := table.newest(records)
 	f.again()
 	var ordinal uint32
 	return walkRecords(ctx, f, buckets, func(_ revKey, kv keyValue) error {
@@ -95,8 +90,25 @@ func walkLive(ctx context.Context, f *boltFile, visit func(LiveKey) error) error
 	})
 }
 
+// newest has a bit for each of that many records that is its key's newest, and no deletion.
+func (t *keyTable) newest(records uint32) []uint64 {
+	newest := make([]uint64, records/64+1)
+	for i, h := range t.hash {
+		if h != 0 && t.last[i]&tombFlag == 0 {
+			o := t.last[i] & ordinalMax
+			newest[o/64] |= 1 << (o % 64)
+		}
+	}
+	return newest
+}
+
 // walkRecords visits all revisions of all keys, oldest first.
 func walkRecords(ctx context.Context, f *boltFile, buckets []bucketRef, visit func(revKey, keyValue) error) error {
+	return walkRaw(ctx, f, buckets, func(r revKey, kv keyValue, _ []byte) error { return visit(r, kv) })
+}
+
+// walkRaw is walkRecords with the records themselves.
+func walkRaw(ctx context.Context, f *boltFile, buckets []bucketRef, visit func(r revKey, kv keyValue, record []byte) error) error {
 	for _, b := range buckets {
 		if b.name != string(schema.Key.Name()) {
 			continue
@@ -110,7 +122,7 @@ func walkRecords(ctx context.Context, f *boltFile, buckets []bucketRef, visit fu
 			if err != nil {
 				return badDB("revision %d/%d: %v", r.main, r.sub, err)
 			}
-			return visit(r, kv)
+			return visit(r, kv, v)
 		})
 	}
 	return badDB("it is a bbolt database, but has no bucket %q: not etcd's", schema.Key.Name())
@@ -157,6 +169,11 @@ func writeKeys(w *bufio.Writer, path string) error {
 		}
 		return nil
 	})
+	return writeEnd(w, err)
+}
+
+// writeEnd ends the output with how it went; an error of the output itself it returns.
+func writeEnd(w *bufio.Writer, err error) error {
 	if errors.Is(err, errKeysOutput) {
 		return err
 	}
@@ -182,6 +199,17 @@ func writeKeys(w *bufio.Writer, path string) error {
 // crashes or doesn't end, the file is bad: ErrBadDatabase. visit must not keep the key. When ctx ends or visit fails, the process is
 // killed and the error is ctx's or visit's.
 func Keys(ctx context.Context, selfExe, path string, visit func(LiveKey) error) error {
+	return readInChild(ctx, selfExe, path, []string{KeysSubcommand, path}, func(r *bufio.Reader) (a proveAnswer, readErr, visitErr error) {
+		a, readErr = readKeys(r, func(k LiveKey) error {
+			visitErr = visit(k)
+			return visitErr
+		})
+		return a, readErr, visitErr
+	})
+}
+
+// readInChild runs this program as a reader of the file at path, and has read take what it writes; visitErr is what the one for whom it is read said.
+func readInChild(ctx context.Context, selfExe, path string, args []string, read func(*bufio.Reader) (a proveAnswer, readErr, visitErr error)) error {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("read keys: %w", err)
@@ -189,7 +217,7 @@ func Keys(ctx context.Context, selfExe, path string, visit func(LiveKey) error) 
 	limit := time.Minute + time.Duration(fi.Size()/(5<<20))*time.Second // as Prove
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	c := exec.CommandContext(tctx, selfExe, KeysSubcommand, path)
+	c := exec.CommandContext(tctx, selfExe, args...)
 	stderr := &headBuffer{}
 	c.Stderr, c.Env, c.WaitDelay = stderr, []string{"GOTRACEBACK=single"}, 2*time.Second
 	out, err := c.StdoutPipe()
@@ -199,16 +227,13 @@ func Keys(ctx context.Context, selfExe, path string, visit func(LiveKey) error) 
 	if err := c.Start(); err != nil {
 		return fmt.Errorf("read keys of %s: %w", path, err)
 	}
-	var visitErr error
-	a, readErr := readKeys(bufio.NewReaderSize(out, 256<<10), func(k LiveKey) error {
-		visitErr = visit(k)
-		return visitErr
-	})
-	if readErr != nil {
+	a, readErr, visitErr := read(bufio.NewReaderSize(out, 256<<10))
+	ours := visitErr != nil || readErr != nil && !errors.Is(readErr, io.ErrUnexpectedEOF)
+	if ours {
 		_ = c.Process.Kill() // it may wait for a reader for ever; when it has ended already, so much the better
 	}
 	waitErr := c.Wait()
-	var exit *exec.ExitError
+	ws, exited := exitStatus(waitErr)
 	switch {
 	case visitErr != nil:
 		return visitErr
@@ -216,7 +241,9 @@ func Keys(ctx context.Context, selfExe, path string, visit func(LiveKey) error) 
 		return fmt.Errorf("read keys of %s: %w", path, ctx.Err())
 	case tctx.Err() != nil:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the reader didn't end within %s", limit))
-	case readErr != nil && len(stderr.b) > 0, readErr == nil && errors.As(waitErr, &exit):
+	case exited && !ours && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
+		return fmt.Errorf("read keys of %s: %w", path, errKilled)
+	case readErr != nil && len(stderr.b) > 0, readErr == nil && exited:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it crashed (%v): %s", waitErr, bytes.TrimSpace(stderr.b)))
 	case readErr != nil:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it broke off: %v", readErr))

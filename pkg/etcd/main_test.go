@@ -31,6 +31,8 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		case ProveSubcommand:
 			os.Exit(ProveMain(os.Args[2:]))
+		case ValuesSubcommand:
+			os.Exit(ValuesMain(os.Args[2:]))
 		case KeysSubcommand:
 			os.Exit(KeysMain(os.Args[2:]))
 		case StageSubcommand:

@@ -183,10 +183,7 @@ func record(c *exec.Cmd, cmd CommandLine, pidFile string) (*Process, error) {
 }
 
 func newProcess(info ProcessInfo, pidFile string, adopted bool) *Process {
-	p := &Process{info: info, pidFile: pidFile, adopted: adopted, done: make(chan struct{}), pidfd: -1}
-	if fd, err := unix.PidfdOpen(info.PID, 0); err == nil {
-		p.pidfd = fd
-	}
+	p := &Process{info: info, pidFile: pidFile, adopted: adopted, done: make(chan struct{}), pidfd: openProcess(info.PID)}
 	return p
 }
 
@@ -268,7 +265,7 @@ func (p *Process) Signal(sig syscall.Signal) error {
 	defer p.fdMu.RUnlock()
 	var err error
 	if p.pidfd >= 0 {
-		err = unix.PidfdSendSignal(p.pidfd, sig, nil, 0)
+		err = signalProcess(p.pidfd, sig)
 	} else if st, serr := readStat(p.info.PID); serr == nil && st.startTicks == p.info.StartTicks {
 		err = unix.Kill(p.info.PID, sig)
 	}

@@ -67,6 +67,9 @@ type ProveOptions struct {
 	// Stage finds it (StageConfig.PlanPath). A database that can't be staged so is refused with ErrVersion or ErrConfig.
 	Plan     *StagePlan `json:"plan,omitempty"`
 	PlanPath string     `json:"planPath,omitempty"`
+	// HashCompact has the hash computed as an etcd does that has compacted up to this revision, if that is more than the database has: so two that
+	// have the same data, and were compacted differently, can be compared.
+	HashCompact int64 `json:"hashCompact,omitempty"`
 }
 
 func (o *ProveOptions) validate() error {
@@ -136,8 +139,12 @@ func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *plannedS
 		}
 		facts.found(s)
 		if o.Plan == nil {
-			sum, err := s.hashKV(ctx, facts.CompactRevision, nil)
-			facts.Hash = HashKV{Revision: facts.Revision, CompactRevision: facts.CompactRevision, Hash: sum}
+			compact := facts.CompactRevision
+			if o.HashCompact > 0 { // before the first compaction etcd says -1
+				compact = max(compact, o.HashCompact)
+			}
+			sum, err := s.hashKV(ctx, compact, nil)
+			facts.Hash = HashKV{Revision: facts.Revision, CompactRevision: compact, Hash: sum}
 			return err
 		}
 		res, e, err := s.planStage(ctx, plan)
@@ -305,7 +312,7 @@ type proveAnswer struct {
 // proveKinds are the sentinels that the answer of a child can name. No error wraps two of them.
 var proveKinds = map[string]error{
 	"database": ErrBadDatabase, "snapshot": ErrBadSnapshot, "in-use": ErrDataDirInUse, "absent": os.ErrNotExist, "version": ErrVersion,
-	"config": ErrConfig, "log": ErrBadLog, "full": syscall.ENOSPC,
+	"config": ErrConfig, "log": ErrBadLog, "gap": ErrGap, "full": syscall.ENOSPC,
 }
 
 // sentinelOf gives what the caller branches on.
@@ -421,32 +428,47 @@ type childError struct {
 func (e *childError) Error() string { return e.msg }
 func (e *childError) Unwrap() error { return e.kind }
 
-// errCrashed means that a child ended by a signal or a panic.
+// errCrashed means that a child ended by a panic, or by a signal that it has caused itself.
 var errCrashed = errors.New("crashed")
 
-// runSelf runs a subcommand of the manager and returns what it printed.
-func runSelf(ctx context.Context, stdin []byte, exe string, args ...string) ([]byte, error) {
+// errKilled means that a child was ended from outside.
+var errKilled = errors.New("the process that worked on it was killed, perhaps by the kernel because memory ran out; that says nothing of the data")
+
+// runSelf runs a subcommand of the manager and returns what it printed, also where it wasn't to be told everything. stdin may be nil.
+func runSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, exe, args...)
 	var stdout bytes.Buffer
 	stderr := &headBuffer{}
-	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(stdin), &stdout, stderr
+	c.Stdin, c.Stdout, c.Stderr = stdin, &stdout, stderr
 	// Nothing of the environment is needed.
 	c.Env = []string{"GOTRACEBACK=single"}
 	c.WaitDelay = 2 * time.Second
 	// A child that outlived its manager would hold locks, and write where the next manager begins again. The kernel takes the end of the
 	// thread that has started it for that of its parent.
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = dieWithParent(&syscall.SysProcAttr{})
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err := c.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return nil, fmt.Errorf("%w (%v): %s", errCrashed, exit, bytes.TrimSpace(stderr.b))
+	switch ws, exited := exitStatus(err); {
+	case exited && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
+		return stdout.Bytes(), errKilled
+	case exited:
+		return nil, fmt.Errorf("%w (%v): %s", errCrashed, err, bytes.TrimSpace(stderr.b))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("run %s %s: %w", exe, args[0], err)
+		return stdout.Bytes(), fmt.Errorf("run %s %s: %w", exe, args[0], err)
 	}
 	return stdout.Bytes(), nil
+}
+
+// exitStatus is how a child ended, if it did.
+func exitStatus(err error) (syscall.WaitStatus, bool) {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return 0, false
+	}
+	ws, ok := exit.Sys().(syscall.WaitStatus)
+	return ws, ok
 }
 
 // headBuffer keeps the beginning of what a child complains, enough to see a panic's message.

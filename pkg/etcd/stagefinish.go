@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -408,7 +409,7 @@ func stageInChild(ctx context.Context, exe string, w stageWork, dir string) (sta
 	if err != nil {
 		return stageAnswer{}, err
 	}
-	out, err := runSelf(ctx, in, exe, StageSubcommand, dir)
+	out, err := runSelf(ctx, bytes.NewReader(in), exe, StageSubcommand, dir)
 	if ctx.Err() != nil {
 		return stageAnswer{}, ctx.Err()
 	}

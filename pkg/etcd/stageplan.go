@@ -71,7 +71,8 @@ func identify(f *os.File) (fileID, error) {
 	if !ok {
 		return fileID{}, errors.New("the file system has no inodes")
 	}
-	return fileID{Device: uint64(st.Dev), Inode: st.Ino, Size: st.Size, Modified: st.Mtim.Nano(), Changed: st.Ctim.Nano()}, nil //nolint:unconvert // other systems have other types
+	modified, changed := changeTimes(st)
+	return fileID{Device: uint64(st.Dev), Inode: st.Ino, Size: st.Size, Modified: modified, Changed: changed}, nil //nolint:unconvert // other systems have other types
 }
 
 // moved tells whether the file is still the same but for its name and mode.

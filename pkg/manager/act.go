@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -66,6 +67,8 @@ func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster
 		return nil
 	case plan.AddLearner, plan.Promote, plan.UpdateMember, plan.RemoveMember:
 		return l.changeMembers(ctx, o, a)
+	case plan.RestartMember, plan.StopMember, plan.EnableDowngrade, plan.CancelDowngrade, plan.Compact, plan.Defragment, plan.Disarm:
+		return l.tend(ctx, o, a)
 	}
 	return l.actRestore(ctx, o, spec, a)
 }
@@ -356,13 +359,18 @@ func (l *leadership) dial(n *cluster.NodeStatus) (*etcd.Client, error) {
 	if n.Etcd.Quarantined {
 		urls = self.QuarantinedClientURLs
 	}
-	return l.dialURLs(urls)
+	for _, m := range n.Etcd.Members {
+		if n.Etcd.Outdated && m.ID == n.Etcd.MemberID && len(m.ClientURLs) > 0 {
+			urls = m.ClientURLs // it was started with others than those that it is to have now
+		}
+	}
+	return l.dialURLs(urls, etcd.Dial)
 }
 
-// dialURLs connects to one member.
-func (l *leadership) dialURLs(urls []string) (*etcd.Client, error) {
-	if l.m.cfg.ClientTLS == nil || strings.HasPrefix(urls[0], "http:") {
-		return etcd.Dial(urls, nil)
+// dialURLs connects to members, in the way that is wanted.
+func (l *leadership) dialURLs(urls []string, dial func([]string, *tls.Config) (*etcd.Client, error)) (*etcd.Client, error) {
+	if l.m.cfg.ClientTLS == nil || len(urls) == 0 || strings.HasPrefix(urls[0], "http:") {
+		return dial(urls, nil)
 	}
 	var hosts []string
 	for _, s := range urls {
@@ -370,5 +378,5 @@ func (l *leadership) dialURLs(urls []string) (*etcd.Client, error) {
 			hosts = append(hosts, u.Hostname())
 		}
 	}
-	return etcd.Dial(urls, l.m.cfg.ClientTLS(hosts...))
+	return dial(urls, l.m.cfg.ClientTLS(hosts...))
 }

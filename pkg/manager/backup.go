@@ -12,6 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -24,9 +25,17 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan
 		return
 	}
 	l.backup = a.Reason
+	wanted := l.wanted
 	l.mu.Unlock()
 	l.wg.Go(func() {
-		name, err := l.takeBackup(ctx, spec, a.Node, a.Reason)
+		l.beginDemand(ctx, a)
+		name, err := l.taken(a.Command), error(nil)
+		if name == "" {
+			name, err = l.takeBackup(ctx, spec, a.Node, a.Reason)
+		}
+		if err == nil {
+			err = l.closeDemand(ctx, a, name)
+		}
 		l.mu.Lock()
 		l.backup = ""
 		if err != nil && ctx.Err() == nil {
@@ -36,15 +45,22 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan
 			l.backupRetry, l.backupError = time.Now().Add(wait), err.Error()
 			klog.Errorf("the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
 		}
+		retryAt := l.backupRetry
 		if err == nil {
 			l.backupFails, l.backupError, l.backupRetry, l.backupDone = 0, "", time.Time{}, time.Now()
 			l.newest, l.newestKnown, l.restored = catalog.BackupTime(name), true, false
 			delete(l.failedOn, a.Node)
+			if l.wanted == wanted { // else it was wanted after this one had begun
+				l.wanted = ""
+			}
 		}
 		l.mu.Unlock()
+		if err != nil && ctx.Err() == nil {
+			l.failDemand(ctx, a, retryAt, err)
+		}
 		l.poke()
 		if err == nil {
-			if err := l.thinOut(ctx); err != nil && ctx.Err() == nil {
+			if _, err := l.thinOut(ctx); err != nil && ctx.Err() == nil {
 				klog.Warningf("retention: %v", err)
 			}
 		}
@@ -87,78 +103,80 @@ func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cl
 	return e.GetBackup(), nil
 }
 
-// thinOut removes what the retention policy doesn't keep, in one batch.
-func (l *leadership) thinOut(ctx context.Context) error {
-	list, err := l.m.cfg.Catalog.Backups(ctx)
+// thinOut removes what isn't kept of backups and changes, within the bounds of one run. It returns whether there is more.
+func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
+	l.pruning.Lock()
+	defer l.pruning.Unlock()
+	ex, err := l.exempt(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	names := expired(list, trustedNow(list), l.m.cfg.Retention)
-	if len(names) > 0 {
-		if names, err = l.unqueued(ctx, names); err != nil {
-			return err
+	r, err := l.pruner.Run(ctx, time.Now(), ex)
+	l.mu.Lock()
+	l.pruned = time.Now()
+	if err == nil {
+		l.backups, l.pruneDenied, l.pruneLocked = r.Stored, "", r.Locked
+		if !r.RetryAt.IsZero() {
+			l.pruneDenied = fmt.Sprintf("nothing is removed from the store before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
 		}
 	}
-	l.mu.Lock()
-	l.backups = len(list.Backups) - len(names)
+	denied := l.pruneDenied
 	l.mu.Unlock()
-	if len(names) == 0 {
-		return nil
+	if r.Backups+r.Objects+r.Segments > 0 {
+		klog.Infof("retention: removed %d backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
 	}
-	n, err := l.m.cfg.Catalog.DeleteBackups(ctx, names...)
-	if n > 0 {
-		klog.Infof("retention: removed %d backups (%d objects)", len(names), n)
+	if r.News {
+		klog.Warningf("retention: %s", denied)
 	}
-	if err != nil {
-		return fmt.Errorf("remove %d backups: %w", len(names), err)
+	if r.Locked > 0 {
+		klog.V(2).Infof("retention: the store keeps %d objects under lock; they are looked at again from %s on", r.Locked, r.Until.UTC().Format(time.RFC3339))
 	}
-	return nil
+	return r.More && err == nil && r.RetryAt.IsZero(), err
 }
 
-// safetyKept is how long the backup from before a restore is kept, whatever the retention policy says.
-const safetyKept = 7 * 24 * time.Hour
+const (
+	// pruneInterval is how often what is too old is looked for, backups or not; pruneAgain when a run could not do everything.
+	pruneInterval = time.Hour
+	pruneAgain    = time.Minute
+)
 
-// unqueued leaves out the backups that queued restores name, and those by which a restore can be undone. As long as a command can't be
+// prune thins out again and again, whether backups succeed or not.
+func (l *leadership) prune(ctx context.Context) {
+	wait := pruneInterval
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		l.mu.Lock()
+		due := l.pruned.Add(wait)
+		l.mu.Unlock()
+		if wait = time.Until(due); wait > 0 {
+			continue // a backup has done it
+		}
+		wait = pruneInterval
+		more, err := l.thinOut(ctx)
+		if err != nil && ctx.Err() == nil {
+			klog.Warningf("retention: %v", err)
+		}
+		if more {
+			wait = pruneAgain
+		}
+	}
+}
+
+// exempt are the backups that queued restores name, and those by which a restore can be undone. As long as a command can't be
 // read, every backup may be meant.
-func (l *leadership) unqueued(ctx context.Context, names []string) ([]string, error) {
+func (l *leadership) exempt(ctx context.Context) (prune.Exempt, error) {
 	cmds, problems, err := l.m.cfg.Catalog.Commands(ctx)
 	if err != nil {
-		return nil, err
+		return prune.Exempt{}, err
 	}
 	if len(problems) > 0 {
-		return nil, fmt.Errorf("no backup is removed while a queued command can't be read: %w", problems[0].Err)
+		return prune.Exempt{}, fmt.Errorf("no backup is removed while a queued command can't be read: %w", problems[0].Err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.DeleteFunc(names, func(name string) bool {
-		return time.Since(l.safety[name]) < safetyKept || slices.ContainsFunc(cmds, func(c catalog.Command) bool { return c.Backup == name })
-	}), nil
-}
-
-// expired asks the retention policy which backups go.
-func expired(list catalog.BackupList, now time.Time, p plan.RetentionPolicy) []string {
-	var stored []plan.StoredBackup
-	for _, b := range list.Backups {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
-	}
-	for _, b := range list.Leftovers {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Modified})
-	}
-	var names []string
-	for _, d := range plan.Retain(now, stored, p) {
-		if !d.Keep {
-			klog.V(2).Infof("retention: %s goes: %s", d.Name, d.Reason)
-			names = append(names, d.Name)
-		}
-	}
-	return names
-}
-
-// trustedNow is the earlier one of this node's clock and the store's: a clock that is ahead must not make backups look old.
-func trustedNow(list catalog.BackupList) time.Time {
-	now := time.Now()
-	if w := list.LastWritten(); !w.IsZero() && w.Before(now) {
-		return w
-	}
-	return now
+	return prune.ExemptFor(cmds, l.safety, time.Now()), nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
 // How long the loop waits when nothing wakes it.
@@ -49,6 +50,8 @@ type leadership struct {
 	served    time.Time         // when a client was answered again after the stop
 	shown     catalog.Survivors // what was last written of the survivors
 
+	tending life
+
 	lastWhy  string
 	lastSaid time.Time
 	failures int
@@ -64,16 +67,36 @@ type leadership struct {
 	newest      time.Time
 	newestKnown bool
 	backups     int
+	// pruned is when retention last ran, pruneDenied why it can't delete, and pruneLocked how many objects it found under lock.
+	pruned      time.Time
+	pruneDenied string
+	pruneLocked int
+	// demandFails counts by command how often a backup that was asked for has failed, demandTaken names the backup that only has to be pinned and
+	// recorded, and demandDone are the commands that are done with.
+	demandFails map[string]int
+	demandTaken map[string]string
+	demandDone  map[string]bool
 	force       bool // the store is to be read again
 	// safety are the backups from before restores, and when they were made: by them restores are undone.
 	safety map[string]time.Time
 	wg     sync.WaitGroup
+	// wanted says why a full backup is needed at once, and serving where etcd is asked for its changes.
+	wanted  string
+	serving []string
+
+	recording *recording
+	// restful is the node on which a backup may be proven now, guarded by mu.
+	restful cluster.NodeID
+
+	pruning sync.Mutex // held by one who prunes
+	pruner  *prune.Pruner
 }
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
 	return &leadership{
 		m: m, term: term, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
 		watching: map[cluster.NodeID]context.CancelFunc{}, safety: map[string]time.Time{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
+		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
 }
 
@@ -92,6 +115,8 @@ func (l *leadership) run(ctx context.Context) {
 			cancel()
 		}
 	}()
+	l.wg.Go(func() { l.prune(ctx) })
+	l.wg.Go(func() { l.verifyBackups(ctx) })
 	for ctx.Err() == nil {
 		peersChanged := l.m.cfg.Peers.Changed()
 		o, spec := l.observe(ctx)
@@ -107,13 +132,17 @@ func (l *leadership) run(ctx context.Context) {
 			d = plan.Decision{Why: "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")", Alarm: true}
 		}
 		l.showSurvivors(ctx, o)
+		l.keepChanges(ctx, o)
+		l.mu.Lock()
+		l.restful = restful(o, spec)
+		l.mu.Unlock()
 		l.say(d)
 		l.publish(o, spec, d)
 		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {
 		case d.Do != nil:
 			wait = l.carryOut(ctx, o, spec, d)
-		case d.Alarm || !steady(o, spec):
+		case d.Alarm || d.Waits || !steady(o, spec):
 			wait = tickWaiting
 		case o.Store.NewestBackupKnown:
 			due := o.Store.NewestBackup.Add(policy.BackupInterval).Sub(o.Now)
@@ -217,7 +246,8 @@ func (l *leadership) publish(o *plan.Observation, spec *cluster.Spec, d plan.Dec
 	r := Report{
 		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, At: o.Now, Nodes: o.Nodes, Missing: o.Missing, Spec: spec,
 		StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, NewestBackup: l.newest,
-		BackupRunning: l.backup, BackupError: l.backupError, Backups: l.backups,
+		BackupRunning: l.backup, BackupError: l.backupError, Backups: l.backups, PruneDenied: l.pruneDenied, PruneLocked: l.pruneLocked,
+		CreateBackups: o.Store.CreateBackups,
 	}
 	l.mu.Unlock()
 	l.m.mu.Lock()

@@ -18,9 +18,11 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
 // Peers is what the loop needs of the other managers; *peer.Peers has it.
@@ -28,7 +30,9 @@ type Peers interface {
 	// Peers lists the others; Conn connects to any node, this one included. Both may be called concurrently.
 	Peers() []peer.Peer
 	Conn(cluster.NodeID) (grpc.ClientConnInterface, error)
-	// Changed is closed at the next change of Peers.
+	// Leader is the leader as far as it is known, else "", and the highest term seen.
+	Leader() (cluster.NodeID, cluster.Term)
+	// Changed is closed at the next change of Peers or Leader.
 	Changed() <-chan struct{}
 	// Exceed ends a leadership that the store, or a node, knows a higher term than.
 	Exceed(cluster.Term)
@@ -44,7 +48,7 @@ type Config struct {
 	Peers       Peers
 	Catalog     *catalog.Catalog
 	Policy      plan.Policy
-	Retention   plan.RetentionPolicy
+	Retention   prune.Policy
 	// Probe tries the store; it is called at start until it succeeds. fences says that conditional puts are honored.
 	Probe func(ctx context.Context) (fences bool, err error)
 	// Spec, if not nil, is a static configuration; spec and commands of the store are then not read.
@@ -59,6 +63,10 @@ type Config struct {
 	Poll time.Duration
 	// DropPrefixes are keys that a restore leaves out.
 	DropPrefixes []string
+	// Changes says how the changes between backups are kept.
+	Changes Changes
+	// VerifyInterval is how often the newest backup is proven; 0 means never.
+	VerifyInterval time.Duration
 }
 
 // Manager is the loop of one process. Run reads the queue; Lead is called for each leadership.
@@ -68,6 +76,9 @@ type Manager struct {
 	mu     sync.Mutex
 	report Report
 	recent []Event
+	// recorder keeps the changes, nil if none does; what it says of itself is as fresh as it gets.
+	recorder *changelog.Recorder
+	proof    ProofReport
 	// first are the commands that were queued when this process read the queue for the first time; nil before that.
 	first map[string]bool
 	// probeErr says why nothing is known of the store yet; fences is what was found.
@@ -104,6 +115,14 @@ type Report struct {
 	BackupRunning string
 	BackupError   string
 	Backups       int
+	// CreateBackups are the queued backups. PruneDenied says why the store lets nothing be deleted, PruneLocked how many objects it has under lock.
+	CreateBackups []plan.CreateBackup
+	PruneDenied   string
+	PruneLocked   int
+	// Proof is what the last proof of a backup has found.
+	Proof ProofReport
+	// Changes is nil if no changes are kept at the moment.
+	Changes *changelog.Status
 	// Recent are the last decisions of this process, oldest first.
 	Recent []Event
 }
@@ -141,6 +160,11 @@ func (m *Manager) Report() Report {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.report
+	r.Proof = m.proof
+	if m.recorder != nil && r.Leading {
+		s := m.recorder.Status()
+		r.Changes = &s
+	}
 	r.Recent = slices.Clone(m.recent)
 	return r
 }
@@ -170,6 +194,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if m.cfg.Spec == nil {
 		wg.Go(func() { retry(ctx, "waiting for the cluster spec", followerPoll, m.readFirst) })
 	}
+	wg.Go(func() { m.tellForeign(ctx) })
 	wg.Wait()
 	return nil
 }

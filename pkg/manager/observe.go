@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -52,14 +53,17 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	o.Store.HighestRevision = l.store.highest
 	l.mu.Lock()
 	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
-	o.BackupFailed, o.Restored = l.avoided(), l.restored
+	o.BackupFailed, o.Restored, o.BackupWanted = l.avoided(), l.restored, l.wanted
 	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
+	o.Store.CreateBackups = slices.DeleteFunc(slices.Clone(o.Store.CreateBackups), func(c plan.CreateBackup) bool { return l.demandDone[c.Name] })
 	l.mu.Unlock()
+	l.observeLife(o)
 	spec := o.Store.Spec
 	if l.m.cfg.Spec != nil {
 		spec = l.m.cfg.Spec
-		o.Store.Spec, o.Store.SpecError, o.Store.Commands, o.Store.CommandErrors = spec, "", nil, nil
+		o.Store.Spec, o.Store.SpecError, o.Store.Commands, o.Store.CreateBackups, o.Store.CommandErrors = spec, "", nil, nil, nil
 	}
+	l.probeURLs(ctx, o, spec)
 	return o, spec
 }
 
@@ -122,7 +126,8 @@ func (l *leadership) countMissing(o *plan.Observation, known, foreign map[cluste
 		set += string(n.ID) + " "
 	}
 	for id := range known {
-		if l.missing[id].IsZero() {
+		// Other software that answers is alive. When it goes, to make room for this one, the wait for the node begins then.
+		if l.missing[id].IsZero() || foreign[id] {
 			l.missing[id] = now
 		}
 		o.Missing = append(o.Missing, plan.MissingNode{ID: id, For: now.Sub(l.missing[id]), Foreign: foreign[id]})
@@ -150,7 +155,7 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 			continue
 		}
 		wg.Go(func() {
-			c, err := l.dialURLs(m.ClientURLs)
+			c, err := l.dialURLs(m.ClientURLs, etcd.Dial)
 			if err != nil {
 				return
 			}
@@ -304,6 +309,11 @@ func (l *leadership) refresh(ctx context.Context) error {
 	}
 	if list.Spec.Stamp != old.Spec.Stamp || s.readAt.IsZero() {
 		if err := l.readSpec(ctx); err != nil {
+			return err
+		}
+	}
+	if list.Settings.Stamp != old.Settings.Stamp || s.readAt.IsZero() {
+		if err := l.readSettings(ctx, list.Settings); err != nil {
 			return err
 		}
 	}
@@ -467,8 +477,6 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 			errs = append(errs, err.Error())
 		case err != nil:
 			return err
-		case c.Options.ToRevision != 0 || !c.Options.ToTime.IsZero() || c.Options.Latest:
-			errs = append(errs, fmt.Sprintf("command %s asks for a point between backups, which this version can't go to; withdraw it: etcd-manager-ctl delete-command %s", c.Name, c.Name))
 		default:
 			c.Stamp = obj.Stamp
 			seen[obj.Name] = c
@@ -479,8 +487,12 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 		cmds = append(cmds, c)
 	}
 	catalog.SortCommands(cmds)
-	s.commands, s.CommandErrors, s.Commands = seen, errs, nil
+	s.commands, s.CommandErrors, s.Commands, s.CreateBackups = seen, errs, nil, nil
 	for _, c := range cmds {
+		if c.Create != nil {
+			s.CreateBackups = append(s.CreateBackups, plan.CreateBackup{Name: c.Name})
+			continue
+		}
 		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: c.Options.Now || l.m.wasQueued(c.Name)}
 		if c.Source != nil {
 			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}

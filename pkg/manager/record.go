@@ -68,6 +68,9 @@ func (l *leadership) learn(op *catalog.Operation) {
 	}
 	switch op.State {
 	case catalog.StateFailed:
+		if op.Kind == catalog.KindBackup {
+			return // nothing waits for it
+		}
 		s.failed[op.ID] = subject(op) + ": " + op.Reason
 	case catalog.StateRolledBack:
 		s.RolledBack = append(s.RolledBack, *toPlan(op))

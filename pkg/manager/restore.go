@@ -212,12 +212,19 @@ func (l *leadership) showProgress(ctx context.Context) (report func(cluster.Node
 
 // proveAll has the nodes fetch and prove the backup, all at once.
 func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
+	if err := l.aim(ctx); err != nil {
+		return err
+	}
+	replay, err := l.replay(ctx)
+	if err != nil {
+		return err
+	}
 	report, stop := l.showProgress(ctx)
 	var mu sync.Mutex
 	proven := slices.Clone(l.op.Proven)
-	err := each(a.Nodes, func(id cluster.NodeID) error {
+	err = each(a.Nodes, func(id cluster.NodeID) error {
 		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
-			Operation: a.Op.ID, Backup: a.Op.Backup, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
+			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
 			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, slowAction, func(e *protosv1.PerformEvent) { report(id, e) })
 		if err != nil {
 			return err
@@ -238,12 +245,16 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 
 // stageAll has the nodes build their new data dirs, all at once.
 func (l *leadership) stageAll(ctx context.Context, o *plan.Observation, a plan.StageBackup) error {
+	replay, err := l.replay(ctx)
+	if err != nil {
+		return err
+	}
 	report, stop := l.showProgress(ctx)
 	defer stop()
 	return each(a.Starts, func(s plan.StartEtcd) error {
 		_, err := l.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
 			Operation: a.Op.ID, Backup: a.Op.Backup, State: wire.StateToProto(&s.State), BumpRevision: plan.Bump(),
-			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped()}}}, slowAction, func(e *protosv1.PerformEvent) { report(s.Node, e) })
+			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, slowAction, func(e *protosv1.PerformEvent) { report(s.Node, e) })
 		return err
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -51,6 +52,11 @@ type Config struct {
 	StopGrace time.Duration
 	// Version is the manager's.
 	Version string
+	// Compression is that of backups; empty is gzip.
+	Compression string
+	// Ready, if not nil, is asked before each start of etcd and before each action whether the data dir is still what it was when the manager
+	// started: a directory whose volume was unmounted is not. It is called concurrently and must not block.
+	Ready func() error
 }
 
 // Agent keeps one etcd running as the state file says. All exported methods may be called concurrently.
@@ -87,8 +93,14 @@ type Agent struct {
 	kick     chan struct{}
 	versions []string
 	versAt   time.Time
+	// proven are the executables of etcd that were run for their version, and what came of it.
+	proven map[string]string
 	// paused says why etcd must not be started for the moment. It is not on disk: after a restart of the manager etcd runs again.
 	paused string
+	// outdated is true if proc runs with other settings than it would be started with now.
+	outdated bool
+	// snapshotNow has the next etcd that is started write a raft snapshot at once.
+	snapshotNow bool
 	// salvaging is the entry of the trash can that is being read.
 	salvaging string
 	trash     []cluster.TrashEntry
@@ -97,6 +109,8 @@ type Agent struct {
 	probeMu sync.Mutex // one probe at a time
 	peekMu  sync.Mutex // and one look at the data
 	peeked  peeked     // guarded by mu
+
+	verification *verification // guarded by mu; nil if no backup is being proven
 }
 
 // New opens the data dir and reads what is there. It starts nothing. The error wraps cluster.ErrOtherCluster,
@@ -125,10 +139,10 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changed: make(chan struct{}),
-		tasks: map[string]*task{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
+		tasks: map[string]*task{}, proven: map[string]string{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
 	}
 	if cfg.Catalog != nil {
-		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version})
+		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version, Compression: cfg.Compression})
 	}
 	if err := os.MkdirAll(a.l.own(), 0o700); err != nil {
 		return nil, fmt.Errorf("open data dir: %w", err)
@@ -207,6 +221,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var wg, aside sync.WaitGroup
 	wg.Go(func() { a.supervise(ctx) })
 	wg.Go(func() { a.watchHealth(ctx) })
+	wg.Go(func() { a.watchSettings(ctx) })
 	aside.Go(func() { a.tendTrash(ctx) }) // etcd isn't kept waiting for it
 	defer aside.Wait()
 	wg.Wait()
@@ -274,7 +289,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
 		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: diskFree(a.cfg.DataDir),
-		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash),
+		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash), Settings: maps.Clone(a.j.Settings),
 	}
 	if a.stateErr != nil {
 		s.StateError = a.stateErr.Error()
@@ -305,7 +320,7 @@ func (a *Agent) knownVersions() []string {
 		return slices.Clone(a.versions)
 	}
 	a.mu.Unlock()
-	v := a.cfg.Binaries.Versions()
+	v := a.executable(a.cfg.Binaries.Versions())
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.versions, a.versAt = v, time.Now()
@@ -341,6 +356,10 @@ func (a *Agent) LastStatus() cluster.EtcdStatus {
 func (a *Agent) lastStatus() cluster.EtcdStatus {
 	s := a.health
 	s.Running, s.Restarts = a.proc != nil, a.restarts
+	s.Outdated = s.Running && a.outdated
+	if s.DBQuota == 0 {
+		s.DBQuota = a.quota()
+	}
 	if !s.Healthy {
 		s.UnhealthyFor = time.Since(a.badSince)
 	}

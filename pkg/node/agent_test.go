@@ -81,6 +81,31 @@ func TestDataDirIsOneClustersAndOneManagers(t *testing.T) {
 	}
 }
 
+// TestNothingWithoutTheVolume: a data dir that isn't what it was gets no etcd, and no action touches it.
+func TestNothingWithoutTheVolume(t *testing.T) {
+	dir := t.TempDir()
+	gone := errors.New("the volume is gone")
+	if err := writeState(filepath.Join(dir, "state"), testState("token")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(layout(dir).memberDir("token"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig(dir)
+	cfg.Ready = func() error { return gone }
+	a, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.lock.Close() })
+	if err := a.start(t.Context()); !errors.Is(err, gone) {
+		t.Errorf("start: %v", err)
+	}
+	if _, err := a.begin(&protosv1.PerformRequest{Term: 7, Leader: "b"}); !errors.Is(err, gone) || a.j.Term != 0 {
+		t.Errorf("begin: %v, and the term is %d", err, a.j.Term)
+	}
+}
+
 func TestTermsOnlyGrowAlsoOverRestarts(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)
@@ -105,16 +130,16 @@ func TestTermsOnlyGrowAlsoOverRestarts(t *testing.T) {
 
 func TestAcceptKeepsClustersApart(t *testing.T) {
 	a := open(t, t.TempDir())
-	if err := a.accept(testState("T1"), false); err == nil {
+	if err := a.accept(testState("T1"), &protosv1.StartEtcd{}); err == nil {
 		t.Error("a node without data took a state that needs some")
 	}
-	if err := a.accept(testState("T1"), true); err != nil {
+	if err := a.accept(testState("T1"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
 	if a.j.MayBeEmpty != "T1" {
 		t.Errorf("a joining member may start empty, the journal says %q", a.j.MayBeEmpty)
 	}
-	if err := a.accept(testState("T2"), true); err == nil {
+	if err := a.accept(testState("T2"), &protosv1.StartEtcd{MayBeEmpty: true}); err == nil {
 		t.Error("a node changed its cluster without being set aside")
 	}
 }
@@ -137,7 +162,7 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 	a := open(t, dir)
 	for i := range 6 {
 		token := cluster.Token("T" + string(rune('0'+i/2))) // each twice
-		if err := a.accept(testState(token), true); err != nil {
+		if err := a.accept(testState(token), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.MkdirAll(a.l.memberDir(token), 0o700); err != nil {
@@ -194,7 +219,7 @@ func switchOver(t *testing.T, a *Agent, op string, token cluster.Token) {
 func TestSwitchAndRollback(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)
-	if err := a.accept(testState("OLD"), true); err != nil {
+	if err := a.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(a.l.memberDir("OLD"), 0o700); err != nil {
@@ -239,7 +264,7 @@ func TestSwitchAndRollback(t *testing.T) {
 func TestHoldSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)
-	if err := a.accept(testState("OLD"), true); err != nil {
+	if err := a.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
 	stageByHand(t, a, "op1", "NEW")
@@ -289,7 +314,7 @@ func TestVotesAreDurable(t *testing.T) {
 // Until the log was read, a halt is no answer to the question whether clients have written.
 func TestHaltThatCannotReadTheLog(t *testing.T) {
 	a := open(t, t.TempDir())
-	must(t, a.accept(testState("OLD"), true))
+	must(t, a.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}))
 	stageByHand(t, a, "op1", "NEW")
 	switchOver(t, a, "op1", "NEW")
 	db := filepath.Join(a.l.memberDir("NEW"), "snap", "db")

@@ -82,6 +82,8 @@ type journal struct {
 	// MayBeEmpty is the token under which etcd may be started on an absent data dir: a founder, or a member that joins and
 	// has not been seen with data yet. A member that had data once must never start without.
 	MayBeEmpty cluster.Token `json:"mayBeEmpty,omitempty"`
+	// Settings are etcd's settings as the leader last gave them.
+	Settings cluster.Settings `json:"settings,omitempty"`
 }
 
 type journalOperation struct {

@@ -78,7 +78,8 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 		klog.Warningf("etcd is not healthy: %s", s.Error)
 	}
 	if s.Healthy != before.Healthy || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
-		s.Version != before.Version || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
+		s.Version != before.Version || s.ClusterVersion != before.ClusterVersion || s.StorageVersion != before.StorageVersion || s.DowngradeTarget != before.DowngradeTarget ||
+		!slices.Equal(s.Alarms, before.Alarms) || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
 		a.bump()
 	}
 }
@@ -156,6 +157,7 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 	s := cluster.EtcdStatus{
 		Version: st.Version, MemberID: st.MemberID, LeaderID: st.Leader, Learner: st.Learner, Revision: st.Revision,
 		RaftTerm: st.RaftTerm, RaftIndex: st.RaftIndex, AppliedIndex: st.AppliedIndex, DBSize: st.DBSize, DBSizeInUse: st.DBSizeInUse,
+		DBQuota: st.DBQuota, StorageVersion: st.StorageVersion, DowngradeTarget: st.DowngradeTarget,
 	}
 	if st.Learner {
 		s.Healthy = st.Leader != 0
@@ -176,5 +178,8 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 		return s
 	}
 	s.Healthy, s.Members = true, members
+	// What follows is for changes of the version and for the room that is left; those wait if it can't be had.
+	s.ClusterVersion, _ = c.ClusterVersion(ctx)
+	s.Alarms, _ = c.Alarms(ctx)
 	return s
 }

@@ -61,6 +61,9 @@ func (a *Agent) obey(term cluster.Term, leader cluster.NodeID) error {
 
 // begin starts the task of a request, or finds the one that is under way.
 func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
 	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
 		return nil, err
 	}
@@ -159,6 +162,8 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 		return a.takeBackup(ctx, x.TakeBackup, t)
 	case *protosv1.PerformRequest_Salvage:
 		return a.salvage(ctx, req, t)
+	case *protosv1.PerformRequest_VerifyBackup:
+		return a.verifyBackup(ctx, x.VerifyBackup.GetName(), t)
 	case *protosv1.PerformRequest_Verify:
 		event = &protosv1.PerformEvent{Done: true}
 		event.Facts, err = a.verify(ctx, x.Verify.GetOperation())
@@ -212,6 +217,10 @@ func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) 
 		return nil, a.halt(ctx, x.Halt.GetOperation())
 	case *protosv1.PerformRequest_Rollback:
 		return nil, a.rollback(ctx, x.Rollback.GetOperation())
+	case *protosv1.PerformRequest_StopMember:
+		return nil, a.stopMember(ctx, x.StopMember.GetReason())
+	case *protosv1.PerformRequest_Defragment:
+		return nil, a.defragment(ctx)
 	case *protosv1.PerformRequest_Discard:
 		return nil, a.discard(x.Discard.GetOperation())
 	}
@@ -238,16 +247,29 @@ func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 	if s == nil || s.Token == "" || s.Node(a.cfg.Self.Name) == nil {
 		return fmt.Errorf("the state doesn't name this node: %w", cluster.ErrPermanent)
 	}
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	if err := a.accept(s, req.GetMayBeEmpty()); err != nil {
+	if err := a.provable(ctx, s); err != nil {
 		return err
 	}
-	return a.startLocked(ctx, req.GetRestart())
+	if req.GetRestart() {
+		if err := a.clearOldEntries(ctx, s); err != nil {
+			return err
+		}
+	}
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	if err := a.accept(s, req); err != nil {
+		return err
+	}
+	if err := a.startLocked(ctx, req.GetRestart()); err != nil {
+		return err
+	}
+	a.noteOutdated()
+	return nil
 }
 
 // accept checks a new state against what is here and writes it.
-func (a *Agent) accept(s *cluster.EtcdState, mayBeEmpty bool) error {
+func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
+	mayBeEmpty := req.GetMayBeEmpty()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -273,6 +295,11 @@ func (a *Agent) accept(s *cluster.EtcdState, mayBeEmpty bool) error {
 		j := a.j
 		j.MayBeEmpty = s.Token
 		if err := a.setJournal(j); err != nil {
+			return err
+		}
+	}
+	if req.GetSettings() != nil {
+		if err := a.takeSettings(req.GetSettings().GetValues()); err != nil {
 			return err
 		}
 	}
@@ -325,7 +352,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 		return err
 	}
 	a.mu.Lock()
-	a.state, a.lastExit, a.startErr = nil, "", ""
+	a.state, a.lastExit, a.startErr, a.paused = nil, "", "", ""
 	a.health = cluster.EtcdStatus{}
 	err := a.release(token)
 	a.bump()
@@ -354,6 +381,7 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 		return nil, fmt.Errorf("take backup: %w", err)
 	}
 	defer c.Close()
+	asked := time.Now()
 	st, err := c.Status(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("take backup: %w", err)
@@ -362,9 +390,14 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 	if err != nil {
 		return nil, fmt.Errorf("take backup: %w", err)
 	}
+	// The snapshot's revision is between this one and the one before. What it is exactly, is not to be had without opening it.
+	after, err := c.Status(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("take backup: %w", err), snap.Close())
+	}
 	m, err := a.writer.Write(ctx, req.GetName(), backup.Facts{
 		ClusterName: a.cfg.ClusterName, ClusterID: st.ClusterID, MemberID: st.MemberID, Node: cluster.NodeID(a.cfg.Self.Name),
-		EtcdVersion: st.Version, Spec: wire.SpecFromProto(req.GetSpec()), Revision: st.Revision, Size: snap.Size, Reason: req.GetReason(),
+		EtcdVersion: st.Version, Spec: wire.SpecFromProto(req.GetSpec()), Revision: st.Revision, RevisionAtMost: after.Revision, RevisionAt: asked, Size: snap.Size, Reason: req.GetReason(),
 	}, snap.Unverified(), func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
 	if err != nil {
 		return nil, fmt.Errorf("take backup: %w", err)

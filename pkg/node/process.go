@@ -68,6 +68,13 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
 		PeerURLs: self.PeerURLs, ClientURLs: clientURLs(s, self), ListenMetricsURLs: a.cfg.MetricsURLs, ExtraEnv: a.cfg.EtcdEnv,
 		CompactHashCheck: true,
 	}
+	a.mu.Lock()
+	settings, snapshotNow := a.j.Settings, a.snapshotNow
+	a.mu.Unlock()
+	applySettings(&cfg, settings)
+	if snapshotNow {
+		forSnapshot(&cfg)
+	}
 	if s.Quarantined {
 		cfg.ListenMetricsURLs = nil
 	}
@@ -89,8 +96,8 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
 		if err != nil {
 			return etcd.CommandLine{}, err
 		}
-		cfg.PeerTLS = &etcd.TLSFiles{CAFile: f.PeerCA, CertFile: f.PeerCert, KeyFile: f.PeerKey}
-		cfg.ClientTLS = &etcd.TLSFiles{CAFile: f.ClientCA, CertFile: f.ServerCert, KeyFile: f.ServerKey}
+		cfg.PeerTLS = &etcd.TLSFiles{CAFile: f.PeerCA, CertFile: f.PeerCert, KeyFile: f.PeerKey, CADigest: digest(f.PeerCA)}
+		cfg.ClientTLS = &etcd.TLSFiles{CAFile: f.ClientCA, CertFile: f.ServerCert, KeyFile: f.ServerKey, CADigest: digest(f.ClientCA)}
 	}
 	return etcd.Command(cfg, bin)
 }
@@ -139,12 +146,19 @@ func (a *Agent) adopt(ctx context.Context) error {
 		as.Quarantined = !as.Quarantined
 		if other, err := a.commandLine(as); err != nil || p.Info().Fingerprint != other.Fingerprint {
 			as.Quarantined = s.Quarantined
-			klog.Warningf("the etcd with pid %d was started with other settings; they are kept until its next restart", p.PID())
+			if told := a.startedAs(s, p.Info().Argv); told != nil {
+				as = told
+			}
+			klog.Warningf("the etcd with pid %d was started with other settings; they are kept until the leader restarts it in its turn", p.PID())
 		}
 	}
 	if !holding {
 		klog.Infof("adopted the running etcd (pid %d, cluster %s); it goes on serving", p.PID(), s.Token)
-		return a.took(p, as)
+		if err := a.took(p, as); err != nil {
+			return err
+		}
+		a.noteOutdated()
+		return nil
 	}
 	if err := a.took(p, as); err != nil {
 		return err
@@ -175,6 +189,17 @@ func (a *Agent) took(p *etcd.Process, as *cluster.EtcdState) error {
 	return nil
 }
 
+// ready tells whether the data dir can be trusted to be the node's.
+func (a *Agent) ready() error {
+	if a.cfg.Ready == nil {
+		return nil
+	}
+	if err := a.cfg.Ready(); err != nil {
+		return fmt.Errorf("data dir %s: %w; nothing is written to it", a.cfg.DataDir, err)
+	}
+	return nil
+}
+
 // startLocked makes etcd run in the current state; with restart a process that runs otherwise is stopped first. procMu is held.
 func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	a.mu.Lock()
@@ -182,6 +207,9 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	a.mu.Unlock()
 	if s == nil || holding || p != nil && !restart {
 		return nil
+	}
+	if err := a.ready(); err != nil {
+		return err
 	}
 	if p == nil && empty != s.Token && !a.l.hasMember(s.Token) {
 		return fmt.Errorf("data dir %s is gone although etcd has run on it; etcd is not started without its data, the leader replaces this member: %w", a.l.data(s.Token), cluster.ErrPermanent)
@@ -206,6 +234,9 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	if err := a.took(p, s); err != nil {
 		return err
 	}
+	a.mu.Lock()
+	a.outdated = false
+	a.mu.Unlock()
 	a.poke()
 	if s.NewCluster && empty == s.Token {
 		a.awaitPeerServer(ctx, p, cmd, s)
@@ -272,6 +303,8 @@ const (
 	// stopHard: nobody serves afterwards, or nobody was served before. Everything acknowledged is on disk, and an etcd that leads would wait
 	// for its request timeout, several seconds, to hand over to members that stop as well.
 	stopHard
+	// stopAtOnce: every moment that it serves does harm.
+	stopAtOnce
 )
 
 // hardGrace is what an etcd gets to end that nobody waits for.
@@ -288,6 +321,9 @@ func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error
 	grace := a.cfg.StopGrace
 	if mode == stopHard || as.Quarantined {
 		grace = hardGrace
+	}
+	if mode == stopAtOnce {
+		grace = time.Millisecond
 	}
 	if mode == stopServing && c != nil {
 		a.moveLeader(ctx, c)

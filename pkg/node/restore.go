@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
@@ -91,7 +92,10 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 	if err := a.beginFetch(op, req.GetBackup()); err != nil {
 		return nil, err
 	}
-	f := fetcher{a: a, op: op.ID, backup: op.Backup, anyCluster: req.GetForceForeign(), plan: etcd.StagePlan{
+	if err := a.endVerification(ctx, op.ID); err != nil {
+		return nil, err
+	}
+	f := fetcher{a: a, op: op.ID, backup: op.Backup, replay: req.GetReplay(), anyCluster: req.GetForceForeign(), plan: etcd.StagePlan{
 		BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: req.GetBumpRevision() > 0 || req.GetAtLeastRevision() > 0,
 		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: req.GetEtcdVersion(),
 	}}
@@ -145,6 +149,8 @@ type fetcher struct {
 	a      *Agent
 	op     string
 	backup string
+	// replay names the changes to be put on it; nil if it is the backup itself that is wanted.
+	replay *protosv1.Replay
 	// anyCluster permits the backup of another cluster.
 	anyCluster bool
 	plan       etcd.StagePlan
@@ -216,13 +222,47 @@ func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
 	if err := os.MkdirAll(f.a.l.staging(f.op), 0o700); err != nil {
 		return fmt.Errorf("create staging area: %w", err)
 	}
-	_, err = backup.FetchFile(ctx, f.a.cfg.Catalog, f.backup, path, backup.FileOptions{
+	fetched := path
+	if f.replay != nil {
+		fetched += ".base" // it has its name only once the changes are on it
+	}
+	_, err = backup.FetchFile(ctx, f.a.cfg.Catalog, f.backup, fetched, backup.FileOptions{
 		Progress: func(p backup.Progress) { t.report("fetch", p.Done, p.Total) }, KeepFree: headroom,
 	})
 	if errors.Is(err, catalog.ErrNotFound) {
 		return fmt.Errorf("backup %s doesn't exist in the store: %w (%w)", f.backup, err, cluster.ErrPermanent)
 	}
-	return err
+	if err != nil || f.replay == nil {
+		return err
+	}
+	if err := f.bringForward(ctx, fetched, t); err != nil {
+		return err
+	}
+	if err := os.Rename(fetched, path); err != nil {
+		return fmt.Errorf("name what was replayed: %w", err)
+	}
+	return nil
+}
+
+// bringForward puts the changes on the backup.
+func (f *fetcher) bringForward(ctx context.Context, path string, t *task) error {
+	r := f.replay
+	chain := changelog.Chain{Base: r.GetBaseRevision()}
+	for _, s := range r.GetSegments() {
+		n, err := catalog.ParseSegmentName(s.GetName())
+		if err != nil {
+			return fmt.Errorf("replay changes: %w (%w)", err, cluster.ErrPermanent)
+		}
+		chain.Segments = append(chain.Segments, catalog.Segment{SegmentName: n, Incarnation: catalog.Incarnation(r.GetIncarnation()), Size: s.GetSizeBytes()})
+	}
+	t.report("replay", 0, chain.Size())
+	archive := changelog.Archive{Catalog: f.a.cfg.Catalog}
+	res, err := archive.Replay(ctx, f.a.cfg.Executable, path, chain, r.GetRevision(), func(n int64) { t.report("replay", n, chain.Size()) })
+	if err != nil {
+		return fmt.Errorf("backup %s: %w", f.backup, err)
+	}
+	klog.Infof("backup %s was brought from revision %d to %d by %d segments", f.backup, res.From, res.Revision, len(chain.Segments))
+	return nil
 }
 
 // suits refuses, by the manifest alone, what would be fetched in vain.
@@ -338,7 +378,7 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 		if err := a.removeStaged(s.Token); err != nil {
 			return etcd.StageResult{}, err
 		}
-		f := fetcher{a: a, op: op.ID, backup: req.GetBackup(), anyCluster: true, plan: etcd.StagePlan{
+		f := fetcher{a: a, op: op.ID, backup: req.GetBackup(), replay: req.GetReplay(), anyCluster: true, plan: etcd.StagePlan{
 			BumpRevision: cfg.BumpRevision, AtLeastRevision: cfg.AtLeastRevision, MarkCompacted: true, DropPrefixes: cfg.DropPrefixes, TargetVersion: cfg.TargetVersion,
 		}}
 		if _, err := f.prove(ctx, t); err != nil {

@@ -263,12 +263,14 @@ func (a *Agent) awaitNoQuorum(ctx context.Context) error {
 // uploadSalvaged makes the backup.
 func (a *Agent) uploadSalvaged(ctx context.Context, s *protosv1.Salvage, data *salvagedData, t *task) (*catalog.Manifest, error) {
 	// Data without a meta file are of an upload that was cut, and would be taken for those of another.
-	if _, err := a.cfg.Catalog.StatBackupData(ctx, s.GetName()); err == nil {
+	half, err := a.cfg.Catalog.HasBackupData(ctx, s.GetName())
+	if err != nil {
+		return nil, err
+	}
+	if half {
 		if _, err := a.cfg.Catalog.DeleteBackups(ctx, s.GetName()); err != nil {
 			return nil, fmt.Errorf("remove what is left of backup %s: %w", s.GetName(), err)
 		}
-	} else if !errors.Is(err, catalog.ErrNotFound) {
-		return nil, err
 	}
 	for {
 		snap, err := data.Snapshot(ctx)

@@ -110,7 +110,7 @@ func TestSalvageFromTheTrashCan(t *testing.T) {
 	}
 	// Half an upload of the same name is in the way of none.
 	const other = "2026-02-01T00:00:00Z-000001"
-	_, err := n.cat.PutBackupData(t.Context(), other, strings.NewReader("half"))
+	_, err := n.cat.PutBackupData(t.Context(), other, catalog.DataFile, strings.NewReader("half"))
 	must(t, err)
 	// Another tool's entry says nothing of its version.
 	must(t, os.Remove(n.l.trashNote("OLD")))

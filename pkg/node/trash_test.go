@@ -39,7 +39,7 @@ func setAsideSince(t *testing.T, a *Agent, token cluster.Token, since time.Time)
 func putBackup(t *testing.T, c *catalog.Catalog, started time.Time, change func(*catalog.Manifest)) {
 	t.Helper()
 	name := catalog.NewBackupName(started, nil)
-	_, err := c.PutBackupData(t.Context(), name, strings.NewReader("data"))
+	_, err := c.PutBackupData(t.Context(), name, catalog.DataFile, strings.NewReader("data"))
 	must(t, err)
 	sum := strings.Repeat("0123456789abcdef", 4)
 	m := &catalog.Manifest{Backup: name, ClusterName: "test", Raw: catalog.Digest{Size: 512, SHA256: sum}, Stored: catalog.Digest{Size: 4, SHA256: sum}, Compression: "gzip", Started: started, Finished: started}

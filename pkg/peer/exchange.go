@@ -193,6 +193,12 @@ func (p *Peers) failed(l *link, err error) {
 	case codes.DeadlineExceeded:
 		problem = fmt.Sprintf("no answer within %v", callTimeout)
 	case codes.Unavailable:
+		if otherProtocol(problem) {
+			foreign, urgent = true, true
+			problem = "something answers there in another protocol (" + problem + "): other software, or a manager of which only one side has --insecure; " +
+				"it is left alone, and takes no part in elections, until this etcd-manager runs on that node"
+			break
+		}
 		if strings.Contains(problem, "authentication handshake failed") {
 			urgent = true
 			problem += " (all managers need certificates of the same etcd-manager-ca, or all --insecure)"
@@ -225,6 +231,13 @@ func (p *Peers) failed(l *link, err error) {
 	if recount {
 		p.electorate()
 	}
+}
+
+// otherProtocol tells whether the words of gRPC say that what answers doesn't speak as a manager does. Somebody who hangs up, or whose
+// certificate isn't trusted, may be a manager of this cluster that is ill.
+func otherProtocol(problem string) bool {
+	return strings.Contains(problem, "first record does not look like a TLS handshake") ||
+		strings.Contains(problem, "error reading server preface: http2:") || strings.Contains(problem, "malformed HTTP")
 }
 
 // lost records that a connection broke.

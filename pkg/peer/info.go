@@ -62,8 +62,8 @@ type Peer struct {
 	Instance string
 	// Connected is true while it answers as one of us.
 	Connected bool
-	// Foreign is true if a gRPC server answers there that isn't ours (UNIMPLEMENTED): other software, which is not the same
-	// as dead.
+	// Foreign is true if something answers there that isn't ours, a gRPC server without our services (UNIMPLEMENTED) or another
+	// protocol: other software, which is not the same as dead.
 	Foreign bool
 	// Rival is true while two processes claim this node id.
 	Rival bool

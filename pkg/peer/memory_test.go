@@ -287,6 +287,25 @@ func TestForeign(t *testing.T) {
 	})
 }
 
+// TestForeignProtocol: what answers in another protocol is other software too, and not one that is dead.
+func TestForeignProtocol(t *testing.T) {
+	for _, tc := range []struct {
+		problem string
+		want    bool
+	}{
+		{`transport: authentication handshake failed: tls: first record does not look like a TLS handshake`, true},
+		{`error reading server preface: http2: failed reading the frame payload: http2: frame too large, note that the frame header looked like an HTTP/1.1 header`, true},
+		{`error reading server preface: EOF`, false},
+		{`transport: authentication handshake failed: EOF`, false},
+		{`transport: authentication handshake failed: tls: failed to verify certificate: x509: certificate signed by unknown authority`, false},
+		{`transport: Error while dialing: dial tcp 127.0.0.1:3996: connect: connection refused`, false},
+	} {
+		if got := otherProtocol(tc.problem); got != tc.want {
+			t.Errorf("%q: other protocol %t; want %t", tc.problem, got, tc.want)
+		}
+	}
+}
+
 func TestResign(t *testing.T) {
 	inMemory(t, func(t *testing.T, w *world) {
 		w.strict = true

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -281,10 +282,14 @@ func (k *Keeper) EtcdFiles(dir string, name EtcdName) (EtcdFiles, error) {
 	k.issueMu.Lock()
 	defer k.issueMu.Unlock()
 	k.mu.Lock()
+	before, known := k.etcd[dir]
 	k.etcd[dir] = name
 	k.mu.Unlock()
 	if err := k.ensureEtcd(dir, name); err != nil {
 		return EtcdFiles{}, err
+	}
+	if known && reflect.DeepEqual(before, name) {
+		return EtcdFilesIn(dir), nil // waking Run for nothing, again and again, would keep it from its checks
 	}
 	select {
 	case k.wake <- struct{}{}:

@@ -13,6 +13,8 @@ type Decision struct {
 	Do Action
 	// Why says in the operator's words what is the case and why this follows.
 	Why string
+	// Waits is true if nothing is done because something is expected to happen soon.
+	Waits bool
 	// Alarm is true if a person is needed, or something wanted can't be done.
 	Alarm bool
 }
@@ -68,6 +70,8 @@ type MarkFormed struct {
 type TakeBackup struct {
 	Node   cluster.NodeID
 	Reason string
+	// Command is the queued command that asks for it; empty if none does.
+	Command string
 }
 
 // AddLearner adds a node's peer URLs to the member list, as a learner.
@@ -94,6 +98,37 @@ type RemoveMember struct {
 	Member cluster.MemberID
 	Name   string
 }
+
+// RestartMember restarts a member that runs, in another version or with other settings. What it is to run is proven on the node before.
+type RestartMember struct {
+	Node  cluster.NodeID
+	State cluster.EtcdState
+	// Settings go with it; nil leaves the node's as they are.
+	Settings cluster.Settings
+	// Why is version, settings or fall-back.
+	Why string
+}
+
+// StopMember stops a member whose data are wrong, at once and until it is set aside.
+type StopMember struct {
+	Node   cluster.NodeID
+	Reason string
+}
+
+// EnableDowngrade begins etcd's own downgrade: from then on all members keep to that version, and the older etcd can take their data.
+type EnableDowngrade struct{ Version string }
+
+// CancelDowngrade ends etcd's own downgrade.
+type CancelDowngrade struct{}
+
+// Compact drops the history before a revision.
+type Compact struct{ Revision int64 }
+
+// Defragment rewrites a member's database; it answers nobody meanwhile.
+type Defragment struct{ Node cluster.NodeID }
+
+// Disarm takes an alarm of etcd's back.
+type Disarm struct{ Alarm cluster.Alarm }
 
 // SetAside moves a node's state and data into its trash can, and ends a hold.
 type SetAside struct {
@@ -192,6 +227,16 @@ func (Promote) fenced() bool       { return false }
 func (UpdateMember) fenced() bool  { return false }
 func (RemoveMember) fenced() bool  { return false }
 func (SetAside) fenced() bool      { return false }
+
+// Two leaders at once must not restart two members: each would leave the other one's out of account.
+func (RestartMember) fenced() bool   { return true }
+func (StopMember) fenced() bool      { return true }
+func (EnableDowngrade) fenced() bool { return true }
+func (CancelDowngrade) fenced() bool { return true }
+func (Compact) fenced() bool         { return true }
+func (Defragment) fenced() bool      { return true }
+func (Disarm) fenced() bool          { return true }
+
 func (BeginRestore) fenced() bool  { return true }
 func (SalvageData) fenced() bool   { return true }
 func (ProveBackup) fenced() bool   { return true }
@@ -237,7 +282,11 @@ func (a MarkFormed) String() string {
 	return s
 }
 func (a TakeBackup) String() string {
-	return fmt.Sprintf("take-backup node=%s reason=%s", a.Node, a.Reason)
+	s := fmt.Sprintf("take-backup node=%s reason=%s", a.Node, a.Reason)
+	if a.Command != "" {
+		s += " command=" + a.Command
+	}
+	return s
 }
 func (a AddLearner) String() string {
 	return fmt.Sprintf("add-learner node=%s urls=%s", a.Node, strings.Join(a.PeerURLs, ","))
@@ -248,6 +297,21 @@ func (a UpdateMember) String() string {
 }
 func (a RemoveMember) String() string {
 	return fmt.Sprintf("remove-member member=%s name=%s", a.Member, a.Name)
+}
+func (a RestartMember) String() string {
+	s := fmt.Sprintf("restart-member node=%s version=%s for=%s", a.Node, a.State.EtcdVersion, a.Why)
+	if len(a.Settings) > 0 {
+		s += " settings=[" + a.Settings.String() + "]"
+	}
+	return s
+}
+func (a StopMember) String() string      { return fmt.Sprintf("stop-member node=%s", a.Node) }
+func (a EnableDowngrade) String() string { return "enable-downgrade version=" + a.Version }
+func (CancelDowngrade) String() string   { return "cancel-downgrade" }
+func (a Compact) String() string         { return fmt.Sprintf("compact revision=%d", a.Revision) }
+func (a Defragment) String() string      { return fmt.Sprintf("defragment node=%s", a.Node) }
+func (a Disarm) String() string {
+	return fmt.Sprintf("disarm alarm=%s member=%s", a.Alarm.Type, a.Alarm.Member)
 }
 func (a SetAside) String() string { return fmt.Sprintf("set-aside node=%s token=%s", a.Node, a.Token) }
 func (a BeginRestore) String() string {

@@ -99,7 +99,7 @@ func (r *rules) begin(c Command) (Decision, bool) {
 	case nodes == nil:
 		return hold("waiting to restore %s: %s", c.of(), wait)
 	}
-	version, missing := r.version(spec.EtcdVersion, nodes)
+	version, missing := r.pick(spec.EtcdVersion, nodes)
 	if version == "" {
 		return refuse(c, missing)
 	}

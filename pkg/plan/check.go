@@ -39,6 +39,14 @@ func Check(o *Observation, a Action, p Policy) error {
 		return checkUpdate(o, a)
 	case SetAside:
 		return checkSetAside(o, a)
+	case RestartMember:
+		return checkRestartMember(o, a)
+	case StopMember:
+		return checkStopMember(o, a)
+	case EnableDowngrade:
+		return checkDowngrade(o, a)
+	case CancelDowngrade, Compact, Defragment, Disarm:
+		return checkUpkeep(o, a)
 	case TakeBackup:
 		return checkSource(o, a.Node)
 	case BeginRestore:
@@ -396,6 +404,9 @@ func checkUpdate(o *Observation, a UpdateMember) error {
 	for _, n := range o.Nodes {
 		if n.Etcd.MemberID == a.Member && o.ProbeErrors[n.ID] != "" {
 			return fmt.Errorf("node %s can't be reached at %v: %s", n.ID, a.PeerURLs, o.ProbeErrors[n.ID])
+		}
+		if n.Etcd.MemberID == a.Member && n.Etcd.Outdated {
+			return fmt.Errorf("the etcd of node %s was started with other URLs, and listens there still", n.ID)
 		}
 	}
 	if len(a.PeerURLs) == 0 {

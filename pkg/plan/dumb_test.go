@@ -15,7 +15,8 @@ func dumb(o *Observation, a Action, p Policy) error {
 	}
 	lasting := false // can't be taken back
 	switch a.(type) {
-	case CreateMarker, ReplaceMarker, StartAll, MarkFormed, BeginRestore, SalvageData, ProveBackup, StageBackup, SafetyBackup, StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore, FailCommand:
+	case CreateMarker, ReplaceMarker, StartAll, MarkFormed, BeginRestore, SalvageData, ProveBackup, StageBackup, SafetyBackup, StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore, FailCommand,
+		RestartMember, StopMember, EnableDowngrade, CancelDowngrade, Compact, Defragment, Disarm:
 		lasting = true
 	}
 	away := o.Store.Error != ""
@@ -95,6 +96,11 @@ func dumb(o *Observation, a Action, p Policy) error {
 		}
 	case AddLearner, Promote, RemoveMember, UpdateMember:
 		return dumbMembers(o, a, underWay)
+	case RestartMember, StopMember, EnableDowngrade, CancelDowngrade, Compact, Defragment, Disarm:
+		if underWay {
+			return errors.New("tends members in the middle of a restore")
+		}
+		return dumbTend(o, a)
 	case SetAside:
 		return dumbAside(o, a, underWay)
 	case TakeBackup, SafetyBackup:

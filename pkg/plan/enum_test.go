@@ -28,6 +28,8 @@ var nodeChoices = []string{
 	"token=T1 nodata trash=T7@2.9 5m", "new trash=T7@2.10", "token=T1 reverted", "token=T1 staged forgot",
 	"switched", "switched forgot", "switched unhealthy 10s", "switched unhealthy 5m", "switched revision=5", "switched held",
 	"switched halted", "switched halted=written",
+	"token=T1 runs=3.5.29", "token=T1 runs=3.5.21", "token=T1 runs=3.7.3", "token=T1 told=3.5.29 unhealthy 40s", "token=T1 told=3.7.3 unhealthy 40s", "token=T1 outdated", "token=T1 storage=3.6.0",
+	"token=T1 db=100/40 quota=100", "token=T1 db=99/98 quota=100", "token=T1 busy=defragment unhealthy 5m", "token=T1 has=snapshot-count:5000",
 }
 
 var commonLetters = []letter{
@@ -43,8 +45,10 @@ var commonLetters = []letter{
 		"restore staging 2h", "restore staging reason=full", "restore switching retry=10s", "restore unheard-of", "restore done"}},
 	{"settled", []string{"settled 1h", "settled 0s", "settled 30s"}},
 	{"backup", []string{"", "backup 20m", "backup never", "backup running", "backup future 48h", "backup retry 10s"}},
-	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec none", "spec 2"}},
+	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec 3 version=3.5.29", "spec 3 version=3.6.16", "spec 3 version=3.7.3", "spec 1 version=3.4.23", "spec none", "spec 2"}},
 	{"member", []string{"", "member c removed", "member c removed;member c added", "member x added-voter", "member b removed;member b added"}},
+	{"life", []string{"", "all versions=3.5.21,3.5.29,3.6.16,3.7.3", "all versions=3.5.21,3.6.16", "etcd downgrade=3.5.0", "etcd keeps=3.5.0 downgrade=3.5.0", "etcd keeps=3.5.0", "alarm NOSPACE b", "alarm NOSPACE b;compacted", "alarm CORRUPT b", "alarm CORRUPT x",
+		"settings snapshot-count=5000", "settings bad", "policy defrag=0.5", "versions-failed 3.6.16"}},
 	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b"}},
 }
 
@@ -87,7 +91,8 @@ func TestSmallWorlds(t *testing.T) {
 		t.Logf("%d nodes: %d of %d worlds", n, *enumCases, total)
 	}
 	for _, kind := range []string{"TakeTerm", "CreateMarker", "ReplaceMarker", "StartAll", "StartEtcd", "MarkFormed", "TakeBackup", "AddLearner", "Promote", "RemoveMember", "SetAside",
-		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll", "VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand", "nothing"} {
+		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll", "VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand",
+		"RestartMember", "StopMember", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment", "Disarm", "nothing"} {
 		if did[kind] == 0 {
 			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
 		}
@@ -101,6 +106,11 @@ var themes = []map[string]string{
 	{},
 	{},
 	{"member": "member c removed"},
+	{"node": "token=T1 runs=3.5.29", "spec": "spec 3 version=3.6.16"},
+	{"node": "token=T1 runs=3.7.3", "spec": "spec 3 version=3.5.29", "life": "all versions=3.5.21,3.5.29,3.6.16,3.7.3"},
+	{"spec": "spec 3 version=3.5.29", "life": "etcd keeps=3.5.0 downgrade=3.5.0"},
+	{"node": "token=T1 db=100/40 quota=100", "life": "alarm NOSPACE b;compacted"},
+	{"node": "token=T1 db=100/40 quota=100", "life": "policy defrag=0.5"},
 	{"node": "new", "marker": "marker absent", "command": ""},
 	{"node": "new", "marker": "marker forming founders=%n token=T1"},
 	{"node": "token=T1 attempt", "marker": "marker forming founders=%n token=T1"},

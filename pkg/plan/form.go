@@ -9,8 +9,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// version picks the etcd version that every one of the nodes can run. The second result says what is missing.
-func (r *rules) version(want string, nodes []*cluster.NodeStatus) (string, string) {
+// pick picks the etcd version that every one of the nodes can run. The second result says what is missing.
+func (r *rules) pick(want string, nodes []*cluster.NodeStatus) (string, string) {
 	if want == "" {
 		want = r.p.DefaultVersion
 	}
@@ -133,7 +133,7 @@ func (r *rules) form() (Decision, bool) {
 	if nodes == nil {
 		return hold("waiting to form a cluster: %s", wait)
 	}
-	version, missing := r.version(r.spec.EtcdVersion, nodes)
+	version, missing := r.pick(r.spec.EtcdVersion, nodes)
 	if version == "" {
 		return alarm("no cluster can be formed: %s", missing)
 	}
@@ -215,7 +215,7 @@ func (r *rules) startOver(away []string) (Decision, bool) {
 	if nodes == nil {
 		return hold("too few founders of cluster %s are left to form it, and no other masters: %s", m.Token, wait)
 	}
-	version, missing := r.version(r.spec.EtcdVersion, nodes)
+	version, missing := r.pick(r.spec.EtcdVersion, nodes)
 	if version == "" {
 		return alarm("forming can't start over: %s", missing)
 	}

@@ -24,6 +24,12 @@ func (r *rules) backup() (Decision, bool) {
 	if r.o.Restored {
 		return r.backupNow("after-restore", "a restored cluster begins with a backup of its own")
 	}
+	if r.o.BackupWanted != "" && !s.NewestBackup.IsZero() {
+		return r.backupNow("changes", r.o.BackupWanted)
+	}
+	if len(s.CreateBackups) > 0 {
+		return r.backupOnDemand(s.CreateBackups[0])
+	}
 	age := r.o.Now.Sub(s.NewestBackup)
 	if !s.NewestBackup.IsZero() && age < r.p.BackupInterval && age > -r.p.BackupInterval {
 		return none, false
@@ -38,6 +44,15 @@ func (r *rules) backup() (Decision, bool) {
 		why = fmt.Sprintf("the newest backup is dated %s in the future", round(-age))
 	}
 	return r.backupNow("periodic", why)
+}
+
+// backupOnDemand takes the backup that an operator has asked for, whatever the interval.
+func (r *rules) backupOnDemand(c CreateBackup) (Decision, bool) {
+	n := r.backupNode()
+	if n == nil {
+		return none, false
+	}
+	return do(TakeBackup{Node: n.ID, Reason: "on-demand", Command: c.Name}, "command %s asks for a backup", c.Name)
 }
 
 func (r *rules) backupNow(reason, why string) (Decision, bool) {
@@ -63,7 +78,7 @@ func (r *rules) backupNode() *cluster.NodeStatus {
 		return w
 	}
 	for _, n := range r.v.nodes {
-		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined {
+		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined || r.accused(n.Etcd.MemberID) || n.Busy == busyDefragment {
 			continue
 		}
 		if best == nil || worth(n) > worth(best) {
@@ -194,20 +209,28 @@ func (r *rules) desired() int {
 	return len(r.v.members)
 }
 
-// runningVersion is the version that the others run, in the nearest patch that the node has; a nil node has them all.
+// runningVersion is the version that the others run, in the nearest patch that the node has; a nil node has them all. Where they run several, in
+// the middle of a change, it is the oldest: that one understands all that the others may tell it.
 func (r *rules) runningVersion(n *cluster.NodeStatus) string {
+	oldest := ""
 	for _, x := range r.v.nodes {
-		if x.State.EtcdVersion == "" || !x.Etcd.Healthy {
+		v, err := cluster.ParseVersion(x.State.EtcdVersion)
+		if err != nil || !x.Etcd.Healthy {
 			continue
 		}
-		if n != nil {
-			if v := cluster.NearestVersion(x.State.EtcdVersion, n.Versions); v != "" {
-				return v
-			}
+		if o, err := cluster.ParseVersion(oldest); err != nil || v.Compare(o) < 0 {
+			oldest = x.State.EtcdVersion
 		}
-		return x.State.EtcdVersion
 	}
-	return r.p.DefaultVersion
+	if oldest == "" {
+		return r.p.DefaultVersion
+	}
+	if n != nil {
+		if v := cluster.NearestVersion(oldest, n.Versions); v != "" {
+			return v
+		}
+	}
+	return oldest
 }
 
 // strayNode frees nodes that still carry a membership which the cluster doesn't have any more. Data of another cluster only go
@@ -265,6 +288,9 @@ func (r *rules) moved() (Decision, bool) {
 		n := r.v.node(r.o, m)
 		if n == nil || n.State == nil || n.State.Token != r.v.token || !n.DataPresent || n.Etcd.MemberID != m.ID && n.Etcd.MemberID != 0 {
 			continue
+		}
+		if n.Etcd.Outdated {
+			continue // it listens where it did before, until it is restarted in its turn
 		}
 		if len(n.Self.PeerURLs) > 0 && !sameSet(m.PeerURLs, n.Self.PeerURLs) && r.o.ProbeErrors[n.ID] == "" {
 			return do(UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs}, "node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
@@ -328,7 +354,7 @@ func (r *rules) dead(m cluster.Member) string {
 	}
 	ours := n.State != nil && n.State.Token == r.v.token
 	switch {
-	case n.Holding:
+	case n.Holding, n.Busy == busyDefragment:
 		return ""
 	case n.StateError != "":
 		if n.Etcd.UnhealthyFor < r.p.MemberDeadline {

@@ -28,16 +28,22 @@ func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
 		r.held,
 		r.lost,
 		r.lift,
+		r.corrupt,
 		r.backup,
 		r.learner,
 		r.strayNode,
 		r.moved,
+		r.fallBack,
 		r.deadMember,
 		r.tooMany,
 		r.tooFew,
 		r.unmarked,
 		r.record,
 		r.present,
+		r.noSpace,
+		r.version,
+		r.settings,
+		r.defragment,
 	} {
 		if d, ok := rule(); ok {
 			return r.fence(d)
@@ -64,7 +70,7 @@ func do(a Action, why string, args ...any) (Decision, bool) {
 }
 
 func hold(why string, args ...any) (Decision, bool) {
-	return Decision{Why: fmt.Sprintf(why, args...)}, true
+	return Decision{Why: fmt.Sprintf(why, args...), Waits: true}, true
 }
 
 func alarm(why string, args ...any) (Decision, bool) {
@@ -374,6 +380,12 @@ func (r *rules) steady() Decision {
 		d.Alarm = true
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
 		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].of())
+		d.Alarm = true
+	case s.SettingsError != "":
+		d.Why += "; the settings in the store can't be used, so none are changed: " + s.SettingsError
+		d.Alarm = true
+	case r.roomWords() != "":
+		d.Why += "; " + r.roomWords() + "; delete keys or raise the quota before etcd refuses writes"
 		d.Alarm = true
 	case healthy < all:
 	case all < r.spec.MemberCount:

@@ -25,6 +25,9 @@ type Observation struct {
 	BackupRetryAt time.Time
 	// BackupFailed are the nodes on which a backup has failed lately.
 	BackupFailed []cluster.NodeID
+	// BackupWanted says why a full backup is needed at once, whatever the interval: changes are not to be had any more, or there is nothing yet that
+	// they can be put on. Else it is empty.
+	BackupWanted string
 	// Restored is true from the end of a restore until the first backup of what was restored.
 	Restored bool
 	// BackupDoneAt is when this process last finished a backup, by its own clock; zero if it never did.
@@ -33,6 +36,13 @@ type Observation struct {
 	SettledFor time.Duration
 	// Alive are members whose etcd answers although their node's manager doesn't; they are not replaced. May be left empty.
 	Alive []cluster.MemberID
+	// VersionsFailed are versions with which a member didn't get well under this leader; they are not tried again. May be left empty.
+	VersionsFailed []string
+	// CompactedTo is the revision up to which this leader has compacted since etcd last ran out of room; 0 if it hasn't.
+	CompactedTo int64
+	// CompactedAt is when; Rewritten are the nodes whose databases have been rewritten since the first time.
+	CompactedAt time.Time
+	Rewritten   []cluster.NodeID
 	// ProbeErrors are reasons for which a candidate node can't be added now (its peer URLs can't be reached), by node.
 	ProbeErrors map[cluster.NodeID]string
 }
@@ -67,8 +77,13 @@ type Store struct {
 	// Spec is nil if there is none; SpecError says that there is one that can't be used.
 	Spec      *cluster.Spec
 	SpecError string
+	// Settings are what the operator has chosen of etcd's settings; SettingsError says that there is something that can't be used.
+	Settings      cluster.Settings
+	SettingsError string
 	// Commands are the queued restores, oldest first.
 	Commands []Command
+	// CreateBackups are the queued backups, oldest first.
+	CreateBackups []CreateBackup
 	// CommandErrors are commands that can't be read, by name and reason.
 	CommandErrors []string
 	// FailedRestores are restores that failed, as "NAME: reason". While there are any, an empty cluster isn't formed in their stead.
@@ -121,6 +136,9 @@ type Command struct {
 	// Ready is true if it may start: it was queued before the leader's process read the queue for the first time, or asked for now.
 	Ready bool
 }
+
+// CreateBackup is a queued backup. It waits for nothing but a cluster that serves.
+type CreateBackup struct{ Name string }
 
 // OperationState says how far a restore is.
 type OperationState string
@@ -203,6 +221,10 @@ type Policy struct {
 	AllowUnfenced bool
 	// DefaultVersion is the etcd version if nothing names one.
 	DefaultVersion string
+	// DefragThreshold is the part of a member's database that has to be free inside before it is defragmented; 0 means never.
+	DefragThreshold float64
+	// DefragFrom and DefragUntil are the hours in UTC, from midnight, between which that is done; equal means at any time.
+	DefragFrom, DefragUntil time.Duration
 	// MayCreate permits forming a new cluster. (A static configuration only does with its file please-create-new-cluster.)
 	MayCreate bool
 }

@@ -19,6 +19,8 @@ type StoredBackup struct {
 	Proven bool
 	// Pinned backups are never removed.
 	Pinned bool
+	// Base is true if changes that are kept can only be reached from it.
+	Base bool
 }
 
 // RetentionPolicy says how long backups are kept. Ages are counted back from now.
@@ -53,7 +55,7 @@ const (
 //   - What is incomplete is removed when it is a day old; before, it may still be being written.
 //   - Pinned ones, those whose name tells no time, and those dated in the future (a clock was wrong: nobody knows their
 //     age) stay.
-//   - The newest backup and the newest proven one stay, however old.
+//   - The newest backup and the newest proven one stay, however old, and so does one that kept changes are put on.
 //   - All of the last hour stay.
 //   - Within Hourly the first of each hour stays, within Daily the first of each day.
 //   - The rest is removed.
@@ -124,6 +126,8 @@ func (r *retention) decide(i int, b StoredBackup) (keep bool, reason string) {
 		return true, "newest"
 	case i == r.proven:
 		return true, "newest proven"
+	case b.Base:
+		return true, "base of kept changes"
 	case age <= retainAll:
 		return true, "of the last hour"
 	case age <= r.policy.Hourly && r.hours[hourOf(b.Time)] == i:

@@ -60,3 +60,36 @@ func ParseRetention(s string) (time.Duration, error) {
 	}
 	return time.Duration(total), nil
 }
+
+// FormatRetention writes a duration so that ParseRetention reads it, in days where they come out even.
+func FormatRetention(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d > 0 && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	return d.String()
+}
+
+// RetentionFlag is a flag whose value ParseRetention reads.
+type RetentionFlag struct{ To *time.Duration }
+
+// String is the value as it is.
+func (f RetentionFlag) String() string {
+	if f.To == nil {
+		return ""
+	}
+	return FormatRetention(*f.To)
+}
+
+// Set reads a value.
+func (f RetentionFlag) Set(s string) error {
+	d, err := ParseRetention(s)
+	if err != nil {
+		return err
+	}
+	*f.To = d
+	return nil
+}
+
+// Type names the kind of value in the help of the operator's tool.
+func (f RetentionFlag) Type() string { return "duration" }

@@ -126,6 +126,8 @@ func scriptBackups(t *testing.T, line string) []StoredBackup {
 			b.Proven = true
 		case "pinned":
 			b.Pinned = true
+		case "base":
+			b.Base = true
 		default:
 			t.Fatalf("%q: unknown mark %q", line, w)
 		}
@@ -153,7 +155,7 @@ func mustRetention(t *testing.T, s string) time.Duration {
 
 // keepModel is the policy once more, said as plainly as possible and as slow as that is.
 func keepModel(now time.Time, all []StoredBackup, b StoredBackup, p RetentionPolicy) bool {
-	if b.Pinned || b.Time.IsZero() || b.Time.After(now) {
+	if b.Pinned || b.Base && b.Complete || b.Time.IsZero() || b.Time.After(now) {
 		return true
 	}
 	age := now.Sub(b.Time)
@@ -195,7 +197,7 @@ func TestRetainAgainstModel(t *testing.T) {
 				at = time.Time{}
 			}
 			backups = append(backups, StoredBackup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at,
-				Complete: r.IntN(8) > 0, Proven: r.IntN(5) == 0, Pinned: r.IntN(20) == 0})
+				Complete: r.IntN(8) > 0, Proven: r.IntN(5) == 0, Pinned: r.IntN(20) == 0, Base: r.IntN(25) == 0})
 		}
 		r.Shuffle(len(backups), func(i, j int) { backups[i], backups[j] = backups[j], backups[i] })
 		byName := map[string]StoredBackup{}

@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	simSeeds = flag.Int("sim.seeds", 120, "how many clusters are simulated")
+	simSeeds = flag.Int("sim.seeds", 160, "how many clusters are simulated")
 	simSeed  = flag.Int("sim.seed", -1, "simulate only this one, and print what happens")
 )
 
@@ -43,6 +43,8 @@ type sim struct {
 	past     map[cluster.Token]bool // those that they wrote to before
 	restores map[cluster.Token]*simRestore
 	sick     map[cluster.Token]time.Duration // until when a restored etcd doesn't get well
+	keeps    map[cluster.Token]int           // the minor version that all members keep to
+	downTo   map[cluster.Token]int           // for which a downgrade is enabled
 	eager    map[cluster.Token]bool          // whether clients try to write to it meanwhile
 	acked    map[int]bool                    // writes that clients were told are safe
 	maxRev   int64
@@ -76,6 +78,9 @@ func (s *sim) picture() string {
 		state := "no state"
 		if st.State != nil {
 			state = fmt.Sprintf("token %s of %v quarantined=%v", st.State.Token, nodeNames(st.State.Nodes), st.State.Quarantined)
+		}
+		if n.state != nil {
+			fmt.Fprintf(&b, "%s runs %s, state %s, keeps %d, downgrade %d\n", n.id, n.runs, n.state.EtcdVersion, s.keeps[n.state.Token], s.downTo[n.state.Token])
 		}
 		fmt.Fprintf(&b, "%s up=%v manager=%v side=%d store=%v term=%d: %s data=%v running=%v healthy=%v holding=%v members=%v\n", n.id, n.up, n.manager, n.side, n.store, n.term,
 			state, st.DataPresent, st.Etcd.Running, st.Etcd.Healthy, st.Holding, memberNames(st.Etcd.Members))
@@ -122,7 +127,7 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed", "restore rolled-back", "restore served", "restore goes on after a write", "halted with a write",
-		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked", "wipe", "plan.ReplaceMarker", "plan.Promote", "plan.RemoveMember", "plan.SetAside"} {
+		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked", "wipe", "plan.ReplaceMarker", "plan.Promote", "plan.RemoveMember", "plan.SetAside", "plan.RestartMember", "plan.EnableDowngrade"} {
 		if did[what] == 0 {
 			t.Errorf("no simulated cluster came to: %s", what)
 		}
@@ -131,7 +136,7 @@ func TestSimulation(t *testing.T) {
 
 func newSim(t *testing.T, seed int) *sim {
 	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true,
-		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}, eager: map[cluster.Token]bool{}}
+		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}, eager: map[cluster.Token]bool{}, keeps: map[cluster.Token]int{}, downTo: map[cluster.Token]int{}}
 	s.store = simStore{up: true, backups: map[string]simBackup{"BAD": {corrupt: true}}}
 	s.policy = DefaultPolicy("3.6.16")
 	size := []int{1, 2, 3, 3, 3, 4, 5, 5}[s.rng.IntN(8)]
@@ -394,6 +399,9 @@ func (s *sim) fault() {
 	case 28:
 		s.spec.MemberCount = s.someSize()
 		s.log("spec %d", s.spec.MemberCount)
+	case 32, 33:
+		s.spec.EtcdVersion = []string{"", "3.5.29", "3.6.16", "3.7.3", "3.4.23"}[s.rng.IntN(5)]
+		s.log("spec version %q", s.spec.EtcdVersion)
 	case 29, 30: // time passes
 		s.now += time.Duration(s.rng.IntN(25)) * time.Second
 	}
@@ -449,7 +457,7 @@ func (s *sim) startManager(n *simNode) {
 func (s *sim) startEtcd(n *simNode) {
 	n.waits = n.waits && n.state != nil && (!s.storeUp(n) || s.replaced(n))
 	if n.up && n.manager && n.state != nil && !n.running && !n.waits && !n.holding() {
-		n.running, n.quarantined, n.wellAt = true, n.state.Quarantined, s.now
+		s.launch(n, n.state.Quarantined)
 	}
 }
 
@@ -563,6 +571,9 @@ func (s *sim) restoreOver(t cluster.Token) bool { return s.restores[t] != nil &&
 func (s *sim) settle() {
 	s.log("the faults end")
 	s.faults = false
+	if s.spec.EtcdVersion == "3.4.23" { // which is refused
+		s.spec.EtcdVersion = ""
+	}
 	s.mend()
 	for _, n := range s.nodes {
 		s.boot(n)
@@ -626,6 +637,9 @@ func (s *sim) settled() bool {
 			continue
 		}
 		st := s.status(n)
+		if v := s.spec.EtcdVersion; v != "" && n.runs != v {
+			return false
+		}
 		if !st.Etcd.Healthy || st.Etcd.Quarantined || st.State.Quarantined || st.Etcd.Learner || n.state.Token != s.legit || len(st.State.Nodes) != s.spec.MemberCount || len(st.Etcd.Members) != s.spec.MemberCount {
 			return false
 		}

@@ -248,6 +248,17 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 			}
 			return false
 		})
+	case RestartMember:
+		return one(func() bool {
+			return s.ask(l, a.Node, func(n *simNode) {
+				if n.state != nil && n.state.Token == a.State.Token && n.dir() != nil && !n.holding() {
+					n.state, n.waits = a.State.Clone(), false
+					s.launch(n, a.State.Quarantined)
+				}
+			})
+		})
+	case EnableDowngrade, CancelDowngrade:
+		return one(func() bool { return s.downgrade(l, a) })
 	case AddLearner, Promote, RemoveMember, UpdateMember:
 		return one(func() bool { return s.changeMembers(l, a) })
 	case FailCommand:
@@ -291,7 +302,7 @@ func (s *sim) start(n *simNode, a StartEtcd) {
 		}
 	}
 	if !n.running || a.Restart {
-		n.running, n.quarantined, n.wellAt = true, a.State.Quarantined, s.now
+		s.launch(n, a.State.Quarantined)
 	}
 }
 

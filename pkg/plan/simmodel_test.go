@@ -23,6 +23,7 @@ type simDir struct {
 	member cluster.MemberID
 	base   int64 // the revision before the first entry
 	log    []simEntry
+	keeps  int  // the minor version that all members kept to when it last heard of them
 	start  int  // how many writes it was staged with
 	dirty  bool // its log has a client's write that was never acknowledged
 }
@@ -106,6 +107,7 @@ type simNode struct {
 
 	// etcd's process
 	running     bool
+	runs        string // the version
 	quarantined bool
 	wellAt      time.Duration // when it was last healthy or started
 }
@@ -280,7 +282,75 @@ func (s *sim) run() {
 				s.propose(g, simEntry{members: members})
 			}
 		}
+		s.settleVersion(g)
+		for _, n := range g.nodes {
+			if findMember(g.members, n.dir().member) != nil {
+				n.dir().keeps = s.keeps[g.token]
+			}
+		}
 	}
+}
+
+// launch starts etcd's process in the version that the state names. No etcd starts on data of a cluster that keeps to a newer minor version, or
+// to one that is two older.
+func (s *sim) launch(n *simNode, quarantined bool) {
+	t := n.state.Token
+	n.running, n.quarantined, n.wellAt, n.runs = true, quarantined, s.now, n.state.EtcdVersion
+	d := n.dir()
+	if d == nil {
+		return
+	}
+	switch keeps, minor := d.keeps, minorOf(n.runs); {
+	case keeps == 0 || minor >= keeps && minor <= keeps+1:
+	default:
+		s.fail("node %s starts etcd %s in cluster %s, which keeps to 3.%d", n.id, n.runs, t, keeps)
+	}
+}
+
+// settleVersion is what etcd's leader does by itself: the members keep to the oldest version that runs, or to that of a downgrade, which ends
+// when all run it.
+func (s *sim) settleVersion(g *group) {
+	lowest, highest := 99, 0
+	for _, m := range g.members {
+		var n *simNode
+		for _, x := range g.nodes {
+			if x.dir().member == m.ID {
+				n = x
+			}
+		}
+		if n == nil {
+			return
+		}
+		lowest, highest = min(lowest, minorOf(n.runs)), max(highest, minorOf(n.runs))
+	}
+	t := g.token
+	switch to := s.downTo[t]; {
+	case to > 0 && highest == to:
+		delete(s.downTo, t)
+	case to > 0 && s.rng.IntN(3) == 0:
+		s.keeps[t] = to
+	case to == 0 && lowest > s.keeps[t] && s.rng.IntN(3) == 0:
+		s.keeps[t] = lowest
+	}
+}
+
+// downgrade begins or ends etcd's own downgrade, in the cluster that the leader saw.
+func (s *sim) downgrade(l *simLeader, a Action) bool {
+	token := look(l.o.sorted()).token
+	for _, g := range s.groups() {
+		if g.token != token || g.nodes[0].side != l.node.side || !g.quorum {
+			continue
+		}
+		e, ok := a.(EnableDowngrade)
+		switch {
+		case !ok:
+			delete(s.downTo, token)
+		case minorOf(e.Version) == s.keeps[token]-1 && minorOf(e.Version) >= 5:
+			s.downTo[token] = minorOf(e.Version)
+		}
+		return true
+	}
+	return false
 }
 
 func simMemberID(token cluster.Token, name string, nonce int) cluster.MemberID {
@@ -300,7 +370,7 @@ func foundingMembers(token cluster.Token, nodes []cluster.EtcdNode) []cluster.Me
 // status is what a node says of itself.
 func (s *sim) status(n *simNode) cluster.NodeStatus {
 	st := cluster.NodeStatus{ID: n.id, Instance: fmt.Sprintf("%s-%d", n.id, n.instance), Self: etcdNode(string(n.id)), Term: n.term, State: n.state.Clone(),
-		DataPresent: n.dir() != nil, Versions: []string{"3.6.16"}, Holding: n.holding()}
+		DataPresent: n.dir() != nil, Versions: []string{"3.4.23", "3.5.29", "3.6.16", "3.7.3"}, Holding: n.holding()}
 	if j := n.journal; j != nil {
 		st.Operation = j.op
 		if j.phase != "" && j.phase != "reverted" && j.token != "" {
@@ -321,6 +391,9 @@ func (s *sim) status(n *simNode) cluster.NodeStatus {
 		e.Revision = d.revision()
 	}
 	e.UnhealthyFor = s.now - n.wellAt
+	if e.Running {
+		e.Version = n.runs
+	}
 	if !n.serving() {
 		return st
 	}
@@ -330,6 +403,10 @@ func (s *sim) status(n *simNode) cluster.NodeStatus {
 	if g.quorum && m != nil {
 		e.Healthy, e.UnhealthyFor, e.LeaderID, e.Learner = true, 0, g.leader, m.Learner
 		e.Members = slices.Clone(g.members)
+		e.ClusterVersion = fmt.Sprintf("3.%d.0", s.keeps[n.state.Token])
+		if to := s.downTo[n.state.Token]; to > 0 {
+			e.DowngradeTarget = fmt.Sprintf("3.%d.0", to)
+		}
 	}
 	return st
 }

@@ -336,7 +336,8 @@ func (s *sim) switchNode(n *simNode, op Operation) {
 	switch {
 	case j.is(op.ID, "switched", "halted"):
 		if !n.running {
-			j.phase, j.written, n.running, n.quarantined, n.wellAt = "switched", false, true, false, s.now
+			j.phase, j.written = "switched", false
+			s.launch(n, false)
 		}
 		return
 	case j == nil || j.op != op.ID || j.token != op.Token || n.running:
@@ -357,7 +358,7 @@ func (s *sim) switchNode(n *simNode, op Operation) {
 	}
 	st := op.state()
 	n.state, j.phase = st.Clone(), "switched"
-	n.running, n.quarantined, n.wellAt = true, false, s.now
+	s.launch(n, false)
 }
 
 // halt stops what was switched, and looks into its log.
@@ -380,9 +381,9 @@ func (s *sim) rollback(n *simNode, op Operation) {
 		return
 	}
 	n.state, j.phase = j.old.Clone(), "reverted"
-	n.running = n.state != nil
-	n.quarantined = n.state != nil && n.state.Quarantined
-	n.wellAt = s.now
+	if n.running, n.wellAt = false, s.now; n.state != nil {
+		s.launch(n, n.state.Quarantined)
+	}
 }
 
 // discard ends the journal's entry: after a success the old data go into the trash can, else the staged ones go.

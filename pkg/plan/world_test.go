@@ -18,6 +18,9 @@ type world struct {
 	spec    *cluster.Spec
 	p       Policy
 	leader  string
+	keeps   string // the minor version that all keep to, else the lowest that runs
+	downTo  string // for which etcd's downgrade is enabled
+	alarms  []cluster.Alarm
 	lostFor time.Duration // how long etcd has been unhealthy where there is no quorum
 	mcount  int
 }
@@ -34,6 +37,7 @@ type worldNode struct {
 	stopped  bool
 	memberID cluster.MemberID
 	sees     []cluster.Member
+	runs     string // the version, if not that of the state
 }
 
 const (
@@ -135,6 +139,17 @@ func (a args) source() Source {
 	return Source{Node: cluster.NodeID(node), Token: cluster.Token(token), OrBackup: a.str("or", "")}
 }
 
+// settings are the words of the form name=value.
+func (a args) settings() cluster.Settings {
+	s := cluster.Settings{}
+	for _, w := range a {
+		if k, v, ok := strings.Cut(w, "="); ok {
+			s[k] = v
+		}
+	}
+	return s
+}
+
 func (a args) num(key string, def int) int {
 	if v, ok := a.get(key); ok {
 		n, err := strconv.Atoi(v)
@@ -200,6 +215,33 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.setMember(a[0], a[1:])
 	case "etcd":
 		w.leader = a.str("leader", w.leader)
+		w.keeps, w.downTo = a.str("keeps", w.keeps), a.str("downgrade", w.downTo)
+		if a.has("upgraded") { // the downgrade is over, or was canceled
+			w.keeps, w.downTo = "", ""
+		}
+	case "alarm": // alarm NOSPACE a, alarm CORRUPT c, alarm none
+		if a[0] == "none" {
+			w.alarms = nil
+			break
+		}
+		w.alarms = append(w.alarms, cluster.Alarm{Member: memberID(a[1]), Type: cluster.AlarmType(a[0])})
+	case "settings": // settings NAME=VALUE..., or none; the operator's
+		w.o.Store.Settings = a.settings()
+		if a[0] == "bad" {
+			w.o.Store.Settings, w.o.Store.SettingsError = nil, "control/etcd-cluster-settings: corrupt"
+		}
+	case "compacted":
+		w.o.CompactedTo, w.o.CompactedAt = int64(a.num("to", 5000)), w.o.Now.Add(-a.dur(0))
+	case "rewritten": // rewritten a b
+		w.o.Rewritten = nil
+		for _, n := range a {
+			w.o.Rewritten = append(w.o.Rewritten, cluster.NodeID(n))
+		}
+	case "versions-failed":
+		w.o.VersionsFailed = a
+	case "clock": // clock 3h: that long after midnight
+		w.o.Now = worldNow.Truncate(24 * time.Hour).Add(a.dur(0))
+		w.o.Store.NewestBackup = w.o.Now.Add(-30 * time.Second)
 		w.lostFor = a.dur(w.lostFor)
 	case "spec":
 		w.setSpec(a)
@@ -222,6 +264,8 @@ func (w *world) do(words []string) (answer string, err error) {
 			c.Backup = ""
 		}
 		w.o.Store.Commands = append(w.o.Store.Commands, c)
+	case "create-backup": // create-backup NAME
+		w.o.Store.CreateBackups = append(w.o.Store.CreateBackups, CreateBackup{Name: a[0]})
 	case "failed":
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
 	case "restore":
@@ -243,6 +287,14 @@ func (w *world) do(words []string) (answer string, err error) {
 	case "policy":
 		w.p.MayCreate = !a.has("no-create")
 		w.p.AllowUnfenced = a.has("allow-unfenced")
+		if v, ok := a.get("defrag"); ok {
+			w.p.DefragThreshold, _ = strconv.ParseFloat(v, 64)
+		}
+		if v, ok := a.get("hours"); ok {
+			from, until, _ := strings.Cut(v, "-")
+			w.p.DefragFrom, _ = time.ParseDuration(from)
+			w.p.DefragUntil, _ = time.ParseDuration(until)
+		}
 	case "probe":
 		w.o.ProbeErrors = map[cluster.NodeID]string{cluster.NodeID(a[0]): a[1]}
 	case "alive":
@@ -347,6 +399,30 @@ func (w *world) setNode(n *worldNode, a args) {
 			}
 		case "versions":
 			n.status.Versions = strings.Split(value, ",")
+		case "runs": // the version of its process, and of its state if that isn't said otherwise
+			n.runs = value
+			if st != nil {
+				st.EtcdVersion = value
+			}
+		case "told": // told=3.6.16: the version in its state file
+			st.EtcdVersion = value
+		case "storage":
+			n.status.Etcd.StorageVersion = value
+		case "outdated":
+			n.status.Etcd.Outdated = true
+		case "busy":
+			n.status.Busy = value
+		case "has": // has=quota-backend-bytes:1000: the settings that it was given
+			k, v, _ := strings.Cut(value, ":")
+			n.status.Settings = cluster.Settings{k: v}
+		case "db": // db=100/40: MiB, and how much of it is in use
+			size, used, _ := strings.Cut(value, "/")
+			v, _ := strconv.ParseInt(size, 10, 64)
+			u, _ := strconv.ParseInt(used, 10, 64)
+			n.status.Etcd.DBSize, n.status.Etcd.DBSizeInUse = v<<20, u<<20
+		case "quota":
+			v, _ := strconv.ParseInt(value, 10, 64)
+			n.status.Etcd.DBQuota = v << 20
 		case "url":
 			n.status.Self.PeerURLs = []string{value}
 		case "staged":
@@ -603,7 +679,8 @@ func (w *world) status(n *worldNode) cluster.NodeStatus {
 	}
 	e := &st.Etcd
 	e.Running = !n.stopped
-	e.Version = st.State.EtcdVersion
+	e.Version = n.version()
+	e.ClusterVersion, e.DowngradeTarget, e.Alarms = w.clusterVersion(st.State.Token), w.downTo, w.alarms
 	e.Quarantined = e.Running && st.State.Quarantined
 	e.MemberID = n.memberID
 	list := w.list(st.State.Token)
@@ -643,6 +720,31 @@ func (w *world) status(n *worldNode) cluster.NodeStatus {
 		e.Revision = 5000
 	}
 	return st
+}
+
+// version is what the node's etcd runs.
+func (n *worldNode) version() string {
+	if n.runs != "" {
+		return n.runs
+	}
+	return n.status.State.EtcdVersion
+}
+
+// clusterVersion is what the members keep to: the lowest minor version that runs.
+func (w *world) clusterVersion(token cluster.Token) string {
+	if w.keeps != "" {
+		return w.keeps
+	}
+	lowest := -1
+	for _, n := range w.nodes {
+		if n.status.State == nil || n.status.State.Token != token || n.away || n.sick || n.stopped {
+			continue
+		}
+		if m := minorOf(n.version()); lowest < 0 || m < lowest {
+			lowest = m
+		}
+	}
+	return fmt.Sprintf("3.%d.0", lowest)
 }
 
 // next asks for the decision and for its check.
@@ -714,6 +816,18 @@ func (w *world) check(a args) string {
 		act = StartEtcd{Node: cluster.NodeID(a[1]), State: st, Restart: true}
 	case "restart":
 		act = StartEtcd{Node: cluster.NodeID(a[1]), State: *w.node(a[1]).status.State, Restart: true}
+	case "restart-member": // restart-member NODE VERSION
+		st := *w.node(a[1]).status.State
+		st.EtcdVersion = a[2]
+		act = RestartMember{Node: cluster.NodeID(a[1]), State: st, Why: "asked for"}
+	case "enable-downgrade":
+		act = EnableDowngrade{Version: a[1]}
+	case "compact":
+		act = Compact{Revision: int64(a.num("to", 1))}
+	case "defragment":
+		act = Defragment{Node: cluster.NodeID(a[1])}
+	case "disarm":
+		act = Disarm{Alarm: cluster.Alarm{Type: cluster.AlarmType(a[1]), Member: memberID(a[2])}}
 	case "stop-all":
 		act = StopAll{Op: op, Nodes: nodes}
 	case "switch-all":

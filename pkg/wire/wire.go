@@ -87,6 +87,7 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 		State: StateToProto(s.State), StateError: s.StateError, DataPresent: s.DataPresent, Etcd: etcdToProto(s.Etcd),
 		Versions: s.Versions, Holding: s.Holding, DiskFreeBytes: s.DiskFree, Busy: s.Busy,
 		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(), OperationRecord: s.OperationRecord,
+		Settings: s.Settings,
 	}
 	for _, d := range s.Staged {
 		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash,
@@ -106,6 +107,7 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(), Etcd: etcdFromProto(p.GetEtcd()),
 		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), Busy: p.GetBusy(),
 		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
+		Settings: p.GetSettings(),
 	}
 	for _, d := range p.GetStaged() {
 		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()), Revision: d.GetRevision(), Hash: d.GetHash(),
@@ -123,7 +125,11 @@ func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
 		Running: s.Running, Healthy: s.Healthy, UnhealthyNanos: int64(s.UnhealthyFor), Version: s.Version, Quarantined: s.Quarantined,
 		MemberId: uint64(s.MemberID), LeaderId: uint64(s.LeaderID), Learner: s.Learner, Revision: s.Revision, RaftTerm: s.RaftTerm,
 		RaftIndex: s.RaftIndex, AppliedIndex: s.AppliedIndex, DbSizeBytes: s.DBSize, DbSizeInUseBytes: s.DBSizeInUse,
-		Error: s.Error, Restarts: int32(s.Restarts),
+		Error: s.Error, Restarts: int32(s.Restarts), DbQuotaBytes: s.DBQuota, ClusterVersion: s.ClusterVersion, StorageVersion: s.StorageVersion,
+		DowngradeTarget: s.DowngradeTarget, Outdated: s.Outdated,
+	}
+	for _, a := range s.Alarms {
+		p.Alarms = append(p.Alarms, &protosv1.Alarm{Member: uint64(a.Member), Type: string(a.Type)})
 	}
 	if !s.LogWritten.IsZero() {
 		p.LogWrittenUnixNanos = s.LogWritten.UnixNano()
@@ -139,7 +145,11 @@ func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
 		Running: p.GetRunning(), Healthy: p.GetHealthy(), UnhealthyFor: time.Duration(p.GetUnhealthyNanos()), Version: p.GetVersion(), Quarantined: p.GetQuarantined(),
 		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()), Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
 		RaftIndex: p.GetRaftIndex(), AppliedIndex: p.GetAppliedIndex(), DBSize: p.GetDbSizeBytes(), DBSizeInUse: p.GetDbSizeInUseBytes(),
-		Error: p.GetError(), Restarts: int(p.GetRestarts()),
+		Error: p.GetError(), Restarts: int(p.GetRestarts()), DBQuota: p.GetDbQuotaBytes(), ClusterVersion: p.GetClusterVersion(), StorageVersion: p.GetStorageVersion(),
+		DowngradeTarget: p.GetDowngradeTarget(), Outdated: p.GetOutdated(),
+	}
+	for _, a := range p.GetAlarms() {
+		s.Alarms = append(s.Alarms, cluster.Alarm{Member: cluster.MemberID(a.GetMember()), Type: cluster.AlarmType(a.GetType())})
 	}
 	if at := p.GetLogWrittenUnixNanos(); at != 0 {
 		s.LogWritten = time.Unix(0, at)

@@ -185,8 +185,9 @@ type NodeStatus struct {
 	ClockUnixNanos int64                  `protobuf:"varint,15,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"`
 	Operation      string                 `protobuf:"bytes,16,opt,name=operation,proto3" json:"operation,omitempty"`
 	// The record of the operation for which etcd is held or was switched, as the leader gave it with Stop: JSON.
-	OperationRecord []byte        `protobuf:"bytes,17,opt,name=operation_record,json=operationRecord,proto3" json:"operation_record,omitempty"`
-	Trash           []*TrashEntry `protobuf:"bytes,18,rep,name=trash,proto3" json:"trash,omitempty"`
+	OperationRecord []byte            `protobuf:"bytes,17,opt,name=operation_record,json=operationRecord,proto3" json:"operation_record,omitempty"`
+	Trash           []*TrashEntry     `protobuf:"bytes,18,rep,name=trash,proto3" json:"trash,omitempty"`
+	Settings        map[string]string `protobuf:"bytes,40,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -347,6 +348,13 @@ func (x *NodeStatus) GetTrash() []*TrashEntry {
 	return nil
 }
 
+func (x *NodeStatus) GetSettings() map[string]string {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
 // TrashEntry mirrors cluster.TrashEntry.
 type TrashEntry struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -446,7 +454,13 @@ type EtcdStatus struct {
 	Error            string                 `protobuf:"bytes,16,opt,name=error,proto3" json:"error,omitempty"`
 	Restarts         int32                  `protobuf:"varint,17,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	// When the write-ahead log was last written to; only told while etcd isn't healthy.
-	LogWrittenUnixNanos int64 `protobuf:"varint,18,opt,name=log_written_unix_nanos,json=logWrittenUnixNanos,proto3" json:"log_written_unix_nanos,omitempty"`
+	LogWrittenUnixNanos int64    `protobuf:"varint,18,opt,name=log_written_unix_nanos,json=logWrittenUnixNanos,proto3" json:"log_written_unix_nanos,omitempty"`
+	DbQuotaBytes        int64    `protobuf:"varint,40,opt,name=db_quota_bytes,json=dbQuotaBytes,proto3" json:"db_quota_bytes,omitempty"`
+	ClusterVersion      string   `protobuf:"bytes,41,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	StorageVersion      string   `protobuf:"bytes,42,opt,name=storage_version,json=storageVersion,proto3" json:"storage_version,omitempty"`
+	DowngradeTarget     string   `protobuf:"bytes,43,opt,name=downgrade_target,json=downgradeTarget,proto3" json:"downgrade_target,omitempty"`
+	Alarms              []*Alarm `protobuf:"bytes,44,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	Outdated            bool     `protobuf:"varint,45,opt,name=outdated,proto3" json:"outdated,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -607,6 +621,101 @@ func (x *EtcdStatus) GetLogWrittenUnixNanos() int64 {
 	return 0
 }
 
+func (x *EtcdStatus) GetDbQuotaBytes() int64 {
+	if x != nil {
+		return x.DbQuotaBytes
+	}
+	return 0
+}
+
+func (x *EtcdStatus) GetClusterVersion() string {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return ""
+}
+
+func (x *EtcdStatus) GetStorageVersion() string {
+	if x != nil {
+		return x.StorageVersion
+	}
+	return ""
+}
+
+func (x *EtcdStatus) GetDowngradeTarget() string {
+	if x != nil {
+		return x.DowngradeTarget
+	}
+	return ""
+}
+
+func (x *EtcdStatus) GetAlarms() []*Alarm {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *EtcdStatus) GetOutdated() bool {
+	if x != nil {
+		return x.Outdated
+	}
+	return false
+}
+
+// Alarm is one that etcd has raised: NOSPACE or CORRUPT.
+type Alarm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        uint64                 `protobuf:"varint,1,opt,name=member,proto3" json:"member,omitempty"`
+	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Alarm) Reset() {
+	*x = Alarm{}
+	mi := &file_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Alarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Alarm) ProtoMessage() {}
+
+func (x *Alarm) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
+func (*Alarm) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Alarm) GetMember() uint64 {
+	if x != nil {
+		return x.Member
+	}
+	return 0
+}
+
+func (x *Alarm) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
 // Member is one row of etcd's member list.
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -621,7 +730,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +742,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +755,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Member) GetId() uint64 {
@@ -701,7 +810,7 @@ type StagedDir struct {
 
 func (x *StagedDir) Reset() {
 	*x = StagedDir{}
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +822,7 @@ func (x *StagedDir) String() string {
 func (*StagedDir) ProtoMessage() {}
 
 func (x *StagedDir) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +835,7 @@ func (x *StagedDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedDir.ProtoReflect.Descriptor instead.
 func (*StagedDir) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StagedDir) GetOperation() string {
@@ -806,6 +915,9 @@ type PerformRequest struct {
 	//	*PerformRequest_Halt
 	//	*PerformRequest_Verify
 	//	*PerformRequest_Salvage
+	//	*PerformRequest_VerifyBackup
+	//	*PerformRequest_Defragment
+	//	*PerformRequest_StopMember
 	Action        isPerformRequest_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -813,7 +925,7 @@ type PerformRequest struct {
 
 func (x *PerformRequest) Reset() {
 	*x = PerformRequest{}
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +937,7 @@ func (x *PerformRequest) String() string {
 func (*PerformRequest) ProtoMessage() {}
 
 func (x *PerformRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +950,7 @@ func (x *PerformRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest.ProtoReflect.Descriptor instead.
 func (*PerformRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PerformRequest) GetClusterName() string {
@@ -977,6 +1089,33 @@ func (x *PerformRequest) GetSalvage() *Salvage {
 	return nil
 }
 
+func (x *PerformRequest) GetVerifyBackup() *VerifyBackup {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_VerifyBackup); ok {
+			return x.VerifyBackup
+		}
+	}
+	return nil
+}
+
+func (x *PerformRequest) GetDefragment() *Defragment {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_Defragment); ok {
+			return x.Defragment
+		}
+	}
+	return nil
+}
+
+func (x *PerformRequest) GetStopMember() *StopMember {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_StopMember); ok {
+			return x.StopMember
+		}
+	}
+	return nil
+}
+
 type isPerformRequest_Action interface {
 	isPerformRequest_Action()
 }
@@ -1029,6 +1168,18 @@ type PerformRequest_Salvage struct {
 	Salvage *Salvage `protobuf:"bytes,21,opt,name=salvage,proto3,oneof"`
 }
 
+type PerformRequest_VerifyBackup struct {
+	VerifyBackup *VerifyBackup `protobuf:"bytes,22,opt,name=verify_backup,json=verifyBackup,proto3,oneof"`
+}
+
+type PerformRequest_Defragment struct {
+	Defragment *Defragment `protobuf:"bytes,40,opt,name=defragment,proto3,oneof"`
+}
+
+type PerformRequest_StopMember struct {
+	StopMember *StopMember `protobuf:"bytes,41,opt,name=stop_member,json=stopMember,proto3,oneof"`
+}
+
 func (*PerformRequest_StartEtcd) isPerformRequest_Action() {}
 
 func (*PerformRequest_SetAside) isPerformRequest_Action() {}
@@ -1053,6 +1204,12 @@ func (*PerformRequest_Verify) isPerformRequest_Action() {}
 
 func (*PerformRequest_Salvage) isPerformRequest_Action() {}
 
+func (*PerformRequest_VerifyBackup) isPerformRequest_Action() {}
+
+func (*PerformRequest_Defragment) isPerformRequest_Action() {}
+
+func (*PerformRequest_StopMember) isPerformRequest_Action() {}
+
 // StartEtcd writes the state and makes etcd run. It ends a hold that a restore has left.
 type StartEtcd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1060,14 +1217,16 @@ type StartEtcd struct {
 	// True if the data dir may be absent: a founder, or a member that joins. Otherwise an absent data dir is an error.
 	MayBeEmpty bool `protobuf:"varint,2,opt,name=may_be_empty,json=mayBeEmpty,proto3" json:"may_be_empty,omitempty"`
 	// False leaves an etcd that runs alone: only the state file is written.
-	Restart       bool `protobuf:"varint,3,opt,name=restart,proto3" json:"restart,omitempty"`
+	Restart bool `protobuf:"varint,3,opt,name=restart,proto3" json:"restart,omitempty"`
+	// Absent leaves the settings as they are.
+	Settings      *Settings `protobuf:"bytes,40,opt,name=settings,proto3" json:"settings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartEtcd) Reset() {
 	*x = StartEtcd{}
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1238,7 @@ func (x *StartEtcd) String() string {
 func (*StartEtcd) ProtoMessage() {}
 
 func (x *StartEtcd) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1251,7 @@ func (x *StartEtcd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEtcd.ProtoReflect.Descriptor instead.
 func (*StartEtcd) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StartEtcd) GetState() *EtcdState {
@@ -1116,6 +1275,237 @@ func (x *StartEtcd) GetRestart() bool {
 	return false
 }
 
+func (x *StartEtcd) GetSettings() *Settings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+// StopMember stops etcd at once, as its data are wrong, and keeps it stopped until SetAside or StartEtcd, or until the manager is restarted.
+type StopMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopMember) Reset() {
+	*x = StopMember{}
+	mi := &file_v1_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopMember) ProtoMessage() {}
+
+func (x *StopMember) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopMember.ProtoReflect.Descriptor instead.
+func (*StopMember) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *StopMember) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ReachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterName   string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	Urls          []string               `protobuf:"bytes,2,rep,name=urls,proto3" json:"urls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachRequest) Reset() {
+	*x = ReachRequest{}
+	mi := &file_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachRequest) ProtoMessage() {}
+
+func (x *ReachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
+func (*ReachRequest) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ReachRequest) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *ReachRequest) GetUrls() []string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+type ReachResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why one of the URLs can't be reached; empty if all can.
+	Problem       string `protobuf:"bytes,1,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachResponse) Reset() {
+	*x = ReachResponse{}
+	mi := &file_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachResponse) ProtoMessage() {}
+
+func (x *ReachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
+func (*ReachResponse) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReachResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// Settings are etcd's settings by name.
+type Settings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Values        map[string]string      `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settings) Reset() {
+	*x = Settings{}
+	mi := &file_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settings) ProtoMessage() {}
+
+func (x *Settings) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settings.ProtoReflect.Descriptor instead.
+func (*Settings) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Settings) GetValues() map[string]string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// Defragment rewrites the database of the node's etcd, which answers nobody meanwhile. Its leadership moves away first.
+type Defragment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Defragment) Reset() {
+	*x = Defragment{}
+	mi := &file_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Defragment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Defragment) ProtoMessage() {}
+
+func (x *Defragment) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Defragment.ProtoReflect.Descriptor instead.
+func (*Defragment) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
 // SetAside stops etcd if it runs and moves the state and data dir of this token into the trash can. The node belongs to no cluster then.
 type SetAside struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1127,7 +1517,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1529,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1542,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetAside) GetToken() string {
@@ -1181,7 +1571,7 @@ type TakeBackup struct {
 
 func (x *TakeBackup) Reset() {
 	*x = TakeBackup{}
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1583,7 @@ func (x *TakeBackup) String() string {
 func (*TakeBackup) ProtoMessage() {}
 
 func (x *TakeBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1596,7 @@ func (x *TakeBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeBackup.ProtoReflect.Descriptor instead.
 func (*TakeBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TakeBackup) GetName() string {
@@ -1243,14 +1633,16 @@ type Prove struct {
 	// The version that is to run on it.
 	EtcdVersion string `protobuf:"bytes,6,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
 	// True permits the backup of another cluster.
-	ForceForeign  bool `protobuf:"varint,7,opt,name=force_foreign,json=forceForeign,proto3" json:"force_foreign,omitempty"`
+	ForceForeign bool `protobuf:"varint,7,opt,name=force_foreign,json=forceForeign,proto3" json:"force_foreign,omitempty"`
+	// The changes to be put on the backup first, if it isn't the backup itself that is wanted.
+	Replay        *Replay `protobuf:"bytes,8,opt,name=replay,proto3" json:"replay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1654,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1667,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Prove) GetOperation() string {
@@ -1327,6 +1719,136 @@ func (x *Prove) GetForceForeign() bool {
 	return false
 }
 
+func (x *Prove) GetReplay() *Replay {
+	if x != nil {
+		return x.Replay
+	}
+	return nil
+}
+
+// Replay names the changes that bring a backup to a revision.
+type Replay struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Incarnation string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The backup's revision, the one to reach, and the segments between them, in their order.
+	BaseRevision  int64            `protobuf:"varint,2,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
+	Revision      int64            `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Segments      []*ReplaySegment `protobuf:"bytes,4,rep,name=segments,proto3" json:"segments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replay) Reset() {
+	*x = Replay{}
+	mi := &file_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replay) ProtoMessage() {}
+
+func (x *Replay) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replay.ProtoReflect.Descriptor instead.
+func (*Replay) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Replay) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *Replay) GetBaseRevision() int64 {
+	if x != nil {
+		return x.BaseRevision
+	}
+	return 0
+}
+
+func (x *Replay) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Replay) GetSegments() []*ReplaySegment {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
+// ReplaySegment is the last part of a segment's key, and its stored size.
+type ReplaySegment struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplaySegment) Reset() {
+	*x = ReplaySegment{}
+	mi := &file_v1_node_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplaySegment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplaySegment) ProtoMessage() {}
+
+func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplaySegment.ProtoReflect.Descriptor instead.
+func (*ReplaySegment) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ReplaySegment) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReplaySegment) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 // Stage builds the data dir of a restored cluster beside the running one.
 type Stage struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -1336,14 +1858,15 @@ type Stage struct {
 	BumpRevision uint64                 `protobuf:"varint,4,opt,name=bump_revision,json=bumpRevision,proto3" json:"bump_revision,omitempty"`
 	DropPrefixes []string               `protobuf:"bytes,5,rep,name=drop_prefixes,json=dropPrefixes,proto3" json:"drop_prefixes,omitempty"`
 	// The staged revision is above this one, whatever the bump.
-	AtLeastRevision int64 `protobuf:"varint,6,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	AtLeastRevision int64   `protobuf:"varint,6,opt,name=at_least_revision,json=atLeastRevision,proto3" json:"at_least_revision,omitempty"`
+	Replay          *Replay `protobuf:"bytes,7,opt,name=replay,proto3" json:"replay,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1878,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1891,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Stage) GetOperation() string {
@@ -1413,6 +1936,13 @@ func (x *Stage) GetAtLeastRevision() int64 {
 	return 0
 }
 
+func (x *Stage) GetReplay() *Replay {
+	if x != nil {
+		return x.Replay
+	}
+	return nil
+}
+
 // Stop stops etcd and keeps it stopped until Switch or Rollback of the same operation. The old state is journaled first.
 type Stop struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1425,7 +1955,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1967,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1980,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Stop) GetOperation() string {
@@ -1478,7 +2008,7 @@ type Switch struct {
 
 func (x *Switch) Reset() {
 	*x = Switch{}
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +2020,7 @@ func (x *Switch) String() string {
 func (*Switch) ProtoMessage() {}
 
 func (x *Switch) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +2033,7 @@ func (x *Switch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switch.ProtoReflect.Descriptor instead.
 func (*Switch) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Switch) GetOperation() string {
@@ -1530,7 +2060,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +2072,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +2085,7 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Rollback) GetOperation() string {
@@ -1575,7 +2105,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +2117,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +2130,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Halt) GetOperation() string {
@@ -1620,7 +2150,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +2162,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +2175,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Verify) GetOperation() string {
@@ -1671,7 +2201,7 @@ type Salvage struct {
 
 func (x *Salvage) Reset() {
 	*x = Salvage{}
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +2213,7 @@ func (x *Salvage) String() string {
 func (*Salvage) ProtoMessage() {}
 
 func (x *Salvage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +2226,7 @@ func (x *Salvage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Salvage.ProtoReflect.Descriptor instead.
 func (*Salvage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Salvage) GetOperation() string {
@@ -1744,7 +2274,7 @@ type Discard struct {
 
 func (x *Discard) Reset() {
 	*x = Discard{}
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +2286,7 @@ func (x *Discard) String() string {
 func (*Discard) ProtoMessage() {}
 
 func (x *Discard) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +2299,7 @@ func (x *Discard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discard.ProtoReflect.Descriptor instead.
 func (*Discard) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Discard) GetOperation() string {
@@ -1777,6 +2307,154 @@ func (x *Discard) GetOperation() string {
 		return x.Operation
 	}
 	return ""
+}
+
+// VerifyBackup proves a backup in a scratch directory: by reading it, and by reaching it from the one before it.
+type VerifyBackup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyBackup) Reset() {
+	*x = VerifyBackup{}
+	mi := &file_v1_node_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyBackup) ProtoMessage() {}
+
+func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyBackup.ProtoReflect.Descriptor instead.
+func (*VerifyBackup) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *VerifyBackup) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// VerifiedBackup is what was found.
+type VerifiedBackup struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not empty if the backup, or what it was compared with, is bad: then it says why.
+	Bad string `protobuf:"bytes,1,opt,name=bad,proto3" json:"bad,omitempty"`
+	// The backup from which it was reached, and with how many segments of which incarnation; empty if it wasn't, for the reason given.
+	Base          string `protobuf:"bytes,2,opt,name=base,proto3" json:"base,omitempty"`
+	Incarnation   string `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Segments      int32  `protobuf:"varint,4,opt,name=segments,proto3" json:"segments,omitempty"`
+	ChainProblem  string `protobuf:"bytes,5,opt,name=chain_problem,json=chainProblem,proto3" json:"chain_problem,omitempty"`
+	Revision      int64  `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	Hash          uint32 `protobuf:"varint,7,opt,name=hash,proto3" json:"hash,omitempty"`
+	DurationNanos int64  `protobuf:"varint,8,opt,name=duration_nanos,json=durationNanos,proto3" json:"duration_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifiedBackup) Reset() {
+	*x = VerifiedBackup{}
+	mi := &file_v1_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifiedBackup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifiedBackup) ProtoMessage() {}
+
+func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifiedBackup.ProtoReflect.Descriptor instead.
+func (*VerifiedBackup) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *VerifiedBackup) GetBad() string {
+	if x != nil {
+		return x.Bad
+	}
+	return ""
+}
+
+func (x *VerifiedBackup) GetBase() string {
+	if x != nil {
+		return x.Base
+	}
+	return ""
+}
+
+func (x *VerifiedBackup) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *VerifiedBackup) GetSegments() int32 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *VerifiedBackup) GetChainProblem() string {
+	if x != nil {
+		return x.ChainProblem
+	}
+	return ""
+}
+
+func (x *VerifiedBackup) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *VerifiedBackup) GetHash() uint32 {
+	if x != nil {
+		return x.Hash
+	}
+	return 0
+}
+
+func (x *VerifiedBackup) GetDurationNanos() int64 {
+	if x != nil {
+		return x.DurationNanos
+	}
+	return 0
 }
 
 // PerformEvent is progress, or with done the result.
@@ -1790,14 +2468,16 @@ type PerformEvent struct {
 	// The result of Prove and Stage.
 	Facts *Facts `protobuf:"bytes,5,opt,name=facts,proto3" json:"facts,omitempty"`
 	// The name of the backup that TakeBackup made.
-	Backup        string `protobuf:"bytes,6,opt,name=backup,proto3" json:"backup,omitempty"`
+	Backup string `protobuf:"bytes,6,opt,name=backup,proto3" json:"backup,omitempty"`
+	// The result of VerifyBackup.
+	Verified      *VerifiedBackup `protobuf:"bytes,7,opt,name=verified,proto3" json:"verified,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PerformEvent) Reset() {
 	*x = PerformEvent{}
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +2489,7 @@ func (x *PerformEvent) String() string {
 func (*PerformEvent) ProtoMessage() {}
 
 func (x *PerformEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +2502,7 @@ func (x *PerformEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformEvent.ProtoReflect.Descriptor instead.
 func (*PerformEvent) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PerformEvent) GetPhase() string {
@@ -1867,6 +2547,13 @@ func (x *PerformEvent) GetBackup() string {
 	return ""
 }
 
+func (x *PerformEvent) GetVerified() *VerifiedBackup {
+	if x != nil {
+		return x.Verified
+	}
+	return nil
+}
+
 // Facts are what was found in a database.
 type Facts struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1882,7 +2569,7 @@ type Facts struct {
 
 func (x *Facts) Reset() {
 	*x = Facts{}
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +2581,7 @@ func (x *Facts) String() string {
 func (*Facts) ProtoMessage() {}
 
 func (x *Facts) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +2594,7 @@ func (x *Facts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Facts.ProtoReflect.Descriptor instead.
 func (*Facts) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Facts) GetRevision() int64 {
@@ -1964,7 +2651,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x9b\x05\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x9e\x06\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -1986,7 +2673,11 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10clock_unix_nanos\x18\x0f \x01(\x03R\x0eclockUnixNanos\x12\x1c\n" +
 	"\toperation\x18\x10 \x01(\tR\toperation\x12)\n" +
 	"\x10operation_record\x18\x11 \x01(\fR\x0foperationRecord\x120\n" +
-	"\x05trash\x18\x12 \x03(\v2\x1a.etcdmanager.v1.TrashEntryR\x05trash\"\xa7\x01\n" +
+	"\x05trash\x18\x12 \x03(\v2\x1a.etcdmanager.v1.TrashEntryR\x05trash\x12D\n" +
+	"\bsettings\x18( \x03(\v2(.etcdmanager.v1.NodeStatus.SettingsEntryR\bsettings\x1a;\n" +
+	"\rSettingsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
 	"\n" +
 	"TrashEntry\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
@@ -1995,7 +2686,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12\x1b\n" +
 	"\traft_term\x18\x04 \x01(\x04R\braftTerm\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xe3\x04\n" +
+	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xd1\x06\n" +
 	"\n" +
 	"EtcdStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
@@ -2017,7 +2708,16 @@ const file_v1_node_proto_rawDesc = "" +
 	"\amembers\x18\x0f \x03(\v2\x16.etcdmanager.v1.MemberR\amembers\x12\x14\n" +
 	"\x05error\x18\x10 \x01(\tR\x05error\x12\x1a\n" +
 	"\brestarts\x18\x11 \x01(\x05R\brestarts\x123\n" +
-	"\x16log_written_unix_nanos\x18\x12 \x01(\x03R\x13logWrittenUnixNanos\"\x84\x01\n" +
+	"\x16log_written_unix_nanos\x18\x12 \x01(\x03R\x13logWrittenUnixNanos\x12$\n" +
+	"\x0edb_quota_bytes\x18( \x01(\x03R\fdbQuotaBytes\x12'\n" +
+	"\x0fcluster_version\x18) \x01(\tR\x0eclusterVersion\x12'\n" +
+	"\x0fstorage_version\x18* \x01(\tR\x0estorageVersion\x12)\n" +
+	"\x10downgrade_target\x18+ \x01(\tR\x0fdowngradeTarget\x12-\n" +
+	"\x06alarms\x18, \x03(\v2\x15.etcdmanager.v1.AlarmR\x06alarms\x12\x1a\n" +
+	"\boutdated\x18- \x01(\bR\boutdated\"3\n" +
+	"\x05Alarm\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\x04R\x06member\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\"\x84\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -2034,7 +2734,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x06halted\x18\x06 \x01(\bR\x06halted\x12\x18\n" +
 	"\awritten\x18\a \x01(\bR\awritten\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\b \x01(\x03R\tsizeBytes\"\xd9\x05\n" +
+	"size_bytes\x18\b \x01(\x03R\tsizeBytes\"\x9b\a\n" +
 	"\x0ePerformRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
@@ -2053,13 +2753,35 @@ const file_v1_node_proto_rawDesc = "" +
 	"\adiscard\x18\x12 \x01(\v2\x17.etcdmanager.v1.DiscardH\x00R\adiscard\x12*\n" +
 	"\x04halt\x18\x13 \x01(\v2\x14.etcdmanager.v1.HaltH\x00R\x04halt\x120\n" +
 	"\x06verify\x18\x14 \x01(\v2\x16.etcdmanager.v1.VerifyH\x00R\x06verify\x123\n" +
-	"\asalvage\x18\x15 \x01(\v2\x17.etcdmanager.v1.SalvageH\x00R\asalvageB\b\n" +
-	"\x06action\"x\n" +
+	"\asalvage\x18\x15 \x01(\v2\x17.etcdmanager.v1.SalvageH\x00R\asalvage\x12C\n" +
+	"\rverify_backup\x18\x16 \x01(\v2\x1c.etcdmanager.v1.VerifyBackupH\x00R\fverifyBackup\x12<\n" +
+	"\n" +
+	"defragment\x18( \x01(\v2\x1a.etcdmanager.v1.DefragmentH\x00R\n" +
+	"defragment\x12=\n" +
+	"\vstop_member\x18) \x01(\v2\x1a.etcdmanager.v1.StopMemberH\x00R\n" +
+	"stopMemberB\b\n" +
+	"\x06action\"\xae\x01\n" +
 	"\tStartEtcd\x12/\n" +
 	"\x05state\x18\x01 \x01(\v2\x19.etcdmanager.v1.EtcdStateR\x05state\x12 \n" +
 	"\fmay_be_empty\x18\x02 \x01(\bR\n" +
 	"mayBeEmpty\x12\x18\n" +
-	"\arestart\x18\x03 \x01(\bR\arestart\"8\n" +
+	"\arestart\x18\x03 \x01(\bR\arestart\x124\n" +
+	"\bsettings\x18( \x01(\v2\x18.etcdmanager.v1.SettingsR\bsettings\"$\n" +
+	"\n" +
+	"StopMember\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"E\n" +
+	"\fReachRequest\x12!\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x12\n" +
+	"\x04urls\x18\x02 \x03(\tR\x04urls\")\n" +
+	"\rReachResponse\x12\x18\n" +
+	"\aproblem\x18\x01 \x01(\tR\aproblem\"\x83\x01\n" +
+	"\bSettings\x12<\n" +
+	"\x06values\x18\x01 \x03(\v2$.etcdmanager.v1.Settings.ValuesEntryR\x06values\x1a9\n" +
+	"\vValuesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\f\n" +
+	"\n" +
+	"Defragment\"8\n" +
 	"\bSetAside\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"i\n" +
@@ -2067,7 +2789,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"TakeBackup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12/\n" +
-	"\x04spec\x18\x03 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"\xfb\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"\xab\x02\n" +
 	"\x05Prove\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
 	"\x06backup\x18\x02 \x01(\tR\x06backup\x12#\n" +
@@ -2075,14 +2797,25 @@ const file_v1_node_proto_rawDesc = "" +
 	"\rdrop_prefixes\x18\x04 \x03(\tR\fdropPrefixes\x12*\n" +
 	"\x11at_least_revision\x18\x05 \x01(\x03R\x0fatLeastRevision\x12!\n" +
 	"\fetcd_version\x18\x06 \x01(\tR\vetcdVersion\x12#\n" +
-	"\rforce_foreign\x18\a \x01(\bR\fforceForeign\"\xe4\x01\n" +
+	"\rforce_foreign\x18\a \x01(\bR\fforceForeign\x12.\n" +
+	"\x06replay\x18\b \x01(\v2\x16.etcdmanager.v1.ReplayR\x06replay\"\xa6\x01\n" +
+	"\x06Replay\x12 \n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12#\n" +
+	"\rbase_revision\x18\x02 \x01(\x03R\fbaseRevision\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x129\n" +
+	"\bsegments\x18\x04 \x03(\v2\x1d.etcdmanager.v1.ReplaySegmentR\bsegments\"B\n" +
+	"\rReplaySegment\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"\x94\x02\n" +
 	"\x05Stage\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
 	"\x06backup\x18\x02 \x01(\tR\x06backup\x12/\n" +
 	"\x05state\x18\x03 \x01(\v2\x19.etcdmanager.v1.EtcdStateR\x05state\x12#\n" +
 	"\rbump_revision\x18\x04 \x01(\x04R\fbumpRevision\x12#\n" +
 	"\rdrop_prefixes\x18\x05 \x03(\tR\fdropPrefixes\x12*\n" +
-	"\x11at_least_revision\x18\x06 \x01(\x03R\x0fatLeastRevision\"<\n" +
+	"\x11at_least_revision\x18\x06 \x01(\x03R\x0fatLeastRevision\x12.\n" +
+	"\x06replay\x18\a \x01(\v2\x16.etcdmanager.v1.ReplayR\x06replay\"<\n" +
 	"\x04Stop\x12\x1c\n" +
 	"\toperation\x18\x01 \x01(\tR\toperation\x12\x16\n" +
 	"\x06record\x18\x02 \x01(\fR\x06record\"W\n" +
@@ -2102,7 +2835,18 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12/\n" +
 	"\x04spec\x18\x05 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"'\n" +
 	"\aDiscard\x12\x1c\n" +
-	"\toperation\x18\x01 \x01(\tR\toperation\"\xbd\x01\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"\"\n" +
+	"\fVerifyBackup\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xf0\x01\n" +
+	"\x0eVerifiedBackup\x12\x10\n" +
+	"\x03bad\x18\x01 \x01(\tR\x03bad\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\tR\x04base\x12 \n" +
+	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x1a\n" +
+	"\bsegments\x18\x04 \x01(\x05R\bsegments\x12#\n" +
+	"\rchain_problem\x18\x05 \x01(\tR\fchainProblem\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04hash\x18\a \x01(\rR\x04hash\x12%\n" +
+	"\x0eduration_nanos\x18\b \x01(\x03R\rdurationNanos\"\xf9\x01\n" +
 	"\fPerformEvent\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x1d\n" +
 	"\n" +
@@ -2111,7 +2855,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"bytesTotal\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\bR\x04done\x12+\n" +
 	"\x05facts\x18\x05 \x01(\v2\x15.etcdmanager.v1.FactsR\x05facts\x12\x16\n" +
-	"\x06backup\x18\x06 \x01(\tR\x06backup\"\xac\x01\n" +
+	"\x06backup\x18\x06 \x01(\tR\x06backup\x12:\n" +
+	"\bverified\x18\a \x01(\v2\x1e.etcdmanager.v1.VerifiedBackupR\bverified\"\xac\x01\n" +
 	"\x05Facts\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
 	"\x04keys\x18\x02 \x01(\x03R\x04keys\x12\x12\n" +
@@ -2120,11 +2865,12 @@ const file_v1_node_proto_rawDesc = "" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12!\n" +
 	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\x04R\tclusterId2\xe4\x01\n" +
+	"cluster_id\x18\x06 \x01(\x04R\tclusterId2\xaa\x02\n" +
 	"\vNodeService\x12E\n" +
 	"\aObserve\x12\x1e.etcdmanager.v1.ObserveRequest\x1a\x1a.etcdmanager.v1.NodeStatus\x12C\n" +
 	"\x05Watch\x12\x1c.etcdmanager.v1.WatchRequest\x1a\x1a.etcdmanager.v1.WatchEvent0\x01\x12I\n" +
-	"\aPerform\x12\x1e.etcdmanager.v1.PerformRequest\x1a\x1c.etcdmanager.v1.PerformEvent0\x01B9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
+	"\aPerform\x12\x1e.etcdmanager.v1.PerformRequest\x1a\x1c.etcdmanager.v1.PerformEvent0\x01\x12D\n" +
+	"\x05Reach\x12\x1c.etcdmanager.v1.ReachRequest\x1a\x1d.etcdmanager.v1.ReachResponseB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
 
 var (
 	file_v1_node_proto_rawDescOnce sync.Once
@@ -2138,7 +2884,7 @@ func file_v1_node_proto_rawDescGZIP() []byte {
 	return file_v1_node_proto_rawDescData
 }
 
-var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_v1_node_proto_goTypes = []any{
 	(*ObserveRequest)(nil), // 0: etcdmanager.v1.ObserveRequest
 	(*WatchRequest)(nil),   // 1: etcdmanager.v1.WatchRequest
@@ -2146,63 +2892,88 @@ var file_v1_node_proto_goTypes = []any{
 	(*NodeStatus)(nil),     // 3: etcdmanager.v1.NodeStatus
 	(*TrashEntry)(nil),     // 4: etcdmanager.v1.TrashEntry
 	(*EtcdStatus)(nil),     // 5: etcdmanager.v1.EtcdStatus
-	(*Member)(nil),         // 6: etcdmanager.v1.Member
-	(*StagedDir)(nil),      // 7: etcdmanager.v1.StagedDir
-	(*PerformRequest)(nil), // 8: etcdmanager.v1.PerformRequest
-	(*StartEtcd)(nil),      // 9: etcdmanager.v1.StartEtcd
-	(*SetAside)(nil),       // 10: etcdmanager.v1.SetAside
-	(*TakeBackup)(nil),     // 11: etcdmanager.v1.TakeBackup
-	(*Prove)(nil),          // 12: etcdmanager.v1.Prove
-	(*Stage)(nil),          // 13: etcdmanager.v1.Stage
-	(*Stop)(nil),           // 14: etcdmanager.v1.Stop
-	(*Switch)(nil),         // 15: etcdmanager.v1.Switch
-	(*Rollback)(nil),       // 16: etcdmanager.v1.Rollback
-	(*Halt)(nil),           // 17: etcdmanager.v1.Halt
-	(*Verify)(nil),         // 18: etcdmanager.v1.Verify
-	(*Salvage)(nil),        // 19: etcdmanager.v1.Salvage
-	(*Discard)(nil),        // 20: etcdmanager.v1.Discard
-	(*PerformEvent)(nil),   // 21: etcdmanager.v1.PerformEvent
-	(*Facts)(nil),          // 22: etcdmanager.v1.Facts
-	(*EtcdNode)(nil),       // 23: etcdmanager.v1.EtcdNode
-	(*EtcdState)(nil),      // 24: etcdmanager.v1.EtcdState
-	(*ClusterSpec)(nil),    // 25: etcdmanager.v1.ClusterSpec
+	(*Alarm)(nil),          // 6: etcdmanager.v1.Alarm
+	(*Member)(nil),         // 7: etcdmanager.v1.Member
+	(*StagedDir)(nil),      // 8: etcdmanager.v1.StagedDir
+	(*PerformRequest)(nil), // 9: etcdmanager.v1.PerformRequest
+	(*StartEtcd)(nil),      // 10: etcdmanager.v1.StartEtcd
+	(*StopMember)(nil),     // 11: etcdmanager.v1.StopMember
+	(*ReachRequest)(nil),   // 12: etcdmanager.v1.ReachRequest
+	(*ReachResponse)(nil),  // 13: etcdmanager.v1.ReachResponse
+	(*Settings)(nil),       // 14: etcdmanager.v1.Settings
+	(*Defragment)(nil),     // 15: etcdmanager.v1.Defragment
+	(*SetAside)(nil),       // 16: etcdmanager.v1.SetAside
+	(*TakeBackup)(nil),     // 17: etcdmanager.v1.TakeBackup
+	(*Prove)(nil),          // 18: etcdmanager.v1.Prove
+	(*Replay)(nil),         // 19: etcdmanager.v1.Replay
+	(*ReplaySegment)(nil),  // 20: etcdmanager.v1.ReplaySegment
+	(*Stage)(nil),          // 21: etcdmanager.v1.Stage
+	(*Stop)(nil),           // 22: etcdmanager.v1.Stop
+	(*Switch)(nil),         // 23: etcdmanager.v1.Switch
+	(*Rollback)(nil),       // 24: etcdmanager.v1.Rollback
+	(*Halt)(nil),           // 25: etcdmanager.v1.Halt
+	(*Verify)(nil),         // 26: etcdmanager.v1.Verify
+	(*Salvage)(nil),        // 27: etcdmanager.v1.Salvage
+	(*Discard)(nil),        // 28: etcdmanager.v1.Discard
+	(*VerifyBackup)(nil),   // 29: etcdmanager.v1.VerifyBackup
+	(*VerifiedBackup)(nil), // 30: etcdmanager.v1.VerifiedBackup
+	(*PerformEvent)(nil),   // 31: etcdmanager.v1.PerformEvent
+	(*Facts)(nil),          // 32: etcdmanager.v1.Facts
+	nil,                    // 33: etcdmanager.v1.NodeStatus.SettingsEntry
+	nil,                    // 34: etcdmanager.v1.Settings.ValuesEntry
+	(*EtcdNode)(nil),       // 35: etcdmanager.v1.EtcdNode
+	(*EtcdState)(nil),      // 36: etcdmanager.v1.EtcdState
+	(*ClusterSpec)(nil),    // 37: etcdmanager.v1.ClusterSpec
 }
 var file_v1_node_proto_depIdxs = []int32{
-	23, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
-	24, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
+	35, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
+	36, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
 	5,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
-	7,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
+	8,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
 	4,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
-	6,  // 5: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
-	9,  // 6: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
-	10, // 7: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
-	11, // 8: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
-	12, // 9: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
-	13, // 10: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
-	14, // 11: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
-	15, // 12: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
-	16, // 13: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
-	20, // 14: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
-	17, // 15: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
-	18, // 16: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
-	19, // 17: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
-	24, // 18: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
-	25, // 19: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
-	24, // 20: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
-	24, // 21: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
-	25, // 22: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
-	22, // 23: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
-	0,  // 24: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
-	1,  // 25: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
-	8,  // 26: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
-	3,  // 27: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
-	2,  // 28: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
-	21, // 29: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
-	27, // [27:30] is the sub-list for method output_type
-	24, // [24:27] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	33, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
+	7,  // 6: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
+	6,  // 7: etcdmanager.v1.EtcdStatus.alarms:type_name -> etcdmanager.v1.Alarm
+	10, // 8: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
+	16, // 9: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
+	17, // 10: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
+	18, // 11: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
+	21, // 12: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
+	22, // 13: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
+	23, // 14: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
+	24, // 15: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
+	28, // 16: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
+	25, // 17: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
+	26, // 18: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
+	27, // 19: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
+	29, // 20: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
+	15, // 21: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
+	11, // 22: etcdmanager.v1.PerformRequest.stop_member:type_name -> etcdmanager.v1.StopMember
+	36, // 23: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
+	14, // 24: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
+	34, // 25: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
+	37, // 26: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
+	19, // 27: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
+	20, // 28: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
+	36, // 29: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
+	19, // 30: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
+	36, // 31: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
+	37, // 32: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
+	32, // 33: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
+	30, // 34: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
+	0,  // 35: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
+	1,  // 36: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
+	9,  // 37: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
+	12, // 38: etcdmanager.v1.NodeService.Reach:input_type -> etcdmanager.v1.ReachRequest
+	3,  // 39: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
+	2,  // 40: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
+	31, // 41: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
+	13, // 42: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
+	39, // [39:43] is the sub-list for method output_type
+	35, // [35:39] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_v1_node_proto_init() }
@@ -2211,7 +2982,7 @@ func file_v1_node_proto_init() {
 		return
 	}
 	file_v1_storage_proto_init()
-	file_v1_node_proto_msgTypes[8].OneofWrappers = []any{
+	file_v1_node_proto_msgTypes[9].OneofWrappers = []any{
 		(*PerformRequest_StartEtcd)(nil),
 		(*PerformRequest_SetAside)(nil),
 		(*PerformRequest_TakeBackup)(nil),
@@ -2224,6 +2995,9 @@ func file_v1_node_proto_init() {
 		(*PerformRequest_Halt)(nil),
 		(*PerformRequest_Verify)(nil),
 		(*PerformRequest_Salvage)(nil),
+		(*PerformRequest_VerifyBackup)(nil),
+		(*PerformRequest_Defragment)(nil),
+		(*PerformRequest_StopMember)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2231,7 +3005,7 @@ func file_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_node_proto_rawDesc), len(file_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	NodeService_Observe_FullMethodName = "/etcdmanager.v1.NodeService/Observe"
 	NodeService_Watch_FullMethodName   = "/etcdmanager.v1.NodeService/Watch"
 	NodeService_Perform_FullMethodName = "/etcdmanager.v1.NodeService/Perform"
+	NodeService_Reach_FullMethodName   = "/etcdmanager.v1.NodeService/Reach"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -39,6 +40,8 @@ type NodeServiceClient interface {
 	// Perform does one idempotent action and reports progress until it is done. A caller that goes away doesn't end the action;
 	// the same request attaches to it.
 	Perform(ctx context.Context, in *PerformRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PerformEvent], error)
+	// Reach tells which of the URLs can't be reached from this node: the name doesn't resolve, or nothing answers, not even with a refusal.
+	Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -97,6 +100,16 @@ func (c *nodeServiceClient) Perform(ctx context.Context, in *PerformRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_PerformClient = grpc.ServerStreamingClient[PerformEvent]
 
+func (c *nodeServiceClient) Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReachResponse)
+	err := c.cc.Invoke(ctx, NodeService_Reach_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -110,6 +123,8 @@ type NodeServiceServer interface {
 	// Perform does one idempotent action and reports progress until it is done. A caller that goes away doesn't end the action;
 	// the same request attaches to it.
 	Perform(*PerformRequest, grpc.ServerStreamingServer[PerformEvent]) error
+	// Reach tells which of the URLs can't be reached from this node: the name doesn't resolve, or nothing answers, not even with a refusal.
+	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -128,6 +143,9 @@ func (UnimplementedNodeServiceServer) Watch(*WatchRequest, grpc.ServerStreamingS
 }
 func (UnimplementedNodeServiceServer) Perform(*PerformRequest, grpc.ServerStreamingServer[PerformEvent]) error {
 	return status.Error(codes.Unimplemented, "method Perform not implemented")
+}
+func (UnimplementedNodeServiceServer) Reach(context.Context, *ReachRequest) (*ReachResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Reach not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -190,6 +208,24 @@ func _NodeService_Perform_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type NodeService_PerformServer = grpc.ServerStreamingServer[PerformEvent]
 
+func _NodeService_Reach_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReachRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).Reach(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_Reach_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).Reach(ctx, req.(*ReachRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +236,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Observe",
 			Handler:    _NodeService_Observe_Handler,
+		},
+		{
+			MethodName: "Reach",
+			Handler:    _NodeService_Reach_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -24,7 +24,7 @@ type settings struct {
 	rows, stores        string
 	size                float64
 	quick, slow         int
-	idle, settle        time.Duration
+	idle, settle, busy  time.Duration
 	backupMiB           int
 	restoreMiB          string
 	out, dir            string
@@ -41,7 +41,7 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"start", benchStart}, {"failover", benchFailover}, {"idle", benchIdle},
-		{"backup", benchBackup}, {"restore", benchRestore}, {"retention", benchRetention},
+		{"changes", benchChanges}, {"backup", benchBackup}, {"restore", benchRestore}, {"retention", benchRetention}, {"retention-archive", benchArchive},
 	}
 }
 
@@ -61,8 +61,9 @@ func run(args []string) int {
 	f.Float64Var(&s.size, "size", 1, "factor for the sizes of databases, for trying; limits of time and memory are judged all the same")
 	f.IntVar(&s.quick, "n", 5, "runs of what is quick")
 	f.IntVar(&s.slow, "slow-n", 3, "runs of what is slow (backup, restore)")
-	f.DurationVar(&s.settle, "settle", 45*time.Second, "how long a cluster is left alone before idleness is measured")
+	f.DurationVar(&s.settle, "settle", 100*time.Second, "how long a cluster is left alone before idleness is measured; its first backup is proven in the first minute")
 	f.DurationVar(&s.idle, "idle", 2*time.Minute, "how long idleness is measured")
+	f.DurationVar(&s.busy, "busy", 20*time.Second, "how long clients write as fast as they can")
 	f.IntVar(&s.backupMiB, "backup-mib", 650, "database of the backup rows")
 	f.StringVar(&s.restoreMiB, "restore-mib", "100,1024", "databases of the restore rows")
 	f.StringVar(&s.out, "out", "", "file that the table is written to as well")

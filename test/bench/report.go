@@ -144,3 +144,14 @@ func (r *report) addMost(what, format string, ours, reference []float64, limit f
 	r.add(row{what: what, ours: numbers(ours, format), reference: numbers(reference, format), compared: "–", limit: fmt.Sprintf(format, limit),
 		good: len(ours) > 0 && slices.Max(ours) <= limit, judged: true})
 }
+
+// addLeast is for what must not be below a limit; the worst run counts.
+func (r *report) addLeast(what, format string, ours []float64, limit float64) {
+	r.add(row{what: what, ours: numbers(ours, format), reference: "–", compared: "–", limit: "at least " + fmt.Sprintf(format, limit),
+		good: len(ours) > 0 && slices.Min(ours) >= limit, judged: true})
+}
+
+// addShown is for what is only shown beside the reference.
+func (r *report) addShown(what, format string, ours, reference []float64) {
+	r.add(row{what: what, ours: numbers(ours, format), reference: numbers(reference, format), compared: "–", limit: "–"})
+}

@@ -119,7 +119,7 @@ func (r *restoreRuns) ours(b *bench, s *settings, c *harness.Cluster, name strin
 
 // copyBackup takes the stored file out of the store, so that both sides begin with the same bytes.
 func copyBackup(b *bench, c *harness.Cluster, name, path string) {
-	in, _, err := c.Catalog.OpenBackupData(b.ctx, name, 0)
+	in, _, err := c.Catalog.OpenBackupData(b.ctx, name, catalog.DataFile, 0)
 	b.must(err)
 	defer in.Close()
 	out, err := os.Create(path)

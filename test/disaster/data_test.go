@@ -76,6 +76,20 @@ func TestAccidentalDeletion(t *testing.T) {
 	p := readPage(t, "accidental-deletion.md")
 	d.values["BACKUP"], d.values["LIVE"], d.values["PREFIX"] = backup, c.Nodes[0].ClientURL(), "/registry/"
 	d.values["SCRATCH"] = strings.TrimSuffix(c.Nodes[0].Address, ".1") + ".200"
+	const one = "/registry/deployments/shop/000"
+	d.values["DELETED"] = one
+	c.WaitFor("the deletion is archived", time.Minute, func() string {
+		_, errOut, code := c.Ctl("before", one)
+		if code != 0 {
+			return errOut
+		}
+		return ""
+	})
+	d.follow(p, p.in("One object, or a namespace"))
+	now.keys[one] = then.keys[one]
+	if got := read(c).keys[one]; got != then.keys[one] {
+		t.Errorf("%s is %q, it was %q", one, got, then.keys[one])
+	}
 	d.follow(p, p.in("Find the backup"))
 	d.follow(p, p.in("Only what is missing"))
 	r := load.Stop()

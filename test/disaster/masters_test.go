@@ -49,7 +49,7 @@ func TestAllMastersLost(t *testing.T) {
 
 // allMastersLost sees what a cluster without data says on new masters, which somebody else has started already.
 func allMastersLost(t *testing.T, sameNames bool) {
-	c := harness.Start(t, harness.Options{BackupInterval: 8 * time.Second, Args: []string{"--form-grace=2s"}})
+	c := harness.Start(t, harness.Options{BackupInterval: 20 * time.Second, Args: []string{"--form-grace=2s"}})
 	d := newDesk(t, c)
 	want := fill(t, c, "shop", 20)
 	backup := backupOf(t, c, want)

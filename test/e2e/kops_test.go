@@ -19,33 +19,6 @@ func kopsArgs() []string {
 --volume-tag=k8s.io/etcd/events --volume-tag=k8s.io/role/control-plane=1 --volume-tag=kubernetes.io/cluster/example.com=owned`)
 }
 
-// TestKOpsCommandUnchanged: all of the command is understood; what is refused is the volume provider alone, and the message says what to do.
-func TestKOpsCommandUnchanged(t *testing.T) {
-	needDocker(t)
-	t.Parallel()
-	w := newWorld(t)
-	w.startS3("example.com/backups/etcd/events")
-	m := w.addMaster("a", masterOptions{command: func(*master) []string { return append([]string{"/go-runner"}, kopsArgs()...) },
-		docker: []string{"--mount", "type=volume,dst=/var/log"}})
-	m.start()
-	mustDocker(t, "wait", m.container)
-	if code := m.exitCode(); code != 2 {
-		t.Errorf("exit code %d, want 2", code)
-	}
-	logFile, err := containerFile(m.container, "/var/log/etcd.log")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for where, text := range map[string]string{"standard output": m.log(), "the log file": string(logFile)} {
-		if !strings.Contains(text, "--volume-provider=aws") || !strings.Contains(text, "--data-dir") {
-			t.Errorf("%s doesn't name the volume provider and the way out:\n%s", where, text)
-		}
-		if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != 1 {
-			t.Errorf("%s has other complaints too:\n%s", where, text)
-		}
-	}
-}
-
 // TestKOpsCommand runs the command with a data dir instead of a volume provider: names in a hosts file that is mounted, a log
 // file that is mounted, and go-runner as process 1.
 func TestKOpsCommand(t *testing.T) {

@@ -19,6 +19,7 @@ import (
 
 var (
 	rounds = flag.Int("rounds", 5, "rounds of TestKillContainers")
+	strict = flag.Bool("strict", false, "writes that time out count as failed: for a machine that does nothing else")
 	seed   = flag.Uint64("seed", 0, "what TestKillContainers is repeated with; 0 picks one and prints it")
 )
 

@@ -43,7 +43,7 @@ type masterOptions struct {
 // addMaster creates a master; it is not started.
 func (w *world) addMaster(name string, o masterOptions) *master {
 	w.t.Helper()
-	m := &master{w: w, name: name, address: w.address(byte(11 + len(w.masters))), container: w.name + "-" + name}
+	m := &master{w: w, name: name, address: w.nextAddress(), container: w.name + "-" + name}
 	w.masters = append(w.masters, m)
 	args := append([]string{"create", "--name", m.container, "--mount", "type=volume,dst=/data", "-v", w.pkiDir + ":/etc/kubernetes/pki/etcd-manager:ro"}, w.labels()...)
 	network := []string{"--network", w.network, "--ip", m.address, "--hostname", name}
@@ -69,6 +69,12 @@ func (w *world) addMaster(name string, o masterOptions) *master {
 	mustDocker(w.t, args...)
 	putFile(w.t, m.container, "/data", "myid", []byte(name))
 	return m
+}
+
+// nextAddress is one that no master of this world has, or had.
+func (w *world) nextAddress() string {
+	w.given++
+	return w.address(byte(10 + w.given))
 }
 
 // flags are the manager's usual ones.

@@ -29,6 +29,7 @@ type world struct {
 	keeper  *pki.Keeper
 	store   *store
 	masters []*master
+	given   int // addresses that masters have or had
 	ports   ports
 }
 

@@ -139,3 +139,9 @@ func WriteFile(t testing.TB, path, text string) {
 	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 	must(t, os.WriteFile(path, []byte(text), 0o644))
 }
+
+// RefreshCAs has the test's own clients read the CAs again, at once.
+func (c *Cluster) RefreshCAs() {
+	c.t.Helper()
+	must(c.t, c.keeper.Refresh())
+}

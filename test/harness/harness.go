@@ -28,6 +28,10 @@ import (
 
 // Options describe a cluster. The zero value is three nodes with TLS everywhere and a file store.
 type Options struct {
+	// Name is the cluster's; empty means "test". Beside is another cluster whose nodes' addresses this one shares, with ports of its own, as clusters on
+	// the same machines do.
+	Name   string
+	Beside *Cluster
 	// Nodes is how many managers there are; 0 means 3.
 	Nodes int
 	// Spec is written before anything starts; nil means as many members as nodes. NoSpec writes none.
@@ -77,6 +81,9 @@ func New(t testing.TB, o Options) *Cluster {
 	t.Helper()
 	if o.Nodes == 0 {
 		o.Nodes = 3
+	}
+	if o.Name == "" {
+		o.Name = "test"
 	}
 	if o.BackupInterval == 0 {
 		o.BackupInterval = time.Hour
@@ -172,9 +179,19 @@ func (c *Cluster) openStore() {
 // firstPort is below the range from which the kernel picks ports.
 const firstPort = 20000
 
+// besidePorts is how far the ports of a cluster are from those of the one that it stands beside; every cluster takes ten.
+const besidePorts = 5
+
 // reserve finds addresses and ports that are free, and keeps one port as the sign that they are taken.
 func (c *Cluster) reserve() {
 	c.t.Helper()
+	if b := c.o.Beside; b != nil {
+		c.net = b.net
+		if c.usePorts(b.Ports.Client + besidePorts); !c.free(c.Ports.Client) {
+			c.t.Fatalf("the ports behind those of cluster %s are taken", b.o.Name)
+		}
+		return
+	}
 	for range 100 {
 		c.net = fmt.Sprintf("127.%d.%d", 10+rand.IntN(240), rand.IntN(256))
 		base := firstPort + 10*rand.IntN(1000)
@@ -187,10 +204,14 @@ func (c *Cluster) reserve() {
 			continue
 		}
 		c.t.Cleanup(func() { sign.Close() })
-		c.Ports = Ports{Client: base, Peer: base + 1, Quarantine: base + 2, GRPC: base + 3, Status: base + 4}
+		c.usePorts(base)
 		return
 	}
 	c.t.Fatal("no free ports on loopback")
+}
+
+func (c *Cluster) usePorts(base int) {
+	c.Ports = Ports{Client: base, Peer: base + 1, Quarantine: base + 2, GRPC: base + 3, Status: base + 4}
 }
 
 func (c *Cluster) free(base int) bool {
@@ -271,7 +292,7 @@ func (c *Cluster) TermAll() {
 func (c *Cluster) Args(n *Node) []string {
 	url := func(port int) string { return fmt.Sprintf("https://__address__:%d", port) }
 	args := []string{
-		"--cluster-name=test", "--backup-store=" + c.StoreURL, "--data-dir=" + n.DataDir, "--pki-dir=" + c.PKI, "--v=2",
+		"--cluster-name=" + c.o.Name, "--backup-store=" + c.StoreURL, "--data-dir=" + n.DataDir, "--pki-dir=" + c.PKI, "--v=2",
 		"--address=" + n.Address, "--etcd-address=" + n.Address, "--backup-interval=" + c.o.BackupInterval.String(),
 		"--client-urls=" + url(c.Ports.Client), "--peer-urls=" + url(c.Ports.Peer), "--quarantine-client-urls=" + url(c.Ports.Quarantine),
 		fmt.Sprintf("--grpc-port=%d", c.Ports.GRPC), fmt.Sprintf("--etcd-manager-metrics-port=%d", c.Ports.Status),
@@ -341,4 +362,12 @@ func must(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ClientFiles are certificates of an operator's own, for etcdctl.
+func (c *Cluster) ClientFiles() pki.EtcdFiles {
+	c.t.Helper()
+	files, err := c.keeper.EtcdFiles(filepath.Join(c.Dir, "operator"), pki.EtcdName{Name: "operator"})
+	must(c.t, err)
+	return files
 }

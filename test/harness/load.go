@@ -24,6 +24,7 @@ type Load struct {
 
 	mu       sync.Mutex
 	acked    map[string]int64 // key to revision
+	ackedAt  map[string]time.Time
 	failures []Failure
 	reads    int
 	last     time.Time
@@ -91,7 +92,7 @@ func (c *Cluster) StartLoad(o LoadOptions) *Load {
 		o.Timeout = 5 * time.Second
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Load{c: c, prefix: o.Prefix, stop: cancel, acked: map[string]int64{}, last: time.Now()}
+	l := &Load{c: c, prefix: o.Prefix, stop: cancel, acked: map[string]int64{}, ackedAt: map[string]time.Time{}, last: time.Now()}
 	c.t.Cleanup(func() { cancel(); l.wg.Wait() })
 	if o.Any {
 		l.wg.Go(func() { l.work(ctx, o, "any", c.ClientURLs()) })
@@ -157,6 +158,7 @@ func (l *Load) ack(key string, revision int64) {
 	defer l.mu.Unlock()
 	l.acked[key] = revision
 	now := time.Now()
+	l.ackedAt[key] = now
 	l.gap = max(l.gap, now.Sub(l.last))
 	l.last = now
 }
@@ -227,6 +229,39 @@ func (l *Load) VerifyBetween(from, to int64) {
 	if len(lost) > 0 {
 		l.c.t.Errorf("%d of %d acknowledged writes are lost: %s", len(lost), len(l.acked), strings.Join(lost[:min(len(lost), 10)], " "))
 	}
+}
+
+// Behind counts the writes that were acknowledged with a revision above this one, and tells when the first of them was.
+func (l *Load) Behind(revision int64) (n int, oldest time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, at := range l.acked {
+		if at <= revision {
+			continue
+		}
+		n++
+		if when := l.ackedAt[key]; oldest.IsZero() || when.Before(oldest) {
+			oldest = when
+		}
+	}
+	return n, oldest
+}
+
+// Unacknowledged are the keys that are there though no client was told so, or only with a revision above this one. A write whose answer was lost may be among them, but
+// no more than one of each client.
+func (l *Load) Unacknowledged(revision int64) []string {
+	l.c.t.Helper()
+	got, _ := l.c.ReadAll(l.prefix)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var extra []string
+	for key := range got {
+		if at, ok := l.acked[key]; !ok || at > revision {
+			extra = append(extra, key)
+		}
+	}
+	slices.Sort(extra)
+	return extra
 }
 
 // ReadAll reads every key with the prefix, linearizably, and the revision at which that was.

@@ -71,8 +71,8 @@ func copyFile(t *testing.T, from, to string) {
 
 const foreignToken = "aZ3-token_of-another.tool"
 
-// leaveBehind makes the data dir of a node as another etcd-manager leaves it, and starts the etcd that runs there.
-func leaveBehind(t *testing.T, c *harness.Cluster, n *harness.Node, peers, clients *authority) {
+// leaveBehind makes the data dir of a node as another etcd-manager leaves it, and starts the etcd that runs there. It returns what kills that etcd.
+func leaveBehind(t *testing.T, c *harness.Cluster, n *harness.Node, peers, clients *authority) (kill func()) {
 	t.Helper()
 	state := &protosv1.EtcdState{EtcdVersion: etcd.CompiledVersion, Cluster: &protosv1.EtcdCluster{DesiredClusterSize: 3, ClusterToken: foreignToken}}
 	var initial []string
@@ -106,10 +106,12 @@ func leaveBehind(t *testing.T, c *harness.Cluster, n *harness.Node, peers, clien
 		_ = cmd.Wait() // whoever ends it: the manager that takes it over, or the cleanup
 		close(ended)
 	}()
-	t.Cleanup(func() {
+	kill = func() {
 		_ = cmd.Process.Kill()
 		<-ended
-	})
+	}
+	t.Cleanup(kill)
+	return kill
 }
 
 // members are the ids of all members by name, and the cluster's.

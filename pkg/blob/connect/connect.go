@@ -21,7 +21,14 @@ type Option func(*options)
 
 type options struct {
 	onRequest func(string)
+	write     s3.WriteOptions
 }
+
+// Writing is what an S3 store is asked for with every object; see s3.WriteOptions.
+type Writing = s3.WriteOptions
+
+// WriteAs has an S3 store asked for encryption, storage class and tags. It is an error with any other store.
+func WriteAs(w Writing) Option { return func(o *options) { o.write = w } }
 
 // OnRequest has f called before every HTTP request of an S3 store with the operation's name. It is called concurrently.
 func OnRequest(f func(operation string)) Option { return func(o *options) { o.onRequest = f } }
@@ -39,6 +46,9 @@ func Open(ctx context.Context, location string, env func(string) string, opts ..
 	}
 	if location == "" {
 		return nil, errors.New("open store: no URL is given; it is s3://bucket/prefix or file:///path")
+	}
+	if !strings.HasPrefix(location, "s3:") && (o.write.SSE != "" || o.write.KMSKeyID != "" || o.write.StorageClass != "" || len(o.write.Tags) > 0) {
+		return nil, fmt.Errorf("open store %s: server-side encryption, storage class and tags need an S3 store", location)
 	}
 	if filepath.IsAbs(location) {
 		return openFile(location)
@@ -96,6 +106,7 @@ func openS3(ctx context.Context, u *url.URL, env func(string) string, o options)
 		SecretAccessKey: env("S3_SECRET_ACCESS_KEY"),
 		CAFile:          first("S3_CA_FILE", "AWS_CA_BUNDLE"),
 		OnRequest:       o.onRequest,
+		Write:           o.write,
 	}
 	if cfg.Endpoint != "" && !strings.Contains(cfg.Endpoint, "://") {
 		cfg.Endpoint = "https://" + cfg.Endpoint

@@ -19,6 +19,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,8 @@ const reserved = ".blob-tmp"
 // Store is a directory as a blob.Store. Make one with New. It holds no resources between calls.
 type Store struct {
 	base string
+	// seen is true once the base was there. One that is gone afterwards is not made anew: it may be a file system that was unmounted.
+	seen atomic.Bool
 	// sem is the in-process half of the lock, so that goroutines queue instead of polling.
 	sem chan struct{}
 }
@@ -151,13 +154,21 @@ func (s *Store) openBase(ctx context.Context, op, key string) (*os.Root, error) 
 		return nil, s.fail(op, key, err)
 	}
 	root, err := os.OpenRoot(s.base)
+	if errors.Is(err, fs.ErrNotExist) && s.seen.Load() {
+		return nil, s.gone(op, key)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, s.invalid(op, key, fmt.Errorf("directory %s: %w; the first write makes it (is the file system mounted?)", s.base, fs.ErrNotExist))
 	}
 	if err != nil {
 		return nil, s.fail(op, key, err)
 	}
+	s.seen.Store(true)
 	return root, nil
+}
+
+func (s *Store) gone(op, key string) error {
+	return s.invalid(op, key, fmt.Errorf("directory %s: %w any more; it was there before (is the file system mounted? Make the directory if it is to begin anew)", s.base, fs.ErrNotExist))
 }
 
 func (s *Store) checkKey(key string) error {

@@ -412,3 +412,36 @@ func TestNew(t *testing.T) {
 		}
 	}
 }
+
+// TestBaseGone removes the base under a store that was used: it isn't made anew, as a file system may have been unmounted; somebody who makes it has the store go on.
+func TestBaseGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "base")
+	s, err := New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(key string) error {
+		_, err := s.Put(t.Context(), key, strings.NewReader("x"), blob.PutOptions{})
+		return err
+	}
+	if err := put("a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{put("b"), func() error { _, err := s.Stat(t.Context(), "a"); return err }()} {
+		if !errors.Is(err, blob.ErrInvalid) || errors.Is(err, blob.ErrNotFound) || !strings.Contains(err.Error(), "it was there before") {
+			t.Errorf("the base is gone: %v", err)
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the base was made: %v", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("b"); err != nil {
+		t.Errorf("the base is there again: %v", err)
+	}
+}

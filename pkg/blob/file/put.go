@@ -40,6 +40,9 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 	if err := ctx.Err(); err != nil {
 		return blob.Info{}, s.fail("put", key, err)
 	}
+	if _, err := os.Stat(s.base); errors.Is(err, fs.ErrNotExist) && s.seen.Load() {
+		return blob.Info{}, s.gone("put", key)
+	}
 	if err := makeBase(filepath.Join(s.base, reserved)); err != nil {
 		return blob.Info{}, s.fail("put", key, err)
 	}

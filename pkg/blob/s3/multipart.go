@@ -28,11 +28,13 @@ func (s *Store) putLarge(ctx context.Context, key string, first []byte, body io.
 	}
 	created, err := call(ctx, s, (*awss3.Client).CreateMultipartUpload, &awss3.CreateMultipartUploadInput{
 		Bucket: &s.bucket, Key: s.key(key), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
+		ServerSideEncryption: s.write.encryption(), SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(),
 	})
 	if err != nil {
 		return result{}, err
 	}
-	u := &upload{s: s, key: key, id: created.UploadId}
+	// Some servers say it of the upload, some only of its parts. Either way nothing is stored that is not confirmed.
+	u := &upload{s: s, key: key, id: created.UploadId, encrypted: s.write.confirm(created.ServerSideEncryption) == nil}
 	r, err := u.run(ctx, first, body, opts)
 	if err != nil {
 		if aerr := u.abort(ctx); aerr != nil {
@@ -64,6 +66,8 @@ type upload struct {
 	key  string
 	id   *string
 	size int64
+	// encrypted is true if the server has confirmed the encryption, or none was asked for.
+	encrypted bool
 
 	mu    sync.Mutex
 	parts []part
@@ -149,6 +153,9 @@ func (u *upload) send(ctx context.Context, number int32, data []byte) error {
 			err = &blob.Error{Op: "put", Key: u.s.name(u.key), Kind: blob.ErrTransient, Err: fmt.Errorf("part %d took longer than %s: %w", number, partTimeout, err)}
 		}
 		return err
+	}
+	if err := u.s.write.confirm(out.ServerSideEncryption); err != nil && !u.encrypted {
+		return &blob.Error{Op: "put", Key: u.s.name(u.key), Err: err}
 	}
 	if got := aws.ToString(out.ChecksumSHA256); got != "" && got != checksum {
 		return u.s.damaged(u.key, "part %d has SHA-256 %s, %s is stored", number, checksum, got)

@@ -83,6 +83,8 @@ type failureGroup struct {
 	code, action string
 	key, message string
 	count        int
+	// objects are what was refused.
+	objects []types.ObjectIdentifier
 }
 
 func (p *purger) versions() error {
@@ -216,10 +218,12 @@ func (p *purger) fail(e types.Error) {
 	for _, g := range p.groups {
 		if g.code == c {
 			g.count++
+			g.objects = append(g.objects, types.ObjectIdentifier{Key: e.Key, VersionId: e.VersionId})
 			return
 		}
 	}
-	g := &failureGroup{code: c, key: strings.TrimPrefix(key, p.s.prefix), message: aws.ToString(e.Message), count: 1}
+	g := &failureGroup{code: c, key: strings.TrimPrefix(key, p.s.prefix), message: aws.ToString(e.Message), count: 1,
+		objects: []types.ObjectIdentifier{{Key: e.Key, VersionId: e.VersionId}}}
 	switch {
 	case c == "AccessDenied":
 		g.kind, g.action = blob.ErrDenied, actionDelete
@@ -239,6 +243,10 @@ func (p *purger) fail(e types.Error) {
 func (p *purger) failures() []error {
 	var errs []error
 	for _, g := range p.groups {
+		if locked := p.locked(g); locked != nil {
+			errs = append(errs, &blob.Error{Op: "purge", Key: p.s.name(g.key), Kind: blob.ErrLocked, Err: locked})
+			continue
+		}
 		cause := fmt.Errorf("%s: %s", g.code, g.message)
 		if g.count > 1 {
 			cause = fmt.Errorf("%w (and %d more)", cause, g.count-1)

@@ -45,14 +45,21 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 		}
 		return blob.Info{}, s.fail(ctx, "put", actionPut, key, err)
 	}
-	return s.verify(ctx, key, stored)
+	info, err := s.verify(ctx, key, stored)
+	if errors.Is(err, errNotEncrypted) && opts.IfAbsent {
+		// It is ours and new, so it can go. What was replaced can't be brought back.
+		err = s.withdraw(ctx, key, stored, err)
+	}
+	return info, err
 }
 
 // result is what a put believes to have stored.
 type result struct {
-	size     int64
-	version  string
-	checksum string // As S3 writes it: base64 of SHA-256, for a multipart object that of its parts' hashes, with their number.
+	size    int64
+	version string
+	// versionID is the server's own, where it keeps versions.
+	versionID *string
+	checksum  string // As S3 writes it: base64 of SHA-256, for a multipart object that of its parts' hashes, with their number.
 }
 
 // fill reads from r into buf, which grows up to limit bytes, until it is full or r ends.
@@ -89,6 +96,7 @@ func (s *Store) putSmall(ctx context.Context, key string, data []byte, opts blob
 		in := &awss3.PutObjectInput{
 			Bucket: &s.bucket, Key: s.key(key), Body: bytes.NewReader(data), ContentLength: &r.size, ChecksumSHA256: &r.checksum,
 			IfNoneMatch: c.noneMatch, IfMatch: c.match,
+			ServerSideEncryption: s.write.encryption(), SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(),
 		}
 		options := []func(*awss3.Options){signPayload(sum)}
 		if c.noneMatch != nil || c.match != nil {
@@ -98,7 +106,7 @@ func (s *Store) putSmall(ctx context.Context, key string, data []byte, opts blob
 		if err != nil {
 			return err
 		}
-		r.version = etag(out.ETag)
+		r.version, r.versionID = etag(out.ETag), out.VersionId
 		return nil
 	})
 	return r, err
@@ -179,6 +187,9 @@ func (s *Store) compare(ctx context.Context, key string, want result) (info blob
 	}
 	if got := aws.ToInt64(out.ContentLength); got != want.size {
 		return blob.Info{}, true, s.damaged(key, "%d bytes were sent, %d are stored", want.size, got)
+	}
+	if err := s.write.confirm(out.ServerSideEncryption); err != nil {
+		return blob.Info{}, false, &blob.Error{Op: "put", Key: s.name(key), Err: err}
 	}
 	if got := aws.ToString(out.ChecksumSHA256); got != "" && !sameChecksum(got, want.checksum) {
 		return blob.Info{}, true, s.damaged(key, "SHA-256 %s was sent, %s is stored", want.checksum, got)

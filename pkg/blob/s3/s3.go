@@ -70,6 +70,8 @@ type Config struct {
 	CAFile string
 	// PartSize is the size of the parts of a multipart upload in bytes; 0 means DefaultPartSize. A put needs up to four times as much memory.
 	PartSize int64
+	// Write is what is asked of the store for every object that is put.
+	Write WriteOptions
 	// OnRequest, if not nil, is called before every HTTP request, retries included, with the operation's name, for example
 	// "PutObject". It is called concurrently and must not block.
 	OnRequest func(operation string)
@@ -79,6 +81,7 @@ type Config struct {
 type Store struct {
 	bucket, prefix string
 	partSize       int64
+	write          WriteOptions
 	custom         bool // An endpoint of its own, so not AWS.
 	newClient      func(region string) *awss3.Client
 	client         atomic.Pointer[awss3.Client]
@@ -100,7 +103,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 store: %w", err)
 	}
-	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, custom: cfg.Endpoint != "" || base.BaseEndpoint != nil}
+	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, write: cfg.Write, custom: cfg.Endpoint != "" || base.BaseEndpoint != nil}
 	if s.partSize == 0 {
 		s.partSize = DefaultPartSize
 	}
@@ -144,6 +147,9 @@ func (cfg Config) check() error {
 	}
 	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
 		return errors.New("an access key id and a secret access key only make sense together, and one is empty")
+	}
+	if err := cfg.Write.check(); err != nil {
+		return err
 	}
 	if cfg.Endpoint != "" {
 		u, err := url.Parse(cfg.Endpoint)

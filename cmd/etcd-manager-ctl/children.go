@@ -20,6 +20,10 @@ func childMain(args []string) (code int, ok bool) {
 		return etcd.ProveMain(args[1:]), true
 	case etcd.KeysSubcommand:
 		return etcd.KeysMain(args[1:]), true
+	case etcd.ReplaySubcommand:
+		return etcd.ReplayMain(args[1:]), true
+	case etcd.ValuesSubcommand:
+		return etcd.ValuesMain(args[1:]), true
 	}
 	return 0, false
 }

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/status"
+)
+
+const (
+	// verifySettle is how long one that begins to act waits before it looks whether a proof is due; verifyAgain when there is no backup, or it failed for a reason that may pass.
+	verifySettle = time.Minute
+	verifyAgain  = 10 * time.Minute
+	// keepFree is how much of the disk a proof leaves to etcd.
+	keepFree = 1 << 30
+)
+
+// childMain is the program as a child of itself, which works on databases at the lowest priority; ok is false if it isn't one.
+func childMain(args []string) (code int, ok bool) {
+	if len(args) == 0 {
+		return 0, false
+	}
+	switch args[0] {
+	case etcd.ProveSubcommand:
+		return etcd.ProveMain(args[1:]), true
+	case etcd.ReplaySubcommand:
+		return etcd.ReplayMain(args[1:]), true
+	}
+	return 0, false
+}
+
+// proveBackups proves the newest backup every so often until ctx ends. The interval counts from the last proof that the store knows of.
+func (s *sidecar) proveBackups(ctx context.Context) {
+	for wait := min(verifySettle, s.o.verify); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		var err error
+		if wait, err = s.proveIfDue(ctx); err != nil && ctx.Err() == nil {
+			wait = min(verifyAgain, s.o.verify)
+			klog.Warningf("no backup is proven now, next attempt in %s: %v", wait, err)
+			s.show(func(v *shown) { v.proof.Postponed = err.Error() })
+		}
+	}
+}
+
+// proveIfDue returns when to look again.
+func (s *sidecar) proveIfDue(ctx context.Context) (time.Duration, error) {
+	list, err := s.catalog.Backups(ctx)
+	if err != nil {
+		return 0, err
+	}
+	newest, ok := list.Newest()
+	if !ok {
+		return min(verifyAgain, s.o.verify), nil
+	}
+	if last, ok := list.LastTried(); ok {
+		if p, err := s.catalog.Proof(ctx, last.Name); err == nil { // it is only shown
+			s.show(func(v *shown) { v.proof = proofShown(last.Name, p) })
+		}
+		if due := last.ProofAt.Add(s.o.verify); s.now().Before(due) {
+			return due.Sub(s.now()), nil
+		}
+	}
+	return s.o.verify, s.prove(ctx, newest.Name)
+}
+
+// prove tries a backup out and puts what was found beside it. One that is sound though it can't be reached from the one before it is proven: it can be restored.
+func (s *sidecar) prove(ctx context.Context, name string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("prove backup %s: %w", name, err)
+	}
+	archive := changelog.Archive{Catalog: s.catalog}
+	v, err := archive.Verify(ctx, name, changelog.VerifyOptions{Executable: exe, Dir: s.dir("verify"), KeepFree: keepFree})
+	p := catalog.Proof{At: s.now().UTC(), Outcome: catalog.Proven, Base: v.Base, Segments: v.Segments, Incarnation: v.Incarnation,
+		Revision: v.Facts.Revision, Hash: v.Facts.Hash.Hash, Duration: v.Took, Error: v.ChainProblem, ToolVersion: s.toolVersion}
+	switch {
+	case err != nil && !changelog.Disproves(err):
+		return err
+	case err != nil:
+		p.Outcome, p.Error = catalog.Disproven, err.Error()
+		klog.Errorf("backup %s is BAD: %v; another one is taken at once", name, err)
+		s.want("the newest backup was found to be bad")
+	case v.ChainProblem != "":
+		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, v.ChainProblem)
+	default:
+		klog.Infof("backup %s is proven: revision %d, reached from %s with %d segments", name, v.Facts.Revision, v.Base, v.Segments)
+	}
+	s.show(func(x *shown) { x.proof = proofShown(name, p) })
+	return s.catalog.PutProof(ctx, name, p)
+}
+
+func proofShown(name string, p catalog.Proof) status.Proof {
+	r := status.Proof{Backup: name, At: p.At, Seconds: p.Duration.Seconds()}
+	if p.Outcome == catalog.Disproven {
+		r.Bad = p.Error
+	} else {
+		r.ChainProblem = p.Error
+	}
+	return r
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
+	"github.com/etcd-manager/etcd-manager/pkg/kops"
+)
+
+// kopsRequest is what the commands about a kOps cluster file are asked for.
+type kopsRequest struct {
+	file string
+	kops.Options
+}
+
+func (a *app) kopsCommand() *cobra.Command {
+	var r kopsRequest
+	cmd := &cobra.Command{
+		Use: "kops", Short: "Make what a kOps cluster file says about etcd",
+		Long: `Read what a kOps cluster file says about etcd, show what differs from what exists, and make it so: the volumes of the members, the cluster spec in the
+backup store, the key pairs of the authorities, and the static pods. The file is what "kops get --name=NAME -o yaml" writes.
+
+The stores are those that the file names, so --backup-store isn't needed.`,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("kops needs plan, apply or render")
+			}
+			return usagef("unknown command %q for kops: use plan, apply or render", args[0])
+		},
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	f := cmd.PersistentFlags()
+	f.StringVarP(&r.file, "filename", "f", "", "cluster `file`, - for standard input")
+	f.StringVar(&r.Image, "image", "", "manager's `image` for etcd clusters that name none (etcdClusters[].manager.image)")
+	f.StringVar(&r.EtcdImage, "etcd-image", "", "etcd's `image`, with %s for the version (default registry.k8s.io/etcd:v%s)")
+	cmd.AddCommand(a.kopsPlanCommand(&r), a.kopsApplyCommand(&r), a.kopsRenderCommand(&r))
+	return cmd
+}
+
+func (a *app) kopsPlanCommand(r *kopsRequest) *cobra.Command {
+	return &cobra.Command{
+		Use: "plan", Short: "Show what differs between the file and what exists; change nothing", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.format("json"); err != nil {
+				return err
+			}
+			p, _, err := a.kopsPlan(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			if a.output == "json" {
+				return a.printJSON(p)
+			}
+			if err := a.printPlan(p); err != nil || p.Empty() || len(p.Refused()) > 0 {
+				return err
+			}
+			return a.printf("Nothing was changed. Do it: etcd-manager-ctl kops apply -f %s --yes\n", r.file)
+		},
+	}
+}
+
+func (a *app) kopsApplyCommand(r *kopsRequest) *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "apply", Short: "Make what the file says, after showing it and asking", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.format(); err != nil {
+				return err
+			}
+			p, w, err := a.kopsPlan(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			if err := a.printPlan(p); err != nil || p.Empty() {
+				return err
+			}
+			if len(p.Refused()) == 0 {
+				if err := a.confirm(cmd.Context(), yes, "yes", "apply it"); err != nil {
+					return err
+				}
+			}
+			return kops.Apply(cmd.Context(), p, w, func(c kops.Change) {
+				a.note("done: %s %s", c.Action, changeName(c))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	return cmd
+}
+
+func (a *app) kopsRenderCommand(r *kopsRequest) *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use: "render", Short: "Write static pods and systemd units for each instance group", Args: noArgs,
+		Long: `Write static pods and systemd units for each instance group: to GROUP/pods and GROUP/systemd below --out, or to standard output.
+Only the file is read; nothing else is needed.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.format(); err != nil {
+				return err
+			}
+			f, err := a.kopsFile(r)
+			if err != nil {
+				return err
+			}
+			files, err := kops.Render(f, r.Options)
+			if err != nil {
+				return &usageError{err}
+			}
+			return a.writeRendered(files, out)
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "`directory` for the files; default is standard output")
+	return cmd
+}
+
+func (a *app) writeRendered(files []kops.Rendered, dir string) error {
+	for _, f := range files {
+		if dir == "" {
+			if err := a.printf("# %s\n%s---\n", f.Path, f.Data); err != nil {
+				return err
+			}
+			continue
+		}
+		path := filepath.Join(dir, filepath.FromSlash(f.Path))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
+		if err := atomicfile.Write(path, f.Data, 0o644); err != nil {
+			return err
+		}
+		if err := a.printf("%s\n", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// kopsFile reads and checks the cluster file, and passes its warnings on.
+func (a *app) kopsFile(r *kopsRequest) (*kops.File, error) {
+	var data []byte
+	var err error
+	switch r.file {
+	case "":
+		return nil, usagef("the cluster file is missing: -f cluster.yaml, as kops get --name=NAME -o yaml writes it")
+	case "-":
+		data, err = io.ReadAll(a.in)
+	default:
+		data, err = os.ReadFile(r.file)
+	}
+	if err != nil {
+		return nil, usagef("read the cluster file: %w", err)
+	}
+	f, err := kops.Parse(data)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	return f, nil
+}
+
+// kopsPlan compares the file with what exists.
+func (a *app) kopsPlan(ctx context.Context, r *kopsRequest) (kops.Plan, kops.World, error) {
+	f, err := a.kopsFile(r)
+	if err != nil {
+		return kops.Plan{}, kops.World{}, err
+	}
+	a.store = f.ConfigBase
+	volumes, err := a.kopsVolumes(ctx, f)
+	if err != nil {
+		return kops.Plan{}, kops.World{}, err
+	}
+	w := kops.World{Volumes: volumes, Open: a.open, Now: a.now}
+	limited, cancel := a.limit(ctx)
+	defer cancel()
+	o, err := kops.Observe(limited, f, w)
+	if err != nil {
+		return kops.Plan{}, w, err
+	}
+	p, err := kops.Compare(f, o, r.Options)
+	return p, w, err
+}
+
+func changeName(c kops.Change) string {
+	name := string(c.Kind) + "/" + c.Name
+	if c.Volume.ID != "" {
+		name += " (" + c.Volume.ID + ")"
+	}
+	return name
+}
+
+// printPlan shows a plan like a preview.
+func (a *app) printPlan(p kops.Plan) error {
+	for _, w := range p.Warnings {
+		a.note("warning: %s", w)
+	}
+	counts := map[kops.Action]int{}
+	for _, c := range p.Changes {
+		counts[c.Action]++
+		if err := a.printf("%-7s %s\n", c.Action, changeName(c)); err != nil {
+			return err
+		}
+		for _, f := range c.Fields {
+			if err := a.printf("          %s: %s\n", f.Name, difference(f)); err != nil {
+				return err
+			}
+		}
+		if c.Why != "" {
+			if err := a.printf("          %s\n", c.Why); err != nil {
+				return err
+			}
+		}
+	}
+	if p.Empty() {
+		return a.printf("Everything is as the file says.\n")
+	}
+	s := fmt.Sprintf("%d to create, %d to modify", counts[kops.ActionCreate], counts[kops.ActionModify])
+	if n := counts[kops.ActionRefuse]; n > 0 {
+		s += fmt.Sprintf("; %d can't be done, so nothing is", n)
+	}
+	return a.printf("%s.\n", s)
+}
+
+func difference(f kops.Field) string {
+	switch {
+	case f.From == "":
+		return f.To
+	case f.To == "":
+		return f.From + " -> (none)"
+	}
+	return strings.Join([]string{f.From, f.To}, " -> ")
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+)
+
+// lookCommands show what the archive has, and restore nothing.
+func (a *app) lookCommands() []*cobra.Command {
+	return []*cobra.Command{a.historyCommand(), a.beforeCommand(), a.extractCommand()}
+}
+
+// lastBefore finds the revision before the newest deletion of a key, or of what is below a prefix: one that ends with a slash. What Kubernetes marked first counts as being
+// deleted from then on; of a namespace, what was deleted in it meanwhile is counted.
+func (a *app) lastBefore(ctx context.Context, c *catalog.Catalog, key string, prefix bool, until changelog.Target) (*changelog.Before, error) {
+	d := changelog.Deleted{Key: key, Prefix: prefix || strings.HasSuffix(key, "/"), Dying: dying, Until: until.Time, UntilRevision: until.Revision}
+	if namespace, ok := strings.CutPrefix(key, namespacesPrefix); ok && !d.Prefix {
+		d.With = inNamespace(namespace)
+	}
+	return a.archive(c).LastBefore(ctx, d)
+}
+
+// momentOf prints when something came; what came late was made at some time between the two.
+func momentOf(at, since time.Time) string {
+	s := at.UTC().Format("2006-01-02 15:04:05.000Z")
+	if !since.IsZero() {
+		return "between " + since.UTC().Format("2006-01-02 15:04:05.000Z") + " and " + s
+	}
+	return s
+}
+
+// whenFlag reads a flag that names a moment; empty is none.
+func (a *app) whenFlag(name, value string) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	t, err := parseWhen(value, a.now())
+	if err != nil {
+		return time.Time{}, usagef("--%s: %w", name, err)
+	}
+	return t, nil
+}

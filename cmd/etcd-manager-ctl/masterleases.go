@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	// masterleasesPrefix is where API servers keep their master leases.
+	masterleasesPrefix = "/registry/masterleases/"
+	// renewalWatch is how long a master lease is watched: API servers renew theirs every ten seconds.
+	renewalWatch = 12 * time.Second
+)
+
+// leaseRequest is what the commands about master leases are asked for.
+type leaseRequest struct {
+	etcd    etcdTarget
+	prefix  string
+	masters []string
+	watch   time.Duration
+}
+
+func (a *app) masterleasesCommand() *cobra.Command {
+	var r leaseRequest
+	cmd := &cobra.Command{
+		Use: "masterleases", Short: "Look at the API servers' master leases in etcd, and remove stale ones",
+		Long: `Every API server keeps its address below /registry/masterleases/, with a lease of 15 seconds that it renews every ten; from these entries come the endpoints
+of the "kubernetes" service. An entry without a lease, as restores by other tools leave behind, stays for ever, and clients go on being sent to a master that
+is gone.
+
+These commands talk to etcd, not to the store. Run them on a master: certificates and endpoint are found where kOps and kubeadm put them, or are named
+with flags.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usagef("masterleases needs list or prune")
+			}
+			return usagef("unknown command %q for masterleases: use list or prune", args[0])
+		},
+		RunE: func(*cobra.Command, []string) error { return nil },
+	}
+	f := cmd.PersistentFlags()
+	r.etcd.addFlags(f)
+	f.StringVar(&r.prefix, "prefix", masterleasesPrefix, "where the entries are; other than the default only for API servers with --etcd-prefix")
+	f.StringSliceVar(&r.masters, "live-master", nil, "`IP` of a live master that runs no member of this etcd; may be repeated")
+	f.DurationVar(&r.watch, "watch", renewalWatch, "how long an API server has time to renew an entry before it counts as stale")
+	cmd.AddCommand(a.leaseListCommand(&r), a.leasePruneCommand(&r))
+	return cmd
+}
+
+func (a *app) leaseListCommand(r *leaseRequest) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "Show each master lease, and whether a live master has its address", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.format("json"); err != nil {
+				return err
+			}
+			return a.withEtcd(cmd.Context(), &r.etcd, func(ctx context.Context, c *clientv3.Client) error {
+				leases, err := a.findLeases(ctx, c, r)
+				if err != nil {
+					return err
+				}
+				if a.output == "json" {
+					return a.printJSON(leases)
+				}
+				return a.leaseTable(leases)
+			})
+		},
+	}
+}
+
+func (a *app) leasePruneCommand(r *leaseRequest) *cobra.Command {
+	var all, dry, yes bool
+	cmd := &cobra.Command{
+		Use: "prune", Short: "Remove the master leases that are stale", Args: noArgs,
+		Long: `Remove the master leases that are stale: no live master has the address, and no API server renewed the entry while it was watched. It first shows
+what it would do, and asks. With --all every entry goes; the API servers that live write theirs anew within ten seconds.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.format(); err != nil {
+				return err
+			}
+			return a.withEtcd(cmd.Context(), &r.etcd, func(ctx context.Context, c *clientv3.Client) error {
+				leases, err := a.findLeases(ctx, c, r)
+				if err != nil {
+					return err
+				}
+				if err := a.leaseTable(leases); err != nil {
+					return err
+				}
+				return a.pruneLeases(ctx, c, chosenLeases(leases, all), dry, yes)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "remove every entry, not only the stale ones")
+	cmd.Flags().BoolVar(&dry, "dry-run", false, "only show what would be removed")
+	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	return cmd
+}
+
+// chosenLeases are those that are to be removed.
+func chosenLeases(leases []masterlease, all bool) []masterlease {
+	var out []masterlease
+	for _, l := range leases {
+		if all || l.Stale {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// pruneLeases removes entries unless they have changed since they were looked at.
+func (a *app) pruneLeases(ctx context.Context, c *clientv3.Client, chosen []masterlease, dry, yes bool) error {
+	if len(chosen) == 0 {
+		return a.printf("nothing is to be removed\n")
+	}
+	var names []string
+	for _, l := range chosen {
+		names = append(names, l.Address)
+	}
+	what := fmt.Sprintf("remove %s (%s)", count(len(chosen), "master lease"), strings.Join(names, ", "))
+	if dry {
+		return a.printf("would %s\n", what)
+	}
+	if err := a.confirm(ctx, yes, "yes", what); err != nil {
+		return err
+	}
+	for _, l := range chosen {
+		r, err := c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(l.key), "=", l.revision)).Then(clientv3.OpDelete(l.key)).Commit()
+		if err != nil {
+			return etcdError(c, "remove "+l.key, err)
+		}
+		outcome := "removed"
+		if !r.Succeeded {
+			outcome = "left alone, since it was renewed, or has expired, in the meantime:"
+		}
+		if err := a.printf("%s %s\n", outcome, l.key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) leaseTable(leases []masterlease) error {
+	if len(leases) == 0 {
+		a.note("there are no master leases: no API server keeps its leases in this etcd (the one for events has none, either)")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ADDRESS\tLEASE\tEXPIRES\tLIVE MASTER\tVERDICT")
+	for _, l := range leases {
+		master := "no"
+		if l.Master != "" {
+			master = "yes, " + l.Master
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", l.Address, orNone(l.Lease), l.expires(), master, l.verdict())
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}
+
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}

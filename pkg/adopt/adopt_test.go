@@ -1,0 +1,161 @@
+package adopt
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+func write(t *testing.T, path, text string) string {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFromManifest(t *testing.T) {
+	dir := t.TempDir()
+	s, err := FromManifest(write(t, dir+"/etcd.yaml", `
+kind: Pod
+spec:
+  containers:
+  - command: [sidecar]
+  - command: [/usr/local/bin/etcd]
+    args: [--name=a, --data-dir=/var/lib/etcd/inner, "--cert-file", /certs/server.crt, --client-cert-auth]
+    env: [{name: ETCD_NAME, value: other}, {name: ETCD_SNAPSHOT_COUNT, value: "5"}, {name: HOME, value: /}]
+    volumeMounts: [{name: all, mountPath: /var/lib}, {name: data, mountPath: /var/lib/etcd}, {name: certs, mountPath: /certs/}]
+  volumes:
+  - {name: all, hostPath: {path: /all}}
+  - {name: data, hostPath: {path: /mnt/etcd}}
+  - {name: certs, hostPath: {path: /etc/k8s/pki}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"name": "a", "data-dir": "/mnt/etcd/inner", "cert-file": "/etc/k8s/pki/server.crt", "client-cert-auth": "true", "snapshot-count": "5"}
+	if !maps.Equal(s.Values, want) {
+		t.Errorf("values %v; want %v", s.Values, want)
+	}
+	if s.Manifest != dir+"/etcd.yaml" || !strings.HasPrefix(s.Stop[0], "mv "+s.Manifest) {
+		t.Errorf("manifest %q, stop %q", s.Manifest, s.Stop)
+	}
+	for _, bad := range []string{"kind: Pod", "spec: {containers: [{command: [sh, -c, etcd]}]}", "{", "spec: {containers: [{command: [etcd, what]}]}"} {
+		if _, err := FromManifest(write(t, dir+"/bad.yaml", bad)); err == nil {
+			t.Errorf("%q is read", bad)
+		}
+	}
+}
+
+func TestFromUnit(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "etc"), filepath.Join(dir, "lib")
+	env := write(t, dir+"/etcd.env", "# no\nETCD_NAME='a'\n; no\nOPTS=--snapshot-count 5 --client-cert-auth\n")
+	write(t, second+"/etcd.service", "[Service]\nEnvironment=\"ETCD_NAME=unit\" 'DATA=/var/lib/etcd'\nEnvironmentFile="+env+"\nExecStart=-/usr/bin/etcd \\\n  --data-dir ${DATA} $OPTS\n[Install]\nExecStart=no\n")
+	write(t, first+"/etcd.service.d/10.conf", "[Service]\nEnvironment=DATA=/srv/etcd\n")
+	s, err := FromUnit("etcd", []string{first, second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"name": "a", "data-dir": "/srv/etcd", "snapshot-count": "5", "client-cert-auth": "true"}
+	if !maps.Equal(s.Values, want) || !slices.Equal(s.Stop, []string{"systemctl disable --now etcd"}) {
+		t.Errorf("values %v, stop %q; want %v", s.Values, s.Stop, want)
+	}
+	for _, bad := range []string{"[Service]\nExecStart=/bin/sh -c etcd", "[Service]\nExecStart=etcd \"--name", "[Service]\nEnvironmentFile=/nowhere\nExecStart=etcd", ""} {
+		if _, err := FromUnit(write(t, dir+"/bad.service", bad), nil); err == nil {
+			t.Errorf("%q is read", bad)
+		}
+	}
+	if _, err := FromUnit("nothing", []string{first}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a unit that isn't there: %v", err)
+	}
+}
+
+// TestRefused: what can't be continued is said before anything is asked or written.
+func TestRefused(t *testing.T) {
+	dir := t.TempDir()
+	data := filepath.Join(dir, "old")
+	if err := os.Mkdir(data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		flags []string
+		to    string
+		say   string
+	}{
+		{[]string{"--data-dir=" + data, "--config-file=/etc/etcd.yaml"}, dir + "/new", "--config-file"},
+		{[]string{"--data-dir=" + data, "--wal-dir=/wal"}, dir + "/new", "--wal-dir"},
+		{[]string{"--data-dir=" + data, "--auto-tls"}, dir + "/new", "--auto-tls"},
+		{[]string{"--name=a"}, dir + "/new", "absolute path"},
+		{[]string{"--data-dir=" + data}, data + "/new", "inside"},
+		{[]string{"--data-dir=" + data}, "/dev/shm/new", "different file systems"},
+		{[]string{"--data-dir=/proc"}, dir + "/new", "root of a file system"},
+		{[]string{"--data-dir=" + data, "--cert-file=x"}, dir + "/new", "both or neither"},
+		{[]string{"--data-dir=" + data, "--cert-file=x", "--peer-cert-file=y"}, dir + "/new", "--peer-trusted-ca-file"},
+		{[]string{"--data-dir=" + data}, dir + "/new", "neither --advertise-client-urls"},
+	} {
+		s, err := FromFlags(tc.flags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Make(t.Context(), s, Options{DataDir: tc.to, PKIDir: dir + "/pki"}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tc.say) {
+			t.Errorf("%v: %v; want %q", tc.flags, err, tc.say)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("something was written: %v, %v", left, err)
+	}
+}
+
+// TestNodes: members that the manager can't keep are refused.
+func TestNodes(t *testing.T) {
+	member := func(name, url string) cluster.Member {
+		return cluster.Member{ID: 1, Name: name, PeerURLs: []string{url + ":2380"}, ClientURLs: []string{url + ":2379"}}
+	}
+	learner := member("a", "https://10.0.0.1")
+	learner.Learner = true
+	for _, tc := range []struct {
+		members []cluster.Member
+		say     string
+	}{
+		{[]cluster.Member{member("a", "https://10.0.0.1")}, ""},
+		{[]cluster.Member{member("a", "https://10.0.0.1"), member("b", "https://10.0.0.2")}, "2 members"},
+		{[]cluster.Member{member("a b", "https://10.0.0.1")}, "one word"},
+		{[]cluster.Member{learner}, "learner"},
+		{[]cluster.Member{member("a", "http://10.0.0.1")}, "TLS"},
+	} {
+		p := &Plan{ClusterID: "abc"}
+		err := p.nodes(tc.members, tc.members[0], true, Options{QuarantinePort: 8001})
+		if tc.say == "" && err == nil {
+			if got := p.State.Nodes[0].QuarantinedClientURLs; !slices.Equal(got, []string{"https://10.0.0.1:8001"}) {
+				t.Errorf("quarantined client URLs %v", got)
+			}
+			continue
+		}
+		if err == nil || !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tc.say) {
+			t.Errorf("%v: %v; want %q", tc.members, err, tc.say)
+		}
+	}
+}
+
+func TestListenAddress(t *testing.T) {
+	for clients, want := range map[string]string{
+		"https://10.0.0.1:2379":                        "10.0.0.1",
+		"https://127.0.0.1:2379,https://10.0.0.1:2379": "0.0.0.0",
+		"https://[::1]:2379,https://[fd00::1]:2379":    "::",
+		"https://localhost:2379":                       "0.0.0.0",
+	} {
+		if got := listenAddress(map[string]string{"listen-client-urls": clients}); got != want {
+			t.Errorf("%s: %s; want %s", clients, got, want)
+		}
+	}
+}

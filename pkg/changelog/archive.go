@@ -1,0 +1,489 @@
+package changelog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Archive reads what was kept: backups and the changes behind them. It is safe for concurrent use.
+type Archive struct {
+	// Catalog is where everything is, with the keys to what is encrypted.
+	Catalog *catalog.Catalog
+}
+
+// Target is a point to go to. Exactly one of the first three is set, or none for the backup itself.
+type Target struct {
+	Revision int64
+	Time     time.Time
+	Latest   bool
+	// Backup, if set, is the backup to begin with; else the newest one that will do is found.
+	Backup string
+}
+
+// String names the target in words.
+func (t Target) String() string {
+	switch {
+	case t.Revision > 0:
+		return fmt.Sprintf("revision %d", t.Revision)
+	case !t.Time.IsZero():
+		return t.Time.UTC().Format("2006-01-02 15:04:05.999Z")
+	case t.Latest:
+		return "the newest change that was kept"
+	}
+	return "backup " + t.Backup
+}
+
+// IsZero tells that no point beyond a backup is named.
+func (t Target) IsZero() bool { return t.Revision == 0 && t.Time.IsZero() && !t.Latest }
+
+// Plan says how a target is reached.
+type Plan struct {
+	// Base is the backup to begin with, Manifest what it says of itself.
+	Base     string
+	Manifest *catalog.Manifest
+	// Incarnation is whose changes are replayed; Chain has the segments, none if the backup itself is the target.
+	Incarnation catalog.Incarnation
+	Chain       Chain
+	// Revision is what will be reached. Time is when its state began to hold, zero if it is the backup's own; Until when the next change came, or up to when
+	// none is known to have come.
+	Revision    int64
+	Time, Until time.Time
+	// Uncertain is from when on the change may have been made, if it was kept late; else zero.
+	Uncertain time.Time
+	// Reach is the newest revision of this incarnation that was kept, ReachTime when it is known to have been the newest. What is between Revision and Reach would be lost.
+	Reach     int64
+	ReachTime time.Time
+}
+
+// Head names the last segment of the plan, empty if there is none: base, head and revision determine what comes out.
+func (p *Plan) Head() string {
+	if n := len(p.Chain.Segments); n > 0 {
+		return p.Chain.Segments[n-1].SegmentName.String()
+	}
+	return ""
+}
+
+// UnreachableError says that a point can't be reached, and which can. It is permanent: cluster.ErrPermanent.
+type UnreachableError struct {
+	Target Target
+	Reason string
+	// later means that the backup to begin with is younger than the target.
+	later bool
+}
+
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("%s can't be reached: %s", e.Target, e.Reason)
+}
+
+// Unwrap gives cluster.ErrPermanent.
+func (e *UnreachableError) Unwrap() error { return cluster.ErrPermanent }
+
+func unreachable(t Target, format string, args ...any) error {
+	return &UnreachableError{Target: t, Reason: fmt.Sprintf(format, args...)}
+}
+
+// candidatesAsked bounds how many backups are looked at for one to begin with.
+const candidatesAsked = 12
+
+// Plan finds out how to reach a target. It reads listings, a few manifests and at most a few segments, however much is kept.
+func (a *Archive) Plan(ctx context.Context, t Target) (*Plan, error) {
+	list, err := a.Catalog.Backups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	candidates, err := a.candidates(ctx, list.Backups, t)
+	if err != nil {
+		return nil, err
+	}
+	var firstErr error
+	var perhaps *Plan
+	for i, b := range candidates {
+		if i == candidatesAsked {
+			break
+		}
+		p, err := a.planFrom(ctx, b, t)
+		if err == nil {
+			// Whether a snapshot is ahead of its manifest shows when it is read; one from before is surely not ahead of the target.
+			if exact := t.Revision > 0 || !t.Time.IsZero(); exact && t.Backup == "" && p.Revision < p.Manifest.RevisionAtMost {
+				if perhaps == nil {
+					perhaps = p
+				}
+				continue
+			}
+			return p, nil
+		}
+		var no *UnreachableError
+		if !errors.As(err, &no) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) {
+			return nil, err
+		}
+		var first *UnreachableError
+		if firstErr == nil || errors.As(firstErr, &first) && first.later {
+			firstErr = err
+		}
+	}
+	if perhaps != nil {
+		return perhaps, nil
+	}
+	if firstErr != nil {
+		return nil, firstErr
+	}
+	return nil, a.noBase(t, list)
+}
+
+func (a *Archive) noBase(t Target, list catalog.BackupList) error {
+	for _, b := range list.Backups {
+		if b.HasManifest {
+			return unreachable(t, "the oldest backup that changes can be put on, %s, is newer", b.Name)
+		}
+	}
+	return unreachable(t, "there is no backup that changes can be put on (those of other tools don't tell their revision)")
+}
+
+// candidates are the backups to begin with, the best first.
+func (a *Archive) candidates(ctx context.Context, all []catalog.Backup, t Target) ([]catalog.Backup, error) {
+	var list []catalog.Backup
+	for _, b := range all {
+		if b.HasManifest && (t.Backup == "" || b.Name == t.Backup) {
+			list = append(list, b)
+		}
+	}
+	switch {
+	case t.Backup != "" && len(list) == 0:
+		return nil, unreachable(t, "there is no backup %s with a manifest", t.Backup)
+	case !t.Time.IsZero() && t.Backup == "":
+		list = slices.DeleteFunc(list, func(b catalog.Backup) bool { return b.Time.After(t.Time) })
+	case t.Revision > 0 && t.Backup == "":
+		// Revisions grow with time, over restores too: so few have to be asked.
+		var failed error
+		n := sort.Search(len(list), func(i int) bool {
+			for ; i < len(list); i++ { // one whose manifest can't be used says nothing; the next one does
+				m, err := a.Catalog.Manifest(ctx, list[i].Name)
+				if err == nil {
+					return m.Revision > t.Revision
+				}
+				if !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) && !errors.Is(err, catalog.ErrNotFound) {
+					failed = err
+					return true
+				}
+			}
+			return true
+		})
+		if failed != nil {
+			return nil, failed
+		}
+		list = list[:n]
+	}
+	slices.Reverse(list)
+	return list, nil
+}
+
+// planFrom plans with one backup to begin with.
+func (a *Archive) planFrom(ctx context.Context, b catalog.Backup, t Target) (*Plan, error) {
+	m, err := a.Catalog.Manifest(ctx, b.Name)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Base: b.Name, Manifest: m, Revision: m.Revision}
+	if t.IsZero() {
+		return p, nil
+	}
+	if !t.Time.IsZero() && m.Started.After(t.Time) {
+		return nil, &UnreachableError{Target: t, Reason: fmt.Sprintf("backup %s was begun at %s", b.Name, m.Started.Format("2006-01-02 15:04:05.999Z")), later: true}
+	}
+	// A snapshot is of a moment between the two; one that is ahead of the target can't be brought back.
+	if most := max(m.RevisionAtMost, m.Revision); t.Revision > 0 && t.Revision < most && t.Revision != m.Revision {
+		return nil, unreachable(t, "backup %s may go up to revision %d already, and there is none before it with changes up to the target", b.Name, most)
+	}
+	if err := a.linkFrom(ctx, p, t); err != nil {
+		return nil, err
+	}
+	if err := a.aim(ctx, p, t); err != nil {
+		return nil, a.firstBad(ctx, p, err)
+	}
+	return p, nil
+}
+
+// firstBad looks for a worse reason: a segment before the one that was found bad, or at which nothing goes on, may be bad as well, and what is offered
+// instead has to be good.
+func (a *Archive) firstBad(ctx context.Context, p *Plan, err error) error {
+	if chainProblem(err) == "" {
+		return err
+	}
+	for _, s := range p.Chain.Segments {
+		if _, berr := a.read(ctx, s); chainProblem(berr) != "" {
+			return berr
+		} else if berr != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// aim sets the revision and the times of a plan whose chain is linked.
+func (a *Archive) aim(ctx context.Context, p *Plan, t Target) error {
+	m := p.Manifest
+	switch {
+	case t.Latest:
+		p.Revision, p.Time = p.Reach, time.Time{}
+	case t.Revision > 0:
+		if t.Revision > p.Reach {
+			return a.behind(ctx, p, t)
+		}
+		p.Revision = t.Revision
+	default:
+		if err := a.atTime(ctx, p, t); err != nil {
+			return err
+		}
+		if most := max(m.RevisionAtMost, m.Revision); p.Revision < most && p.Revision != m.Revision {
+			return unreachable(t, "backup %s may go up to revision %d already, and at that time it was %d", p.Base, most, p.Revision)
+		}
+	}
+	p.Chain = p.Chain.To(p.Revision)
+	if err := a.times(ctx, p); err != nil {
+		return err
+	}
+	if p.Revision == p.Reach && p.Until.Before(p.ReachTime) {
+		p.Until = p.ReachTime
+	}
+	return nil
+}
+
+// linkFrom finds the chain behind the base, in the incarnation of the base's cluster.
+func (a *Archive) linkFrom(ctx context.Context, p *Plan, t Target) error {
+	id, err := lifeAt(ctx, a.Catalog, uint64(p.Manifest.ClusterID), p.Manifest.Started)
+	if err != nil {
+		return err
+	}
+	segments, err := a.segments(ctx, id, p.Manifest.Revision, t)
+	if err != nil {
+		return err
+	}
+	p.Incarnation, p.Chain = id, Link(segments, p.Manifest.Revision)
+	p.Reach, p.ReachTime = p.Chain.Reach()
+	if p.ReachTime.IsZero() {
+		p.ReachTime = p.Manifest.Started
+	}
+	return nil
+}
+
+// enough is how far behind a target the listing goes: what would be lost is known by and large then.
+const enough = 2 * time.Hour
+
+// segments lists what may be needed.
+func (a *Archive) segments(ctx context.Context, id catalog.Incarnation, from int64, t Target) ([]catalog.Segment, error) {
+	var list []catalog.Segment
+	for s, err := range a.Catalog.Segments(ctx, id, from) {
+		if err != nil {
+			return nil, err
+		}
+		if n := len(list); n > 0 {
+			far := !t.Time.IsZero() && s.Ended.After(t.Time.Add(enough)) || t.Revision > 0 && s.First > t.Revision+catalog.MaxSegmentRevisions
+			if far && list[n-1].Last < s.First {
+				break
+			}
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+// atTime sets the revision to the last one at or before the target's time.
+func (a *Archive) atTime(ctx context.Context, p *Plan, t Target) error {
+	if p.ReachTime.Before(t.Time) {
+		until, err := a.unchanged(ctx, p, t.Time)
+		if err != nil {
+			return err
+		}
+		if until.IsZero() {
+			return a.behind(ctx, p, t)
+		}
+		p.Revision, p.ReachTime = p.Reach, until
+		return nil
+	}
+	p.Revision = p.Chain.Base
+	ahead := false
+	for _, s := range p.Chain.Segments {
+		if s.Ended.Before(t.Time) {
+			p.Revision = max(p.Revision, s.Last)
+			continue
+		}
+		c, err := a.read(ctx, s)
+		if err != nil {
+			return err
+		}
+		err = c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
+			if e.Mark == nil {
+				return nil
+			}
+			if at, _ := markTimes(e.Mark); !at.After(t.Time) {
+				p.Revision = max(p.Revision, e.Mark.GetRevision())
+			} else if e.Mark.GetRevision() <= p.Chain.Base {
+				ahead = true
+			}
+			return nil
+		})
+		if err == nil && ahead {
+			err = unreachable(t, "backup %s was made after it, by the clock of who kept the changes", p.Base)
+		}
+		return err
+	}
+	return nil
+}
+
+// unchanged tells until when the newest revision of a chain is known to have stayed the newest by a backup of the same life from at or after a time, or
+// the zero time. While nothing changes no marks are stored, and what ends a life, a restore, begins with a backup.
+func (a *Archive) unchanged(ctx context.Context, p *Plan, at time.Time) (time.Time, error) {
+	list, err := a.Catalog.Backups(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	asked := 0
+	for _, b := range list.Backups {
+		if !b.HasManifest || b.Time.Before(at.Truncate(time.Second)) {
+			continue
+		}
+		if asked++; asked > candidatesAsked {
+			break
+		}
+		m, err := a.Catalog.Manifest(ctx, b.Name)
+		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+		if m.RevisionAt.Before(at) {
+			continue
+		}
+		id, err := lifeAt(ctx, a.Catalog, uint64(m.ClusterID), m.Started)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if id != p.Incarnation {
+			continue
+		}
+		if m.Revision == p.Reach {
+			return m.RevisionAt, nil
+		}
+		break
+	}
+	return time.Time{}, nil
+}
+
+// times finds when the state of the plan's revision began and ended.
+func (a *Archive) times(ctx context.Context, p *Plan) error {
+	p.Until = p.ReachTime
+	for _, s := range slices.Backward(p.Chain.Segments) {
+		if s.Last < s.First || s.First > p.Revision {
+			continue
+		}
+		c, err := a.read(ctx, s)
+		if err != nil {
+			return err
+		}
+		if p.Revision < p.Reach {
+			p.Until = time.Time{}
+		}
+		return c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
+			if e.Mark == nil {
+				return nil
+			}
+			at, since := markTimes(e.Mark)
+			switch r := e.Mark.GetRevision(); {
+			case r >= p.Revision && p.Time.IsZero():
+				p.Time, p.Uncertain, p.Until = at, since, at
+			case r == p.Revision, r > p.Revision && p.Until.Equal(p.Time):
+				p.Until = at
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+// behind says that a target is beyond what was kept, and why.
+func (a *Archive) behind(ctx context.Context, p *Plan, t Target) error {
+	reason := fmt.Sprintf("from backup %s the changes reach revision %d at %s", p.Base, p.Reach, p.ReachTime.Format("2006-01-02 15:04:05.999Z"))
+	if beyond := a.beyond(ctx, p); beyond != "" {
+		reason += "; " + beyond
+	}
+	return unreachable(t, "%s; the nearest point is --to-revision=%d", reason, p.Reach)
+}
+
+// beyond says what lies behind the end of a chain.
+func (a *Archive) beyond(ctx context.Context, p *Plan) string {
+	for s, err := range a.Catalog.Segments(ctx, p.Incarnation, p.Reach+1) {
+		switch {
+		case err != nil:
+			return ""
+		case s.Begins() && s.First > p.Reach+1:
+			if c, err := a.read(ctx, s); err == nil {
+				return c.Header.GetBegins()
+			}
+			return fmt.Sprintf("the changes from revision %d to %d are lacking", p.Reach+1, s.First-1)
+		case s.First > p.Reach+1:
+			return fmt.Sprintf("a segment that begins with revision %d is lost", p.Reach+1)
+		}
+	}
+	incarnations, _, err := a.Catalog.Incarnations(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, i := range incarnations {
+		if i.Origin != nil && i.Origin.Replaced == p.Incarnation {
+			return fmt.Sprintf("a restore (%s) took its place at %s", i.Origin.Operation, i.Began.Format("2006-01-02 15:04:05Z"))
+		}
+	}
+	return ""
+}
+
+// Find lists the segments of a point that was planned before.
+func (a *Archive) Find(ctx context.Context, p *catalog.PointInTime) (Chain, error) {
+	if p.Head == "" {
+		return Chain{Base: p.BaseRevision}, nil
+	}
+	head, err := catalog.ParseSegmentName(p.Head)
+	if err != nil {
+		return Chain{}, err
+	}
+	var list []catalog.Segment
+	for s, err := range a.Catalog.Segments(ctx, p.Incarnation, p.BaseRevision) {
+		if err != nil {
+			return Chain{}, err
+		}
+		if s.First > head.Last+1 {
+			break
+		}
+		list = append(list, s)
+	}
+	c := LinkTo(list, p.BaseRevision, head)
+	if len(c.Segments) == 0 {
+		return Chain{}, &Error{Segment: catalog.Segment{SegmentName: head, Incarnation: p.Incarnation}.Key(), Kind: catalog.ErrNotFound,
+			Err: fmt.Errorf("it, or a segment between revision %d and it, is gone", p.BaseRevision), Good: Link(list, p.BaseRevision).reach()}
+	}
+	return c, nil
+}
+
+// Point is the plan as it is recorded, so that everybody who carries it out does the same.
+func (p *Plan) Point() *catalog.PointInTime {
+	return &catalog.PointInTime{Incarnation: p.Incarnation, BaseRevision: p.Chain.Base, Revision: p.Revision, Head: p.Head(), Time: p.Time}
+}
+
+// read fetches a segment and checks what can be checked without a key.
+func (a *Archive) read(ctx context.Context, s catalog.Segment) (*Content, error) {
+	data, err := a.Catalog.ReadSegment(ctx, s)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, &Error{Segment: s.Key(), Kind: catalog.ErrNotFound, Err: errors.New("it is gone"), Good: s.First - 1}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return readSegment(s, data)
+}

@@ -1,0 +1,174 @@
+package changelog
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+)
+
+// head is where a recorder goes on.
+type head struct {
+	incarnation catalog.Incarnation
+	// fresh is true if nothing is known of the incarnation yet.
+	fresh bool
+	// name is the newest segment; its Sum is empty if there is none to go on from.
+	name catalog.SegmentName
+	// base is the revision of the newest backup of this incarnation, 0 if there is none, and baseTime when it was begun.
+	base     int64
+	baseTime time.Time
+	// newest is the cluster's revision, asked for no earlier than all this was found if it matters.
+	newest int64
+}
+
+// basesAsked is how many backups are asked for their incarnation, from the newest on.
+const basesAsked = 4
+
+// findHead looks for the end of the chain of a cluster that had this newest revision. A store that knows more of the cluster than
+// the cluster itself belongs to an earlier life of it: then another incarnation begins, and those before it are never gone on with.
+func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uint64, newest int64) (head, error) {
+	bases, err := basesOf(ctx, c, clusterID)
+	if err != nil {
+		return head{}, err
+	}
+	lives, err := livesOf(ctx, c, clusterID)
+	if err != nil {
+		return head{}, err
+	}
+	for n := lives[len(lives)-1]; ; n++ {
+		h := head{incarnation: lifeName(clusterID, n), newest: newest}
+		rec, err := c.Incarnation(ctx, h.incarnation)
+		switch {
+		case errors.Is(err, catalog.ErrNotFound):
+			h.fresh = true
+		case err != nil:
+			return head{}, err
+		}
+		own := bases
+		if n > 1 {
+			own = slices.DeleteFunc(slices.Clone(bases), func(m *catalog.Manifest) bool { return h.fresh || !rec.Holds(m.Started) })
+		}
+		var from int64
+		if len(own) > 0 {
+			from = own[len(own)-1].Revision
+			h.base, h.baseTime = own[0].Revision, own[0].Started
+		}
+		if h.name, err = newestSegment(ctx, c, h.incarnation, from); err != nil {
+			return head{}, err
+		}
+		if most := max(h.name.Last, h.base); most > newest {
+			// Another writer may have stored a little more meanwhile.
+			if newest, _, err = revision(ctx, src); err != nil {
+				return head{}, err
+			}
+			if h.newest = newest; most > newest {
+				continue
+			}
+		}
+		return h, nil
+	}
+}
+
+// lifeName names the n-th life of a cluster.
+func lifeName(clusterID uint64, n int) catalog.Incarnation {
+	first := catalog.IncarnationOf(clusterID)
+	if n <= 1 {
+		return first
+	}
+	return catalog.Incarnation(fmt.Sprintf("%s-%d", first, n))
+}
+
+// livesOf are the numbers of a cluster's lives of which something is there, ascending. The first one is always among them.
+func livesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]int, error) {
+	names, err := c.IncarnationNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lives := []int{1}
+	for _, name := range names {
+		number, ok := strings.CutPrefix(string(name), string(catalog.IncarnationOf(clusterID))+"-")
+		if n, err := strconv.Atoi(number); ok && err == nil && n > 1 && lifeName(clusterID, n) == name {
+			lives = append(lives, n)
+		}
+	}
+	slices.Sort(lives)
+	return lives, nil
+}
+
+// lifeAt is the incarnation that a cluster lived in at a moment: the last one that had begun. What another one's changes would be put on would become
+// what never was.
+func lifeAt(ctx context.Context, c *catalog.Catalog, clusterID uint64, at time.Time) (catalog.Incarnation, error) {
+	lives, err := livesOf(ctx, c, clusterID)
+	if err != nil {
+		return "", err
+	}
+	for _, n := range slices.Backward(lives[1:]) {
+		rec, err := c.Incarnation(ctx, lifeName(clusterID, n))
+		switch {
+		case errors.Is(err, catalog.ErrNotFound):
+		case err != nil:
+			return "", err
+		case rec.Holds(at):
+			return rec.ID, nil
+		}
+	}
+	return lifeName(clusterID, 1), nil
+}
+
+// basesOf are the newest backups of a cluster, the newest first; two are enough.
+func basesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]*catalog.Manifest, error) {
+	list, err := c.Backups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var bases []*catalog.Manifest
+	asked := 0
+	for _, b := range slices.Backward(list.Backups) {
+		if !b.HasManifest || asked == basesAsked || len(bases) == 2 {
+			continue
+		}
+		asked++
+		m, err := c.Manifest(ctx, b.Name)
+		if errors.Is(err, catalog.ErrTransient) || errors.Is(err, catalog.ErrDenied) || ctx.Err() != nil {
+			return nil, err
+		}
+		if err == nil && uint64(m.ClusterID) == clusterID {
+			bases = append(bases, m)
+		}
+	}
+	return bases, nil
+}
+
+// newestSegment is the one that reaches farthest.
+func newestSegment(ctx context.Context, c *catalog.Catalog, i catalog.Incarnation, from int64) (catalog.SegmentName, error) {
+	var best catalog.Segment
+	for s, err := range c.Segments(ctx, i, from) {
+		if err != nil {
+			return catalog.SegmentName{}, err
+		}
+		if best.Sum == "" || farther(s, best) {
+			best = s
+		}
+	}
+	return best.SegmentName, nil
+}
+
+func sumOf(data []byte) []byte {
+	s := sha256.Sum256(data)
+	return s[:]
+}
+
+func readSpilled(o *outbox, n catalog.SegmentName) ([]byte, error) {
+	data, err := os.ReadFile(o.path(n))
+	if err != nil {
+		return nil, fmt.Errorf("read spilled changes: %w", err)
+	}
+	return data, nil
+}

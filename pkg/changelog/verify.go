@@ -1,0 +1,216 @@
+package changelog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// Verified is what a verification has found.
+type Verified struct {
+	// Backup is what was verified: Facts are what its database says of itself.
+	Backup string
+	Facts  etcd.Facts
+	// Base is the backup before it from which it was reached by replaying Segments; empty if there is none, and ChainProblem says why.
+	Base         string
+	Incarnation  catalog.Incarnation
+	Segments     int
+	ChainProblem string
+	Took         time.Duration
+}
+
+// MismatchError says that backup and changes don't agree. It wraps cluster.ErrCorrupt.
+type MismatchError struct {
+	Backup, Base string
+	Revision     int64
+	// Replayed and Stored are the two hashes.
+	Replayed, Stored uint32
+}
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("backup %s has HashKV %d at revision %d, and the changes put on backup %s give %d: one of them isn't what etcd had", e.Backup, e.Stored, e.Revision, e.Base, e.Replayed)
+}
+
+// Unwrap gives the kind.
+func (e *MismatchError) Unwrap() error { return cluster.ErrCorrupt }
+
+// Disproves tells whether the error of a verification says that the backup is bad. Any other error says nothing of it: it can be tried again.
+func Disproves(err error) bool {
+	var bad *backup.Error
+	var mismatch *MismatchError
+	return errors.As(err, &bad) || errors.As(err, &mismatch) || errors.Is(err, etcd.ErrBadDatabase) || errors.Is(err, etcd.ErrBadSnapshot)
+}
+
+// VerifyOptions say how a verification works. The zero value is right for tests.
+type VerifyOptions struct {
+	// Executable is the manager's or the tool's own, Dir a directory that may hold two decompressed backups; what is in it is removed.
+	Executable string
+	Dir        string
+	// KeepFree is how much of the disk stays free, in bytes.
+	KeepFree int64
+	// Progress may be nil; it gets a word for what is done, and bytes.
+	Progress func(phase string, done, total int64)
+	// Fetch may be nil; it replaces backup.FetchFile.
+	Fetch func(ctx context.Context, name, path string, o backup.FileOptions) error
+}
+
+// Verify proves a backup: it is fetched and read to the last page, and then reached a second time, from the backup before it by replaying the changes between
+// the two. Both have to have the same HashKV. A bad backup, and two that don't agree, are an error that wraps cluster.ErrCorrupt or one of
+// the kinds of pkg/backup; that there is no chain from an earlier backup, or that a segment of it is bad, is told in ChainProblem.
+func (a *Archive) Verify(ctx context.Context, name string, o VerifyOptions) (v Verified, err error) {
+	began := time.Now()
+	v.Backup = name
+	if err := os.RemoveAll(o.Dir); err != nil {
+		return v, fmt.Errorf("verify backup %s: %w", name, err)
+	}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return v, fmt.Errorf("verify backup %s: %w", name, err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(o.Dir)) }()
+	if v.Facts, err = a.fetchAndProve(ctx, name, filepath.Join(o.Dir, "backup.db"), o); err != nil {
+		return v, err
+	}
+	err = a.verifyChain(ctx, &v, o)
+	v.Took = time.Since(began)
+	return v, err
+}
+
+// fetchAndProve returns what a backup's database says of itself; the file is gone afterwards.
+func (a *Archive) fetchAndProve(ctx context.Context, name, path string, o VerifyOptions) (etcd.Facts, error) {
+	if err := a.fetch(ctx, name, path, o); err != nil {
+		return etcd.Facts{}, err
+	}
+	o.report("check", 0, 0)
+	f, err := etcd.Prove(ctx, o.Executable, path, etcd.ProveOptions{SkipHash: true})
+	if err != nil {
+		return f, fmt.Errorf("backup %s: %w", name, err)
+	}
+	if err := os.Remove(path); err != nil { // it takes the room that the other one needs
+		return f, fmt.Errorf("verify backup %s: %w", name, err)
+	}
+	return f, nil
+}
+
+func (o *VerifyOptions) report(phase string, done, total int64) {
+	if o.Progress != nil {
+		o.Progress(phase, done, total)
+	}
+}
+
+func (a *Archive) fetch(ctx context.Context, name, path string, o VerifyOptions) error {
+	f := backup.FileOptions{KeepFree: o.KeepFree, Progress: func(p backup.Progress) { o.report("fetch", p.Done, p.Total) }}
+	if o.Fetch != nil {
+		return o.Fetch(ctx, name, path, f)
+	}
+	_, err := backup.FetchFile(ctx, a.Catalog, name, path, f)
+	return err
+}
+
+// verifyChain reaches the backup's revision from the one before it.
+func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions) error {
+	p, err := a.planBefore(ctx, v.Backup, v.Facts.Revision)
+	if kept := chainProblem(err); kept != "" {
+		v.ChainProblem = kept
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(o.Dir, "base.db")
+	if err := a.fetch(ctx, p.Base, path, o); err != nil {
+		var bad *backup.Error
+		if errors.As(err, &bad) {
+			v.ChainProblem = err.Error()
+			return nil
+		}
+		return err
+	}
+	total := p.Chain.Size()
+	_, err = a.Replay(ctx, o.Executable, path, p.Chain, v.Facts.Revision, func(n int64) { o.report("replay", n, total) })
+	var f etcd.Facts
+	if err == nil {
+		o.report("compare", 0, 0)
+		f, err = etcd.Prove(ctx, o.Executable, path, etcd.ProveOptions{SkipHash: true, HashCompact: v.Facts.Hash.CompactRevision})
+	}
+	// The backup itself was found sound: what is wrong with the one before it says nothing against it.
+	if kept := chainProblem(err); kept != "" || errors.Is(err, etcd.ErrBadDatabase) || errors.Is(err, etcd.ErrBadSnapshot) {
+		v.ChainProblem = fmt.Sprintf("backup %s with the changes behind it: %v", p.Base, err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("backup %s with the changes behind it: %w", p.Base, err)
+	}
+	if f.Hash.CompactRevision != v.Facts.Hash.CompactRevision {
+		v.ChainProblem = fmt.Sprintf("backup %s is compacted up to revision %d, and %s only up to %d, so they can't be compared", p.Base, f.Hash.CompactRevision, v.Backup, v.Facts.Hash.CompactRevision)
+		return nil
+	}
+	if f.Hash != v.Facts.Hash {
+		return &MismatchError{Backup: v.Backup, Base: p.Base, Revision: v.Facts.Revision, Replayed: f.Hash.Hash, Stored: v.Facts.Hash.Hash}
+	}
+	v.Base, v.Incarnation, v.Segments = p.Base, p.Incarnation, len(p.Chain.Segments)
+	return nil
+}
+
+// chainProblem says in words what is wrong with a chain; empty if it is something else, or nothing.
+func chainProblem(err error) string {
+	var no *UnreachableError
+	var bad *Error
+	if errors.As(err, &no) || errors.As(err, &bad) || errors.Is(err, etcd.ErrGap) {
+		return err.Error()
+	}
+	return ""
+}
+
+// planBefore plans how to reach a backup's revision from an earlier backup.
+func (a *Archive) planBefore(ctx context.Context, name string, revision int64) (*Plan, error) {
+	list, err := a.Catalog.Backups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := Target{Revision: revision}
+	m, err := a.Catalog.Manifest(ctx, name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return nil, unreachable(t, "backup %s has no manifest, so that nobody knows whose changes lead to it", name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	life, err := lifeAt(ctx, a.Catalog, uint64(m.ClusterID), m.Started)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(list.Backups, func(b catalog.Backup) bool { return b.Name == name })
+	for n, b := range slices.Backward(list.Backups[:max(i, 0)]) {
+		if i-n > candidatesAsked {
+			break
+		}
+		if !b.HasManifest {
+			continue
+		}
+		before, err := a.Catalog.Manifest(ctx, b.Name)
+		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if before.ClusterID != m.ClusterID {
+			continue
+		}
+		p, err := a.planFrom(ctx, b, t)
+		if err == nil && p.Incarnation != life {
+			break // the same cluster came back with older data in between
+		}
+		return p, err
+	}
+	return nil, unreachable(t, "there is no earlier backup of this cluster")
+}

@@ -1,0 +1,81 @@
+package etcd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+const (
+	// calmSpacing is how far apart the reads of a stream are on average when it never ends to bring something, calmBurst how many need not wait.
+	calmSpacing = 20 * time.Millisecond
+	calmBurst   = 8
+	// calmBytes are read at once at most; when there is that much, nothing is waited for.
+	calmBytes = 64 << 10
+	// streamWindow is how many bytes may be on their way to a client that reads now and then.
+	streamWindow = 2 << 20
+)
+
+// DialStream is Dial for a client that follows a stream of many small messages: WatchAll has a connection of its own, which is read at most some
+// fifty times a second, all that has come by then; that costs a fraction of waking up for each message. Where little comes nothing is late; else
+// everything is, by calmSpacing at most.
+func DialStream(endpoints []string, tlsConf *tls.Config) (*Client, error) {
+	c, err := Dial(endpoints, tlsConf)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	stream, err := connect(endpoints, tlsConf, streamWindow, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		return &calmConn{Conn: conn}, nil
+	}))
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.stream = stream
+	return c, nil
+}
+
+// calmConn spaces out its reads. Like any connection it is read by one goroutine at a time.
+type calmConn struct {
+	net.Conn
+	space [calmBytes]byte
+	have  []byte // what was read and not taken yet
+	full  bool   // the last read left something
+	// due is from when on the next read is free of waiting, less what may be saved up.
+	due time.Time
+}
+
+// Read gives what was read already, else reads.
+func (c *calmConn) Read(p []byte) (int, error) {
+	if len(c.have) == 0 {
+		c.wait()
+		n, err := c.Conn.Read(c.space[:])
+		c.have, c.full = c.space[:n], n == len(c.space)
+		if err != nil && n == 0 {
+			return 0, err
+		}
+	}
+	n := copy(p, c.have)
+	c.have = c.have[n:]
+	return n, nil
+}
+
+func (c *calmConn) wait() {
+	if c.full {
+		return
+	}
+	now := time.Now()
+	if saved := now.Add(-calmBurst * calmSpacing); c.due.Before(saved) {
+		c.due = saved
+	}
+	time.Sleep(c.due.Sub(now))
+	c.due = c.due.Add(calmSpacing)
+}

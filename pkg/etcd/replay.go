@@ -1,0 +1,440 @@
+package etcd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/server/v3/lease/leasepb"
+	"go.etcd.io/etcd/server/v3/storage/schema"
+)
+
+// ReplaySubcommand is the manager's hidden subcommand that is [ReplayMain].
+const ReplaySubcommand = "replay-db"
+
+// ErrGap means that a change to be replayed doesn't follow on what is there.
+var ErrGap = errors.New("changes are missing")
+
+// Replayed is a step of a replay: a transaction, or a lease that a later one refers to.
+type Replayed struct {
+	// Revision is the transaction's; 0 for a lease.
+	Revision int64
+	Records  []Record
+	// LeaseID and LeaseTTL are a lease and for how many seconds it was granted; 0 if nobody knows.
+	LeaseID, LeaseTTL int64
+}
+
+// Record is what a transaction wrote under one key: etcd's KeyValue in its binary form, which of a deleted key has nothing but the key.
+type Record struct {
+	Deleted bool
+	KV      []byte
+}
+
+// NewRecord makes the record of a change, as etcd itself writes it.
+func NewRecord(kv *mvccpb.KeyValue, deleted bool) (Record, error) {
+	if deleted {
+		kv = &mvccpb.KeyValue{Key: kv.Key}
+	}
+	b, err := kv.Marshal()
+	if err != nil {
+		return Record{}, fmt.Errorf("encode key: %w", err)
+	}
+	return Record{Deleted: deleted, KV: b}, nil
+}
+
+// ReplayResult says what a replay has done.
+type ReplayResult struct {
+	// From and Revision are the newest revisions before and after.
+	From     int64 `json:"from"`
+	Revision int64 `json:"revision"`
+	// Transactions were applied; those that the database had already don't count.
+	Transactions int64 `json:"transactions"`
+}
+
+// unknownTTL is granted to a lease of which nobody knows more than that keys were attached to it: it had ended before it could be asked for, so it
+// was not to last.
+const unknownTTL = 60
+
+// A transaction of bbolt has at most so many steps, or bytes.
+const (
+	replaySteps = 2000
+	replayBytes = 4 << 20
+)
+
+// ReplayDB brings a database file forward: it writes the records of every transaction that it doesn't have yet, as etcd's own store would have
+// written them, so that revisions and HashKV come out the same. The file is a snapshot in the end, with its SHA-256 behind it. next returns io.EOF at the
+// end. A transaction that doesn't follow on the one before is an error that wraps ErrGap. The file is of use only after a success.
+func ReplayDB(ctx context.Context, path string, next func() (Replayed, error)) (res ReplayResult, err error) {
+	if err := openForReplay(path); err != nil {
+		return res, fmt.Errorf("replay on %s: %w", path, err)
+	}
+	err = guard("replay", func() error {
+		db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second})
+		if err != nil {
+			return badDB("bbolt can't open it: %v", err)
+		}
+		r := replay{db: db}
+		err = r.run(ctx, next)
+		res = r.ReplayResult
+		return errors.Join(err, db.Close())
+	})
+	if err == nil {
+		err = appendHash(ctx, path)
+	}
+	if err != nil {
+		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)
+	}
+	return res, nil
+}
+
+// openForReplay checks that nobody else writes to the file, and cuts the hash off.
+func openForReplay(path string) error {
+	f, _, _, err := openDB(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), cutHash(path))
+}
+
+// appendHash makes a snapshot of a database: its SHA-256 comes behind it, and all is brought to the disk.
+func appendHash(ctx context.Context, path string) (err error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	if err := hashInto(ctx, h, f, fi.Size()); err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(h.Sum(nil), fi.Size()); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+type replay struct {
+	ReplayResult
+	db    *bolt.DB
+	began bool
+}
+
+func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
+	for done := false; !done; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := r.db.Update(func(tx *bolt.Tx) error {
+			w, err := newReplayTx(tx)
+			if err != nil {
+				return err
+			}
+			if !r.began {
+				r.From, r.began = w.newest(), true
+				r.Revision = r.From
+			}
+			for steps := 0; steps < replaySteps && w.bytes < replayBytes; steps++ {
+				x, err := next()
+				if err == io.EOF {
+					done = true
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if err := r.step(w, x); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replay) step(w *replayTx, x Replayed) error {
+	switch {
+	case x.Revision == 0:
+		return w.lease(x.LeaseID, x.LeaseTTL)
+	case x.Revision <= r.Revision:
+		return nil
+	case x.Revision != r.Revision+1:
+		return fmt.Errorf("%w: revision %d is to follow on %d", ErrGap, x.Revision, r.Revision)
+	}
+	for i, rec := range x.Records {
+		if err := w.put(x.Revision, i, rec); err != nil {
+			return err
+		}
+	}
+	r.Revision = x.Revision
+	r.Transactions++
+	return nil
+}
+
+// replayTx writes within one transaction of bbolt.
+type replayTx struct {
+	keys, leases, meta *bolt.Bucket
+	bytes              int
+	known              map[int64]bool
+}
+
+func newReplayTx(tx *bolt.Tx) (*replayTx, error) {
+	w := &replayTx{keys: tx.Bucket(schema.Key.Name()), meta: tx.Bucket(schema.Meta.Name()), known: map[int64]bool{}}
+	if w.keys == nil || w.meta == nil {
+		return nil, badDB("it has no bucket %q or %q: not etcd's", schema.Key.Name(), schema.Meta.Name())
+	}
+	var err error
+	if w.leases, err = tx.CreateBucketIfNotExists(schema.Lease.Name()); err != nil {
+		return nil, err
+	}
+	w.keys.FillPercent = 0.9 // as etcd has it: revisions only grow
+	return w, nil
+}
+
+// newest is the revision of the database. After a compaction there may be no record of it.
+func (w *replayTx) newest() int64 {
+	rev := int64(1) // what an empty etcd has
+	if k, _ := w.keys.Cursor().Last(); k != nil {
+		if r, err := parseRevKey(k); err == nil {
+			rev = r.main
+		}
+	}
+	for _, name := range [][]byte{schema.ScheduledCompactKeyName, schema.FinishedCompactKeyName} {
+		if r, err := parseRevKey(w.meta.Get(name)); err == nil {
+			rev = max(rev, r.main)
+		}
+	}
+	return rev
+}
+
+func (w *replayTx) put(main int64, sub int, rec Record) error {
+	kv, err := parseKeyValue(rec.KV)
+	if err != nil {
+		return fmt.Errorf("revision %d: %w", main, err)
+	}
+	k := binary.BigEndian.AppendUint64(make([]byte, 0, markLen), uint64(main))
+	k = binary.BigEndian.AppendUint64(append(k, '_'), uint64(sub))
+	if rec.Deleted {
+		k = append(k, 't')
+	}
+	if kv.lease != 0 && !w.known[kv.lease] {
+		if err := w.lease(kv.lease, 0); err != nil {
+			return err
+		}
+	}
+	w.bytes += len(k) + len(rec.KV)
+	return w.keys.Put(k, rec.KV)
+}
+
+// lease makes sure that there is a lease.
+func (w *replayTx) lease(id, ttl int64) error {
+	w.known[id] = true
+	k := binary.BigEndian.AppendUint64(nil, uint64(id))
+	if w.leases.Get(k) != nil {
+		return nil
+	}
+	if ttl <= 0 {
+		ttl = unknownTTL
+	}
+	v, err := (&leasepb.Lease{ID: id, TTL: ttl}).Marshal()
+	if err != nil {
+		return fmt.Errorf("encode lease: %w", err)
+	}
+	w.bytes += len(k) + len(v)
+	return w.leases.Put(k, v)
+}
+
+// Frames of what the parent sends to the child.
+const (
+	transactionFrame byte = 't'
+	leaseFrame       byte = 'l'
+	lastFrame        byte = 'e'
+)
+
+// maxRecords and maxRecord bound what the child takes: far above what an etcd accepts in one transaction.
+const (
+	maxRecords = 1 << 24
+	maxRecord  = 1 << 30
+)
+
+// appendFrame writes a step as the child reads it.
+func appendFrame(b []byte, x Replayed) []byte {
+	if x.Revision == 0 {
+		b = binary.AppendVarint(append(b, leaseFrame), x.LeaseID)
+		return binary.AppendVarint(b, x.LeaseTTL)
+	}
+	b = binary.AppendVarint(append(b, transactionFrame), x.Revision)
+	b = binary.AppendUvarint(b, uint64(len(x.Records)))
+	for _, r := range x.Records {
+		deleted := byte(0)
+		if r.Deleted {
+			deleted = 1
+		}
+		b = binary.AppendUvarint(append(b, deleted), uint64(len(r.KV)))
+		b = append(b, r.KV...)
+	}
+	return b
+}
+
+// frameReader makes the child's input of what next returns.
+type frameReader struct {
+	next func() (Replayed, error)
+	rest []byte
+	buf  []byte
+	done bool
+	// err is what next has failed with.
+	err error
+}
+
+func (f *frameReader) Read(p []byte) (int, error) {
+	for len(f.rest) == 0 {
+		if f.done {
+			return 0, io.EOF
+		}
+		x, err := f.next()
+		switch {
+		case err == io.EOF:
+			f.done = true
+			f.rest = append(f.buf[:0], lastFrame)
+		case err != nil:
+			f.err = err
+			return 0, err
+		default:
+			f.buf = appendFrame(f.buf[:0], x)
+			f.rest = f.buf
+		}
+	}
+	n := copy(p, f.rest)
+	f.rest = f.rest[n:]
+	return n, nil
+}
+
+// readFrame is the other side. It returns io.EOF only after the last frame: an input that is cut is io.ErrUnexpectedEOF.
+func readFrame(r *bufio.Reader) (x Replayed, err error) {
+	defer func() {
+		if err == io.EOF && x.Revision != -1 {
+			err = io.ErrUnexpectedEOF
+		}
+	}()
+	kind, err := r.ReadByte()
+	if err != nil {
+		return x, err
+	}
+	switch kind {
+	case lastFrame:
+		return Replayed{Revision: -1}, io.EOF
+	case leaseFrame:
+		if x.LeaseID, err = binary.ReadVarint(r); err == nil {
+			x.LeaseTTL, err = binary.ReadVarint(r)
+		}
+		return x, err
+	case transactionFrame:
+	default:
+		return x, fmt.Errorf("unknown frame %q", kind)
+	}
+	if x.Revision, err = binary.ReadVarint(r); err != nil {
+		return x, err
+	}
+	n, err := binary.ReadUvarint(r)
+	if err != nil || n > maxRecords || x.Revision < 1 {
+		return x, errors.Join(errors.New("not a transaction"), err)
+	}
+	for range n {
+		rec, err := readRecord(r)
+		if err != nil {
+			return Replayed{}, err
+		}
+		x.Records = append(x.Records, rec)
+	}
+	return x, nil
+}
+
+func readRecord(r *bufio.Reader) (Record, error) {
+	deleted, err := r.ReadByte()
+	if err != nil {
+		return Record{}, err
+	}
+	n, err := binary.ReadUvarint(r)
+	if err != nil || n > maxRecord {
+		return Record{}, errors.Join(errors.New("not a record"), err)
+	}
+	rec := Record{Deleted: deleted != 0, KV: make([]byte, n)}
+	_, err = io.ReadFull(r, rec.KV)
+	return rec, err
+}
+
+// replayAnswer is what the child prints.
+type replayAnswer struct {
+	Result *ReplayResult `json:"result,omitempty"`
+	Error  string        `json:"error,omitempty"`
+	Kind   string        `json:"kind,omitempty"`
+}
+
+// ReplayMain is a process of its own that brings a database file forward: args is the file's path, standard input the steps. It prints one line of JSON
+// and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
+func ReplayMain(args []string) int {
+	if len(args) != 1 {
+		fmt.Fprintf(os.Stderr, "usage: %s PATH\n", ReplaySubcommand)
+		return 2
+	}
+	limitSelf()
+	in := bufio.NewReaderSize(os.Stdin, 1<<20)
+	// As in ProveMain: who wants it to end kills the process.
+	res, err := ReplayDB(context.Background(), args[0], func() (Replayed, error) { return readFrame(in) })
+	a := replayAnswer{Result: &res}
+	if err != nil {
+		a = replayAnswer{Error: err.Error(), Kind: kindOf(err)}
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// Replay runs ReplayMain in a process of its own, at the lowest priority, so that a file or changes that make bbolt crash can't harm the caller. An error
+// of next is returned as it is.
+func Replay(ctx context.Context, selfExe, path string, next func() (Replayed, error)) (ReplayResult, error) {
+	in := &frameReader{next: next}
+	out, err := runSelf(ctx, in, selfExe, ReplaySubcommand, path)
+	switch {
+	case in.err != nil:
+		return ReplayResult{}, in.err
+	case ctx.Err() != nil:
+		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, context.Cause(ctx))
+	case errors.Is(err, errCrashed):
+		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, badDB("the process that wrote to it %v", err))
+	}
+	// A child that has found something wrong doesn't read to the end, so that it couldn't be told everything says nothing.
+	var a replayAnswer
+	if jerr := json.Unmarshal(bytes.TrimSpace(out), &a); jerr != nil {
+		return ReplayResult{}, fmt.Errorf("replay on %s: %s %s gave no answer: %w", path, selfExe, ReplaySubcommand, errors.Join(err, jerr))
+	}
+	if a.Error != "" {
+		return ReplayResult{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
+	}
+	if err != nil {
+		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)
+	}
+	if a.Result == nil {
+		return ReplayResult{}, fmt.Errorf("replay on %s: %s %s gave no result", path, selfExe, ReplaySubcommand)
+	}
+	return *a.Result, nil
+}

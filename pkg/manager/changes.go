@@ -1,0 +1,221 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// Changes says how the changes between backups are kept.
+type Changes struct {
+	// Interval is how long a change waits at most until it is on its way to the store; 0 keeps none.
+	Interval time.Duration
+	// Dir is where changes wait while the store is away.
+	Dir string
+	// ToolVersion goes into what is stored.
+	ToolVersion string
+}
+
+// flushTimeout is how long a restore to the newest change waits for the newest changes.
+const flushTimeout = 15 * time.Second
+
+// recording is the recorder of one etcd cluster; it lives as long as the leadership at most.
+type recording struct {
+	token    cluster.Token
+	recorder *changelog.Recorder
+	cancel   context.CancelFunc
+	ended    chan struct{}
+}
+
+// keepChanges has the changes of the cluster recorded that serves. Whoever writes must hold the store's leader record, so that there is one.
+func (l *leadership) keepChanges(ctx context.Context, o *plan.Observation) {
+	if l.m.cfg.Changes.Interval <= 0 {
+		return
+	}
+	token, urls := servingURLs(o)
+	if r := l.recording; r != nil {
+		select {
+		case <-r.ended: // another cluster answers, or serves
+			l.recording = nil
+		default:
+			if token != "" && token != r.token {
+				r.cancel() // it takes some seconds to store what it has; the loop hears of its end
+			}
+		}
+	}
+	if len(urls) == 0 {
+		return
+	}
+	l.mu.Lock()
+	l.serving = urls
+	l.mu.Unlock()
+	if l.recording == nil && o.Store.Error == "" && (l.hold != nil || !o.Store.Fences) {
+		l.startRecording(ctx, token)
+	}
+}
+
+// servingURLs are the client URLs of the members that are open to clients, all of one cluster: of the followers if there are any, since etcd's leader has the
+// most to do.
+func servingURLs(o *plan.Observation) (token cluster.Token, urls []string) {
+	var leader []string
+	for i := range o.Nodes {
+		n := &o.Nodes[i]
+		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined || n.State == nil || n.State.Quarantined || n.Holding {
+			continue
+		}
+		self := n.State.Node(string(n.ID))
+		if self == nil || token != "" && n.State.Token != token {
+			continue
+		}
+		token = n.State.Token
+		if n.Etcd.MemberID == n.Etcd.LeaderID {
+			leader = self.ClientURLs
+			continue
+		}
+		urls = append(urls, self.ClientURLs...)
+	}
+	if len(urls) == 0 {
+		urls = leader
+	}
+	return token, urls
+}
+
+func (l *leadership) startRecording(ctx context.Context, token cluster.Token) {
+	c := l.m.cfg.Changes
+	rec, err := changelog.NewRecorder(changelog.Config{
+		ClusterName: l.m.cfg.ClusterName, Node: l.m.cfg.Self, Term: l.term, ToolVersion: c.ToolVersion, Catalog: l.m.cfg.Catalog,
+		Dial:   func(context.Context) (changelog.Source, error) { return l.dialServing() },
+		Origin: func(ctx context.Context) *catalog.Origin { return l.origin(ctx, token) },
+		Dir:    c.Dir, Interval: c.Interval, Gap: l.wantBackup,
+	})
+	if err != nil {
+		klog.Errorf("changes are not kept: %v", err)
+		return
+	}
+	rctx, cancel := context.WithCancel(ctx)
+	r := &recording{token: token, recorder: rec, cancel: cancel, ended: make(chan struct{})}
+	l.recording = r
+	l.m.setRecorder(rec)
+	l.wg.Go(func() {
+		defer l.poke()
+		defer close(r.ended)
+		defer l.m.setRecorder(nil)
+		defer cancel()
+		if err := rec.Run(rctx); err != nil {
+			klog.Infof("changes of cluster %s are not kept any more: %v", token, err)
+		}
+	})
+}
+
+func (m *Manager) setRecorder(r *changelog.Recorder) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.recorder = r
+}
+
+// dialServing connects to all members that serve, to follow what changes.
+func (l *leadership) dialServing() (*etcd.Client, error) {
+	l.mu.Lock()
+	urls := slices.Clone(l.serving)
+	l.mu.Unlock()
+	return l.dialURLs(urls, etcd.DialStream)
+}
+
+// wantBackup has a full backup taken at once.
+func (l *leadership) wantBackup(reason string) {
+	l.mu.Lock()
+	l.wanted = reason
+	l.mu.Unlock()
+	l.poke()
+}
+
+// origin finds the restore that a cluster came from; nil if there is none, or it can't be read.
+func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.Origin {
+	ops, _, err := l.m.cfg.Catalog.Operations(ctx)
+	if err != nil {
+		return nil
+	}
+	i := slices.IndexFunc(ops, func(op catalog.Operation) bool { return op.NewToken == token })
+	if i < 0 {
+		return nil
+	}
+	op := ops[i]
+	from := catalog.Origin{Operation: op.ID, Backup: op.Backup}
+	if m, err := l.m.cfg.Catalog.Manifest(ctx, op.Backup); err == nil {
+		from.Incarnation, from.Reached = catalog.IncarnationOf(uint64(m.ClusterID)), m.Revision
+	}
+	if op.Target != nil {
+		from.Incarnation, from.Reached = op.Target.Incarnation, op.Target.Revision
+	}
+	if op.SafetyBackup != "" {
+		if m, err := l.m.cfg.Catalog.Manifest(ctx, op.SafetyBackup); err == nil {
+			from.Replaced = catalog.IncarnationOf(uint64(m.ClusterID))
+		}
+	}
+	return &from
+}
+
+// aim finds out, once, how to reach the point that a restore was asked for, and records it: whoever leads next goes to the same one.
+func (l *leadership) aim(ctx context.Context) error {
+	o := l.op.Options
+	target := changelog.Target{Revision: o.ToRevision, Time: o.ToTime, Latest: o.Latest}
+	if l.op.Target != nil || target.IsZero() {
+		return nil
+	}
+	if o.Latest && l.recording != nil {
+		fctx, cancel := context.WithTimeout(ctx, flushTimeout)
+		err := l.recording.recorder.Flush(fctx)
+		cancel()
+		if err != nil && ctx.Err() == nil { // without a quorum nothing more can come
+			klog.Warningf("restore %s: the newest changes may not be in the store: %v", l.op.ID, err)
+		}
+	}
+	if !o.Latest {
+		target.Backup = l.op.Backup
+	}
+	archive := l.archive()
+	p, err := archive.Plan(ctx, target)
+	var no *changelog.UnreachableError
+	if errors.As(err, &no) && target.Backup != "" {
+		target.Backup = "" // the one that was named when it was queued may have gone, or be of no use; another one may do
+		if other, oerr := archive.Plan(ctx, target); oerr == nil {
+			p, err = other, nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	klog.Infof("restore %s: %s is revision %d, reached from backup %s with %d segments", l.op.ID, target, p.Revision, p.Base, len(p.Chain.Segments))
+	return l.save(ctx, func(op *catalog.Operation) { op.Backup, op.Target = p.Base, p.Point() })
+}
+
+func (l *leadership) archive() *changelog.Archive {
+	return &changelog.Archive{Catalog: l.m.cfg.Catalog}
+}
+
+// replay is what the nodes are to put on the backup; nil if nothing.
+func (l *leadership) replay(ctx context.Context) (*protosv1.Replay, error) {
+	t := l.op.Target
+	if t == nil {
+		return nil, nil
+	}
+	c, err := l.archive().Find(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	r := &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision}
+	for _, s := range c.Segments {
+		r.Segments = append(r.Segments, &protosv1.ReplaySegment{Name: s.SegmentName.String(), SizeBytes: s.Size})
+	}
+	return r, nil
+}

@@ -1,0 +1,163 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// life is what a leadership remembers of the cluster's upkeep. Nothing of it is needed by another leader: what is under way is seen from the
+// members themselves.
+type life struct {
+	// failed are versions with which a member didn't get well.
+	failed []string
+	// compactedTo is the revision of the compaction since etcd last ran out of room.
+	compactedTo int64
+	compactedAt time.Time
+	// rewritten are the nodes whose databases have been rewritten since then. All three are guarded by the leadership's mu.
+	rewritten []cluster.NodeID
+	// rewriting is the node whose database is being rewritten, guarded by the leadership's mu.
+	rewriting cluster.NodeID
+	// reached says whether nodes that may join can be reached by the members.
+	reached map[cluster.NodeID]reached
+}
+
+// readSettings reads what the operator has chosen of etcd's settings.
+func (l *leadership) readSettings(ctx context.Context, obj catalog.Object) error {
+	s := &l.store
+	if !obj.Exists() {
+		s.Settings, s.SettingsError = nil, ""
+		return nil
+	}
+	got, _, err := l.m.cfg.Catalog.Settings(ctx)
+	var bad *catalog.ObjectError
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		s.Settings, s.SettingsError = nil, ""
+	case errors.As(err, &bad):
+		s.Settings, s.SettingsError = nil, err.Error()
+	case err != nil:
+		return err
+	default:
+		s.Settings, s.SettingsError = got, ""
+	}
+	return nil
+}
+
+// observeLife fills in what this leadership remembers.
+func (l *leadership) observeLife(o *plan.Observation) {
+	full := slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool {
+		return slices.ContainsFunc(n.Etcd.Alarms, func(a cluster.Alarm) bool { return a.Type == cluster.AlarmNoSpace })
+	})
+	answer := slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool { return n.Etcd.Healthy })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if answer && !full {
+		l.tending.compactedTo, l.tending.rewritten = 0, nil
+	}
+	o.VersionsFailed, o.CompactedTo, o.CompactedAt, o.Rewritten = l.tending.failed, l.tending.compactedTo, l.tending.compactedAt, slices.Clone(l.tending.rewritten)
+	for i := range o.Nodes {
+		if o.Nodes[i].ID == l.tending.rewriting && o.Nodes[i].Busy == "" {
+			o.Nodes[i].Busy = "defragment" // it was asked to, and its answer is older than that
+		}
+	}
+}
+
+// tend carries out what keeps a cluster that serves in shape.
+func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Action) error {
+	if err := l.fence(ctx); err != nil {
+		return err
+	}
+	l.changed = true
+	switch a := a.(type) {
+	case plan.RestartMember:
+		return l.restartMember(ctx, o, a)
+	case plan.StopMember:
+		return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StopMember{StopMember: &protosv1.StopMember{Reason: a.Reason}}})
+	case plan.Defragment:
+		l.startDefragment(ctx, a.Node)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, quickAction)
+	defer cancel()
+	lead, _ := speakers(o)
+	if lead == nil {
+		return errors.New("no healthy member to ask")
+	}
+	c, err := l.dial(lead)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	switch a := a.(type) {
+	case plan.EnableDowngrade:
+		return c.Downgrade(ctx, etcd.DowngradeEnable, a.Version)
+	case plan.CancelDowngrade:
+		return c.Downgrade(ctx, etcd.DowngradeCancel, "")
+	case plan.Compact:
+		if err := c.Compact(ctx, a.Revision, true); err != nil {
+			return err
+		}
+		klog.Infof("compacted etcd's history up to revision %d", a.Revision)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.tending.compactedTo, l.tending.compactedAt = a.Revision, time.Now()
+		return nil
+	case plan.Disarm:
+		if err := c.Disarm(ctx, a.Alarm); err != nil {
+			return err
+		}
+		klog.Infof("took back etcd's alarm %s of member %s", a.Alarm.Type, a.Alarm.Member)
+		return nil
+	}
+	return nil
+}
+
+// restartMember has a node restart its etcd in another version or with other settings.
+func (l *leadership) restartMember(ctx context.Context, o *plan.Observation, a plan.RestartMember) error {
+	req := &protosv1.StartEtcd{State: wire.StateToProto(&a.State), Restart: true}
+	if a.Settings != nil {
+		req.Settings = &protosv1.Settings{Values: a.Settings}
+	}
+	if err := l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: req}}); err != nil {
+		return err
+	}
+	if n := o.Node(a.Node); a.Why == "fall-back" && n != nil && n.State != nil {
+		l.tending.failed = append(l.tending.failed, n.State.EtcdVersion)
+	}
+	return nil
+}
+
+// startDefragment has a node rewrite its database beside the loop, which takes as long as it takes.
+func (l *leadership) startDefragment(ctx context.Context, id cluster.NodeID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tending.rewriting != "" {
+		return
+	}
+	l.tending.rewriting = id
+	l.wg.Go(func() {
+		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Defragment{Defragment: &protosv1.Defragment{}}}, slowAction, nil)
+		if err != nil && ctx.Err() == nil {
+			klog.Errorf("the database of node %s could not be rewritten: %v", id, err)
+			l.pause(ctx, 10*time.Second)
+		}
+		l.mu.Lock()
+		l.tending.rewriting = ""
+		if err == nil && l.tending.compactedTo != 0 {
+			l.tending.rewritten = append(l.tending.rewritten, id)
+		}
+		l.mu.Unlock()
+		l.poke()
+	})
+}

@@ -1,0 +1,106 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+// reachAgain is how long the answer holds whether a node's peer URLs can be reached.
+const reachAgain = 10 * time.Second
+
+// reached is what was found out about a node's peer URLs.
+type reached struct {
+	urls    string
+	at      time.Time
+	problem string
+}
+
+// probeURLs finds out whether the peer URLs that are to go into the member list can be reached from every member: a wrong one there can cost the
+// quorum. It asks only when one may be due: a node without data where members are wanted, or a node with other URLs than its member has.
+func (l *leadership) probeURLs(ctx context.Context, o *plan.Observation, spec *cluster.Spec) {
+	var members []cluster.Member
+	var hosts []cluster.NodeID
+	for _, n := range o.Nodes {
+		if n.Etcd.Healthy && !n.Etcd.Learner {
+			members = n.Etcd.Members
+			hosts = append(hosts, n.ID)
+		}
+	}
+	if len(members) == 0 || spec == nil {
+		return
+	}
+	for _, n := range o.Nodes {
+		i := slices.IndexFunc(members, func(m cluster.Member) bool { return m.ID == n.Etcd.MemberID || m.Name == string(n.ID) })
+		joins := n.State == nil && i < 0 && len(members) < spec.MemberCount
+		moved := n.State != nil && i >= 0 && !slices.Equal(members[i].PeerURLs, n.Self.PeerURLs)
+		if !joins && !moved {
+			continue
+		}
+		if problem := l.reach(ctx, n, hosts); problem != "" {
+			if o.ProbeErrors == nil {
+				o.ProbeErrors = map[cluster.NodeID]string{}
+			}
+			o.ProbeErrors[n.ID] = problem
+		}
+	}
+}
+
+// reach asks all the hosts at once whether they reach a node, or remembers it.
+func (l *leadership) reach(ctx context.Context, n cluster.NodeStatus, hosts []cluster.NodeID) string {
+	urls := strings.Join(n.Self.PeerURLs, ",")
+	if r, ok := l.tending.reached[n.ID]; ok && r.urls == urls && time.Since(r.at) < reachAgain {
+		return r.problem
+	}
+	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
+	defer cancel()
+	var mu sync.Mutex
+	var problems []string
+	var wg sync.WaitGroup
+	for _, from := range hosts {
+		wg.Go(func() {
+			if p := l.reachFrom(ctx, from, n.Self.PeerURLs); p != "" {
+				mu.Lock()
+				defer mu.Unlock()
+				problems = append(problems, fmt.Sprintf("from node %s: %s", from, p))
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(problems)
+	if l.tending.reached == nil {
+		l.tending.reached = map[cluster.NodeID]reached{}
+	}
+	problem := strings.Join(problems, "; ")
+	if problem != "" {
+		problem = "its peer URLs can't be reached " + problem
+	}
+	l.tending.reached[n.ID] = reached{urls, time.Now(), problem}
+	return problem
+}
+
+// reachFrom asks one node. A manager that doesn't know the question has no say.
+func (l *leadership) reachFrom(ctx context.Context, id cluster.NodeID, urls []string) string {
+	c, err := l.m.cfg.Peers.Conn(id)
+	if err != nil {
+		return err.Error()
+	}
+	r, err := protosv1.NewNodeServiceClient(c).Reach(ctx, &protosv1.ReachRequest{ClusterName: l.m.cfg.ClusterName, Urls: urls})
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return ""
+	case err != nil:
+		return "it doesn't say"
+	}
+	return r.GetProblem()
+}

@@ -1,0 +1,137 @@
+package manager
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
+)
+
+const (
+	// verifySettle is how long a new leader waits before it looks whether a proof is due; verifyAgain when it was postponed, or failed for a reason that may pass.
+	verifySettle = time.Minute
+	verifyAgain  = 10 * time.Minute
+)
+
+// ProofReport is what is known of the last proof of a backup.
+type ProofReport struct {
+	// Backup is what was proven, At when; both are zero if none ever was.
+	Backup string
+	At     time.Time
+	// Bad says why the backup is bad, ChainProblem why it could not be reached from the one before it; empty if all is well.
+	Bad, ChainProblem string
+	Took              time.Duration
+	// Postponed says why the proof that is due was not done.
+	Postponed string
+}
+
+// restful is the node on which a backup may be proven now, or "": nothing else is going on, all is well, and it doesn't lead etcd if another one can.
+func restful(o *plan.Observation, spec *cluster.Spec) cluster.NodeID {
+	if !steady(o, spec) {
+		return ""
+	}
+	first, second := speakers(o)
+	switch {
+	case second != nil:
+		return second.ID
+	case first != nil:
+		return first.ID
+	}
+	return ""
+}
+
+// verifyBackups proves the newest backup every so often, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
+func (l *leadership) verifyBackups(ctx context.Context) {
+	interval := l.m.cfg.VerifyInterval
+	if interval <= 0 {
+		return
+	}
+	for wait := min(verifySettle, interval); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		var err error
+		if wait, err = l.verifyIfDue(ctx, interval); err != nil && ctx.Err() == nil {
+			wait = min(verifyAgain, interval)
+			klog.Warningf("no backup is proven now, next attempt in %s: %v", wait, err)
+			l.m.setProof(func(p *ProofReport) { p.Postponed = err.Error() })
+		}
+	}
+}
+
+// verifyIfDue returns when to look again.
+func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration) (time.Duration, error) {
+	list, err := l.m.cfg.Catalog.Backups(ctx)
+	if err != nil {
+		return 0, err
+	}
+	newest, ok := list.Newest()
+	if !ok {
+		return min(verifyAgain, interval), nil
+	}
+	if last, ok := list.LastTried(); ok {
+		l.tellProof(ctx, last)
+		if due := last.ProofAt.Add(interval); time.Now().Before(due) {
+			return time.Until(due), nil
+		}
+	}
+	l.mu.Lock()
+	node := l.restful
+	l.mu.Unlock()
+	if node == "" {
+		return 0, fmt.Errorf("postponed: the cluster is not at rest")
+	}
+	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: newest.Name}}}, slowAction, nil)
+	if err != nil {
+		return 0, err
+	}
+	return interval, l.recordProof(ctx, newest.Name, e.GetVerified())
+}
+
+// tellProof reports what an earlier leader has found out.
+func (l *leadership) tellProof(ctx context.Context, b catalog.Backup) {
+	p, err := l.m.cfg.Catalog.Proof(ctx, b.Name)
+	if err != nil {
+		return // it is only shown
+	}
+	l.m.setProof(func(r *ProofReport) { *r = proofReport(b.Name, p) })
+}
+
+func proofReport(name string, p catalog.Proof) ProofReport {
+	r := ProofReport{Backup: name, At: p.At, Took: p.Duration}
+	if p.Outcome == catalog.Disproven {
+		r.Bad = p.Error
+	} else {
+		r.ChainProblem = p.Error
+	}
+	return r
+}
+
+// recordProof puts what was found beside the backup. A backup that is sound though it can't be reached from the one before it is proven: it can be restored.
+func (l *leadership) recordProof(ctx context.Context, name string, v *protosv1.VerifiedBackup) error {
+	p := catalog.Proof{At: time.Now().UTC(), Outcome: catalog.Proven, Base: v.GetBase(), Segments: int(v.GetSegments()), Incarnation: catalog.Incarnation(v.GetIncarnation()),
+		Revision: v.GetRevision(), Hash: v.GetHash(), Duration: time.Duration(v.GetDurationNanos()), Error: v.GetChainProblem(), ToolVersion: l.m.cfg.Changes.ToolVersion}
+	if v.GetBad() != "" {
+		p.Outcome, p.Error = catalog.Disproven, v.GetBad()
+		klog.Errorf("backup %s is BAD: %s; another one is taken at once", name, v.GetBad())
+		l.wantBackup("the newest backup was found to be bad")
+	} else if p.Error != "" {
+		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, p.Error)
+	}
+	l.m.setProof(func(r *ProofReport) { *r = proofReport(name, p) })
+	return l.m.cfg.Catalog.PutProof(ctx, name, p)
+}
+
+func (m *Manager) setProof(change func(*ProofReport)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change(&m.proof)
+}

@@ -1,0 +1,244 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// applySettings puts what the operator has chosen into etcd's configuration. The manager's own flags and the user's ETCD_ variables win.
+func applySettings(cfg *etcd.Config, s cluster.Settings) {
+	number := func(name string) int64 {
+		n, err := strconv.ParseInt(s[name], 10, 64)
+		if err != nil {
+			return 0
+		}
+		return n
+	}
+	cfg.QuotaBytes = number(cluster.SettingQuota)
+	cfg.SnapshotCount = uint64(number(cluster.SettingSnapshotCount))
+	cfg.Heartbeat = time.Duration(number(cluster.SettingHeartbeat)) * time.Millisecond
+	cfg.ElectionTimeout = time.Duration(number(cluster.SettingElection)) * time.Millisecond
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = s[cluster.SettingCompactionMode], s[cluster.SettingCompactionRetention]
+	if urls := s[cluster.SettingMetricsURLs]; urls != "" && cfg.ListenMetricsURLs == nil {
+		cfg.ListenMetricsURLs = strings.Split(urls, ",")
+	}
+}
+
+// provable makes sure that what is to run can run, before what runs is stopped or the state file names it: the binary is there, and tells its
+// version.
+func (a *Agent) provable(ctx context.Context, s *cluster.EtcdState) error {
+	a.mu.Lock()
+	same := a.state != nil && a.state.EtcdVersion == s.EtcdVersion
+	a.mu.Unlock()
+	if same {
+		return nil
+	}
+	bin, err := a.cfg.Binaries.Nearest(s.EtcdVersion)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := bin.Prove(ctx); err != nil {
+		return fmt.Errorf("what runs is left alone: %w", err)
+	}
+	return nil
+}
+
+// executable leaves out the versions whose executable isn't one for this machine, and says so once. Each is run when it is first seen, and again
+// when it was replaced.
+func (a *Agent) executable(versions []string) []string {
+	return slices.DeleteFunc(slices.Clone(versions), func(v string) bool {
+		bin, err := a.cfg.Binaries.Find(v)
+		if err != nil {
+			return true
+		}
+		if bin.Compiled {
+			return false
+		}
+		info, err := os.Stat(bin.Path)
+		if err != nil {
+			return true
+		}
+		key := fmt.Sprint(bin.Path, info.Size(), info.ModTime().UnixNano())
+		a.mu.Lock()
+		said, known := a.proven[key]
+		a.mu.Unlock()
+		if known {
+			return said != ""
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // what is found out is kept for all who ask, so no request of theirs ends it
+		defer cancel()
+		if err := bin.Prove(ctx); err != nil {
+			said = err.Error()
+			klog.Warningf("etcd %s is not used: %s", v, said)
+		}
+		a.mu.Lock()
+		a.proven[key] = said
+		a.mu.Unlock()
+		return said != ""
+	})
+}
+
+// takeSettings remembers the settings that the leader gives. mu is held.
+func (a *Agent) takeSettings(s cluster.Settings) error {
+	if a.j.Settings.Equal(s) {
+		return nil
+	}
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("settings: %w: %w", err, cluster.ErrPermanent)
+	}
+	j := a.j
+	j.Settings = s
+	return a.setJournal(j)
+}
+
+// noteOutdated finds out whether the process runs as it would be started now. procMu is held.
+func (a *Agent) noteOutdated() {
+	a.mu.Lock()
+	p, s := a.proc, a.state.Clone()
+	a.mu.Unlock()
+	outdated := false
+	if p != nil && s != nil {
+		cmd, err := a.commandLine(s)
+		outdated = err == nil && p.Info().Fingerprint != cmd.Fingerprint
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.outdated != outdated {
+		a.outdated = outdated
+		a.bump()
+	}
+}
+
+// startedAs is the state with which an etcd was started, as far as its command line tells: the flags of today may name other URLs, or TLS
+// where it was started without.
+func (a *Agent) startedAs(s *cluster.EtcdState, argv []string) *cluster.EtcdState {
+	as := s.Clone()
+	self := as.Node(a.cfg.Self.Name)
+	value := func(name string) []string {
+		for _, w := range argv {
+			if v, ok := strings.CutPrefix(w, "--"+name+"="); ok && v != "" {
+				return strings.Split(v, ",")
+			}
+		}
+		return nil
+	}
+	peers, clients := value("initial-advertise-peer-urls"), value("advertise-client-urls")
+	if self == nil || peers == nil || clients == nil {
+		return nil
+	}
+	self.PeerURLs, self.TLS = peers, value("cert-file") != nil
+	as.Quarantined = samePorts(clients, self.QuarantinedClientURLs)
+	if as.Quarantined {
+		self.QuarantinedClientURLs = clients
+	} else {
+		self.ClientURLs = clients
+	}
+	return as
+}
+
+func samePorts(a, b []string) bool {
+	port := func(s string) string {
+		u, err := url.Parse(s)
+		if err != nil {
+			return s
+		}
+		return u.Port()
+	}
+	return slices.EqualFunc(a, b, func(x, y string) bool { return port(x) == port(y) })
+}
+
+// defragment rewrites the database. The leadership moves away first, as this etcd answers nobody meanwhile.
+func (a *Agent) defragment(ctx context.Context) error {
+	a.mu.Lock()
+	s, c := a.procAs.Clone(), a.client
+	a.mu.Unlock()
+	if s == nil {
+		return fmt.Errorf("etcd isn't running here")
+	}
+	a.moveLeader(ctx, c)
+	own, err := a.dial(s) // a connection of its own: a health check must not wait behind it
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	before, err := own.Status(ctx)
+	if err != nil {
+		return err
+	}
+	started := time.Now()
+	if err := own.Defragment(ctx); err != nil {
+		return err
+	}
+	after, err := own.Status(ctx)
+	if err != nil {
+		return err
+	}
+	klog.Infof("defragmented etcd's database: %d MiB before, %d MiB now, took %s", before.DBSize>>20, after.DBSize>>20, time.Since(started).Round(time.Millisecond))
+	a.probe(ctx, 0)
+	return nil
+}
+
+// usualQuota is etcd's own bound of the database.
+const usualQuota = 2 << 30
+
+// quota is how large the database may become, where etcd doesn't tell (before 3.6). mu is held.
+func (a *Agent) quota() int64 {
+	if n, err := strconv.ParseInt(a.cfg.EtcdEnv["ETCD_QUOTA_BACKEND_BYTES"], 10, 64); err == nil && n > 0 {
+		return n
+	}
+	if n := a.j.Settings.Quota(); n > 0 {
+		return n
+	}
+	return usualQuota
+}
+
+// stopMember stops etcd at once and keeps it stopped.
+func (a *Agent) stopMember(ctx context.Context, reason string) error {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.setPaused(reason)
+	return a.stopLocked(ctx, reason, stopAtOnce)
+}
+
+func (a *Agent) setPaused(why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.paused = why
+}
+
+// digest stands for the content of a file; it is empty if there is none.
+func digest(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8])
+}
+
+// settingsPoll is how often it is looked whether etcd still runs as it would be started: the trusted CAs may have changed.
+const settingsPoll = 15 * time.Second
+
+// watchSettings looks until ctx ends.
+func (a *Agent) watchSettings(ctx context.Context) {
+	for sleep(ctx, settingsPoll) {
+		a.procMu.Lock()
+		a.noteOutdated()
+		a.procMu.Unlock()
+	}
+}

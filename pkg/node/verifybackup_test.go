@@ -1,0 +1,36 @@
+package node
+
+import (
+	"context"
+	"strings"
+	"testing"
+)
+
+// TestRestoreEndsAVerification: one backup is proven at a time, and a restore doesn't begin before what the proof had on the disk is gone.
+func TestRestoreEndsAVerification(t *testing.T) {
+	a := &Agent{}
+	ctx, end, err := a.beginVerification(t.Context())
+	must(t, err)
+	if _, _, err := a.beginVerification(t.Context()); err == nil || !strings.Contains(err.Error(), "another backup is being proven") {
+		t.Errorf("a second one: %v", err)
+	}
+	gone := false
+	go func() {
+		<-ctx.Done()
+		gone = true
+		end()
+	}()
+	must(t, a.endVerification(t.Context(), "op1"))
+	if !gone || !strings.Contains(context.Cause(ctx).Error(), "postponed: restore op1 has begun") {
+		t.Errorf("cleared away: %v, because %v", gone, context.Cause(ctx))
+	}
+	must(t, a.endVerification(t.Context(), "op1"))
+	_, end, err = a.beginVerification(t.Context())
+	must(t, err)
+	stuck, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.endVerification(stuck, "op2"); err == nil {
+		t.Error("a restore went on beside a proof that doesn't end")
+	}
+	end()
+}

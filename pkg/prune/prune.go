@@ -1,0 +1,187 @@
+// Package prune carries retention out: it gathers what pkg/plan needs to decide which backups and changes stay, explains every decision, and
+// deletes the rest in batches.
+//
+// It reads names wherever they are enough, and the manifests of only a few backups, which it remembers. It must never delete on a guess: what it can't find
+// out about, it leaves. What the store has under lock is no failure, and a store that denies deleting is asked again ever more rarely.
+package prune
+
+import (
+	"context"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// Bounds of one run; what is left over is for the next.
+const (
+	maxBackups  = 1000
+	maxSegments = 5000
+	// maxListed is how many old segments of an incarnation are looked at.
+	maxListed = 2 * maxSegments
+	// maxManifests is how many manifests are read that aren't known yet.
+	maxManifests = 60
+	// maxChains is how many stretches of changes are listed to find out whether a backup among them may go.
+	maxChains = 10
+)
+
+// Policy says how long things are kept.
+type Policy struct {
+	Backups plan.RetentionPolicy
+	// Changes is how long every change is kept; 0 means as long as a backup of each hour.
+	Changes time.Duration
+}
+
+func (p Policy) changes() time.Duration {
+	if p.Changes == 0 {
+		return p.Backups.Hourly
+	}
+	return p.Changes
+}
+
+// Exempt is what is needed for another reason.
+type Exempt struct {
+	// Backups says of backups by name why they stay.
+	Backups map[string]string
+	// Changes, if not empty, says why no changes are removed at all.
+	Changes string
+}
+
+// Pruner removes what isn't kept. It is for one goroutine at a time, and remembers what it has read from run to run.
+type Pruner struct {
+	catalog *catalog.Catalog
+	policy  Policy
+
+	bases  map[string]known
+	proofs map[string]knownProof
+	// locked is until when things are not tried again, by backup name or segment key.
+	locked map[string]time.Time
+	// stretch is what was listed last.
+	stretch stretch
+	// retryAt and wait are for a store that denies.
+	retryAt time.Time
+	wait    time.Duration
+}
+
+// known is what the manifest of a backup says; usable is false for one that changes can't be put on.
+type known struct {
+	usable   bool
+	cluster  catalog.Incarnation
+	revision int64
+}
+
+type knownProof struct {
+	at    time.Time
+	proof catalog.Proof
+}
+
+// New makes a pruner. It sends no request.
+func New(c *catalog.Catalog, p Policy) *Pruner {
+	return &Pruner{catalog: c, policy: p, bases: map[string]known{}, proofs: map[string]knownProof{}, locked: map[string]time.Time{}}
+}
+
+// Stored is the listing as retention sees it.
+func Stored(list catalog.BackupList) []plan.StoredBackup {
+	stored := make([]plan.StoredBackup, 0, len(list.Backups)+len(list.Leftovers))
+	for _, b := range list.Backups {
+		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Pinned: b.Pinned})
+	}
+	for _, b := range list.Leftovers {
+		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Modified})
+	}
+	return stored
+}
+
+// Now is the earlier one of this machine's clock and the store's: a clock that is ahead must not make things look old.
+func Now(list catalog.BackupList, now time.Time) time.Time {
+	if w := list.LastWritten(); !w.IsZero() && w.Before(now) {
+		return w
+	}
+	return now
+}
+
+// Decision says of a backup, or of a run of segments, whether it stays and why.
+type Decision struct {
+	// Backup is the name of one; empty for segments.
+	Backup string
+	// Incarnation, First, Last, Began and Ended tell which Segments of changes are meant. Open is true if there are more behind them, which weren't counted.
+	Incarnation catalog.Incarnation
+	First, Last int64
+	Ended       time.Time
+	Segments    int
+	Open        bool
+	// Size is in bytes.
+	Size   int64
+	Keep   bool
+	Reason string
+}
+
+// Plan is what a run would do.
+type Plan struct {
+	// Decisions are those about backups, the oldest first, and then those about changes.
+	Decisions []Decision
+	// Listed are the backups that there are, More is true if not everything that goes is in this run.
+	Listed catalog.BackupList
+	More   bool
+
+	backups  []string
+	segments []doomed
+	records  []catalog.Incarnation
+}
+
+type doomed struct {
+	incarnation catalog.Incarnation
+	names       []catalog.SegmentName
+}
+
+// Counts returns how many backups and segments go.
+func (p *Plan) Counts() (backups, segments int) {
+	for _, d := range p.segments {
+		segments += len(d.names)
+	}
+	return len(p.backups), segments
+}
+
+// Plan finds out what goes, and deletes nothing.
+func (p *Pruner) Plan(ctx context.Context, clock time.Time, ex Exempt) (*Plan, error) {
+	list, err := p.catalog.Backups(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &survey{p: p, now: Now(list, clock), clock: clock, list: list, stored: Stored(list), exempt: ex, plan: &Plan{Listed: list}}
+	p.forget(list, clock)
+	if err := s.gather(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.decideBackups(ctx); err != nil {
+		return nil, err
+	}
+	s.decideSegments()
+	if err := s.decideRecords(ctx); err != nil {
+		return nil, err
+	}
+	return s.plan, nil
+}
+
+// forget drops what is remembered of backups that are gone, and locks that have ended.
+func (p *Pruner) forget(list catalog.BackupList, now time.Time) {
+	there := map[string]bool{}
+	for _, b := range list.Backups {
+		there[b.Name] = true
+	}
+	for name := range p.bases {
+		if !there[name] {
+			delete(p.bases, name)
+		}
+	}
+	for name := range p.proofs {
+		if !there[name] {
+			delete(p.proofs, name)
+		}
+	}
+	for name, until := range p.locked {
+		if !now.Before(until) {
+			delete(p.locked, name)
+		}
+	}
+}

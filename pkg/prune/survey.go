@@ -1,0 +1,499 @@
+package prune
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// survey is one look at everything.
+type survey struct {
+	p          *Pruner
+	now, clock time.Time
+	list       catalog.BackupList
+	stored     []plan.StoredBackup
+	exempt     Exempt
+	logs       []*changeLog
+	plan       *Plan
+	// read and chains count what bounds them.
+	read, chains int
+	keeps        map[string]bool
+}
+
+// changeLog is what is known of an incarnation's segments.
+type changeLog struct {
+	id      catalog.Incarnation
+	old     []catalog.Segment
+	changes plan.Changes
+	// any is true if there is a segment, rest if old is not all that is old.
+	any, rest bool
+	// next is the first one that is young.
+	next *catalog.Segment
+}
+
+// clusterOf is the name that all lives of one etcd cluster's revisions begin with.
+func clusterOf(id catalog.Incarnation) catalog.Incarnation {
+	name, _, _ := strings.Cut(string(id), "-")
+	return catalog.Incarnation(name)
+}
+
+func (s *survey) cutoff() time.Time { return s.now.Add(-s.p.policy.changes()) }
+
+// gather lists the old segments, and finds the backups that changes begin at.
+func (s *survey) gather(ctx context.Context) error {
+	names, err := s.p.catalog.IncarnationNames(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range names {
+		l := &changeLog{id: id}
+		if err := s.oldSegments(ctx, l); err != nil {
+			return err
+		}
+		s.logs = append(s.logs, l)
+	}
+	if len(s.logs) == 0 {
+		return nil
+	}
+	if err := s.findAnchors(ctx); err != nil {
+		return err
+	}
+	return s.findProven(ctx)
+}
+
+// oldSegments lists up to the first segment that is young. Of very many only the first ones are remembered.
+func (s *survey) oldSegments(ctx context.Context, l *changeLog) error {
+	cutoff := s.cutoff()
+	for seg, err := range s.p.catalog.Segments(ctx, l.id, 0) {
+		if err != nil {
+			return err
+		}
+		l.any = true
+		if !seg.Ended.Before(cutoff) {
+			l.changes.Live, l.next = true, &seg
+			return nil
+		}
+		if len(l.old) >= maxListed {
+			l.rest, l.changes.Live = true, true // as if there were younger ones: only what is surely not needed goes
+			return nil
+		}
+		l.old = append(l.old, seg)
+	}
+	return nil
+}
+
+// base reads what a backup's manifest says. ok is false if no more may be read in this run.
+func (s *survey) base(ctx context.Context, name string) (k known, ok bool, err error) {
+	if k, ok := s.p.bases[name]; ok {
+		return k, true, nil
+	}
+	if s.read >= maxManifests {
+		return known{}, false, nil
+	}
+	s.read++
+	m, err := s.p.catalog.Manifest(ctx, name)
+	switch {
+	case err == nil:
+		k = known{usable: true, cluster: catalog.IncarnationOf(uint64(m.ClusterID)), revision: m.Revision}
+	case errors.Is(err, catalog.ErrNotFound), errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
+	default:
+		return known{}, false, err
+	}
+	s.p.bases[name] = k
+	return k, true, nil
+}
+
+// findAnchors looks for the newest backup from before the cutoff of each incarnation that has younger changes.
+func (s *survey) findAnchors(ctx context.Context) error {
+	var want []*changeLog
+	for _, l := range s.logs {
+		if l.changes.Live {
+			want = append(want, l)
+		}
+	}
+	for i := len(s.list.Backups) - 1; i >= 0 && len(want) > 0; i-- {
+		b := s.list.Backups[i]
+		// That it is old enough is the policy's to say.
+		if !b.HasManifest || plan.AnchorOf(s.cutoff(), []plan.ChangeBase{{Name: b.Name, Time: b.Time}}) == nil {
+			continue
+		}
+		k, ok, err := s.base(ctx, b.Name)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		want = slices.DeleteFunc(want, func(l *changeLog) bool {
+			if !k.usable || k.cluster != clusterOf(l.id) {
+				return false
+			}
+			l.changes.Bases = append(l.changes.Bases, plan.ChangeBase{Name: b.Name, Time: b.Time, Revision: k.revision})
+			s.markBase(b.Name)
+			return true
+		})
+	}
+	return nil
+}
+
+func (s *survey) markBase(name string) {
+	for i := range s.stored {
+		if s.stored[i].Name == name {
+			s.stored[i].Base = true
+		}
+	}
+}
+
+// findProven finds the chain of the newest proven backup.
+func (s *survey) findProven(ctx context.Context) error {
+	i := len(s.list.Backups) - 1
+	for ; i >= 0 && !s.list.Backups[i].Proven; i-- {
+	}
+	if i < 0 {
+		return nil
+	}
+	b := s.list.Backups[i]
+	have, ok := s.p.proofs[b.Name]
+	if !ok || !have.at.Equal(b.ProofAt) {
+		proof, err := s.p.catalog.Proof(ctx, b.Name)
+		if errors.Is(err, catalog.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("no changes are removed while it isn't known which the newest proof needs: %w", err)
+		}
+		have = knownProof{b.ProofAt, proof}
+		s.p.proofs[b.Name] = have
+	}
+	if have.proof.Base == "" {
+		return nil
+	}
+	k, ok, err := s.base(ctx, have.proof.Base)
+	if err != nil || !ok || !k.usable {
+		return err
+	}
+	s.markBase(have.proof.Base)
+	for _, l := range s.logs {
+		if l.id == have.proof.Incarnation {
+			l.changes.ProvenFrom, l.changes.ProvenTo = k.revision, have.proof.Revision
+		}
+	}
+	return nil
+}
+
+// decideBackups asks the policy, and keeps those to which it would be the only way to kept changes.
+func (s *survey) decideBackups(ctx context.Context) error {
+	decisions := plan.Retain(s.now, s.stored, s.p.policy.Backups)
+	byName := map[string]catalog.Backup{}
+	for _, b := range s.list.Backups {
+		byName[b.Name] = b
+	}
+	sizes := map[string]int64{}
+	for _, b := range s.list.Leftovers {
+		sizes[b.Name] = b.TotalSize
+	}
+	s.keeps = map[string]bool{}
+	for i, d := range decisions {
+		if why := s.exempt.Backups[d.Name]; !d.Keep && why != "" {
+			decisions[i].Keep, decisions[i].Reason = true, why
+		}
+		if until, ok := s.p.locked[d.Name]; !decisions[i].Keep && ok {
+			decisions[i].Keep, decisions[i].Reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
+		}
+		s.keeps[d.Name] = decisions[i].Keep
+	}
+	why, err := s.onlyWays(ctx, byName)
+	if err != nil {
+		return err
+	}
+	for _, d := range decisions {
+		size := sizes[d.Name]
+		if b, ok := byName[d.Name]; ok {
+			size = b.TotalSize
+		}
+		if w := why[d.Name]; w != "" {
+			d.Keep, d.Reason = true, w
+		}
+		switch {
+		case d.Keep:
+		case len(s.plan.backups) >= maxBackups:
+			s.plan.More = true
+			d.Reason += " (in a later run)"
+		default:
+			s.plan.backups = append(s.plan.backups, d.Name)
+		}
+		s.plan.Decisions = append(s.plan.Decisions, Decision{Backup: d.Name, Size: size, Keep: d.Keep, Reason: d.Reason})
+	}
+	return nil
+}
+
+// onlyWays looks at the backups that the policy gives up although changes behind them are kept: one that stands in an unbroken chain may go, one that is
+// the only way to what follows stays. It returns why those stay.
+func (s *survey) onlyWays(ctx context.Context, byName map[string]catalog.Backup) (map[string]string, error) {
+	why := map[string]string{}
+	if !slices.ContainsFunc(s.logs, func(l *changeLog) bool { return l.changes.Live }) {
+		return why, nil
+	}
+	var previous []catalog.Backup // those that stay, up to here
+	for i := 0; i < len(s.list.Backups); i++ {
+		b := s.list.Backups[i]
+		if s.keeps[b.Name] {
+			previous = append(previous, b)
+			continue
+		}
+		if !b.HasManifest || plan.AnchorOf(s.cutoff(), []plan.ChangeBase{{Name: b.Name, Time: b.Time}}) != nil {
+			continue // nothing that is kept begins at it
+		}
+		group := []catalog.Backup{b}
+		for i+1 < len(s.list.Backups) && !s.keeps[s.list.Backups[i+1].Name] {
+			i++
+			group = append(group, s.list.Backups[i])
+		}
+		if err := s.onlyWay(ctx, previous, group, why); err != nil {
+			return nil, err
+		}
+		for _, b := range group {
+			if why[b.Name] != "" {
+				previous = append(previous, b)
+			}
+		}
+	}
+	return why, nil
+}
+
+// onlyWay looks at backups that stand between two that stay.
+func (s *survey) onlyWay(ctx context.Context, previous, group []catalog.Backup, why map[string]string) error {
+	bases, err := s.usable(ctx, group, why)
+	if err != nil || len(bases) == 0 {
+		return err
+	}
+	if s.chains >= maxChains {
+		for _, b := range bases {
+			why[b.name] = "looked at in a later run: changes may begin at it"
+		}
+		s.plan.More = true
+		return nil
+	}
+	earlier := map[catalog.Incarnation]*plan.ChangeBase{}
+	for _, b := range bases {
+		if _, ok := earlier[b.cluster]; !ok {
+			if earlier[b.cluster], err = s.before(ctx, previous, b.cluster); err != nil {
+				return err
+			}
+		}
+	}
+	for i, b := range bases {
+		from := b.revision
+		if e := earlier[b.cluster]; e != nil {
+			from = e.Revision
+		}
+		needed, err := s.needed(ctx, b, earlier[b.cluster], from, bases[len(bases)-1].revision, i == 0)
+		if err != nil {
+			return err
+		}
+		if needed {
+			why[b.name] = "base of kept changes"
+			earlier[b.cluster] = &plan.ChangeBase{Name: b.name, Revision: b.revision}
+		}
+	}
+	return nil
+}
+
+type namedBase struct {
+	name string
+	known
+}
+
+// usable are those that changes can be put on.
+func (s *survey) usable(ctx context.Context, group []catalog.Backup, why map[string]string) ([]namedBase, error) {
+	var out []namedBase
+	for _, b := range group {
+		if !b.HasManifest {
+			continue
+		}
+		k, ok, err := s.base(ctx, b.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			why[b.Name] = "looked at in a later run: changes may begin at it"
+			s.plan.More = true
+		} else if k.usable {
+			out = append(out, namedBase{b.Name, k})
+		}
+	}
+	return out, nil
+}
+
+// lookBack is how many backups that stay are asked for one of the same cluster.
+const lookBack = 4
+
+// before finds the nearest earlier backup of the cluster that stays.
+func (s *survey) before(ctx context.Context, previous []catalog.Backup, id catalog.Incarnation) (*plan.ChangeBase, error) {
+	for i := len(previous) - 1; i >= max(0, len(previous)-lookBack); i-- {
+		if !previous[i].HasManifest {
+			continue
+		}
+		k, ok, err := s.base(ctx, previous[i].Name)
+		if err != nil || !ok {
+			return nil, err
+		}
+		if k.usable && k.cluster == id {
+			return &plan.ChangeBase{Name: previous[i].Name, Time: previous[i].Time, Revision: k.revision}, nil
+		}
+	}
+	return nil, nil
+}
+
+// beyond is how many segments behind a backup are listed: whether a chain goes through it is seen in the first ones.
+const beyond = 50
+
+// needed tells whether something can only be reached from b.
+func (s *survey) needed(ctx context.Context, b namedBase, earlier *plan.ChangeBase, from, until int64, first bool) (bool, error) {
+	later := plan.ChangeBase{Name: b.name, Revision: b.revision}
+	for _, l := range s.logs {
+		if clusterOf(l.id) != b.cluster || !l.changes.Live {
+			continue
+		}
+		if first {
+			s.chains++
+		}
+		segments, err := s.stretch(ctx, l.id, from, until)
+		if err != nil {
+			return false, err
+		}
+		if earlier == nil {
+			earlier = &plan.ChangeBase{Revision: -2} // leads nowhere
+		}
+		if !plan.Dispensable(later, *earlier, segments) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// stretch lists the segments from one revision to some way behind another.
+func (s *survey) stretch(ctx context.Context, id catalog.Incarnation, from, until int64) ([]plan.StoredSegment, error) {
+	if st := s.p.stretch; st.id == id && st.from == from && st.until == until && st.at.Equal(s.clock) {
+		return st.segments, nil
+	}
+	var out []plan.StoredSegment
+	behind := 0
+	for seg, err := range s.p.catalog.Segments(ctx, id, from) {
+		if err != nil {
+			return nil, err
+		}
+		if seg.First > until {
+			behind++
+		}
+		if behind > beyond {
+			break
+		}
+		out = append(out, storedSegment(seg))
+	}
+	s.p.stretch = stretch{id, from, until, s.clock, out}
+	return out, nil
+}
+
+// stretch is the last one that was listed, for the backups that stand in it.
+type stretch struct {
+	id          catalog.Incarnation
+	from, until int64
+	at          time.Time
+	segments    []plan.StoredSegment
+}
+
+func storedSegment(s catalog.Segment) plan.StoredSegment {
+	out := plan.StoredSegment{First: s.First, Last: s.Last, Ended: s.Ended, Sum: string(s.Sum)}
+	if !s.Begins() {
+		out.Previous = string(s.Previous)
+	}
+	return out
+}
+
+// decideSegments asks the policy about the old segments of each incarnation.
+func (s *survey) decideSegments() {
+	left := maxSegments
+	for _, l := range s.logs {
+		rule := plan.NewSegmentRule(s.now, s.p.policy.changes(), l.changes)
+		d := doomed{incarnation: l.id}
+		for _, seg := range l.old {
+			keep, reason := rule.Decide(storedSegment(seg))
+			if until, locked := s.p.locked[seg.Key()]; !keep && locked {
+				keep, reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
+			}
+			if !keep && s.exempt.Changes != "" {
+				keep, reason = true, s.exempt.Changes
+			}
+			switch {
+			case keep:
+			case left == 0:
+				s.plan.More = true
+				reason += " (in a later run)"
+			default:
+				left--
+				d.names = append(d.names, seg.SegmentName)
+			}
+			s.note(seg, keep, reason)
+		}
+		if len(d.names) > 0 {
+			s.plan.segments = append(s.plan.segments, d)
+		}
+		switch {
+		case l.rest:
+			s.plan.More = true
+			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.old[len(l.old)-1].Last + 1, Open: true, Keep: true, Reason: "looked at in a later run"})
+		case l.next != nil:
+			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.next.First, Open: true, Keep: true, Reason: "younger than what is kept of changes"})
+		}
+	}
+}
+
+// note puts a segment's decision to that of the one before if it is the same.
+func (s *survey) note(seg catalog.Segment, keep bool, reason string) {
+	if n := len(s.plan.Decisions); n > 0 {
+		if d := &s.plan.Decisions[n-1]; d.Incarnation == seg.Incarnation && d.Keep == keep && d.Reason == reason {
+			d.Last, d.Ended, d.Segments, d.Size = max(d.Last, seg.Last), seg.Ended, d.Segments+1, d.Size+seg.Size
+			return
+		}
+	}
+	s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: seg.Incarnation, First: seg.First, Last: seg.Last, Ended: seg.Ended,
+		Segments: 1, Size: seg.Size, Keep: keep, Reason: reason})
+}
+
+// decideRecords gives up the records of incarnations of which nothing is left: no segment, and no backup from before another one began.
+func (s *survey) decideRecords(ctx context.Context) error {
+	empty := map[catalog.Incarnation]bool{}
+	for _, l := range s.logs {
+		if !l.any {
+			empty[l.id] = true
+		}
+	}
+	if len(empty) == 0 || len(s.logs) < 2 || len(s.list.Backups) == 0 {
+		return nil
+	}
+	records, problems, err := s.p.catalog.Incarnations(ctx)
+	if err != nil || len(problems) > 0 {
+		return err
+	}
+	oldest := slices.MinFunc(s.list.Backups, func(a, b catalog.Backup) int { return cmp.Compare(a.Time.Unix(), b.Time.Unix()) }).Time
+	for i, r := range records {
+		over := slices.ContainsFunc(records[i+1:], func(later catalog.IncarnationRecord) bool {
+			return later.Began.After(r.Began) && later.Began.Before(oldest)
+		})
+		if !empty[r.ID] || r.Began.IsZero() || !over {
+			continue
+		}
+		s.plan.records = append(s.plan.records, r.ID)
+		s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: r.ID, Reason: "its record: neither a change nor a backup of it is left"})
+	}
+	return nil
+}

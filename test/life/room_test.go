@@ -1,0 +1,121 @@
+package life
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/etcd-manager/etcd-manager/test/harness"
+)
+
+// fill writes values of 256 KiB until there are n, always over the same few keys, so that most of it is history. It returns how many were taken
+// before etcd refused.
+func fill(t *testing.T, c *harness.Cluster, n int) int {
+	t.Helper()
+	client := c.Client()
+	value := make([]byte, 256<<10)
+	for i := range n {
+		for j := range value {
+			value[j] = byte('a' + rand.IntN(26))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := client.Put(ctx, fmt.Sprintf("/big/%d", i%4), string(value))
+		cancel()
+		if errors.Is(err, rpctypes.ErrNoSpace) {
+			return i
+		}
+		must(t, err)
+	}
+	return n
+}
+
+// TestNoSpace fills a database up to a small quota. It comes back by itself, and says so.
+func TestNoSpace(t *testing.T) {
+	c := harness.Start(t, harness.Options{Args: args()})
+	configure(t, c, "--set=quota-backend-bytes=32MiB")
+	waitFlag(t, c, "--quota-backend-bytes=33554432", true)
+	wrote := fill(t, c, 1000)
+	if wrote == 1000 {
+		t.Fatal("etcd never refused a write")
+	}
+	t.Logf("etcd refused the write after %d of 256 KiB", wrote)
+	start := time.Now()
+	client := c.Client()
+	c.WaitFor("writes again", 2*time.Minute, func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if _, err := client.Put(ctx, "/after", "room"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	t.Logf("etcd takes writes again after %s", time.Since(start).Round(time.Millisecond))
+	for _, text := range []string{"its history goes first -> compact", "inside the database of node", "there is room again", "took back etcd's alarm NOSPACE"} {
+		c.WaitLog(10*time.Second, text)
+	}
+	c.WaitHealthy(3)
+	if got, _ := c.ReadAll("/big/"); len(got) != 4 {
+		t.Errorf("%d of 4 keys are there", len(got))
+	}
+	noneReplaced(t, c)
+}
+
+// TestNoSpaceData fills a database with data that no compaction makes smaller: a person has to raise the quota, and that is said.
+func TestNoSpaceData(t *testing.T) {
+	c := harness.Start(t, harness.Options{Args: args()})
+	configure(t, c, "--set=quota-backend-bytes=16MiB")
+	waitFlag(t, c, "--quota-backend-bytes=16777216", true)
+	client := c.Client()
+	value := strings.Repeat("x", 256<<10)
+	for i := range 1000 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := client.Put(ctx, fmt.Sprintf("/data/%d", i), value)
+		cancel()
+		if errors.Is(err, rpctypes.ErrNoSpace) {
+			break
+		}
+		must(t, err)
+	}
+	c.WaitFor("the leader to ask for a higher quota", 2*time.Minute, func() string {
+		v, err := c.WaitLeader().Status(t.Context())
+		if err != nil || !v.Alarm || !strings.Contains(v.Doing, "--set=quota-backend-bytes=") {
+			return v.Doing
+		}
+		t.Log(v.Doing)
+		return ""
+	})
+	configure(t, c, "--set=quota-backend-bytes=64MiB")
+	c.Put("/after", "room")
+	waitFlag(t, c, "--quota-backend-bytes=67108864", true)
+	c.WaitHealthy(3)
+}
+
+// TestDefragment makes holes in the databases, which are rewritten one after the other.
+func TestDefragment(t *testing.T) {
+	c := harness.Start(t, harness.Options{Args: args("--defrag-threshold=0.5")})
+	measured(t, c, "defragmentation", func() {
+		fill(t, c, 160)
+		client := c.Client()
+		r, err := client.Get(t.Context(), "/big/0")
+		must(t, err)
+		_, err = client.Compact(t.Context(), r.Header.Revision)
+		must(t, err)
+		c.WaitFor("small databases", 2*time.Minute, func() string {
+			for _, n := range c.Nodes {
+				v, err := n.Status(t.Context())
+				if err != nil || v.Etcd.DBSize > 16<<20 {
+					return fmt.Sprintf("node %s: %v", n.Name, v.Etcd.DBSize)
+				}
+			}
+			return ""
+		})
+	})
+	noneReplaced(t, c)
+	c.WaitHealthy(3)
+}
