@@ -347,8 +347,8 @@ func (r *rules) dead(m cluster.Member) string {
 			return fmt.Sprintf("node %s is at the address of member %s, with an empty disk and another name, so the member can't come back", x.ID, label(m))
 		}
 		miss := r.gone(m)
-		if miss < r.p.MemberDeadline || r.o.SettledFor < min(r.p.FormGrace, r.p.MemberDeadline) {
-			return "" // nodes that come back after a partition don't do so in the same instant
+		if miss < r.p.MemberDeadline || !r.settled() {
+			return ""
 		}
 		return fmt.Sprintf("member %s hasn't answered for %s", label(m), round(miss))
 	}
@@ -367,10 +367,16 @@ func (r *rules) dead(m cluster.Member) string {
 		return "" // strayNode decides over its data first
 	case !n.DataPresent && !n.Etcd.Running:
 		return fmt.Sprintf("the data dir of node %s is gone, so member %s can't come back", n.ID, m.ID)
-	case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
+	case n.Etcd.UnhealthyFor >= r.p.MemberDeadline && r.settled():
 		return fmt.Sprintf("member %s on node %s has been unhealthy for %s: %s", m.ID, n.ID, round(n.Etcd.UnhealthyFor), cmp.Or(n.Etcd.Error, "no reason known"))
 	}
 	return ""
+}
+
+// settled tells whether the same nodes have answered for a while. Those that a partition kept apart don't come back in the same instant,
+// and a member that was cut off from the others has been unhealthy ever since, but is well a moment after it reaches them.
+func (r *rules) settled() bool {
+	return r.o.SettledFor >= min(r.p.FormGrace, r.p.MemberDeadline)
 }
 
 // successor is an empty node under another name at the member's own address: the machine has lost its name with its disk. Nobody else

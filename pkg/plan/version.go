@@ -346,7 +346,7 @@ func (r *rules) fallBack() (Decision, bool) {
 		others = n.Etcd.Version
 	}
 	old, err := cluster.ParseVersion(others)
-	if err != nil {
+	if err != nil || !r.settled() {
 		return none, false
 	}
 	for _, n := range r.v.nodes {
