@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -273,6 +274,42 @@ func TestSpillSurvives(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*", "*")); err != nil || len(left) > 0 {
 		t.Errorf("%v lie there still, %v", left, err)
+	}
+}
+
+// TestSpillLost has what waits on the disk for the store deleted or damaged: nothing false is stored, and what is lost is asked for again.
+func TestSpillLost(t *testing.T) {
+	for name, hurt := range map[string]func(path string) error{
+		"deleted": os.Remove,
+		"damaged": func(path string) error { return os.WriteFile(path, []byte("not what was written"), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "etcd-3.6", "3.6.16")
+			taken := w.backUpAfterGaps()
+			dir := t.TempDir()
+			r, stop := w.record(func(c *Config) { c.Dir, c.Interval = dir, 100*time.Millisecond })
+			eventually(t, "the first backup", func() bool { return len(taken()) == 1 })
+			w.archived(r, w.put("/a", "1"))
+			remove := w.store.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
+			var last int64
+			eventually(t, "segments are on the disk", func() bool {
+				last = w.put("/b", fmt.Sprint(last))
+				time.Sleep(20 * time.Millisecond)
+				return r.Status().Spilled > 1000
+			})
+			files, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+			must(t, err)
+			must(t, hurt(files[len(files)/2]))
+			remove()
+			eventually(t, "the loss is said", func() bool { return strings.Contains(r.Status().Error, errLost.Error()) })
+			stop()
+			r, _ = w.record(func(c *Config) { c.Dir = dir })
+			w.archived(r, last)
+			w.whole(r)
+			if s := r.Status(); s.Gaps != 0 || len(taken()) != 1 {
+				t.Errorf("%+v, %v", s, taken())
+			}
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package changelog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand"
 	"net"
@@ -168,7 +169,7 @@ func (w *world) record(change func(*Config)) (*Recorder, func()) {
 		if !ended {
 			ended = true
 			cancel()
-			if err := <-done; err != nil {
+			if err := <-done; err != nil && !errors.Is(err, errLost) {
 				w.t.Error(err)
 			}
 		}

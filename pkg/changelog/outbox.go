@@ -17,6 +17,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
+// errLost means that a segment that waited on the disk isn't there any more as it was written.
+var errLost = errors.New("changes that waited on this disk for the store can't be read; they are asked for again")
+
 // errFull means that no more segments can be kept until the store takes some.
 var errFull = errors.New("no more changes can be kept here until the store takes some")
 
@@ -47,9 +50,10 @@ type outbox struct {
 	count  int64
 	bytes  int64
 	wake   chan struct{}
-	// taken is closed when the store has taken one, emptied when it has taken the last one.
+	// taken is closed when the store has taken one, emptied when it has taken the last one, lost when one can't be read any more.
 	taken    chan struct{}
 	emptied  chan struct{}
+	lost     chan struct{}
 	storedAt time.Time
 }
 
@@ -64,7 +68,7 @@ func newOutbox(c *catalog.Catalog, i catalog.Incarnation, dir string, limit int6
 	if dir != "" {
 		dir = filepath.Join(dir, string(i))
 	}
-	return &outbox{catalog: c, incarnation: i, dir: dir, limit: limit, wake: make(chan struct{}, 1), taken: make(chan struct{}), emptied: make(chan struct{})}
+	return &outbox{catalog: c, incarnation: i, dir: dir, limit: limit, wake: make(chan struct{}, 1), taken: make(chan struct{}), emptied: make(chan struct{}), lost: make(chan struct{})}
 }
 
 func (o *outbox) path(n catalog.SegmentName) string { return filepath.Join(o.dir, n.String()) }
@@ -195,7 +199,7 @@ func (o *outbox) sound(n catalog.SegmentName) bool {
 	return err == nil && catalog.NewSegmentSum(sumOf(data)) == n.Sum
 }
 
-// deliver stores what is there, in order, until ctx ends. Only a store that takes a segment brings it to the next one.
+// deliver stores what is there, in order, until ctx ends or one is lost. Only a store that takes a segment brings it to the next one.
 func (o *outbox) deliver(ctx context.Context) {
 	const first, last = 250 * time.Millisecond, 15 * time.Second
 	delay := time.Duration(0)
@@ -214,6 +218,10 @@ func (o *outbox) deliver(ctx context.Context) {
 		if err == nil {
 			delay = 0
 			continue
+		}
+		if errors.Is(err, errLost) {
+			close(o.lost)
+			return
 		}
 		delay = min(max(first, 2*delay), last)
 		select {
@@ -236,8 +244,11 @@ func (o *outbox) store(ctx context.Context, it outItem) error {
 	data := it.data
 	if data == nil {
 		var err error
-		if data, err = os.ReadFile(o.path(it.name)); err != nil {
-			return fmt.Errorf("read spilled changes: %w", err)
+		if data, err = readSpilled(o, it.name); err != nil {
+			return fmt.Errorf("%w: %w", errLost, err)
+		}
+		if catalog.NewSegmentSum(sumOf(data)) != it.name.Sum {
+			return fmt.Errorf("%w: %s is damaged", errLost, o.path(it.name))
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, putTimeout+time.Duration(len(data)>>20)*time.Second)
@@ -282,6 +293,8 @@ func (o *outbox) drain(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("%d segments wait for the store: %w", left, context.Cause(ctx)), err)
+		case <-o.lost:
+			return err
 		case <-emptied:
 		}
 	}

@@ -192,8 +192,8 @@ var ErrOtherCluster = errors.New("another etcd cluster answers now")
 // flushTimeout is how long Run goes on when its context has ended, to store what came last.
 const flushTimeout = 3 * time.Second
 
-// Run records until ctx ends; then it stores what it has, for a few seconds at most. It ends with ErrOtherCluster when the cluster is another one;
-// everything else is tried again.
+// Run records until ctx ends; then it stores what it has, for a few seconds at most. It ends with ErrOtherCluster when the cluster is another one, and
+// when what it had spilled can't be read any more: another recorder begins where the store ends. Everything else is tried again.
 func (r *Recorder) Run(ctx context.Context) error {
 	const first, last = 250 * time.Millisecond, 10 * time.Second
 	var wg sync.WaitGroup
@@ -208,7 +208,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 			r.finish(ctx)
 			return nil
 		}
-		if errors.Is(err, ErrOtherCluster) {
+		if errors.Is(err, ErrOtherCluster) || errors.Is(err, errLost) {
 			r.finish(ctx)
 			return err
 		}
@@ -445,6 +445,12 @@ func (r *Recorder) follow(ctx context.Context, src Source) (err error) {
 				return err
 			}
 		case <-tick.C:
+			select {
+			case <-r.out.lost:
+				_, _, err := r.out.waiting()
+				return err
+			default:
+			}
 			if time.Since(heard) > silence {
 				return fmt.Errorf("etcd has told nothing for %s; another connection is made", silence)
 			}

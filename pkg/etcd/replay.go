@@ -83,7 +83,7 @@ func ReplayDB(ctx context.Context, path string, next func() (Replayed, error)) (
 		if err != nil {
 			return badDB("bbolt can't open it: %v", err)
 		}
-		r := replay{db: db}
+		r := replay{db: db, guessed: map[int64]bool{}}
 		err = r.run(ctx, next)
 		res = r.ReplayResult
 		return errors.Join(err, db.Close())
@@ -131,6 +131,8 @@ type replay struct {
 	ReplayResult
 	db    *bolt.DB
 	began bool
+	// guessed are leases that were granted unknownTTL here.
+	guessed map[int64]bool
 }
 
 func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
@@ -139,7 +141,7 @@ func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
 			return err
 		}
 		err := r.db.Update(func(tx *bolt.Tx) error {
-			w, err := newReplayTx(tx)
+			w, err := newReplayTx(tx, r.guessed)
 			if err != nil {
 				return err
 			}
@@ -192,11 +194,12 @@ func (r *replay) step(w *replayTx, x Replayed) error {
 type replayTx struct {
 	keys, leases, meta *bolt.Bucket
 	bytes              int
-	known              map[int64]bool
+	// known leases are there, as far as this transaction has looked; guessed is the replay's.
+	known, guessed map[int64]bool
 }
 
-func newReplayTx(tx *bolt.Tx) (*replayTx, error) {
-	w := &replayTx{keys: tx.Bucket(schema.Key.Name()), meta: tx.Bucket(schema.Meta.Name()), known: map[int64]bool{}}
+func newReplayTx(tx *bolt.Tx, guessed map[int64]bool) (*replayTx, error) {
+	w := &replayTx{keys: tx.Bucket(schema.Key.Name()), meta: tx.Bucket(schema.Meta.Name()), known: map[int64]bool{}, guessed: guessed}
 	if w.keys == nil || w.meta == nil {
 		return nil, badDB("it has no bucket %q or %q: not etcd's", schema.Key.Name(), schema.Meta.Name())
 	}
@@ -243,15 +246,16 @@ func (w *replayTx) put(main int64, sub int, rec Record) error {
 	return w.keys.Put(k, rec.KV)
 }
 
-// lease makes sure that there is a lease.
+// lease makes sure that there is a lease, for the time that it was granted for as soon as that is known.
 func (w *replayTx) lease(id, ttl int64) error {
 	w.known[id] = true
 	k := binary.BigEndian.AppendUint64(nil, uint64(id))
-	if w.leases.Get(k) != nil {
+	if w.leases.Get(k) != nil && !(w.guessed[id] && ttl > 0) {
 		return nil
 	}
+	delete(w.guessed, id)
 	if ttl <= 0 {
-		ttl = unknownTTL
+		ttl, w.guessed[id] = unknownTTL, true
 	}
 	v, err := (&leasepb.Lease{ID: id, TTL: ttl}).Marshal()
 	if err != nil {
