@@ -270,14 +270,23 @@ func putBack(values []*mvccpb.KeyValue, index indexOutput) string {
 		fmt.Fprintf(to, "put %s ./%s\n", "'"+strings.ReplaceAll(string(kv.Key), "'", `'\''`)+"'", index.Keys[i].File)
 	}
 	return `# Puts back what was extracted and isn't there now. ETCDCTL is the etcdctl to use; its own variables (ETCDCTL_ENDPOINTS and so on) say where etcd is.
+set -e
 cd "$(dirname "$0")"
 put() {
-  if [ "$(${ETCDCTL:-etcdctl} get "$1" --count-only -w fields | grep -c '"Count" : 0')" = 1 ]; then
+  there=$(${ETCDCTL:-etcdctl} get "$1" --count-only -w fields)
+  case $there in
+  *'"Count" : 0'*)
     ${ETCDCTL:-etcdctl} put "$1" <"$2" >/dev/null
     echo "brought back: $1"
-  else
+    ;;
+  *'"Count" : '*)
     echo "exists, left alone: $1"
-  fi
+    ;;
+  *)
+    echo "etcdctl didn't tell whether it exists: $1" >&2
+    exit 1
+    ;;
+  esac
 }
 ` + first.String() + rest.String()
 }

@@ -125,7 +125,7 @@ func (a *app) pruneAll(ctx context.Context, c *catalog.Catalog, p *prune.Pruner,
 		if r.Denied != "" {
 			return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", count(sum.Backups, "backup"), count(sum.Segments, "segment"), catalog.ErrDenied, r.Denied)
 		}
-		if !r.More {
+		if !r.More || r.Backups+r.Segments+r.Objects+r.Locked == 0 { // what is left for later has to wait, for a restore that is queued perhaps
 			break
 		}
 		if pl, err = a.planPrune(ctx, c, p); err != nil {

@@ -82,9 +82,11 @@ type planOutput struct {
 	// LostRevisions are those behind the point that are known to be kept, up to LostUntil.
 	LostRevisions int64     `json:"lostRevisions"`
 	LostUntil     time.Time `json:"lostUntil,omitzero"`
-	Seconds       float64   `json:"estimatedSeconds"`
-	OutageSeconds float64   `json:"estimatedOutageSeconds"`
-	EstimatedFrom string    `json:"estimatedFrom"`
+	// LostMore means that more is kept behind that; it wasn't all looked at.
+	LostMore      bool    `json:"lostMore,omitempty"`
+	Seconds       float64 `json:"estimatedSeconds"`
+	OutageSeconds float64 `json:"estimatedOutageSeconds"`
+	EstimatedFrom string  `json:"estimatedFrom"`
 }
 
 func planned(t changelog.Target, p *changelog.Plan) planOutput {
@@ -93,6 +95,7 @@ func planned(t changelog.Target, p *changelog.Plan) planOutput {
 	for _, s := range p.Chain.Segments {
 		o.Segments = append(o.Segments, s.SegmentName.String())
 	}
+	o.LostMore = p.More
 	if p.Reach > p.Revision {
 		o.LostRevisions, o.LostUntil = p.Reach-p.Revision, p.ReachTime
 	}
@@ -128,6 +131,10 @@ func (o planOutput) text() string {
 		}
 	}
 	switch {
+	case o.LostRevisions > 0 && o.LostMore:
+		line("loses", "what came after it: at least %d revisions, until %s and longer", o.LostRevisions, exactly(o.LostUntil))
+	case o.LostMore:
+		line("loses", "what came after it: changes of more than %s later are kept, too", took(changelog.Enough))
 	case o.LostRevisions > 0:
 		line("loses", "what came after it: at least %d revisions, until %s", o.LostRevisions, exactly(o.LostUntil))
 	default:
@@ -202,5 +209,8 @@ func (a *app) restoreTo(ctx context.Context, c *catalog.Catalog, r request, t ch
 	a.note("this is restored:\n%s", strings.TrimSuffix(o.text(), "\n"))
 	r.backup = p.Base
 	r.options.ToRevision, r.options.ToTime, r.options.Latest = t.Revision, t.Time, t.Latest
+	if t.Latest && t.Backup != "" { // the newest of the life that was named, whichever is going on when it begins
+		r.options.ToRevision, r.options.Latest = p.Revision, false
+	}
 	return a.enqueue(ctx, c, r)
 }

@@ -60,6 +60,8 @@ type Plan struct {
 	// Reach is the newest revision of this incarnation that was kept, ReachTime when it is known to have been the newest. What is between Revision and Reach would be lost.
 	Reach     int64
 	ReachTime time.Time
+	// More means that what was kept goes on behind Reach; it wasn't all looked at.
+	More bool
 }
 
 // Head names the last segment of the plan, empty if there is none: base, head and revision determine what comes out.
@@ -157,6 +159,10 @@ func (a *Archive) candidates(ctx context.Context, all []catalog.Backup, t Target
 	switch {
 	case t.Backup != "" && len(list) == 0:
 		return nil, unreachable(t, "there is no backup %s with a manifest", t.Backup)
+	case slices.ContainsFunc(list, sound) && t.Backup == "":
+		list = slices.DeleteFunc(list, func(b catalog.Backup) bool { return !sound(b) })
+	}
+	switch {
 	case !t.Time.IsZero() && t.Backup == "":
 		list = slices.DeleteFunc(list, func(b catalog.Backup) bool { return b.Time.After(t.Time) })
 	case t.Revision > 0 && t.Backup == "":
@@ -183,6 +189,9 @@ func (a *Archive) candidates(ctx context.Context, all []catalog.Backup, t Target
 	slices.Reverse(list)
 	return list, nil
 }
+
+// sound tells whether nobody has found the backup bad.
+func sound(b catalog.Backup) bool { return !b.Disproven }
 
 // planFrom plans with one backup to begin with.
 func (a *Archive) planFrom(ctx context.Context, b catalog.Backup, t Target) (*Plan, error) {
@@ -261,10 +270,11 @@ func (a *Archive) linkFrom(ctx context.Context, p *Plan, t Target) error {
 	if err != nil {
 		return err
 	}
-	segments, err := a.segments(ctx, id, p.Manifest.Revision, t)
+	segments, more, err := a.segments(ctx, id, p.Manifest.Revision, t)
 	if err != nil {
 		return err
 	}
+	p.More = more
 	p.Incarnation, p.Chain = id, Link(segments, p.Manifest.Revision)
 	p.Reach, p.ReachTime = p.Chain.Reach()
 	if p.ReachTime.IsZero() {
@@ -273,25 +283,24 @@ func (a *Archive) linkFrom(ctx context.Context, p *Plan, t Target) error {
 	return nil
 }
 
-// enough is how far behind a target the listing goes: what would be lost is known by and large then.
-const enough = 2 * time.Hour
+// Enough is how far behind a target the listing goes: what would be lost is known by and large then.
+const Enough = 2 * time.Hour
 
-// segments lists what may be needed.
-func (a *Archive) segments(ctx context.Context, id catalog.Incarnation, from int64, t Target) ([]catalog.Segment, error) {
-	var list []catalog.Segment
+// segments lists what may be needed. more tells that there are others behind it.
+func (a *Archive) segments(ctx context.Context, id catalog.Incarnation, from int64, t Target) (list []catalog.Segment, more bool, err error) {
 	for s, err := range a.Catalog.Segments(ctx, id, from) {
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if n := len(list); n > 0 {
-			far := !t.Time.IsZero() && s.Ended.After(t.Time.Add(enough)) || t.Revision > 0 && s.First > t.Revision+catalog.MaxSegmentRevisions
+			far := !t.Time.IsZero() && s.Ended.After(t.Time.Add(Enough)) || t.Revision > 0 && s.First > t.Revision+catalog.MaxSegmentRevisions
 			if far && list[n-1].Last < s.First {
-				break
+				return list, true, nil
 			}
 		}
 		list = append(list, s)
 	}
-	return list, nil
+	return list, false, nil
 }
 
 // atTime sets the revision to the last one at or before the target's time.
@@ -308,7 +317,7 @@ func (a *Archive) atTime(ctx context.Context, p *Plan, t Target) error {
 		return nil
 	}
 	p.Revision = p.Chain.Base
-	ahead := false
+	var there, ahead bool // when the base's own revision was made: by the target's time, or after it
 	for _, s := range p.Chain.Segments {
 		if s.Ended.Before(t.Time) {
 			p.Revision = max(p.Revision, s.Last)
@@ -322,9 +331,11 @@ func (a *Archive) atTime(ctx context.Context, p *Plan, t Target) error {
 			if e.Mark == nil {
 				return nil
 			}
+			rev := e.Mark.GetRevision()
 			if at, _ := markTimes(e.Mark); !at.After(t.Time) {
-				p.Revision = max(p.Revision, e.Mark.GetRevision())
-			} else if e.Mark.GetRevision() <= p.Chain.Base {
+				p.Revision = max(p.Revision, rev)
+				there = there || rev >= p.Chain.Base
+			} else if !there && (rev < p.Chain.Base || rev == p.Chain.Base && rev >= s.First) { // one of before the segment says only that it lasted
 				ahead = true
 			}
 			return nil
@@ -379,7 +390,9 @@ func (a *Archive) unchanged(ctx context.Context, p *Plan, at time.Time) (time.Ti
 
 // times finds when the state of the plan's revision began and ended.
 func (a *Archive) times(ctx context.Context, p *Plan) error {
-	p.Until = p.ReachTime
+	if p.Revision == p.Reach {
+		p.Until = p.ReachTime
+	}
 	for _, s := range slices.Backward(p.Chain.Segments) {
 		if s.Last < s.First || s.First > p.Revision {
 			continue
@@ -387,9 +400,6 @@ func (a *Archive) times(ctx context.Context, p *Plan) error {
 		c, err := a.read(ctx, s)
 		if err != nil {
 			return err
-		}
-		if p.Revision < p.Reach {
-			p.Until = time.Time{}
 		}
 		return c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
 			if e.Mark == nil {

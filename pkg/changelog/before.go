@@ -233,6 +233,9 @@ func (s *search) with(e Event) {
 // window is how far back is listed at once: what was deleted lately is found soon, and what was deleted long ago with few requests.
 func window(n int) time.Duration { return min(time.Hour<<min(n, 5), 24*time.Hour) }
 
+// emptySteps is how many windows in a row without any change are listed one by one.
+const emptySteps = 6
+
 // backwards visits the changes of a range, the newest segment first, until visit returns false. Each time it gets the events of one segment in their order and when that began,
 // or a note. It returns the oldest that was looked at.
 func (a *Archive) backwards(ctx context.Context, r Range, visit func(events []Event, began time.Time) bool) (Happened, error) {
@@ -261,6 +264,7 @@ func (a *Archive) lifeBackwards(ctx context.Context, l life, r Range, looked *Ha
 	if err != nil {
 		return false, err
 	}
+	empty := 0
 	for n := 0; ; n++ {
 		list, err := a.listWindow(ctx, l.id, from, lowest, r)
 		if err != nil {
@@ -270,9 +274,13 @@ func (a *Archive) lifeBackwards(ctx context.Context, l life, r Range, looked *Ha
 		if err != nil || !more || from == 0 {
 			return more, err
 		}
+		// Where nothing is, as before the oldest changes that are kept, steps get longer until they reach the beginning.
+		if empty++; len(list) > 0 {
+			empty = 0
+		}
 		next := int64(0)
-		if looked.Revision != 0 && !looked.Time.IsZero() {
-			if next, err = a.revisionBefore(ctx, l.id, looked.Time.Add(-window(n))); err != nil {
+		if looked.Revision != 0 && !looked.Time.IsZero() && empty < emptySteps {
+			if next, err = a.revisionBefore(ctx, l.id, looked.Time.Add(-window(n)<<empty)); err != nil {
 				return false, err
 			}
 		}

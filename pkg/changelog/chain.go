@@ -48,13 +48,32 @@ func (c Chain) To(revision int64) Chain {
 // Link finds the chain that begins behind a base and reaches farthest. Segments of two writers that worked at the same time stand in the listing side by side;
 // both are right, so any path will do. The segments are of one incarnation, in the order of the listing. What doesn't hang together with the base is left out.
 func Link(segments []catalog.Segment, base int64) Chain {
+	previous, best := link(segments, base)
+	return chainTo(segments, base, previous, best)
+}
+
+// chainTo goes back from the segment at an index, -1 for none.
+func chainTo(segments []catalog.Segment, base int64, previous []int, i int) Chain {
+	c := Chain{Base: base}
+	for ; i >= 0; i = previous[i] {
+		c.Segments = append(c.Segments, segments[i])
+	}
+	slices.Reverse(c.Segments)
+	return c
+}
+
+// unlinked is what doesn't hang together with the base.
+const unlinked = -2
+
+// link finds for each segment the one before it, and the one that reaches farthest, -1 for none.
+func link(segments []catalog.Segment, base int64) (previous []int, best int) {
 	// previous is the index of the one before on the way to the base; -1 for one that the base itself is enough for.
-	previous := make([]int, len(segments))
+	previous = slices.Repeat([]int{unlinked}, len(segments))
 	bySum := make(map[catalog.SegmentSum]int, len(segments))
-	best := -1
+	best = -1
 	// Of several that say that nothing has changed, the times decide which is listed first: where a clock went back, that isn't the one that the others follow on.
 	waiting := map[catalog.SegmentSum][]int{}
-	link := func(i int) {
+	reached := func(i int) {
 		for todo := []int{i}; len(todo) > 0; todo = todo[1:] {
 			i, s := todo[0], segments[todo[0]]
 			bySum[s.Sum] = i
@@ -83,24 +102,19 @@ func Link(segments []catalog.Segment, base int64) Chain {
 		default:
 			continue
 		}
-		link(i)
+		reached(i)
 	}
-	c := Chain{Base: base}
-	for i := best; i >= 0; i = previous[i] {
-		c.Segments = append(c.Segments, segments[i])
-	}
-	slices.Reverse(c.Segments)
-	return c
+	return previous, best
 }
 
 // LinkTo finds the chain that begins behind a base and ends with one segment. It is empty if that one doesn't hang together with the base.
 func LinkTo(segments []catalog.Segment, base int64, head catalog.SegmentName) Chain {
 	i := slices.IndexFunc(segments, func(s catalog.Segment) bool { return s.SegmentName == head })
-	c := Link(segments[:i+1], base)
-	if n := len(c.Segments); n == 0 || c.Segments[n-1].SegmentName != head {
+	previous, _ := link(segments, base)
+	if i < 0 || previous[i] == unlinked {
 		return Chain{Base: base}
 	}
-	return c
+	return chainTo(segments, base, previous, i)
 }
 
 func farther(a, b catalog.Segment) bool {

@@ -97,7 +97,45 @@ func TestLinkDumb(t *testing.T) {
 		if want := dumbReach(all, base); got != want {
 			t.Fatalf("from %d: reached %d, want %d: %v", base, got, want, all)
 		}
+		for _, s := range all {
+			c := LinkTo(all, base, s.SegmentName)
+			if !reaches(all, base, s) {
+				if len(c.Segments) > 0 {
+					t.Fatalf("from %d to %v there is a way: %v", base, s, c.Segments)
+				}
+				continue
+			}
+			if err := hangsTogether(c, base); err != "" || c.Segments[len(c.Segments)-1].SegmentName != s.SegmentName {
+				t.Fatalf("from %d to %v: %v: %s, of %v", base, s, c.Segments, err, all)
+			}
+		}
 	}
+}
+
+// reaches tells whether there is a way from a base to a segment.
+func reaches(all []catalog.Segment, base int64, to catalog.Segment) bool {
+	if to.First <= base+1 && to.Last >= base {
+		return true
+	}
+	return slices.ContainsFunc(all, func(s catalog.Segment) bool {
+		return s.Sum == to.Previous && s.Last == to.First-1 && s.SegmentName != to.SegmentName && reaches(all, base, s)
+	})
+}
+
+// hangsTogether says why a chain doesn't.
+func hangsTogether(c Chain, base int64) string {
+	for i, s := range c.Segments {
+		switch {
+		case i == 0 && (s.First > base+1 || s.Last < base):
+			return "it doesn't begin with the base"
+		case i > 0 && (s.Previous != c.Segments[i-1].Sum || s.First != c.Segments[i-1].Last+1):
+			return fmt.Sprintf("%v doesn't follow", s)
+		}
+	}
+	if len(c.Segments) == 0 {
+		return "it is empty"
+	}
+	return ""
 }
 
 // dumbReach tries every path.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,6 +248,26 @@ func TestEtcdDies(t *testing.T) {
 	if s := r.Status(); s.Gaps != 0 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// TestEtcdStops has etcd stop while it is recorded from: it doesn't have to wait for the stream until its requests time out.
+func TestEtcdStops(t *testing.T) {
+	w := newWorld(t, "etcd-3.6", "3.6.16")
+	taken := w.backUpAfterGaps()
+	r, _ := w.record(nil)
+	eventually(t, "the first backup", func() bool { return len(taken()) == 1 })
+	w.archived(r, w.put("/a", "1"))
+	must(t, w.proc.Signal(syscall.SIGTERM))
+	select {
+	case <-w.proc.Done():
+	case <-time.After(4 * time.Second): // etcd waits for 6 s with this election timeout
+		t.Error("etcd waits for the stream of changes")
+		w.kill()
+	}
+	w.start()
+	w.serves()
+	w.archived(r, w.put("/a", "2"))
+	w.whole(r)
 }
 
 // TestSpillSurvives has a recorder die while the store is away: its successor on the same node stores what was spilled, although etcd doesn't have it any more.

@@ -131,7 +131,7 @@ func basesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]*cata
 	var bases []*catalog.Manifest
 	asked := 0
 	for _, b := range slices.Backward(list.Backups) {
-		if !b.HasManifest || asked == basesAsked || len(bases) == 2 {
+		if !b.HasManifest || !sound(b) || asked == basesAsked || len(bases) == 2 {
 			continue
 		}
 		asked++

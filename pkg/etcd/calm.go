@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,16 +21,20 @@ const (
 	streamWindow = 2 << 20
 )
 
+// streams counts, so that an endpoint that doesn't answer isn't tried again before the others.
+var streams atomic.Uint32
+
 // DialStream is Dial for a client that follows a stream of many small messages: WatchAll has a connection of its own, which is read at most some
 // fifty times a second, all that has come by then; that costs a fraction of waking up for each message. Where little comes nothing is late; else
-// everything is, by calmSpacing at most.
+// everything is, by calmSpacing at most. That connection is to one endpoint, another one with each call.
 func DialStream(endpoints []string, tlsConf *tls.Config) (*Client, error) {
 	c, err := Dial(endpoints, tlsConf)
 	if err != nil {
 		return nil, err
 	}
 	var d net.Dialer
-	stream, err := connect(endpoints, tlsConf, streamWindow, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+	one := endpoints[int(streams.Add(1))%len(endpoints)]
+	stream, err := connect([]string{one}, tlsConf, streamWindow, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 		conn, err := d.DialContext(ctx, "tcp", address)
 		if err != nil {
 			return nil, err

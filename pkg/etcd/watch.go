@@ -7,6 +7,8 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 )
 
 // Transaction is everything that one revision has changed, in the order in which it did.
@@ -46,11 +48,12 @@ func (e *CompactedError) Error() string {
 // Unwrap gives the sentinel.
 func (e *CompactedError) Unwrap() error { return ErrCompacted }
 
-// WatchAll opens the stream of all changes, beginning with revision from. It ends by itself when the member has no leader. Close must be called
-// in the end.
+// WatchAll opens the stream of all changes, beginning with revision from. It ends by itself when the member has no leader, and on a connection of
+// DialStream when the member is about to stop: etcd waits for streams until its requests time out. Close must be called in the end.
 func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
-	w, err := etcdserverpb.NewWatchClient(c.stream.ActiveConnection()).Watch(ctx)
+	conn := c.stream.ActiveConnection()
+	w, err := etcdserverpb.NewWatchClient(conn).Watch(ctx)
 	if err == nil {
 		// A response in fragments keeps the memory small when much is caught up with.
 		err = w.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: &etcdserverpb.WatchCreateRequest{
@@ -61,7 +64,24 @@ func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
 		cancel()
 		return nil, c.wrap("watch", err)
 	}
+	if c.stream != c.c {
+		go endWith(ctx, conn, cancel)
+	}
 	return &Changes{watch: w, wrap: c.wrap, cancel: cancel, last: from - 1}, nil
+}
+
+// endWith calls end when a connection that was established is not any more, as when the other side says that it takes no new requests.
+func endWith(ctx context.Context, conn *grpc.ClientConn, end func()) {
+	for state, established := conn.GetState(), false; ; state = conn.GetState() {
+		if established && state != connectivity.Ready {
+			end()
+			return
+		}
+		established = state == connectivity.Ready
+		if !conn.WaitForStateChange(ctx, state) {
+			return
+		}
+	}
 }
 
 // AskProgress has the member tell its revision soon. It answers only when everything before has been sent.

@@ -203,7 +203,7 @@ func (a *Agent) ready() error {
 // startLocked makes etcd run in the current state; with restart a process that runs otherwise is stopped first. procMu is held.
 func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	a.mu.Lock()
-	s, p, holding, empty := a.state.Clone(), a.proc, a.holding() || a.paused != "", a.j.MayBeEmpty
+	s, p, holding, empty, well := a.state.Clone(), a.proc, a.holding() || a.paused != "", a.j.MayBeEmpty, a.health.Healthy
 	a.mu.Unlock()
 	if s == nil || holding || p != nil && !restart {
 		return nil
@@ -236,6 +236,9 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	}
 	a.mu.Lock()
 	a.outdated = false
+	if well { // how long it took to end says nothing of how it is
+		a.badSince = time.Now()
+	}
 	a.mu.Unlock()
 	a.poke()
 	if s.NewCluster && empty == s.Token {

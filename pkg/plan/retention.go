@@ -17,6 +17,8 @@ type StoredBackup struct {
 	Complete bool
 	// Proven is true if it has been restored somewhere and found right.
 	Proven bool
+	// Disproven is true if it was found bad: others stay in its place if there are any.
+	Disproven bool
 	// Pinned backups are never removed.
 	Pinned bool
 	// Base is true if changes that are kept can only be reached from it.
@@ -61,13 +63,13 @@ const (
 //   - The rest is removed.
 //
 // "First" is among all backups there are, whatever the windows: so a backup that is kept now is not replaced by
-// another in the next run, and the first of a day is also the first of its hour.
+// another in the next run, and the first of a day is also the first of its hour. One that was found bad counts only where no other is.
 func Retain(now time.Time, backups []StoredBackup, p RetentionPolicy) []RetentionDecision {
 	sorted := slices.Clone(backups)
 	slices.SortStableFunc(sorted, func(a, b StoredBackup) int {
 		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Name, b.Name))
 	})
-	r := retention{now: now, policy: p, newest: -1, proven: -1, hours: map[time.Time]int{}, days: map[time.Time]int{}}
+	r := retention{backups: sorted, now: now, policy: p, newest: -1, proven: -1, hours: map[time.Time]int{}, days: map[time.Time]int{}}
 	for i, b := range sorted {
 		r.index(i, b)
 	}
@@ -80,8 +82,9 @@ func Retain(now time.Time, backups []StoredBackup, p RetentionPolicy) []Retentio
 }
 
 type retention struct {
-	now    time.Time
-	policy RetentionPolicy
+	backups []StoredBackup
+	now     time.Time
+	policy  RetentionPolicy
 	// newest and proven are indexes into the sorted backups, -1 if there is none.
 	newest, proven int
 	// hours and days hold the index of the first backup of each.
@@ -95,17 +98,22 @@ func (r *retention) index(i int, b StoredBackup) {
 	// Complete ones dated in the future don't count as the newest: a wrong clock must not cost the newest right one. Those
 	// that tell no time sort first and count only if nothing else is there.
 	if !b.Time.After(r.now) {
-		r.newest = i
+		if !b.Disproven || r.newest < 0 || r.backups[r.newest].Disproven {
+			r.newest = i
+		}
 		if b.Proven {
 			r.proven = i
 		}
 	}
 	hour, day := hourOf(b.Time), dayOf(b.Time)
-	if _, ok := r.hours[hour]; !ok {
-		r.hours[hour] = i
-	}
-	if _, ok := r.days[day]; !ok {
-		r.days[day] = i
+	r.first(r.hours, hour, i)
+	r.first(r.days, day, i)
+}
+
+// first notes the first backup of a time, or the first one that wasn't found bad.
+func (r *retention) first(of map[time.Time]int, at time.Time, i int) {
+	if have, ok := of[at]; !ok || r.backups[have].Disproven && !r.backups[i].Disproven {
+		of[at] = i
 	}
 }
 

@@ -124,6 +124,8 @@ func scriptBackups(t *testing.T, line string) []StoredBackup {
 			b.Complete = false
 		case "proven":
 			b.Proven = true
+		case "bad":
+			b.Disproven = true
 		case "pinned":
 			b.Pinned = true
 		case "base":

@@ -84,7 +84,7 @@ func New(c *catalog.Catalog, p Policy) *Pruner {
 func Stored(list catalog.BackupList) []plan.StoredBackup {
 	stored := make([]plan.StoredBackup, 0, len(list.Backups)+len(list.Leftovers))
 	for _, b := range list.Backups {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Pinned: b.Pinned})
+		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Disproven: b.Disproven, Pinned: b.Pinned})
 	}
 	for _, b := range list.Leftovers {
 		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Modified})

@@ -122,7 +122,7 @@ func (s *survey) findAnchors(ctx context.Context) error {
 	for i := len(s.list.Backups) - 1; i >= 0 && len(want) > 0; i-- {
 		b := s.list.Backups[i]
 		// That it is old enough is the policy's to say.
-		if !b.HasManifest || plan.AnchorOf(s.cutoff(), []plan.ChangeBase{{Name: b.Name, Time: b.Time}}) == nil {
+		if !b.HasManifest || b.Disproven || plan.AnchorOf(s.cutoff(), []plan.ChangeBase{{Name: b.Name, Time: b.Time}}) == nil {
 			continue
 		}
 		k, ok, err := s.base(ctx, b.Name)
@@ -339,7 +339,7 @@ const lookBack = 4
 // before finds the nearest earlier backup of the cluster that stays.
 func (s *survey) before(ctx context.Context, previous []catalog.Backup, id catalog.Incarnation) (*plan.ChangeBase, error) {
 	for i := len(previous) - 1; i >= max(0, len(previous)-lookBack); i-- {
-		if !previous[i].HasManifest {
+		if !previous[i].HasManifest || previous[i].Disproven {
 			continue
 		}
 		k, ok, err := s.base(ctx, previous[i].Name)
