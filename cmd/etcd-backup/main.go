@@ -21,6 +21,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
@@ -111,6 +112,7 @@ func open(ctx context.Context, o options, env func(string) string) (*sidecar, in
 	if err != nil {
 		return nil, exitUsage, err
 	}
+	store = blob.Retry(blob.WithTimeouts(store, blob.Timeouts{}), blob.RetryPolicy{})
 	sealer, opener, err := keys(o, env)
 	if err != nil {
 		return nil, exitUsage, err

@@ -18,15 +18,16 @@ func arrange(root *cobra.Command, args []string) []string {
 		}
 	}
 	root.PersistentFlags().VisitAll(collect)
-	var below func(c *cobra.Command)
-	below = func(c *cobra.Command) {
+	var all func(c *cobra.Command)
+	all = func(c *cobra.Command) {
+		c.Flags().VisitAll(collect)
+		c.PersistentFlags().VisitAll(collect)
 		for _, sub := range c.Commands() {
-			sub.Flags().VisitAll(collect)
-			sub.PersistentFlags().VisitAll(collect)
-			below(sub)
+			all(sub)
 		}
 	}
-	below(root)
+	// Flags of one name may want a value in one command and none in another, so it is the command's own that count.
+	all(named(root, args))
 	front, rest := []string{}, []string{}
 	command := ""
 	for i := 0; i < len(args); i++ {
@@ -59,6 +60,18 @@ func arrange(root *cobra.Command, args []string) []string {
 		return append(front, rest...)
 	}
 	return append(append([]string{command}, front...), rest...)
+}
+
+// named is the command that a command line names, or the root if none is known.
+func named(root *cobra.Command, args []string) *cobra.Command {
+	for _, arg := range args {
+		for _, c := range root.Commands() {
+			if c.Name() == arg || c.HasAlias(arg) {
+				return c
+			}
+		}
+	}
+	return root
 }
 
 // known finds the flag that an argument sets, if it is one, and spells a long flag with two dashes. Short flags with

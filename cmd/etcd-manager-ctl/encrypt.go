@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +86,8 @@ func (r *encryptRun) run(ctx context.Context) error {
 	for {
 		done, err := r.step(ctx)
 		switch {
+		case ctx.Err() != nil:
+			return r.interrupted()
 		case err != nil:
 			return err
 		case done:
@@ -92,9 +95,13 @@ func (r *encryptRun) run(ctx context.Context) error {
 			return nil
 		}
 		if !r.a.pause(ctx) {
-			return &outcomeError{exitUnfollowed, "interrupted: what was begun goes on by itself; the same command goes on with the rest"}
+			return r.interrupted()
 		}
 	}
+}
+
+func (r *encryptRun) interrupted() error {
+	return &outcomeError{exitUnfollowed, "interrupted: what was begun goes on by itself; the same command goes on with the rest"}
 }
 
 // left are the members' volumes that aren't as wanted, or whose replacement isn't finished.
@@ -129,6 +136,9 @@ func (r *encryptRun) step(ctx context.Context) (done bool, err error) {
 		return false, r.begin(ctx, old, records)
 	}
 	next, err := r.ec2.Volume(ctx, id)
+	if err != nil && !aws.IsMissing(err) {
+		return false, err
+	}
 	if err != nil {
 		return false, fmt.Errorf("volume %s is to be replaced by %s, which can't be found: %w; if it was deleted, remove the tag %s of %s and start again", old.ID, id, err, aws.TagReplacedBy, old.ID)
 	}
@@ -189,9 +199,13 @@ func (r *encryptRun) made(ctx context.Context, old *volume.Volume) (*volume.Volu
 		return nil, err
 	}
 	for _, v := range volumes {
-		if v.Tags[aws.TagReplaces] == string(old.ID) && r.want.Check(v) == nil {
+		if v.Tags[aws.TagReplaces] != string(old.ID) {
+			continue
+		}
+		if r.want.Check(v) == nil {
 			return v, nil
 		}
+		r.say("%s: %s was made for it before, with the key %s, and isn't used; delete it", old.Node, v.ID, cmp.Or(v.Key, "of nobody"))
 	}
 	return r.ec2.Create(ctx, old, r.want)
 }

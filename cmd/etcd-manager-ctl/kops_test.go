@@ -217,6 +217,8 @@ func TestKopsKeyRefused(t *testing.T) {
 	if code != exitFailure || !strings.Contains(errOut, "kms:CreateGrant") {
 		t.Errorf("a key that can't be used: exit code %d: %s", code, errOut)
 	}
+	w.cloud.Behave(func(b *awsdouble.Behavior) { b.UnusableKeys = nil })
+	w.apply() // though EC2 remembers that it has made this volume today
 }
 
 // TestKopsGP2: types whose IOPS nobody can set, but EC2 tells, make no difference; and the type changes while the volume is in use.

@@ -63,7 +63,7 @@ func (a *app) findLeases(ctx context.Context, c *clientv3.Client, r *leaseReques
 	if err != nil {
 		return nil, etcdError(c, "read "+r.prefix, err)
 	}
-	var leases []masterlease
+	leases := []masterlease{} // none is [] in JSON
 	undecided := 0
 	for _, kv := range entries.Kvs {
 		l := masterlease{key: string(kv.Key), Address: strings.TrimPrefix(string(kv.Key), r.prefix), revision: kv.ModRevision}

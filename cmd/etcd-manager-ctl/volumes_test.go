@@ -194,6 +194,54 @@ func TestEncryptInterrupted(t *testing.T) {
 	c.check(otherKey, 0)
 }
 
+// TestEncryptAgain: what an earlier run left behind with another key is named and not used, and after the way back (the tag taken off, the new volume deleted) the
+// command makes another one, though EC2 remembers that it made one for the same wish.
+func TestEncryptAgain(t *testing.T) {
+	c := newCloud(t, "a", "b", "c")
+	c.breakAt = 2 // the tag on the old volume
+	if code, _, errOut := c.ctl(100, "encrypt", "--yes"); code == exitOK {
+		t.Fatalf("exit code %d: %s", code, errOut)
+	}
+	var left string
+	for _, v := range c.Volumes() {
+		if v.Tags[aws.TagReplaces] != "" {
+			left = v.ID
+		}
+	}
+	code, _, errOut := c.ctl(100, "encrypt", "--yes", "--require-encrypted-volume="+someKey)
+	if v, ok := c.Volume(left); code != exitOK || !strings.Contains(errOut, left+" was made for it before") || !ok || v.Attachment != nil {
+		t.Errorf("exit code %d, %s is %+v: %s", code, left, v, errOut)
+	}
+
+	c = newCloud(t, "a", "b", "c")
+	c.Behave(func(b *awsdouble.Behavior) { b.Lag = 300 * time.Millisecond })
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, out, errOut := c.ctl(1, "check"); strings.Count(out, "attached") == 3 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("the volumes aren't seen: %s%s", out, errOut)
+		}
+	}
+	if code, _, errOut := c.ctl(1, "encrypt", "--yes", "--require-encrypted-volume="+someKey); code != exitUnfollowed {
+		t.Fatalf("exit code %d: %s", code, errOut)
+	}
+	old, _ := c.Volume("vol-a")
+	first := old.Tags[aws.TagReplacedBy]
+	if first == "" {
+		t.Fatalf("nothing was begun: %+v", old)
+	}
+	c.Behave(func(b *awsdouble.Behavior) { b.Lag = 0 })
+	c.RemoveVolume(first)
+	delete(old.Tags, aws.TagReplacedBy)
+	delete(old.Tags, aws.TagGivenUp)
+	c.AddVolume(old)
+	c.says("a", "vol-a", true)
+	if code, _, errOut := c.ctl(100, "encrypt", "--yes", "--require-encrypted-volume="+someKey); code != exitOK {
+		t.Errorf("after the way back: exit code %d: %s", code, errOut)
+	}
+	c.check(someKey, 3)
+}
+
 // TestEncryptWaits: nothing is begun while a member doesn't serve, and never with fewer than three.
 func TestEncryptWaits(t *testing.T) {
 	c := newCloud(t, "a", "b", "c")

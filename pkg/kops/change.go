@@ -275,35 +275,49 @@ func (c *EtcdCluster) groups() []string {
 	return out
 }
 
-// compareRetention says what a new retention means for the backups that there are. It takes effect with the static pods.
-func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
-	days := ""
-	for _, e := range c.environment() {
-		if e.Name == retentionVar {
-			days = e.Value
+// retention is what the environment of a manager says of it; empty is the default.
+type retention struct{ daily, hourly string }
+
+func retentionOf(env []EnvVar) (r retention) {
+	for _, e := range env {
+		switch e.Name {
+		case retentionVar:
+			r.daily = e.Value
+		case hourlyVar:
+			r.hourly = e.Value
 		}
 	}
-	before := ""
-	found := false
+	return r
+}
+
+// compareRetention says what a new retention means for the backups that there are. It takes effect with the static pods.
+func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
+	want := retentionOf(c.environment())
+	var before retention
 	for _, group := range c.groups() {
 		var have pod
 		stored := o.Pods[podPath(c.Name, group)]
 		if !stored.exists() || yaml.Unmarshal(stored.Data, &have) != nil || len(have.Spec.Containers) == 0 {
 			continue
 		}
-		found = true
-		for _, e := range have.Spec.Containers[0].Env {
-			if e.Name == retentionVar {
-				before = e.Value
-			}
-		}
+		before = retentionOf(have.Spec.Containers[0].Env)
 	}
-	if found && before == days || !found && days == "" {
+	if before == want {
 		return
 	}
 	policy := plan.DefaultRetention()
-	if d, err := plan.ParseRetention(days); err == nil {
+	if d, err := plan.ParseRetention(want.daily); err == nil {
 		policy.Daily = d
+	}
+	if d, err := plan.ParseRetention(want.hourly); err == nil {
+		policy.Hourly = d
+	}
+	var fields []Field
+	if before.daily != want.daily {
+		fields = append(fields, Field{"Daily", orElse(before.daily, "365d (default)"), orElse(want.daily, "365d (default)")})
+	}
+	if before.hourly != want.hourly {
+		fields = append(fields, Field{"Hourly", orElse(before.hourly, "168h (default)"), orElse(want.hourly, "168h (default)")})
 	}
 	gone := 0
 	for _, d := range plan.Retain(o.Now, o.Stores[c.Name].Backups, policy) {
@@ -311,6 +325,6 @@ func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 			gone++
 		}
 	}
-	p.add(Change{Action: ActionNote, Kind: KindRetention, Name: c.Name, Fields: []Field{{"Daily", orElse(before, "365d (default)"), orElse(days, "365d (default)")}},
+	p.add(Change{Action: ActionNote, Kind: KindRetention, Name: c.Name, Fields: fields,
 		Why: fmt.Sprintf("takes effect with the static pods; %d of %d backups then go", gone, len(o.Stores[c.Name].Backups))})
 }

@@ -85,7 +85,10 @@ func duration(s string) string {
 
 func pkiDir(name string) string { return "/etc/kubernetes/pki/etcd-manager-" + name }
 
-const retentionVar = "ETCD_MANAGER_DAILY_BACKUPS_RETENTION"
+const (
+	retentionVar = "ETCD_MANAGER_DAILY_BACKUPS_RETENTION"
+	hourlyVar    = "ETCD_MANAGER_HOURLY_BACKUPS_RETENTION"
+)
 
 // environment is the manager's, by name.
 func (c *EtcdCluster) environment() []EnvVar {

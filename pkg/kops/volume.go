@@ -140,7 +140,7 @@ func impossible(have, want Volume, encryption bool, encrypt string) string {
 	case have.SizeGiB > want.SizeGiB:
 		return fmt.Sprintf("volume %s has %d GiB, the file says %d, and a volume can't be made smaller: say %d, or take its tags off, so that the member is made anew", have.ID, have.SizeGiB, want.SizeGiB, have.SizeGiB)
 	case encryption && have.Encrypted && !want.Encrypted:
-		return fmt.Sprintf("volume %s is encrypted, the file says that it is not, and no volume is made plain again: say encryptedVolume: true", have.ID)
+		return fmt.Sprintf("volume %s is encrypted (as all are where the account encrypts by default), the file says that it is not, and no volume is made plain again: say encryptedVolume: true", have.ID)
 	case encryption && !have.Encrypted && want.Encrypted:
 		return fmt.Sprintf("volume %s is not encrypted, the file says that it is: %s", have.ID, encrypt)
 	case want.Key != "" && have.Key != want.Key:

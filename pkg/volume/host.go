@@ -22,6 +22,8 @@ type Host interface {
 	// Visible returns the path under which this process sees a directory of the machine that lies on the file system with the device number
 	// dev, or an error that wraps ErrNotMounted.
 	Visible(dir string, dev uint64) (string, error)
+	// Processes is the directory where the machine's processes are seen, as /proc.
+	Processes() string
 }
 
 // toolDirs are where tools are looked for, whatever the process's own PATH.
@@ -76,6 +78,9 @@ type Direct struct{}
 
 // Do calls f.
 func (Direct) Do(f func() error) error { return f() }
+
+// Processes is /proc.
+func (Direct) Processes() string { return "/proc" }
 
 // Run runs a tool as a child process.
 func (Direct) Run(ctx context.Context, tool string, args ...string) (string, int, error) {

@@ -24,12 +24,18 @@ type InHost struct {
 }
 
 // Do runs f in a thread of its own that has the machine's mounts.
-func (h InHost) Do(f func() error) error {
+func (h InHost) Do(f func() error) error { return inThread(h.enter, f) }
+
+// Processes is Proc.
+func (h InHost) Processes() string { return h.Proc }
+
+// inThread runs f in a thread of its own that has entered other mounts.
+func inThread(enter, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		if unix.Gettid() != unix.Getpid() {
-			h.do(f, done)
+			doThere(enter, f, done)
 			return
 		}
 		// The first thread can't end, and it is what others see as this process's mounts. It is held until another thread has done it.
@@ -37,17 +43,17 @@ func (h InHost) Do(f func() error) error {
 		elsewhere := make(chan error, 1)
 		go func() {
 			runtime.LockOSThread()
-			h.do(f, elsewhere)
+			doThere(enter, f, elsewhere)
 		}()
 		done <- <-elsewhere
 	}()
 	return <-done
 }
 
-// do is called in a thread that is locked and isn't unlocked again, so that it ends with the goroutine: nothing else must ever run in the
-// machine's mounts.
-func (h InHost) do(f func() error, done chan<- error) {
-	if err := h.enter(); err != nil {
+// doThere is called in a thread that is locked and isn't unlocked again, so that it ends with the goroutine: nothing else must ever run in the
+// other mounts.
+func doThere(enter, f func() error, done chan<- error) {
+	if err := enter(); err != nil {
 		done <- err
 		return
 	}
@@ -72,13 +78,18 @@ func (h InHost) enter() error {
 		return fmt.Errorf("--containerized: reach the machine's mounts: %w; the container must be privileged and share the host's process ids", err)
 	}
 	defer ns.Close()
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return fmt.Errorf("--containerized: a thread of its own: %w", err)
-	}
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+	if err := setNamespace(ns); err != nil {
 		return fmt.Errorf("--containerized: enter the machine's mounts: %w; the container must be privileged", err)
 	}
 	return nil
+}
+
+// setNamespace moves the calling thread into a mount namespace.
+func setNamespace(ns *os.File) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("a thread of its own: %w", err)
+	}
+	return unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS)
 }
 
 // Run starts a tool in the machine's mounts.

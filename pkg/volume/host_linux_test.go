@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -99,5 +100,64 @@ func TestNoHost(t *testing.T) {
 	err := InHost{Proc: dir}.Do(func() error { return nil })
 	if err == nil || !strings.Contains(err.Error(), "hostPID: true") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestUnmountElsewhere: a container that was started while the volume was mounted has a copy of the mount, which keeps the device in use; it goes with the
+// mount, unless something in that container uses it.
+func TestUnmountElsewhere(t *testing.T) {
+	needLoop(t)
+	dev := loop(t, image(t, 32))
+	path, err := findTool("unshare")
+	if err != nil {
+		t.Skipf("skipped: %v", err)
+	}
+	point := filepath.Join(t.TempDir(), "master-vol-1")
+	container := func(dir string) (end func()) {
+		c := exec.Command(path, "--mount", "--propagation", "private", "sleep", "600")
+		c.Dir = dir
+		if err := c.Start(); err != nil {
+			t.Skipf("skipped: no mount namespace can be made: %v", err)
+		}
+		end = func() {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		}
+		t.Cleanup(end)
+		for stop := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			comm, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.Process.Pid), "comm"))
+			if strings.TrimSpace(string(comm)) == "sleep" {
+				return end
+			}
+			if time.Now().After(stop) {
+				t.Skip("skipped: no mount namespace was made")
+			}
+		}
+	}
+	free := func() bool {
+		f, err := os.OpenFile(dev, os.O_RDONLY|syscall.O_EXCL, 0)
+		if err == nil {
+			f.Close()
+		}
+		return err == nil
+	}
+	v, err := mount(t, dev, point)
+	if err != nil {
+		t.Fatal(err)
+	}
+	container("/")
+	end := container(point)
+	if err := v.Unmount(); err == nil || !strings.Contains(err.Error(), "sleep") {
+		t.Errorf("while a container uses it: %v", err)
+	}
+	if free() || v.Check() != nil {
+		t.Error("it was taken away from who uses it")
+	}
+	end()
+	if err := v.Unmount(); err != nil {
+		t.Fatal(err)
+	}
+	if !free() {
+		t.Error("the device is in use still")
 	}
 }

@@ -98,6 +98,9 @@ func (want *Identity) compare(have *Identity, dataDir string) error {
 	case !sameStore(have.Store, want.Store):
 		return fmt.Errorf("the volume at %s holds data of a cluster whose backup store is %s, but --backup-store is %s: etcd is not started on it; if the store of this cluster has moved, delete %s: %w",
 			dataDir, have.Store, want.Store, path, ErrForeign)
+	case have.Volume != "" && want.Volume != "" && have.Volume != want.Volume:
+		return fmt.Errorf("the data at %s were written on volume %s and lie on %s: a copy, as from a snapshot, may lack what its member has acknowledged and voted, so etcd is not started on it; attach a blank volume instead, which the other members fill, or, if all members were copied at once, delete %s on each: %w",
+			dataDir, have.Volume, want.Volume, path, ErrForeign)
 	}
 	return nil
 }

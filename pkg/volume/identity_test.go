@@ -26,6 +26,7 @@ func TestClaim(t *testing.T) {
 	for name, change := range map[string]func(*Identity){
 		`"etcd-events"`:       func(i *Identity) { i.ClusterName = "etcd-events" },
 		"etcd-b":              func(i *Identity) { i.Node = "etcd-b" },
+		"a copy":              func(i *Identity) { i.Volume = "vol-2" },
 		"s3://bucket/another": func(i *Identity) { i.Store = "s3://bucket/another/main" },
 	} {
 		other := want
@@ -33,6 +34,11 @@ func TestClaim(t *testing.T) {
 		if err := Claim(dir, other); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), name) {
 			t.Errorf("Claim by another: %v, want ErrForeign and %q", err, name)
 		}
+	}
+	unnamed := want
+	unnamed.Volume = ""
+	if err := Claim(dir, unnamed); err != nil {
+		t.Errorf("without a provider: %v", err)
 	}
 	moved := want
 	moved.Store += "/"

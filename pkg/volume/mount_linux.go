@@ -324,9 +324,12 @@ func (m *Mounter) grow(ctx context.Context, d device, c Content) error {
 // Unmount takes the volume away from its directory. Nothing may use it any more.
 func (v *Mounted) Unmount() error { return v.m.Unmount(v.Point, v.Dir) }
 
-// Unmount takes what is mounted at point away, and the copies of that mount that this process has: a container has one if it was there when the
-// container started. What isn't mounted is no error.
+// Unmount takes what is mounted at point away, and the copies of that mount that this process and other containers have: a container has one if it
+// was there when the container started, and as long as one is left the device is in use. What isn't mounted is no error.
 func (m *Mounter) Unmount(point string, copies ...string) error {
+	if err := m.unmountElsewhere(point); err != nil {
+		return err
+	}
 	for _, path := range copies {
 		if path == point {
 			continue

@@ -3,6 +3,7 @@ package volume
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -19,7 +20,12 @@ type mountEntry struct {
 
 // readMounts reads the mounts that the calling thread sees.
 func readMounts() ([]mountEntry, error) {
-	data, err := os.ReadFile("/proc/thread-self/mountinfo")
+	return readMountsOf("/proc/thread-self")
+}
+
+// readMountsOf reads the mounts of a process, which is a directory below /proc.
+func readMountsOf(process string) ([]mountEntry, error) {
+	data, err := os.ReadFile(filepath.Join(process, "mountinfo"))
 	if err != nil {
 		return nil, fmt.Errorf("read mounts: %w", err)
 	}

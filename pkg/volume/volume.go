@@ -99,7 +99,7 @@ func (e Encryption) Check(v *Volume) error {
 	case !e.Required:
 		return nil
 	case !v.Encrypted:
-		return fmt.Errorf("volume %s is not encrypted, and --require-encrypted-volume is given: nothing is written to it; \"etcd-manager-ctl volumes encrypt\" replaces it by an encrypted one, or take the flag away: %w", v, ErrNotEncrypted)
+		return fmt.Errorf("volume %s is not encrypted, and --require-encrypted-volume is given: nothing is written to it; start without the flag, have \"etcd-manager-ctl volumes encrypt\" replace the volumes of the running members by encrypted ones, then give the flag again: %w", v, ErrNotEncrypted)
 	case e.Key != "" && v.Key != e.Key:
 		return fmt.Errorf("volume %s is encrypted with the key %s, but --require-encrypted-volume wants %s: nothing is written to it: %w", v, v.Key, e.Key, ErrNotEncrypted)
 	}

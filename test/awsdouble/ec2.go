@@ -121,6 +121,8 @@ type Cloud struct {
 	faults   map[string][]Fault
 	calls    []string
 	serial   int
+	// tokens of requests for volumes, and which ones they got.
+	tokens map[string]string
 	// modifications are under way, by volume.
 	modifications map[string]Volume
 }
@@ -129,7 +131,8 @@ type Cloud struct {
 func New(hooks Hooks) *Cloud {
 	return &Cloud{
 		Region: "us-east-1", Account: "111122223333", hooks: hooks, denied: map[string]bool{}, faults: map[string][]Fault{}, modifications: map[string]Volume{},
-		now: world{volumes: map[string]Volume{}, instances: map[string]Instance{}},
+		tokens: map[string]string{},
+		now:    world{volumes: map[string]Volume{}, instances: map[string]Instance{}},
 	}
 }
 
@@ -212,6 +215,11 @@ func (c *Cloud) Volume(id string) (Volume, bool) {
 	defer c.mu.Unlock()
 	v, ok := c.now.clone().volumes[id]
 	return v, ok
+}
+
+// RemoveVolume deletes a volume, as somebody else would.
+func (c *Cloud) RemoveVolume(id string) {
+	c.change(func(w *world) { delete(w.volumes, id) })
 }
 
 // Volumes returns all of them as they are now, sorted by id.

@@ -237,15 +237,17 @@ func (c *Cloud) createVolume(f url.Values) (any, *Fault) {
 	}
 	token := f.Get("ClientToken")
 	fresh := true
+	var refused *Fault
 	c.change(func(w *world) {
 		if token != "" {
-			for _, old := range w.volumes {
-				if old.Tags[clientToken] == token {
-					v, fresh = old, false
-					return
+			if id, ok := c.tokens[token]; ok { // also those of volumes that were deleted since
+				if v, ok = w.volumes[id]; ok {
+					fresh = false
+				} else {
+					refused = &Fault{http.StatusBadRequest, "IdempotentParameterMismatch", "The client token you have provided is associated with a resource that is already deleted. Please use a different client token."}
 				}
+				return
 			}
-			v.Tags[clientToken] = token
 		}
 		if slices.Contains(c.behavior.UnusableKeys, v.Key) && v.Key != "" {
 			v.State = "creating"
@@ -254,7 +256,13 @@ func (c *Cloud) createVolume(f url.Values) (any, *Fault) {
 		c.serial++
 		v.ID = fmt.Sprintf("vol-%017x", 0xc0ffee0000+c.serial)
 		w.volumes[v.ID] = v
+		if token != "" {
+			c.tokens[token] = v.ID
+		}
 	})
+	if refused != nil {
+		return nil, refused
+	}
 	if fresh && c.hooks.Create != nil {
 		if err := c.hooks.Create(v); err != nil {
 			return nil, &Fault{http.StatusInternalServerError, "InternalError", err.Error()}
@@ -262,9 +270,6 @@ func (c *Cloud) createVolume(f url.Values) (any, *Fault) {
 	}
 	return toXML(v), nil
 }
-
-// clientToken is where the double remembers by which token a volume was created; AWS doesn't show it.
-const clientToken = "aws:client-token"
 
 func (c *Cloud) deleteVolume(f url.Values) (any, *Fault) {
 	id := f.Get("VolumeId")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
@@ -42,20 +43,34 @@ func keeper(b *bench, keep bool) *harness.Cluster {
 	return c
 }
 
+// What is done with the changes.
+const (
+	kept        = "kept"
+	notKept     = "not-kept"
+	onlyWatched = "only-watched"
+)
+
 // changesAtMost writes as fast as three members take it.
 func changesAtMost(b *bench, s *settings, r *report) {
-	var with, without, age, replay []time.Duration
+	var with, without, watched, age, replay []time.Duration
 	var rate, rateWithout, perCPU []float64
 	for i := range s.slow {
-		for _, keep := range []bool{true, false} {
-			b.sub(fmt.Sprintf("at-most-%t-%d", keep, i), func(b *bench) {
-				c := keeper(b, keep)
+		for _, what := range []string{kept, notKept, onlyWatched} {
+			b.sub(fmt.Sprintf("at-most-%s-%d", what, i), func(b *bench) {
+				c := keeper(b, what == kept)
+				if what == onlyWatched {
+					b.watchAll(c)
+				}
 				answers, took := b.writeAll(c, s.busy)
 				p, _ := p99(answers, time.Time{}, time.Now().Add(time.Hour))
 				persec := float64(len(answers)) / took.Seconds()
-				b.say("changes kept %t: %.0f writes a second, p99 %s", keep, persec, round(p))
-				if !keep {
+				b.say("changes %s: %.0f writes a second, p99 %s", what, persec, round(p))
+				switch what {
+				case notKept:
 					without, rateWithout = append(without, p), append(rateWithout, persec)
+					return
+				case onlyWatched:
+					watched = append(watched, p)
 					return
 				}
 				with, rate = append(with, p), append(rate, persec)
@@ -66,6 +81,8 @@ func changesAtMost(b *bench, s *settings, r *report) {
 		}
 	}
 	r.addRatio(fmt.Sprintf("Changes: p99 of writes of 1 KiB at the highest rate (%s a second; reference: none are kept, %s)", numbers(rate, "%.0f"), numbers(rateWithout, "%.0f")), with, without, 1.05)
+	r.note("Changes: where a client follows all keys and keeps nothing, that percentile is %s, %.2f times that of none: what etcd itself does for it, and reading.",
+		durations(watched), float64(median(watched))/float64(median(without)))
 	r.addTime("Changes: how far the store is behind at the end of that", age, nil, keptInterval)
 	r.addLeast("Changes: replayed transactions of 1 KiB, a second of a core", "%.0f", perCPU, 50_000)
 	r.note("Changes: replaying all of that, with its decoding and the start of a process, took %s.", durations(replay))
@@ -99,6 +116,24 @@ func (b *bench) writeAll(c *harness.Cluster, lasts time.Duration) ([]answer, tim
 	}
 	wg.Wait()
 	return all, time.Since(from)
+}
+
+// watchAll follows all keys through a follower, as the leading manager does, and keeps nothing.
+func (b *bench) watchAll(c *harness.Cluster) {
+	client, err := etcd.DialStream(c.ClientURLs(), c.TLS())
+	b.must(err)
+	b.Cleanup(func() { _ = client.Close() })
+	revision, _, err := client.Revision(b.ctx)
+	b.must(err)
+	stream, err := client.WatchAll(b.ctx, revision+1)
+	b.must(err)
+	go func() {
+		for {
+			if _, err := stream.Next(); err != nil {
+				return // with the client
+			}
+		}
+	}()
 }
 
 // lag is how long after the last write the store has everything, or how old what it has is by then, whichever is more.

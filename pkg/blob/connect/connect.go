@@ -112,6 +112,12 @@ func openS3(ctx context.Context, u *url.URL, env func(string) string, o options)
 		cfg.Endpoint = "https://" + cfg.Endpoint
 	}
 	cfg.PathStyle = cfg.Endpoint != ""
+	switch payer := env("S3_REQUEST_PAYER"); payer {
+	case "", "requester":
+		cfg.RequesterPays = payer != ""
+	default:
+		return nil, fmt.Errorf("open store %s: S3_REQUEST_PAYER is %q; it can only be \"requester\"", u, payer)
+	}
 	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
 		return nil, fmt.Errorf("open store %s: of S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY only one is set", u)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -243,5 +244,65 @@ func TestPutBuffers(t *testing.T) {
 	s := fake(t, http.NotFound)
 	if buffers := s.partSize * (uploads + 1); buffers > 40<<20 {
 		t.Errorf("a put needs %d bytes of buffers, more than 40 MiB", buffers)
+	}
+}
+
+// TestMachineRegion: where nothing names a region, that of the EC2 machine is asked first. An account of another partition isn't known elsewhere.
+func TestMachineRegion(t *testing.T) {
+	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/latest/api/token":
+			w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "600")
+			fmt.Fprint(w, "token")
+		case "/latest/dynamic/instance-identity/document":
+			fmt.Fprint(w, `{"region":"cn-north-1"}`)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer metadata.Close()
+	dir := t.TempDir()
+	for k, v := range map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.URL, "AWS_EC2_METADATA_DISABLED": "false", "AWS_REGION": "", "AWS_DEFAULT_REGION": "",
+		"AWS_CONFIG_FILE": filepath.Join(dir, "config"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(dir, "credentials")} {
+		t.Setenv(k, v)
+	}
+	for _, x := range []struct {
+		cfg  Config
+		want string
+	}{
+		{Config{Bucket: "b"}, "cn-north-1"},
+		{Config{Bucket: "b", Region: "eu-west-1"}, "eu-west-1"},
+		{Config{Bucket: "b", Endpoint: "http://127.0.0.1:1", PathStyle: true}, "us-east-1"},
+		{Config{Bucket: "b", AccessKeyID: "a", SecretAccessKey: "s"}, "us-east-1"},
+	} {
+		s, err := New(t.Context(), x.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.client.Load().Options().Region; got != x.want {
+			t.Errorf("%+v: region %s, want %s", x.cfg, got, x.want)
+		}
+	}
+}
+
+// TestRequesterPays: every request says who pays.
+func TestRequesterPays(t *testing.T) {
+	for _, pays := range []bool{true, false} {
+		var got []string
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			got = append(got, r.Header.Get("X-Amz-Request-Payer"))
+			w.WriteHeader(http.StatusNotFound)
+		}))
+		s, err := New(t.Context(), Config{Bucket: "b", Endpoint: srv.URL, PathStyle: true, AccessKeyID: "a", SecretAccessKey: "s", RequesterPays: pays})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Stat(t.Context(), "x"); err == nil {
+			t.Error("it was found")
+		}
+		srv.Close()
+		if want := map[bool]string{true: "requester"}[pays]; len(got) == 0 || got[0] != want {
+			t.Errorf("pays %t: the requests said %q", pays, got)
+		}
 	}
 }

@@ -27,8 +27,10 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 )
@@ -54,8 +56,8 @@ type Config struct {
 	Bucket string
 	// Prefix is the base of all keys in the bucket, without slashes at its ends. It may be empty.
 	Prefix string
-	// Region of the bucket. If it is empty the AWS configuration's is used, else us-east-1; the true region is learned from
-	// the server's answer where that names it.
+	// Region of the bucket. If it is empty the AWS configuration's is used, else that of the machine where it is one of EC2's, else us-east-1; the
+	// true region is learned from the server's answer where that names it.
 	Region string
 	// Endpoint is the URL of a server other than AWS, http or https.
 	Endpoint string
@@ -68,6 +70,8 @@ type Config struct {
 	SessionToken string
 	// CAFile names a PEM file with certificates that are trusted beside the system's.
 	CAFile string
+	// RequesterPays says that who asks pays, for buckets that want that.
+	RequesterPays bool
 	// PartSize is the size of the parts of a multipart upload in bytes; 0 means DefaultPartSize. A put needs up to four times as much memory.
 	PartSize int64
 	// Write is what is asked of the store for every object that is put.
@@ -121,6 +125,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 			o.DisableLogOutputChecksumValidationSkipped = true
+			if cfg.RequesterPays {
+				o.APIOptions = append(o.APIOptions, smithyhttp.AddHeaderValue("X-Amz-Request-Payer", "requester"))
+			}
 			if cfg.OnRequest != nil {
 				o.APIOptions = append(o.APIOptions, countRequests(cfg.OnRequest))
 			}
@@ -214,10 +221,28 @@ func awsConfig(ctx context.Context, cfg Config, client *awshttp.BuildableClient)
 	if cfg.Region != "" {
 		base.Region = cfg.Region
 	}
+	if base.Region == "" && cfg.Endpoint == "" && base.BaseEndpoint == nil && cfg.AccessKeyID == "" {
+		base.Region = machineRegion(ctx, base)
+	}
 	if base.Region == "" {
 		base.Region = "us-east-1"
 	}
 	return base, nil
+}
+
+// regionTimeout bounds the question for the machine's region: elsewhere than on EC2 nobody answers.
+const regionTimeout = time.Second
+
+// machineRegion is the region of the machine, if it is one of EC2's. Credentials of other partitions are not known to us-east-1, and a private network may
+// reach only its own region.
+func machineRegion(ctx context.Context, base aws.Config) string {
+	ctx, cancel := context.WithTimeout(ctx, regionTimeout)
+	defer cancel()
+	out, err := imds.NewFromConfig(base).GetRegion(ctx, nil)
+	if err != nil {
+		return ""
+	}
+	return out.Region
 }
 
 func newRetryer(attempts int, maxBackoff time.Duration) aws.Retryer {

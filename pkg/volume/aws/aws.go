@@ -332,6 +332,11 @@ func (e *PermissionError) Error() string {
 // Unwrap returns what EC2 said.
 func (e *PermissionError) Unwrap() error { return e.Err }
 
+// IsMissing tells that EC2 doesn't know a volume: it was deleted, or is so new that not all of EC2 has heard of it.
+func IsMissing(err error) bool {
+	return errors.Is(err, errNotYet) || code(err) == "InvalidVolume.NotFound"
+}
+
 // errNotYet: what was asked for isn't there, perhaps not yet.
 var errNotYet = errors.New("not there (yet)")
 

@@ -181,6 +181,37 @@ func TestAttachedHereComesFirst(t *testing.T) {
 	}
 }
 
+// TestLeftBehind: of several volumes that were made to take another one's place, only the one that it names does; what is left behind is named.
+func TestLeftBehind(t *testing.T) {
+	r, root := newRegion(t)
+	of := func(more ...string) map[string]string {
+		m := tags("a")
+		for i := 0; i < len(more); i += 2 {
+			m[more[i]] = more[i+1]
+		}
+		return m
+	}
+	r.AddVolume(awsdouble.Volume{ID: "vol-1", Zone: "us-east-1a", Tags: of(TagReplaces, "vol-9")})
+	r.AddVolume(awsdouble.Volume{ID: "vol-2", Zone: "us-east-1a", Tags: of(TagReplaces, "vol-8")})
+	r.AddVolume(awsdouble.Volume{ID: "vol-3", Zone: "us-east-1a", Tags: of(TagReplaces, "vol-9")})
+	old := awsdouble.Volume{ID: "vol-9", Zone: "us-east-1a", Tags: of(TagReplacedBy, "vol-3", TagGivenUp, "now"),
+		Attachment: &awsdouble.Attachment{Instance: "i-1", Device: "/dev/xvdu", State: "attached"}}
+	r.machine("i-1", "us-east-1a", root("i-1"))
+	r.AddVolume(old)
+	q := acquire(t, r.machine("i-2", "us-east-1a", root("i-2")))
+	q.says(t, "that is replaced by vol-3; delete it")
+	q.says(t, "which has not this member's tags (any more)")
+	q.says(t, "takes the place of vol-9 once that is given up")
+	old.Attachment = nil
+	r.AddVolume(old)
+	q.gets(t, "vol-3")
+	for _, id := range []string{"vol-1", "vol-2"} {
+		if v, _ := r.Volume(id); v.Attachment != nil {
+			t.Errorf("%s is attached to %s", id, v.Attachment.Instance)
+		}
+	}
+}
+
 // TestTwoMachinesTwoVolumes: two machines of one zone at once get one volume each, and a third waits.
 func TestTwoMachinesTwoVolumes(t *testing.T) {
 	r, root := newRegion(t)

@@ -68,7 +68,7 @@ func choose(v view) step {
 		case w.Tags[TagGivenUp] != "":
 			wait("was given up for %s", w.Tags[TagReplacedBy])
 		case waitsForTurn(w, byID) != "":
-			wait("takes the place of %s once that is given up", waitsForTurn(w, byID))
+			wait("%s", waitsForTurn(w, byID))
 		case v.encryption.Check(w) != nil && (here || a == nil):
 			s.refused = cmpErr(s.refused, v.encryption.Check(w))
 			wait("is not encrypted as required")
@@ -118,16 +118,22 @@ func (v *view) held(s *step, w *volume.Volume, a *volume.Attachment, wait func(s
 	}
 }
 
-// waitsForTurn names the volume that has to be given up before this one may be used.
-func waitsForTurn(w *volume.Volume, byID map[volume.ID]*volume.Volume) volume.ID {
-	old := volume.ID(w.Tags[TagReplaces])
-	if old == "" {
+// waitsForTurn says why a volume that was made to take another one's place may not be used, or "". Only the one that the other names takes it: an
+// earlier attempt may have left one behind.
+func waitsForTurn(w *volume.Volume, byID map[volume.ID]*volume.Volume) string {
+	id := volume.ID(w.Tags[TagReplaces])
+	if id == "" {
 		return ""
 	}
-	if o := byID[old]; o == nil || o.Tags[TagGivenUp] != "" && attachment(o) == nil {
-		return ""
+	switch old := byID[id]; {
+	case old == nil:
+		return fmt.Sprintf("was made to take the place of %s, which has not this member's tags (any more): if this is the member's volume, remove its tag %s, else delete it", id, TagReplaces)
+	case old.Tags[TagReplacedBy] != "" && old.Tags[TagReplacedBy] != string(w.ID):
+		return fmt.Sprintf("was made to take the place of %s, but that is replaced by %s; delete it", id, old.Tags[TagReplacedBy])
+	case old.Tags[TagReplacedBy] == "" || old.Tags[TagGivenUp] == "" || attachment(old) != nil:
+		return fmt.Sprintf("takes the place of %s once that is given up", id)
 	}
-	return old
+	return ""
 }
 
 // attachment is where a volume is, or nil.

@@ -165,34 +165,79 @@ func (p *Provider) Create(ctx context.Context, v Provisioned, token string) (vol
 	if v.Key != "" {
 		in.KmsKeyId = aws.String(v.Key)
 	}
-	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	out, err := p.c.ec2.CreateVolume(call, in)
-	cancel()
+	id, err := p.c.create(ctx, in)
 	if err != nil {
 		return "", denied("ec2:CreateVolume (and ec2:CreateTags)", err)
 	}
-	id := volume.ID(aws.ToString(out.VolumeId))
-	return id, p.usable(ctx, id, v.Key)
+	_, err = p.c.usable(ctx, id, v.Key, p.Poll)
+	return id, err
 }
 
+// maxTokens bounds how many volumes of one wish were deleted, or have lost their tags, before another one is made.
+const maxTokens = 20
+
+// create makes a volume. EC2 remembers the token of the request for long: it answers with the volume that was made for it, or refuses it when that
+// has been deleted since, also by EC2 itself because the key could not be used. Then, and when the volume is not what was asked for any more, the
+// request gets another token.
+func (c *Client) create(ctx context.Context, in *ec2.CreateVolumeInput) (volume.ID, error) {
+	token := aws.ToString(in.ClientToken)
+	for n := 1; ; n++ {
+		if n > 1 {
+			in.ClientToken = aws.String(fmt.Sprintf("%s-%d", token, n))
+		}
+		call, cancel := context.WithTimeout(ctx, requestTimeout)
+		out, err := c.ec2.CreateVolume(call, in)
+		cancel()
+		if err == nil {
+			id := volume.ID(aws.ToString(out.VolumeId))
+			if n == maxTokens || !c.strays(ctx, id, in) {
+				return id, nil
+			}
+			continue
+		}
+		if code(err) != "IdempotentParameterMismatch" || n == maxTokens {
+			return "", err
+		}
+	}
+}
+
+// strays tells whether a volume exists and lacks tags that were asked for: somebody has taken them off since it was made.
+func (c *Client) strays(ctx context.Context, id volume.ID, in *ec2.CreateVolumeInput) bool {
+	v, err := c.Volume(ctx, id)
+	if err != nil {
+		return false // not to be seen yet, as a new one
+	}
+	for _, s := range in.TagSpecifications {
+		for _, t := range s.Tags {
+			if have, ok := v.Tags[aws.ToString(t.Key)]; !ok || have != aws.ToString(t.Value) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// createPoll is how often a new volume is looked at.
+const createPoll = 2 * time.Second
+
 // usable waits for a new volume. EC2 makes encrypted ones before it asks for the key, and takes them back if it may not use it.
-func (p *Provider) usable(ctx context.Context, id volume.ID, key string) error {
+func (c *Client) usable(ctx context.Context, id volume.ID, key string, poll time.Duration) (*volume.Volume, error) {
 	ctx, cancel := context.WithTimeout(ctx, createPatience)
 	defer cancel()
 	for seen := false; ; {
-		v, err := p.c.Volume(ctx, id)
+		v, err := c.Volume(ctx, id)
 		switch {
 		case err == nil && (v.State == "available" || v.State == "in-use"):
-			return nil
+			return v, nil
 		case err == nil && v.State == "creating":
 			seen = true
-		case err == nil, seen && (errors.Is(err, errNotYet) || code(err) == "InvalidVolume.NotFound"):
-			return fmt.Errorf("EC2 has taken the new volume %s back: that means that the key %q can't be used by who runs this (kms:CreateGrant, kms:GenerateDataKeyWithoutPlaintext; docs/kops.md)", id, key)
-		case !errors.Is(err, errNotYet) && code(err) != "InvalidVolume.NotFound":
-			return err
+		case err == nil, seen && IsMissing(err):
+			return nil, fmt.Errorf("EC2 has taken the new volume %s back: that means that the key %q can't be used by who runs this (kms:CreateGrant, kms:GenerateDataKeyWithoutPlaintext; docs/kops.md)", id, key)
+		case !IsMissing(err):
+			return nil, err
 		}
-		if !sleep(ctx, p.Poll) {
-			return fmt.Errorf("wait for the new volume %s: %w", id, context.Cause(ctx))
+		if !sleep(ctx, poll) {
+			return nil, fmt.Errorf("wait for the new volume %s: %w", id, context.Cause(ctx))
 		}
 	}
 }

@@ -29,11 +29,11 @@ const (
 )
 
 // Create makes an empty volume of the same zone, size and type and with the same tags as another, encrypted as wanted, and tagged to take
-// its place. Repeated, it returns the volume that was made the first time.
+// its place, and waits until it can be used. Repeated, it returns the volume that was made the first time, if that is there still.
 func (c *Client) Create(ctx context.Context, like *volume.Volume, want volume.Encryption) (*volume.Volume, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	described, err := c.ec2.DescribeVolumes(ctx, &ec2.DescribeVolumesInput{VolumeIds: []string{string(like.ID)}})
+	described, err := c.ec2.DescribeVolumes(call, &ec2.DescribeVolumesInput{VolumeIds: []string{string(like.ID)}})
 	if err != nil {
 		return nil, c.explain("DescribeVolumes", "*", err)
 	}
@@ -52,11 +52,11 @@ func (c *Client) Create(ctx context.Context, like *volume.Volume, want volume.En
 	if want.Key != "" {
 		in.KmsKeyId = aws.String(want.Key)
 	}
-	out, err := c.ec2.CreateVolume(ctx, in)
+	id, err := c.create(ctx, in)
 	if err != nil {
 		return nil, c.explain("CreateVolume", "arn:aws:ec2:*:*:volume/*", err)
 	}
-	return c.Volume(ctx, volume.ID(aws.ToString(out.VolumeId)))
+	return c.usable(ctx, id, want.Key, createPoll)
 }
 
 // replacementTags are those of the volume whose place is taken, but for what AWS and etcd-manager itself wrote there.
