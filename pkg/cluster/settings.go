@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strconv"
@@ -67,8 +68,8 @@ func ParseSetting(name, value string) (string, error) {
 		return value, nil
 	case SettingMetricsURLs:
 		for s := range strings.SplitSeq(value, ",") {
-			if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" {
-				return bad("URLs such as http://0.0.0.0:8081, comma separated")
+			if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || net.ParseIP(u.Hostname()) == nil && u.Hostname() != "localhost" {
+				return bad("URLs such as http://0.0.0.0:8081, comma separated, each with an address and not a name (etcd listens there on every master)")
 			}
 		}
 		return value, nil

@@ -51,12 +51,12 @@ func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster
 	case plan.MarkFormed:
 		return l.markFormed(ctx, spec, a)
 	case plan.StartEtcd:
-		return l.startEtcd(ctx, a)
+		return l.startEtcd(ctx, o, a)
 	case plan.StartAll:
 		// One after the other: each waits until it answers its peers, so that none waits for another one's open but silent port.
 		var errs []error
 		for _, s := range a.Starts {
-			errs = append(errs, l.startEtcd(ctx, s))
+			errs = append(errs, l.startEtcd(ctx, o, s))
 		}
 		return errors.Join(errs...)
 	case plan.SetAside:
@@ -192,9 +192,14 @@ func (l *leadership) quick(ctx context.Context, id cluster.NodeID, req *protosv1
 	return err
 }
 
-func (l *leadership) startEtcd(ctx context.Context, a plan.StartEtcd) error {
-	return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{
-		StartEtcd: &protosv1.StartEtcd{State: wire.StateToProto(&a.State), MayBeEmpty: a.MayBeEmpty, Restart: a.Restart}}})
+func (l *leadership) startEtcd(ctx context.Context, o *plan.Observation, a plan.StartEtcd) error {
+	req := &protosv1.StartEtcd{State: wire.StateToProto(&a.State), MayBeEmpty: a.MayBeEmpty, Restart: a.Restart}
+	if a.MayBeEmpty && !a.State.NewCluster && o.Store.Error == "" && o.Store.SettingsError == "" { // what it had in an earlier membership may not be wanted any more
+		req.Settings = &protosv1.Settings{Values: o.Store.Settings}
+	}
+	err := l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: req}})
+	l.noteStart(a.Node, err)
+	return err
 }
 
 // takeTerm writes the term into the store.

@@ -32,12 +32,14 @@ type leadership struct {
 	beat  time.Time // of the last heartbeat in the store
 	wrote bool      // the leader record was written since it was last looked at
 
-	missing  map[cluster.NodeID]time.Time
-	changed  bool      // the member list was changed since the nodes were last asked
-	settled  string    // the set of reachable nodes
-	since    time.Time // of settled
-	started  time.Time
-	watching map[cluster.NodeID]context.CancelFunc
+	missing map[cluster.NodeID]time.Time
+	// lastAlive is when a member last answered whose manager was missing.
+	lastAlive map[cluster.NodeID]time.Time
+	changed   bool      // the member list was changed since the nodes were last asked
+	settled   string    // the set of reachable nodes
+	since     time.Time // of settled
+	started   time.Time
+	watching  map[cluster.NodeID]context.CancelFunc
 
 	op    *catalog.Operation // the restore under way, as last written
 	opVer string
@@ -94,7 +96,7 @@ type leadership struct {
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
 	return &leadership{
-		m: m, term: term, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
+		m: m, term: term, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{},
 		watching: map[cluster.NodeID]context.CancelFunc{}, safety: map[string]time.Time{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
@@ -145,7 +147,7 @@ func (l *leadership) run(ctx context.Context) {
 		case d.Alarm || d.Waits || !steady(o, spec):
 			wait = tickWaiting
 		case o.Store.NewestBackupKnown:
-			due := o.Store.NewestBackup.Add(policy.BackupInterval).Sub(o.Now)
+			due := max(o.Store.NewestBackup.Add(policy.BackupInterval).Sub(o.Now), o.BackupRetryAt.Sub(o.Now))
 			wait = min(wait, max(due, 100*time.Millisecond))
 		}
 		if wait == 0 {

@@ -28,6 +28,8 @@ type life struct {
 	rewritten []cluster.NodeID
 	// rewriting is the node whose database is being rewritten, guarded by the leadership's mu.
 	rewriting cluster.NodeID
+	// failing is since when nodes fail to start a member, guarded by the leadership's mu.
+	failing map[cluster.NodeID]time.Time
 	// reached says whether nodes that may join can be reached by the members.
 	reached map[cluster.NodeID]reached
 }
@@ -65,11 +67,29 @@ func (l *leadership) observeLife(o *plan.Observation) {
 	if answer && !full {
 		l.tending.compactedTo, l.tending.rewritten = 0, nil
 	}
+	o.StartFailing = map[cluster.NodeID]time.Duration{}
+	for id, since := range l.tending.failing {
+		o.StartFailing[id] = max(time.Since(since), 1)
+	}
 	o.VersionsFailed, o.CompactedTo, o.CompactedAt, o.Rewritten = l.tending.failed, l.tending.compactedTo, l.tending.compactedAt, slices.Clone(l.tending.rewritten)
 	for i := range o.Nodes {
 		if o.Nodes[i].ID == l.tending.rewriting && o.Nodes[i].Busy == "" {
 			o.Nodes[i].Busy = "defragment" // it was asked to, and its answer is older than that
 		}
+	}
+}
+
+// noteStart remembers since when a node fails to start a member.
+func (l *leadership) noteStart(id cluster.NodeID, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(l.tending.failing, id)
+	case l.tending.failing == nil:
+		l.tending.failing = map[cluster.NodeID]time.Time{id: time.Now()}
+	case l.tending.failing[id].IsZero():
+		l.tending.failing[id] = time.Now()
 	}
 }
 

@@ -141,6 +141,7 @@ func (l *leadership) countMissing(o *plan.Observation, known, foreign map[cluste
 
 // askMembers finds out which members serve although their manager is silent: a manager that died leaves its etcd running.
 func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
+	defer l.countAlive(o)
 	if len(o.Missing) == 0 {
 		return
 	}
@@ -172,6 +173,30 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 	}
 	wg.Wait()
 	slices.Sort(o.Alive)
+}
+
+// countAlive remembers when members last served while their manager was silent: from then on it counts that they don't.
+func (l *leadership) countAlive(o *plan.Observation) {
+	now := time.Now()
+	missing := map[cluster.NodeID]bool{}
+	speaker, _ := speakers(o)
+	for i := range o.Missing {
+		x := &o.Missing[i]
+		missing[x.ID] = true
+		alive := speaker != nil && slices.ContainsFunc(speaker.Etcd.Members, func(m cluster.Member) bool {
+			return m.Name == string(x.ID) && slices.Contains(o.Alive, m.ID)
+		})
+		if alive {
+			l.lastAlive[x.ID] = now
+		} else if at, ok := l.lastAlive[x.ID]; ok {
+			x.EtcdFor = max(now.Sub(at), 1)
+		}
+	}
+	for id := range l.lastAlive {
+		if !missing[id] {
+			delete(l.lastAlive, id)
+		}
+	}
 }
 
 func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.NodeStatus, error) {

@@ -97,6 +97,7 @@ func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
 	op.Phase = phaseSwitched
 	a.mu.Lock()
 	a.state, a.stateErr, a.restarts = s, nil, 0
+	a.paused = "" // what was stopped were the data of before
 	a.mu.Unlock()
 	if err := a.note(op); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -381,6 +382,8 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 		return nil, fmt.Errorf("take backup: %w", err)
 	}
 	defer c.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	asked := time.Now()
 	st, err := c.Status(ctx)
 	if err != nil {
@@ -398,12 +401,32 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 	m, err := a.writer.Write(ctx, req.GetName(), backup.Facts{
 		ClusterName: a.cfg.ClusterName, ClusterID: st.ClusterID, MemberID: st.MemberID, Node: cluster.NodeID(a.cfg.Self.Name),
 		EtcdVersion: st.Version, Spec: wire.SpecFromProto(req.GetSpec()), Revision: st.Revision, RevisionAtMost: after.Revision, RevisionAt: asked, Size: snap.Size, Reason: req.GetReason(),
-	}, snap.Unverified(), func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
+	}, &patientReader{snap.Unverified(), cancel}, func(p backup.Progress) { t.report("upload", p.Done, p.Total) })
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errSnapshotStalled) {
+		err = cause
+	}
 	if err != nil {
 		return nil, fmt.Errorf("take backup: %w", err)
 	}
 	klog.Infof("backup %s (%s): revision %d, %d bytes stored, took %s", m.Backup, m.Reason, m.Revision, m.Stored.Size, m.Duration().Round(time.Millisecond))
 	return backupEvent(m), nil
+}
+
+// streamPatience is how long etcd may send nothing in the middle of a snapshot.
+const streamPatience = 30 * time.Second
+
+var errSnapshotStalled = fmt.Errorf("etcd has sent nothing of its snapshot for %s", streamPatience)
+
+// patientReader cancels when a read takes too long. How long the other side takes to ask for more doesn't count.
+type patientReader struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (p *patientReader) Read(b []byte) (int, error) {
+	t := time.AfterFunc(streamPatience, func() { p.cancel(errSnapshotStalled) })
+	defer t.Stop()
+	return p.ReadCloser.Read(b)
 }
 
 // permanent tells whether trying again can't help.

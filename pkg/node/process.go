@@ -89,7 +89,7 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
 	}
 	if self.TLS {
 		if a.cfg.Certificates == nil {
-			return etcd.CommandLine{}, fmt.Errorf("etcd speaks TLS in this cluster, but the manager was started with --etcd-insecure: %w", cluster.ErrPermanent)
+			return etcd.CommandLine{}, errInsecure
 		}
 		urls := append(append(append([]string{}, self.PeerURLs...), self.ClientURLs...), self.QuarantinedClientURLs...)
 		f, err := a.cfg.Certificates.EtcdFiles(a.l.pki(s.Token), pki.EtcdName{Name: self.Name, Addresses: []string{a.cfg.Address}, URLs: urls})
@@ -102,6 +102,8 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
 	return etcd.Command(cfg, bin)
 }
 
+var errInsecure = fmt.Errorf("etcd speaks TLS in this cluster, but the manager was started with --etcd-insecure: %w", cluster.ErrPermanent)
+
 // dial opens a client to the own etcd as it runs in this state.
 func (a *Agent) dial(s *cluster.EtcdState) (*etcd.Client, error) {
 	self := s.Node(a.cfg.Self.Name)
@@ -112,6 +114,9 @@ func (a *Agent) dial(s *cluster.EtcdState) (*etcd.Client, error) {
 	}
 	if !self.TLS {
 		return etcd.Dial(urls, nil)
+	}
+	if a.cfg.Certificates == nil {
+		return nil, errInsecure
 	}
 	return etcd.Dial(urls, a.cfg.Certificates.EtcdClient(host))
 }
@@ -475,6 +480,7 @@ func (a *Agent) supervise(ctx context.Context) {
 			}
 			a.mu.Unlock()
 			if !unasked {
+				a.forgetEnded(p)
 				continue
 			}
 			klog.Errorf("etcd (pid %d) %s; starting it again", p.PID(), p.Exit())
@@ -486,6 +492,13 @@ func (a *Agent) supervise(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// forgetEnded waits for who has stopped a process. If it took so long that they have given up, it is forgotten here.
+func (a *Agent) forgetEnded(p *etcd.Process) {
+	a.procMu.Lock()
+	defer a.procMu.Unlock()
+	a.gone(p, "etcd "+p.Exit().String())
 }
 
 // setStartError remembers why etcd couldn't be started, and says so once. mu is held.

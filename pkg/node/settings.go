@@ -181,7 +181,13 @@ func (a *Agent) defragment(ctx context.Context) error {
 		return err
 	}
 	started := time.Now()
-	if err := own.Defragment(ctx); err != nil {
+	limit := rewriteTime(before.DBSize)
+	dctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("etcd hasn't rewritten its database of %d MiB in %s", before.DBSize>>20, limit))
+	defer cancel()
+	if err := own.Defragment(dctx); err != nil {
+		if dctx.Err() != nil {
+			return context.Cause(dctx)
+		}
 		return err
 	}
 	after, err := own.Status(ctx)
@@ -191,6 +197,12 @@ func (a *Agent) defragment(ctx context.Context) error {
 	klog.Infof("defragmented etcd's database: %d MiB before, %d MiB now, took %s", before.DBSize>>20, after.DBSize>>20, time.Since(started).Round(time.Millisecond))
 	a.probe(ctx, 0)
 	return nil
+}
+
+// rewriteTime is how long etcd may take to rewrite its database; what takes longer hangs, and this node has other things to do.
+func rewriteTime(size int64) time.Duration {
+	const bytesPerSecond = 10 << 20
+	return 2*time.Minute + time.Duration(size/bytesPerSecond)*time.Second
 }
 
 // usualQuota is etcd's own bound of the database.

@@ -16,6 +16,9 @@ func checkRestartMember(o *Observation, a RestartMember) error {
 	switch {
 	case n == nil || n.State == nil || n.StateError != "" || !n.DataPresent:
 		return fmt.Errorf("node %s has no member to restart", a.Node)
+	case servingToken(o) == "" && !n.Etcd.Healthy && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(a.Node) && !n.Holding && o.underWay() == nil &&
+		a.State.Token == n.State.Token && a.State.EtcdVersion == n.State.EtcdVersion && a.State.Quarantined == n.State.Quarantined && !a.State.NewCluster && len(a.State.Nodes) == 1:
+		return a.Settings.Validate() // the only member, and it serves nobody
 	case n.State.Token != a.State.Token || servingToken(o) != a.State.Token:
 		return fmt.Errorf("node %s has cluster %s, and not the one that serves", a.Node, n.State.Token)
 	case n.Holding || o.underWay() != nil:
@@ -177,6 +180,9 @@ func checkUpkeep(o *Observation, a Action) error {
 			return fmt.Errorf("node %s isn't a healthy member, or the other one of two alone would be no quorum", a.Node)
 		}
 	case Disarm:
+		if a.Alarm.Type == cluster.AlarmCorrupt && a.Alarm.Member == 0 {
+			return fmt.Errorf("it isn't known whose data are corrupt")
+		}
 		for _, m := range members {
 			if a.Alarm.Type == cluster.AlarmCorrupt && m.ID == a.Alarm.Member {
 				return fmt.Errorf("member %s, whose data are corrupt, is still in the cluster", m.ID)

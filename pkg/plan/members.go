@@ -141,6 +141,8 @@ func (r *rules) learner() (Decision, bool) {
 			return alarm("node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
 		case n.State != nil && !ours:
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
+		case m.Name == "" && m.Learner && r.o.StartFailing[n.ID] >= r.p.MemberDeadline:
+			return do(remove, "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
 		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
 			return do(StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
 		case !ours, !n.DataPresent && !n.Etcd.Running:
@@ -292,11 +294,21 @@ func (r *rules) moved() (Decision, bool) {
 		if n.Etcd.Outdated {
 			continue // it listens where it did before, until it is restarted in its turn
 		}
+		if r.taken(m, n.Self.PeerURLs) {
+			continue // etcd refuses it until the member that was there before is gone
+		}
 		if len(n.Self.PeerURLs) > 0 && !sameSet(m.PeerURLs, n.Self.PeerURLs) && r.o.ProbeErrors[n.ID] == "" {
 			return do(UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs}, "node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
 		}
 	}
 	return none, false
+}
+
+// taken tells whether another member is known under one of these URLs.
+func (r *rules) taken(m cluster.Member, urls []string) bool {
+	return slices.ContainsFunc(r.v.members, func(x cluster.Member) bool {
+		return x.ID != m.ID && slices.ContainsFunc(x.PeerURLs, func(u string) bool { return slices.Contains(urls, u) })
+	})
 }
 
 func sameSet(a, b []string) bool {
@@ -325,6 +337,13 @@ func (r *rules) deadMember() (Decision, bool) {
 		}
 		n := r.v.node(r.o, m)
 		here := n != nil && n.StateError == ""
+		since := r.gone(m)
+		if n != nil {
+			since = n.Etcd.UnhealthyFor
+		}
+		if r.o.BackupRunning != "" && since >= 2*r.p.MemberDeadline && (here || r.spare() != nil) {
+			return do(RemoveMember{Member: m.ID, Name: m.Name}, "%s; the backup that is being taken (%s) is not waited for any longer", why, r.o.BackupRunning)
+		}
 		if here || r.successor(m) != nil || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
 			return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
 		}
@@ -394,11 +413,14 @@ func (r *rules) successor(m cluster.Member) *cluster.NodeStatus {
 	return nil
 }
 
-// gone is how long the node of a member hasn't answered. A node on which other software answers is alive.
+// gone is how long the node of a member hasn't answered, neither its manager nor its etcd. A node on which other software answers is alive.
 func (r *rules) gone(m cluster.Member) time.Duration {
 	miss := r.o.missing(m.Name)
 	if miss.Foreign {
 		return 0
+	}
+	if miss.EtcdFor > 0 {
+		return min(miss.For, miss.EtcdFor)
 	}
 	return miss.For
 }
@@ -412,13 +434,18 @@ func label(m cluster.Member) string {
 
 // spare is a node that could become a member, or nil.
 func (r *rules) spare() *cluster.NodeStatus {
+	var failing *cluster.NodeStatus // the last resort
 	for i := range r.o.Nodes {
 		n := &r.o.Nodes[i]
-		if n.State == nil && n.StateError == "" && !r.named(n) && r.o.ProbeErrors[n.ID] == "" {
+		switch {
+		case n.State != nil || n.StateError != "" || r.named(n) || r.o.ProbeErrors[n.ID] != "":
+		case r.o.StartFailing[n.ID] == 0:
 			return n
+		case failing == nil:
+			failing = n
 		}
 	}
-	return nil
+	return failing
 }
 
 // named tells whether the member list has an entry for the node.

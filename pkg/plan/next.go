@@ -26,6 +26,7 @@ func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
 		r.form,
 		r.forming,
 		r.held,
+		r.otherSettings,
 		r.lost,
 		r.lift,
 		r.corrupt,
@@ -213,6 +214,12 @@ func (r *rules) lost() (Decision, bool) {
 	words := strings.Join(state, ", ")
 	if m := r.o.Store.Marker; m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
 		words += fmt.Sprintf(" (these have cluster %s; the store's marker names cluster %s, of which no node is here)", r.v.token, m.Token)
+	}
+	for _, n := range r.v.nodes {
+		if len(n.Settings) > 0 && !n.Etcd.Running {
+			words += fmt.Sprintf("; if it is the settings that keep etcd on node %s from starting (%s), take them back: etcd-manager-ctl --backup-store=URL configure-cluster --unset=NAME", n.ID, n.Settings)
+			break
+		}
 	}
 	if starting {
 		return hold("etcd is starting: %s", words)

@@ -36,6 +36,8 @@ type Observation struct {
 	SettledFor time.Duration
 	// Alive are members whose etcd answers although their node's manager doesn't; they are not replaced. May be left empty.
 	Alive []cluster.MemberID
+	// StartFailing tells for how long this leader has asked nodes in vain to start a member that was added for them. May be left empty.
+	StartFailing map[cluster.NodeID]time.Duration
 	// VersionsFailed are versions with which a member didn't get well under this leader; they are not tried again. May be left empty.
 	VersionsFailed []string
 	// CompactedTo is the revision up to which this leader has compacted since etcd last ran out of room; 0 if it hasn't.
@@ -51,6 +53,8 @@ type Observation struct {
 type MissingNode struct {
 	ID  cluster.NodeID
 	For time.Duration
+	// EtcdFor is how long its member's etcd hasn't answered either, where it did after the manager had fallen silent; else zero.
+	EtcdFor time.Duration
 	// Foreign is true if something answers there that is not this software: it is alive, but not ours.
 	Foreign bool
 }

@@ -67,6 +67,8 @@ func (r *rules) corrupt() (Decision, bool) {
 		}
 	}
 	switch {
+	case slices.Contains(accused, 0): // etcd's word for that
+		return alarm("etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now")
 	case len(in) == 0 && r.canChange():
 		a := cluster.Alarm{Member: accused[0], Type: cluster.AlarmCorrupt}
 		return do(Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])

@@ -54,6 +54,42 @@ func (r *rules) settings() (Decision, bool) {
 	return r.changing(a, text, changedSettings(n, want), done, len(list))
 }
 
+// otherSettings starts a member that isn't well with the settings that are wanted, if it has others: it may be these that keep it from starting. That
+// costs nobody anything, and it is how an operator takes back what didn't do, with one master too.
+func (r *rules) otherSettings() (Decision, bool) {
+	s := r.o.Store
+	want := s.Settings
+	if s.Error != "" || s.SettingsError != "" || s.Operation != nil || r.v.token == "" || s.Marker.Token != "" && s.Marker.Token != r.v.token || want.Validate() != nil {
+		return none, false
+	}
+	lets := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.Etcd.Healthy && !isQuarantined(n) }) // clients in
+	for _, n := range r.v.nodes {
+		switch {
+		case n.Etcd.Healthy || !n.DataPresent || n.Holding || n.Busy != "" || n.StateError != "" || isQuarantined(n) || n.Settings.Equal(want):
+			continue
+		case n.Etcd.UnhealthyFor < min(startTime, r.p.MemberDeadline/2) || !slices.Contains(n.Versions, n.State.EtcdVersion):
+			continue
+		case r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
+		case !r.v.serving && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(n.ID):
+		default:
+			continue
+		}
+		a := RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
+		if a.Settings == nil {
+			a.Settings = cluster.Settings{}
+		}
+		a.State.NewCluster = false
+		return do(a, "etcd on node %s doesn't get well with the settings [%s]; it is started with those that are wanted, [%s]", n.ID, n.Settings, want)
+	}
+	return none, false
+}
+
+func sameMinor(a, b string) bool {
+	x, err := cluster.ParseVersion(a)
+	y, err2 := cluster.ParseVersion(b)
+	return err == nil && err2 == nil && x.Minor == y.Minor
+}
+
 // changedSettings says what has changed for a node's etcd since it was started, or is "".
 func changedSettings(n *cluster.NodeStatus, want cluster.Settings) string {
 	switch {

@@ -21,6 +21,7 @@ type world struct {
 	keeps   string // the minor version that all keep to, else the lowest that runs
 	downTo  string // for which etcd's downgrade is enabled
 	alarms  []cluster.Alarm
+	silent  map[string]time.Duration
 	lostFor time.Duration // how long etcd has been unhealthy where there is no quorum
 	mcount  int
 }
@@ -73,7 +74,12 @@ func etcdNodes(names []string) []cluster.EtcdNode {
 }
 
 // memberID is the first member id of a node: a has a, b has b and so on.
-func memberID(name string) cluster.MemberID { return cluster.MemberID(name[len(name)-1]) - 'a' + 0xa }
+func memberID(name string) cluster.MemberID {
+	if name == "nobody" {
+		return 0
+	}
+	return cluster.MemberID(name[len(name)-1]) - 'a' + 0xa
+}
 
 // splitWords splits a line at blanks; "quoted words" stay together.
 func splitWords(line string) ([]string, error) {
@@ -299,6 +305,10 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.o.ProbeErrors = map[cluster.NodeID]string{cluster.NodeID(a[0]): a[1]}
 	case "alive":
 		w.o.Alive = append(w.o.Alive, memberID(a[0]))
+	case "etcd-silent": // etcd-silent NODE 5s: its etcd served longer than its manager
+		w.silent = map[string]time.Duration{a[0]: a.dur(0)}
+	case "start-failing":
+		w.o.StartFailing = map[cluster.NodeID]time.Duration{cluster.NodeID(a[0]): a.dur(0)}
 	case "next":
 		return w.next(), nil
 	case "check":
@@ -624,7 +634,7 @@ func (w *world) observe() (*Observation, *cluster.Spec) {
 		switch {
 		case n.unknown:
 		case n.away:
-			o.Missing = append(o.Missing, MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign})
+			o.Missing = append(o.Missing, MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign, EtcdFor: w.silent[n.id]})
 		default:
 			o.Nodes = append(o.Nodes, w.status(n))
 		}

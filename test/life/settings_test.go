@@ -82,6 +82,41 @@ func TestSettings(t *testing.T) {
 	noneReplaced2(t, c)
 }
 
+// TestSettingTakenBack chooses what etcd can't start with. One member at most is down then, and it is well again once the operator has taken it back,
+// with one master too.
+func TestSettingTakenBack(t *testing.T) {
+	for _, nodes := range []int{1, 3} {
+		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
+			c := harness.Start(t, harness.Options{Nodes: nodes, Args: args()})
+			c.WaitHealthy(nodes)
+			c.Put("/before", "x")
+			configure(t, c, "--set=listen-metrics-urls=http://192.0.2.1:8081")
+			down := func() (list []string) {
+				for _, n := range c.Nodes {
+					if v, err := n.Status(t.Context()); err != nil || !v.Etcd.Healthy {
+						list = append(list, n.Name)
+					}
+				}
+				return list
+			}
+			c.WaitFor("etcd that can't listen there", time.Minute, func() string {
+				for _, n := range c.Nodes {
+					if v, err := n.Status(t.Context()); err == nil && !v.Etcd.Running && strings.Contains(v.Etcd.Error, "etcd") {
+						return ""
+					}
+				}
+				return fmt.Sprintf("%v are down", down())
+			})
+			if list := down(); len(list) != 1 {
+				t.Errorf("%v are down", list)
+			}
+			configure(t, c, "--unset=listen-metrics-urls")
+			waitFlag(t, c, "--listen-metrics-urls=http://192.0.2.1", false)
+			c.Put("/after", "x")
+		})
+	}
+}
+
 // noneReplaced2 is noneReplaced for a test that has wiped a disk itself.
 func noneReplaced2(t *testing.T, c *harness.Cluster) {
 	t.Helper()
