@@ -296,6 +296,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 		m, err := c.AddLearner(ctx, a.PeerURLs)
 		if err == nil {
 			klog.Infof("added node %s as learner %s", a.Node, m.ID)
+			l.startAnew(a.Node)
 		}
 		return err
 	case plan.Promote:

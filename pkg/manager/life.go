@@ -79,6 +79,15 @@ func (l *leadership) observeLife(o *plan.Observation) {
 	}
 }
 
+// startAnew gives a node that has failed before its whole time again, when a member is added for it once more.
+func (l *leadership) startAnew(id cluster.NodeID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.tending.failing[id].IsZero() {
+		l.tending.failing[id] = time.Now()
+	}
+}
+
 // noteStart remembers since when a node fails to start a member.
 func (l *leadership) noteStart(id cluster.NodeID, err error) {
 	l.mu.Lock()

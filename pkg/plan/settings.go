@@ -55,7 +55,8 @@ func (r *rules) settings() (Decision, bool) {
 }
 
 // otherSettings starts a member that isn't well with the settings that are wanted, if it has others: it may be these that keep it from starting. That
-// costs nobody anything, and it is how an operator takes back what didn't do, with one master too.
+// costs nobody anything, and it is how an operator takes back what didn't do, with one master too. From its deadline on a member is replaced, and the one
+// that joins in its place gets what is wanted.
 func (r *rules) otherSettings() (Decision, bool) {
 	s := r.o.Store
 	want := s.Settings
@@ -69,7 +70,7 @@ func (r *rules) otherSettings() (Decision, bool) {
 			continue
 		case n.Etcd.UnhealthyFor < min(startTime, r.p.MemberDeadline/2) || !slices.Contains(n.Versions, n.State.EtcdVersion):
 			continue
-		case r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
+		case n.Etcd.UnhealthyFor < r.p.MemberDeadline && r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
 		case !r.v.serving && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(n.ID):
 		default:
 			continue

@@ -184,10 +184,16 @@ func TestDeletedNamespace(t *testing.T) {
 func putBack(t *testing.T, c *harness.Cluster, dir string) {
 	t.Helper()
 	certs := c.ClientFiles()
-	cmd := exec.CommandContext(t.Context(), "sh", "-e", filepath.Join(dir, "put-back.sh"))
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.Dir, "ETCDCTL=" + c.Programs.Manager + " etcdctl", "ETCDCTL_ENDPOINTS=" + c.Nodes[0].ClientURL(),
-		"ETCDCTL_CACERT=" + certs.ClientCA, "ETCDCTL_CERT=" + certs.ServerCert, "ETCDCTL_KEY=" + certs.ServerKey}
-	out, err := cmd.CombinedOutput()
+	run := func(endpoint string) ([]byte, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", filepath.Join(dir, "put-back.sh"))
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.Dir, "ETCDCTL=" + c.Programs.Manager + " etcdctl --dial-timeout=1s --command-timeout=1s", "ETCDCTL_ENDPOINTS=" + endpoint,
+			"ETCDCTL_CACERT=" + certs.ClientCA, "ETCDCTL_CERT=" + certs.ServerCert, "ETCDCTL_KEY=" + certs.ServerKey}
+		return cmd.CombinedOutput()
+	}
+	if out, err := run("https://127.0.0.1:1"); err == nil || strings.Contains(string(out), "exists") {
+		t.Errorf("where no etcd is: %v\n%s", err, out)
+	}
+	out, err := run(c.Nodes[0].ClientURL())
 	if err != nil {
 		t.Fatalf("put back: %v\n%s", err, out)
 	}
