@@ -207,6 +207,7 @@ func (r *encryptRun) made(ctx context.Context, old *volume.Volume) (*volume.Volu
 		}
 		r.say("%s: %s was made for it before, with the key %s, and isn't used; delete it", old.Node, v.ID, cmp.Or(v.Key, "of nobody"))
 	}
+	r.say("%s: an encrypted volume like %s is made", old.Node, old.ID)
 	return r.ec2.Create(ctx, old, r.want)
 }
 

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -22,6 +23,8 @@ type Changes struct {
 	watch  etcdserverpb.Watch_WatchClient
 	wrap   func(string, error) error
 	cancel context.CancelFunc
+	// cause is why the stream was ended from here; nil if it wasn't.
+	cause func() error
 	// open is the newest revision while its events are not known to be complete.
 	open Transaction
 	last int64
@@ -51,7 +54,8 @@ func (e *CompactedError) Unwrap() error { return ErrCompacted }
 // WatchAll opens the stream of all changes, beginning with revision from. It ends by itself when the member has no leader, and on a connection of
 // DialStream when the member is about to stop: etcd waits for streams until its requests time out. Close must be called in the end.
 func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
-	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	ctx, end := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
+	cancel := func() { end(nil) }
 	conn := c.stream.ActiveConnection()
 	w, err := etcdserverpb.NewWatchClient(conn).Watch(ctx)
 	if err == nil {
@@ -65,10 +69,12 @@ func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
 		return nil, c.wrap("watch", err)
 	}
 	if c.stream != c.c {
-		go endWith(ctx, conn, cancel)
+		go endWith(ctx, conn, func() { end(errStops) })
 	}
-	return &Changes{watch: w, wrap: c.wrap, cancel: cancel, last: from - 1}, nil
+	return &Changes{watch: w, wrap: c.wrap, cancel: cancel, cause: func() error { return context.Cause(ctx) }, last: from - 1}, nil
 }
+
+var errStops = errors.New("the member stops, or the connection to it is lost")
 
 // endWith calls end when a connection that was established is not any more, as when the other side says that it takes no new requests.
 func endWith(ctx context.Context, conn *grpc.ClientConn, end func()) {
@@ -94,6 +100,9 @@ func (s *Changes) AskProgress() error {
 func (s *Changes) Next() (Batch, error) {
 	for {
 		r, err := s.watch.Recv()
+		if err != nil && errors.Is(s.cause(), errStops) {
+			return Batch{}, errStops
+		}
 		if err != nil {
 			return Batch{}, s.wrap("watch", err)
 		}

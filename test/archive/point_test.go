@@ -130,7 +130,8 @@ func TestToAnyPoint(t *testing.T) {
 	last.check(t, c, op)
 	// The newest is brought in first, though the interval isn't over.
 	c.WaitFor("a backup of the newest life", 60*time.Second, func() string {
-		if m, err := c.Catalog.Manifest(t.Context(), c.Backups()[len(c.Backups())-1].Name); err != nil || m.Revision <= op.RevisionBefore {
+		list := c.Backups() // once: another one may come meanwhile
+		if m, err := c.Catalog.Manifest(t.Context(), list[len(list)-1].Name); err != nil || m.Revision <= op.RevisionBefore {
 			return fmt.Sprint(m, err)
 		}
 		return ""
