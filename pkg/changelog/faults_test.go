@@ -322,7 +322,9 @@ func TestSpillLost(t *testing.T) {
 			must(t, err)
 			must(t, hurt(files[len(files)/2]))
 			remove()
-			eventually(t, "the loss is said", func() bool { return strings.Contains(r.Status().Error, errLost.Error()) })
+			eventually(t, "the recorder ends and says why", func() bool {
+				return w.running.Load() == 0 && strings.Contains(r.Status().Error, errLost.Error())
+			})
 			stop()
 			r, _ = w.record(func(c *Config) { c.Dir = dir })
 			w.archived(r, last)

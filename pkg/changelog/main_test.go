@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -93,6 +94,7 @@ type world struct {
 	catalog *catalog.Catalog
 	archive *Archive
 	gaps    chan string
+	running atomic.Int32 // recorders
 }
 
 // newWorld starts an etcd. version is a name of servers.Binary with the full version behind a colon.
@@ -163,7 +165,12 @@ func (w *world) record(change func(*Config)) (*Recorder, func()) {
 	must(w.t, err)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
+	w.running.Add(1)
+	go func() {
+		err := r.Run(ctx)
+		w.running.Add(-1)
+		done <- err
+	}()
 	ended := false
 	stop := func() {
 		if !ended {
