@@ -1,0 +1,72 @@
+package manager
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// askMembers finds out which members serve although their manager is silent: a manager that died leaves its etcd running.
+func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
+	defer l.countAlive(o)
+	if len(o.Missing) == 0 {
+		return
+	}
+	speaker, _ := speakers(o)
+	if speaker == nil {
+		return
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, m := range speaker.Etcd.Members {
+		if m.Name == "" || len(m.ClientURLs) == 0 || !slices.ContainsFunc(o.Missing, func(x plan.MissingNode) bool { return string(x.ID) == m.Name }) {
+			continue
+		}
+		wg.Go(func() {
+			c, err := l.dialURLs(m.ClientURLs, etcd.Dial)
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			ctx, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			if st, err := c.Status(ctx); err != nil || st.MemberID != m.ID {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			o.Alive = append(o.Alive, m.ID)
+		})
+	}
+	wg.Wait()
+	slices.Sort(o.Alive)
+}
+
+// countAlive remembers when members last served while their manager was silent: from then on it counts that they don't.
+func (l *leadership) countAlive(o *plan.Observation) {
+	now := time.Now()
+	missing := map[cluster.NodeID]bool{}
+	speaker, _ := speakers(o)
+	for i := range o.Missing {
+		x := &o.Missing[i]
+		missing[x.ID] = true
+		alive := speaker != nil && slices.ContainsFunc(speaker.Etcd.Members, func(m cluster.Member) bool {
+			return m.Name == string(x.ID) && slices.Contains(o.Alive, m.ID)
+		})
+		if alive {
+			l.lastAlive[x.ID] = now
+		} else if at, ok := l.lastAlive[x.ID]; ok {
+			x.EtcdFor = max(now.Sub(at), 1)
+		}
+	}
+	for id := range l.lastAlive {
+		if !missing[id] {
+			delete(l.lastAlive, id)
+		}
+	}
+}
