@@ -65,9 +65,10 @@ type Plan struct {
 	// Flags start the manager, Env is what it hands on to etcd.
 	Flags []string `json:"flags"`
 	Env   []string `json:"env,omitempty"`
-	// Stop are the commands that stop the other software. While Manifest exists the kubelet starts it again.
+	// Stop are the commands that stop the other software. While Manifest exists the kubelet starts it again, and while Unit is active systemd does.
 	Stop     []string `json:"stop"`
 	Manifest string   `json:"manifest,omitempty"`
+	Unit     string   `json:"unit,omitempty"`
 	// Changes are in words what will be different.
 	Changes []string `json:"changes"`
 	// Done is true once the manager may start.
@@ -111,7 +112,7 @@ func Make(ctx context.Context, s *Source, o Options) (*Plan, error) {
 	if !filepath.IsAbs(old) {
 		return nil, fmt.Errorf("etcd's data dir must be an absolute path, not %q; give it: etcd-manager adopt [flags] -- --data-dir=DIR ...: %w", old, ErrRefused)
 	}
-	p := &Plan{Version: recordVersion, ClusterName: o.ClusterName, OldDataDir: filepath.Clean(old), DataDir: o.DataDir, PKIDir: o.PKIDir, Stop: s.Stop, Manifest: s.Manifest}
+	p := &Plan{Version: recordVersion, ClusterName: o.ClusterName, OldDataDir: filepath.Clean(old), DataDir: o.DataDir, PKIDir: o.PKIDir, Stop: s.Stop, Manifest: s.Manifest, Unit: s.Unit}
 	if err := p.checkPlace(); err != nil {
 		return nil, err
 	}

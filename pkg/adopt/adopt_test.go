@@ -159,3 +159,27 @@ func TestListenAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestMoveWaitsForTheUnit: between a crash of etcd and its restart by systemd nothing runs, and the data must not be taken away.
+func TestMoveWaitsForTheUnit(t *testing.T) {
+	dir := t.TempDir()
+	say := func(state string) {
+		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte("#!/bin/sh\n[ \"$1 $2\" = 'is-active etcd' ] || exit 9\necho "+state+"\nexit 3\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	old := filepath.Join(dir, "etcd-data")
+	if err := os.MkdirAll(filepath.Join(old, "member"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := &Plan{OldDataDir: old, DataDir: filepath.Join(dir, "new"), Unit: "etcd"}
+	say("activating")
+	if err := p.Move(); !errors.Is(err, ErrRuns) || !strings.Contains(err.Error(), "unit etcd is activating") {
+		t.Errorf("while systemd waits to start it: %v", err)
+	}
+	say("inactive")
+	if err := p.Move(); errors.Is(err, ErrRuns) {
+		t.Errorf("once it is disabled: %v", err)
+	}
+}

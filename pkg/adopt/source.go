@@ -24,8 +24,8 @@ type Source struct {
 	Values map[string]string
 	// Stop are the commands by which an operator stops that etcd for good.
 	Stop []string
-	// Manifest is the static pod's, if it is one.
-	Manifest string
+	// Manifest is the static pod's, if it is one; Unit systemd's.
+	Manifest, Unit string
 }
 
 // pod is the part of a static pod's manifest that concerns its etcd.
@@ -158,7 +158,8 @@ func FromUnit(unit string, dirs []string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Stop = []string{"systemctl disable --now " + strings.TrimSuffix(name, ".service")}
+	s.Unit = strings.TrimSuffix(name, ".service")
+	s.Stop = []string{"systemctl disable --now " + s.Unit}
 	return s, nil
 }
 

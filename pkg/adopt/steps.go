@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -178,6 +180,20 @@ func copyOnce(from, to string, mode fs.FileMode) error {
 	return nil
 }
 
+// unitState is the state of a unit that systemd starts again by itself, as it does a few seconds after a crash; empty if it doesn't, or if there is no
+// systemd to ask.
+func unitState(unit string) string {
+	if unit == "" {
+		return ""
+	}
+	out, _ := exec.Command("systemctl", "is-active", unit).Output() // it fails for all that aren't active
+	switch state := strings.TrimSpace(string(out)); state {
+	case "active", "activating", "reloading", "deactivating":
+		return state
+	}
+	return ""
+}
+
 // Move gives the data to the manager once the old etcd has ended: the data dir is renamed, then the state file is written. It may be
 // repeated; ErrRuns means that it has done nothing yet.
 func (p *Plan) Move() error {
@@ -196,6 +212,9 @@ func (p *Plan) Move() error {
 			return err
 		case held:
 			return fmt.Errorf("%w (pid %d) on %s", ErrRuns, pid, p.OldDataDir)
+		}
+		if state := unitState(p.Unit); state != "" {
+			return fmt.Errorf("%w, or systemd starts it again: unit %s is %s", ErrRuns, p.Unit, state)
 		}
 		if info, err := etcd.InspectDataDir(p.OldDataDir); err != nil || fmt.Sprintf("%016x", info.ClusterID) != p.ClusterID {
 			return fmt.Errorf("%s isn't a data dir of cluster %s any more (%s, cluster %x): %w", p.OldDataDir, p.ClusterID, info.Reason, info.ClusterID, errors.Join(err, ErrRefused))
