@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -281,7 +282,7 @@ func (l *leadership) setMarker(m catalog.Marker, ver string) {
 func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a plan.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
-	lead, other := speakers(o)
+	lead, other := l.speakers(o)
 	if lead == nil {
 		return errors.New("no healthy member to ask")
 	}
@@ -336,11 +337,19 @@ func (l *leadership) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// speakers are the healthy voter to talk to (the etcd leader if it answers), and another one.
-func speakers(o *plan.Observation) (first, second *cluster.NodeStatus) {
+// speakers are the healthy voter to talk to (the etcd leader if it answers), and another one. While TLS is turned on node by node, a manager that
+// is without it can't talk to all of them.
+func (l *leadership) speakers(o *plan.Observation) (first, second *cluster.NodeStatus) {
+	return speakers(o, func(n *cluster.NodeStatus) bool {
+		return l.m.cfg.ClientTLS != nil || !strings.HasPrefix(cmp.Or(urlsOf(n)...), "https:")
+	})
+}
+
+// speakers are two healthy voters of which something is true, etcd's leader first if it is one.
+func speakers(o *plan.Observation, may func(*cluster.NodeStatus) bool) (first, second *cluster.NodeStatus) {
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
-		if !n.Etcd.Healthy || n.Etcd.Learner || n.State == nil {
+		if !n.Etcd.Healthy || n.Etcd.Learner || n.State == nil || !may(n) {
 			continue
 		}
 		switch {
@@ -357,9 +366,18 @@ func speakers(o *plan.Observation) (first, second *cluster.NodeStatus) {
 
 // dial connects to a node's etcd on the client URLs that it listens on.
 func (l *leadership) dial(n *cluster.NodeStatus) (*etcd.Client, error) {
+	urls := urlsOf(n)
+	if len(urls) == 0 {
+		return nil, fmt.Errorf("node %s isn't in its own state", n.ID)
+	}
+	return l.dialURLs(urls, etcd.Dial)
+}
+
+// urlsOf are the client URLs on which a node's etcd listens.
+func urlsOf(n *cluster.NodeStatus) []string {
 	self := n.State.Node(string(n.ID))
 	if self == nil {
-		return nil, fmt.Errorf("node %s isn't in its own state", n.ID)
+		return nil
 	}
 	urls := self.ClientURLs
 	if n.Etcd.Quarantined {
@@ -370,7 +388,7 @@ func (l *leadership) dial(n *cluster.NodeStatus) (*etcd.Client, error) {
 			urls = m.ClientURLs // it was started with others than those that it is to have now
 		}
 	}
-	return l.dialURLs(urls, etcd.Dial)
+	return urls
 }
 
 // dialURLs connects to members, in the way that is wanted.

@@ -17,7 +17,7 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 	if len(o.Missing) == 0 {
 		return
 	}
-	speaker, _ := speakers(o)
+	speaker, _ := l.speakers(o)
 	if speaker == nil {
 		return
 	}
@@ -51,7 +51,7 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 func (l *leadership) countAlive(o *plan.Observation) {
 	now := time.Now()
 	missing := map[cluster.NodeID]bool{}
-	speaker, _ := speakers(o)
+	speaker, _ := l.speakers(o)
 	for i := range o.Missing {
 		x := &o.Missing[i]
 		missing[x.ID] = true

@@ -119,7 +119,7 @@ func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Actio
 	}
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
-	lead, _ := speakers(o)
+	lead, _ := l.speakers(o)
 	if lead == nil {
 		return errors.New("no healthy member to ask")
 	}

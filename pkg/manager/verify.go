@@ -36,7 +36,7 @@ func restful(o *plan.Observation, spec *cluster.Spec) cluster.NodeID {
 	if !steady(o, spec) {
 		return ""
 	}
-	first, second := speakers(o)
+	first, second := speakers(o, func(*cluster.NodeStatus) bool { return true })
 	switch {
 	case second != nil:
 		return second.ID
