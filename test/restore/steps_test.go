@@ -275,11 +275,7 @@ func (w *stepWorld) await(id, step string) bool {
 			return err.Error()
 		}
 		if back && !broken && op.State == catalog.StateStopping {
-			// What was staged is lost on two nodes, so that the way back is the only one.
-			broken = true
-			for _, n := range w.c.Nodes[:2] {
-				must(w.t, os.RemoveAll(filepath.Join(n.DataDir, "data", string(op.NewToken), "member")))
-			}
+			broken = w.loseStaged(id)
 		}
 		if journal {
 			for _, n := range w.c.Nodes {
@@ -294,6 +290,26 @@ func (w *stepWorld) await(id, step string) bool {
 		return "the operation is " + string(op.State)
 	})
 	return reached
+}
+
+// loseStaged has two nodes lose what they have staged, so that the way back is the only one. It tells whether that was done: not if a node may
+// have been told to switch already, as the restored etcd may then have served clients from what is lost, and only a person could decide.
+func (w *stepWorld) loseStaged(id string) bool {
+	w.t.Helper()
+	for _, n := range w.c.Nodes {
+		n.Pause()
+		defer n.Resume()
+	}
+	// Nobody is told to switch before the record says so. What is recorded only now is acted on when the managers go on.
+	op, _, err := w.c.Catalog.Operation(w.t.Context(), id)
+	must(w.t, err)
+	if op.State != catalog.StateStopping {
+		return false
+	}
+	for _, n := range w.c.Nodes[:2] {
+		must(w.t, os.RemoveAll(filepath.Join(n.DataDir, "data", string(op.NewToken), "member")))
+	}
+	return true
 }
 
 // closely is WaitFor for what lasts only milliseconds.
