@@ -19,6 +19,7 @@ import (
 // data of the backup are there.
 func TestRestoreOnRestart(t *testing.T) {
 	needDocker(t)
+	t.Parallel()
 	for _, v := range []struct {
 		name, version string
 		store         func(*world)

@@ -240,6 +240,7 @@ func serves(writers []*writer, side []*master, since, want int64) string {
 // TestSplitBeforeForming starts five managers for a cluster of three in a network that is split already.
 func TestSplitBeforeForming(t *testing.T) {
 	needDocker(t)
+	t.Parallel()
 	for _, v := range []struct{ name, a, b, noStore, grace string }{
 		// Both sides have a majority of the three that are wanted, reach the store, and don't wait for anybody.
 		{"2-3", "ab", "cde", "", "0s"},
