@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -25,6 +27,10 @@ type Changes struct {
 	cancel context.CancelFunc
 	// cause is why the stream was ended from here; nil if it wasn't.
 	cause func() error
+	// send is held while something is sent.
+	send sync.Mutex
+	// from is the revision that was asked for, begun the one with which the watch at the member begins.
+	from, begun int64
 	// open is the newest revision while its events are not known to be complete.
 	open Transaction
 	last int64
@@ -58,20 +64,32 @@ func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
 	cancel := func() { end(nil) }
 	conn := c.stream.ActiveConnection()
 	w, err := etcdserverpb.NewWatchClient(conn).Watch(ctx)
-	if err == nil {
-		// A response in fragments keeps the memory small when much is caught up with.
-		err = w.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: &etcdserverpb.WatchCreateRequest{
-			Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: from, ProgressNotify: true, Fragment: true,
-		}}})
-	}
 	if err != nil {
+		cancel()
+		return nil, c.wrap("watch", err)
+	}
+	s := &Changes{watch: w, wrap: c.wrap, cancel: cancel, cause: func() error { return context.Cause(ctx) }, from: from, last: from - 1}
+	// etcd tells no progress to a watch that begins in the future (progressIfSync in its watchable_store.go), and from may not be made for long. So
+	// the watch begins with the one before, which is dropped here.
+	if err := s.begin(max(from-1, 1)); err != nil {
 		cancel()
 		return nil, c.wrap("watch", err)
 	}
 	if c.stream != c.c {
 		go endWith(ctx, conn, func() { end(errStops) })
 	}
-	return &Changes{watch: w, wrap: c.wrap, cancel: cancel, cause: func() error { return context.Cause(ctx) }, last: from - 1}, nil
+	return s, nil
+}
+
+// begin asks the member for what has changed from a revision on.
+func (s *Changes) begin(revision int64) error {
+	s.send.Lock()
+	defer s.send.Unlock()
+	s.begun = revision
+	// A response in fragments keeps the memory small when much is caught up with.
+	return s.watch.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: &etcdserverpb.WatchCreateRequest{
+		Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: revision, ProgressNotify: true, Fragment: true,
+	}}})
 }
 
 var errStops = errors.New("the member stops, or the connection to it is lost")
@@ -92,6 +110,8 @@ func endWith(ctx context.Context, conn *grpc.ClientConn, end func()) {
 
 // AskProgress has the member tell its revision soon. It answers only when everything before has been sent.
 func (s *Changes) AskProgress() error {
+	s.send.Lock()
+	defer s.send.Unlock()
 	err := s.watch.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{ProgressRequest: &etcdserverpb.WatchProgressRequest{}}})
 	return s.wrap("watch", err)
 }
@@ -107,12 +127,23 @@ func (s *Changes) Next() (Batch, error) {
 			return Batch{}, s.wrap("watch", err)
 		}
 		switch {
+		case r.CompactRevision > 0 && r.CompactRevision <= s.from && s.begun < s.from: // only what is dropped is gone
+			if err := s.begin(s.from); err != nil {
+				return Batch{}, s.wrap("watch", err)
+			}
+			continue
 		case r.CompactRevision > 0:
 			return Batch{}, s.wrap("watch", &CompactedError{Revision: r.CompactRevision})
 		case r.Canceled:
 			return Batch{}, s.wrap("watch", fmt.Errorf("etcd has ended it: %s", r.CancelReason))
 		case r.Created:
 			continue
+		}
+		if len(r.Events) > 0 {
+			r.Events = slices.DeleteFunc(r.Events, func(e *mvccpb.Event) bool { return e.Kv.ModRevision < s.from })
+			if len(r.Events) == 0 {
+				continue
+			}
 		}
 		b, err := s.take(r)
 		if err != nil {
