@@ -80,7 +80,7 @@ func (a *app) findLeases(ctx context.Context, c *clientv3.Client, r *leaseReques
 		return leases, nil
 	}
 	a.note("at %d of %d addresses no live master is known; watching for up to %s whether an API server renews its entry", undecided, len(leases), r.watch)
-	return watchRenewals(ctx, c, r, leases, entries.Header.Revision+1)
+	return a.watchRenewals(ctx, c, r, leases, entries.Header.Revision+1)
 }
 
 func (l *masterlease) readLease(ctx context.Context, c *clientv3.Client, id int64) error {
@@ -98,8 +98,8 @@ func (l *masterlease) readLease(ctx context.Context, c *clientv3.Client, id int6
 
 // watchRenewals looks for writes to the entries at whose address no live master is known. Entries that expire meanwhile leave the list;
 // those that nobody has renewed in the end are stale.
-func watchRenewals(ctx context.Context, c *clientv3.Client, r *leaseRequest, leases []masterlease, from int64) ([]masterlease, error) {
-	ctx, cancel := context.WithTimeout(ctx, r.watch)
+func (a *app) watchRenewals(whole context.Context, c *clientv3.Client, r *leaseRequest, leases []masterlease, from int64) ([]masterlease, error) {
+	ctx, cancel := context.WithTimeout(whole, r.watch)
 	defer cancel()
 	events := c.Watch(clientv3.WithRequireLeader(ctx), r.prefix, clientv3.WithPrefix(), clientv3.WithRev(from))
 	byKey := map[string]*masterlease{}
@@ -125,10 +125,15 @@ func watchRenewals(ctx context.Context, c *clientv3.Client, r *leaseRequest, lea
 			}
 			open[key] = false
 			l.revision, l.Renewed, gone[key] = e.Kv.ModRevision, e.IsCreate() || e.IsModify(), e.Type == clientv3.EventTypeDelete
-			if l.Renewed {
-				if err := l.readLease(ctx, c, e.Kv.Lease); err != nil {
-					return nil, err
-				}
+			if !l.Renewed {
+				continue
+			}
+			// One that was renewed in the last moment has its time beyond the watch's.
+			limited, cancel := a.limit(whole)
+			err := l.readLease(limited, c, e.Kv.Lease)
+			cancel()
+			if err != nil {
+				return nil, err
 			}
 		}
 	}
