@@ -47,11 +47,13 @@ func restful(o *plan.Observation, spec *cluster.Spec) cluster.NodeID {
 }
 
 // verifyBackups proves the newest backup every so often, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
+// A machine that is busy puts a proof off, but one that is always busy must have its backups proven, too: after a whole interval it is done all the same.
 func (l *leadership) verifyBackups(ctx context.Context) {
 	interval := l.m.cfg.VerifyInterval
 	if interval <= 0 {
 		return
 	}
+	var putOff time.Time
 	for wait := min(verifySettle, interval); ; {
 		select {
 		case <-ctx.Done():
@@ -59,7 +61,12 @@ func (l *leadership) verifyBackups(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		var err error
-		if wait, err = l.verifyIfDue(ctx, interval); err != nil && ctx.Err() == nil {
+		if wait, err = l.verifyIfDue(ctx, interval, overdue(putOff, interval)); err == nil {
+			putOff = time.Time{}
+		} else if ctx.Err() == nil {
+			if putOff.IsZero() {
+				putOff = time.Now()
+			}
 			wait = min(verifyAgain, interval)
 			klog.Warningf("no backup is proven now, next attempt in %s: %v", wait, err)
 			l.m.setProof(func(p *ProofReport) { p.Postponed = err.Error() })
@@ -67,8 +74,13 @@ func (l *leadership) verifyBackups(ctx context.Context) {
 	}
 }
 
+// overdue tells whether a proof that was put off since then has waited for long enough.
+func overdue(putOff time.Time, interval time.Duration) bool {
+	return !putOff.IsZero() && time.Since(putOff) >= interval
+}
+
 // verifyIfDue returns when to look again.
-func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration) (time.Duration, error) {
+func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, althoughBusy bool) (time.Duration, error) {
 	list, err := l.m.cfg.Catalog.Backups(ctx)
 	if err != nil {
 		return 0, err
@@ -89,7 +101,7 @@ func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration) (t
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
-	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: newest.Name}}}, slowAction, nil)
+	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: newest.Name, AlthoughBusy: althoughBusy}}}, slowAction, nil)
 	if err != nil {
 		return 0, err
 	}

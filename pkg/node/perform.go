@@ -164,7 +164,7 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 	case *protosv1.PerformRequest_Salvage:
 		return a.salvage(ctx, req, t)
 	case *protosv1.PerformRequest_VerifyBackup:
-		return a.verifyBackup(ctx, x.VerifyBackup.GetName(), t)
+		return a.verifyBackup(ctx, x.VerifyBackup, t)
 	case *protosv1.PerformRequest_Verify:
 		event = &protosv1.PerformEvent{Done: true}
 		event.Facts, err = a.verify(ctx, x.Verify.GetOperation())

@@ -62,7 +62,8 @@ func (a *Agent) endVerification(ctx context.Context, operation string) error {
 
 // verifyBackup proves a backup beside the running etcd, until a restore begins. What is bad about the backup is the result, anything else an error: it can be
 // tried again later.
-func (a *Agent) verifyBackup(ctx context.Context, name string, t *task) (*protosv1.PerformEvent, error) {
+func (a *Agent) verifyBackup(ctx context.Context, req *protosv1.VerifyBackup, t *task) (*protosv1.PerformEvent, error) {
+	name := req.GetName()
 	if a.cfg.Catalog == nil {
 		return nil, fmt.Errorf("verify backup: no store: %w", cluster.ErrPermanent)
 	}
@@ -71,7 +72,7 @@ func (a *Agent) verifyBackup(ctx context.Context, name string, t *task) (*protos
 		return nil, fmt.Errorf("verify backup %s: %w", name, err)
 	}
 	defer end()
-	if err := a.timeForMore(ctx, name); err != nil {
+	if err := a.timeForMore(ctx, name, req.GetAlthoughBusy()); err != nil {
 		return nil, fmt.Errorf("verify backup %s: %w", name, err)
 	}
 	archive := changelog.Archive{Catalog: a.cfg.Catalog}
@@ -91,18 +92,17 @@ func (a *Agent) verifyBackup(ctx context.Context, name string, t *task) (*protos
 	return &protosv1.PerformEvent{Done: true, Verified: out}, nil
 }
 
-// timeForMore tells why work that can wait should: a restore, a disk without room, a machine that is busy.
-func (a *Agent) timeForMore(ctx context.Context, name string) error {
+// timeForMore tells why work that can wait should: a restore, a disk without room, a machine that is busy unless that doesn't count.
+func (a *Agent) timeForMore(ctx context.Context, name string, althoughBusy bool) error {
 	a.mu.Lock()
 	op := a.operation()
 	a.mu.Unlock()
 	if op != nil {
 		return fmt.Errorf("postponed: restore %s is under way", op.ID)
 	}
-	var one float64
-	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
-		if _, err := fmt.Sscan(string(data), &one); err == nil && one > busyLoad*float64(runtime.NumCPU()) {
-			return fmt.Errorf("postponed: the machine is busy (load %.1f on %d processors)", one, runtime.NumCPU())
+	if data, err := os.ReadFile("/proc/loadavg"); err == nil && !althoughBusy {
+		if err := busy(string(data), runtime.NumCPU()); err != nil {
+			return err
 		}
 	}
 	m, err := a.cfg.Catalog.Manifest(ctx, name)
@@ -114,6 +114,15 @@ func (a *Agent) timeForMore(ctx context.Context, name string) error {
 	}
 	if err := a.room("proving a backup", m.Raw.Size+m.Raw.Size/4); err != nil {
 		return fmt.Errorf("postponed: %w", err)
+	}
+	return nil
+}
+
+// busy tells by the kernel's loadavg whether a machine has no time for what can wait.
+func busy(loadavg string, processors int) error {
+	var one float64
+	if _, err := fmt.Sscan(loadavg, &one); err == nil && one > busyLoad*float64(processors) {
+		return fmt.Errorf("postponed: the machine is busy (load %.1f on %d processors)", one, processors)
 	}
 	return nil
 }

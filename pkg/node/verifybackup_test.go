@@ -34,3 +34,11 @@ func TestRestoreEndsAVerification(t *testing.T) {
 	}
 	end()
 }
+
+func TestBusy(t *testing.T) {
+	for loadavg, want := range map[string]bool{"8.01 0.10 0.10 3/700 4711\n": true, "8.00 9.00 9.00 3/700 4711\n": false, "": false} {
+		if err := busy(loadavg, 2); err != nil != want {
+			t.Errorf("%q on two processors: %v", loadavg, err)
+		}
+	}
+}

@@ -2311,8 +2311,10 @@ func (x *Discard) GetOperation() string {
 
 // VerifyBackup proves a backup in a scratch directory: by reading it, and by reaching it from the one before it.
 type VerifyBackup struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The proof isn't put off because the machine is busy.
+	AlthoughBusy  bool `protobuf:"varint,2,opt,name=although_busy,json=althoughBusy,proto3" json:"although_busy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2352,6 +2354,13 @@ func (x *VerifyBackup) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *VerifyBackup) GetAlthoughBusy() bool {
+	if x != nil {
+		return x.AlthoughBusy
+	}
+	return false
 }
 
 // VerifiedBackup is what was found.
@@ -2835,9 +2844,10 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12/\n" +
 	"\x04spec\x18\x05 \x01(\v2\x1b.etcdmanager.v1.ClusterSpecR\x04spec\"'\n" +
 	"\aDiscard\x12\x1c\n" +
-	"\toperation\x18\x01 \x01(\tR\toperation\"\"\n" +
+	"\toperation\x18\x01 \x01(\tR\toperation\"G\n" +
 	"\fVerifyBackup\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xf0\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12#\n" +
+	"\ralthough_busy\x18\x02 \x01(\bR\falthoughBusy\"\xf0\x01\n" +
 	"\x0eVerifiedBackup\x12\x10\n" +
 	"\x03bad\x18\x01 \x01(\tR\x03bad\x12\x12\n" +
 	"\x04base\x18\x02 \x01(\tR\x04base\x12 \n" +
