@@ -91,6 +91,8 @@ type Agent struct {
 	changed  chan struct{}
 	tasks    map[string]*task
 	kick     chan struct{}
+	// loadavg is the file in which the kernel tells how busy the machine is.
+	loadavg  string
 	versions []string
 	versAt   time.Time
 	// proven are the executables of etcd that were run for their version, and what came of it.
@@ -140,6 +142,7 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changed: make(chan struct{}),
 		tasks: map[string]*task{}, proven: map[string]string{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
+		loadavg: "/proc/loadavg",
 	}
 	if cfg.Catalog != nil {
 		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version, Compression: cfg.Compression})

@@ -100,7 +100,7 @@ func (a *Agent) timeForMore(ctx context.Context, name string, althoughBusy bool)
 	if op != nil {
 		return fmt.Errorf("postponed: restore %s is under way", op.ID)
 	}
-	if data, err := os.ReadFile("/proc/loadavg"); err == nil && !althoughBusy {
+	if data, err := os.ReadFile(a.loadavg); err == nil && !althoughBusy {
 		if err := busy(string(data), runtime.NumCPU()); err != nil {
 			return err
 		}

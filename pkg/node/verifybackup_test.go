@@ -2,8 +2,13 @@ package node
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
 // TestRestoreEndsAVerification: one backup is proven at a time, and a restore doesn't begin before what the proof had on the disk is gone.
@@ -35,10 +40,17 @@ func TestRestoreEndsAVerification(t *testing.T) {
 	end()
 }
 
+// TestBusy: a machine that is busy puts a proof off, unless that doesn't count any more.
 func TestBusy(t *testing.T) {
 	for loadavg, want := range map[string]bool{"8.01 0.10 0.10 3/700 4711\n": true, "8.00 9.00 9.00 3/700 4711\n": false, "": false} {
 		if err := busy(loadavg, 2); err != nil != want {
 			t.Errorf("%q on two processors: %v", loadavg, err)
 		}
 	}
+	a := &Agent{cfg: Config{Catalog: catalog.New(blobtest.NewMemory())}, loadavg: filepath.Join(t.TempDir(), "loadavg")}
+	must(t, os.WriteFile(a.loadavg, []byte("99999.00 1.00 1.00 1/1 1\n"), 0o600))
+	if err := a.timeForMore(t.Context(), "x", false); err == nil || !strings.Contains(err.Error(), "the machine is busy") {
+		t.Errorf("with a load of 99999: %v", err)
+	}
+	must(t, a.timeForMore(t.Context(), "x", true))
 }
