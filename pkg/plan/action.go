@@ -17,6 +17,8 @@ type Decision struct {
 	Waits bool
 	// Alarm is true if a person is needed, or something wanted can't be done.
 	Alarm bool
+	// Attention says what a person is needed for. It is set if Alarm is.
+	Attention cluster.Attention
 }
 
 // Action is one step. Carrying it out twice does no more than once.

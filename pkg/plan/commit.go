@@ -118,7 +118,7 @@ func (r *rules) waiting(op *Operation) bool {
 // it answer, so that nobody else can be acting.
 func (r *rules) waitForStore(op *Operation) (Decision, bool) {
 	if !committing(op.State) {
-		return alarm("the restore %s goes on when the store is back: %s", op.ID, r.o.Store.Error)
+		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s goes on when the store is back: %s", op.ID, r.o.Store.Error)
 	}
 	who := r.unheard(op)
 	switch {
@@ -130,7 +130,7 @@ func (r *rules) waitForStore(op *Operation) (Decision, bool) {
 	case lookAt(r.o, op.OldToken).serving:
 		return r.leave(op, op.OldToken)
 	}
-	return alarm("the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s", op.ID, op.State, who, r.o.Store.Error)
+	return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s", op.ID, op.State, who, r.o.Store.Error)
 }
 
 // leave goes on to the other rules, with the cluster that serves now: the restore's record waits for the store.
@@ -217,7 +217,7 @@ func (r *rules) stuck(op *Operation, m muster, why string) (Decision, bool) {
 	if r.overruled(op, m) && r.o.Store.Error == "" {
 		return do(FinishRestore{Op: *op, To: OpDone}, "%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
 	}
-	return alarm("%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: etcd-manager-ctl --backup-store=URL undo-restore, then restart the managers", why)
+	return needs(cluster.Attention{Command: ctl + "undo-restore"}, "%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: etcd-manager-ctl --backup-store=URL undo-restore, then restart the managers", why)
 }
 
 // takeBack begins the way back to the old data. Whether it may be gone to the end is decided when the restored etcd is halted.
@@ -461,7 +461,7 @@ func (r *rules) halt(op *Operation, m muster) (Decision, bool) {
 		next.Unwritten = true
 		return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
 	case len(m.mute) >= m.quorum:
-		return alarm("restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, op.Reason, strings.Join(m.mute, ", "))
+		return needs(cluster.Attention{Command: restoreCommand}, "restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, op.Reason, strings.Join(m.mute, ", "))
 	}
 	next.Unwritten = true
 	return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "no client has written to the restored data; the old data are brought back")
@@ -494,7 +494,7 @@ func (r *rules) leftover() (Decision, bool) {
 		switch {
 		case len(left) == 0:
 		case have >= cluster.Quorum(len(op.Nodes)):
-			return alarm("%s have the data of restore %s, which was taken back without them, and may have served clients with it; a person has to decide which data are right", ids(left), op.ID)
+			return needs(cluster.Attention{Kind: cluster.AttentionClusters}, "%s have the data of restore %s, which was taken back without them, and may have served clients with it; a person has to decide which data are right", ids(left), op.ID)
 		default:
 			return do(RollbackAll{Op: op, Nodes: left}, "%s were away when restore %s was taken back", ids(left), op.ID)
 		}

@@ -107,22 +107,22 @@ func (r *rules) form() (Decision, bool) {
 		return none, false
 	}
 	if e := r.o.Store.Error; e != "" {
-		return alarm("the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", e)
+		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", e)
 	}
 	if !r.p.MayCreate {
 		return hold("no node has an etcd cluster; with a static configuration one is only created when the file please-create-new-cluster exists in the data dir")
 	}
 	if e := r.badSpec(); e != "" {
-		return alarm("no cluster can be formed: %s", e)
+		return needs(r.specAttention(cluster.AttentionForming), "no cluster can be formed: %s", e)
 	}
 	if len(r.o.Store.CommandErrors) > 0 {
-		return alarm("a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
+		return needs(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
 	}
 	if c := r.o.Store.Commands; len(c) > 0 {
-		return alarm("the restore of %s is queued but has ended already; nothing is formed before its command is gone: etcd-manager-ctl --backup-store=URL delete-command %s", c[0].of(), cmp.Or(c[0].Backup, c[0].Name))
+		return needs(cluster.Attention{Command: deleteCommand}, "the restore of %s is queued but has ended already; nothing is formed before its command is gone: etcd-manager-ctl --backup-store=URL delete-command %s", c[0].of(), cmp.Or(c[0].Backup, c[0].Name))
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 {
-		return alarm("a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
+		return needs(cluster.Attention{Command: deleteCommand}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
 	}
 	for _, m := range r.o.Missing {
 		if m.Foreign {
@@ -148,7 +148,7 @@ func (r *rules) forming() (Decision, bool) {
 		return none, false
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 && r.v.token == "" {
-		return alarm("a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
+		return needs(cluster.Attention{Command: deleteCommand}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
 	}
 	var starts []StartEtcd
 	var away, stuck []string
@@ -165,7 +165,7 @@ func (r *rules) forming() (Decision, bool) {
 				NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders), EtcdVersion: m.Version}})
 		case n.State.Token != m.Token:
 			if !givenUp(n) {
-				return alarm("founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
+				return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
 			}
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"}, "node %s has data of an attempt to form that was given up", n.ID)
 		case n.Etcd.Healthy:
@@ -204,11 +204,11 @@ func (r *rules) startOver(away []string) (Decision, bool) {
 		return hold("cluster %s is being formed; no answer from %s", m.Token, strings.Join(away, ", "))
 	}
 	if e := r.badSpec(); e != "" {
-		return alarm("forming can't start over: %s", e)
+		return needs(r.specAttention(cluster.AttentionForming), "forming can't start over: %s", e)
 	}
 	for _, n := range r.o.Nodes {
 		if n.State != nil && !givenUp(&n) {
-			return alarm("forming can't start over: node %s belongs to another cluster (token %s); it is not touched; move its data dir away", n.ID, n.State.Token)
+			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "forming can't start over: node %s belongs to another cluster (token %s); it is not touched; move its data dir away", n.ID, n.State.Token)
 		}
 	}
 	nodes, wait := r.founders(r.spec.MemberCount, func(*cluster.NodeStatus) bool { return false })

@@ -136,9 +136,9 @@ func (r *rules) learner() (Decision, bool) {
 		ours := n.State != nil && n.State.Token == r.v.token
 		switch {
 		case n.StateError != "":
-			return alarm("node %s can't join: %s", n.ID, n.StateError)
+			return needs(cluster.Attention{Node: n.ID}, "node %s can't join: %s", n.ID, n.StateError)
 		case n.State != nil && (!ours || n.Holding) && !r.mayFree(n):
-			return alarm("node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
+			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
 		case n.State != nil && !ours:
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
 		case m.Name == "" && m.Learner && r.o.StartFailing[n.ID] >= r.p.MemberDeadline:
@@ -162,7 +162,7 @@ func (r *rules) learner() (Decision, bool) {
 // learnerGone deals with a member that was added and of whose node nothing is seen.
 func (r *rules) learnerGone(m cluster.Member) (Decision, bool) {
 	if !m.Learner {
-		return alarm("member %s (%s) was added by someone else and has never started; start it, or remove it: etcdctl member remove %s", m.ID, label(m), m.ID)
+		return needs(cluster.Attention{Command: fmt.Sprintf("etcdctl member remove %s", m.ID)}, "member %s (%s) was added by someone else and has never started; start it, or remove it: etcdctl member remove %s", m.ID, label(m), m.ID)
 	}
 	gone := r.gone(m)
 	if m.Name == "" {
@@ -330,6 +330,7 @@ func (r *rules) deadMember() (Decision, bool) {
 	}
 	all, _ := r.v.voters()
 	var stuck string
+	var stuckOn cluster.NodeID
 	for _, m := range r.v.members {
 		why := r.dead(m)
 		if why == "" {
@@ -347,10 +348,10 @@ func (r *rules) deadMember() (Decision, bool) {
 		if here || r.successor(m) != nil || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
 			return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
 		}
-		stuck = cmp.Or(stuck, why)
+		stuck, stuckOn = cmp.Or(stuck, why), cmp.Or(stuckOn, cluster.NodeID(m.Name))
 	}
 	if stuck != "" {
-		return alarm("%s; there is no other master to take its place, so it stays in the member list", stuck)
+		return needs(cluster.Attention{Node: stuckOn}, "%s; there is no other master to take its place, so it stays in the member list", stuck)
 	}
 	return none, false
 }
@@ -500,16 +501,16 @@ func (r *rules) tooFew() (Decision, bool) {
 	if n == nil {
 		for _, x := range r.o.Nodes {
 			if e := r.o.ProbeErrors[x.ID]; e != "" && !r.named(&x) {
-				return alarm("%d of %d members; node %s can't be added: %s", all, r.spec.MemberCount, x.ID, e)
+				return needs(cluster.Attention{Node: x.ID}, "%d of %d members; node %s can't be added: %s", all, r.spec.MemberCount, x.ID, e)
 			}
 			if x.StateError != "" && !r.named(&x) {
-				return alarm("%d of %d members; node %s can't be added, it has a state file or data dir that can't be used: %s", all, r.spec.MemberCount, x.ID, x.StateError)
+				return needs(cluster.Attention{Node: x.ID}, "%d of %d members; node %s can't be added, it has a state file or data dir that can't be used: %s", all, r.spec.MemberCount, x.ID, x.StateError)
 			}
 		}
 		return none, false
 	}
 	if want := r.runningVersion(n); cluster.NearestVersion(want, n.Versions) == "" {
-		return alarm("node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
+		return needs(cluster.Attention{Kind: cluster.AttentionVersion, Node: n.ID}, "node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
 	}
 	return r.changing(AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%d members run and %d are wanted; node %s joins", all, r.spec.MemberCount, n.ID)
 }

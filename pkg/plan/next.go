@@ -17,40 +17,43 @@ func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
 	if op := o.Store.Operation; op != nil {
 		r.tried = op.ID
 	}
-	for _, rule := range []func() (Decision, bool){
-		r.otherLeader,
-		r.operation,
-		r.leftover,
-		r.brokenState,
-		r.command,
-		r.form,
-		r.forming,
-		r.held,
-		r.otherSettings,
-		r.lost,
-		r.lift,
-		r.corrupt,
-		r.backup,
-		r.learner,
-		r.strayNode,
-		r.moved,
-		r.fallBack,
-		r.deadMember,
-		r.tooMany,
-		r.tooFew,
-		r.unmarked,
-		r.record,
-		r.present,
-		r.noSpace,
-		r.version,
-		r.settings,
-		r.defragment,
+	for _, rule := range []struct {
+		apply func() (Decision, bool)
+		kind  cluster.AttentionKind
+	}{
+		{r.otherLeader, cluster.AttentionOther},
+		{r.operation, cluster.AttentionRestore},
+		{r.leftover, cluster.AttentionClusters},
+		{r.brokenState, cluster.AttentionMember},
+		{r.command, cluster.AttentionRestore},
+		{r.form, cluster.AttentionForming},
+		{r.forming, cluster.AttentionForming},
+		{r.held, cluster.AttentionRestore},
+		{r.otherSettings, cluster.AttentionSettings},
+		{r.lost, cluster.AttentionQuorum},
+		{r.lift, cluster.AttentionClusters},
+		{r.corrupt, cluster.AttentionCorrupt},
+		{r.backup, cluster.AttentionBackup},
+		{r.learner, cluster.AttentionMember},
+		{r.strayNode, cluster.AttentionClusters},
+		{r.moved, cluster.AttentionMember},
+		{r.fallBack, cluster.AttentionVersion},
+		{r.deadMember, cluster.AttentionMember},
+		{r.tooMany, cluster.AttentionMember},
+		{r.tooFew, cluster.AttentionMember},
+		{r.unmarked, cluster.AttentionClusters},
+		{r.record, cluster.AttentionMember},
+		{r.present, cluster.AttentionOther},
+		{r.noSpace, cluster.AttentionDatabase},
+		{r.version, cluster.AttentionVersion},
+		{r.settings, cluster.AttentionSettings},
+		{r.defragment, cluster.AttentionDatabase},
 	} {
-		if d, ok := rule(); ok {
-			return r.fence(d)
+		if d, ok := rule.apply(); ok {
+			return attended(r.fence(d), rule.kind)
 		}
 	}
-	return r.steady()
+	return attended(r.steady(), cluster.AttentionOther)
 }
 
 type rules struct {
@@ -89,9 +92,9 @@ func (r *rules) fence(d Decision) Decision {
 	switch {
 	case s.Error != "" && r.unwatched:
 	case s.Error != "":
-		d, _ = alarm("%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
+		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore}, "%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
 	case r.locked():
-		d, _ = alarm("%s; but the store ignores conditional puts, so two leaders could do it at once; use another store or start with --allow-unfenced-store", d.Why)
+		d, _ = needs(cluster.Attention{Kind: cluster.AttentionUnfenced}, "%s; but the store ignores conditional puts, so two leaders could do it at once; use another store or start with --allow-unfenced-store", d.Why)
 	case !s.Holder.Mine:
 		d, _ = do(TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
 	}
@@ -105,7 +108,7 @@ func (r *rules) brokenState() (Decision, bool) {
 	}
 	for _, n := range r.o.Nodes {
 		if n.StateError != "" {
-			return alarm("node %s has a state file or data dir that can't be used: %s; nothing is formed or restored until it is mended or moved away", n.ID, n.StateError)
+			return needs(cluster.Attention{Node: n.ID}, "node %s has a state file or data dir that can't be used: %s; nothing is formed or restored until it is mended or moved away", n.ID, n.StateError)
 		}
 	}
 	return none, false
@@ -174,9 +177,9 @@ func (r *rules) held() (Decision, bool) {
 func (r *rules) lost() (Decision, bool) {
 	if r.v.token == "" {
 		if r.o.Store.Error != "" {
-			return alarm("the store can't be read and no node has an etcd cluster; nothing is done: %s", r.o.Store.Error)
+			return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read and no node has an etcd cluster; nothing is done: %s", r.o.Store.Error)
 		}
-		return alarm("a cluster was created for this store before, but none of the %d masters here has its data; bring the masters with the data back, or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", len(r.o.Nodes))
+		return needs(cluster.Attention{Kind: cluster.AttentionData, Command: restoreCommand}, "a cluster was created for this store before, but none of the %d masters here has its data; bring the masters with the data back, or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", len(r.o.Nodes))
 	}
 	if r.v.serving {
 		return none, false
@@ -215,8 +218,10 @@ func (r *rules) lost() (Decision, bool) {
 	if m := r.o.Store.Marker; m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
 		words += fmt.Sprintf(" (these have cluster %s; the store's marker names cluster %s, of which no node is here)", r.v.token, m.Token)
 	}
+	unset := false
 	for _, n := range r.v.nodes {
 		if len(n.Settings) > 0 && !n.Etcd.Running {
+			unset = true
 			words += fmt.Sprintf("; if it is the settings that keep etcd on node %s from starting (%s), take them back: etcd-manager-ctl --backup-store=URL configure-cluster --unset=NAME", n.ID, n.Settings)
 			break
 		}
@@ -224,11 +229,16 @@ func (r *rules) lost() (Decision, bool) {
 	if starting {
 		return hold("etcd is starting: %s", words)
 	}
-	way := "restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers"
+	way, command := "restore a backup: "+restoreCommand+", then restart the managers", restoreCommand
 	if slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.DataPresent }) {
-		way += "; or go on with the data of a member that is left, which have writes that no backup has: etcd-manager-ctl --backup-store=URL recover --from-survivor"
+		command = recoverCommand
+		way = "go on with the data of a member that is left, which have writes that no backup has: " + recoverCommand + "; only if that fails, " + way
 	}
-	return alarm("etcd has no quorum: %s; waiting for members to come back; if they are lost for good, %s", words, way)
+	if unset {
+		command = unsetCommand
+	}
+	return needs(cluster.Attention{Command: command},
+		"etcd has no quorum: %s; bring the members back, then nothing is lost; only if they are lost for good, %s", words, way)
 }
 
 // startTime is how long an etcd may take to become healthy after a start before anything is concluded from it.
@@ -245,7 +255,7 @@ func (r *rules) lift() (Decision, bool) {
 	case s.Error == "" && s.Marker.Phase == MarkerAbsent && r.complete():
 		return r.adopt("is quarantined, all its members are here")
 	case s.Error != "":
-		return alarm("the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", s.Error)
+		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", s.Error)
 	case s.Marker.Phase != MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
 		return alarm("the cluster %s is quarantined, but the store's marker doesn't say that it is formed (%s), so clients are not let in; if its data are the right ones, delete control/etcd-cluster-created and restart the managers", r.v.token, markerWords(s.Marker))
 	}
@@ -368,39 +378,39 @@ func (r *rules) steady() Decision {
 	switch {
 	case s.Error != "":
 		d.Why += r.pending + "; the store is away, backups stand still: " + s.Error
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionStore, Node: r.o.Self}
 	case r.v.rival != "":
 		d.Why += fmt.Sprintf("; a node here serves another etcd cluster (token %s) than this one (token %s), so no members are changed; a person has to decide which is right and stop the other", r.v.rival, r.v.token)
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionClusters}
 	case r.badSpec() != "":
 		d.Why += "; " + r.badSpec()
-		d.Alarm = true
+		d.Alarm, d.Attention = true, r.specAttention(cluster.AttentionObject)
 	case s.Marker.Token != "" && s.Marker.Token != r.v.token:
-		d.Why += fmt.Sprintf("; this is cluster %s, but the store's marker names cluster %s; a person has to find out which data are right", r.v.token, s.Marker.Token)
-		d.Alarm = true
+		d.Why += fmt.Sprintf("; this is cluster %s, but the store's marker names cluster %s; if what runs is right: %sconfirm-cluster %s", r.v.token, s.Marker.Token, ctl, r.v.token)
+		d.Alarm, d.Attention = true, r.markerAttention()
 	case r.stranger() != nil:
 		n := r.stranger()
 		d.Why += fmt.Sprintf("; node %s has data of another cluster (token %s), and the store's marker doesn't say which is right, so it is not touched; move its data dir away if it isn't wanted", n.ID, n.State.Token)
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}
 	case len(s.CommandErrors) > 0:
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
 		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].of())
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand}
 	case s.SettingsError != "":
 		d.Why += "; the settings in the store can't be used, so none are changed: " + s.SettingsError
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand}
 	case r.roomWords() != "":
 		d.Why += "; " + r.roomWords() + "; delete keys or raise the quota before etcd refuses writes"
-		d.Alarm = true
+		d.Alarm, d.Attention = true, r.quotaAttention()
 	case healthy < all:
 	case all < r.spec.MemberCount:
 		d.Why += fmt.Sprintf("; %d wanted, but no further master is here", r.spec.MemberCount)
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionMember, Command: sizeCommand}
 	case r.locked():
 		d.Why += "; the store ignores conditional puts, so nothing is formed or restored with it; use another store or start with --allow-unfenced-store"
-		d.Alarm = true
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionUnfenced}
 	case len(s.Commands) > 0:
 		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].of())
 	}

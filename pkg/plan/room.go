@@ -68,7 +68,7 @@ func (r *rules) corrupt() (Decision, bool) {
 	}
 	switch {
 	case slices.Contains(accused, 0): // etcd's word for that
-		return alarm("etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now")
+		return needs(cluster.Attention{Command: "etcdctl endpoint hashkv --cluster"}, "etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now")
 	case len(in) == 0 && r.canChange():
 		a := cluster.Alarm{Member: accused[0], Type: cluster.AlarmCorrupt}
 		return do(Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])
@@ -78,7 +78,7 @@ func (r *rules) corrupt() (Decision, bool) {
 		}
 		return do(RemoveMember{Member: in[0].ID, Name: in[0].Name}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
 	}
-	return alarm("etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now",
+	return needs(cluster.Attention{Command: "etcdctl endpoint hashkv --cluster"}, "etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now",
 		join(accused, func(m cluster.MemberID) string { return m.String() }, ", "), clean, voters)
 }
 
@@ -138,7 +138,7 @@ func (r *rules) noSpace() (Decision, bool) {
 			if revision > r.o.CompactedTo && r.o.Now.Sub(r.o.CompactedAt) >= compactAgain {
 				return r.changing(Compact{Revision: revision}, "%s; keys have been deleted since its history was dropped", full)
 			}
-			return alarm("%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; delete keys, or raise the quota: etcd-manager-ctl --backup-store=URL configure-cluster --set=%s=%dGiB",
+			return needs(cluster.Attention{Command: raiseQuota(e.DBQuota)}, "%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; delete keys, or raise the quota: etcd-manager-ctl --backup-store=URL configure-cluster --set=%s=%dGiB",
 				full, mib(e.DBSize), x.node.ID, mib(e.DBQuota), cluster.SettingQuota, max(4, e.DBQuota>>29))
 		}
 	}

@@ -13,7 +13,7 @@ func (r *rules) settings() (Decision, bool) {
 	}
 	want := r.o.Store.Settings
 	if err := want.Validate(); err != nil {
-		return alarm("the settings in the store can't be used, so none are changed: %v", err)
+		return needs(cluster.Attention{Command: unsetCommand}, "the settings in the store can't be used, so none are changed: %v", err)
 	}
 	if !slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return changedSettings(n, want) != "" && r.memberOf(n) != nil }) {
 		return none, false
@@ -34,7 +34,7 @@ func (r *rules) settings() (Decision, bool) {
 	n := list[i].node
 	version := cluster.NearestVersion(n.Etcd.Version, n.Versions)
 	if version == "" {
-		return alarm("settings of etcd have changed, but node %s has no etcd like %s any more, which runs; install it under /opt/etcd-v%s", n.ID, n.Etcd.Version, n.Etcd.Version)
+		return needs(cluster.Attention{Node: n.ID}, "settings of etcd have changed, but node %s has no etcd like %s any more, which runs; install it under /opt/etcd-v%s", n.ID, n.Etcd.Version, n.Etcd.Version)
 	}
 	a := RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
 	if a.Settings == nil {

@@ -258,7 +258,7 @@ func (r *rules) patch(list []runner, want cluster.Version) (Decision, bool) {
 func (r *rules) down(list []runner, from int, want cluster.Version) (Decision, bool) {
 	for minor := from; minor > want.Minor; minor-- {
 		if !cluster.Downgradable(minor) {
-			return alarm("etcd 3.%d can't become %s while it runs, as etcd has no downgrade from 3.%d; nothing is changed; it takes a restore into %s, with an outage: etcd-manager-ctl --backup-store=URL configure-cluster --etcd-version=%s --allow-outage", from, want, minor, want, want)
+			return needs(cluster.Attention{Command: ctl + fmt.Sprintf("configure-cluster --etcd-version=%s --allow-outage", want)}, "etcd 3.%d can't become %s while it runs, as etcd has no downgrade from 3.%d; nothing is changed; it takes a restore into %s, with an outage: etcd-manager-ctl --backup-store=URL configure-cluster --etcd-version=%s --allow-outage", from, want, minor, want, want)
 		}
 		if _, missing := r.hop(list, minor-1, want); missing != "" {
 			return alarm("etcd 3.%d can't become %s: %s; nothing is changed", from, want, missing)
@@ -300,14 +300,14 @@ func (r *rules) back(list []runner, to int, want cluster.Version) (Decision, boo
 }
 
 // roll restarts the next member that needs it in a version.
-func (r *rules) roll(list []runner, target string, want cluster.Version, needs func(runner) bool) (Decision, bool) {
-	i := slices.IndexFunc(list, needs)
+func (r *rules) roll(list []runner, target string, want cluster.Version, due func(runner) bool) (Decision, bool) {
+	i := slices.IndexFunc(list, due)
 	if i < 0 {
 		return none, false
 	}
 	begun := 0
 	for _, x := range list {
-		if !needs(x) {
+		if !due(x) {
 			begun++
 		}
 	}

@@ -769,6 +769,9 @@ func (w *world) next() string {
 	}
 	if d.Alarm {
 		b.WriteString("alarm\n")
+		b.WriteString(incomplete(d.Attention))
+	} else if d.Attention != (cluster.Attention{}) {
+		b.WriteString("ATTENTION without an alarm\n")
 	}
 	fmt.Fprintf(&b, "because %s\n", d.Why)
 	if begin, ok := d.Do.(BeginRestore); ok && begin.Op.RevisionBefore > 0 {

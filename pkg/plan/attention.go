@@ -1,0 +1,117 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// ctl is how the operator's tool is called in messages.
+const ctl = "etcd-manager-ctl --backup-store=URL "
+
+// Commands that end an attention.
+const (
+	recoverCommand = ctl + "recover --from-survivor"
+	restoreCommand = ctl + "restore-backup NAME"
+	sizeCommand    = ctl + "configure-cluster --member-count=N"
+	unsetCommand   = ctl + "configure-cluster --unset=NAME"
+	deleteCommand  = ctl + "delete-command NAME"
+)
+
+// needs is alarm with more to say of what a person is needed for: what a leaves open is taken from the rule and the sentence.
+func needs(a cluster.Attention, why string, args ...any) (Decision, bool) {
+	return Decision{Why: fmt.Sprintf(why, args...), Alarm: true, Attention: a}, true
+}
+
+// attended completes the attention of a decision that is an alarm.
+func attended(d Decision, kind cluster.AttentionKind) Decision {
+	if !d.Alarm {
+		d.Attention = cluster.Attention{}
+		return d
+	}
+	d.Attention.Kind = cmp.Or(d.Attention.Kind, kind)
+	d.Attention.Text = cmp.Or(d.Attention.Text, d.Why)
+	if d.Attention.Kind == cluster.AttentionVersion && d.Attention.Command == "" {
+		d.Attention.Command = ctl + "configure-cluster --etcd-version=VERSION"
+	}
+	d.Attention = d.Attention.Ended()
+	return d
+}
+
+// Attentions lists all that a person is needed for: what the decision says, and what holds beside it, whichever rule spoke first.
+// A decision that isn't an alarm stands for something that is being done; what it may still mend is not in the list.
+func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []cluster.Attention {
+	r := &rules{o: o.sorted(), spec: spec, p: p}
+	r.v = look(r.o)
+	var list []cluster.Attention
+	if d.Alarm {
+		list = append(list, attended(d, cluster.AttentionOther).Attention)
+	}
+	add := func(a cluster.Attention, text string, args ...any) {
+		a.Text = fmt.Sprintf(text, args...)
+		list = append(list, a.Ended())
+	}
+	s := r.o.Store
+	if s.Error != "" {
+		add(cluster.Attention{Kind: cluster.AttentionStore, Node: o.Self},
+			"The leader can't use the backup store, so backups stand still: %s", s.Error)
+	}
+	if s.Error == "" && r.locked() {
+		add(cluster.Attention{Kind: cluster.AttentionUnfenced}, "The store ignores conditional puts, so nothing is formed or restored with it.")
+	}
+	if len(s.CommandErrors) > 0 {
+		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "A queued command can't be read: %s", s.CommandErrors[0])
+	}
+	if s.SettingsError != "" {
+		add(cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand},
+			"The settings in the store can't be used, so none are changed: %s", s.SettingsError)
+	}
+	if r.v.token == "" {
+		return cluster.Distinct(list)
+	}
+	if words := r.roomWords(); words != "" {
+		add(r.quotaAttention(), "Etcd's database comes near its quota: %s", words)
+	}
+	settled := s.Operation == nil && r.v.serving
+	if m := s.Marker; settled && s.Error == "" && m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
+		add(r.markerAttention(), "This is cluster %s, but the store's marker names cluster %s.", r.v.token, m.Token)
+	}
+	if n := r.stranger(); n != nil && settled {
+		add(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "Node %s has data of another cluster (token %s) than the one that runs (token %s).",
+			n.ID, n.State.Token, r.v.token)
+	}
+	return cluster.Distinct(list)
+}
+
+// markerAttention is about a marker that names another cluster than the one that runs.
+func (r *rules) markerAttention() cluster.Attention {
+	return cluster.Attention{Kind: cluster.AttentionClusters, Command: ctl + fmt.Sprintf("confirm-cluster %s", r.v.token)}
+}
+
+// quotaAttention is about a database that comes near its quota.
+func (r *rules) quotaAttention() cluster.Attention {
+	var quota int64
+	for _, n := range r.v.nodes {
+		quota = max(quota, n.Etcd.DBQuota)
+	}
+	return cluster.Attention{Kind: cluster.AttentionDatabase, Command: raiseQuota(quota)}
+}
+
+// raiseQuota is the command that doubles a quota.
+func raiseQuota(quota int64) string {
+	return ctl + fmt.Sprintf("configure-cluster --set=%s=%dGiB", cluster.SettingQuota, max(4, quota>>29))
+}
+
+// specAttention is about a spec that can't be obeyed.
+func (r *rules) specAttention(kind cluster.AttentionKind) cluster.Attention {
+	a := cluster.Attention{Kind: kind}
+	switch {
+	case r.o.Store.SpecError != "":
+	case r.spec == nil || !cluster.ValidMemberCount(r.spec.MemberCount):
+		a.Command = sizeCommand
+	default:
+		a.Command = ctl + "configure-cluster --etcd-version=VERSION"
+	}
+	return a
+}
