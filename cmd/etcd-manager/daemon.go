@@ -201,7 +201,7 @@ func (d *daemon) openAgent() error {
 	cfg := node.Config{
 		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
 		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
-		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression,
+		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression, Fence: d.fence,
 	}
 	if !o.etcdInsecure {
 		cfg.Certificates = d.keeper
@@ -211,6 +211,21 @@ func (d *daemon) openAgent() error {
 	}
 	d.agent, err = node.New(cfg)
 	return err
+}
+
+// fence says why a leadership that asks this node for something is over: a higher term was seen in the election, or it is this node's own
+// and its lease has ended. It is called only once everything runs.
+func (d *daemon) fence(term cluster.Term, leader cluster.NodeID) error {
+	_, seen := d.peers.Leader()
+	switch {
+	case !term.Reaches(seen):
+		return fmt.Errorf("term %d of %s and term %d, which node %s has seen in elections, are too far apart for any history: %w", term, leader, seen, d.id, cluster.ErrPermanent)
+	case term < seen:
+		return fmt.Errorf("term %d of %s, node %s has seen term %d in elections: %w", term, leader, d.id, seen, cluster.ErrLowerTerm)
+	case leader == d.id && !d.peers.Leads(term):
+		return fmt.Errorf("the lease of node %s for term %d has ended: %w", d.id, term, cluster.ErrLowerTerm)
+	}
+	return nil
 }
 
 // listen opens the managers' port; that it can't be is found before anything is started.

@@ -64,7 +64,18 @@ func (c *Catalog) Leader(ctx context.Context) (LeaderRecord, string, error) {
 	if j.Term == 0 || j.Node == "" {
 		return LeaderRecord{}, info.Version, corrupt(leaderKey, leaderWay, errors.New("it names no term or no node"))
 	}
+	if j.Term > cluster.MaxTerm {
+		return LeaderRecord{}, info.Version, corrupt(leaderKey, leaderWay, fmt.Errorf("term %d is one that no history reaches", j.Term))
+	}
 	return LeaderRecord{Term: j.Term, Node: j.Node, Instance: j.Instance, Time: j.Time}, info.Version, nil
+}
+
+// CheckTerm tells whether the record can be of a cluster that is in this term now. The error is of the kind of a corrupt object.
+func (r LeaderRecord) CheckTerm(now cluster.Term) error {
+	if now.TakesOver(r.Term) {
+		return nil
+	}
+	return corrupt(leaderKey, leaderWay, fmt.Errorf("no history leads to term %d from term %d, in which the managers are", r.Term, now))
 }
 
 // Hold is a term that was taken in the store. It is safe for concurrent use.
@@ -115,6 +126,8 @@ func (c *Catalog) takeTerm(ctx context.Context, want LeaderRecord, fenced bool) 
 			return nil, fmt.Errorf("take term %d: %w", want.Term, err)
 		case same(stored, want):
 			return &Hold{c: c, fenced: fenced, record: stored, version: version}, nil
+		case stored.CheckTerm(want.Term) != nil:
+			return nil, fmt.Errorf("take term %d: %w", want.Term, stored.CheckTerm(want.Term))
 		case stored.Term >= want.Term:
 			return nil, &FencedError{Stored: stored}
 		default:

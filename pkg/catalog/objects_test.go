@@ -3,7 +3,10 @@ package catalog
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"reflect"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -246,5 +249,26 @@ func TestLeaderUnreadable(t *testing.T) {
 		if got := get(t, s, leaderKey); got != content {
 			t.Fatalf("%q was overwritten by %q", content, got)
 		}
+	}
+}
+
+// TestLeaderOfACorruptTerm: a term that no history reaches fences nobody for good; the error says how to get out, and the object stays.
+func TestLeaderOfACorruptTerm(t *testing.T) {
+	for name, term := range map[string]cluster.Term{
+		"the last of all": math.MaxUint64, "beyond all histories": cluster.MaxTerm + 1, "far from the managers'": 41 + cluster.MaxTermJump,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := blobtest.NewMemory()
+			content := fmt.Sprintf(`{"version":1,"term":%d,"node":"x","instance":"i","timestamp":"2026-01-30T01:02:03Z"}`, term)
+			put(t, s, leaderKey, content)
+			_, err := New(s).TakeTerm(t.Context(), 41, "a", "i1")
+			wantObject(t, err, leaderKey, cluster.ErrCorrupt)
+			if !strings.Contains(err.Error(), "delete the object") {
+				t.Errorf("the error doesn't say what to do: %v", err)
+			}
+			if got := get(t, s, leaderKey); got != content {
+				t.Errorf("the object was changed to %s", got)
+			}
+		})
 	}
 }

@@ -22,6 +22,26 @@ func (m MemberID) String() string { return fmt.Sprintf("%x", uint64(m)) }
 // Term is the number of a leadership among the managers. It only grows. It has nothing to do with etcd's raft term.
 type Term uint64
 
+const (
+	// MaxTermJump is the furthest that one term may be above another that was seen before. An election takes more than a second, so
+	// half a year of elections without a pause doesn't get further.
+	MaxTermJump = 1 << 24
+	// MaxTerm is a term that no real history reaches.
+	MaxTerm Term = 1 << 48
+)
+
+// Reaches tells whether a real history can lead from this term to the other. If not, the other one is corrupt, whoever says it:
+// to believe it would leave no terms for those who come after.
+func (t Term) Reaches(other Term) bool {
+	return other <= MaxTerm && (other <= t || other-t <= MaxTermJump)
+}
+
+// TakesOver is Reaches for a term that only the store tells of. It is stricter, so that those who still are in this term
+// believe the one who goes on from the store's.
+func (t Term) TakesOver(stored Term) bool {
+	return t.Reaches(stored) && (stored <= t || stored-t <= MaxTermJump/2)
+}
+
 // Token is an etcd cluster's token; it also names the cluster's data dir on every node.
 type Token string
 

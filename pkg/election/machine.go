@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -15,6 +14,8 @@ var (
 	ErrConfig = errors.New("invalid election configuration")
 	// ErrMessage: the message is not for this node, or not well formed. It was not looked at.
 	ErrMessage = errors.New("invalid election message")
+	// ErrTerm: the message has a term that can't be true. It was not looked at. errors.Is(ErrTerm, ErrMessage) holds.
+	ErrTerm = fmt.Errorf("%w: corrupt term", ErrMessage)
 	// ErrNotLeader: only a leader can do that.
 	ErrNotLeader = errors.New("not the leader")
 	// ErrNoSuccessor: leadership can't be given to that node.
@@ -282,9 +283,10 @@ func (m *Machine) resign(to cluster.NodeID) {
 }
 
 // Exceed tells the machine that the store shows that term as taken by somebody else. The node doesn't lead in that term
-// or a lower one any more; if it did, or was about to, it campaigns again soon, in a higher one.
+// or a lower one any more; if it did, or was about to, it campaigns again soon, in a higher one. A term that no history leads to
+// is ignored.
 func (m *Machine) Exceed(term cluster.Term) {
-	if term < m.hard.Term {
+	if term < m.hard.Term || !m.hard.Term.TakesOver(term) {
 		return
 	}
 	again := m.role == Leader || m.role == Candidate
@@ -364,9 +366,9 @@ func (m *Machine) hurry() {
 // alone tells whether the node is all there is, and all that is wanted.
 func (m *Machine) alone() bool { return m.wanted == 1 && len(m.peers) == 0 }
 
-// canCampaign is false at the end of all numbers, which only a corrupt store or peer could bring about.
+// canCampaign is false at the end of all terms, which only a corrupt vote could bring about.
 func (m *Machine) canCampaign() bool {
-	return m.eligible && m.wanted > 0 && m.hard.Term < math.MaxUint64
+	return m.eligible && m.wanted > 0 && m.hard.Term < cluster.MaxTerm
 }
 
 func (m *Machine) send(to []cluster.NodeID, msg Message) {

@@ -98,6 +98,13 @@ func (s *script) do(f []string) string {
 		}
 		return ""
 	}
+	term := func(i int) cluster.Term {
+		n, err := strconv.ParseUint(arg(i), 10, 64)
+		if err != nil {
+			s.t.Fatalf("%v: %v", f, err)
+		}
+		return cluster.Term(n)
+	}
 	num := func(i int) int {
 		n, err := strconv.Atoi(arg(i))
 		if err != nil {
@@ -142,9 +149,9 @@ func (s *script) do(f []string) string {
 	case "resign":
 		s.each(arg(1), func(m *Machine) { fmt.Fprintf(&s.log, "successor: %q\n", m.Resign()) })
 	case "exceed": // exceed a 7
-		s.each(arg(1), func(m *Machine) { m.Exceed(cluster.Term(num(2))) })
+		s.each(arg(1), func(m *Machine) { m.Exceed(term(2)) })
 	case "step": // step a->b Vote 7: a message that nobody sent; step a->b Vote 7 c: with the resignation of c
-		msg := Message{Term: cluster.Term(num(3)), Resigned: cluster.NodeID(arg(4))}
+		msg := Message{Term: term(3), Resigned: cluster.NodeID(arg(4))}
 		from, to, _ := strings.Cut(arg(1), "->")
 		msg.From, msg.To = cluster.NodeID(from), cluster.NodeID(to)
 		msg.Kind = Kind(slices.Index(kindNames[:], arg(2)))

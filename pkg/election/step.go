@@ -18,6 +18,9 @@ func (m *Machine) Step(msg Message) error {
 		return fmt.Errorf("%w: %s from %q", ErrMessage, msg.Kind, msg.From)
 	case msg.Term == 0 && !msg.Kind.IsResponse():
 		return fmt.Errorf("%w: %s from %q of term 0", ErrMessage, msg.Kind, msg.From)
+	case !m.hard.Term.Reaches(msg.Term), msg.Term != 0 && !msg.Term.Reaches(m.hard.Term):
+		return fmt.Errorf("%w: %s of %q has term %d, %q has term %d: too far apart for any history, so one of the two is corrupt",
+			ErrTerm, msg.Kind, msg.From, msg.Term, m.cfg.Self, m.hard.Term)
 	}
 	switch msg.Kind {
 	case MsgPreVote:

@@ -134,6 +134,9 @@ func (f failures) Unwrap() []error { return f }
 func (l *leadership) perform(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest, limit time.Duration, progress func(*protosv1.PerformEvent)) (*protosv1.PerformEvent, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if err := l.holdsLease(); err != nil {
+		return nil, err
+	}
 	req.ClusterName, req.Term, req.Leader = l.m.cfg.ClusterName, uint64(l.term), string(l.m.cfg.Self)
 	c, err := l.m.cfg.Peers.Conn(id)
 	if err != nil {
@@ -156,6 +159,15 @@ func (l *leadership) perform(ctx context.Context, id cluster.NodeID, req *protos
 			progress(e)
 		}
 	}
+}
+
+// holdsLease is asked right before anything leaves that changes a node or etcd's members. The context alone isn't enough: it ends only
+// once this process runs again after it was held up.
+func (l *leadership) holdsLease() error {
+	if l.m.cfg.Peers.Leads(l.term) {
+		return nil
+	}
+	return fmt.Errorf("the lease of term %d has ended: %w", l.term, cluster.ErrLowerTerm)
 }
 
 // nodeError turns a gRPC code into a sentinel to branch on.
@@ -291,6 +303,9 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 		return err
 	}
 	defer c.Close()
+	if err := l.holdsLease(); err != nil {
+		return err
+	}
 	l.changed = true
 	switch a := a.(type) {
 	case plan.AddLearner:

@@ -128,6 +128,9 @@ func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Actio
 		return err
 	}
 	defer c.Close()
+	if err := l.holdsLease(); err != nil {
+		return err
+	}
 	switch a := a.(type) {
 	case plan.EnableDowngrade:
 		return c.Downgrade(ctx, etcd.DowngradeEnable, a.Version)

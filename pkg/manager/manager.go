@@ -32,6 +32,8 @@ type Peers interface {
 	Conn(cluster.NodeID) (grpc.ClientConnInterface, error)
 	// Leader is the leader as far as it is known, else "", and the highest term seen.
 	Leader() (cluster.NodeID, cluster.Term)
+	// Leads tells whether this node holds the lease of that term at this moment, also right after the process was held up.
+	Leads(cluster.Term) bool
 	// Changed is closed at the next change of Peers or Leader.
 	Changed() <-chan struct{}
 	// Exceed ends a leadership that the store, or a node, knows a higher term than.

@@ -145,7 +145,13 @@ func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.No
 	if err != nil {
 		return cluster.NodeStatus{}, err
 	}
-	p, err := protosv1.NewNodeServiceClient(c).Observe(ctx, &protosv1.ObserveRequest{ClusterName: l.m.cfg.ClusterName, Fresh: l.changed})
+	p, err := protosv1.NewNodeServiceClient(c).Observe(ctx, &protosv1.ObserveRequest{
+		ClusterName: l.m.cfg.ClusterName, Fresh: l.changed, Term: uint64(l.term), Leader: string(l.m.cfg.Self),
+	})
+	if status.Code(err) == codes.Aborted {
+		klog.Warningf("node %s obeys another leader (%s); stepping down", id, status.Convert(err).Message())
+		l.m.cfg.Peers.Exceed(l.term)
+	}
 	if err != nil {
 		return cluster.NodeStatus{}, err
 	}
@@ -335,6 +341,9 @@ func (l *leadership) readSpec(ctx context.Context) error {
 func (l *leadership) readHolder(ctx context.Context, obj catalog.Object) error {
 	r, _, err := l.m.cfg.Catalog.Leader(ctx)
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return err
+	}
+	if err := r.CheckTerm(l.term); err != nil {
 		return err
 	}
 	l.store.Holder = plan.Holder{Term: r.Term, Node: r.Node}

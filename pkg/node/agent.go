@@ -54,6 +54,9 @@ type Config struct {
 	Version string
 	// Compression is that of backups; empty is gzip.
 	Compression string
+	// Fence, if not nil, says from what this node knows of elections why a leadership is over: an error that wraps cluster.ErrLowerTerm. It is asked
+	// before a request is obeyed and again before it changes anything. It may be called concurrently and must not block.
+	Fence func(term cluster.Term, leader cluster.NodeID) error
 	// Ready, if not nil, is asked before each start of etcd and before each action whether the data dir is still what it was when the manager
 	// started: a directory whose volume was unmounted is not. It is called concurrently and must not block.
 	Ready func() error
@@ -90,7 +93,9 @@ type Agent struct {
 	sequence uint64
 	changed  chan struct{}
 	tasks    map[string]*task
-	kick     chan struct{}
+	// heeded is the highest leadership that has looked at this node.
+	heeded leadershipID
+	kick   chan struct{}
 	// loadavg is the file in which the kernel tells how busy the machine is.
 	loadavg  string
 	versions []string

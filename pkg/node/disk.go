@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"google.golang.org/protobuf/proto"
+	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -135,6 +136,11 @@ func readJournal(path, clusterName string) (journal, error) {
 	if j.ClusterName != clusterName {
 		return j, fmt.Errorf("data dir belongs to cluster %q, not to %q: %w; check --cluster-name and --data-dir", j.ClusterName, clusterName, cluster.ErrOtherCluster)
 	}
+	if j.Term > cluster.MaxTerm {
+		// The vote file still holds the highest term that this node has seen. To keep this one would refuse all leaders for good.
+		klog.Errorf("journal %s: no history reaches term %d; it is forgotten", path, j.Term)
+		j.Term, j.Leader = 0, ""
+	}
 	return j, nil
 }
 
@@ -176,7 +182,11 @@ func (v *VoteFile) Load() (Vote, error) {
 	if err != nil {
 		return vote, fmt.Errorf("read vote: %w", err)
 	}
-	if err := json.Unmarshal(data, &vote); err != nil {
+	err = json.Unmarshal(data, &vote)
+	if err == nil && vote.Term > cluster.MaxTerm {
+		err = fmt.Errorf("no history reaches term %d", vote.Term)
+	}
+	if err != nil {
 		return vote, fmt.Errorf("vote file %s: %w: %v; stop the manager, wait ten seconds, delete the file and start again", v.path, cluster.ErrCorrupt, err)
 	}
 	return vote, nil

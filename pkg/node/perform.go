@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
@@ -24,6 +23,9 @@ type task struct {
 	// preparing is the operation that the action prepares, before anything is stopped; cancel ends it when that is given up.
 	preparing string
 	cancel    context.CancelFunc
+	// term is the leadership that asked for it; begun is true once it changes the node. Both are guarded by the agent's mu.
+	term  cluster.Term
+	begun bool
 
 	mu       sync.Mutex
 	progress *protosv1.PerformEvent
@@ -41,64 +43,6 @@ func (t *task) latest() *protosv1.PerformEvent {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.progress
-}
-
-// obey checks and remembers the leadership that asks. A lower term, or another leader of the same term, is refused.
-func (a *Agent) obey(term cluster.Term, leader cluster.NodeID) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch {
-	case term < a.j.Term:
-		return fmt.Errorf("term %d of %s, this node has obeyed term %d of %s: %w", term, leader, a.j.Term, a.j.Leader, cluster.ErrLowerTerm)
-	case term == a.j.Term && leader == a.j.Leader:
-		return nil
-	case term == a.j.Term:
-		return fmt.Errorf("term %d of %s, this node has obeyed %s in that term: %w", term, leader, a.j.Leader, cluster.ErrLowerTerm)
-	}
-	j := a.j
-	j.Term, j.Leader = term, leader
-	return a.setJournal(j)
-}
-
-// begin starts the task of a request, or finds the one that is under way.
-func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
-	if err := a.ready(); err != nil {
-		return nil, err
-	}
-	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
-		return nil, err
-	}
-	key, err := taskKey(req)
-	if err != nil {
-		return nil, err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.runCtx == nil || a.runCtx.Err() != nil {
-		return nil, errors.New("the node's agent isn't running")
-	}
-	if t := a.tasks[key]; t != nil {
-		return t, nil
-	}
-	a.giveUpFor(req)
-	t := &task{done: make(chan struct{})}
-	t.preparing, _ = operationOf(req)
-	var ctx context.Context
-	ctx, t.cancel = context.WithCancel(a.runCtx)
-	a.tasks[key] = t
-	go func() {
-		defer t.cancel()
-		event, err := a.perform(ctx, req, t)
-		a.mu.Lock()
-		delete(a.tasks, key)
-		a.bump()
-		a.mu.Unlock()
-		t.mu.Lock()
-		t.result, t.err = event, err
-		t.mu.Unlock()
-		close(t.done)
-	}()
-	return t, nil
 }
 
 // operationOf names the operation that an action prepares, or discards.
@@ -126,17 +70,6 @@ func (a *Agent) giveUpFor(req *protosv1.PerformRequest) {
 			t.cancel()
 		}
 	}
-}
-
-// taskKey is the same for requests that ask for the same action.
-func taskKey(req *protosv1.PerformRequest) (string, error) {
-	c := proto.Clone(req).(*protosv1.PerformRequest)
-	c.Term, c.Leader = 0, ""
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
-	if err != nil {
-		return "", fmt.Errorf("encode action: %w", err)
-	}
-	return string(b), nil
 }
 
 // waitTasks waits for the actions under way; the context of Run, which they share, has ended.
@@ -170,7 +103,7 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 		event.Facts, err = a.verify(ctx, x.Verify.GetOperation())
 	default:
 		event = &protosv1.PerformEvent{Done: true}
-		err = a.inTurn(ctx, req, func() (err error) {
+		err = a.inTurn(ctx, req, t, func() (err error) {
 			started = time.Now()
 			event.Facts, err = a.act(ctx, req, t)
 			return err
@@ -184,20 +117,36 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 }
 
 // inTurn waits until no other action changes the node, and does one then.
-func (a *Agent) inTurn(ctx context.Context, req *protosv1.PerformRequest, do func() error) error {
+func (a *Agent) inTurn(ctx context.Context, req *protosv1.PerformRequest, t *task, do func() error) error {
 	select {
 	case a.one <- struct{}{}:
 		defer func() { <-a.one }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	// The wait may have been long: the leadership that asked can be over.
-	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+	if err := a.takeTurn(ctx, req, t); err != nil {
 		return err
 	}
-	a.setBusy(actionName(req))
 	defer a.setBusy("")
 	return do()
+}
+
+// takeTurn begins to change the node, unless the leadership that asked is over: the wait may have been long. Check and busy are one step
+// under mu, so that a leader that looks either sees the action or has it refused.
+func (a *Agent) takeTurn(ctx context.Context, req *protosv1.PerformRequest, t *task) error {
+	if err := a.fenced(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.obeyLocked(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err // a higher leadership has asked for the same meanwhile
+	}
+	t.begun, a.busy = true, actionName(req)
+	return nil
 }
 
 func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.Facts, error) {

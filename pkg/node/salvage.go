@@ -34,7 +34,7 @@ func (a *Agent) salvage(ctx context.Context, req *protosv1.PerformRequest, t *ta
 		return e, err
 	}
 	var data *salvagedData
-	err := a.inTurn(ctx, req, func() (err error) {
+	err := a.inTurn(ctx, req, t, func() (err error) {
 		data, err = a.copyData(ctx, s, t)
 		return err
 	})

@@ -133,6 +133,22 @@ func (e *elector) do(f func(*election.Machine)) bool {
 	return true
 }
 
+// leads tells whether the node leads in this term and holds its lease at this very moment, however long the process was held up before.
+func (e *elector) leads(term cluster.Term) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	sent, err := e.ready()
+	if err != nil {
+		return false
+	}
+	if _, err := e.finish(sent, election.Message{}); err != nil {
+		klog.Errorf("%v", err)
+		return false
+	}
+	s := e.m.State()
+	return s.Leads() && s.Term == term
+}
+
 // step hands a message to the machine and returns its answer. An answer may be sent: what it promises is persisted.
 func (e *elector) step(msg election.Message) (*election.Message, error) {
 	e.mu.Lock()

@@ -54,6 +54,8 @@ func (p *Peers) Exchange(ctx context.Context, req *protosv1.ExchangeRequest) (*p
 	}
 	answer, err := p.elect.step(msg)
 	switch {
+	case errors.Is(err, election.ErrTerm):
+		p.corruptTerm(from, err) // no answer: neither of the two may act on the other one's term
 	case errors.Is(err, election.ErrMessage):
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	case err != nil:
@@ -254,6 +256,21 @@ func (p *Peers) lost(l *link) {
 	klog.Infof("Lost the connection to the manager of node %s", l.id)
 	l.poke() // to learn why, and to notice when it is back
 	p.notify()
+}
+
+// corruptTerm says, once for each node, that its term and the own one can't both be true.
+func (p *Peers) corruptTerm(from cluster.NodeID, err error) {
+	p.mu.Lock()
+	n := p.nodes[from]
+	first := n != nil && !n.corruptTerm
+	if first {
+		n.corruptTerm = true
+	}
+	p.mu.Unlock()
+	if first {
+		klog.Errorf("Nodes %s and %s take no part in each other's elections: %v. Compare the file etcd-manager/vote.json in the data dirs of all nodes; "+
+			"where the term is far above the others, stop the manager, wait ten seconds, delete the file, and start the manager", from, p.cfg.Self.ID, err)
+	}
 }
 
 // electionMessage reads an election message and checks that it comes from whom it says.

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -247,7 +248,10 @@ func (p *Peers) sendElection(msg election.Message) {
 		if err != nil || answer == nil {
 			return
 		}
-		_, _ = p.elect.step(*answer) // a response has no response, and one that comes too late is of no interest
+		// A response has no response, and one that comes too late is of no interest.
+		if _, err := p.elect.step(*answer); errors.Is(err, election.ErrTerm) {
+			p.corruptTerm(l.id, err)
+		}
 	})
 	if !ok {
 		l.inflight.Add(-1)

@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -387,6 +388,55 @@ func TestExceed(t *testing.T) {
 			_, term := l.peers.Leader()
 			return term > 41
 		})
+	})
+}
+
+// TestCorruptTerms: neither the store nor another manager disables the election by a term that no history reaches.
+func TestCorruptTerms(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *world) {
+		s := &sharedStore{}
+		ms := w.startAll(s, 3, "a", "b")
+		ms = append(ms, w.start("c", 3, &memVotes{hard: election.Hard{Term: 1 << 40, VotedFor: "c"}}, withSource(s.source("c"))))
+		leader := w.awaitLeader(5*time.Second, ms[0], ms[1])
+		leader.peers.Exceed(math.MaxUint64)
+		time.Sleep(10 * time.Second)
+		if l := w.agreed(ms[0], ms[1]); l == nil {
+			t.Error("nobody leads")
+		} else if _, term := l.peers.Leader(); term > 10 {
+			t.Errorf("the term is %d", term)
+		}
+		for _, m := range ms[:2] {
+			m.peers.mu.Lock()
+			if n := m.peers.nodes["c"]; n == nil || !n.corruptTerm || !n.connected {
+				t.Errorf("node %s doesn't say what is wrong with c: %+v", m.id, n)
+			}
+			m.peers.mu.Unlock()
+		}
+	})
+}
+
+// TestLeads: who is asked for the lease says no from the moment at which another may win, not only once the leader's context has ended.
+func TestLeads(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *world) {
+		ms := w.startAll(&sharedStore{}, 3, "a", "b", "c")
+		leader := w.awaitLeader(5*time.Second, ms...)
+		_, term := leader.peers.Leader()
+		if !leader.peers.Leads(term) || leader.peers.Leads(term-1) || leader.peers.Leads(term+1) {
+			t.Errorf("the leader of term %d holds another lease", term)
+		}
+		for _, m := range others(ms, leader) {
+			if m.peers.Leads(term) {
+				t.Errorf("%s holds the lease of %s", m.id, leader.id)
+			}
+		}
+		// The driver is held up: nothing ticks.
+		leader.peers.elect.mu.Lock()
+		start := leader.peers.elect.start
+		leader.peers.elect.start = start.Add(-leaseTicks * tick)
+		leader.peers.elect.mu.Unlock()
+		if leader.peers.Leads(term) {
+			t.Error("the lease lasts for as long as nothing ticks")
+		}
 	})
 }
 

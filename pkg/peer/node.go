@@ -40,6 +40,8 @@ type node struct {
 	problem   string
 	logged    string    // the problem that the log shows
 	downSince time.Time // zero if connected
+	// corruptTerm is true once it was said that the node's term and the own one can't both be true.
+	corruptTerm bool
 }
 
 func (n *node) isRival() bool { return time.Now().Before(n.rivalUntil) }

@@ -362,6 +362,10 @@ func (p *Peers) Leader() (cluster.NodeID, cluster.Term) {
 	return p.leader, p.term
 }
 
+// Leads tells whether this node holds the lease of that term at this moment. A leader asks before each request that changes something:
+// its context ends only once this process has run again after it was held up.
+func (p *Peers) Leads(term cluster.Term) bool { return p.elect.leads(term) }
+
 // Changed returns a channel that is closed at the next change of what Peers (LastSeen aside), Leader or HostEntries return. Take it before you look.
 func (p *Peers) Changed() <-chan struct{} {
 	p.mu.Lock()

@@ -94,6 +94,11 @@ func (g gate) check(ctx context.Context, req any) error {
 		sender = r.GetFrom()
 	case *protosv1.PerformRequest:
 		sender = r.GetLeader()
+	case *protosv1.ObserveRequest:
+		if r.GetTerm() == 0 {
+			return nil // it only looks
+		}
+		sender = r.GetLeader()
 	default:
 		return nil
 	}

@@ -27,7 +27,10 @@ type ObserveRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ClusterName string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
 	// True asks etcd anew, however young the last answer is: the member list was just changed.
-	Fresh         bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	Fresh bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
+	// The leadership that looks, if one does: from now on the node obeys no lower one, so that what was seen stays true.
+	Term          uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Leader        string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -74,6 +77,20 @@ func (x *ObserveRequest) GetFresh() bool {
 		return x.Fresh
 	}
 	return false
+}
+
+func (x *ObserveRequest) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *ObserveRequest) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
 }
 
 type WatchRequest struct {
@@ -2652,10 +2669,12 @@ var File_v1_node_proto protoreflect.FileDescriptor
 
 const file_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\rv1/node.proto\x12\x0eetcdmanager.v1\x1a\x10v1/storage.proto\"I\n" +
+	"\rv1/node.proto\x12\x0eetcdmanager.v1\x1a\x10v1/storage.proto\"u\n" +
 	"\x0eObserveRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x14\n" +
-	"\x05fresh\x18\x02 \x01(\bR\x05fresh\"1\n" +
+	"\x05fresh\x18\x02 \x01(\bR\x05fresh\x12\x12\n" +
+	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x16\n" +
+	"\x06leader\x18\x04 \x01(\tR\x06leader\"1\n" +
 	"\fWatchRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
