@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"errors"
-	"regexp"
 	"sync"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // How long the loop waits when nothing wakes it.
@@ -54,9 +54,12 @@ type leadership struct {
 
 	tending life
 
-	lastWhy  string
+	lastKey  string
 	lastSaid time.Time
-	failures int
+	said     repeat.Limiter
+	tries    attempts
+	// do carries out an action: act, but in tests.
+	do func(context.Context, *plan.Observation, *cluster.Spec, plan.Action) error
 
 	mu          sync.Mutex
 	backup      string // reason of the one that is being taken
@@ -95,11 +98,13 @@ type leadership struct {
 }
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
-	return &leadership{
-		m: m, term: term, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{},
+	l := &leadership{
+		m: m, term: term, tries: attempts{}, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{},
 		watching: map[cluster.NodeID]context.CancelFunc{}, safety: map[string]time.Time{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
+	l.do = l.act
+	return l
 }
 
 func (l *leadership) poke() {
@@ -144,6 +149,8 @@ func (l *leadership) run(ctx context.Context) {
 		switch {
 		case d.Do != nil:
 			wait = l.carryOut(ctx, o, spec, d)
+		case d.After > 0:
+			wait = min(d.After, tickWaiting)
 		case d.Alarm || d.Waits || !steady(o, spec):
 			wait = tickWaiting
 		case o.Store.NewestBackupKnown:
@@ -180,25 +187,24 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 	}
 }
 
-// durations are the parts of a sentence that change while nothing does.
-var durations = regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s\b`)
-
-func timeless(text string) string { return durations.ReplaceAllString(text, "") }
-
-// say logs a decision when it is a new one; what needs a person is said again from time to time.
+// say logs a decision when it is a new one; what needs a person is said again from time to time. Decisions that take turns are not new each time.
 func (l *leadership) say(d plan.Decision) {
-	text := d.Why
+	text, key := d.Why, d.Key+" -> "+plan.Subject(d.Do)
 	if d.Do != nil {
 		text += " -> " + d.Do.String()
 	}
-	same := timeless(text) == timeless(l.lastWhy)
+	same := key == l.lastKey
+	l.lastKey = key
 	if same && (!d.Alarm || time.Since(l.lastSaid) < repeatAlarm) {
 		return
 	}
+	if _, due := l.said.Allow(key); !due {
+		return
+	}
+	l.lastSaid = time.Now()
 	if !same {
 		l.m.remember(text)
 	}
-	l.lastWhy, l.lastSaid = text, time.Now()
 	if d.Alarm {
 		klog.Warningf("%s", text)
 		return
@@ -206,32 +212,35 @@ func (l *leadership) say(d plan.Decision) {
 	klog.Infof("%s", text)
 }
 
-// carryOut does one action. It returns how long to wait before the next look: nothing after a success.
+// carryOut does one action. It returns how long to wait before the next look: nothing after a success. What has failed isn't tried again before
+// its time, though the loop may look earlier: often the attempt itself is what wakes it.
 func (l *leadership) carryOut(ctx context.Context, o *plan.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
-	err := l.act(ctx, o, spec, d.Do)
+	err := l.do(ctx, o, spec, d.Do)
 	if err == nil {
-		l.failures = 0
+		if l.opFails == 0 { // else the step has its own time
+			l.tries.done(d.Do, time.Now())
+		}
 		return 0
 	}
 	if ctx.Err() != nil {
 		return 0
 	}
-	l.failures++
 	l.forceStore()
-	wait := min(200*time.Millisecond<<min(l.failures, 6), 5*time.Second)
+	wait := l.tries.failed(d.Do, err, time.Now())
+	key := "failed: " + plan.Subject(d.Do)
 	var fenced *catalog.FencedError
 	switch {
 	case errors.Is(err, catalog.ErrConflict):
 		l.op, l.opVer, l.opUnsaved = nil, "", false // whatever it was, it is read again
-		klog.Warningf("%s: something else was written in between (%v); looking again", d.Do, err)
+		l.said.Warningf(key, "%s: something else was written in between (%v); looking again", d.Do, err)
 	case errors.As(err, &fenced):
-		klog.Warningf("%s: the store knows term %d of node %s; stepping down", d.Do, fenced.Stored.Term, fenced.Stored.Node)
+		l.said.Warningf(key, "%s: the store knows term %d of node %s; stepping down", d.Do, fenced.Stored.Term, fenced.Stored.Node)
 		l.m.cfg.Peers.Exceed(fenced.Stored.Term)
 	case errors.Is(err, cluster.ErrLowerTerm):
-		klog.Warningf("%s: a node obeys another leader (%v); stepping down", d.Do, err)
+		l.said.Warningf(key, "%s: a node obeys another leader (%v); stepping down", d.Do, err)
 		l.m.cfg.Peers.Exceed(l.term)
 	default:
-		klog.Warningf("%s failed, next attempt in %s: %v", d.Do, wait, err)
+		l.said.Warningf(key, "%s failed, next attempt in %s: %v", d.Do, wait, err)
 	}
 	return wait
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // Peers is what the loop needs of the other managers; *peer.Peers has it.
@@ -204,7 +205,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // retry calls f until it succeeds, and then again every so often if again isn't 0. What fails is logged when it is news.
 func retry(ctx context.Context, what string, again time.Duration, f func(context.Context) error) {
 	const first, last = 250 * time.Millisecond, 10 * time.Second
-	delay, said := first, ""
+	delay, said := first, repeat.Limiter{}
 	for {
 		err := f(ctx)
 		wait := again
@@ -214,13 +215,10 @@ func retry(ctx context.Context, what string, again time.Duration, f func(context
 		case err == nil && again == 0:
 			return
 		case err == nil:
-			delay, said = first, ""
+			delay = first
 		default:
 			wait, delay = delay, min(2*delay, last)
-			if err.Error() != said {
-				said = err.Error()
-				klog.Warningf("%s: %v", what, err)
-			}
+			said.Warningf(what, "%s: %v", what, err)
 		}
 		select {
 		case <-ctx.Done():

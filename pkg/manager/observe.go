@@ -38,6 +38,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	l.readStore(ctx)
 	l.recall(o.Nodes)
 	o.Now = time.Now()
+	o.Postponed = l.tries.postponed(o.Now)
 	o.Store = l.store.Store
 	fences, problem := l.m.probed()
 	o.Store.Fences = fences

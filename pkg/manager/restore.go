@@ -102,7 +102,7 @@ func (l *leadership) step(ctx context.Context, err error) error {
 	}
 	wait := min(250*time.Millisecond<<min(l.opFails, 6), longest)
 	l.opRetry = time.Now().Add(wait)
-	klog.Warningf("restore %s (%s), next attempt in %s: %v", l.op.ID, l.op.State, wait, err)
+	l.said.Warningf("step: "+string(l.op.State), "restore %s (%s), next attempt in %s: %v", l.op.ID, l.op.State, wait, err)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -13,6 +14,10 @@ type Decision struct {
 	Do Action
 	// Why says in the operator's words what is the case and why this follows.
 	Why string
+	// Key is the same as long as the same is decided for the same reason: Why without times and figures.
+	Key string
+	// After is how long what is postponed still waits; 0 if nothing is.
+	After time.Duration
 	// Waits is true if nothing is done because something is expected to happen soon.
 	Waits bool
 	// Alarm is true if a person is needed, or something wanted can't be done.
@@ -26,6 +31,8 @@ type Action interface {
 	fmt.Stringer
 	// fenced tells whether the leader must hold the store's leader record: the step can't be taken back.
 	fenced() bool
+	// subject names the kind of action and whom it concerns.
+	subject() string
 }
 
 // TakeTerm writes the leader's term into the store, where it fences every lower one.

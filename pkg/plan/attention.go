@@ -21,7 +21,7 @@ const (
 
 // needs is alarm with more to say of what a person is needed for: what a leaves open is taken from the rule and the sentence.
 func needs(a cluster.Attention, why string, args ...any) (Decision, bool) {
-	return Decision{Why: fmt.Sprintf(why, args...), Alarm: true, Attention: a}, true
+	return Decision{Why: fmt.Sprintf(why, args...), Key: keyOf(why, args), Alarm: true, Attention: a}, true
 }
 
 // attended completes the attention of a decision that is an alarm.

@@ -128,7 +128,9 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 	case missing != "" && r.v.serving:
 		return none, false // what serves is looked after meanwhile
 	case missing != "":
-		return Decision{Why: fmt.Sprintf("the restore of %s waits for node %s, which doesn't answer", c.of(), missing), Alarm: r.o.missing(string(missing)).For > stepDeadline}, true
+		d, ok := hold("the restore of %s waits for node %s, which doesn't answer", c.of(), missing)
+		d.Waits, d.Alarm = false, r.o.missing(string(missing)).For > stepDeadline
+		return d, ok
 	case (n == nil || where(n, c.Source.Token) == nowhere) && c.Source.OrBackup != "":
 		op.Backup = c.Source.OrBackup
 		return do(BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.of(), op.Backup)

@@ -118,7 +118,7 @@ func (r *rules) waiting(op *Operation) bool {
 // it answer, so that nobody else can be acting.
 func (r *rules) waitForStore(op *Operation) (Decision, bool) {
 	if !committing(op.State) {
-		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s goes on when the store is back: %s", op.ID, r.o.Store.Error)
+		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s goes on when the store is back: %s", op.ID, figure{r.o.Store.Error})
 	}
 	who := r.unheard(op)
 	switch {
@@ -130,7 +130,7 @@ func (r *rules) waitForStore(op *Operation) (Decision, bool) {
 	case lookAt(r.o, op.OldToken).serving:
 		return r.leave(op, op.OldToken)
 	}
-	return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s", op.ID, op.State, who, r.o.Store.Error)
+	return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s", op.ID, op.State, who, figure{r.o.Store.Error})
 }
 
 // leave goes on to the other rules, with the cluster that serves now: the restore's record waits for the store.
@@ -413,13 +413,13 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 	old := lookAt(r.o, op.OldToken)
 	if len(m.away) > 0 && !old.serving && !r.overruled(op, m) {
 		words := fmt.Sprintf("restore %s is being taken back; node %s may still have the restored data and doesn't answer; it is waited for, or for another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, m.away[len(m.away)-1])
-		return Decision{Why: words, Alarm: op.StateFor > r.p.CommitDeadline}, true
+		return Decision{Why: words, Key: words, Alarm: op.StateFor > r.p.CommitDeadline}, true
 	}
 	switch {
 	case r.o.Store.Error != "" && old.serving:
 		return r.leave(op, op.OldToken)
 	case r.o.Store.Error != "":
-		return hold("restore %s is taken back; it ends when the store is back: %s", op.ID, r.o.Store.Error)
+		return hold("restore %s is taken back; it ends when the store is back: %s", op.ID, figure{r.o.Store.Error})
 	}
 	return do(FinishRestore{Op: *op, To: OpRolledBack, Reason: op.Reason}, "the old data are back")
 }

@@ -90,8 +90,13 @@ func (r *rules) backupNode() *cluster.NodeStatus {
 
 // changing takes a backup before a change of the cluster, unless one was just taken or none can be taken now.
 func (r *rules) changing(a Action, why string, args ...any) (Decision, bool) {
+	d, ok := r.changeNow(a, fmt.Sprintf(why, args...))
+	d.Key = fmt.Sprintf("%s; %s; %t", keyOf(why, args), Subject(d.Do), d.Waits)
+	return d, ok
+}
+
+func (r *rules) changeNow(a Action, text string) (Decision, bool) {
 	s := r.o.Store
-	text := fmt.Sprintf(why, args...)
 	switch {
 	case r.o.BackupRunning != "":
 		return hold("%s; the backup that is being taken (%s) comes first", text, r.o.BackupRunning)
@@ -152,9 +157,9 @@ func (r *rules) learner() (Decision, bool) {
 		case m.Learner && r.behind(n) <= caughtUp && n.Etcd.Running && n.Etcd.MemberID == m.ID && n.Etcd.AppliedIndex > 0:
 			return do(Promote{Member: m.ID, Name: string(n.ID)}, "learner %s has caught up", n.ID)
 		case m.Learner && !n.Etcd.Running && n.Etcd.UnhealthyFor >= r.p.MemberDeadline, m.Learner && n.Etcd.UnhealthyFor >= stuckFactor*r.p.MemberDeadline:
-			return do(remove, "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, n.Etcd.Error)
+			return do(remove, "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, figure{n.Etcd.Error})
 		}
-		return hold("member %s on node %s catches up (%d raft entries behind)", m.ID, n.ID, r.behind(n))
+		return hold("member %s on node %s catches up (%d raft entries behind)", m.ID, n.ID, figure{r.behind(n)})
 	}
 	return none, false
 }

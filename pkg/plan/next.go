@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,43 +18,68 @@ func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
 	if op := o.Store.Operation; op != nil {
 		r.tried = op.ID
 	}
-	for _, rule := range []struct {
-		apply func() (Decision, bool)
-		kind  cluster.AttentionKind
-	}{
-		{r.otherLeader, cluster.AttentionOther},
-		{r.operation, cluster.AttentionRestore},
-		{r.leftover, cluster.AttentionClusters},
-		{r.brokenState, cluster.AttentionMember},
-		{r.command, cluster.AttentionRestore},
-		{r.form, cluster.AttentionForming},
-		{r.forming, cluster.AttentionForming},
-		{r.held, cluster.AttentionRestore},
-		{r.otherSettings, cluster.AttentionSettings},
-		{r.lost, cluster.AttentionQuorum},
-		{r.lift, cluster.AttentionClusters},
-		{r.corrupt, cluster.AttentionCorrupt},
-		{r.backup, cluster.AttentionBackup},
-		{r.learner, cluster.AttentionMember},
-		{r.strayNode, cluster.AttentionClusters},
-		{r.moved, cluster.AttentionMember},
-		{r.fallBack, cluster.AttentionVersion},
-		{r.deadMember, cluster.AttentionMember},
-		{r.tooMany, cluster.AttentionMember},
-		{r.tooFew, cluster.AttentionMember},
-		{r.unmarked, cluster.AttentionClusters},
-		{r.record, cluster.AttentionMember},
-		{r.present, cluster.AttentionOther},
-		{r.noSpace, cluster.AttentionDatabase},
-		{r.version, cluster.AttentionVersion},
-		{r.settings, cluster.AttentionSettings},
-		{r.defragment, cluster.AttentionDatabase},
-	} {
-		if d, ok := rule.apply(); ok {
-			return attended(r.fence(d), rule.kind)
+	var put *Decision // what waits for its next attempt while others may go on
+	for _, rule := range r.ordered() {
+		d, ok := rule.ask()
+		if !ok {
+			continue
+		}
+		wanted := r.fence(d)
+		d = Postpone(o, wanted)
+		if wanted.Do == nil || d.Do != nil || !rule.yields {
+			return attended(d, rule.kind)
+		}
+		if put == nil {
+			d = attended(d, rule.kind)
+			put = &d
 		}
 	}
+	if put != nil {
+		return *put
+	}
 	return attended(r.steady(), cluster.AttentionOther)
+}
+
+// rule is one of the ordered rules.
+type rule struct {
+	ask func() (Decision, bool)
+	// kind is what a person is needed for if it says that one is.
+	kind cluster.AttentionKind
+	// yields is true if the rules behind it may go on while what it wants waits for its next attempt.
+	yields bool
+}
+
+// ordered are the rules of Next; the first that speaks wins.
+func (r *rules) ordered() []rule {
+	return []rule{
+		{ask: r.otherLeader, kind: cluster.AttentionOther},
+		{ask: r.operation, kind: cluster.AttentionRestore},
+		{ask: r.leftover, kind: cluster.AttentionClusters},
+		{ask: r.brokenState, kind: cluster.AttentionMember},
+		{ask: r.command, kind: cluster.AttentionRestore},
+		{ask: r.form, kind: cluster.AttentionForming},
+		{ask: r.forming, kind: cluster.AttentionForming},
+		{ask: r.held, kind: cluster.AttentionRestore, yields: true},
+		{ask: r.otherSettings, kind: cluster.AttentionSettings},
+		{ask: r.lost, kind: cluster.AttentionQuorum},
+		{ask: r.lift, kind: cluster.AttentionClusters},
+		{ask: r.corrupt, kind: cluster.AttentionCorrupt},
+		{ask: r.backup, kind: cluster.AttentionBackup, yields: true},
+		{ask: r.learner, kind: cluster.AttentionMember},
+		{ask: r.strayNode, kind: cluster.AttentionClusters, yields: true},
+		{ask: r.moved, kind: cluster.AttentionMember, yields: true},
+		{ask: r.fallBack, kind: cluster.AttentionVersion},
+		{ask: r.deadMember, kind: cluster.AttentionMember},
+		{ask: r.tooMany, kind: cluster.AttentionMember},
+		{ask: r.tooFew, kind: cluster.AttentionMember},
+		{ask: r.unmarked, kind: cluster.AttentionClusters, yields: true},
+		{ask: r.record, kind: cluster.AttentionMember, yields: true},
+		{ask: r.present, kind: cluster.AttentionOther, yields: true},
+		{ask: r.noSpace, kind: cluster.AttentionDatabase, yields: true},
+		{ask: r.version, kind: cluster.AttentionVersion, yields: true},
+		{ask: r.settings, kind: cluster.AttentionSettings, yields: true},
+		{ask: r.defragment, kind: cluster.AttentionDatabase, yields: true},
+	}
 }
 
 type rules struct {
@@ -70,15 +96,15 @@ type rules struct {
 }
 
 func do(a Action, why string, args ...any) (Decision, bool) {
-	return Decision{Do: a, Why: fmt.Sprintf(why, args...)}, true
+	return Decision{Do: a, Why: fmt.Sprintf(why, args...), Key: keyOf(why, args)}, true
 }
 
 func hold(why string, args ...any) (Decision, bool) {
-	return Decision{Why: fmt.Sprintf(why, args...), Waits: true}, true
+	return Decision{Why: fmt.Sprintf(why, args...), Key: keyOf(why, args), Waits: true}, true
 }
 
 func alarm(why string, args ...any) (Decision, bool) {
-	return Decision{Why: fmt.Sprintf(why, args...), Alarm: true}, true
+	return Decision{Why: fmt.Sprintf(why, args...), Key: keyOf(why, args), Alarm: true}, true
 }
 
 var none = Decision{}
@@ -88,16 +114,20 @@ func (r *rules) fence(d Decision) Decision {
 	if d.Do == nil || !d.Do.fenced() {
 		return d
 	}
-	s := r.o.Store
+	s, key := r.o.Store, d.Key
 	switch {
 	case s.Error != "" && r.unwatched:
+		return d
 	case s.Error != "":
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore}, "%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
 	case r.locked():
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionUnfenced}, "%s; but the store ignores conditional puts, so two leaders could do it at once; use another store or start with --allow-unfenced-store", d.Why)
 	case !s.Holder.Mine:
 		d, _ = do(TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
+	default:
+		return d
 	}
+	d.Key = "fenced: " + key // the words of the decision, and of the store, may have times in them
 	return d
 }
 
@@ -177,14 +207,14 @@ func (r *rules) held() (Decision, bool) {
 func (r *rules) lost() (Decision, bool) {
 	if r.v.token == "" {
 		if r.o.Store.Error != "" {
-			return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read and no node has an etcd cluster; nothing is done: %s", r.o.Store.Error)
+			return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read and no node has an etcd cluster; nothing is done: %s", figure{r.o.Store.Error})
 		}
 		return needs(cluster.Attention{Kind: cluster.AttentionData, Command: restoreCommand}, "a cluster was created for this store before, but none of the %d masters here has its data; bring the masters with the data back, or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", len(r.o.Nodes))
 	}
 	if r.v.serving {
 		return none, false
 	}
-	var state []string
+	var state, kinds []string
 	starting := false
 	for _, n := range r.v.nodes {
 		word := "running, not healthy"
@@ -196,6 +226,7 @@ func (r *rules) lost() (Decision, bool) {
 		case !n.Etcd.Running:
 			word = "not running"
 		}
+		kinds = append(kinds, string(n.ID)+word)
 		if n.Etcd.Error != "" {
 			word += " (" + n.Etcd.Error + ")"
 		}
@@ -205,7 +236,7 @@ func (r *rules) lost() (Decision, bool) {
 	for _, m := range r.v.nodes[0].State.Nodes {
 		switch n := r.o.Node(cluster.NodeID(m.Name)); {
 		case n == nil:
-			state = append(state, m.Name+": no answer")
+			state, kinds = append(state, m.Name+": no answer"), append(kinds, m.Name+" away")
 		case n.StateError != "":
 			state = append(state, m.Name+": "+n.StateError)
 		case n.State == nil:
@@ -227,7 +258,9 @@ func (r *rules) lost() (Decision, bool) {
 		}
 	}
 	if starting {
-		return hold("etcd is starting: %s", words)
+		d, ok := hold("etcd is starting: %s", words)
+		d.Key = "starting: " + strings.Join(kinds, ", ")
+		return d, ok
 	}
 	way, command := "restore a backup: "+restoreCommand+", then restart the managers", restoreCommand
 	if slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.DataPresent }) {
@@ -237,8 +270,10 @@ func (r *rules) lost() (Decision, bool) {
 	if unset {
 		command = unsetCommand
 	}
-	return needs(cluster.Attention{Command: command},
+	d, ok := needs(cluster.Attention{Command: command},
 		"etcd has no quorum: %s; bring the members back, then nothing is lost; only if they are lost for good, %s", words, way)
+	d.Key = "no quorum: " + strings.Join(kinds, ", ")
+	return d, ok
 }
 
 // startTime is how long an etcd may take to become healthy after a start before anything is concluded from it.
@@ -255,7 +290,7 @@ func (r *rules) lift() (Decision, bool) {
 	case s.Error == "" && s.Marker.Phase == MarkerAbsent && r.complete():
 		return r.adopt("is quarantined, all its members are here")
 	case s.Error != "":
-		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", s.Error)
+		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", figure{s.Error})
 	case s.Marker.Phase != MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
 		return alarm("the cluster %s is quarantined, but the store's marker doesn't say that it is formed (%s), so clients are not let in; if its data are the right ones, delete control/etcd-cluster-created and restart the managers", r.v.token, markerWords(s.Marker))
 	}
@@ -371,12 +406,16 @@ func (r *rules) present() (Decision, bool) {
 func (r *rules) locked() bool { return !r.o.Store.Fences && !r.p.AllowUnfenced }
 
 // steady is what is said when there is nothing to do.
-func (r *rules) steady() Decision {
+func (r *rules) steady() (d Decision) {
 	all, healthy := r.v.voters()
-	d := Decision{Why: fmt.Sprintf("%d of %d members are healthy", healthy, all)}
+	d, _ = alarm("%d of %d members are healthy", healthy, all)
+	d.Alarm = false
 	s := r.o.Store
+	still := "" // of what is said in ever other words
+	defer func() { d.Key = cmp.Or(still, d.Why) }()
 	switch {
 	case s.Error != "":
+		still = d.Why + "; the store is away"
 		d.Why += r.pending + "; the store is away, backups stand still: " + s.Error
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionStore, Node: r.o.Self}
 	case r.v.rival != "":
@@ -402,6 +441,7 @@ func (r *rules) steady() Decision {
 		d.Why += "; the settings in the store can't be used, so none are changed: " + s.SettingsError
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand}
 	case r.roomWords() != "":
+		still = d.Why + "; near the quota"
 		d.Why += "; " + r.roomWords() + "; delete keys or raise the quota before etcd refuses writes"
 		d.Alarm, d.Attention = true, r.quotaAttention()
 	case healthy < all:

@@ -38,6 +38,8 @@ type Observation struct {
 	Alive []cluster.MemberID
 	// StartFailing tells for how long this leader has asked nodes in vain to start a member that was added for them. May be left empty.
 	StartFailing map[cluster.NodeID]time.Duration
+	// Postponed are actions that failed and aren't tried again yet, by their subject. May be left empty.
+	Postponed map[string]Postponed
 	// VersionsFailed are versions with which a member didn't get well under this leader; they are not tried again. May be left empty.
 	VersionsFailed []string
 	// CompactedTo is the revision up to which this leader has compacted since etcd last ran out of room; 0 if it hasn't.

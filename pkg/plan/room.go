@@ -90,7 +90,7 @@ func free(n *cluster.NodeStatus) float64 {
 	return 1 - float64(n.Etcd.DBSizeInUse)/float64(n.Etcd.DBSize)
 }
 
-func mib(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+func mib(n int64) figure { return figure{fmt.Sprintf("%d MiB", n>>20)} }
 
 // noSpace makes room where etcd has run out of it: it drops history, rewrites the databases, and takes the alarm back if that has helped.
 func (r *rules) noSpace() (Decision, bool) {

@@ -307,6 +307,11 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.o.Alive = append(w.o.Alive, memberID(a[0]))
 	case "etcd-silent": // etcd-silent NODE 5s: its etcd served longer than its manager
 		w.silent = map[string]time.Duration{a[0]: a.dur(0)}
+	case "postponed": // postponed 5s times=3 "add-learner d": what has failed isn't tried again for so long
+		if w.o.Postponed == nil {
+			w.o.Postponed = map[string]Postponed{}
+		}
+		w.o.Postponed[a[len(a)-1]] = Postponed{For: a.dur(0), Times: a.num("times", 1), Error: "no"}
 	case "start-failing":
 		w.o.StartFailing = map[cluster.NodeID]time.Duration{cluster.NodeID(a[0]): a.dur(0)}
 	case "next":

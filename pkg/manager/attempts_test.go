@@ -1,0 +1,188 @@
+package manager
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"reflect"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+)
+
+// everyAction is one of each kind. TestEveryActionIsThere holds it to the code.
+func everyAction() []plan.Action {
+	op := plan.Operation{ID: "r1"}
+	return []plan.Action{
+		plan.TakeTerm{}, plan.CreateMarker{}, plan.ReplaceMarker{}, plan.StartEtcd{Node: "a"}, plan.StartAll{Starts: []plan.StartEtcd{{Node: "a"}}},
+		plan.MarkFormed{}, plan.TakeBackup{Node: "a", Reason: "periodic"}, plan.AddLearner{Node: "a"}, plan.Promote{Member: 1}, plan.UpdateMember{Member: 1},
+		plan.RemoveMember{Member: 1}, plan.RestartMember{Node: "a"}, plan.StopMember{Node: "a"}, plan.EnableDowngrade{}, plan.CancelDowngrade{},
+		plan.Compact{}, plan.Defragment{Node: "a"}, plan.Disarm{}, plan.SetAside{Node: "a"}, plan.BeginRestore{Command: "r1", Op: op},
+		plan.SalvageData{Op: op}, plan.ProveBackup{Op: op}, plan.StageBackup{Op: op}, plan.SafetyBackup{Op: op}, plan.StopAll{Op: op}, plan.SwitchAll{Op: op},
+		plan.HaltAll{Op: op}, plan.VerifyAll{Op: op}, plan.RollbackAll{Op: op}, plan.Advance{Op: op, To: plan.OpStaging}, plan.FinishRestore{Op: op},
+		plan.FailCommand{Command: "r1"},
+	}
+}
+
+func TestEveryActionIsThere(t *testing.T) {
+	src, err := os.ReadFile("../plan/subject.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := map[string]bool{}
+	for _, a := range everyAction() {
+		here[reflect.TypeOf(a).Name()] = true
+	}
+	found := regexp.MustCompile(`(?m)^func \((?:\w+ )?(\w+)\) subject\(\)`).FindAllSubmatch(src, -1)
+	if len(found) < 30 {
+		t.Fatalf("only %d kinds of actions are found", len(found))
+	}
+	for _, m := range found {
+		if !here[string(m[1])] {
+			t.Errorf("action %s is in no test of what failing actions cost", m[1])
+		}
+	}
+}
+
+// logLines counts what is logged while f runs.
+func logLines(t *testing.T, f func()) []string {
+	t.Helper()
+	fs := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(fs)
+	for k, v := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL", "one_output": "true"} {
+		if err := fs.Set(k, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var buf bytes.Buffer
+	klog.SetOutput(&buf)
+	defer func() {
+		klog.SetOutput(os.Stderr)
+		_ = fs.Set("logtostderr", "true")
+	}()
+	f()
+	klog.Flush()
+	return strings.FieldsFunc(buf.String(), func(r rune) bool { return r == '\n' })
+}
+
+// spin runs the part of the loop that decides when something is tried: each attempt wakes the loop at once, as a node that has changed does.
+func spin(l *leadership, a plan.Action, why func() string, long time.Duration) {
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithTimeout(context.Background(), long)
+	defer cancel()
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			l.poke()
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	for n := 0; ctx.Err() == nil && n < 100_000; n++ { // far more looks than there can be, so that a loop that spins ends
+		o := &plan.Observation{Now: time.Now(), Postponed: l.tries.postponed(time.Now())}
+		d := plan.Postpone(o, plan.Decision{Do: a, Why: why(), Key: "the same"})
+		l.say(d)
+		wait := tickWaiting
+		if d.Do != nil {
+			wait = l.carryOut(ctx, o, nil, d)
+		}
+		if wait == 0 {
+			time.Sleep(time.Microsecond) // what it takes to look
+			continue
+		}
+		l.waitFor(ctx, nil, wait)
+	}
+	wg.Wait()
+}
+
+// TestFailingActions: no action that fails, or that succeeds and changes nothing, is tried or logged more often than is bearable, though
+// everything wakes the loop all the time and no two errors read the same.
+func TestFailingActions(t *testing.T) {
+	for _, a := range everyAction() {
+		for _, fails := range []bool{true, false} {
+			name := fmt.Sprintf("%T", a)
+			t.Run(fmt.Sprintf("%s/fails=%t", strings.TrimPrefix(name, "plan."), fails), func(t *testing.T) {
+				tries := 0
+				lines := logLines(t, func() {
+					synctest.Test(t, func(t *testing.T) {
+						l := newLeadership(&Manager{}, 7)
+						l.do = func(context.Context, *plan.Observation, *cluster.Spec, plan.Action) error {
+							tries++
+							l.poke()
+							if fails {
+								return fmt.Errorf("attempt %d was refused after %s", tries, time.Duration(tries)*time.Millisecond)
+							}
+							return nil
+						}
+						spin(l, a, func() string { return fmt.Sprintf("it is due for %d reasons", tries) }, time.Minute)
+					})
+				})
+				if tries < 3 || tries > 20 {
+					t.Errorf("tried %d times in a minute", tries)
+				}
+				if len(lines) > 10 || len(lines) == 0 {
+					t.Errorf("%d lines in a minute:\n%s", len(lines), strings.Join(lines, "\n"))
+				}
+			})
+		}
+	}
+}
+
+// TestTurns: decisions that take turns, as those of a step that fails again and again, are not news each time.
+func TestTurns(t *testing.T) {
+	lines := logLines(t, func() {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLeadership(&Manager{}, 7)
+			for range 60 {
+				l.say(plan.Decision{Why: "one", Key: "one"})
+				l.say(plan.Decision{Why: "two", Key: "two"})
+				time.Sleep(time.Second)
+			}
+		})
+	})
+	if len(lines) > 10 || len(lines) < 2 {
+		t.Errorf("%d lines in a minute:\n%s", len(lines), strings.Join(lines, "\n"))
+	}
+}
+
+// TestAttempts: a success ends what failures have cost, and one action's failures don't hold up another one.
+func TestAttempts(t *testing.T) {
+	now := time.Now()
+	tries := attempts{}
+	a, b := plan.StartEtcd{Node: "a"}, plan.StartEtcd{Node: "b"}
+	var last time.Duration
+	for i := range 20 {
+		wait := tries.failed(a, errors.New("no"), now)
+		if wait < last || wait > attemptLongest {
+			t.Errorf("failure %d waits %s after %s", i, wait, last)
+		}
+		last = wait
+		now = now.Add(wait)
+	}
+	if last != attemptLongest {
+		t.Errorf("the longest wait is %s", last)
+	}
+	tries.failed(a, errors.New("no"), now)
+	if p := tries.postponed(now); len(p) != 1 || p[plan.Subject(b)].For != 0 || p[plan.Subject(a)].Error != "no" {
+		t.Errorf("postponed: %v", p)
+	}
+	tries.done(a, now)
+	if p := tries.postponed(now); len(p) != 0 {
+		t.Errorf("postponed after a success: %v", p)
+	}
+	for i := range 1000 {
+		tries.failed(plan.StartEtcd{Node: cluster.NodeID(fmt.Sprint(i))}, errors.New("no"), now)
+	}
+	if len(tries) > attemptsKept {
+		t.Errorf("%d attempts are remembered", len(tries))
+	}
+}
