@@ -14,19 +14,18 @@ const reopenCheck = time.Second
 
 // logFile appends to a file that others may rename, remove or truncate at any time.
 type logFile struct {
-	path    string
+	path string
+	// file is nil until the path could be opened.
 	file    *os.File
 	checked time.Time
 	// lost counts bytes that could not be written since the last success.
 	lost int
 }
 
+// openLog returns a log file also with an error: it is then tried again while it is written to.
 func openLog(path string) (*logFile, error) {
 	f, err := openAppend(path)
-	if err != nil {
-		return nil, err
-	}
-	return &logFile{path: path, file: f, checked: time.Now()}, nil
+	return &logFile{path: path, file: f, checked: time.Now()}, err
 }
 
 func openAppend(path string) (*os.File, error) {
@@ -35,11 +34,11 @@ func openAppend(path string) (*os.File, error) {
 	case err == nil:
 		return f, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("open log file %s: its directory does not exist; create or mount it, or change --log-file: %w", path, err)
+		return nil, fmt.Errorf("open log file %s: its directory does not exist; create or mount it, or name another file: %w", path, err)
 	case errors.Is(err, syscall.EISDIR):
 		return nil, fmt.Errorf("open log file %s: it is a directory (a container runtime makes one where the file to be mounted is missing on the host); remove it and create a file: %w", path, err)
 	}
-	return nil, fmt.Errorf("open log file %s: it must be writable; change its permissions or --log-file: %w", path, err)
+	return nil, fmt.Errorf("open log file %s: it must be writable; change its permissions or name another file: %w", path, err)
 }
 
 // Write appends p. The file is opened for appending, so after a truncation it goes on at the new end.
@@ -47,6 +46,10 @@ func (l *logFile) Write(p []byte) (int, error) {
 	if now := time.Now(); now.Sub(l.checked) >= reopenCheck {
 		l.checked = now
 		l.followRename()
+	}
+	if l.file == nil {
+		l.lost += len(p)
+		return 0, os.ErrInvalid
 	}
 	if l.lost > 0 {
 		if _, err := fmt.Fprintf(l.file, "go-runner: %d bytes of output could not be written here\n", l.lost); err == nil {
@@ -65,20 +68,29 @@ func (l *logFile) Write(p []byte) (int, error) {
 
 // followRename opens the path anew if it no longer names the open file. If that fails, writing to the renamed file goes on.
 func (l *logFile) followRename() {
-	mine, err := l.file.Stat()
-	if err != nil {
-		return
-	}
-	if named, err := os.Stat(l.path); err == nil && os.SameFile(mine, named) {
-		return
+	if l.file != nil {
+		mine, err := l.file.Stat()
+		if err != nil {
+			return
+		}
+		if named, err := os.Stat(l.path); err == nil && os.SameFile(mine, named) {
+			return
+		}
 	}
 	f, err := openAppend(l.path)
 	if err != nil {
 		return
 	}
-	l.file.Close()
+	if l.file != nil {
+		l.file.Close()
+	}
 	l.file = f
 }
 
 // Close closes the file.
-func (l *logFile) Close() error { return l.file.Close() }
+func (l *logFile) Close() error {
+	if l.file == nil {
+		return nil
+	}
+	return l.file.Close()
+}

@@ -5,6 +5,10 @@
 // It forwards signals, exits with the command's exit code (128 plus the number of the signal that killed
 // it), and as process 1 of a container reaps every orphan. A log file that is rotated, by renaming or by
 // truncating, is followed; a disk that is full costs log lines but never the command.
+//
+// Under the name sh it obeys the one command line of a shell with which kOps up to 1.35.1 starts the image, and refuses every other:
+//
+//	/bin/sh -c "mkfifo /tmp/pipe; (tee -a /var/log/etcd.log < /tmp/pipe & ) ; exec /etcd-manager ... > /tmp/pipe 2>&1"
 package main
 
 import (
@@ -31,14 +35,16 @@ const (
 )
 
 type options struct {
-	logFile        string
+	logFile string
+	// logMayFail has the command run though the log file can't be opened, as tee does; it is tried again.
+	logMayFail     bool
 	alsoStdout     bool
 	redirectStderr bool
 	command        []string
 }
 
 func main() {
-	opts, err := parse(os.Args[1:], os.Stderr)
+	opts, err := optionsOf(os.Args, os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return
@@ -50,6 +56,19 @@ func main() {
 		fmt.Fprintf(os.Stderr, "go-runner: %v\n", err)
 	}
 	os.Exit(code)
+}
+
+// optionsOf reads the command line under the name that the program was started with.
+func optionsOf(argv []string, out io.Writer) (options, error) {
+	if len(argv) == 0 || !isShell(argv[0]) {
+		return parse(argv[min(1, len(argv)):], out)
+	}
+	o, err := parseShell(argv[1:])
+	if err != nil {
+		fmt.Fprintf(out, "sh: %v.\nThis image has no shell. Under the name sh, go-runner obeys only: %s\n"+
+			"To look at a cluster use /etcd-manager-ctl; for a shell on the machine use a debugging container.\n", err, shellForm)
+	}
+	return o, err
 }
 
 // parse reads the flags up to the first argument that is none; from there on everything is the command's.
@@ -87,8 +106,11 @@ func run(o options) (int, error) {
 	var sinks []io.Writer
 	if o.logFile != "" {
 		log, err := openLog(o.logFile)
-		if err != nil {
+		if err != nil && !o.logMayFail {
 			return exitNoLog, err
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "go-runner: %v; output goes to standard output only until it can be opened\n", err)
 		}
 		defer log.Close()
 		sinks = append(sinks, log)

@@ -31,6 +31,10 @@ build "$context/ko-app/etcd-manager-ctl" ./cmd/etcd-manager-ctl
 build "$context/etcd-backup" ./cmd/etcd-backup
 build "$context/go-runner" ./cmd/go-runner
 ln -sf ko-app/etcd-manager-ctl "$context/etcd-manager-ctl"
+# kOps up to 1.32 starts /etcd-manager, and up to 1.35.1 through /bin/sh: go-runner answers for exactly that command line.
+ln -sf ko-app/etcd-manager "$context/etcd-manager"
+mkdir -p "$context/bin"
+ln -sf ../go-runner "$context/bin/sh"
 
 # Go looks for this path first. Without a bundle the image still serves file stores and private CAs.
 for bundle in "${CA_BUNDLE:-}" "${SSL_CERT_FILE:-}" /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt /etc/ssl/cert.pem; do
