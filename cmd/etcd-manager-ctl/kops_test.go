@@ -117,6 +117,24 @@ func (w *world) apply() {
 	}
 }
 
+// TestKopsOtherClouds: no command makes anything of a file of another cloud, whatever else it says.
+func TestKopsOtherClouds(t *testing.T) {
+	w := newKopsWorld(t)
+	for _, provider := range []string{"gce", "azure", "openstack", "hetzner", "digitalocean", "scaleway", "{metal: {}}"} {
+		w.file("three", "cloudProvider: aws", "cloudProvider: "+provider)
+		for _, args := range [][]string{{"render"}, {"plan"}, {"apply", "--yes"}} {
+			code, out, errOut := w.exec(slices.Concat([]string{"kops"}, args, []string{"-f", "cluster.yaml"})...)
+			name := strings.Trim(strings.TrimSuffix(provider, ": {}}"), "{")
+			if code != exitUsage || out != "" || !strings.Contains(errOut, fmt.Sprintf("spec.cloudProvider: %q is not supported", name)) {
+				t.Errorf("%s of %s: exit code %d\n%s%s", args[0], provider, code, out, errOut)
+			}
+		}
+	}
+	if len(w.cloud.Volumes()) != 0 || len(w.stores) != 0 {
+		t.Errorf("something was looked at or made: %v, %v", w.cloud.Volumes(), w.stores)
+	}
+}
+
 // TestKopsThree takes three masters from nothing to being there, then through changes, and to refusals.
 func TestKopsThree(t *testing.T) {
 	w := newKopsWorld(t)

@@ -1,6 +1,8 @@
 package kops
 
 import (
+	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -34,6 +36,38 @@ func limitsOf(volumeType string) (limits, bool) {
 	return limits{}, false
 }
 
+// supportedProvider is the only cloud whose volumes and machines are known here.
+const supportedProvider = "aws"
+
+// provider refuses a file of another cloud: manifests and plans for AWS would be wrong there. v1alpha2 has a name, v1alpha3 an object with a field
+// for each provider. A file that doesn't say is taken to be of AWS.
+func (p *parser) provider(spec *fields) {
+	v, path := spec.take("cloudProvider", "legacyCloudProvider")
+	var names []string
+	switch v := v.(type) {
+	case nil:
+		return
+	case map[string]any:
+		names = slices.Sorted(maps.Keys(v))
+	default:
+		names = []string{strings.TrimSpace(fmt.Sprint(v))}
+	}
+	for _, name := range names {
+		if name != supportedProvider {
+			p.fail(path, "%q is not supported: only aws is; nothing is made of a file of another cloud", name)
+		}
+	}
+}
+
+// checkStore refuses a store that a manager could not open.
+func checkStore(p *parser, path, url string) {
+	scheme, _, ok := strings.Cut(url, "://")
+	if (ok && (scheme == "s3" || scheme == "file")) || (!ok && strings.HasPrefix(url, "/")) {
+		return
+	}
+	p.fail(path, "%q is not a store that is supported: s3://bucket/prefix, file:///path or an absolute path", url)
+}
+
 // ports are what kOps gives to each etcd cluster.
 type ports struct{ client, peer, grpc, quarantine int }
 
@@ -59,6 +93,12 @@ func (f *File) check(p *parser) {
 	if f.ConfigBase == "" {
 		p.fail("spec.configBase", "it is missing (v1alpha3: spec.configStore.base)")
 	}
+	if f.ConfigBase != "" {
+		checkStore(p, "spec.configBase", f.ConfigBase)
+	}
+	if f.KeyStore != "" && !strings.HasPrefix(f.KeyStore, f.ConfigBase+"/") {
+		checkStore(p, "spec.keyStore", f.KeyStore)
+	}
 	if len(f.Clusters) == 0 {
 		p.fail("spec.etcdClusters", "there is none")
 	}
@@ -72,6 +112,9 @@ func (f *File) check(p *parser) {
 		seen[c.Name] = true
 		if c.BackupStore == "" && f.ConfigBase != "" {
 			c.BackupStore = f.ConfigBase + "/backups/etcd/" + c.Name
+		}
+		if c.BackupStore != "" {
+			checkStore(p, path+".backups.backupStore", c.BackupStore)
 		}
 		c.check(p, path)
 	}

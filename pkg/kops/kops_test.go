@@ -119,6 +119,48 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestOtherClouds: a file of a cloud that isn't supported is refused by the cloud's name, in every form that kOps writes, and so is a store.
+func TestOtherClouds(t *testing.T) {
+	three := load(t, "three")
+	for edit, want := range map[string]string{
+		"cloudProvider: gce":                      `spec.cloudProvider: "gce" is not supported`,
+		"cloudProvider: azure":                    `"azure" is not supported`,
+		"cloudProvider: openstack":                `"openstack" is not supported`,
+		"cloudProvider: hetzner":                  `"hetzner" is not supported`,
+		"cloudProvider: digitalocean":             `"digitalocean" is not supported`,
+		"cloudProvider: AWS":                      `"AWS" is not supported`,
+		"cloudProvider: {gce: {project: p}}":      `"gce" is not supported`,
+		"cloudProvider: {metal: {}}":              `"metal" is not supported`,
+		"cloudProvider: {scaleway: null}":         `"scaleway" is not supported`,
+		"cloudProvider: {aws: {}, openstack: {}}": `"openstack" is not supported`,
+		"cloudProvider: [linode]":                 `"[linode]" is not supported`,
+		"legacyCloudProvider: spotinst":           `spec.legacyCloudProvider: "spotinst" is not supported`,
+	} {
+		_, err := Parse([]byte(strings.Replace(three, "cloudProvider: aws", edit, 1)))
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", edit, err, want)
+		}
+	}
+	for _, edit := range []string{"cloudProvider: aws", "cloudProvider: {aws: {}}", "cloudProvider: {aws: null}", "cloudProvider: null", "cloudProvider:"} {
+		if _, err := Parse([]byte(strings.Replace(three, "cloudProvider: aws", edit, 1))); err != nil {
+			t.Errorf("%s: %v", edit, err)
+		}
+	}
+	for store, want := range map[string]string{
+		"gs://bucket/example.com": `spec.configBase: "gs://bucket/example.com" is not a store`, "do://space/example.com": `"do://space/example.com" is not a store`,
+		"azureblob://container/x": `"azureblob://container/x" is not a store`, "example.com": `"example.com" is not a store`,
+	} {
+		_, err := Parse([]byte(strings.Replace(three, "configBase: s3://bucket/example.com", "configBase: "+store, 1)))
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", store, err, want)
+		}
+	}
+	own := strings.Replace(three, "    name: main\n", "    name: main\n    backups: {backupStore: 'gs://b/main'}\n", 1)
+	if _, err := Parse([]byte(own)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `spec.etcdClusters[main].backups.backupStore: "gs://b/main" is not a store`) {
+		t.Errorf("a store of its own: %v", err)
+	}
+}
+
 // TestAllowed: what is right at the edge of the limits.
 func TestAllowed(t *testing.T) {
 	member := "{name: a, instanceGroup: control-plane-us-east-1a, encryptedVolume: true"

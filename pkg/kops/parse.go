@@ -125,6 +125,7 @@ func Parse(data []byte) (*File, error) {
 		return nil, fmt.Errorf("%w: it holds no document of kind Cluster; it is written by: kops get --name=NAME -o yaml", ErrInvalid)
 	}
 	file := p.cluster(cluster)
+	p.provider(cluster.object("spec"))
 	file.check(p)
 	file.Warnings = p.warnings
 	if err := errors.Join(p.errs...); err != nil {
