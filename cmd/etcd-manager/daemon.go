@@ -139,7 +139,7 @@ func (d *daemon) openDataDir(ctx context.Context) (err error) {
 	if err := os.MkdirAll(d.o.dataDir, 0o700); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
-	d.id, err = d.o.nodeID()
+	d.id, err = d.o.nodeID(ctx)
 	return err
 }
 

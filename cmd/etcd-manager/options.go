@@ -2,11 +2,9 @@ package main
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/netip"
 	"net/url"
@@ -26,6 +24,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
+	"github.com/etcd-manager/etcd-manager/pkg/volume/external"
 )
 
 // options are the flags and the environment, parsed and checked.
@@ -80,22 +79,12 @@ type options struct {
 	dev            bool
 
 	etcdAddressGiven bool
+	addressGiven     bool
 
 	static    *staticConfig
 	retention prune.Policy
 	certs     pki.Policy
 	env       map[string]string
-}
-
-// staticConfig is the value of --static-config.
-type staticConfig struct {
-	EtcdVersion string       `json:"etcdVersion"`
-	Nodes       []staticNode `json:"nodes"`
-}
-
-type staticNode struct {
-	ID string   `json:"id"`
-	IP []string `json:"ip"`
 }
 
 // list is a flag that may be repeated.
@@ -135,8 +124,8 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
 	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of what is written to the S3 store, for example STANDARD_IA")
 	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for what is written to the S3 store; may be repeated")
-	f.StringVar(&o.dataDir, "data-dir", "", "directory for etcd's data and the state file (required, unless the volume provider aws sets it)")
-	f.StringVar(&o.address, "address", "127.0.0.1", "own IP address, under which the other managers reach this one; the volume provider aws sets it")
+	f.StringVar(&o.dataDir, "data-dir", "", "directory for etcd's data and the state file (required, unless the volume provider sets it)")
+	f.StringVar(&o.address, "address", "127.0.0.1", "own IP address, under which the other managers reach this one; the volume provider sets it where it sets the data dir")
 	f.StringVar(&o.etcdAddress, "etcd-address", "0.0.0.0", "IP address on which etcd listens")
 	f.StringVar(&o.clientURLs, "client-urls", "https://__address__:4001", "client URLs of etcd, comma separated; __address__ and __name__ are replaced")
 	f.StringVar(&o.quarantine, "quarantine-client-urls", "https://__address__:8001", "client URLs while etcd is quarantined")
@@ -150,12 +139,12 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
 	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
-	f.StringVar(&o.volumeProvider, "volume-provider", "", "where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir); empty: --data-dir is an ordinary directory")
-	f.Var(list{&o.volumeTags}, "volume-tag", "tag (key or key=value) that a volume must carry; may be repeated")
+	f.StringVar(&o.volumeProvider, "volume-provider", "", "where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir or, without that, has made /mnt/disks/<volume tag>…/mnt); empty: --data-dir is an ordinary directory")
+	f.Var(list{&o.volumeTags}, "volume-tag", "tag (key or key=value) that a volume must carry; may be repeated. With --volume-provider=external and no --data-dir: how the directory's name begins")
 	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag from which the node's name is read: the value a/a,b,c makes it <cluster name>-a")
 	f.DurationVar(&o.forceDetach, "force-detach-after", 0, "how long a volume may be stuck on a machine that doesn't run, or in detaching, before it is detached by force; 0: never")
 	f.Var(encryption{&o.encryptedOnly}, "require-encrypted-volume", "refuse a volume that isn't encrypted; with the ARN of a KMS key, also one with another key")
-	f.StringVar(&o.staticConfig, "static-config", "", `fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}`)
+	f.StringVar(&o.staticConfig, "static-config", "", `fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}; host names may stand for addresses`)
 	f.BoolVar(&o.containerized, "containerized", false, "the host's file system is at /rootfs")
 	f.StringVar(&o.metricsURLs, "listen-metrics-urls", "", "passed to etcd")
 	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0, "port for the manager's metrics, health and status page on its own address; 0 means none")
@@ -210,7 +199,7 @@ func parseOptions(args, environ []string) (*options, error) {
 			return nil, err
 		}
 	}
-	o.etcdAddressGiven = given["etcd-address"]
+	o.etcdAddressGiven, o.addressGiven = given["etcd-address"], given["address"]
 	return o, o.validate(given)
 }
 
@@ -306,8 +295,12 @@ func (o *options) checkVolume() error {
 			bad("--static-config and --volume-provider=aws both say which nodes there are; give one of them")
 		}
 	case "", providerExternal:
-		if o.dataDir == "" {
+		if o.dataDir == "" && !o.prepared() {
 			bad("--data-dir is missing: where etcd's data live, for example --data-dir=/var/lib/etcd-manager")
+		}
+		if o.prepared() && (len(o.volumeTags) != 1 || !isFileName(o.volumeTags[0])) {
+			bad("--volume-provider=external without --data-dir needs one --volume-tag, the beginning of a directory's name below %s, for example "+
+				"--volume-tag=example.com--main--", external.Disks)
 		}
 		if o.encryptedOnly.Required {
 			bad("--require-encrypted-volume needs --volume-provider=aws: of other volumes nobody says whether they are encrypted")
@@ -412,54 +405,6 @@ func (o *options) self(id cluster.NodeID) (cluster.EtcdNode, error) {
 	return n, errors.Join(err[:]...)
 }
 
-func (o *options) parseStatic() error {
-	if o.staticConfig == "" {
-		return nil
-	}
-	var s staticConfig
-	d := json.NewDecoder(strings.NewReader(o.staticConfig))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&s); err != nil {
-		return fmt.Errorf(`--static-config is not like {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}: %w`, err)
-	}
-	if !cluster.ValidMemberCount(len(s.Nodes)) {
-		return fmt.Errorf("--static-config has %d nodes; only 1, 3, 5, 7 or 9 make a cluster", len(s.Nodes))
-	}
-	if s.EtcdVersion != "" {
-		if _, err := cluster.ParseVersion(s.EtcdVersion); err != nil {
-			return fmt.Errorf("--static-config: %w", err)
-		}
-	}
-	if o.staticID() == "" && s.find(o.address) == "" {
-		return fmt.Errorf("--static-config names no node with the address %s (--address)", o.address)
-	}
-	o.static = &s
-	return nil
-}
-
-func (o *options) staticID() cluster.NodeID {
-	if o.static == nil {
-		return ""
-	}
-	return o.static.find(o.address)
-}
-
-// find returns the id of the node with an address.
-func (s *staticConfig) find(address string) cluster.NodeID {
-	want, err := netip.ParseAddr(address)
-	if err != nil {
-		return ""
-	}
-	for _, n := range s.Nodes {
-		for _, ip := range n.IP {
-			if a, err := netip.ParseAddr(ip); err == nil && a == want {
-				return cluster.NodeID(n.ID)
-			}
-		}
-	}
-	return ""
-}
-
 // parseEnv reads the manager's own variables.
 func (o *options) parseEnv() error {
 	o.retention.Backups, o.certs = plan.DefaultRetention(), pki.DefaultPolicy()
@@ -506,24 +451,4 @@ func (o *options) etcdMetricsURLs() []string {
 		return nil
 	}
 	return slices.DeleteFunc(strings.Split(o.metricsURLs, ","), func(s string) bool { return s == "" })
-}
-
-// nodeID is the node's stable name: of the static configuration, else of the file myid, which is made at the first start.
-func (o *options) nodeID() (cluster.NodeID, error) {
-	if id := o.staticID(); id != "" {
-		return id, nil
-	}
-	path := o.dataDir + "/myid"
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return newNodeID(path)
-	}
-	if err != nil {
-		return "", fmt.Errorf("read node id: %w", err)
-	}
-	id := strings.TrimSpace(string(data))
-	if id == "" || strings.ContainsAny(id, "/= ,\n\t") {
-		return "", fmt.Errorf("node id %q in %s: it must be one word; write this node's old id there, or delete the file to have the node join under a new one", id, path)
-	}
-	return cluster.NodeID(id), nil
 }

@@ -122,23 +122,70 @@ func (d *daemon) openEC2(ctx context.Context) (*ebs.Client, *ebs.Self, error) {
 
 // openExternal waits for the volume that somebody else mounts at the data dir.
 func (d *daemon) openExternal(ctx context.Context) error {
+	if d.o.prepared() {
+		return d.openPrepared(ctx)
+	}
 	p := &external.Provider{Dir: d.o.dataDir, Say: klog.Infof}
 	v, err := p.Acquire(ctx)
 	if err != nil {
 		return err
 	}
 	d.volume = &dataVolume{check: v.Check}
-	if d.id, err = d.externalID(); err != nil {
+	if d.id, err = d.externalID(ctx); err != nil {
 		return err
 	}
 	return d.claim("")
 }
 
+// openPrepared waits for the directory that somebody has made for this node. Its name is the node's id.
+func (d *daemon) openPrepared(ctx context.Context) error {
+	o, root := d.o, "/"
+	if o.containerized {
+		root = machineRoot
+	}
+	p := &external.Prepared{Root: root, Prefix: o.volumeTags[0], Say: klog.Infof}
+	v, err := p.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	if d.id, err = cluster.ParseNodeID(v.Name); err != nil {
+		return fmt.Errorf("the directory of the volume, %s, names the node: %w", v.Dir, err)
+	}
+	if o.static != nil && !o.static.has(d.id) {
+		return fmt.Errorf("the volume %s is of node %s, which --static-config doesn't name", v.Dir, d.id)
+	}
+	if !o.addressGiven {
+		if err := o.takeOwnAddress(); err != nil {
+			return err
+		}
+	}
+	d.volume, o.dataDir = &dataVolume{check: v.Check}, v.Dir
+	klog.Infof("this machine has the volume %s: it is node %s at %s", v.Dir, d.id, o.address)
+	return d.claim("")
+}
+
+// takeOwnAddress sets the address that others reach this machine at.
+func (o *options) takeOwnAddress() error {
+	all, err := machineAddresses()
+	if err != nil {
+		return err
+	}
+	a, ok := ownAddress(all)
+	if !ok {
+		return errors.New("this machine has no address but loopback and link-local ones; give the one that the other managers reach with --address")
+	}
+	o.address = a.String()
+	if !o.etcdAddressGiven && a.Is6() {
+		o.etcdAddress = "::"
+	}
+	return nil
+}
+
 // externalID is who this node is by the volume. Nothing is written to one that holds data of somebody who isn't named.
-func (d *daemon) externalID() (cluster.NodeID, error) {
+func (d *daemon) externalID(ctx context.Context) (cluster.NodeID, error) {
 	dir := d.o.dataDir
 	if _, err := os.Stat(filepath.Join(dir, "myid")); err == nil || d.o.static != nil {
-		return d.o.nodeID()
+		return d.o.nodeID(ctx)
 	}
 	identity, err := volume.ReadIdentity(dir)
 	if err != nil {
@@ -150,7 +197,7 @@ func (d *daemon) externalID() (cluster.NodeID, error) {
 	if _, err := os.Stat(filepath.Join(dir, "state")); err == nil {
 		return "", fmt.Errorf("the volume at %s has a state file but no myid, so it can't be told whose it is: write the node's id there, or empty the volume: %w", dir, volume.ErrForeign)
 	}
-	return d.o.nodeID()
+	return d.o.nodeID(ctx)
 }
 
 // claim makes sure that the volume is this node's.
