@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,8 +9,9 @@ import (
 )
 
 // arrange rewrites a command line as older tools accept it into the one that cobra reads: long flags with a single dash get
-// the second one, and flags that stand before the command move behind it, so that a command's own flags may stand there too.
-func arrange(root *cobra.Command, args []string) []string {
+// the second one, and flags that stand before the command move behind it, so that a command's own flags may stand there too. Flags that older tools
+// have for all commands are taken out where the command doesn't use them, and returned.
+func arrange(root *cobra.Command, args []string) (arranged, ignored []string) {
 	flags := map[string]*pflag.Flag{}
 	collect := func(f *pflag.Flag) {
 		flags[f.Name] = f
@@ -27,7 +29,8 @@ func arrange(root *cobra.Command, args []string) []string {
 		}
 	}
 	// Flags of one name may want a value in one command and none in another, so it is the command's own that count.
-	all(named(root, args))
+	cmd := named(root, args)
+	all(cmd)
 	front, rest := []string{}, []string{}
 	command := ""
 	for i := 0; i < len(args); i++ {
@@ -37,6 +40,13 @@ func arrange(root *cobra.Command, args []string) []string {
 			break
 		}
 		f, arg := known(flags, arg)
+		if name, hasValue := flagOf(arg); command == "" && slices.Contains(everywhere(), name) && cmd.Flags().Lookup(name) == nil {
+			ignored = append(ignored, name)
+			if !hasValue && i+1 < len(args) {
+				i++
+			}
+			continue
+		}
 		switch {
 		case f == nil && command == "" && !strings.HasPrefix(arg, "-"):
 			command = arg
@@ -57,9 +67,21 @@ func arrange(root *cobra.Command, args []string) []string {
 		}
 	}
 	if command == "" {
-		return append(front, rest...)
+		return append(front, rest...), ignored
 	}
-	return append(append([]string{command}, front...), rest...)
+	return append(append([]string{command}, front...), rest...), ignored
+}
+
+// everywhere are the flags that an older tool takes before every command, though only one uses them.
+func everywhere() []string { return []string{"member-count", "etcd-version"} }
+
+// flagOf is the name of the flag that an argument looks like, and whether its value is in it; empty if it looks like none.
+func flagOf(arg string) (name string, hasValue bool) {
+	if !strings.HasPrefix(arg, "-") {
+		return "", false
+	}
+	name, _, hasValue = strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
+	return name, hasValue
 }
 
 // named is the command that a command line names, or the root if none is known.

@@ -90,7 +90,11 @@ func (e *outcomeError) Error() string { return e.message }
 func run(ctx context.Context, d deps) int {
 	a := &app{deps: d}
 	root := a.rootCommand()
-	root.SetArgs(arrange(root, d.args))
+	args, ignored := arrange(root, d.args)
+	for _, name := range ignored {
+		a.note("--%s is not used by this command and changes nothing", name)
+	}
+	root.SetArgs(args)
 	root.SetOut(d.out)
 	root.SetErr(d.errOut)
 	err := root.ExecuteContext(ctx)
