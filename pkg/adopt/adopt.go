@@ -137,9 +137,6 @@ func Make(ctx context.Context, s *Source, o Options) (*Plan, error) {
 
 // checkPlace makes sure that the old data dir can be moved by a rename.
 func (p *Plan) checkPlace() error {
-	if p.OldDataDir == p.DataDir || strings.HasPrefix(p.DataDir+"/", p.OldDataDir+"/") {
-		return fmt.Errorf("--data-dir=%s is inside of etcd's own %s; choose one beside it, for example --data-dir=%s-manager: %w", p.DataDir, p.OldDataDir, p.OldDataDir, ErrRefused)
-	}
 	if !filepath.IsAbs(p.DataDir) || !filepath.IsAbs(p.PKIDir) {
 		return fmt.Errorf("--data-dir=%s and --pki-dir=%s must be absolute paths: %w", p.DataDir, p.PKIDir, ErrRefused)
 	}
@@ -157,9 +154,13 @@ func (p *Plan) checkPlace() error {
 	}
 	switch {
 	case from != parent:
-		return fmt.Errorf("%s is the root of a file system, so it can't be moved; stop etcd, move its content to a directory in there, run etcd on that one, and adopt it then: %w", p.OldDataDir, ErrRefused)
+		return fmt.Errorf("%[1]s is the root of a file system, so it can't be moved. Stop etcd, run: mkdir %[1]s/etcd && mv %[1]s/member %[1]s/etcd/ (leave lost+found where it is), "+
+			"start etcd with --data-dir=%[1]s/etcd, and adopt it then with --data-dir=%[1]s/etcd-manager: %[2]w", p.OldDataDir, ErrRefused)
+	case p.OldDataDir == p.DataDir || strings.HasPrefix(p.DataDir+"/", p.OldDataDir+"/"):
+		return fmt.Errorf("--data-dir=%s is inside of etcd's own %s; choose one beside it, for example --data-dir=%s-manager: %w", p.DataDir, p.OldDataDir, p.OldDataDir, ErrRefused)
 	case from != to:
-		return fmt.Errorf("%s and --data-dir=%s are on different file systems; nothing is copied, so choose a --data-dir on the first: %w", p.OldDataDir, p.DataDir, ErrRefused)
+		return fmt.Errorf("%s and --data-dir=%s are on different file systems; nothing is copied, so choose a --data-dir on the first, for example --data-dir=%s-manager: %w",
+			p.OldDataDir, p.DataDir, p.OldDataDir, ErrRefused)
 	}
 	return nil
 }
