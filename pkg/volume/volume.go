@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -57,6 +58,8 @@ type Volume struct {
 	State       string
 	Attachments []Attachment
 	Tags        map[string]string
+	// Created is when the provider made it; a copy is made later than its original.
+	Created time.Time
 }
 
 // String names the volume for a log: its id, and whose it is.

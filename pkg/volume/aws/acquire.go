@@ -67,6 +67,9 @@ func (a *Acquirer) Acquire(ctx context.Context) (*volume.Volume, string, error) 
 			err = a.release(ctx, s.release)
 			progress = err == nil
 		case s.use != nil:
+			if s.warn != "" {
+				a.tell(s.warn)
+			}
 			device, err := a.device(ctx, s.use)
 			return s.use, device, err
 		case len(s.attach) > 0:
@@ -133,12 +136,13 @@ func (a *Acquirer) say(format string, args ...any) {
 	}
 }
 
-// look describes the zone's volumes and what holds them.
+// look describes the cluster's volumes and what holds those of the zone.
 func (a *Acquirer) look(ctx context.Context) (step, error) {
-	volumes, err := a.Client.Volumes(ctx, a.Self.Zone)
+	everywhere, err := a.Client.Volumes(ctx, "")
 	if err != nil {
 		return step{}, err
 	}
+	volumes := slices.DeleteFunc(slices.Clone(everywhere), func(v *volume.Volume) bool { return v.Zone != a.Self.Zone })
 	var holders []string
 	for _, v := range volumes {
 		if at := attachment(v); at != nil && at.Instance != a.Self.Instance && !slices.Contains(holders, at.Instance) {
@@ -149,7 +153,8 @@ func (a *Acquirer) look(ctx context.Context) (step, error) {
 	if err != nil {
 		return step{}, err
 	}
-	return choose(view{self: a.Self, cfg: a.Client.cfg, volumes: volumes, instances: instances, encryption: a.Encryption, forceAfter: a.ForceDetachAfter, stuckFor: a.stuckFor}), nil
+	return choose(view{self: a.Self, cfg: a.Client.cfg, volumes: volumes, everywhere: everywhere, instances: instances,
+		encryption: a.Encryption, forceAfter: a.ForceDetachAfter, stuckFor: a.stuckFor}), nil
 }
 
 // stuckFor remembers since when a volume was seen stuck, without a break: one old answer of EC2 must not take it from a machine that runs.

@@ -292,6 +292,7 @@ func (c *Client) volume(v *types.Volume) *volume.Volume {
 	w := &volume.Volume{
 		ID: volume.ID(aws.ToString(v.VolumeId)), Zone: aws.ToString(v.AvailabilityZone), Type: string(v.VolumeType), SizeGiB: int(aws.ToInt32(v.Size)),
 		Encrypted: aws.ToBool(v.Encrypted), Key: aws.ToString(v.KmsKeyId), State: string(v.State), Tags: map[string]string{},
+		Created: aws.ToTime(v.CreateTime),
 	}
 	for _, t := range v.Tags {
 		w.Tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
@@ -311,10 +312,14 @@ func (cfg Config) node(tags map[string]string) cluster.NodeID {
 	} else {
 		member, _, _ = strings.Cut(tags["Name"], ".")
 	}
-	if member = strings.TrimSpace(member); member == "" || strings.ContainsAny(member, "= ,\n\t") {
+	if member = strings.TrimSpace(member); member == "" {
 		return ""
 	}
-	return cluster.NodeID(cfg.ClusterName + "-" + member)
+	id, err := cluster.ParseNodeID(cfg.ClusterName + "-" + member)
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 // PermissionError says which permission the machine's role, or the operator, lacks.

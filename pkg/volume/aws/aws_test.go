@@ -346,8 +346,8 @@ func TestPlainIsRefused(t *testing.T) {
 		key:    {{ID: "vol-1"}, {ID: "vol-2", Encrypted: true, Key: "arn:aws:kms:us-east-1:111122223333:key/other"}},
 	} {
 		r, root := newRegion(t)
-		for _, v := range volumes {
-			v.Zone, v.Tags = "us-east-1a", tags("a")
+		for i, v := range volumes {
+			v.Zone, v.Tags = "us-east-1a", tags([]string{"a", "b"}[i])
 			r.AddVolume(v)
 		}
 		a := r.machine("i-1", "us-east-1a", root("i-1"))
@@ -359,7 +359,7 @@ func TestPlainIsRefused(t *testing.T) {
 		if strings.Contains(strings.Join(r.Calls(), " "), "AttachVolume") {
 			t.Error("it was attached")
 		}
-		r.AddVolume(awsdouble.Volume{ID: "vol-3", Zone: "us-east-1a", Tags: tags("a"), Encrypted: true, Key: key})
+		r.AddVolume(awsdouble.Volume{ID: "vol-3", Zone: "us-east-1a", Tags: tags("c"), Encrypted: true, Key: key})
 		acquire(t, a).gets(t, "vol-3")
 	}
 }

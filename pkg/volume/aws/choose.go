@@ -3,10 +3,12 @@ package aws
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 )
 
@@ -23,15 +25,18 @@ type step struct {
 	reason string
 	// waiting says why there is nothing to do, one reason for each volume.
 	waiting []string
+	// warn is what an operator should know of what is used.
+	warn string
 	// refused is why a volume that would do can't be used, ever.
 	refused error
 }
 
-// view is what choose looks at: a moment of the zone's volumes.
+// view is what choose looks at: a moment of the cluster's volumes.
 type view struct {
-	self    *Self
-	cfg     Config
-	volumes []*volume.Volume
+	self *Self
+	cfg  Config
+	// volumes are those of the machine's zone, everywhere those of all zones: a machine in another zone may take a copy there.
+	volumes, everywhere []*volume.Volume
 	// instances are those that hold a volume.
 	instances  map[string]Instance
 	encryption volume.Encryption
@@ -52,6 +57,7 @@ func choose(v view) step {
 		byID[w.ID] = w
 	}
 	var free []*volume.Volume
+	rivals := v.rivals()
 	for _, w := range v.volumes {
 		a := attachment(w)
 		here := a != nil && a.Instance == v.self.Instance
@@ -69,12 +75,18 @@ func choose(v view) step {
 			wait("was given up for %s", w.Tags[TagReplacedBy])
 		case waitsForTurn(w, byID) != "":
 			wait("%s", waitsForTurn(w, byID))
+		case rivals[w.Node] != nil && !v.onlyUsed(w, rivals[w.Node]):
+			s.refused = cmpErr(s.refused, twoOfOne(w.Node, rivals[w.Node], v.cfg))
+			wait("is not the only one of its member")
 		case v.encryption.Check(w) != nil && (here || a == nil):
 			s.refused = cmpErr(s.refused, v.encryption.Check(w))
 			wait("is not encrypted as required")
 		case here && a.State == "attached":
 			if s.use == nil {
 				s.use = w
+				if others := rivals[w.Node]; others != nil {
+					s.warn = twoOfOne(w.Node, others, v.cfg).Error() + "; this machine goes on with " + string(w.ID) + ", which it has"
+				}
 			}
 		case here:
 			wait("is %s here", a.State)
@@ -88,6 +100,48 @@ func choose(v view) step {
 	}
 	s.attach = free
 	return s
+}
+
+// rivals are the volumes that could each be a member's data, by member, where a member has more than one. A copy has its original's tags.
+func (v *view) rivals() map[cluster.NodeID][]*volume.Volume {
+	byID := map[volume.ID]*volume.Volume{}
+	for _, w := range v.everywhere {
+		byID[w.ID] = w
+	}
+	all := map[cluster.NodeID][]*volume.Volume{}
+	for _, w := range v.everywhere {
+		a := attachment(w)
+		root := a != nil && a.Instance == v.self.Instance && a.Device == v.self.RootDevice
+		gone := w.State == "deleting" || w.State == "deleted"
+		if w.Node == "" || root || gone || w.Tags[TagGivenUp] != "" || waitsForTurn(w, byID) != "" {
+			continue
+		}
+		all[w.Node] = append(all[w.Node], w)
+	}
+	maps.DeleteFunc(all, func(_ cluster.NodeID, list []*volume.Volume) bool { return len(list) < 2 })
+	return all
+}
+
+// onlyUsed tells that a volume is attached here and its rivals are nowhere: it was chosen before they appeared, and no other machine has one.
+func (v *view) onlyUsed(w *volume.Volume, rivals []*volume.Volume) bool {
+	a := attachment(w)
+	return a != nil && a.Instance == v.self.Instance && a.State == "attached" &&
+		!slices.ContainsFunc(rivals, func(o *volume.Volume) bool { return o.ID != w.ID && attachment(o) != nil })
+}
+
+// twoOfOne names all volumes that could be one member's.
+func twoOfOne(node cluster.NodeID, rivals []*volume.Volume, cfg Config) error {
+	var list []string
+	for _, w := range rivals {
+		where := "attached nowhere"
+		if a := attachment(w); a != nil {
+			where = a.State + " to " + a.Instance
+		}
+		list = append(list, fmt.Sprintf("%s (created %s, in %s, %s)", w.ID, w.Created.UTC().Format(time.RFC3339), w.Zone, where))
+	}
+	return fmt.Errorf("%d volumes have the tags of member %s: %s; one may be a copy that lacks what the member has acknowledged, so none is taken: "+
+		"remove the tag %s from all but the member's own (a copy was created later than its original)",
+		len(list), node, strings.Join(list, " and "), cmp.Or(cfg.NameTag, "Name"))
 }
 
 // held says what a volume waits for that is attached to another machine. Only where no running machine can lose it, and only if the operator has
