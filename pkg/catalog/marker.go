@@ -112,6 +112,9 @@ func parseMarker(data []byte) (Marker, error) {
 	}
 	m := Marker{Time: time.Unix(0, int64(j.Timestamp)).UTC(), Phase: j.Phase, Token: j.Token,
 		Founders: nodesFromJSON(j.Founders), Term: j.Term, Leader: j.Leader}
+	if err := checkMembers(m.Founders); err != nil {
+		return Marker{}, corrupt(markerKey, markerWay, err)
+	}
 	if j.Spec != nil {
 		m.Spec = cluster.Spec{MemberCount: j.Spec.MemberCount, EtcdVersion: j.Spec.EtcdVersion}
 	}
@@ -176,6 +179,16 @@ func nodesToJSON(nodes []cluster.EtcdNode) []nodeJSON {
 		out = append(out, nodeJSON(n.Clone()))
 	}
 	return out
+}
+
+// checkMembers refuses names that could not be a file's.
+func checkMembers(nodes []cluster.EtcdNode) error {
+	for _, n := range nodes {
+		if err := cluster.CheckNodeName(n.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func nodesFromJSON(nodes []nodeJSON) []cluster.EtcdNode {

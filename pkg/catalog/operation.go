@@ -225,6 +225,12 @@ func DecodeOperation(where string, data []byte) (Operation, error) {
 	op := j.Operation
 	op.Spec = cluster.Spec{MemberCount: j.Spec.MemberCount, EtcdVersion: j.Spec.EtcdVersion}
 	op.Members = nodesFromJSON(j.Members)
+	if _, err := cluster.ParseOperationID(op.ID); err != nil {
+		return Operation{}, corrupt(where, operationWay, err)
+	}
+	if err := checkMembers(op.Members); err != nil {
+		return Operation{}, corrupt(where, operationWay, err)
+	}
 	if !op.State.known() {
 		return Operation{}, &ObjectError{Object: where, Kind: cluster.ErrFuture, Err: fmt.Errorf("state %q is not known", op.State), Way: futureWay}
 	}

@@ -20,6 +20,15 @@ import (
 // a new one.
 type Incarnation string
 
+// UnmarshalText reads an incarnation from a stored object; one that can't name a directory is refused.
+func (i *Incarnation) UnmarshalText(text []byte) error {
+	*i = Incarnation(text)
+	if len(text) == 0 {
+		return nil
+	}
+	return validName("incarnation", string(text))
+}
+
 // SegmentName is the name of a segment. It tells of a listing alone which revisions are there, and whether they hang together.
 type SegmentName struct {
 	// First and Last are the revisions that it holds. One that only says that nothing has changed has Last = First - 1.

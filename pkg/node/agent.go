@@ -307,13 +307,13 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	}
 	a.withPeeked(&s.Etcd)
 	if op := a.operation(); op != nil {
-		s.Operation = op.ID
+		s.Operation = string(op.ID)
 		if op.Phase.held() || op.Phase.switched() {
 			s.OperationRecord = slices.Clone(op.Record)
 		}
 		if op.Token != "" && (op.Phase == phaseStaged || op.Phase.held() || op.Phase.switched()) {
 			s.Staged = []cluster.StagedDir{{
-				Operation: op.ID, Token: op.Token, Revision: op.Revision, Hash: op.Hash, SizeBytes: op.SizeBytes,
+				Operation: string(op.ID), Token: op.Token, Revision: op.Revision, Hash: op.Hash, SizeBytes: op.SizeBytes,
 				Switched: op.Phase.switched(), Halted: op.Phase == phaseHalted, Written: op.Written,
 			}}
 		}

@@ -196,7 +196,7 @@ func stageByHand(t *testing.T, a *Agent, op string, token cluster.Token) {
 	if err := os.MkdirAll(a.l.memberDir(token), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.note(&journalOperation{ID: op, Phase: phaseStaged, Token: token, Revision: 7, Hash: 9}); err != nil {
+	if err := a.note(&journalOperation{ID: cluster.OperationID(op), Phase: phaseStaged, Token: token, Revision: 7, Hash: 9}); err != nil {
 		t.Fatal(err)
 	}
 }

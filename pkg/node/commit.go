@@ -44,7 +44,7 @@ func (a *Agent) stop(ctx context.Context, req *protosv1.Stop) error {
 			return err
 		}
 	}
-	return a.stopLocked(ctx, "restore "+op.ID, stopHard)
+	return a.stopLocked(ctx, "restore "+string(op.ID), stopHard)
 }
 
 // hold journals that etcd is to be stopped, and the state to which a rollback returns. procMu is held.
@@ -75,7 +75,7 @@ func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
 	op, have, running := a.operation(), a.state, a.procAs
 	noted := op != nil && a.j.Operation.Phase == phaseSwitched
 	a.mu.Unlock()
-	if s == nil || op == nil || op.ID != req.GetOperation() || op.Token != s.Token {
+	if s == nil || op == nil || string(op.ID) != req.GetOperation() || op.Token != s.Token {
 		return fmt.Errorf("restore %s isn't staged here", req.GetOperation())
 	}
 	switch {
@@ -112,7 +112,7 @@ func (a *Agent) halt(ctx context.Context, id string) error {
 	a.mu.Lock()
 	op, s := a.operation(), a.state
 	a.mu.Unlock()
-	if op == nil || op.ID != id || !op.Phase.switched() || op.Phase == phaseHalted || s == nil || s.Token != op.Token {
+	if op == nil || string(op.ID) != id || !op.Phase.switched() || op.Phase == phaseHalted || s == nil || s.Token != op.Token {
 		return nil
 	}
 	return a.haltLocked(ctx, op)
@@ -127,7 +127,7 @@ func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
 			return err
 		}
 	}
-	if err := a.stopLocked(ctx, "restore "+op.ID+" may have to be taken back", stopHard); err != nil {
+	if err := a.stopLocked(ctx, "restore "+string(op.ID)+" may have to be taken back", stopHard); err != nil {
 		return err
 	}
 	written, err := etcd.ClientWrites(a.l.data(op.Token))
@@ -152,7 +152,7 @@ func (a *Agent) rollback(ctx context.Context, id string) error {
 	a.mu.Lock()
 	op := a.operation()
 	a.mu.Unlock()
-	if op == nil || op.ID != id || !op.Phase.held() && !op.Phase.switched() {
+	if op == nil || string(op.ID) != id || !op.Phase.held() && !op.Phase.switched() {
 		return nil // nothing was changed yet, or is any more
 	}
 	old, err := op.oldState()
@@ -196,7 +196,7 @@ func (a *Agent) verify(ctx context.Context, id string) (*protosv1.Facts, error) 
 	op, as := a.operation(), a.procAs.Clone()
 	a.mu.Unlock()
 	switch {
-	case op == nil || op.ID != id || op.Phase != phaseSwitched:
+	case op == nil || string(op.ID) != id || op.Phase != phaseSwitched:
 		return nil, fmt.Errorf("restore %s hasn't switched here", id)
 	case as == nil || as.Token != op.Token:
 		return nil, errors.New("etcd isn't running here")

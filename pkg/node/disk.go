@@ -32,6 +32,9 @@ func readState(path string) (*cluster.EtcdState, error) {
 	if err := proto.Unmarshal(data, &p); err != nil {
 		return nil, fmt.Errorf("state file %s (%d bytes): %w: %v; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt, err)
 	}
+	if err := wire.CheckNames(&p); err != nil {
+		return nil, fmt.Errorf("state file %s (%d bytes): %w: %w; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt, err)
+	}
 	s := wire.StateFromProto(&p)
 	if s.Token == "" || len(s.Nodes) == 0 {
 		return nil, fmt.Errorf("state file %s (%d bytes): %w: it names no cluster; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt)
@@ -88,9 +91,9 @@ type journal struct {
 }
 
 type journalOperation struct {
-	ID    string        `json:"id"`
-	Phase phase         `json:"phase"`
-	Token cluster.Token `json:"token,omitempty"`
+	ID    cluster.OperationID `json:"id"`
+	Phase phase               `json:"phase"`
+	Token cluster.Token       `json:"token,omitempty"`
 	// Old is the state file from before Stop, as binary EtcdState; empty if there was none.
 	Old []byte `json:"old,omitempty"`
 	// Revision, Hash, Keys and SizeBytes are of the staged data; before that of the backup.
@@ -112,6 +115,9 @@ func (j *journalOperation) oldState() (*cluster.EtcdState, error) {
 	var p protosv1.EtcdState
 	if err := proto.Unmarshal(j.Old, &p); err != nil {
 		return nil, fmt.Errorf("journal: the state from before operation %s: %w: %v", j.ID, cluster.ErrCorrupt, err)
+	}
+	if err := wire.CheckNames(&p); err != nil {
+		return nil, fmt.Errorf("journal: the state from before operation %s: %w: %w", j.ID, cluster.ErrCorrupt, err)
 	}
 	return wire.StateFromProto(&p), nil
 }

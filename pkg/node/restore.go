@@ -32,7 +32,11 @@ const (
 )
 
 // enter finds the operation in the journal, or begins it. One that was given up without this node hearing of it is cleared away first.
-func (a *Agent) enter(id string) (*journalOperation, error) {
+func (a *Agent) enter(name string) (*journalOperation, error) {
+	id, err := cluster.ParseOperationID(name)
+	if err != nil {
+		return nil, fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
+	}
 	a.mu.Lock()
 	cur := a.operation()
 	a.mu.Unlock()
@@ -44,7 +48,7 @@ func (a *Agent) enter(id string) (*journalOperation, error) {
 	case cur.Phase.held():
 		return nil, fmt.Errorf("etcd is held for another restore, %s", cur.ID)
 	}
-	if err := a.discard(cur.ID); err != nil {
+	if err := a.discard(string(cur.ID)); err != nil {
 		return nil, err
 	}
 	return &journalOperation{ID: id}, nil
@@ -118,7 +122,7 @@ func (a *Agent) beginFetch(op *journalOperation, name string) error {
 	if op.Phase == phaseBegun && op.Backup == name {
 		return nil
 	}
-	if err := os.RemoveAll(a.l.staging(op.ID)); err != nil {
+	if err := a.l.removeAll(a.l.staging(op.ID)); err != nil {
 		return fmt.Errorf("clear staging area: %w", err)
 	}
 	op.Phase, op.Backup = phaseBegun, name
@@ -147,7 +151,7 @@ func prefixes(list []string) [][]byte {
 // fetcher brings a backup into the staging area and proves it there.
 type fetcher struct {
 	a      *Agent
-	op     string
+	op     cluster.OperationID
 	backup string
 	// replay names the changes to be put on it; nil if it is the backup itself that is wanted.
 	replay *protosv1.Replay
@@ -163,7 +167,7 @@ func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
 	facts, err := f.try(ctx, t)
 	if permanent(err) && !f.fresh { // the file has suffered here; the backup may be as good as ever
 		klog.Warningf("%v; it is fetched again", err)
-		_ = os.RemoveAll(f.a.l.staging(f.op)) // or else it fails again, for good
+		_ = f.a.l.removeAll(f.a.l.staging(f.op)) // or else it fails again, for good
 		facts, err = f.try(ctx, t)
 	}
 	if err == nil {
@@ -175,7 +179,7 @@ func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
 		err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
 	if permanent(err) {
-		_ = os.RemoveAll(f.a.l.staging(f.op))
+		_ = f.a.l.removeAll(f.a.l.staging(f.op))
 	}
 	return etcd.Facts{}, err
 }
@@ -207,7 +211,7 @@ func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
 		return fmt.Errorf("fetch backup %s: no store: %w", f.backup, cluster.ErrPermanent)
 	}
 	// Half a file of an earlier attempt would count against the room.
-	if err := os.RemoveAll(f.a.l.staging(f.op)); err != nil {
+	if err := f.a.l.removeAll(f.a.l.staging(f.op)); err != nil {
 		return fmt.Errorf("clear staging area: %w", err)
 	}
 	m, err := f.a.cfg.Catalog.Manifest(ctx, f.backup)
@@ -219,7 +223,7 @@ func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(f.a.l.staging(f.op), 0o700); err != nil {
+	if err := f.a.l.makeDir(f.a.l.staging(f.op)); err != nil {
 		return fmt.Errorf("create staging area: %w", err)
 	}
 	fetched := path
@@ -334,7 +338,7 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 	if err := a.note(op); err != nil {
 		return nil, err
 	}
-	_ = os.RemoveAll(a.l.staging(op.ID)) // what stays behind is cleared away by discard
+	_ = a.l.removeAll(a.l.staging(op.ID)) // what stays behind is cleared away by discard
 	klog.Infof("backup %s is staged as %s: revision %d, hash %d", op.Backup, a.l.data(s.Token), r.Revision, r.Hash.Hash)
 	return op.facts(), nil
 }
@@ -387,6 +391,9 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 	} else if err := a.room("staging backup "+req.GetBackup(), 0); err != nil {
 		return etcd.StageResult{}, err
 	}
+	if err := a.l.makeDir(a.l.dataRoot()); err != nil {
+		return etcd.StageResult{}, err
+	}
 	t.report("stage", 0, 0)
 	return etcd.Stage(ctx, cfg)
 }
@@ -394,7 +401,7 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 // removeStaged removes a data dir that is staged, wholly or in part. It must not be the current one.
 func (a *Agent) removeStaged(token cluster.Token) error {
 	for _, path := range []string{a.l.halfStaged(token), a.l.data(token)} {
-		if err := os.RemoveAll(path); err != nil {
+		if err := a.l.removeAll(path); err != nil {
 			return fmt.Errorf("remove staged data: %w", err)
 		}
 	}
@@ -403,12 +410,16 @@ func (a *Agent) removeStaged(token cluster.Token) error {
 
 // discard clears away what is left of an operation: after a success the old data go into the trash can, after a failure the
 // staged ones are removed.
-func (a *Agent) discard(id string) error {
+func (a *Agent) discard(name string) error {
+	id, err := cluster.ParseOperationID(name)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
+	}
 	a.mu.Lock()
 	op, s := a.operation(), a.state
 	a.mu.Unlock()
 	if op == nil || op.ID != id {
-		return os.RemoveAll(a.l.staging(id))
+		return a.l.removeAll(a.l.staging(id))
 	}
 	switch {
 	case op.Phase.held():
@@ -429,7 +440,7 @@ func (a *Agent) discard(id string) error {
 			a.forgetCertificates(op.Token)
 		}
 	}
-	if err := os.RemoveAll(a.l.staging(id)); err != nil {
+	if err := a.l.removeAll(a.l.staging(id)); err != nil {
 		return fmt.Errorf("remove staging area: %w", err)
 	}
 	if err := a.note(nil); err != nil {
@@ -443,8 +454,9 @@ func (a *Agent) forgetCertificates(token cluster.Token) {
 	if a.cfg.Certificates == nil {
 		return
 	}
-	if err := a.cfg.Certificates.Remove(a.l.pki(token)); err != nil {
-		klog.Warningf("%v", err)
+	a.cfg.Certificates.Release(a.l.pki(token))
+	if err := a.l.removeAll(a.l.pki(token)); err != nil {
+		klog.Warningf("remove certificates: %v", err)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -157,7 +156,7 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 		}
 	}
 	work := a.l.salvage(op.ID)
-	if err := os.MkdirAll(filepath.Dir(work), 0o700); err != nil {
+	if err := a.l.makeDir(filepath.Dir(work)); err != nil {
 		return nil, fmt.Errorf("create staging area: %w", err)
 	}
 	// A copy, and what its etcd makes of the log. What an earlier attempt has left is removed.

@@ -9,6 +9,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -97,6 +98,9 @@ func (a *Agent) admit(term cluster.Term, leader cluster.NodeID) error {
 func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
 	if err := a.ready(); err != nil {
 		return nil, err
+	}
+	if err := wire.CheckNames(req); err != nil {
+		return nil, fmt.Errorf("%s: %w (%w)", actionName(req), err, cluster.ErrPermanent)
 	}
 	if err := a.obey(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
 		return nil, err

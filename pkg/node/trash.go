@@ -67,7 +67,7 @@ func (l layout) discardDir(t cluster.Token, version string) error {
 	if !exists(from) {
 		return nil
 	}
-	if err := os.MkdirAll(l.trashRoot(), 0o700); err != nil {
+	if err := l.makeDir(l.trashRoot()); err != nil {
 		return fmt.Errorf("create trash can: %w", err)
 	}
 	to := l.trash(t)
@@ -79,7 +79,7 @@ func (l layout) discardDir(t cluster.Token, version string) error {
 	if err := l.writeNote(filepath.Base(to), trashNote{Token: t, EtcdVersion: version, Since: now.UTC()}); err != nil {
 		klog.Warningf("%v", err) // the entry is as good without
 	}
-	if err := os.Rename(from, to); err != nil {
+	if err := l.rename(from, to); err != nil {
 		return fmt.Errorf("move data dir to the trash can: %w", err)
 	}
 	klog.Infof("data dir %s is kept as %s", from, to)
@@ -170,7 +170,7 @@ func (a *Agent) sweep(ctx context.Context) {
 	}
 	for _, path := range a.leftovers() {
 		klog.Infof("removing %s, which was left from before", path)
-		if err := os.RemoveAll(path); err != nil {
+		if err := a.l.removeAll(path); err != nil {
 			klog.Warningf("%v", err)
 		}
 	}
@@ -193,8 +193,8 @@ func (a *Agent) leftovers() []string {
 		}
 	}
 	for _, e := range names(a.l.stagingRoot()) {
-		if e != op.ID {
-			list = append(list, a.l.staging(e))
+		if e != string(op.ID) {
+			list = append(list, filepath.Join(a.l.stagingRoot(), e))
 		}
 	}
 	for _, e := range names(a.l.dataRoot()) {
@@ -302,22 +302,22 @@ func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
 // removeTrash removes an entry unless it is being salvaged. It gets another name first, so that nobody finds half of it.
 func (a *Agent) removeTrash(it trashItem) error {
 	away := filepath.Join(a.l.trashRoot(), doomedPrefix+it.name)
-	if err := os.RemoveAll(away); err != nil {
-		return fmt.Errorf("remove %s: %w", away, err)
+	if err := a.l.removeAll(away); err != nil {
+		return err
 	}
 	a.mu.Lock()
 	if a.salvaging == it.path {
 		a.mu.Unlock()
 		return fmt.Errorf("%s is being salvaged and stays", it.path)
 	}
-	err := os.Rename(it.path, away)
+	err := a.l.rename(it.path, away)
 	a.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", it.path, err)
 	}
-	_ = os.Remove(a.l.trashNote(it.name)) // one that stays behind is swept away later
-	if err := os.RemoveAll(away); err != nil {
-		return fmt.Errorf("remove %s: %w", away, err)
+	_ = a.l.removeAll(a.l.trashNote(it.name)) // one that stays behind is swept away later
+	if err := a.l.removeAll(away); err != nil {
+		return err
 	}
 	return nil
 }

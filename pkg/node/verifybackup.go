@@ -44,7 +44,7 @@ func (a *Agent) beginVerification(ctx context.Context) (_ context.Context, end f
 }
 
 // endVerification ends a proof that is under way, since a restore needs the disk and the processor now, and waits until what it had on the disk is gone.
-func (a *Agent) endVerification(ctx context.Context, operation string) error {
+func (a *Agent) endVerification(ctx context.Context, operation cluster.OperationID) error {
 	a.mu.Lock()
 	v := a.verification
 	a.mu.Unlock()

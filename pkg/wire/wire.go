@@ -1,6 +1,6 @@
 // Package wire converts between the nouns of pkg/cluster and the messages of protos/v1, field by field.
 //
-// It decides nothing and checks nothing; whoever reads a message validates it. Slices are shared, not copied.
+// It decides nothing; CheckNames is for whoever takes a message from somebody else. Slices are shared, not copied.
 package wire
 
 import (
@@ -109,11 +109,23 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
 		Settings: p.GetSettings(),
 	}
+	if err := CheckNames(p.GetState()); err != nil {
+		s.State, s.StateError = nil, err.Error()
+	}
+	if _, err := cluster.ParseOperationID(s.Operation); err != nil {
+		s.Operation = ""
+	}
 	for _, d := range p.GetStaged() {
+		if CheckNames(d) != nil {
+			continue
+		}
 		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()), Revision: d.GetRevision(), Hash: d.GetHash(),
 			SizeBytes: d.GetSizeBytes(), Switched: d.GetSwitched(), Halted: d.GetHalted(), Written: d.GetWritten()})
 	}
 	for _, t := range p.GetTrash() {
+		if CheckNames(t) != nil {
+			continue
+		}
 		s.Trash = append(s.Trash, cluster.TrashEntry{Token: cluster.Token(t.GetToken()), SizeBytes: t.GetSizeBytes(), Since: time.Unix(0, t.GetSinceUnixNanos()),
 			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex()})
 	}
