@@ -233,6 +233,16 @@ func (c *cloud) detached(v awsdouble.Volume, instance string) error {
 
 // machine starts a machine and creates the manager's container on it. The manager isn't started yet.
 func (c *cloud) machine(name, instance, zone string, command func(m *master) []string, env ...string) *master {
+	c.t.Helper()
+	var docker []string
+	for _, e := range env {
+		docker = append(docker, "-e", e)
+	}
+	return c.machineWith(name, instance, zone, command, docker...)
+}
+
+// machineWith is machine with further arguments of docker.
+func (c *cloud) machineWith(name, instance, zone string, command func(m *master) []string, docker ...string) *master {
 	t := c.t
 	t.Helper()
 	host := c.w.name + "-machine-" + instance
@@ -252,10 +262,7 @@ func (c *cloud) machine(name, instance, zone string, command func(m *master) []s
 	c.AddInstance(awsdouble.Instance{ID: instance, Zone: zone, IPv4: address})
 	imds := c.serve(c.Metadata(instance))
 	args := []string{"--pid", "container:" + host, "--mount", "type=volume,dst=/var/log", "-e", "AWS_ENDPOINT_URL_EC2=" + c.url, "-e", "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
-	args = append(args, privileges()...)
-	for _, e := range env {
-		args = append(args, "-e", e)
-	}
+	args = slices.Concat(args, privileges(), docker)
 	return c.w.addMaster(name, masterOptions{docker: args, command: command})
 }
 
