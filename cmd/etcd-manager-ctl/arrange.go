@@ -9,7 +9,8 @@ import (
 )
 
 // arrange rewrites a command line as older tools accept it into the one that cobra reads: long flags with a single dash get
-// the second one, and flags that stand before the command move behind it, so that a command's own flags may stand there too. Flags that older tools
+// the second one, and flags that stand before the command move behind it, so that a command's own flags may
+// stand there too. Flags that older tools
 // have for all commands are taken out where the command doesn't use them, and returned.
 func arrange(root *cobra.Command, args []string) (arranged, ignored []string) {
 	flags := map[string]*pflag.Flag{}

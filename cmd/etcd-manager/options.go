@@ -125,7 +125,8 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of what is written to the S3 store, for example STANDARD_IA")
 	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for what is written to the S3 store; may be repeated")
 	f.StringVar(&o.dataDir, "data-dir", "", "directory for etcd's data and the state file (required, unless the volume provider sets it)")
-	f.StringVar(&o.address, "address", "127.0.0.1", "own IP address, under which the other managers reach this one; the volume provider sets it where it sets the data dir")
+	f.StringVar(&o.address, "address", "127.0.0.1",
+		"own IP address, under which the other managers reach this one; the volume provider sets it where it sets the data dir")
 	f.StringVar(&o.etcdAddress, "etcd-address", "0.0.0.0", "IP address on which etcd listens")
 	f.StringVar(&o.clientURLs, "client-urls", "https://__address__:4001", "client URLs of etcd, comma separated; __address__ and __name__ are replaced")
 	f.StringVar(&o.quarantine, "quarantine-client-urls", "https://__address__:8001", "client URLs while etcd is quarantined")
@@ -139,12 +140,15 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
 	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
-	f.StringVar(&o.volumeProvider, "volume-provider", "", "where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir or, without that, has made /mnt/disks/<volume tag>…/mnt); empty: --data-dir is an ordinary directory")
-	f.Var(list{&o.volumeTags}, "volume-tag", "tag (key or key=value) that a volume must carry; may be repeated. With --volume-provider=external and no --data-dir: how the directory's name begins")
+	f.StringVar(&o.volumeProvider, "volume-provider", "",
+		"where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir or, without that, has made /mnt/disks/<volume tag>…/mnt); empty: --data-dir is an ordinary directory")
+	f.Var(list{&o.volumeTags}, "volume-tag",
+		"tag (key or key=value) that a volume must carry; may be repeated. With --volume-provider=external and no --data-dir: how the directory's name begins")
 	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag from which the node's name is read: the value a/a,b,c makes it <cluster name>-a")
 	f.DurationVar(&o.forceDetach, "force-detach-after", 0, "how long a volume may be stuck on a machine that doesn't run, or in detaching, before it is detached by force; 0: never")
 	f.Var(encryption{&o.encryptedOnly}, "require-encrypted-volume", "refuse a volume that isn't encrypted; with the ARN of a KMS key, also one with another key")
-	f.StringVar(&o.staticConfig, "static-config", "", `fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}; host names may stand for addresses`)
+	f.StringVar(&o.staticConfig, "static-config", "",
+		`fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}; host names may stand for addresses`)
 	f.BoolVar(&o.containerized, "containerized", false, "the host's file system is at /rootfs")
 	f.StringVar(&o.metricsURLs, "listen-metrics-urls", "", "passed to etcd")
 	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0, "port for the manager's metrics, health and status page on its own address; 0 means none")

@@ -124,7 +124,8 @@ func lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// byName finds the node whose host name has this machine's address. The error says which names don't resolve, or that none is this machine's.
+// byName finds the node whose host name has this machine's address. The error says which names don't resolve,
+// or that none is this machine's.
 func (s *staticConfig) byName(ctx context.Context, address string, ask lookup) (cluster.NodeID, error) {
 	want, err := netip.ParseAddr(address)
 	if err != nil {
@@ -147,7 +148,8 @@ func (s *staticConfig) byName(ctx context.Context, address string, ask lookup) (
 	return "", fmt.Errorf("--static-config names no node with the address %s (--address): %w", address, cluster.ErrPermanent)
 }
 
-// fixedID is which of the fixed members this node is: by its address, by what the data dir says, by a name that has the address. It waits until the
+// fixedID is which of the fixed members this node is: by its address, by what the data dir says, by a name
+// that has the address. It waits until the
 // names resolve.
 func (o *options) fixedID(ctx context.Context, ask lookup) (cluster.NodeID, error) {
 	if id := o.static.find(o.address); id != "" {
@@ -201,7 +203,8 @@ func (o *options) nodeID(ctx context.Context) (cluster.NodeID, error) {
 	return id, err
 }
 
-// ownAddress is the address under which others reach this machine where nobody names one: the lowest that is neither loopback nor link-local, IPv4 first.
+// ownAddress is the address under which others reach this machine where nobody names one: the lowest that is
+// neither loopback nor link-local, IPv4 first.
 func ownAddress(all []netip.Addr) (netip.Addr, bool) {
 	var usable []netip.Addr
 	for _, a := range all {

@@ -38,7 +38,10 @@ func TestMetalFlags(t *testing.T) {
 		"--volume-tag=a/b":      "needs one --volume-tag",
 		"--volume-tag=second--": "needs one --volume-tag",
 	} {
-		args := slices.DeleteFunc(metalArgs(), func(s string) bool { return strings.HasPrefix(s, "--volume-tag=") && edit != "--volume-tag=second--" })
+		args := slices.DeleteFunc(metalArgs(), func(s string) bool {
+			return strings.HasPrefix(s, "--volume-tag=") &&
+				edit != "--volume-tag=second--"
+		})
 		if _, err := parseOptions(append(args, edit), nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", edit, err)
 		}

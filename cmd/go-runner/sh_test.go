@@ -39,10 +39,12 @@ func TestShellForms(t *testing.T) {
 			[]string{"--v=2", "--v=3"}, "/l"},
 		"single quotes": {from133, "'" + static + "'", toPipe, []string{static}, log},
 		"quoted value":  {from133, strings.Replace(static, "=", "='", 1) + "'", toPipe, []string{static}, log},
-		"double quotes": {from133, `"` + strings.ReplaceAll(static, `"`, `\"`) + `" "a b" "" "\a"`, toPipe, []string{static, "a b", "", `\a`}, log},
-		"backslashes":   {from133, `--a=b\ c --d=\$e \;`, toPipe, []string{"--a=b c", "--d=$e", ";"}, log},
+		"double quotes": {from133, `"` + strings.ReplaceAll(static, `"`, `\"`) + `" "a b" "" "\a"`, toPipe, []string{static, "a b", "",
+			`\a`}, log},
+		"backslashes": {from133, `--a=b\ c --d=\$e \;`, toPipe, []string{"--a=b c", "--d=$e", ";"}, log},
 		// A pattern that no file matches stays as it is.
-		"brackets": {from133, "--listen-metrics-urls=http://[::1]:8081,http://x?y", toPipe, []string{"--listen-metrics-urls=http://[::1]:8081,http://x?y"}, log},
+		"brackets": {from133, "--listen-metrics-urls=http://[::1]:8081,http://x?y", toPipe,
+			[]string{"--listen-metrics-urls=http://[::1]:8081,http://x?y"}, log},
 	} {
 		o, err := parseShell([]string{"-c", c.begin + c.words + c.end})
 		if err != nil || !slices.Equal(o.command[1:], c.want) || o.logFile != c.log || !o.alsoStdout || !o.redirectStderr {
@@ -112,11 +114,13 @@ func TestShellByName(t *testing.T) {
 		return errs.String(), cmd.ProcessState.ExitCode()
 	}
 	log := filepath.Join(t.TempDir(), "no", "etcd.log")
-	if said, code := run("-c", "ls"); code != exitUsage || !strings.Contains(said, `"ls" stands where`) || !strings.Contains(said, "no shell") {
+	if said, code := run("-c", "ls"); code != exitUsage || !strings.Contains(said, `"ls" stands where`) || !strings.Contains(said,
+		"no shell") {
 		t.Errorf("code %d, %s", code, said)
 	}
 	// The program isn't there on this machine; it is what was meant to be run.
-	if said, code := run("-c", "mkfifo /p; (tee -a "+log+" < /p & ) ; exec /etcd-manager > /p 2>&1"); code != exitNotFound || !strings.Contains(said, "run /etcd-manager") {
+	if said, code := run("-c", "mkfifo /p; (tee -a "+log+" < /p & ) ; exec /etcd-manager > /p 2>&1"); code != exitNotFound ||
+		!strings.Contains(said, "run /etcd-manager") {
 		t.Errorf("code %d, %s", code, said)
 	}
 }

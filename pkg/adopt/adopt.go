@@ -157,7 +157,8 @@ func (p *Plan) checkPlace() error {
 		return fmt.Errorf("%[1]s is the root of a file system, so it can't be moved. Stop etcd, run: mkdir %[1]s/etcd && mv %[1]s/member %[1]s/etcd/ (leave lost+found where it is), "+
 			"start etcd with --data-dir=%[1]s/etcd, and adopt it then with --data-dir=%[1]s/etcd-manager: %[2]w", p.OldDataDir, ErrRefused)
 	case p.OldDataDir == p.DataDir || strings.HasPrefix(p.DataDir+"/", p.OldDataDir+"/"):
-		return fmt.Errorf("--data-dir=%s is inside of etcd's own %s; choose one beside it, for example --data-dir=%s-manager: %w", p.DataDir, p.OldDataDir, p.OldDataDir, ErrRefused)
+		return fmt.Errorf("--data-dir=%s is inside of etcd's own %s; choose one beside it, for example --data-dir=%s-manager: %w",
+			p.DataDir, p.OldDataDir, p.OldDataDir, ErrRefused)
 	case from != to:
 		return fmt.Errorf("%s and --data-dir=%s are on different file systems; nothing is copied, so choose a --data-dir on the first, for example --data-dir=%s-manager: %w",
 			p.OldDataDir, p.DataDir, p.OldDataDir, ErrRefused)

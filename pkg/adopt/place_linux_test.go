@@ -13,7 +13,8 @@ import (
 
 var exampleDir = regexp.MustCompile(`--data-dir=(\S+-manager)\b`)
 
-// TestPlaceExamples: who follows what a refusal says is not refused again, also where etcd's data dir is the root of a file system with lost+found.
+// TestPlaceExamples: who follows what a refusal says is not refused again, also where etcd's data dir is the
+// root of a file system with lost+found.
 func TestPlaceExamples(t *testing.T) {
 	mount := t.TempDir()
 	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, ""); err != nil {

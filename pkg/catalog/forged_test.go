@@ -11,7 +11,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// TestForgedNames: a record that names something which would lead a node out of its data dir is that object's fault. It isn't read, in whatever field
+// TestForgedNames: a record that names something which would lead a node out of its data dir is that object's
+// fault. It isn't read, in whatever field
 // the name stands, and the records beside it are.
 func TestForgedNames(t *testing.T) {
 	ctx := context.Background()
@@ -31,7 +32,8 @@ func TestForgedNames(t *testing.T) {
 			}
 		}
 		for what, text := range map[string]string{
-			"token": `{"timestamp":1,"version":1,"phase":"formed","token":NAME}`, "leader": `{"timestamp":1,"version":1,"phase":"formed","leader":NAME}`,
+			"token":   `{"timestamp":1,"version":1,"phase":"formed","token":NAME}`,
+			"leader":  `{"timestamp":1,"version":1,"phase":"formed","leader":NAME}`,
 			"founder": `{"timestamp":1,"version":1,"phase":"formed","token":"t","founders":[{"name":NAME}]}`,
 		} {
 			put(t, s, markerKey, with(text))
@@ -40,8 +42,10 @@ func TestForgedNames(t *testing.T) {
 		}
 		put(t, s, operationKey("good"), `{"version":1,"id":"good","kind":"restore","state":"proving","newToken":"t2"}`)
 		for what, text := range map[string]string{
-			"new token": `"id":"op","newToken":NAME`, "old token": `"id":"op","oldToken":NAME`, "source": `"id":"op","source":{"node":"a","token":NAME}`,
-			"source's node": `"id":"op","source":{"node":NAME,"token":"t"}`, "member": `"id":"op","members":[{"name":NAME}]`, "node": `"id":"op","proven":[NAME]`, "id": `"id":NAME`,
+			"new token": `"id":"op","newToken":NAME`, "old token": `"id":"op","oldToken":NAME`,
+			"source":        `"id":"op","source":{"node":"a","token":NAME}`,
+			"source's node": `"id":"op","source":{"node":NAME,"token":"t"}`, "member": `"id":"op","members":[{"name":NAME}]`,
+			"node": `"id":"op","proven":[NAME]`, "id": `"id":NAME`,
 			"progress": `"id":"op","progress":{NAME:{"phase":"x"}}`, "incarnation": `"id":"op","target":{"incarnation":NAME}`,
 		} {
 			put(t, s, operationKey("op"), with(`{"version":1,"kind":"restore","state":"staging",`+text+`}`))
@@ -54,7 +58,8 @@ func TestForgedNames(t *testing.T) {
 				}
 			}
 		}
-		put(t, s, controlPrefix+"2026-01-31T00:00:00Z-000000/"+recoverFile, with(`{"version":1,"timestamp":"1","source":{"token":NAME},"spec":{"memberCount":1}}`))
+		put(t, s, controlPrefix+"2026-01-31T00:00:00Z-000000/"+recoverFile,
+			with(`{"version":1,"timestamp":"1","source":{"token":NAME},"spec":{"memberCount":1}}`))
 		_, err = c.Command(ctx, "2026-01-31T00:00:00Z-000000")
 		refused("command: source", err)
 	}

@@ -9,7 +9,8 @@ import (
 
 // outside are names that lead, or could lead, to another place than one file of a directory.
 func outside() []string {
-	return []string{"", ".", "..", "../..", "../../..", "/", "/etc", "a/b", "a/../../b", "a/", `..\..`, `a\b`, "a\x00b", "\x00", "a\nb", "a\x7f", ".hidden", ".removing-x",
+	return []string{"", ".", "..", "../..", "../../..", "/", "/etc", "a/b", "a/../../b", "a/", `..\..`, `a\b`, "a\x00b", "\x00",
+		"a\nb", "a\x7f", ".hidden", ".removing-x",
 		strings.Repeat("a", maxName+1), strings.Repeat("a", 5000), "\xff\xfe"}
 }
 
@@ -27,7 +28,8 @@ func TestNames(t *testing.T) {
 				t.Errorf("%s %.50q: %v", what, s, err)
 			}
 		}
-		for _, s := range []string{"a", "etcd-a", "Q7mZ-_x9", "2026-01-30T01:02:03Z-000009", "a..b", "a.2", "adopted-cdf818194e3a8c32", "ü", strings.Repeat("a", maxName)} {
+		for _, s := range []string{"a", "etcd-a", "Q7mZ-_x9", "2026-01-30T01:02:03Z-000009", "a..b", "a.2", "adopted-cdf818194e3a8c32",
+			"ü", strings.Repeat("a", maxName)} {
 			if err := parse(s); err != nil {
 				t.Errorf("%s %q: %v", what, s, err)
 			}
@@ -71,7 +73,8 @@ func TestNamesInObjects(t *testing.T) {
 	if err := json.Unmarshal([]byte(`{"token":"","operation":"","node":"","nodes":{"a":1}}`), &o); err != nil || o.Nodes["a"] != 1 {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if text, err := json.Marshal(object{Token: "t", Nodes: map[NodeID]int{"n": 1}}); err != nil || !strings.Contains(string(text), `"token":"t"`) || !strings.Contains(string(text), `{"n":1}`) {
+	if text, err := json.Marshal(object{Token: "t", Nodes: map[NodeID]int{"n": 1}}); err != nil || !strings.Contains(string(text),
+		`"token":"t"`) || !strings.Contains(string(text), `{"n":1}`) {
 		t.Errorf("%s, %v", text, err)
 	}
 }

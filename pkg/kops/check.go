@@ -39,7 +39,8 @@ func limitsOf(volumeType string) (limits, bool) {
 // supportedProvider is the only cloud whose volumes and machines are known here.
 const supportedProvider = "aws"
 
-// provider refuses a file of another cloud: manifests and plans for AWS would be wrong there. v1alpha2 has a name, v1alpha3 an object with a field
+// provider refuses a file of another cloud: manifests and plans for AWS would be wrong there. v1alpha2 has a
+// name, v1alpha3 an object with a field
 // for each provider. A file that doesn't say is taken to be of AWS.
 func (p *parser) provider(spec *fields) {
 	v, path := spec.take("cloudProvider", "legacyCloudProvider")

@@ -119,7 +119,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestOtherClouds: a file of a cloud that isn't supported is refused by the cloud's name, in every form that kOps writes, and so is a store.
+// TestOtherClouds: a file of a cloud that isn't supported is refused by the cloud's name, in every form that
+// kOps writes, and so is a store.
 func TestOtherClouds(t *testing.T) {
 	three := load(t, "three")
 	for edit, want := range map[string]string{
@@ -141,13 +142,15 @@ func TestOtherClouds(t *testing.T) {
 			t.Errorf("%s: %v; want %q", edit, err, want)
 		}
 	}
-	for _, edit := range []string{"cloudProvider: aws", "cloudProvider: {aws: {}}", "cloudProvider: {aws: null}", "cloudProvider: null", "cloudProvider:"} {
+	for _, edit := range []string{"cloudProvider: aws", "cloudProvider: {aws: {}}", "cloudProvider: {aws: null}",
+		"cloudProvider: null", "cloudProvider:"} {
 		if _, err := Parse([]byte(strings.Replace(three, "cloudProvider: aws", edit, 1))); err != nil {
 			t.Errorf("%s: %v", edit, err)
 		}
 	}
 	for store, want := range map[string]string{
-		"gs://bucket/example.com": `spec.configBase: "gs://bucket/example.com" is not a store`, "do://space/example.com": `"do://space/example.com" is not a store`,
+		"gs://bucket/example.com": `spec.configBase: "gs://bucket/example.com" is not a store`,
+		"do://space/example.com":  `"do://space/example.com" is not a store`,
 		"azureblob://container/x": `"azureblob://container/x" is not a store`, "example.com": `"example.com" is not a store`,
 	} {
 		_, err := Parse([]byte(strings.Replace(three, "configBase: s3://bucket/example.com", "configBase: "+store, 1)))
@@ -156,7 +159,8 @@ func TestOtherClouds(t *testing.T) {
 		}
 	}
 	own := strings.Replace(three, "    name: main\n", "    name: main\n    backups: {backupStore: 'gs://b/main'}\n", 1)
-	if _, err := Parse([]byte(own)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `spec.etcdClusters[main].backups.backupStore: "gs://b/main" is not a store`) {
+	if _, err := Parse([]byte(own)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
+		`spec.etcdClusters[main].backups.backupStore: "gs://b/main" is not a store`) {
 		t.Errorf("a store of its own: %v", err)
 	}
 }

@@ -33,7 +33,8 @@ func readState(path string) (*cluster.EtcdState, error) {
 		return nil, fmt.Errorf("state file %s (%d bytes): %w: %v; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt, err)
 	}
 	if err := wire.CheckNames(&p); err != nil {
-		return nil, fmt.Errorf("state file %s (%d bytes): %w: %w; restore the file, or move it away to have the node join anew", path, len(data), cluster.ErrCorrupt, err)
+		return nil, fmt.Errorf("state file %s (%d bytes): %w: %w; restore the file, or move it away to have the node join anew", path,
+			len(data), cluster.ErrCorrupt, err)
 	}
 	s := wire.StateFromProto(&p)
 	if s.Token == "" || len(s.Nodes) == 0 {

@@ -58,7 +58,8 @@ func exists(path string) bool                     { _, err := os.Stat(path); ret
 // errOutside: a path isn't one that a name of ours can lead to.
 var errOutside = errors.New("not an entry of the data dir")
 
-// entry opens the data dir, out of which nothing leads, also no symlink, and returns what path is called in there. Only what lies directly in one of
+// entry opens the data dir, out of which nothing leads, also no symlink, and returns what path is called in
+// there. Only what lies directly in one of
 // the directories of many is an entry: those themselves, and what lies beside them, are never removed or renamed.
 func (l layout) entry(path string) (*os.Root, string, error) {
 	parents := []string{l.dataRoot(), l.trashRoot(), l.stagingRoot(), l.pkiRoot()}

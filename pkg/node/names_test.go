@@ -17,7 +17,8 @@ import (
 
 // forged are names that would lead out of the data dir, or to what isn't the name's own in it.
 func forged() []string {
-	return []string{"../../..", "../..", "..", ".", "../../pki", "../../../outside", "/", "/etc", "a/../../..", "a/b", `..\..`, "a\x00b", ".hidden", strings.Repeat("a/../", 50) + "..", strings.Repeat("x", 5000)}
+	return []string{"../../..", "../..", "..", ".", "../../pki", "../../../outside", "/", "/etc", "a/../../..", "a/b", `..\..`,
+		"a\x00b", ".hidden", strings.Repeat("a/../", 50) + "..", strings.Repeat("x", 5000)}
 }
 
 // around lays out a data dir with something beside it, and returns it with a function that tells what is missing.
@@ -26,7 +27,8 @@ func around(t *testing.T) (dir string, missing func() string) {
 	top := t.TempDir()
 	dir = filepath.Join(top, "outside", "data-dir")
 	l := layout(dir)
-	files := []string{filepath.Join(top, "outside", "sentinel"), filepath.Join(top, "sentinel"), filepath.Join(dir, "myid"), filepath.Join(l.pki("T1"), "me.key"),
+	files := []string{filepath.Join(top, "outside", "sentinel"), filepath.Join(top, "sentinel"), filepath.Join(dir, "myid"),
+		filepath.Join(l.pki("T1"), "me.key"),
 		filepath.Join(l.data("T1"), "member", "x"), filepath.Join(l.trash("T0"), "member", "x"), l.journal()}
 	for _, f := range files[:len(files)-1] {
 		must(t, os.MkdirAll(filepath.Dir(f), 0o700))
@@ -45,7 +47,8 @@ func around(t *testing.T) (dir string, missing func() string) {
 	}
 }
 
-// TestForgedNamesInRequests: no request of a leader, who has what it says from the store, makes root touch anything else than the name's own entry.
+// TestForgedNamesInRequests: no request of a leader, who has what it says from the store, makes root touch
+// anything else than the name's own entry.
 func TestForgedNamesInRequests(t *testing.T) {
 	dir, missing := around(t)
 	n := newNode(t, "a", func(s *setup) { s.Dir = dir })
@@ -54,10 +57,12 @@ func TestForgedNamesInRequests(t *testing.T) {
 		s := testState(cluster.Token(name))
 		s.Nodes = []cluster.EtcdNode{n.s.Self}
 		for what, req := range map[string]*protosv1.PerformRequest{
-			"discard": discardAction(name), "prove": proveAction(name, "b"), "stop": stopAction(name, ""), "stage": stageAction(name, "b", testState("T2")),
+			"discard": discardAction(name), "prove": proveAction(name, "b"), "stop": stopAction(name, ""), "stage": stageAction(name, "b",
+				testState("T2")),
 			"halt": haltAction(name), "rollback": rollbackAction(name), "verify": verifyAction(name), "salvage": salvageAction(name, "T1", "b", "r"),
 			"stage under it": stageAction("op1", "b", s), "switch to it": switchAction("op1", s), "set aside": asideAction(cluster.Token(name)),
-			"salvage it": salvageAction("op1", cluster.Token(name), "b", "r"), "start under it": {Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: &protosv1.StartEtcd{
+			"salvage it": salvageAction("op1", cluster.Token(name), "b", "r"),
+			"start under it": {Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: &protosv1.StartEtcd{
 				State: wire.StateToProto(s), MayBeEmpty: true}}},
 		} {
 			_, _, err := n.try(req)
@@ -92,7 +97,8 @@ func TestForgedNamesOnDisk(t *testing.T) {
 		}
 		must(t, os.Remove(l.state()))
 		text := strings.ReplaceAll(name, `\`, `\\`)
-		for _, journal := range []string{`"operation":{"id":"` + text + `"}`, `"operation":{"id":"op","phase":"staged","token":"` + text + `"}`, `"mayBeEmpty":"` + text + `"`} {
+		for _, journal := range []string{`"operation":{"id":"` + text + `"}`, `"operation":{"id":"op","phase":"staged","token":"` + text +
+			`"}`, `"mayBeEmpty":"` + text + `"`} {
 			must(t, os.WriteFile(l.journal(), []byte(`{"version":1,"clusterName":"test",`+journal+`}`), 0o600))
 			if a, err := New(testConfig(dir)); !errors.Is(err, cluster.ErrCorrupt) {
 				t.Errorf("journal with %s: %v, %v", journal, a, err)
@@ -109,11 +115,13 @@ func TestRemoveOnlyEntries(t *testing.T) {
 	dir, missing := around(t)
 	l := layout(dir)
 	for _, name := range forged() {
-		for _, path := range []string{l.staging(cluster.OperationID(name)), l.data(cluster.Token(name)), l.halfStaged(cluster.Token(name)), l.pki(cluster.Token(name)), l.trash(cluster.Token(name)), filepath.Join(l.data("T1"), name)} {
+		for _, path := range []string{l.staging(cluster.OperationID(name)), l.data(cluster.Token(name)),
+			l.halfStaged(cluster.Token(name)), l.pki(cluster.Token(name)), l.trash(cluster.Token(name)), filepath.Join(l.data("T1"), name)} {
 			if _, inside := strings.CutPrefix(path, l.stagingRoot()+"/"); inside {
 				continue
 			}
-			if filepath.Dir(path) == l.dataRoot() && filepath.Base(path) == "T1" || filepath.Dir(path) == l.trashRoot() && filepath.Base(path) == "T0" {
+			if filepath.Dir(path) == l.dataRoot() && filepath.Base(path) == "T1" || filepath.Dir(path) == l.trashRoot() &&
+				filepath.Base(path) == "T0" {
 				continue // its own name
 			}
 			_ = l.removeAll(path)
@@ -163,7 +171,8 @@ func TestSymlinksLeadNowhere(t *testing.T) {
 			t.Error("not the link but what it leads to was removed")
 		}
 	})
-	for name, parent := range map[string]func(l layout) string{"data": layout.dataRoot, "trash": layout.trashRoot, "staging": layout.stagingRoot, "pki": layout.pkiRoot, "own": layout.own} {
+	for name, parent := range map[string]func(l layout) string{"data": layout.dataRoot, "trash": layout.trashRoot,
+		"staging": layout.stagingRoot, "pki": layout.pkiRoot, "own": layout.own} {
 		t.Run(name, func(t *testing.T) {
 			outside, intact := victim(t)
 			l := layout(t.TempDir())

@@ -9,7 +9,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// CheckNames looks through a message, however deep, for the names that become path elements on a node: tokens, operations, members. A name that is
+// CheckNames looks through a message, however deep, for the names that become path elements on a node:
+// tokens, operations, members. A name that is
 // not said is left to whoever needs it. The error wraps cluster.ErrName and says where the name stands.
 func CheckNames(m proto.Message) error {
 	if m == nil {

@@ -38,8 +38,10 @@ const (
 // forms is every form from kOps 1.26 on.
 func forms() map[string]form {
 	return map[string]form{
-		"sh-to-1.32":      {kops: "1.26 to 1.32", etcd: "main", program: oldProgram, flags: []string{"--backup-interval=1h0m0s", "--discovery-poll-interval=1m0s"}},
-		"sh-from-1.33":    {kops: "1.33 to 1.35.1", etcd: "events", program: newProgram, flags: []string{"--listen-metrics-urls=http://127.0.0.1:8089"}},
+		"sh-to-1.32": {kops: "1.26 to 1.32", etcd: "main", program: oldProgram, flags: []string{"--backup-interval=1h0m0s",
+			"--discovery-poll-interval=1m0s"}},
+		"sh-from-1.33": {kops: "1.33 to 1.35.1", etcd: "events", program: newProgram,
+			flags: []string{"--listen-metrics-urls=http://127.0.0.1:8089"}},
 		"go-runner":       {kops: "from 1.35.2", etcd: "main"},
 		"leases":          {kops: "from 1.34", etcd: "leases"},
 		"cilium":          {kops: "1.26 to 1.32", etcd: "cilium", program: oldProgram},
@@ -50,7 +52,8 @@ func forms() map[string]form {
 
 // formPorts are those that kOps gives to an etcd cluster.
 func formPorts(etcd string) ports {
-	return map[string]ports{"main": {4001, 2380, 3996, 3994, 8081}, "events": {4002, 2381, 3997, 3995, 8081}, "cilium": {4003, 2382, 3991, 3992, 8081},
+	return map[string]ports{"main": {4001, 2380, 3996, 3994, 8081}, "events": {4002, 2381, 3997, 3995, 8081}, "cilium": {4003, 2382,
+		3991, 3992, 8081},
 		"leases": {4004, 2383, 4006, 4005, 8081}}[etcd]
 }
 
@@ -73,7 +76,8 @@ func (f form) tags(name string) map[string]string {
 func (f form) args(name, store string) []string {
 	p := formPorts(f.etcd)
 	args := []string{
-		"--backup-store=" + store, fmt.Sprintf("--client-urls=https://__name__:%d", p.client), "--cluster-name=" + f.clusterName(), "--containerized=true",
+		"--backup-store=" + store, fmt.Sprintf("--client-urls=https://__name__:%d", p.client), "--cluster-name=" + f.clusterName(),
+		"--containerized=true",
 		"--dns-suffix=.internal." + name, fmt.Sprintf("--grpc-port=%d", p.grpc), fmt.Sprintf("--peer-urls=https://__name__:%d", p.peer),
 		fmt.Sprintf("--quarantine-client-urls=https://__name__:%d", p.quarantine), "--v=6",
 	}
@@ -111,7 +115,8 @@ type formRun struct {
 	log string
 }
 
-// TestEveryFormOfKOps: with every command that kOps has given to this container it starts, keeps a log that is complete where it is and rotated, ends in
+// TestEveryFormOfKOps: with every command that kOps has given to this container it starts, keeps a log that
+// is complete where it is and rotated, ends in
 // order, and restores a backup.
 func TestEveryFormOfKOps(t *testing.T) {
 	t.Parallel()
@@ -202,7 +207,8 @@ func (r *formRun) read(path string) string {
 	return string(data)
 }
 
-// copyAndTruncate rotates the log as logrotate's copytruncate does. Nothing is written meanwhile, so that nothing can be lost between the two.
+// copyAndTruncate rotates the log as logrotate's copytruncate does. Nothing is written meanwhile, so that
+// nothing can be lost between the two.
 func (r *formRun) copyAndTruncate() string {
 	r.w.t.Helper()
 	mustDocker(r.w.t, "pause", r.container)
@@ -245,7 +251,8 @@ func (r *formRun) check() {
 	r.stop()
 	second := r.read(renamed)
 	if got, want := first+second, r.master.log(); got != want {
-		t.Errorf("the log files have %d bytes, standard output has %d; the first difference is at byte %d", len(got), len(want), firstDifference(got, want))
+		t.Errorf("the log files have %d bytes, standard output has %d; the first difference is at byte %d", len(got), len(want),
+			firstDifference(got, want))
 	}
 	for _, text := range []string{first, second} {
 		if text == "" || text[0] == 0 || !strings.HasSuffix(text, "\n") {
@@ -297,9 +304,11 @@ func TestNoShell(t *testing.T) {
 	needDocker(t)
 	t.Parallel()
 	name := image(t)
-	for _, args := range [][]string{nil, {"-c", "ls"}, {"-c", "mkfifo /tmp/pipe; (tee -a /x < /tmp/pipe & ) ; exec /bin/ls > /tmp/pipe 2>&1"}} {
+	for _, args := range [][]string{nil, {"-c", "ls"}, {"-c",
+		"mkfifo /tmp/pipe; (tee -a /x < /tmp/pipe & ) ; exec /bin/ls > /tmp/pipe 2>&1"}} {
 		ctx, cancel := contextOf(t)
-		out, err := dockerBoth(ctx, slices.Concat([]string{"run", "--rm", "--network", "none", "--label", label(), "--entrypoint", "/bin/sh", name}, args)...)
+		out, err := dockerBoth(ctx, slices.Concat([]string{"run", "--rm", "--network", "none", "--label", label(), "--entrypoint",
+			"/bin/sh", name}, args)...)
 		cancel()
 		if err == nil || !strings.Contains(out, "This image has no shell") {
 			t.Errorf("sh %q: %v\n%s", args, err, out)

@@ -122,7 +122,8 @@ func (v *view) rivals() map[cluster.NodeID][]*volume.Volume {
 	return all
 }
 
-// onlyUsed tells that a volume is attached here and its rivals are nowhere: it was chosen before they appeared, and no other machine has one.
+// onlyUsed tells that a volume is attached here and its rivals are nowhere: it was chosen before they
+// appeared, and no other machine has one.
 func (v *view) onlyUsed(w *volume.Volume, rivals []*volume.Volume) bool {
 	a := attachment(w)
 	return a != nil && a.Instance == v.self.Instance && a.State == "attached" &&

@@ -12,7 +12,8 @@ import (
 
 // vol makes a volume of a member. Where is "" or instance:state.
 func vol(id volume.ID, node cluster.NodeID, zone, where string, tags ...string) *volume.Volume {
-	v := &volume.Volume{ID: id, Node: node, Zone: zone, State: "available", Tags: map[string]string{}, Created: time.Date(2026, 1, len(id), 0, 0, 0, 0, time.UTC)}
+	v := &volume.Volume{ID: id, Node: node, Zone: zone, State: "available", Tags: map[string]string{}, Created: time.Date(2026, 1,
+		len(id), 0, 0, 0, 0, time.UTC)}
 	if instance, state, ok := strings.Cut(where, ":"); ok {
 		v.State, v.Attachments = "in-use", []volume.Attachment{{Instance: instance, Device: "/dev/xvdu", State: state}}
 	}
@@ -22,7 +23,8 @@ func vol(id volume.ID, node cluster.NodeID, zone, where string, tags ...string) 
 	return v
 }
 
-// TestTwoOfOneMember: where two volumes could be a member's, neither is taken, whatever machine asks; what can't be the member's is no rival.
+// TestTwoOfOneMember: where two volumes could be a member's, neither is taken, whatever machine asks; what
+// can't be the member's is no rival.
 func TestTwoOfOneMember(t *testing.T) {
 	const zone = "us-east-1a"
 	dead := vol("vol-4", "etcd-a", zone, "")
@@ -34,24 +36,35 @@ func TestTwoOfOneMember(t *testing.T) {
 		refused []string
 		warn    bool
 	}{
-		"one":            {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "")}, attach: "vol-1"},
-		"two free":       {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-22", "etcd-a", zone, "")}, refused: []string{"vol-1 (created 2026-01-05", "vol-22 (created 2026-01-06", "etcd-a"}},
-		"three":          {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", zone, ""), vol("vol-3", "etcd-a", zone, "")}, refused: []string{"3 volumes", "vol-1", "vol-2", "vol-3"}},
-		"another member": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", zone, ""), vol("vol-3", "etcd-b", zone, "")}, attach: "vol-3", refused: []string{"vol-1", "vol-2"}},
+		"one": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "")}, attach: "vol-1"},
+		"two free": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-22", "etcd-a", zone, "")},
+			refused: []string{"vol-1 (created 2026-01-05", "vol-22 (created 2026-01-06", "etcd-a"}},
+		"three": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", zone, ""), vol("vol-3",
+			"etcd-a", zone, "")}, refused: []string{"3 volumes", "vol-1", "vol-2", "vol-3"}},
+		"another member": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", zone, ""), vol("vol-3",
+			"etcd-b", zone, "")}, attach: "vol-3", refused: []string{"vol-1", "vol-2"}},
 		"in another zone": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", "us-east-1b", "")},
 			refused: []string{"vol-1", "vol-2", "in us-east-1b"}},
-		"in another zone, used there": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", "us-east-1b", "i-9:attached")},
+		"in another zone, used there": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", "us-east-1b",
+			"i-9:attached")},
 			refused: []string{"attached to i-9"}},
-		"used by another machine": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-9:attached"), vol("vol-2", "etcd-a", zone, "")}, refused: []string{"vol-1", "vol-2"}},
-		"used here alone":         {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-1:attached"), vol("vol-2", "etcd-a", zone, "")}, use: "vol-1", warn: true},
-		"both here":               {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-1:attached"), vol("vol-2", "etcd-a", zone, "i-1:attached")}, refused: []string{"vol-1", "vol-2"}},
-		"here and there":          {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-1:attached"), vol("vol-2", "etcd-a", zone, "i-9:attached")}, refused: []string{"vol-1", "vol-2"}},
-		"given up":                {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "", TagGivenUp, "now", TagReplacedBy, "vol-2"), vol("vol-2", "etcd-a", zone, "", TagReplaces, "vol-1")}, attach: "vol-2"},
-		"its turn comes":          {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", zone, "", TagReplaces, "vol-1")}, attach: "vol-1"},
-		"deleting":                {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), dead}, attach: "vol-1"},
-		"without a name":          {volumes: []*volume.Volume{vol("vol-1", "", zone, ""), vol("vol-2", "", zone, "")}},
+		"used by another machine": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-9:attached"), vol("vol-2", "etcd-a", zone,
+			"")}, refused: []string{"vol-1", "vol-2"}},
+		"used here alone": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-1:attached"), vol("vol-2", "etcd-a", zone,
+			"")}, use: "vol-1", warn: true},
+		"both here": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-1:attached"), vol("vol-2", "etcd-a", zone,
+			"i-1:attached")}, refused: []string{"vol-1", "vol-2"}},
+		"here and there": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "i-1:attached"), vol("vol-2", "etcd-a", zone,
+			"i-9:attached")}, refused: []string{"vol-1", "vol-2"}},
+		"given up": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, "", TagGivenUp, "now", TagReplacedBy, "vol-2"),
+			vol("vol-2", "etcd-a", zone, "", TagReplaces, "vol-1")}, attach: "vol-2"},
+		"its turn comes": {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), vol("vol-2", "etcd-a", zone, "",
+			TagReplaces, "vol-1")}, attach: "vol-1"},
+		"deleting":       {volumes: []*volume.Volume{vol("vol-1", "etcd-a", zone, ""), dead}, attach: "vol-1"},
+		"without a name": {volumes: []*volume.Volume{vol("vol-1", "", zone, ""), vol("vol-2", "", zone, "")}},
 	} {
-		v := view{self: &Self{Instance: "i-1", Zone: zone, RootDevice: "/dev/xvda"}, cfg: config(), everywhere: c.volumes, stuckFor: func(*volume.Volume, bool) time.Duration { return 0 },
+		v := view{self: &Self{Instance: "i-1", Zone: zone, RootDevice: "/dev/xvda"}, cfg: config(), everywhere: c.volumes,
+			stuckFor:  func(*volume.Volume, bool) time.Duration { return 0 },
 			instances: map[string]Instance{"i-9": {State: "running"}}}
 		for _, w := range c.volumes {
 			if w.Zone == zone {
@@ -63,7 +76,8 @@ func TestTwoOfOneMember(t *testing.T) {
 		for _, w := range s.attach {
 			attach = append(attach, string(w.ID))
 		}
-		if got := strings.Join(attach, " "); got != c.attach || (s.use == nil) != (c.use == "") || s.use != nil && s.use.ID != c.use || (s.warn != "") != c.warn {
+		if got := strings.Join(attach, " "); got != c.attach || (s.use == nil) != (c.use == "") || s.use != nil && s.use.ID != c.use ||
+			(s.warn != "") != c.warn {
 			t.Errorf("%s: use %v, attach %q, warn %q", name, s.use, got, s.warn)
 		}
 		if c.use == "" && (s.refused != nil) != (c.refused != nil) {

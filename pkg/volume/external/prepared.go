@@ -90,7 +90,8 @@ func (p *Prepared) look() (*PreparedVolume, error) {
 	return nil, fmt.Errorf("%s could all be this node's, so none is taken: leave the right one there", strings.Join(names, " and "))
 }
 
-// Check returns an error that wraps volume.ErrNotMounted if the directory isn't the same any more: what was mounted there is gone, or something is now.
+// Check returns an error that wraps volume.ErrNotMounted if the directory isn't the same any more: what was
+// mounted there is gone, or something is now.
 func (v *PreparedVolume) Check() error {
 	now, err := os.Stat(v.Dir)
 	if errors.Is(err, os.ErrNotExist) {
