@@ -26,6 +26,8 @@ const (
 	AttentionDisk AttentionKind = "disk-full"
 	// AttentionDatabase: etcd's database is near or at its quota.
 	AttentionDatabase AttentionKind = "database-full"
+	// AttentionNames: members' names resolve to other addresses than theirs.
+	AttentionNames AttentionKind = "name-shadowed"
 	// AttentionCorrupt: members disagree about the data.
 	AttentionCorrupt AttentionKind = "data-corrupt"
 	// AttentionClusters: data of two clusters are here, or the marker names another cluster than the one that runs.
@@ -55,7 +57,7 @@ const (
 // AttentionKinds lists all kinds.
 func AttentionKinds() []AttentionKind {
 	return []AttentionKind{
-		AttentionQuorum, AttentionNoLeader, AttentionData, AttentionForming, AttentionMember, AttentionDisk, AttentionDatabase, AttentionCorrupt,
+		AttentionQuorum, AttentionNoLeader, AttentionData, AttentionForming, AttentionMember, AttentionDisk, AttentionDatabase, AttentionNames, AttentionCorrupt,
 		AttentionClusters, AttentionStore, AttentionUnfenced, AttentionObject, AttentionBackup, AttentionRestore, AttentionVersion, AttentionSettings,
 		AttentionCertificate, AttentionSafety, AttentionOther,
 	}
@@ -83,6 +85,7 @@ var noCommands = map[AttentionKind]string{
 	AttentionMember:      "it ends when the node is repaired, or when another master is started in its place",
 	AttentionDisk:        "make room on the disk of that node, or enlarge it; etcd goes on by itself then",
 	AttentionDatabase:    "delete keys; the space is taken back by itself then",
+	AttentionNames:       "remove the lines that the sentence names from the hosts file of that node",
 	AttentionClusters:    "find out which data are right, and move the other data dir away or stop the other etcd",
 	AttentionStore:       "mend the store, its address or the credentials on the node; backups go on by themselves then",
 	AttentionUnfenced:    "use a store that honors conditional puts, or start all managers with --allow-unfenced-store",

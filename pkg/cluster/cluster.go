@@ -228,6 +228,8 @@ type NodeStatus struct {
 	// Versions lists the etcd versions that this node can run, ascending.
 	Versions []string
 	Staged   []StagedDir
+	// NameProblem says that members' names resolve to other addresses on this node than those at which the members are; else empty.
+	NameProblem string
 	// Operation is the restore that this node's journal knows as begun here and not yet finished, or empty.
 	Operation string
 	// Holding is true while the node keeps its etcd stopped on the leader's order (between stop and switch, or halted).

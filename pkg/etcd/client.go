@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +35,8 @@ var (
 	ErrTooManyLearners = errors.New("too many learners")
 	// ErrNoMember: there is no member with that id.
 	ErrNoMember = errors.New("no such member")
+	// ErrOtherMember: another member answers than the one that was to be asked.
+	ErrOtherMember = errors.New("another member answers")
 	// ErrCompacted: the revision is no longer there.
 	ErrCompacted = errors.New("revision is compacted")
 	// ErrFutureRevision: the member isn't that far.
@@ -86,6 +90,39 @@ func Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
 		c: c, stream: c, endpoints: slices.Clone(endpoints), tls: tlsConf, kv: etcdserverpb.NewKVClient(conn),
 		members: etcdserverpb.NewClusterClient(conn), maint: etcdserverpb.NewMaintenanceClient(conn),
 	}, nil
+}
+
+// MemberEndpoints are the client URLs of one member with its machine's addresses in place of host names: a name that several members share
+// resolves to any of them, on a master often to its own. Hosts that are addresses already stay. Without addresses nothing changes.
+func MemberEndpoints(urls, addresses []string) []string {
+	var out []string
+	for _, s := range urls {
+		u, err := url.Parse(s)
+		if err != nil || len(addresses) == 0 || net.ParseIP(u.Hostname()) != nil {
+			out = append(out, s)
+			continue
+		}
+		for _, a := range addresses {
+			at := *u
+			at.Host = net.JoinHostPort(a, u.Port())
+			if !slices.Contains(out, at.String()) {
+				out = append(out, at.String())
+			}
+		}
+	}
+	return out
+}
+
+// IsMember makes sure that the client talks to that member and to no other one.
+func (c *Client) IsMember(ctx context.Context, id cluster.MemberID) error {
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if st.MemberID != id {
+		return fmt.Errorf("%w: member %s answers at %v, not %s; its client URLs have a name that several members share", ErrOtherMember, st.MemberID, c.endpoints, id)
+	}
+	return nil
 }
 
 // connect makes etcd's own client, to which window bytes may be on their way.

@@ -58,6 +58,12 @@ func TestMembership(t *testing.T) {
 		})
 		must(t, a.client.Promote(ctxOf(t), added.ID)) // already done is success
 		eventually(t, "the new voter serves", m.healthy)
+		if err := m.client.IsMember(ctxOf(t), added.ID); err != nil {
+			t.Errorf("the member itself: %v", err)
+		}
+		if err := a.client.IsMember(ctxOf(t), added.ID); !errors.Is(err, ErrOtherMember) {
+			t.Errorf("another member that answers under the same name: %v", err)
+		}
 	}
 	list, err := ms[2].client.Members(ctxOf(t), true)
 	must(t, err)

@@ -93,6 +93,8 @@ type Agent struct {
 	sequence uint64
 	changed  chan struct{}
 	tasks    map[string]*task
+	// nameProblem says why members' names don't resolve here as they should.
+	nameProblem string
 	// heeded is the highest leadership that has looked at this node.
 	heeded leadershipID
 	kick   chan struct{}
@@ -298,6 +300,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
 		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: diskFree(a.cfg.DataDir),
 		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash), Settings: maps.Clone(a.j.Settings),
+		NameProblem: a.nameProblem,
 	}
 	if a.stateErr != nil {
 		s.StateError = a.stateErr.Error()
@@ -319,6 +322,16 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 		}
 	}
 	return s
+}
+
+// SetNameProblem says why members' names don't resolve on this node as they should, or that they do. The leader hears of a change.
+func (a *Agent) SetNameProblem(problem string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.nameProblem != problem {
+		a.nameProblem = problem
+		a.bump()
+	}
 }
 
 func (a *Agent) knownVersions() []string {

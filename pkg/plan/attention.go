@@ -63,9 +63,17 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	if len(s.CommandErrors) > 0 {
 		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "A queued command can't be read: %s", s.CommandErrors[0])
 	}
+	if s.HolderError != "" {
+		add(cluster.Attention{Kind: cluster.AttentionObject}, "The store's leader record can't be used, so nothing is formed or restored, and no member is replaced: %s", s.HolderError)
+	}
 	if s.SettingsError != "" {
 		add(cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand},
 			"The settings in the store can't be used, so none are changed: %s", s.SettingsError)
+	}
+	for _, n := range r.o.Nodes {
+		if n.NameProblem != "" {
+			add(cluster.Attention{Kind: cluster.AttentionNames, Node: n.ID}, "On node %s members may not find each other: %s.", n.ID, n.NameProblem)
+		}
 	}
 	if r.v.token == "" {
 		return cluster.Distinct(list)

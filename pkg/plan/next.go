@@ -122,6 +122,8 @@ func (r *rules) fence(d Decision) Decision {
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore}, "%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
 	case r.locked():
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionUnfenced}, "%s; but the store ignores conditional puts, so two leaders could do it at once; use another store or start with --allow-unfenced-store", d.Why)
+	case s.HolderError != "":
+		d, _ = needs(cluster.Attention{Kind: cluster.AttentionObject}, "%s; this can't be taken back, and the store's leader record can't be used: %s", d.Why, s.HolderError)
 	case !s.Holder.Mine:
 		d, _ = do(TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
 	default:
@@ -162,7 +164,8 @@ func (r *rules) otherLeader() (Decision, bool) {
 }
 
 // seesMembers tells whether the nodes out of reach can't be a quorum of anything that is known: the cluster, the founders, the
-// cluster that is being restored. If nothing is known because nothing was ever made, there is nothing that they could be.
+// cluster that is being restored. If nothing is known because nothing was ever made, they may still be about to make it, if they are
+// enough to have elected the holder by themselves.
 func (r *rules) seesMembers() bool {
 	op, m := r.o.Store.Operation, r.o.Store.Marker
 	if op != nil && (r.o.quorumAway(nodeNames(op.Nodes), 0) || r.o.away(op.OldToken, 0)) {
@@ -177,7 +180,21 @@ func (r *rules) seesMembers() bool {
 	case MarkerFormed:
 		return op != nil // all of its nodes are here, so nobody else can go on with it
 	}
-	return true
+	return !r.holderElectedApart()
+}
+
+// holderElectedApart tells whether the holder of the leader record and the other nodes out of reach are a majority of the wanted members.
+// With one wanted member each node is: two that can't reach each other would take the term from each other for ever.
+func (r *rules) holderElectedApart() bool {
+	if r.spec == nil {
+		return false
+	}
+	apart := len(r.o.Missing)
+	holder := r.o.Store.Holder.Node
+	if r.o.Node(holder) == nil && !slices.ContainsFunc(r.o.Missing, func(m MissingNode) bool { return m.ID == holder }) {
+		apart++
+	}
+	return apart >= cluster.Quorum(r.spec.MemberCount)
 }
 
 func nodeNames(nodes []cluster.EtcdNode) []string {
@@ -261,6 +278,9 @@ func (r *rules) lost() (Decision, bool) {
 		d, ok := hold("etcd is starting: %s", words)
 		d.Key = "starting: " + strings.Join(kinds, ", ")
 		return d, ok
+	}
+	if d, ok := r.relocated(words); ok {
+		return d, true
 	}
 	way, command := "restore a backup: "+restoreCommand+", then restart the managers", restoreCommand
 	if slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.DataPresent }) {
@@ -396,7 +416,7 @@ func memberNames(members []cluster.Member) []string {
 // present puts the leader's term into the store, where the other side of a partition can see that somebody leads a cluster that serves.
 func (r *rules) present() (Decision, bool) {
 	s := r.o.Store
-	if s.Error != "" || s.Holder.Mine || r.locked() || !r.v.serving {
+	if s.Error != "" || s.HolderError != "" || s.Holder.Mine || r.locked() || !r.v.serving {
 		return none, false
 	}
 	return do(TakeTerm{}, "the leader says in the store that it leads")

@@ -79,7 +79,9 @@ type Store struct {
 	Fences bool
 	// Holder is who holds the store's leader record, as of the last reading.
 	Holder Holder
-	Marker Marker
+	// HolderError says that there is a leader record that can't be used. Nothing that needs it is done; everything else goes on.
+	HolderError string
+	Marker      Marker
 	// Spec is nil if there is none; SpecError says that there is one that can't be used.
 	Spec      *cluster.Spec
 	SpecError string

@@ -567,6 +567,8 @@ func (w *world) setHolder(a args) {
 		w.o.Store.Holder = Holder{Term: 7, Node: w.o.Self, Mine: true}
 	case "none":
 		w.o.Store.Holder = Holder{}
+	case "corrupt":
+		w.o.Store.Holder, w.o.Store.HolderError = Holder{}, "control/leader: corrupt; stop the managers, delete it, start them"
 	default:
 		w.o.Store.Holder = Holder{Term: 6, Node: cluster.NodeID(a[0]), UnchangedFor: a.dur(0)}
 	}

@@ -87,7 +87,7 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 		State: StateToProto(s.State), StateError: s.StateError, DataPresent: s.DataPresent, Etcd: etcdToProto(s.Etcd),
 		Versions: s.Versions, Holding: s.Holding, DiskFreeBytes: s.DiskFree, Busy: s.Busy,
 		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(), OperationRecord: s.OperationRecord,
-		Settings: s.Settings,
+		Settings: s.Settings, NameProblem: s.NameProblem,
 	}
 	for _, d := range s.Staged {
 		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash,
@@ -107,7 +107,7 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(), Etcd: etcdFromProto(p.GetEtcd()),
 		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), Busy: p.GetBusy(),
 		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
-		Settings: p.GetSettings(),
+		Settings: p.GetSettings(), NameProblem: p.GetNameProblem(),
 	}
 	if err := CheckNames(p.GetState()); err != nil {
 		s.State, s.StateError = nil, err.Error()

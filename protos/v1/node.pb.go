@@ -205,8 +205,10 @@ type NodeStatus struct {
 	OperationRecord []byte            `protobuf:"bytes,17,opt,name=operation_record,json=operationRecord,proto3" json:"operation_record,omitempty"`
 	Trash           []*TrashEntry     `protobuf:"bytes,18,rep,name=trash,proto3" json:"trash,omitempty"`
 	Settings        map[string]string `protobuf:"bytes,40,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Why members' names resolve to other addresses here than those at which the members are.
+	NameProblem   string `protobuf:"bytes,45,opt,name=name_problem,json=nameProblem,proto3" json:"name_problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -370,6 +372,13 @@ func (x *NodeStatus) GetSettings() map[string]string {
 		return x.Settings
 	}
 	return nil
+}
+
+func (x *NodeStatus) GetNameProblem() string {
+	if x != nil {
+		return x.NameProblem
+	}
+	return ""
 }
 
 // TrashEntry mirrors cluster.TrashEntry.
@@ -2679,7 +2688,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\x9e\x06\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xc1\x06\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2702,7 +2711,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"\toperation\x18\x10 \x01(\tR\toperation\x12)\n" +
 	"\x10operation_record\x18\x11 \x01(\fR\x0foperationRecord\x120\n" +
 	"\x05trash\x18\x12 \x03(\v2\x1a.etcdmanager.v1.TrashEntryR\x05trash\x12D\n" +
-	"\bsettings\x18( \x03(\v2(.etcdmanager.v1.NodeStatus.SettingsEntryR\bsettings\x1a;\n" +
+	"\bsettings\x18( \x03(\v2(.etcdmanager.v1.NodeStatus.SettingsEntryR\bsettings\x12!\n" +
+	"\fname_problem\x18- \x01(\tR\vnameProblem\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
