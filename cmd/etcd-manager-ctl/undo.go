@@ -191,11 +191,14 @@ func (a *app) showUndo(ctx context.Context, c *catalog.Catalog, backups catalog.
 
 // writtenSince says by how much the newest backup is ahead of the restore.
 func (a *app) writtenSince(ctx context.Context, c *catalog.Catalog, backups catalog.BackupList, op *catalog.Operation) string {
-	newest, err := a.archive(c).NewestGood(ctx, backups, a.now())
-	if err != nil || newest.Manifest == nil || op.RevisionAfter == 0 || newest.Manifest.Revision < op.RevisionAfter {
+	newest, ok := backups.Newest()
+	if !ok || !newest.HasManifest || op.RevisionAfter == 0 || newest.Time.Before(op.Created) {
 		return ""
 	}
-	m := newest.Manifest
+	m, err := c.Manifest(ctx, newest.Name)
+	if err != nil || m.Revision < op.RevisionAfter {
+		return ""
+	}
 	lost := "nothing"
 	if n := m.Revision - op.RevisionAfter; n > 0 {
 		lost = fmt.Sprintf("at least %d revisions", n)

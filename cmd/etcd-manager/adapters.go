@@ -56,7 +56,8 @@ func (r *discoveryRecords) Endpoints(ctx context.Context) (map[cluster.NodeID][]
 	}
 	r.known = records
 	found := map[cluster.NodeID][]string{}
-	for _, p := range records {
+	living, _ := catalog.LivingPeers(records)
+	for _, p := range living {
 		found[cluster.NodeID(p.Info.GetNodeId())] = p.Info.GetEndpoints()
 	}
 	var errs []error

@@ -451,7 +451,7 @@ func (d *daemon) run(ctx context.Context) error {
 // keepHosts keeps the members' names resolvable.
 func (d *daemon) keepHosts(ctx context.Context) error {
 	file := hosts.File{Path: d.o.hostsFile, KeepDir: d.o.dataDir}
-	said := ""
+	said, shadowed := "", ""
 	for {
 		changed := d.peers.Changed()
 		var entries []hosts.Entry
@@ -477,6 +477,7 @@ func (d *daemon) keepHosts(ctx context.Context) error {
 		} else {
 			said = ""
 		}
+		shadowed = d.checkNames(file, entries, shadowed)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -484,4 +485,34 @@ func (d *daemon) keepHosts(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// checkNames compares what the hosts file says outside the own block with where the members are. It returns the problem, which is logged when
+// it is another one than before, and told to the leader.
+func (d *daemon) checkNames(file hosts.File, entries []hosts.Entry, before string) string {
+	shadows, err := file.Shadows(d.o.clusterName, entries)
+	if err != nil {
+		return before // the update has said so
+	}
+	var lines []string
+	for _, s := range shadows {
+		lines = append(lines, s.String())
+	}
+	const most = 5
+	if more := len(lines) - most; more > 0 {
+		lines = append(lines[:most], fmt.Sprintf("and %d more", more))
+	}
+	problem := ""
+	if len(lines) > 0 {
+		problem = fmt.Sprintf("in %s %s, but the member is at another one", file.Path, strings.Join(lines, ", "))
+	}
+	d.agent.SetNameProblem(problem)
+	switch {
+	case problem == before:
+	case problem == "":
+		klog.Infof("the members' names resolve as they should again")
+	default:
+		klog.Errorf("members may not find each other: %s. Remove these lines", problem)
+	}
+	return problem
 }

@@ -140,7 +140,7 @@ func (d *daemon) othersAreWell(ctx context.Context) error {
 	case status.Busy != "":
 		return fmt.Errorf("this node is busy with %s", status.Busy)
 	}
-	own, err := d.dialMember(d.self.ClientURLs)
+	own, err := d.dialMember(d.id, d.self.ClientURLs)
 	if err != nil {
 		return err
 	}
@@ -165,21 +165,25 @@ func (d *daemon) memberIsWell(ctx context.Context, m cluster.Member) error {
 	if m.Learner || m.Name == "" || len(m.ClientURLs) == 0 {
 		return errors.New("it is no voter yet")
 	}
-	c, err := d.dialMember(m.ClientURLs)
+	c, err := d.dialMember(cluster.NodeID(m.Name), m.ClientURLs)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if err := c.IsMember(ctx, m.ID); err != nil {
+		return err
+	}
 	if h := c.Health(ctx); !h.Healthy {
 		return errors.New(h.Reason)
 	}
 	return nil
 }
 
-// dialMember connects to one member.
-func (d *daemon) dialMember(urls []string) (*etcd.Client, error) {
+// dialMember connects to the member of a node, and not to one with which it shares a name.
+func (d *daemon) dialMember(id cluster.NodeID, urls []string) (*etcd.Client, error) {
+	endpoints := etcd.MemberEndpoints(urls, d.peers.Addresses(id))
 	if d.keeper == nil || d.o.etcdInsecure || strings.HasPrefix(urls[0], "http:") {
-		return etcd.Dial(urls, nil)
+		return etcd.Dial(endpoints, nil)
 	}
 	var hosts []string
 	for _, s := range urls {
@@ -187,7 +191,7 @@ func (d *daemon) dialMember(urls []string) (*etcd.Client, error) {
 			hosts = append(hosts, u.Hostname())
 		}
 	}
-	return etcd.Dial(urls, d.keeper.EtcdClient(hosts...))
+	return etcd.Dial(endpoints, d.keeper.EtcdClient(hosts...))
 }
 
 // giveUpVolume is done when etcd was stopped in order and nothing uses the volume any more. The tag is the point of no return. It returns what

@@ -24,6 +24,28 @@ type PeerRecord struct {
 	Modified time.Time
 }
 
+// PeerLife is how long a record of a node counts that isn't written again. Managers write theirs several times a day.
+const PeerLife = 48 * time.Hour
+
+// LivingPeers splits records into those that count and those of nodes that haven't written theirs for long, by the store's own clock alone: the age
+// of a record is how much older it is than the newest one.
+func LivingPeers(records []PeerRecord) (living, gone []PeerRecord) {
+	var newest time.Time
+	for _, r := range records {
+		if r.Modified.After(newest) {
+			newest = r.Modified
+		}
+	}
+	for _, r := range records {
+		if newest.Sub(r.Modified) > PeerLife {
+			gone = append(gone, r)
+			continue
+		}
+		living = append(living, r)
+	}
+	return living, gone
+}
+
 // PutPeer publishes where a node is found, replacing what it said before.
 func (c *Catalog) PutPeer(ctx context.Context, info *protosv1.PeerInfo) error {
 	if err := validName("node", info.GetNodeId()); err != nil {
@@ -55,6 +77,7 @@ func (c *Catalog) Peers(ctx context.Context, known []PeerRecord) ([]PeerRecord, 
 			continue
 		}
 		if r, ok := before[node]; ok && r.Stamp == stamp(e.Info) {
+			r.Modified = e.Modified
 			records = append(records, r)
 			continue
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 func TestSpec(t *testing.T) {
@@ -270,5 +271,25 @@ func TestLeaderOfACorruptTerm(t *testing.T) {
 				t.Errorf("the object was changed to %s", got)
 			}
 		})
+	}
+}
+
+// TestLivingPeers: the age of a record is told by the store's own times alone; a store in which nobody has written for long has no old records.
+func TestLivingPeers(t *testing.T) {
+	at := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	record := func(id string, age time.Duration) PeerRecord {
+		return PeerRecord{Info: &protosv1.PeerInfo{NodeId: id}, Modified: at.Add(-age)}
+	}
+	for name, c := range map[string]struct {
+		records []PeerRecord
+		living  int
+	}{
+		"one is long gone":        {[]PeerRecord{record("a", 0), record("b", PeerLife), record("c", PeerLife+time.Second)}, 2},
+		"all were off for a year": {[]PeerRecord{record("a", 365*24*time.Hour), record("b", 365*24*time.Hour+time.Hour)}, 2},
+		"none":                    {nil, 0},
+	} {
+		if living, gone := LivingPeers(c.records); len(living) != c.living || len(living)+len(gone) != len(c.records) {
+			t.Errorf("%s: %d live, %d are gone", name, len(living), len(gone))
+		}
 	}
 }

@@ -298,7 +298,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 	if lead == nil {
 		return errors.New("no healthy member to ask")
 	}
-	c, err := l.dial(lead)
+	c, err := l.dial(ctx, lead)
 	if err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 			if err := c.MoveLeader(ctx, other.Etcd.MemberID); err != nil {
 				return err
 			}
-			if c, err = l.dial(other); err != nil {
+			if c, err = l.dial(ctx, other); err != nil {
 				return err
 			}
 			defer c.Close()
@@ -379,13 +379,20 @@ func speakers(o *plan.Observation, may func(*cluster.NodeStatus) bool) (first, s
 	return first, second
 }
 
-// dial connects to a node's etcd on the client URLs that it listens on.
-func (l *leadership) dial(n *cluster.NodeStatus) (*etcd.Client, error) {
+// dial connects to a node's etcd on the client URLs that it listens on, and makes sure that it is that member which answers.
+func (l *leadership) dial(ctx context.Context, n *cluster.NodeStatus) (*etcd.Client, error) {
 	urls := urlsOf(n)
 	if len(urls) == 0 {
 		return nil, fmt.Errorf("node %s isn't in its own state", n.ID)
 	}
-	return l.dialURLs(urls, etcd.Dial)
+	c, err := l.dialURLs(urls, l.m.cfg.Peers.Addresses(n.ID), etcd.Dial)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.IsMember(ctx, n.Etcd.MemberID); err != nil {
+		return nil, errors.Join(fmt.Errorf("ask node %s: %w", n.ID, err), c.Close())
+	}
+	return c, nil
 }
 
 // urlsOf are the client URLs on which a node's etcd listens.
@@ -406,10 +413,12 @@ func urlsOf(n *cluster.NodeStatus) []string {
 	return urls
 }
 
-// dialURLs connects to members, in the way that is wanted.
-func (l *leadership) dialURLs(urls []string, dial func([]string, *tls.Config) (*etcd.Client, error)) (*etcd.Client, error) {
+// dialURLs connects to the member with these client URLs on the machine with these addresses, in the way that is wanted. Names are
+// checked against its certificate, but not resolved.
+func (l *leadership) dialURLs(urls, addresses []string, dial func([]string, *tls.Config) (*etcd.Client, error)) (*etcd.Client, error) {
+	endpoints := etcd.MemberEndpoints(urls, addresses)
 	if l.m.cfg.ClientTLS == nil || len(urls) == 0 || strings.HasPrefix(urls[0], "http:") {
-		return dial(urls, nil)
+		return dial(endpoints, nil)
 	}
 	var hosts []string
 	for _, s := range urls {
@@ -417,5 +426,5 @@ func (l *leadership) dialURLs(urls []string, dial func([]string, *tls.Config) (*
 			hosts = append(hosts, u.Hostname())
 		}
 	}
-	return dial(urls, l.m.cfg.ClientTLS(hosts...))
+	return dial(endpoints, l.m.cfg.ClientTLS(hosts...))
 }

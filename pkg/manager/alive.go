@@ -28,7 +28,7 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 			continue
 		}
 		wg.Go(func() {
-			c, err := l.dialURLs(m.ClientURLs, etcd.Dial)
+			c, err := l.dialURLs(m.ClientURLs, l.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), etcd.Dial)
 			if err != nil {
 				return
 			}

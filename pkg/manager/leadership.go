@@ -124,6 +124,7 @@ func (l *leadership) run(ctx context.Context) {
 	}()
 	l.wg.Go(func() { l.prune(ctx) })
 	l.wg.Go(func() { l.verifyBackups(ctx) })
+	l.wg.Go(func() { l.removeRecords(ctx) })
 	for ctx.Err() == nil {
 		peersChanged := l.m.cfg.Peers.Changed()
 		o, spec := l.observe(ctx)

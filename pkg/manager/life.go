@@ -123,7 +123,7 @@ func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Actio
 	if lead == nil {
 		return errors.New("no healthy member to ask")
 	}
-	c, err := l.dial(lead)
+	c, err := l.dial(ctx, lead)
 	if err != nil {
 		return err
 	}

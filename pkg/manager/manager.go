@@ -35,6 +35,10 @@ type Peers interface {
 	Leader() (cluster.NodeID, cluster.Term)
 	// Leads tells whether this node holds the lease of that term at this moment, also right after the process was held up.
 	Leads(cluster.Term) bool
+	// Addresses are the IP addresses of a node, this one included; none if they aren't known.
+	Addresses(cluster.NodeID) []string
+	// Forget has all managers forget a node that is gone for good.
+	Forget(cluster.NodeID)
 	// Changed is closed at the next change of Peers or Leader.
 	Changed() <-chan struct{}
 	// Exceed ends a leadership that the store, or a node, knows a higher term than.

@@ -111,32 +111,9 @@ func (l *leadership) askNodes(ctx context.Context, o *plan.Observation) {
 			}
 		}
 	}
-	l.countMissing(o, known, foreign)
+	l.countMissing(o, known, l.essential(o), foreign)
 	l.askMembers(ctx, o)
 	l.watchNodes(ctx, o)
-}
-
-// countMissing remembers since when nodes haven't answered, and since when the set of those that do is the same.
-func (l *leadership) countMissing(o *plan.Observation, known, foreign map[cluster.NodeID]bool) {
-	now := time.Now()
-	set := ""
-	for _, n := range o.Nodes {
-		delete(known, n.ID)
-		delete(l.missing, n.ID)
-		set += string(n.ID) + " "
-	}
-	for id := range known {
-		// Other software that answers is alive. When it goes, to make room for this one, the wait for the node begins then.
-		if l.missing[id].IsZero() || foreign[id] {
-			l.missing[id] = now
-		}
-		o.Missing = append(o.Missing, plan.MissingNode{ID: id, For: now.Sub(l.missing[id]), Foreign: foreign[id]})
-	}
-	slices.SortFunc(o.Missing, func(a, b plan.MissingNode) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	if set != l.settled {
-		l.settled, l.since = set, now
-	}
-	o.SettledFor = now.Sub(l.since)
 }
 
 func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.NodeStatus, error) {
@@ -341,10 +318,18 @@ func (l *leadership) readSpec(ctx context.Context) error {
 
 func (l *leadership) readHolder(ctx context.Context, obj catalog.Object) error {
 	r, _, err := l.m.cfg.Catalog.Leader(ctx)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
-		return err
+	if errors.Is(err, catalog.ErrNotFound) {
+		err = nil
 	}
-	if err := r.CheckTerm(l.term); err != nil {
+	if err == nil {
+		err = r.CheckTerm(l.term)
+	}
+	l.store.HolderError = ""
+	switch {
+	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
+		l.store.Holder, l.store.HolderError = plan.Holder{}, err.Error()
+		return nil
+	case err != nil:
 		return err
 	}
 	l.store.Holder = plan.Holder{Term: r.Term, Node: r.Node}
@@ -491,8 +476,8 @@ func (l *leadership) readBackups(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.newestKnown, l.newest, l.backups = true, time.Time{}, len(list.Backups)
-	if b, ok := list.NewestSound(time.Now()); ok {
-		l.newest = b.At()
+	if b, ok := list.Newest(); ok {
+		l.newest = b.Time
 	}
 	return nil
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -118,8 +117,8 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	for _, n := range o.Nodes {
 		before = max(before, n.Etcd.Revision)
 	}
-	if most, err := l.archive().HighestRevision(ctx); err == nil {
-		before = max(before, most)
+	if m := l.newestManifest(ctx); m != nil {
+		before = max(before, m.Revision)
 	}
 	op := catalog.Operation{
 		ID: a.Op.ID, Kind: catalog.KindRestore, State: catalog.StateProving, Command: a.Command, Backup: a.Op.Backup, Options: c.Options,
@@ -138,26 +137,33 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	return nil
 }
 
-// currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
-func (l *leadership) currentBackup(ctx context.Context, o *plan.Observation) string {
-	_, urls := servingURLs(o)
-	c, err := l.dialURLs(urls, etcd.DialStream)
+// newestManifest is that of the newest backup, or nil if it can't be read or has none.
+func (l *leadership) newestManifest(ctx context.Context) *catalog.Manifest {
+	list, err := l.m.cfg.Catalog.Backups(ctx)
 	if err != nil {
-		return ""
+		return nil
 	}
-	defer c.Close()
-	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	revision, id, err := c.Revision(rctx)
+	b, ok := list.Newest()
+	if !ok || !b.HasManifest {
+		return nil
+	}
+	m, err := l.m.cfg.Catalog.Manifest(ctx, b.Name)
 	if err != nil {
+		return nil
+	}
+	return m
+}
+
+// currentBackup is the newest backup if nothing was written since it was taken, or "".
+func (l *leadership) currentBackup(ctx context.Context, o *plan.Observation) string {
+	m := l.newestManifest(ctx)
+	if m == nil || m.ClusterName != l.m.cfg.ClusterName || m.Revision == 0 {
 		return ""
 	}
 	for _, n := range o.Nodes {
-		revision = max(revision, n.Etcd.Revision)
-	}
-	m, err := l.archive().CopyOf(ctx, l.m.cfg.ClusterName, id, revision)
-	if err != nil || m == nil {
-		return ""
+		if n.Etcd.Revision > m.Revision {
+			return ""
+		}
 	}
 	klog.Infof("nothing was written since backup %s, so that it serves as the one from before the restore", m.Backup)
 	return m.Backup
@@ -215,9 +221,9 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 	}
 	report, stop := l.showProgress(ctx)
 	var mu sync.Mutex
-	proven, reached := slices.Clone(l.op.Proven), l.op.Reached
+	proven := slices.Clone(l.op.Proven)
 	err = each(a.Nodes, func(id cluster.NodeID) error {
-		e, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
+		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
 			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, slowAction, func(e *protosv1.PerformEvent) { report(id, e) })
 		if err != nil {
@@ -225,12 +231,12 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		proven, reached = append(proven, id), e.GetFacts().GetRevision()
+		proven = append(proven, id)
 		return nil
 	})
 	stop()
 	if len(proven) > len(l.op.Proven) {
-		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached = proven, reached }); serr != nil {
+		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven = proven }); serr != nil {
 			return serr
 		}
 	}

@@ -233,7 +233,8 @@ func (w *world) startAt(id cluster.NodeID, addr string, wanted int, votes *memVo
 	cfg := Config{
 		ClusterName: "etcd", Self: Info{ID: id, Endpoints: []string{addr}, Addresses: []string{"127.0.0.1"}, HostNames: []string{string(id) + ".example.com"}},
 		Instance: fmt.Sprintf("%s-%d", id, w.seed), Wanted: wanted, Votes: votes, Rand: rand.NewPCG(w.seed, 7), Lead: m.lead,
-		Dial: func(ctx context.Context, to string) (net.Conn, error) { return w.dial(ctx, id, to) },
+		HostNames: func(id cluster.NodeID) []string { return []string{string(id) + ".example.com"} },
+		Dial:      func(ctx context.Context, to string) (net.Conn, error) { return w.dial(ctx, id, to) },
 	}
 	w.mu.Unlock()
 	var serverTLS *tls.Config

@@ -42,6 +42,9 @@ func (i Info) same(o Info) bool {
 		slices.Equal(i.HostNames, o.HostNames)
 }
 
+// gone tells whether the info is a tombstone: it says that the node is forgotten. A node that lives has an endpoint.
+func (i Info) gone() bool { return i.ID != "" && len(i.Endpoints) == 0 }
+
 func (i Info) proto() *protosv1.PeerInfo {
 	return &protosv1.PeerInfo{
 		NodeId: string(i.ID), Endpoints: i.Endpoints, Addresses: i.Addresses, HostNames: i.HostNames, Incarnation: i.Incarnation,
@@ -94,8 +97,29 @@ func (v *view) put(i Info) bool {
 		return false
 	}
 	v.infos[i.ID] = i
+	v.dropTombstones()
 	v.changed()
 	return true
+}
+
+// maxTombstones bounds how many nodes are remembered as forgotten.
+const maxTombstones = 50
+
+// dropTombstones drops the oldest ones beyond the bound, the same ones on every node.
+func (v *view) dropTombstones() {
+	var gone []Info
+	for _, i := range v.infos {
+		if i.gone() {
+			gone = append(gone, i)
+		}
+	}
+	if len(gone) <= maxTombstones {
+		return
+	}
+	slices.SortFunc(gone, func(a, b Info) int { return cmp.Or(cmp.Compare(b.Incarnation, a.Incarnation), cmp.Compare(a.ID, b.ID)) })
+	for _, i := range gone[maxTombstones:] {
+		delete(v.infos, i.ID)
+	}
 }
 
 func (v *view) changed() {

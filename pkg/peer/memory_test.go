@@ -3,6 +3,8 @@ package peer
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 // inMemory runs a test in virtual time. What is measured is what waits, not what computes.
@@ -220,6 +223,34 @@ func TestMoved(t *testing.T) {
 			if p.ID == "c" && (p.Endpoints[0] != ms[2].addr || slices.Contains(p.Endpoints, old.addr)) {
 				t.Errorf("c is believed to be at %v, not at %s", p.Endpoints, ms[2].addr)
 			}
+		}
+	})
+}
+
+// TestForgedNames: names in the hosts file follow from node ids, and addresses are ones that a node can have, whatever others say.
+func TestForgedNames(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *world) {
+		a := w.start("a", 1, nil)
+		forged := []*protosv1.PeerInfo{
+			{NodeId: "b", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.2"}, HostNames: []string{"registry.example.org", "a.example.com"}},
+			{NodeId: "c d", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.3"}},
+			{NodeId: "e#", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.3"}},
+			{NodeId: "f\n10.0.0.3 g", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.3"}},
+			{NodeId: "h", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"0.0.0.0", "224.0.0.1", "255.255.255.255", "nowhere", "::"}},
+			{NodeId: strings.Repeat("i", 64), Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.3"}},
+		}
+		for _, f := range forged {
+			f.Incarnation = time.Now().Add(time.Hour).UnixNano()
+		}
+		a.peers.mu.Lock()
+		a.peers.merge(forged, "b")
+		a.peers.self.Addresses = []string{"10.0.0.1"}
+		a.peers.mu.Unlock()
+		want := map[string][]string{"a.example.com": nil, "b.example.com": {"10.0.0.2"}}
+		got := a.peers.HostEntries()
+		delete(want, "a.example.com") // it said 127.0.0.1, at which no other machine is
+		if !maps.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("the hosts file gets %v; want %v", got, want)
 		}
 	})
 }
@@ -438,6 +469,60 @@ func TestLeads(t *testing.T) {
 			t.Error("the lease lasts for as long as nothing ticks")
 		}
 	})
+}
+
+// TestForget: a node that is gone for good is forgotten by all, nobody is taught it again, and it is known again when it comes back.
+func TestForget(t *testing.T) {
+	inMemory(t, func(t *testing.T, w *world) {
+		seed := &fakeSource{name: "seed"}
+		a := w.start("a", 3, nil, withSource(seed))
+		seed.set("a", a.addr)
+		b := w.start("b", 3, nil, withSource(seed))
+		gone := w.start("gone", 3, nil, withSource(seed))
+		w.eventually(20*time.Second, "everyone connected", func() bool { return allConnected(a, b, gone) })
+		a.peers.Forget("gone") // it is connected
+		if len(a.peers.Peers()) != 2 {
+			t.Error("a node that is connected was forgotten")
+		}
+		gone.kill()
+		w.eventually(20*time.Second, "the loss noticed", func() bool {
+			return slices.ContainsFunc(a.peers.Peers(), func(p Peer) bool { return p.ID == "gone" && !p.Connected })
+		})
+		knows := func(m *manager) bool {
+			return slices.ContainsFunc(m.peers.Peers(), func(p Peer) bool { return p.ID == "gone" }) || m.peers.HostEntries()["gone.example.com"] != nil
+		}
+		w.eventually(20*time.Second, "it forgotten by all", func() bool {
+			a.peers.Forget("gone")
+			return !knows(a) && !knows(b)
+		})
+		c := w.start("c", 3, nil, withSource(seed))
+		time.Sleep(2 * time.Minute)
+		if knows(a) || knows(b) || knows(c) {
+			t.Error("a node that was forgotten is known again")
+		}
+		before := a.peers.view.infos["gone"].Incarnation
+		a.peers.Forget("gone")
+		if after := a.peers.view.infos["gone"].Incarnation; after != before {
+			t.Error("forgetting a node again is news to the others")
+		}
+		back := w.start("gone", 3, gone.votes, withSource(seed))
+		w.eventually(20*time.Second, "it back", func() bool { return allConnected(a, b, c, back) })
+		if !knows(a) || !knows(b) || !knows(c) {
+			t.Error("a node that is back isn't known")
+		}
+	})
+}
+
+// TestTombstonesAreBounded: what is remembered of nodes that are gone doesn't grow without an end, and goes away in the same order everywhere.
+func TestTombstonesAreBounded(t *testing.T) {
+	v, reverse := newView(), newView()
+	for i := range 3 * maxTombstones {
+		v.put(Info{ID: cluster.NodeID(fmt.Sprint("n", i)), Incarnation: int64(i + 1)})
+		reverse.put(Info{ID: cluster.NodeID(fmt.Sprint("n", 3*maxTombstones-1-i)), Incarnation: int64(3*maxTombstones - i)})
+	}
+	if len(v.infos) != maxTombstones || v.digest != reverse.digest {
+		t.Errorf("%d tombstones, %d the other way round, the same: %t", len(v.infos), len(reverse.infos), v.digest == reverse.digest)
+	}
 }
 
 // TestWorkThatEnds: a leader whose work has ended gives way.

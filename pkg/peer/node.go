@@ -110,7 +110,42 @@ func (p *Peers) ensure(id cluster.NodeID) (n *node, added bool) {
 	return n, true
 }
 
-// merge takes in what another node knows, and tells whether nodes were added. mu is held.
+// Forget has all managers forget a node that is gone for good, also those that hear of it later. A node that comes back says so itself, and is known
+// again. One that is connected, or that only a source tells of, isn't forgotten.
+func (p *Peers) Forget(id cluster.NodeID) {
+	p.mu.Lock()
+	n, known := p.nodes[id], p.view.infos[id]
+	if id == p.cfg.Self.ID || n != nil && n.connected || known.ID == "" || known.gone() {
+		p.mu.Unlock()
+		return
+	}
+	klog.Infof("Node %s is forgotten: it is no member and hasn't answered for long. If its manager starts again it is known again", id)
+	recount := p.bury(Info{ID: id, Incarnation: known.Incarnation + 1})
+	p.gossip(nil)
+	p.notify()
+	p.mu.Unlock()
+	if recount {
+		p.electorate()
+	}
+}
+
+// bury takes in that a node is forgotten, and tells whether the nodes are others now. mu is held.
+func (p *Peers) bury(i Info) bool {
+	p.view.put(i)
+	n := p.nodes[i.ID]
+	if n == nil || n.connected {
+		return false
+	}
+	if len(n.found) > 0 {
+		n.link.setEndpoints(n.endpoints(Info{}))
+		return false
+	}
+	delete(p.nodes, i.ID)
+	n.link.close()
+	return true
+}
+
+// merge takes in what another node knows, and tells whether nodes were added or forgotten. mu is held.
 func (p *Peers) merge(known []*protosv1.PeerInfo, from cluster.NodeID) (added bool) {
 	before := p.view.digest
 	for _, m := range known {
@@ -122,11 +157,15 @@ func (p *Peers) merge(known []*protosv1.PeerInfo, from cluster.NodeID) (added bo
 		if i.ID == "" || i.Incarnation <= p.view.infos[i.ID].Incarnation {
 			continue
 		}
+		i.Endpoints = slices.DeleteFunc(i.Endpoints, func(e string) bool { return checkEndpoint(e) != nil })
+		if i.gone() {
+			added = p.bury(i) || added
+			continue
+		}
 		n, fresh := p.ensure(i.ID)
 		if n == nil {
 			continue
 		}
-		i.Endpoints = slices.DeleteFunc(i.Endpoints, func(e string) bool { return checkEndpoint(e) != nil })
 		p.view.put(i)
 		n.link.setEndpoints(n.endpoints(i))
 		if fresh {

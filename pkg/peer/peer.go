@@ -19,7 +19,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +45,12 @@ type Source interface {
 // intervaler is what a Source also is if it is to be polled at a rate of its own, whatever the state of the cluster.
 type intervaler interface {
 	Interval() time.Duration
+}
+
+// refresher is what a Source also is if what is published there counts for a time only.
+type refresher interface {
+	// Refresh is the time after which the own endpoints are published again.
+	Refresh() time.Duration
 }
 
 // VoteStore keeps what the election must not forget. Its methods are called one at a time.
@@ -80,7 +85,7 @@ type Config struct {
 	// Lead does the leader's work. It is called when the node is elected, with a context that ends when the leadership does, and
 	// must return soon after that. It is never called while it runs. If it returns earlier, the leadership is given up.
 	Lead func(ctx context.Context, term cluster.Term)
-	// HostNames, if not nil, returns the DNS names of a node that was discovered but has not been heard yet.
+	// HostNames, if not nil, returns the DNS names of a node. They follow from its id alone: what nodes say of names is not believed.
 	HostNames func(cluster.NodeID) []string
 	// Loopback is the host:port at which the node reaches its own server; if empty, its own endpoints are used.
 	Loopback string
@@ -434,51 +439,6 @@ func (p *Peers) stopped() <-chan struct{} {
 		return nil
 	}
 	return p.running.Done()
-}
-
-// HostEntries returns the IP addresses of all known nodes' host names, the own ones included. If two nodes claim a name, it
-// belongs to the one that said so last.
-func (p *Peers) HostEntries() map[string][]string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	entries := map[string][]string{}
-	for _, i := range p.view.newestFirst() {
-		for _, name := range i.HostNames {
-			if _, ok := entries[name]; !ok && len(i.Addresses) > 0 {
-				entries[name] = slices.Clone(i.Addresses)
-			}
-		}
-	}
-	if p.cfg.HostNames == nil {
-		return entries
-	}
-	for _, id := range slices.Sorted(maps.Keys(p.nodes)) {
-		if _, ok := p.view.infos[id]; ok {
-			continue
-		}
-		addresses := hostIPs(p.nodes[id].endpoints(Info{}))
-		for _, name := range p.cfg.HostNames(id) {
-			if _, ok := entries[name]; !ok && len(addresses) > 0 {
-				entries[name] = addresses
-			}
-		}
-	}
-	return entries
-}
-
-// hostIPs returns those hosts of the endpoints that are IP addresses.
-func hostIPs(endpoints []string) []string {
-	var ips []string
-	for _, e := range endpoints {
-		host, _, err := net.SplitHostPort(e)
-		if err != nil {
-			continue
-		}
-		if a, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil && !slices.Contains(ips, a.String()) {
-			ips = append(ips, a.String())
-		}
-	}
-	return ips
 }
 
 // abdicate gives up a leadership whose work has ended by itself.

@@ -20,6 +20,7 @@ const (
 // poll asks a source again and again, and publishes the own endpoints in it.
 func (p *Peers) poll(ctx context.Context, s Source) {
 	var published []string // by us, as far as we know
+	var publishedAt time.Time
 	var trouble string
 	backoff := p.cfg.PollFast
 	for {
@@ -28,9 +29,12 @@ func (p *Peers) poll(ctx context.Context, s Source) {
 		p.mu.Unlock()
 
 		err := error(nil)
+		if r, ok := s.(refresher); ok && time.Since(publishedAt) >= r.Refresh() {
+			published = nil
+		}
 		if !slices.Equal(published, own) {
 			if err = p.call(ctx, func(ctx context.Context) error { return s.Publish(ctx, own) }); err == nil {
-				published = own
+				published, publishedAt = own, time.Now()
 			}
 		}
 		var found map[cluster.NodeID][]string
@@ -173,7 +177,7 @@ func (p *Peers) found(source string, found map[cluster.NodeID][]string, all bool
 			continue
 		}
 		delete(n.found, source)
-		if _, heard := p.view.infos[id]; heard || len(n.found) > 0 {
+		if i, heard := p.view.infos[id]; heard && (!i.gone() || n.connected) || len(n.found) > 0 {
 			n.link.setEndpoints(n.endpoints(p.view.infos[id]))
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -39,6 +40,9 @@ func New(self cluster.NodeID, records Records) *Source {
 
 // Name returns "store".
 func (s *Source) Name() string { return "store" }
+
+// Refresh is how often the own record is written again, so that it doesn't count as one of a node that is gone.
+func (s *Source) Refresh() time.Duration { return 6 * time.Hour }
 
 // Publish writes the own record.
 func (s *Source) Publish(ctx context.Context, endpoints []string) error {
