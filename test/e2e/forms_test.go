@@ -161,7 +161,7 @@ func (c *cloud) startForm(key string, f form) *formRun {
 	} else {
 		w.ctl("configure-cluster", "--member-count=1")
 		zone := "us-east-1" + string(rune('a'+c.w.given)) // a volume is looked for in its zone
-		c.addVolume(awsdouble.Volume{ID: "vol-0" + key, Zone: zone, Type: "gp3", SizeGiB: 20, Tags: f.tags(r.name)}, 256)
+		c.addVolume(awsdouble.Volume{ID: "vol-0" + key, Zone: zone, Type: "gp3", SizeGiB: 20, Tags: f.tags(r.name)}, 1024)
 		r.master = c.machineWith(key, "i-"+key, zone, command, mounts...)
 	}
 	mine := *r.master
@@ -270,9 +270,14 @@ func (r *formRun) check() {
 		return
 	}
 	waitFor(t, "the data of the backup are there", 2*time.Minute, func() string {
+		for _, c := range r.w.commands() {
+			if c.Backup == backup && c.State == "failed" {
+				t.Fatalf("the restore has failed: %+v", c)
+			}
+		}
 		resp, err := get(t, r.w.client(t, r.master), "kept")
 		if err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "of the backup" {
-			return fmt.Sprintf("%v, %v; commands: %+v", resp, err, r.w.commands())
+			return fmt.Sprintf("%v, %v", resp, err)
 		}
 		return ""
 	})
