@@ -44,7 +44,7 @@ func (d *daemon) announceDev(ctx context.Context) error {
 	for ctx.Err() == nil {
 		changed, _ := d.agent.Changed()
 		s := d.agent.Status(ctx)
-		if s.Etcd.Healthy && !s.Etcd.Quarantined {
+		if s.Etcd.Votes() && !s.Etcd.Quarantined {
 			pki := ""
 			if !d.o.etcdInsecure {
 				dir := filepath.Join(d.o.dataDir, "pki", string(s.State.Token), "clients")

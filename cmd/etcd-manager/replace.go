@@ -54,7 +54,7 @@ func (d *daemon) watchReplacement(ctx context.Context) bool {
 	v := d.volume
 	record := catalog.VolumeRecord{Node: d.id, Volume: string(v.volume.ID), Instance: v.self.Instance}
 	s := d.agent.LastStatus()
-	record.Serving = s.Running && s.Healthy && !s.Learner && !s.Quarantined
+	record.Serving = s.Running && s.Votes() && !s.Quarantined
 	giveUp := false
 	if own := v.seen.find(v.volume.ID); own == nil || own.Tags[ebs.TagReplacedBy] == "" {
 		d.endTurn(ctx, record.Serving)
@@ -135,7 +135,7 @@ func (d *daemon) othersAreWell(ctx context.Context) error {
 	switch {
 	case status.Operation != "" || status.Holding:
 		return fmt.Errorf("a restore is under way (%s)", status.Operation)
-	case !status.Etcd.Healthy || status.Etcd.Learner:
+	case !status.Etcd.Votes():
 		return fmt.Errorf("the member on this node is not a healthy voter: %s", status.Etcd.Error)
 	case status.Busy != "":
 		return fmt.Errorf("this node is busy with %s", status.Busy)

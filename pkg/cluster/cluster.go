@@ -182,6 +182,10 @@ type EtcdStatus struct {
 	Restarts int
 }
 
+// Votes tells whether this is a healthy voter. Only a voter can know that there is a quorum: a learner keeps the last
+// leader that it has heard of, and is called healthy for as long as it runs.
+func (s EtcdStatus) Votes() bool { return s.Healthy && !s.Learner && s.LeaderID != 0 }
+
 // StagedDir is a data dir that was built and proven and waits to be switched to.
 type StagedDir struct {
 	Operation string

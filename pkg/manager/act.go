@@ -364,7 +364,7 @@ func (l *leadership) speakers(o *plan.Observation) (first, second *cluster.NodeS
 func speakers(o *plan.Observation, may func(*cluster.NodeStatus) bool) (first, second *cluster.NodeStatus) {
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
-		if !n.Etcd.Healthy || n.Etcd.Learner || n.State == nil || !may(n) {
+		if !n.Etcd.Votes() || n.State == nil || !may(n) {
 			continue
 		}
 		switch {

@@ -70,7 +70,7 @@ func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (
 	var leader []string
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
-		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined || n.State == nil || n.State.Quarantined || n.Holding {
+		if !n.Etcd.Votes() || n.Etcd.Quarantined || n.State == nil || n.State.Quarantined || n.Holding {
 			continue
 		}
 		self := n.State.Node(string(n.ID))

@@ -39,7 +39,7 @@ func (l *leadership) noteServed(nodes []cluster.NodeStatus) {
 		token = l.op.OldToken
 	}
 	for _, n := range nodes {
-		if l.served.IsZero() && n.State != nil && n.State.Token == token && n.Etcd.Running && n.Etcd.Healthy && !n.Holding {
+		if l.served.IsZero() && n.State != nil && n.State.Token == token && n.Etcd.Running && n.Etcd.Votes() && !n.Holding {
 			l.served = time.Now()
 		}
 	}

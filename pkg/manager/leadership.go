@@ -172,7 +172,7 @@ func steady(o *plan.Observation, spec *cluster.Spec) bool {
 	}
 	healthy := 0
 	for _, n := range o.Nodes {
-		if n.Etcd.Healthy && !n.Etcd.Learner && !n.Etcd.Quarantined {
+		if n.Etcd.Votes() && !n.Etcd.Quarantined {
 			healthy++
 		}
 	}

@@ -61,7 +61,7 @@ func (l *leadership) observeLife(o *plan.Observation) {
 	full := slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool {
 		return slices.ContainsFunc(n.Etcd.Alarms, func(a cluster.Alarm) bool { return a.Type == cluster.AlarmNoSpace })
 	})
-	answer := slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool { return n.Etcd.Healthy })
+	answer := slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool { return n.Etcd.Votes() })
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if answer && !full {

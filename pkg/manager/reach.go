@@ -32,7 +32,7 @@ func (l *leadership) probeURLs(ctx context.Context, o *plan.Observation, spec *c
 	var members []cluster.Member
 	var hosts []cluster.NodeID
 	for _, n := range o.Nodes {
-		if n.Etcd.Healthy && !n.Etcd.Learner {
+		if n.Etcd.Votes() {
 			members = n.Etcd.Members
 			hosts = append(hosts, n.ID)
 		}

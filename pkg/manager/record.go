@@ -128,7 +128,7 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 	var newest *catalog.Operation
 	held := false
 	for _, n := range nodes {
-		if n.Etcd.Healthy {
+		if n.Etcd.Votes() {
 			return
 		}
 		held = held || n.Holding

@@ -48,7 +48,7 @@ const survivorGrace = 10 * time.Second
 // survivors are the data dirs that the nodes have, and whether any of them serves.
 func survivors(nodes []cluster.NodeStatus) (list []catalog.Survivor, serving bool) {
 	for _, n := range nodes {
-		if n.Etcd.Healthy {
+		if n.Etcd.Votes() {
 			serving = true
 		}
 		if n.State == nil || !n.DataPresent {
@@ -57,7 +57,9 @@ func survivors(nodes []cluster.NodeStatus) (list []catalog.Survivor, serving boo
 		s := catalog.Survivor{Node: n.ID, Token: n.State.Token, Revision: n.Etcd.Revision, RaftTerm: n.Etcd.RaftTerm, RaftIndex: n.Etcd.RaftIndex,
 			LastWrite: n.Etcd.LogWritten, SizeBytes: n.Etcd.DBSize, EtcdVersion: n.Etcd.Version}
 		switch {
-		case n.Etcd.Running && n.Etcd.Healthy:
+		case n.Etcd.Running && n.Etcd.Learner:
+			s.Condition = "a learner, which may lack what the voters have"
+		case n.Etcd.Running && n.Etcd.Votes():
 			s.Condition = "healthy"
 		case n.Etcd.Running:
 			s.Condition = "running, without a quorum"

@@ -243,12 +243,12 @@ func (a *Agent) awaitNoQuorum(ctx context.Context) error {
 	for {
 		a.probe(ctx, 0)
 		a.mu.Lock()
-		running, healthy, since := a.proc != nil, a.health.Healthy, a.badSince
+		running, serves, learner, since := a.proc != nil, a.health.Votes(), a.health.Learner, a.badSince
 		a.mu.Unlock()
 		switch {
-		case !running:
+		case !running, learner: // a learner can't know of a quorum; the leader has asked the voters
 			return nil
-		case healthy:
+		case serves:
 			return fmt.Errorf("the cluster has a quorum; take a backup instead: %w", cluster.ErrPermanent)
 		case !since.IsZero() && time.Since(since) >= quorumPatience:
 			return nil

@@ -233,7 +233,7 @@ func checkRestart(o *Observation, a StartEtcd, lifts bool) error {
 		for _, x := range o.Nodes {
 			switch {
 			case x.ID == a.Node || x.Etcd.MemberID != m.ID || x.State == nil || x.State.Token != a.State.Token:
-			case x.Etcd.Healthy:
+			case x.Etcd.Healthy && !x.Etcd.Learner:
 				others++
 			case x.Etcd.UnhealthyFor < startTime && !x.Holding:
 				soon++
@@ -253,7 +253,7 @@ func checkRestart(o *Observation, a StartEtcd, lifts bool) error {
 func checkJoin(o *Observation, a StartEtcd) error {
 	n := o.Node(a.Node)
 	for _, x := range o.Nodes {
-		if x.State == nil || x.State.Token != a.State.Token || !x.Etcd.Healthy {
+		if x.State == nil || x.State.Token != a.State.Token || !x.Etcd.Healthy || x.Etcd.Learner {
 			continue
 		}
 		for _, m := range x.Etcd.Members {
@@ -282,7 +282,7 @@ func checkFormed(o *Observation, a MarkFormed) error {
 	}
 	healthy := 0
 	for _, f := range m.Founders {
-		if n := o.Node(cluster.NodeID(f.Name)); n != nil && n.State != nil && n.State.Token == m.Token && n.Etcd.Healthy {
+		if n := o.Node(cluster.NodeID(f.Name)); n != nil && n.State != nil && n.State.Token == m.Token && n.Etcd.Healthy && !n.Etcd.Learner {
 			healthy++
 		}
 	}
@@ -460,10 +460,11 @@ func servingToken(o *Observation) cluster.Token {
 	found := map[cluster.Token]bool{}
 	open := map[cluster.Token]bool{}
 	for _, n := range o.Nodes {
-		if n.State != nil && n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Learner {
-			found[n.State.Token] = true
+		if n.State == nil || !n.Etcd.Healthy || n.Etcd.LeaderID == 0 || n.Etcd.Learner {
+			continue // a learner calls itself healthy whether there is a quorum or not
 		}
-		if n.State != nil && n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Quarantined {
+		found[n.State.Token] = true
+		if !n.Etcd.Quarantined {
 			open[n.State.Token] = true
 		}
 	}
@@ -503,7 +504,7 @@ func authority(o *Observation) []cluster.Member {
 func healthyMember(o *Observation, m cluster.Member) bool {
 	t := servingToken(o)
 	for _, n := range o.Nodes {
-		if n.Etcd.Healthy && n.Etcd.MemberID == m.ID && n.State != nil && n.State.Token == t {
+		if n.Etcd.Healthy && n.Etcd.Learner == m.Learner && n.Etcd.MemberID == m.ID && n.State != nil && n.State.Token == t {
 			return true
 		}
 	}

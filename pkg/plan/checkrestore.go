@@ -223,7 +223,7 @@ func unseen(o *Observation, p Policy) error {
 			if o.Node(cluster.NodeID(m.Name)) != nil {
 				continue
 			}
-			if quiet(o, m.Name) < p.HolderLease || n.Etcd.Healthy {
+			if quiet(o, m.Name) < p.HolderLease || n.Etcd.Healthy && !n.Etcd.Learner {
 				silent++
 			}
 		}

@@ -207,9 +207,7 @@ func (r *rules) trouble(op *Operation, late bool) string {
 
 // justServed tells whether the restored cluster was seen to serve and has lost its etcd leader only now.
 func (r *rules) justServed(op *Operation) bool {
-	return len(op.Verified) > 0 && slices.ContainsFunc(lookAt(r.o, op.Token).nodes, func(n *cluster.NodeStatus) bool {
-		return n.Etcd.Running && n.Etcd.UnhealthyFor < startTime
-	})
+	return len(op.Verified) > 0 && slices.ContainsFunc(lookAt(r.o, op.Token).nodes, mayComeUp)
 }
 
 // stuck is for a restored cluster from which there is no way back and that doesn't come up. Another restore may take its place.
@@ -338,7 +336,7 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 
 // runsOn tells whether a node runs as a healthy voter of the restored cluster.
 func (op *Operation) runsOn(n *cluster.NodeStatus) bool {
-	return n.State != nil && n.State.Token == op.Token && n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Learner && n.Etcd.Members != nil
+	return n.State != nil && n.State.Token == op.Token && n.Etcd.Votes() && n.Etcd.Members != nil
 }
 
 // named tells whether a member has published its name, which it does through raft when it has started.

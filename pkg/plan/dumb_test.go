@@ -84,7 +84,7 @@ func dumb(o *Observation, a Action, p Policy) error {
 	case MarkFormed:
 		well := 0
 		for _, n := range o.Nodes {
-			if n.State != nil && n.State.Token == a.Token && n.Etcd.Healthy {
+			if n.State != nil && n.State.Token == a.Token && n.Etcd.Healthy && !n.Etcd.Learner {
 				well++
 			}
 		}
@@ -112,7 +112,7 @@ func dumb(o *Observation, a Action, p Policy) error {
 			if b, ok := a.(SafetyBackup); ok {
 				id = b.Node
 			}
-			if n.ID == id && !n.Etcd.Healthy {
+			if n.ID == id && (!n.Etcd.Healthy || n.Etcd.Learner) {
 				return errors.New("a backup of what isn't healthy")
 			}
 		}
@@ -267,7 +267,7 @@ func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
 		for _, x := range o.Nodes {
 			for _, m := range x.Etcd.Members {
 				for _, u := range m.PeerURLs {
-					if x.Etcd.Healthy && x.State.Token == a.State.Token && m.Name == "" && u == n.Self.PeerURLs[0] {
+					if x.Etcd.Healthy && !x.Etcd.Learner && x.State.Token == a.State.Token && m.Name == "" && u == n.Self.PeerURLs[0] {
 						return nil
 					}
 				}
@@ -295,7 +295,7 @@ func dumbMembers(o *Observation, a Action, underWay bool) error {
 			continue
 		}
 		well[n.Etcd.MemberID] = true
-		if !n.Etcd.Quarantined {
+		if !n.Etcd.Quarantined && !n.Etcd.Learner {
 			serving[n.State.Token] = true
 		}
 	}
@@ -364,7 +364,7 @@ func dumbAside(o *Observation, a SetAside, underWay bool) error {
 		if x.ID == a.Node {
 			n = x
 		}
-		served = served || x.State != nil && x.Etcd.Healthy && !x.State.Quarantined && x.ID != a.Node &&
+		served = served || x.State != nil && x.Etcd.Healthy && !x.Etcd.Learner && !x.State.Quarantined && x.ID != a.Node &&
 			(x.State.Token == a.Token || o.Store.Error == "" && o.Store.Marker.Token == x.State.Token)
 	}
 	switch {

@@ -32,7 +32,7 @@ func dumbApart(a, b string) int {
 func dumbTend(o *Observation, a Action) error {
 	tokens := map[cluster.Token]bool{}
 	for _, n := range o.Nodes {
-		if n.State != nil && n.Etcd.Healthy && !n.Etcd.Quarantined {
+		if n.State != nil && n.Etcd.Healthy && !n.Etcd.Learner && !n.Etcd.Quarantined {
 			tokens[n.State.Token] = true
 		}
 	}

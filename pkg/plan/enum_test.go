@@ -46,7 +46,7 @@ var commonLetters = []letter{
 	{"settled", []string{"settled 1h", "settled 0s", "settled 30s"}},
 	{"backup", []string{"", "backup 20m", "backup never", "backup running", "backup future 48h", "backup retry 10s"}},
 	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec 3 version=3.5.29", "spec 3 version=3.6.16", "spec 3 version=3.7.3", "spec 1 version=3.4.23", "spec none", "spec 2"}},
-	{"member", []string{"", "member c removed", "member c removed;member c added", "member x added-voter", "member b removed;member b added"}},
+	{"member", []string{"", "member c removed", "member c removed;member c added", "member b learner", "member x added-voter", "member b removed;member b added"}},
 	{"life", []string{"", "all versions=3.5.21,3.5.29,3.6.16,3.7.3", "all versions=3.5.21,3.6.16", "etcd downgrade=3.5.0", "etcd keeps=3.5.0 downgrade=3.5.0", "etcd keeps=3.5.0", "alarm NOSPACE b", "alarm NOSPACE b;compacted", "alarm CORRUPT b", "alarm CORRUPT x",
 		"settings snapshot-count=5000", "settings bad", "policy defrag=0.5", "versions-failed 3.6.16"}},
 	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b"}},

@@ -168,7 +168,7 @@ func (r *rules) forming() (Decision, bool) {
 				return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
 			}
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"}, "node %s has data of an attempt to form that was given up", n.ID)
-		case n.Etcd.Healthy:
+		case n.Etcd.Votes():
 			healthy++
 		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
 			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, cmp.Or(n.Etcd.Error, "not healthy")))

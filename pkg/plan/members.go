@@ -78,7 +78,7 @@ func (r *rules) backupNode() *cluster.NodeStatus {
 		return w
 	}
 	for _, n := range r.v.nodes {
-		if !n.Etcd.Healthy || n.Etcd.Learner || n.Etcd.Quarantined || r.accused(n.Etcd.MemberID) || n.Busy == busyDefragment {
+		if !n.Etcd.Votes() || n.Etcd.Quarantined || r.accused(n.Etcd.MemberID) || n.Busy == busyDefragment {
 			continue
 		}
 		if best == nil || worth(n) > worth(best) {
@@ -261,7 +261,7 @@ func (r *rules) strayNode() (Decision, bool) {
 func (r *rules) mayFree(n *cluster.NodeStatus) bool {
 	s := r.o.Store
 	switch {
-	case n.Etcd.Healthy, n.Holding && s.Error != "":
+	case n.Etcd.Votes(), n.Holding && s.Error != "":
 		return false
 	case n.State.Token == r.v.token:
 		return true

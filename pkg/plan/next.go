@@ -238,6 +238,8 @@ func (r *rules) lost() (Decision, bool) {
 		switch {
 		case n.Holding:
 			word = "held for a restore"
+		case n.Etcd.Running && n.Etcd.Learner:
+			word = "a learner, which has no vote"
 		case n.Etcd.Healthy:
 			word = "healthy"
 		case !n.Etcd.Running:
@@ -247,7 +249,7 @@ func (r *rules) lost() (Decision, bool) {
 		if n.Etcd.Error != "" {
 			word += " (" + n.Etcd.Error + ")"
 		}
-		starting = starting || n.Etcd.Running && n.Etcd.UnhealthyFor < startTime
+		starting = starting || mayComeUp(n)
 		state = append(state, fmt.Sprintf("%s: %s", n.ID, word))
 	}
 	for _, m := range r.v.nodes[0].State.Nodes {

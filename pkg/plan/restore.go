@@ -216,7 +216,7 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 			return do(SafetyBackup{Op: *op, Node: n.ID}, "the cluster as it is now is backed up first, so that the restore can be undone")
 		}
 		recent := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool {
-			return !r.v.serving && n.Etcd.Running && n.Etcd.UnhealthyFor < startTime
+			return !r.v.serving && mayComeUp(n)
 		})
 		if recent {
 			return hold("restore %s waits a moment for the old cluster to be healthy, to back it up", op.ID)

@@ -63,7 +63,7 @@ func (r *rules) otherSettings() (Decision, bool) {
 	if s.Error != "" || s.SettingsError != "" || s.Operation != nil || r.v.token == "" || s.Marker.Token != "" && s.Marker.Token != r.v.token || want.Validate() != nil {
 		return none, false
 	}
-	lets := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.Etcd.Healthy && !isQuarantined(n) }) // clients in
+	lets := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.Etcd.Votes() && !isQuarantined(n) }) // clients in
 	for _, n := range r.v.nodes {
 		switch {
 		case n.Etcd.Healthy || !n.DataPresent || n.Holding || n.Busy != "" || n.StateError != "" || isQuarantined(n) || n.Settings.Equal(want):

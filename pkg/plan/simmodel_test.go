@@ -407,6 +407,8 @@ func (s *sim) status(n *simNode) cluster.NodeStatus {
 		if to := s.downTo[n.state.Token]; to > 0 {
 			e.DowngradeTarget = fmt.Sprintf("3.%d.0", to)
 		}
+	} else if m != nil && m.Learner { // it keeps the last leader that it has heard of
+		e.Healthy, e.UnhealthyFor, e.LeaderID, e.Learner = true, 0, m.ID+1, true
 	}
 	return st
 }

@@ -55,7 +55,7 @@ type view struct {
 	rival cluster.Token
 }
 
-// look finds the current cluster: the token of the marker if a node has it, else that of most healthy members, else of most nodes.
+// look finds the current cluster: the token of the marker if a node has it, else that of most healthy voters, else of most nodes.
 func look(o *Observation) view {
 	weight := map[cluster.Token]int{}
 	for _, n := range o.Nodes {
@@ -63,7 +63,7 @@ func look(o *Observation) view {
 			continue
 		}
 		weight[n.State.Token]++
-		if n.Etcd.Healthy {
+		if n.Etcd.Votes() {
 			weight[n.State.Token] += 100
 		}
 	}
@@ -103,7 +103,7 @@ func lookAt(o *Observation, token cluster.Token) view {
 		}
 		v.nodes = append(v.nodes, n)
 		v.open = v.open || !n.State.Quarantined
-		if !n.Etcd.Healthy || n.Etcd.LeaderID == 0 || n.Etcd.Learner {
+		if !n.Etcd.Votes() {
 			continue
 		}
 		v.serving = true
@@ -122,7 +122,7 @@ func lookAt(o *Observation, token cluster.Token) view {
 
 // serves tells whether a node's etcd answers clients.
 func serves(n *cluster.NodeStatus) bool {
-	return n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Quarantined
+	return n.Etcd.Votes() && !n.Etcd.Quarantined
 }
 
 // node returns the node that a member lives on: by member id, else by name, else by a peer URL.
@@ -146,10 +146,15 @@ func (v *view) node(o *Observation, m cluster.Member) *cluster.NodeStatus {
 	return nil
 }
 
-// healthy tells whether a member answers.
+// mayComeUp tells whether a node's etcd was started so lately that it may still become a healthy voter.
+func mayComeUp(n *cluster.NodeStatus) bool {
+	return n.Etcd.Running && !n.Etcd.Learner && n.Etcd.UnhealthyFor < startTime
+}
+
+// healthy tells whether a member answers. A voter that still takes itself for a learner doesn't.
 func (v *view) healthy(m cluster.Member) bool {
 	for _, n := range v.nodes {
-		if n.Etcd.MemberID == m.ID && n.Etcd.Healthy {
+		if n.Etcd.MemberID == m.ID && n.Etcd.Healthy && (m.Learner || !n.Etcd.Learner) {
 			return true
 		}
 	}

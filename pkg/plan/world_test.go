@@ -510,6 +510,10 @@ func (w *world) setMember(id string, a args) {
 		case "added", "added-voter": // in the list, never started
 			w.mcount++
 			w.members = append(w.members, cluster.Member{ID: 0x100*cluster.MemberID(w.mcount) + memberID(id), PeerURLs: etcdNode(id).PeerURLs, Learner: word == "added"})
+		case "learner": // it runs, and isn't a voter yet
+			for i := range w.members {
+				w.members[i].Learner = w.members[i].Learner || w.members[i].Name == id
+			}
 		case "removed":
 			w.members = slices.DeleteFunc(w.members, func(m cluster.Member) bool { return m.Name == id })
 		default:
@@ -722,6 +726,8 @@ func (w *world) status(n *worldNode) cluster.NodeStatus {
 		e.UnhealthyFor = n.since
 	case !listed:
 		e.Running, e.UnhealthyFor, e.Error = false, w.lostFor, "the member has been removed"
+	case !quorum && e.Learner: // it keeps the last leader that it has heard of, and can't list the members
+		e.Healthy, e.LeaderID, e.RaftTerm, e.RaftIndex = true, memberID("a"), 3, 100_000
 	case !quorum:
 		e.UnhealthyFor = w.lostFor
 	default:
