@@ -49,7 +49,7 @@ func newAdoptFlags(a *adoption) *flag.FlagSet {
 	f.StringVar(&a.o.ClientsCAKey, "clients-ca-key", "", "key of the CA of etcd's clients (default: beside its certificate)")
 	f.StringVar(&a.o.ClientCert, "client-cert", "", "client certificate to ask the running etcd with (default: etcd's own server certificate)")
 	f.StringVar(&a.o.ClientKey, "client-key", "", "key of --client-cert")
-	f.StringVar(&a.binaries, "etcd-binaries", "/opt,/tmp", "directories that hold etcd-v<version>/etcd, comma separated, best first")
+	f.StringVar(&a.binaries, "etcd-binaries", "/opt", "directories that hold etcd-v<version>/etcd, comma separated, best first; only root may be able to write there")
 	f.BoolVar(&a.dryRun, "dry-run", false, "only say what would change")
 	f.BoolVar(&a.yes, "yes", false, "don't ask")
 	f.DurationVar(&a.wait, "wait", 10*time.Minute, "how long to wait until the old etcd was stopped; then run the same command again")
@@ -95,6 +95,9 @@ func (a *adoption) parse(args []string) error {
 	exe, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own executable: %w", err)
+	}
+	if err := checkBinaries(a.binaries); err != nil {
+		return err
 	}
 	a.o.Binaries = &etcd.Binaries{Roots: strings.Split(a.binaries, ","), Self: exe}
 	switch {

@@ -20,6 +20,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
@@ -154,7 +155,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0, "port for the manager's metrics, health and status page on its own address; 0 means none")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
-	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt,/tmp", "directories that hold etcd-v<version>/etcd, comma separated, best first")
+	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt", "directories that hold etcd-v<version>/etcd, comma separated, best first; only root, or the manager's own user, may be able to write there")
 	f.Float64Var(&o.defragAt, "defrag-threshold", 0, "part of a member's database that is free inside before it is defragmented, one member at a time, for example 0.5; 0 means only when etcd runs out of room")
 	f.StringVar(&o.defragHours, "defrag-hours", "", "hours in UTC at which that is done, for example 22:00-04:00; empty means at any time")
 	f.BoolVar(&o.allowUnfenced, "allow-unfenced-store", false, "form and restore although the store ignores conditional puts; two leaders at once are then possible")
@@ -265,6 +266,8 @@ func (o *options) validate(given map[string]bool) error {
 	}
 	if !strings.HasPrefix(o.etcdBinaries, "/") {
 		bad("--etcd-binaries=%s must be absolute paths, comma separated", o.etcdBinaries)
+	} else if given["etcd-binaries"] {
+		errs = append(errs, checkBinaries(o.etcdBinaries))
 	}
 	errs = append(errs, o.parseHours())
 	if o.grpcPort < 1 || o.grpcPort > 65535 || o.metricsPort < 0 || o.metricsPort > 65535 {
@@ -277,6 +280,17 @@ func (o *options) validate(given map[string]bool) error {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
 	}
 	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv())
+	return errors.Join(errs...)
+}
+
+// checkBinaries refuses directories that hold executables of who knows whom.
+func checkBinaries(dirs string) error {
+	var errs []error
+	for dir := range strings.SplitSeq(dirs, ",") {
+		if err := etcd.CheckRoot(dir); err != nil {
+			errs = append(errs, fmt.Errorf("--etcd-binaries=%s: %w; the manager would run it with all its rights: take a directory below which only root can write", dir, err))
+		}
+	}
 	return errors.Join(errs...)
 }
 

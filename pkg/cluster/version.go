@@ -83,6 +83,9 @@ func (v Version) Unsafe() string {
 	return ""
 }
 
+// Replaceable tells whether a version that is never run may be asked for, and a newer patch runs in its place: 3.5.0 to 3.5.2.
+func (v Version) Replaceable() bool { return v.Major == 3 && v.Minor == 5 && v.Patch <= 2 }
+
 // NearestVersion picks, of those available, the version to run where want is asked for: want itself, else the next
 // newer patch of the same minor, else the newest older one. It returns "" if there is none.
 func NearestVersion(want string, available []string) string {

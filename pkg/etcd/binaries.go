@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
 
@@ -23,7 +23,7 @@ const Subcommand = "etcd"
 
 // Binary says how to run one version of etcd.
 type Binary struct {
-	// Version is the full version, for example "3.6.16".
+	// Version is what the executable says that it is, for example "3.6.16", whatever its directory is called.
 	Version string
 	// Path is the executable.
 	Path string
@@ -31,37 +31,84 @@ type Binary struct {
 	Args []string
 	// Compiled is true for the etcd that is part of the manager.
 	Compiled bool
+
+	id exeID // of the file that was asked for its version; zero if none was
 }
 
-// Binaries finds etcd on a node. The zero value looks in the usual places and has no compiled-in etcd.
-// It is safe for concurrent use.
+// Binaries finds etcd on a node. The zero value looks in /opt and has no compiled-in etcd.
+// It is safe for concurrent use, and must not be copied.
 type Binaries struct {
-	// Roots are the directories that hold etcd-v<version>; nil means /opt and /tmp.
+	// Roots are the directories that hold etcd-v<version>; nil means /opt.
 	Roots []string
 	// Self is the manager's own executable, which runs the compiled-in version; empty means not to use it.
 	Self string
+
+	asking sync.Mutex // held while an executable is asked for its version: one at a time
+	mu     sync.Mutex // guards what follows
+	said   map[exeID]answer
+	alike  map[content]exeID
+}
+
+// Installed is what a node can run.
+type Installed struct {
+	// Versions are those that the executables say they are, ascending, without duplicates.
+	Versions []string
+	// Problems are directories whose executable isn't used, and why, sorted.
+	Problems []string
 }
 
 func (b *Binaries) roots() []string {
 	if b.Roots != nil {
 		return b.Roots
 	}
-	return []string{"/opt", "/tmp"}
+	return []string{"/opt"}
 }
 
-// places lists where the executable of a version may be, best first.
-func (b *Binaries) places(version string) []string {
-	var out []string
-	for _, r := range b.roots() {
-		d := filepath.Join(r, "etcd-v"+version)
-		out = append(out, filepath.Join(d, "etcd"), filepath.Join(d, "usr", "local", "bin", "etcd"))
+// places lists where the executable of a directory etcd-v<version> may be, best first.
+func (b *Binaries) places(root, version string) []string {
+	d := filepath.Join(root, "etcd-v"+version)
+	return []string{filepath.Join(d, "etcd"), filepath.Join(d, "usr", "local", "bin", "etcd")}
+}
+
+// in returns what runs the etcd in a root's directory for a version: of whatever version of that minor it is. kOps gives the
+// newest patch under the name of every older one.
+func (b *Binaries) in(ctx context.Context, root, version string) (Binary, error) {
+	if err := CheckRoot(root); err != nil {
+		return Binary{}, err
 	}
-	return out
+	err := error(fs.ErrNotExist)
+	for _, path := range b.places(root, version) {
+		var bin Binary
+		if bin, err = b.look(ctx, path); err == nil {
+			return bin, checkNamed(bin, version)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return Binary{}, err
 }
 
-func isExecutable(path string) bool {
-	fi, err := os.Stat(path)
-	return err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0
+// checkNamed says why an executable isn't used from a directory of that version, if it isn't.
+func checkNamed(bin Binary, version string) error {
+	if err := ValidateVersion(bin.Version); err != nil {
+		return fmt.Errorf("%s says what it is: %w", bin.Path, err)
+	}
+	if Minor(bin.Version) != Minor(version) {
+		return fmt.Errorf("%s says that it is %s", bin.Path, bin.Version)
+	}
+	return nil
+}
+
+// look opens an executable and asks it for its version, once for each file.
+func (b *Binaries) look(ctx context.Context, path string) (Binary, error) {
+	f, id, err := openTrusted(path)
+	if err != nil {
+		return Binary{}, err
+	}
+	defer f.Close()
+	version, err := b.version(ctx, path, f, id)
+	return Binary{Version: version, Path: path, id: id}, err
 }
 
 // Find returns how to run exactly this version. An installed binary is preferred over the compiled-in
@@ -71,58 +118,86 @@ func (b *Binaries) Find(version string) (Binary, error) {
 	if err := ValidateVersion(version); err != nil {
 		return Binary{}, err
 	}
-	places := b.places(version)
-	for _, p := range places {
-		if isExecutable(p) {
-			return Binary{Version: version, Path: p}, nil
+	return b.find(version, "")
+}
+
+// find returns a version, from the directory of that name or from another one.
+func (b *Binaries) find(version string, why string) (Binary, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), scanTime)
+	defer cancel()
+	for _, root := range b.roots() {
+		bin, err := b.in(ctx, root, version)
+		if err == nil && bin.Version == version {
+			return bin, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			why += fmt.Sprintf("; %v", err)
 		}
 	}
 	if b.Self != "" && version == CompiledVersion {
 		return Binary{Version: version, Path: b.Self, Args: []string{Subcommand}, Compiled: true}, nil
+	}
+	list, _ := b.scan(ctx)
+	for _, bin := range list {
+		if bin.Version == version {
+			return bin, nil
+		}
 	}
 	compiled := "there is no compiled-in etcd"
 	if b.Self != "" {
 		compiled = "the compiled-in etcd is " + CompiledVersion
 	}
 	have := "none is installed"
-	if vs := b.Versions(); len(vs) > 0 {
+	if vs := b.versions(list); len(vs) > 0 {
 		have = "this node can run " + strings.Join(vs, ", ")
 	}
-	return Binary{}, fmt.Errorf("%w for version %s: looked for %s; %s; %s",
-		ErrNoBinary, version, strings.Join(places, ", "), compiled, have)
+	var places []string
+	for _, root := range b.roots() {
+		places = append(places, b.places(root, version)...)
+	}
+	return Binary{}, fmt.Errorf("%w for version %s: looked for %s; %s; %s%s",
+		ErrNoBinary, version, strings.Join(places, ", "), compiled, have, why)
 }
 
-// Nearest returns the version itself if it is there, else the next higher patch of the same minor
-// version, else the highest lower one.
+// Nearest returns the version itself if it is there, else what is installed under its name, else the next higher patch of
+// the same minor version, else the highest lower one. Asked for 3.5.0 to 3.5.2, which are never run, it returns a newer patch.
 func (b *Binaries) Nearest(version string) (Binary, error) {
-	exact, err := b.Find(version)
-	if err == nil {
+	if v, err := parseVersion(version); err != nil || v.Unsafe() != "" && !v.Replaceable() {
+		return Binary{}, errors.Join(ValidateVersion(version), err)
+	}
+	exact, err := b.find(version, "")
+	if err == nil && ValidateVersion(version) == nil {
 		return exact, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scanTime)
+	defer cancel()
+	for _, root := range b.roots() {
+		if bin, err := b.in(ctx, root, version); err == nil {
+			return bin, nil
+		}
 	}
 	best := cluster.NearestVersion(version, b.Versions())
 	if best == "" {
 		return Binary{}, err
 	}
-	return b.Find(best)
+	return b.find(best, "")
 }
 
 // Versions lists what this node can run, ascending, without duplicates.
-func (b *Binaries) Versions() []string {
+func (b *Binaries) Versions() []string { return b.Installed().Versions }
+
+// Installed looks at all executables. What takes longer than 10 s to say its version is looked at again the next time.
+func (b *Binaries) Installed() Installed {
+	ctx, cancel := context.WithTimeout(context.Background(), scanTime)
+	defer cancel()
+	list, problems := b.scan(ctx)
+	return Installed{Versions: b.versions(list), Problems: problems}
+}
+
+func (b *Binaries) versions(list []Binary) []string {
 	var out []string
-	for _, r := range b.roots() {
-		dirs, err := filepath.Glob(filepath.Join(r, "etcd-v*"))
-		if err != nil {
-			continue
-		}
-		for _, d := range dirs {
-			v := strings.TrimPrefix(filepath.Base(d), "etcd-v")
-			if ValidateVersion(v) != nil {
-				continue
-			}
-			if slices.ContainsFunc(b.places(v), isExecutable) {
-				out = append(out, v)
-			}
-		}
+	for _, bin := range list {
+		out = append(out, bin.Version)
 	}
 	if b.Self != "" {
 		out = append(out, CompiledVersion)
@@ -131,21 +206,34 @@ func (b *Binaries) Versions() []string {
 	return slices.Compact(out)
 }
 
+// scan looks at every directory of every root.
+func (b *Binaries) scan(ctx context.Context) (list []Binary, problems []string) {
+	for _, root := range b.roots() {
+		dirs, err := filepath.Glob(filepath.Join(root, "etcd-v*"))
+		if err != nil {
+			continue
+		}
+		for _, d := range dirs {
+			named := strings.TrimPrefix(filepath.Base(d), "etcd-v")
+			if v, err := parseVersion(named); err != nil || v.Unsafe() != "" && !v.Replaceable() {
+				continue
+			}
+			bin, err := b.in(ctx, root, named)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+			case err != nil:
+				problems = append(problems, err.Error())
+			default:
+				list = append(list, bin)
+			}
+		}
+	}
+	slices.Sort(problems)
+	return list, slices.Compact(problems)
+}
+
 // Main is etcd itself, the version CompiledVersion. args are etcd's flags alone. It returns only when
 // etcd has ended, and etcd may end the process by itself: it is for a process of its own.
 func Main(args []string) {
 	etcdmain.Main(append([]string{Subcommand}, args...))
-}
-
-// Prove runs the executable for its version, which tells whether it is one for this machine at all. The error wraps ErrNoBinary.
-func (b Binary) Prove(ctx context.Context) error {
-	out, err := exec.CommandContext(ctx, b.Path, append(slices.Clone(b.Args), "--version")...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%w for version %s: %s can't be run: %w", ErrNoBinary, b.Version, b.Path, err)
-	}
-	if !strings.Contains(string(out), b.Version) {
-		first, _, _ := strings.Cut(string(out), "\n")
-		return fmt.Errorf("%w for version %s: %s says that it is %q", ErrNoBinary, b.Version, b.Path, first)
-	}
-	return nil
 }

@@ -3,7 +3,11 @@ package etcd
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,6 +27,26 @@ type CommandLine struct {
 	// environment, without the flags that matter only while etcd starts and without the executable's place. A running
 	// process with another fingerprint needs a restart.
 	Fingerprint string
+
+	compiled bool
+	id       exeID
+}
+
+// executable opens what is to run: the file that was asked for its version, or the manager's own. The caller closes what was opened.
+func (c CommandLine) executable(more ...*os.File) (*exec.Cmd, io.Closer, error) {
+	if c.compiled {
+		cmd := exec.Command(c.Argv[0], c.Argv[1:]...)
+		cmd.ExtraFiles = more
+		return cmd, io.NopCloser(nil), nil
+	}
+	f, id, err := openTrusted(c.Argv[0])
+	if err != nil {
+		return nil, nil, fmt.Errorf("run %s: %w", c.Argv[0], err)
+	}
+	if c.id != (exeID{}) && c.id != id {
+		return nil, nil, errors.Join(fmt.Errorf("%w: %s was replaced a moment ago; it is asked for its version first", ErrNoBinary, c.Argv[0]), f.Close())
+	}
+	return runFile(c.Argv, f, more...), f, nil
 }
 
 // setting is one flag.
@@ -67,7 +91,7 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 			lasting = append(lasting, "ca="+t.CADigest)
 		}
 	}
-	cmd := CommandLine{Argv: argv, Env: environment(cfg.ExtraEnv), DataDir: cfg.DataDir, Version: bin.Version}
+	cmd := CommandLine{Argv: argv, Env: environment(cfg.ExtraEnv), DataDir: cfg.DataDir, Version: bin.Version, compiled: bin.Compiled, id: bin.id}
 	cmd.Fingerprint = fingerprint(lasting, cmd.Env)
 	return cmd, nil
 }

@@ -3,6 +3,7 @@ package etcd
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -64,7 +65,7 @@ func TestCommandGolden(t *testing.T) {
 		cfg  Config
 		bin  Binary
 	}{
-		{"small, 3.6 compiled in", smallConfig(), Binary{"3.6.16", "/bin/etcd-manager", []string{"etcd"}, true}},
+		{"small, 3.6 compiled in", smallConfig(), Binary{Version: "3.6.16", Path: "/bin/etcd-manager", Args: []string{"etcd"}, Compiled: true}},
 		{"full, 3.4", fullConfig(), Binary{Version: "3.4.23", Path: "/opt/etcd-v3.4.23/etcd"}},
 		{"full, 3.5", fullConfig(), Binary{Version: "3.5.35", Path: "/opt/etcd-v3.5.35/etcd"}},
 		{"full, 3.6", fullConfig(), Binary{Version: "3.6.16", Path: "/opt/etcd-v3.6.16/etcd"}},
@@ -159,27 +160,39 @@ func TestCommandRefuses(t *testing.T) {
 	}
 }
 
-func TestBinaries(t *testing.T) {
-	opt, tmp := t.TempDir(), t.TempDir()
-	install := func(root, version, sub string, mode os.FileMode) {
-		t.Helper()
-		p := filepath.Join(root, "etcd-v"+version, sub, "etcd")
-		must(t, os.MkdirAll(filepath.Dir(p), 0o755))
-		must(t, os.WriteFile(p, []byte("#!/bin/sh\n"), mode))
+// fake writes an executable that says that it is a version of etcd, and counts how often it is asked.
+func fake(t *testing.T, root, named, sub, says string, mode os.FileMode) (path string) {
+	t.Helper()
+	path = filepath.Join(root, "etcd-v"+named, sub, "etcd")
+	must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\necho asked >> "+root+"/asked\necho etcd Version: "+says+"\n"), mode))
+	return path
+}
+
+func asked(t *testing.T, root string) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, "asked"))
+	if !errors.Is(err, os.ErrNotExist) {
+		must(t, err)
 	}
-	install(opt, "3.5.21", "", 0o755)
-	install(opt, "3.5.9", "usr/local/bin", 0o755)
-	install(tmp, "3.5.21", "", 0o755)
-	install(tmp, "3.4.13", "", 0o755)
-	install(opt, "3.5.1", "", 0o755)
-	install(opt, "3.5.30", "", 0o644) // not executable
-	b := &Binaries{Roots: []string{opt, tmp}, Self: "/ko-app/etcd-manager"}
+	return strings.Count(string(b), "asked")
+}
+
+func TestBinaries(t *testing.T) {
+	opt, other := t.TempDir(), t.TempDir()
+	fake(t, opt, "3.5.21", "", "3.5.21", 0o755)
+	fake(t, opt, "3.5.9", "usr/local/bin", "3.5.9", 0o755)
+	fake(t, other, "3.5.21", "", "3.5.21", 0o755)
+	fake(t, other, "3.4.13", "", "3.4.13", 0o755)
+	fake(t, opt, "3.5.1", "", "3.5.1", 0o755)
+	fake(t, opt, "3.5.30", "", "3.5.30", 0o644) // not executable
+	b := &Binaries{Roots: []string{opt, other}, Self: "/ko-app/etcd-manager"}
 	if got := b.Versions(); !slices.Equal(got, []string{"3.4.13", "3.5.9", "3.5.21", CompiledVersion}) {
 		t.Errorf("versions %v", got)
 	}
 	for v, want := range map[string]string{
 		"3.5.21": opt + "/etcd-v3.5.21/etcd", "3.5.9": opt + "/etcd-v3.5.9/usr/local/bin/etcd",
-		"3.4.13": tmp + "/etcd-v3.4.13/etcd", CompiledVersion: "/ko-app/etcd-manager",
+		"3.4.13": other + "/etcd-v3.4.13/etcd", CompiledVersion: "/ko-app/etcd-manager",
 	} {
 		got, err := b.Find(v)
 		if err != nil || got.Path != want || got.Version != v || got.Compiled != (v == CompiledVersion) {
@@ -187,19 +200,101 @@ func TestBinaries(t *testing.T) {
 		}
 	}
 	_, err := b.Find("3.5.22")
-	if !errors.Is(err, ErrNoBinary) || !strings.Contains(err.Error(), tmp+"/etcd-v3.5.22/usr/local/bin/etcd") || !strings.Contains(err.Error(), "3.5.9") {
+	if !errors.Is(err, ErrNoBinary) || !strings.Contains(err.Error(), other+"/etcd-v3.5.22/usr/local/bin/etcd") || !strings.Contains(err.Error(), "3.5.9") {
 		t.Errorf("absent version: %v", err)
 	}
 	if _, err := b.Find("3.5.1"); !errors.Is(err, ErrVersion) {
 		t.Errorf("3.5.1: %v", err)
 	}
 	for asked, want := range map[string]string{
-		"3.5.21": "3.5.21", "3.5.10": "3.5.21", "3.5.4": "3.5.9", "3.5.35": "3.5.21", "3.4.0": "3.4.13", "3.6.1": CompiledVersion, "3.6.99": CompiledVersion, "3.7.0": "",
+		"3.5.21": "3.5.21", "3.5.10": "3.5.21", "3.5.4": "3.5.9", "3.5.35": "3.5.21", "3.4.0": "3.4.13", "3.6.1": CompiledVersion, "3.6.99": CompiledVersion,
+		"3.7.0": "", "3.5.1": "3.5.9", "3.3.1": "",
 	} {
 		got, err := b.Nearest(asked)
 		if got.Version != want || (err == nil) != (want != "") {
 			t.Errorf("nearest to %s: %+v %v, want %q", asked, got, err, want)
 		}
+	}
+}
+
+// TestAliases has the newest patch under the name of every older one, as kOps gives it: as symbolic links, hard links and copies.
+func TestAliases(t *testing.T) {
+	root := t.TempDir()
+	path := fake(t, root, "3.5.31", "", "3.5.31", 0o755)
+	for i := range 30 {
+		dir := filepath.Join(root, fmt.Sprintf("etcd-v3.5.%d", i))
+		must(t, os.Mkdir(dir, 0o755))
+		if i%2 == 0 {
+			must(t, os.Symlink("../etcd-v3.5.31/etcd", filepath.Join(dir, "etcd")))
+		} else {
+			must(t, os.Link(path, filepath.Join(dir, "etcd")))
+		}
+	}
+	fake(t, root, "3.5.40", "", "3.5.1", 0o755) // a bad one under a good name
+	fake(t, root, "3.6.1", "", "3.5.33", 0o755) // another minor version
+	b := &Binaries{Roots: []string{root}}
+	for _, spec := range []string{"3.5.9", "3.5.0", "3.5.2", "3.5.31", "3.5.10"} {
+		bin, err := b.Nearest(spec)
+		if err != nil || bin.Version != "3.5.31" {
+			t.Errorf("%s: %+v %v", spec, bin, err)
+		}
+	}
+	got := b.Installed()
+	if !slices.Equal(got.Versions, []string{"3.5.31"}) || len(got.Problems) != 2 {
+		t.Errorf("installed: %+v", got)
+	}
+	for range 3 {
+		b.Installed()
+	}
+	if n := asked(t, root); n != 3 {
+		t.Errorf("executables were run %d times for their versions, want once for each of 3 files", n)
+	}
+	// Another file in its place is asked again.
+	must(t, os.Remove(path))
+	fake(t, root, "3.5.31", "", "3.5.35", 0o755)
+	if got := b.Installed(); !slices.Equal(got.Versions, []string{"3.5.31", "3.5.35"}) {
+		t.Errorf("replaced: %+v", got)
+	}
+}
+
+// TestCopiesOfOne asks one of several copies of a real program only, though each is a file of its own.
+func TestCopiesOfOne(t *testing.T) {
+	root := t.TempDir()
+	b := &Binaries{Roots: []string{root}}
+	program, err := os.ReadFile(self(t))
+	must(t, err)
+	for _, v := range []string{"3.5.9", "3.5.10"} {
+		dir := filepath.Join(root, "etcd-v"+v)
+		must(t, os.Mkdir(dir, 0o755))
+		must(t, os.WriteFile(filepath.Join(dir, "etcd"), program, 0o755))
+	}
+	first, firstID, err := openTrusted(filepath.Join(root, "etcd-v3.5.9", "etcd"))
+	must(t, err)
+	defer first.Close()
+	b.remember(firstID, first, answer{version: "3.5.31"})
+	second, secondID, err := openTrusted(filepath.Join(root, "etcd-v3.5.10", "etcd"))
+	must(t, err)
+	defer second.Close()
+	if a, ok := b.remembered(secondID, second); firstID == secondID || !ok || a.version != "3.5.31" {
+		t.Errorf("the copy is asked again: %v %+v", ok, a)
+	}
+}
+
+// TestAskBounded has an executable that says nothing, one that says too much and one that isn't etcd: none is tried again at once.
+func TestAskBounded(t *testing.T) {
+	root := t.TempDir()
+	for v, script := range map[string]string{"3.5.9": "exit 3", "3.5.10": "yes", "3.5.11": "echo Python 3.12"} {
+		path := fake(t, root, v, "", "x", 0o755)
+		must(t, os.WriteFile(path, []byte("#!/bin/sh\necho asked >> "+root+"/asked\n"+script+"\n"), 0o755))
+	}
+	b := &Binaries{Roots: []string{root}}
+	for range 5 {
+		if got := b.Installed(); len(got.Versions) != 0 || len(got.Problems) != 3 {
+			t.Errorf("installed: %+v", got)
+		}
+	}
+	if n := asked(t, root); n != 3 {
+		t.Errorf("run %d times, want 3", n)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +64,15 @@ func startHelper(cfg SalvageConfig, d salvageDir) (_ *helper, err error) {
 	if h.client, err = Dial([]string{fmt.Sprintf("unix:///proc/self/fd/%d/%s", dir.Fd(), helperSocket)}, nil); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
-	h.cmd = exec.Command(cfg.Binary.Path, append(append([]string{}, cfg.Binary.Args...), helperArgs(d.data(), cfg.Binary.Version)...)...)
+	line := CommandLine{
+		Argv:     append(append([]string{cfg.Binary.Path}, cfg.Binary.Args...), helperArgs(d.data(), cfg.Binary.Version)...),
+		compiled: cfg.Binary.Compiled, id: cfg.Binary.id,
+	}
+	var opened io.Closer
+	if h.cmd, opened, err = line.executable(); err != nil {
+		return nil, errors.Join(fmt.Errorf("start etcd %s: %w", cfg.Binary.Version, err), h.client.Close(), dir.Close())
+	}
+	defer opened.Close()
 	h.cmd.Dir = filepath.Clean(string(d))
 	// Nothing of the environment: what the operator has set is for another etcd.
 	h.cmd.Env = []string{"ETCD_UNSUPPORTED_ARCH=" + runtime.GOARCH}

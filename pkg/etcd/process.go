@@ -136,7 +136,12 @@ func Start(cmd CommandLine, o StartOptions) (*Process, error) {
 	if err := unmarkStaged(cmd.DataDir); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
-	c := exec.Command(cmd.Argv[0], cmd.Argv[1:]...)
+	// The child keeps the launch lock as long as it lives, whatever becomes of this process.
+	c, opened, err := cmd.executable(lock)
+	if err != nil {
+		return nil, fmt.Errorf("start etcd %s: %w", cmd.Version, err)
+	}
+	defer opened.Close()
 	c.Env = append([]string{}, cmd.Env...)
 	if o.Stdout != nil {
 		c.Stdout = o.Stdout
@@ -144,8 +149,6 @@ func Start(cmd CommandLine, o StartOptions) (*Process, error) {
 	if o.Stderr != nil {
 		c.Stderr = o.Stderr
 	}
-	// The child keeps the launch lock as long as it lives, whatever becomes of this process.
-	c.ExtraFiles = []*os.File{lock}
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	oom, _ := oomKills()
 	if err := c.Start(); err != nil {

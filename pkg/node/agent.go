@@ -102,8 +102,8 @@ type Agent struct {
 	loadavg  string
 	versions []string
 	versAt   time.Time
-	// proven are the executables of etcd that were run for their version, and what came of it.
-	proven map[string]string
+	// unused are the executables of etcd that aren't used, and why.
+	unused []string
 	// paused says why etcd must not be started for the moment. It is not on disk: after a restart of the manager etcd runs again.
 	paused string
 	// outdated is true if proc runs with other settings than it would be started with now.
@@ -115,6 +115,7 @@ type Agent struct {
 	trash     []cluster.TrashEntry
 	trashKick chan struct{}
 
+	looking sync.Mutex // one look for installed etcds at a time
 	probeMu sync.Mutex // one probe at a time
 	peekMu  sync.Mutex // and one look at the data
 	peeked  peeked     // guarded by mu
@@ -148,7 +149,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a := &Agent{
 		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changed: make(chan struct{}),
-		tasks: map[string]*task{}, proven: map[string]string{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
+		tasks: map[string]*task{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
 		loadavg: "/proc/loadavg",
 	}
 	if cfg.Catalog != nil {
@@ -332,20 +333,6 @@ func (a *Agent) SetNameProblem(problem string) {
 		a.nameProblem = problem
 		a.bump()
 	}
-}
-
-func (a *Agent) knownVersions() []string {
-	a.mu.Lock()
-	if time.Since(a.versAt) < 30*time.Second {
-		defer a.mu.Unlock()
-		return slices.Clone(a.versions)
-	}
-	a.mu.Unlock()
-	v := a.executable(a.cfg.Binaries.Versions())
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.versions, a.versAt = v, time.Now()
-	return slices.Clone(v)
 }
 
 func firstNonEmpty(list ...string) string {

@@ -197,7 +197,7 @@ func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 	if s == nil || s.Token == "" || s.Node(a.cfg.Self.Name) == nil {
 		return fmt.Errorf("the state doesn't name this node: %w", cluster.ErrPermanent)
 	}
-	if err := a.provable(ctx, s); err != nil {
+	if err := a.provable(s); err != nil {
 		return err
 	}
 	if req.GetRestart() {

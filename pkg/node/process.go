@@ -235,6 +235,9 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	if err != nil {
 		return err
 	}
+	if cmd.Version != s.EtcdVersion {
+		klog.Warningf("etcd %s runs in place of %s, which isn't installed on this node", cmd.Version, s.EtcdVersion)
+	}
 	klog.Infof("started etcd %s (pid %d, cluster %s%s)", cmd.Version, p.PID(), s.Token, map[bool]string{true: ", quarantined"}[s.Quarantined])
 	if err := a.took(p, s); err != nil {
 		return err

@@ -39,58 +39,69 @@ func applySettings(cfg *etcd.Config, s cluster.Settings) {
 
 // provable makes sure that what is to run can run, before what runs is stopped or the state file names it: the binary is there, and tells its
 // version.
-func (a *Agent) provable(ctx context.Context, s *cluster.EtcdState) error {
+func (a *Agent) provable(s *cluster.EtcdState) error {
 	a.mu.Lock()
 	same := a.state != nil && a.state.EtcdVersion == s.EtcdVersion
 	a.mu.Unlock()
 	if same {
 		return nil
 	}
-	bin, err := a.cfg.Binaries.Nearest(s.EtcdVersion)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := bin.Prove(ctx); err != nil {
+	if _, err := a.cfg.Binaries.Nearest(s.EtcdVersion); err != nil {
 		return fmt.Errorf("what runs is left alone: %w", err)
 	}
 	return nil
 }
 
-// executable leaves out the versions whose executable isn't one for this machine, and says so once. Each is run when it is first seen, and again
-// when it was replaced.
-func (a *Agent) executable(versions []string) []string {
-	return slices.DeleteFunc(slices.Clone(versions), func(v string) bool {
-		bin, err := a.cfg.Binaries.Find(v)
-		if err != nil {
-			return true
-		}
-		if bin.Compiled {
-			return false
-		}
-		info, err := os.Stat(bin.Path)
-		if err != nil {
-			return true
-		}
-		key := fmt.Sprint(bin.Path, info.Size(), info.ModTime().UnixNano())
-		a.mu.Lock()
-		said, known := a.proven[key]
-		a.mu.Unlock()
-		if known {
-			return said != ""
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // what is found out is kept for all who ask, so no request of theirs ends it
-		defer cancel()
-		if err := bin.Prove(ctx); err != nil {
-			said = err.Error()
-			klog.Warningf("etcd %s is not used: %s", v, said)
-		}
-		a.mu.Lock()
-		a.proven[key] = said
-		a.mu.Unlock()
-		return said != ""
-	})
+// versionsPoll is how often it is looked which etcds are installed.
+const versionsPoll = 30 * time.Second
+
+// knownVersions are the etcds that this node can run. Only the first look is waited for.
+func (a *Agent) knownVersions() []string {
+	a.mu.Lock()
+	first, due := a.versAt.IsZero(), time.Since(a.versAt) >= versionsPoll
+	a.mu.Unlock()
+	if first {
+		a.lookVersions()
+	} else if due && a.looking.TryLock() {
+		go func() {
+			defer a.looking.Unlock()
+			a.readVersions()
+		}()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.versions)
+}
+
+// lookVersions looks for the first time; who comes meanwhile waits for it.
+func (a *Agent) lookVersions() {
+	a.looking.Lock()
+	defer a.looking.Unlock()
+	a.mu.Lock()
+	done := !a.versAt.IsZero()
+	a.mu.Unlock()
+	if !done {
+		a.readVersions()
+	}
+}
+
+// readVersions looks which etcds are installed, and says in one line which aren't used, when that has changed.
+func (a *Agent) readVersions() {
+	found := a.cfg.Binaries.Installed()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.Equal(found.Versions, a.versions) && !a.versAt.IsZero() {
+		a.bump()
+	}
+	a.versions, a.versAt = found.Versions, time.Now()
+	if slices.Equal(found.Problems, a.unused) {
+		return
+	}
+	a.unused = found.Problems
+	const shown = 3
+	if n := len(a.unused); n > 0 {
+		klog.Warningf("%d executables of etcd are not used: %s%s", n, strings.Join(a.unused[:min(n, shown)], "; "), map[bool]string{true: "; …"}[n > shown])
+	}
 }
 
 // takeSettings remembers the settings that the leader gives. mu is held.

@@ -18,7 +18,7 @@ func (r *rules) pick(want string, nodes []*cluster.NodeStatus) (string, string) 
 	if err != nil {
 		return "", err.Error()
 	}
-	if why := w.Unsafe(); why != "" {
+	if why := w.Unsafe(); why != "" && !w.Replaceable() {
 		return "", fmt.Sprintf("etcd %s is refused: %s", want, why)
 	}
 	var common []string
@@ -54,7 +54,7 @@ func (r *rules) badSpec() string {
 		if err != nil {
 			return "the spec's etcd version: " + err.Error()
 		}
-		if why := v.Unsafe(); why != "" {
+		if why := v.Unsafe(); why != "" && !v.Replaceable() {
 			return fmt.Sprintf("the spec asks for etcd %s: %s", r.spec.EtcdVersion, why)
 		}
 	}

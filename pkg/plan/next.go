@@ -430,7 +430,7 @@ func (r *rules) locked() bool { return !r.o.Store.Fences && !r.p.AllowUnfenced }
 // steady is what is said when there is nothing to do.
 func (r *rules) steady() (d Decision) {
 	all, healthy := r.v.voters()
-	d, _ = alarm("%d of %d members are healthy", healthy, all)
+	d, _ = alarm("%d of %d members are healthy%s", healthy, all, r.standIn())
 	d.Alarm = false
 	s := r.o.Store
 	still := "" // of what is said in ever other words

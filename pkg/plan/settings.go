@@ -68,7 +68,7 @@ func (r *rules) otherSettings() (Decision, bool) {
 		switch {
 		case n.Etcd.Healthy || !n.DataPresent || n.Holding || n.Busy != "" || n.StateError != "" || isQuarantined(n) || n.Settings.Equal(want):
 			continue
-		case n.Etcd.UnhealthyFor < min(startTime, r.p.MemberDeadline/2) || !slices.Contains(n.Versions, n.State.EtcdVersion):
+		case n.Etcd.UnhealthyFor < min(startTime, r.p.MemberDeadline/2) || cluster.NearestVersion(n.State.EtcdVersion, n.Versions) == "":
 			continue
 		case n.Etcd.UnhealthyFor < r.p.MemberDeadline && r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
 		case !r.v.serving && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(n.ID):
@@ -80,6 +80,9 @@ func (r *rules) otherSettings() (Decision, bool) {
 			a.Settings = cluster.Settings{}
 		}
 		a.State.NewCluster = false
+		if r.v.serving { // the state may name what another version stands in for
+			a.State.EtcdVersion = cluster.NearestVersion(n.State.EtcdVersion, n.Versions)
+		}
 		return do(a, "etcd on node %s doesn't get well with the settings [%s]; it is started with those that are wanted, [%s]", n.ID, n.Settings, want)
 	}
 	return none, false

@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -375,4 +377,38 @@ func (r *rules) keepsTo(v cluster.Version) bool {
 		c, err := cluster.ParseVersion(n.Etcd.ClusterVersion)
 		return n.Etcd.Healthy && (err != nil || c.Minor > v.Minor)
 	})
+}
+
+// standIn says that another version runs than the one that is asked for, and which nodes lack that one; or is "".
+func (r *rules) standIn() string {
+	if r.spec == nil || r.spec.EtcdVersion == "" {
+		return ""
+	}
+	want, err := cluster.ParseVersion(r.spec.EtcdVersion)
+	if err != nil || want.Unsafe() != "" && !want.Replaceable() {
+		return ""
+	}
+	var runs []string
+	var lack []cluster.NodeID
+	for _, n := range r.v.nodes {
+		v, err := cluster.ParseVersion(n.Etcd.Version)
+		if err != nil || !n.Etcd.Votes() || v.Compare(want) == 0 || !v.SameMinor(want) {
+			continue
+		}
+		if !slices.Contains(runs, v.String()) {
+			runs = append(runs, v.String())
+		}
+		if !slices.Contains(n.Versions, want.String()) {
+			lack = append(lack, n.ID)
+		}
+	}
+	slices.SortFunc(lack, cmp.Compare)
+	switch text := strings.Join(runs, " and "); {
+	case len(runs) == 0:
+	case want.Unsafe() != "":
+		return fmt.Sprintf("; etcd %s is asked for, which is never run (%s); %s runs in its place", want, want.Unsafe(), text)
+	case len(lack) > 0:
+		return fmt.Sprintf("; etcd %s is asked for and %s runs in its place; nodes without %s: %s", want, text, want, ids(lack))
+	}
+	return ""
 }

@@ -84,7 +84,6 @@ func TestRefusedVersions(t *testing.T) {
 		{"3.6.16", "3.5.26 or newer before, and node"},
 		{"3.7.3", "has no etcd 3.7"},
 		{"3.4.23", "etcd has no downgrade from 3.5"},
-		{"3.5.1", "etcd 3.5.0 to 3.5.2 can corrupt data"},
 		{"3.8.0", "only etcd 3.4 to 3.7 are supported"},
 		{"2.3.8", "only etcd 3.4 to 3.7 are supported"},
 	} {
