@@ -87,6 +87,9 @@ type journal struct {
 	// MayBeEmpty is the token under which etcd may be started on an absent data dir: a founder, or a member that joins and
 	// has not been seen with data yet. A member that had data once must never start without.
 	MayBeEmpty cluster.Token `json:"mayBeEmpty,omitempty"`
+	// Begun is the token under which etcd was started for the first time on an absent data dir. From then on it never starts
+	// on an absent one: others may count on what it has promised.
+	Begun cluster.Token `json:"begun,omitempty"`
 	// Settings are etcd's settings as the leader last gave them.
 	Settings cluster.Settings `json:"settings,omitempty"`
 }

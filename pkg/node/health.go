@@ -2,11 +2,14 @@ package node
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
@@ -55,6 +58,7 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 	if c == nil || young {
 		return
 	}
+	a.noteData()
 	s := ask(ctx, c)
 	if ctx.Err() != nil {
 		return
@@ -72,7 +76,6 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 			klog.Infof("etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
 		a.badSince, a.restarts = time.Time{}, 0
-		a.seenWithData()
 	case a.badSince.IsZero():
 		a.badSince = time.Now()
 		klog.Warningf("etcd is not healthy: %s", s.Error)
@@ -84,9 +87,11 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 	}
 }
 
-// seenWithData ends the permission to start on an absent data dir. mu is held.
-func (a *Agent) seenWithData() {
-	if a.j.MayBeEmpty == "" {
+// noteData ends the permission to start on an absent data dir, once etcd has made one.
+func (a *Agent) noteData() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.j.MayBeEmpty == "" || !a.l.hasMember(a.j.MayBeEmpty) {
 		return
 	}
 	j := a.j
@@ -94,6 +99,39 @@ func (a *Agent) seenWithData() {
 	if err := a.setJournal(j); err != nil {
 		klog.Errorf("%v", err)
 	}
+}
+
+// dataLost tells whether etcd has run under a token and its data dir is gone. mu is held.
+func (a *Agent) dataLost(t cluster.Token) bool {
+	switch {
+	case a.l.hasMember(t):
+		return false
+	case a.j.MayBeEmpty != t:
+		return a.j.Begun == t
+	}
+	// The directory is made before the first start: without it, it is not known what etcd had in it.
+	return a.j.Begun == t && !exists(a.l.data(t))
+}
+
+func (a *Agent) errDataLost(t cluster.Token) error {
+	return fmt.Errorf("data dir %s is gone although etcd has run on it; etcd is not started without its data, the leader replaces this member: %w",
+		a.l.data(t), cluster.ErrPermanent)
+}
+
+// firstStart makes the data dir and remembers, before etcd runs, that it has run. mu is held.
+func (a *Agent) firstStart(t cluster.Token) error {
+	if err := os.MkdirAll(a.l.data(t), 0o700); err != nil {
+		return fmt.Errorf("make data dir: %w", err)
+	}
+	if err := atomicfile.SyncDir(a.l.dataRoot()); err != nil {
+		return fmt.Errorf("make data dir: %w", err)
+	}
+	if a.j.Begun == t {
+		return nil
+	}
+	j := a.j
+	j.Begun = t
+	return a.setJournal(j)
 }
 
 func sameMember(a, b cluster.Member) bool {

@@ -237,9 +237,19 @@ func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 			return err
 		}
 		a.kickTrash()
+		if a.j.Begun != "" { // another membership begins
+			j := a.j
+			j.Begun = ""
+			if err := a.setJournal(j); err != nil {
+				return err
+			}
+		}
 	}
 	if err := a.release(s.Token); err != nil {
 		return err
+	}
+	if mayBeEmpty && a.dataLost(s.Token) {
+		return a.errDataLost(s.Token)
 	}
 	if mayBeEmpty && !a.l.hasMember(s.Token) && a.j.MayBeEmpty != s.Token {
 		j := a.j

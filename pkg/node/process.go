@@ -216,8 +216,11 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	if err := a.ready(); err != nil {
 		return err
 	}
-	if p == nil && empty != s.Token && !a.l.hasMember(s.Token) {
-		return fmt.Errorf("data dir %s is gone although etcd has run on it; etcd is not started without its data, the leader replaces this member: %w", a.l.data(s.Token), cluster.ErrPermanent)
+	a.mu.Lock()
+	lost := a.dataLost(s.Token)
+	a.mu.Unlock()
+	if p == nil && (lost || empty != s.Token && !a.l.hasMember(s.Token)) {
+		return a.errDataLost(s.Token)
 	}
 	cmd, err := a.commandLine(s)
 	if err != nil {
@@ -228,6 +231,14 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 			return nil
 		}
 		if err := a.stopLocked(ctx, "its settings change", stopServing); err != nil {
+			return err
+		}
+	}
+	if !a.l.hasMember(s.Token) {
+		a.mu.Lock()
+		err := a.firstStart(s.Token)
+		a.mu.Unlock()
+		if err != nil {
 			return err
 		}
 	}
