@@ -184,7 +184,7 @@ func (d *daemon) openPKI() error {
 			return err
 		}
 	}
-	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure, Etcd: !o.etcdInsecure, Policy: o.certs})
+	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure, Etcd: !o.etcdInsecure, Policy: o.certs, MinVersion: etcd.TLSMinVersion(o.env)})
 	if err != nil {
 		return fmt.Errorf("--pki-dir: %w", err)
 	}

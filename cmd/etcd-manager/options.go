@@ -279,7 +279,7 @@ func (o *options) validate(given map[string]bool) error {
 	if o.changes < 0 || o.changes > 0 && o.changes < 100*time.Millisecond || o.verify < 0 {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
 	}
-	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv())
+	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv(), etcd.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
 }
 
@@ -376,7 +376,36 @@ func (o *options) checkURLs() error {
 			ports[u.Port()] = "--" + t.flag
 		}
 	}
+	return o.checkMetricsPorts(ports)
+}
+
+// checkMetricsPorts refuses metrics URLs of etcd on ports that are taken on the same address.
+func (o *options) checkMetricsPorts(ports map[string]string) error {
+	const name = "ETCD_LISTEN_METRICS_URLS"
+	for _, t := range []struct {
+		setting string
+		urls    []string
+	}{{"--listen-metrics-urls", o.etcdMetricsURLs()}, {name, strings.Split(o.env[name], ",")}} {
+		for _, s := range t.urls {
+			u, err := url.Parse(strings.TrimSpace(s))
+			if err != nil {
+				return fmt.Errorf("%s: %q is not a URL: %w", t.setting, s, err)
+			}
+			if other := ports[u.Port()]; other != "" && sameListener(u.Hostname(), o.address, o.etcdAddress) {
+				return fmt.Errorf("%s and %s both want port %s", t.setting, other, u.Port())
+			}
+		}
+	}
 	return nil
+}
+
+// sameListener tells whether who listens on a host takes ports of one of the addresses.
+func sameListener(host string, addresses ...string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && slices.ContainsFunc(addresses, func(s string) bool {
+		b, err := netip.ParseAddr(s)
+		return err == nil && (a == b || a.IsUnspecified() || b.IsUnspecified())
+	})
 }
 
 // expand turns a template into URLs for a node.

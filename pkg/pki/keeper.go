@@ -38,6 +38,8 @@ type Config struct {
 	Managers, Etcd bool
 	// Policy is how long certificates live.
 	Policy Policy
+	// MinVersion is the least version of TLS that managers take from each other; 0 means TLS 1.2, which is the least in any case.
+	MinVersion uint16
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }

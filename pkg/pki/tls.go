@@ -14,7 +14,7 @@ var errNoCertificate = errors.New("no certificate: the keeper was configured wit
 // the managers' CA; PeerID tells which node it is. Each handshake uses the current certificate and CAs.
 func (k *Keeper) ManagerServer() *tls.Config {
 	base := &tls.Config{
-		MinVersion: tls.VersionTLS12,
+		MinVersion: max(tls.VersionTLS12, k.cfg.MinVersion),
 		NextProtos: []string{"h2"},
 		Time:       k.cfg.Now,
 		// A resumed session would skip the check of a CA that was taken away.

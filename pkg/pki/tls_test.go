@@ -221,3 +221,24 @@ func expireHeld(k *Keeper) {
 		k.held[role] = &old
 	}
 }
+
+// TestManagersMinVersion refuses an older TLS than the one that is demanded.
+func TestManagersMinVersion(t *testing.T) {
+	dir := dirWithCAs(t, time.Now())
+	client := keeperFor(t, dir, "etcd-b").ManagerClient("etcd-a")
+	client.MaxVersion = tls.VersionTLS12
+	k, err := NewKeeper(Config{Dir: dir, NodeID: "etcd-a", Managers: true, Policy: DefaultPolicy(), MinVersion: tls.VersionTLS13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := handshake(keeperFor(t, dir, "etcd-a").ManagerServer(), client); err != nil {
+		t.Errorf("TLS 1.2 where nothing is demanded: %v", err)
+	}
+	if _, err := handshake(k.ManagerServer(), client); err == nil {
+		t.Error("TLS 1.2 was accepted where 1.3 is demanded")
+	}
+	client.MaxVersion = 0
+	if _, err := handshake(k.ManagerServer(), client); err != nil {
+		t.Errorf("TLS 1.3: %v", err)
+	}
+}
