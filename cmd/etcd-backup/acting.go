@@ -108,7 +108,7 @@ func (s *sidecar) keepChanges(a *acting) {
 func (s *sidecar) record(a *acting) {
 	for a.ctx.Err() == nil {
 		rec, err := changelog.NewRecorder(changelog.Config{
-			ClusterName: s.o.clusterName, Node: s.fence.node, Term: a.term, ToolVersion: s.toolVersion, Catalog: s.catalog,
+			ClusterName: s.o.clusterName, Node: s.fence.node, Term: a.term, Unfenced: a.hold == nil, ToolVersion: s.toolVersion, Catalog: s.catalog,
 			Dial: func(context.Context) (changelog.Source, error) { return s.dialStream() },
 			Dir:  s.dir("changes"), Interval: s.o.changes, Gap: s.want, Now: s.now,
 		})

@@ -36,7 +36,7 @@ func childMain(args []string) (code int, ok bool) {
 	return 0, false
 }
 
-// proveBackups proves the newest backup every so often until ctx ends. The interval counts from the last proof that the store knows of.
+// proveBackups proves a backup every so often, the newest good one of the life that serves, until ctx ends. The interval counts from the last proof that the store knows of.
 func (s *sidecar) proveBackups(ctx context.Context) {
 	for wait := min(verifySettle, s.o.verify); ; {
 		select {
@@ -59,19 +59,22 @@ func (s *sidecar) proveIfDue(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	newest, ok := list.Newest()
-	if !ok {
-		return min(verifyAgain, s.o.verify), nil
-	}
-	if last, ok := list.LastTried(); ok {
+	if last, ok := list.LastTried(s.now()); ok {
 		if p, err := s.catalog.Proof(ctx, last.Name); err == nil { // it is only shown
 			s.show(func(v *shown) { v.proof = proofShown(last.Name, p) })
 		}
-		if due := last.ProofAt.Add(s.o.verify); s.now().Before(due) {
-			return due.Sub(s.now()), nil
+		if left := last.ProofDue(s.now(), s.o.verify); left > 0 {
+			return left, nil
 		}
 	}
-	return s.o.verify, s.prove(ctx, newest.Name)
+	name, err := (&changelog.Archive{Catalog: s.catalog}).ToProve(ctx, list, s.now())
+	if err != nil {
+		return 0, err
+	}
+	if name == "" {
+		return min(verifyAgain, s.o.verify), nil
+	}
+	return s.o.verify, s.prove(ctx, name)
 }
 
 // prove tries a backup out and puts what was found beside it. One that is sound though it can't be reached from the one before it is proven: it can be restored.

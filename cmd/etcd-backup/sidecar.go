@@ -51,6 +51,8 @@ type sidecar struct {
 	begun    bool
 	failures int
 	said     string
+	// taken is when this instance took its last backup; it is only compared with later readings of the same clock.
+	taken time.Time
 
 	mu sync.Mutex
 	// wanted says why a full backup is needed at once.
@@ -206,8 +208,8 @@ func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Durati
 		s.show(func(v *shown) { v.store = err.Error() })
 		return longestRetry, err
 	}
-	newest, some := list.Newest()
-	s.show(func(v *shown) { v.newest, v.backups = newest.Time, len(list.Backups) })
+	newest, some := list.NewestSound(s.now())
+	s.show(func(v *shown) { v.newest, v.backups = newest.At(), len(list.Backups) })
 	if a := s.acting; a != nil {
 		if some {
 			s.keepChanges(a)
@@ -217,31 +219,27 @@ func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Durati
 	}
 	reason := s.takeWanted()
 	if reason == "" && some && s.begun {
-		// Whoever led before may have made it: the interval counts from there.
-		if age := s.now().Sub(newest.Time); age >= 0 && age < s.o.interval {
+		// Whoever led before may have made it: the interval counts from there. One that is dated in the future doesn't count.
+		if age := s.now().Sub(newest.At()); age < s.o.interval {
 			return min(s.o.interval-age, look), nil
 		}
 	}
-	name := catalog.NewBackupName(s.now(), allNames(list))
+	// What this instance has made counts by its own watch, whatever its name says.
+	if left := s.o.interval - s.now().Sub(s.taken); reason == "" && !s.taken.IsZero() && left > 0 {
+		return min(left, look), nil
+	}
+	name := catalog.NewBackupName(s.now(), list.AllNames())
 	if err := s.backup(ctx, name, status, cmp.Or(reason, "periodic")); err != nil {
 		s.wantAgain(reason)
 		return longestRetry, err
 	}
-	s.begun = true
+	s.begun, s.taken = true, s.now()
 	s.show(func(v *shown) { v.newest, v.backups = s.now(), len(list.Backups)+1 })
 	if err := s.retain(ctx); err != nil {
 		// The backup stands; what is too much goes after the next one.
 		klog.Errorf("old backups could not be removed, next attempt in %s: %v", s.o.interval, err)
 	}
 	return look, nil
-}
-
-func allNames(l catalog.BackupList) []string {
-	names := l.Names()
-	for _, b := range l.Leftovers {
-		names = append(names, b.Name)
-	}
-	return names
 }
 
 func (s *sidecar) status(ctx context.Context) (etcd.Status, error) {

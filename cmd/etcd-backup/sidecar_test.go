@@ -189,7 +189,7 @@ func TestSidecar(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("it doesn't stop")
 	}
-	newest, _ := backups(t, c).Newest()
+	newest, _ := backups(t, c).NewestAny()
 	path := filepath.Join(t.TempDir(), "snapshot.db")
 	res, err := backup.FetchFile(context.Background(), c, newest.Name, path, backup.FileOptions{})
 	if err != nil {

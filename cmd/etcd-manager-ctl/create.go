@@ -72,13 +72,13 @@ func (a *app) queueCreate(ctx context.Context, c *catalog.Catalog, b catalog.Cre
 func (a *app) pinCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "pin-backup NAME", Short: "Keep a backup, whatever its age", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Use: "pin-backup NAME|latest", Short: "Keep a backup, whatever its age", Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onBackup(cmd.Context(), args[0], "pinned: %s is kept until it is unpinned\n", func(ctx context.Context, c *catalog.Catalog, name string) error {
 				return c.PinBackup(ctx, name, reason)
 			})
 		},
-		ValidArgsFunction: a.complete(storedNames),
+		ValidArgsFunction: a.complete(restorableNames),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "a `note` of your own, kept with the pin")
 	return cmd
@@ -86,19 +86,14 @@ func (a *app) pinCommand() *cobra.Command {
 
 func (a *app) unpinCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "unpin-backup NAME", Short: "Let retention decide about a backup again", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Use: "unpin-backup NAME|latest", Short: "Let retention decide about a backup again", Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onBackup(cmd.Context(), args[0], "unpinned: retention decides about %s again\n", func(ctx context.Context, c *catalog.Catalog, name string) error {
 				return c.UnpinBackup(ctx, name)
 			})
 		},
-		ValidArgsFunction: a.complete(storedNames),
+		ValidArgsFunction: a.complete(restorableNames),
 	}
-}
-
-func storedNames(ctx context.Context, c *catalog.Catalog) ([]string, error) {
-	l, err := c.Backups(ctx)
-	return l.Names(), err
 }
 
 // onBackup does something to a backup that is there, and says so.
@@ -113,6 +108,9 @@ func (a *app) onBackup(ctx context.Context, name, say string, do func(context.Co
 	defer cancel()
 	l, err := c.Backups(ctx)
 	if err != nil {
+		return err
+	}
+	if name, err = a.resolve(ctx, c, l, name); err != nil {
 		return err
 	}
 	if !slices.Contains(l.Names(), name) {

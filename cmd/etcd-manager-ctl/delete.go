@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -43,6 +44,15 @@ func (a *app) deleteCommand(ctx context.Context, name string) error {
 	list, err := entries(ctx, c)
 	if err != nil {
 		return err
+	}
+	if name == latest && !slices.ContainsFunc(list, func(e entry) bool { return e.name == latest }) {
+		backups, err := c.Backups(ctx)
+		if err != nil {
+			return err
+		}
+		if name, err = a.resolve(ctx, c, backups, name); err != nil {
+			return err
+		}
 	}
 	removed := []commandOutput{}
 	var refused []error

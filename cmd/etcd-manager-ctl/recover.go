@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -210,20 +211,24 @@ func (a *app) compareWithBackup(ctx context.Context, c *catalog.Catalog, s catal
 	if err != nil {
 		return err
 	}
-	newest, ok := l.Newest()
-	if !ok {
+	newest, err := a.archive(c).NewestGood(ctx, l, a.now())
+	var open *changelog.UndecidedError
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
 		a.note("There is no backup at all: the survivor's data are all there is.")
 		return nil
+	case errors.As(err, &open):
+		a.note("Newest backup:  not known. %s", a.undecided(open))
+		return nil
+	case err != nil:
+		return err
 	}
 	age := "at a time that isn't known"
 	if !newest.Time.IsZero() {
 		age = ago(a.now().Sub(newest.Time))
 	}
-	m, err := c.Manifest(ctx, newest.Name)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !unusable(err) {
-		return err
-	}
-	if err != nil || m.Revision == 0 {
+	m := newest.Manifest
+	if m == nil || m.Revision == 0 {
 		a.note("Newest backup:  %s, %s; its revision isn't known.", newest.Name, age)
 		return nil
 	}

@@ -15,8 +15,50 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// latest is the name by which the newest backup can be asked for.
+// latest is the name by which the newest good backup of the life that serves can be asked for, wherever the name of a backup is.
 const latest = "latest"
+
+// resolve replaces latest by the name of the backup that it means. It is the only place that knows what it means.
+func (a *app) resolve(ctx context.Context, c *catalog.Catalog, l catalog.BackupList, name string) (string, error) {
+	if name != latest || slices.Contains(l.Names(), latest) {
+		return name, nil
+	}
+	n, err := a.archive(c).NewestGood(ctx, l, a.now())
+	var open *changelog.UndecidedError
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return "", a.noBackup(l, latest)
+	case errors.As(err, &open):
+		return "", a.undecided(open)
+	case err != nil:
+		return "", err
+	}
+	for _, note := range n.Notes {
+		a.note("latest: %s", note)
+	}
+	return n.Name, nil
+}
+
+// undecided shows what may be meant, and how to say which.
+func (a *app) undecided(e *changelog.UndecidedError) error {
+	text := e.Error()
+	for _, k := range e.Candidates {
+		text += fmt.Sprintf("\n  this one:  %s", a.ctl("restore-backup", k.Name, "--dry-run"))
+		if k.Life != "" {
+			text += fmt.Sprintf("\n  with the changes of its life:  %s", a.ctl("restore-backup", k.Name, "--latest", "--dry-run"))
+		}
+	}
+	return &undecidedError{text, e}
+}
+
+// undecidedError is an UndecidedError with the commands to choose.
+type undecidedError struct {
+	text  string
+	cause error
+}
+
+func (e *undecidedError) Error() string { return e.text }
+func (e *undecidedError) Unwrap() error { return e.cause }
 
 func (a *app) restoreCommand() *cobra.Command {
 	var r request
@@ -156,8 +198,8 @@ func (a *app) choose(ctx context.Context, c *catalog.Catalog, name string) (choi
 	if err != nil {
 		return choice{}, err
 	}
-	if newest, ok := l.Newest(); ok && name == latest && !slices.Contains(l.Names(), latest) {
-		name = newest.Name
+	if name, err = a.resolve(ctx, c, l, name); err != nil {
+		return choice{}, err
 	}
 	i := slices.Index(l.Names(), name)
 	if i < 0 {
@@ -196,7 +238,7 @@ func (a *app) noBackup(l catalog.BackupList, name string) error {
 		}
 	}
 	near := closest(name, l.Names(), 3)
-	newest, ok := l.Newest()
+	newest, ok := l.NewestAny()
 	switch {
 	case len(near) > 0:
 		message += "; did you mean " + strings.Join(near, ", ") + "?"

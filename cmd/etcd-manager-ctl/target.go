@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -83,10 +84,34 @@ type planOutput struct {
 	LostRevisions int64     `json:"lostRevisions"`
 	LostUntil     time.Time `json:"lostUntil,omitzero"`
 	// LostMore means that more is kept behind that; it wasn't all looked at.
-	LostMore      bool    `json:"lostMore,omitempty"`
+	LostMore bool `json:"lostMore,omitempty"`
+	// ServingIncarnation is the life that serves, if the store tells. If the point is of another one, LostServing says what of the
+	// former is kept in the store, which is all lost too.
+	ServingIncarnation string      `json:"servingIncarnation,omitempty"`
+	LostServing        *lostOutput `json:"lostServing,omitempty"`
+
 	Seconds       float64 `json:"estimatedSeconds"`
 	OutageSeconds float64 `json:"estimatedOutageSeconds"`
 	EstimatedFrom string  `json:"estimatedFrom"`
+}
+
+// lostOutput is what is kept of a life.
+type lostOutput struct {
+	FirstRevision int64     `json:"firstRevision,omitempty"`
+	LastRevision  int64     `json:"lastRevision,omitempty"`
+	Began         time.Time `json:"began,omitzero"`
+	Until         time.Time `json:"until,omitzero"`
+	// Backup is the newest good one of it, empty if there is none.
+	Backup string `json:"backup,omitempty"`
+}
+
+// serving fills in what is lost of the life that serves.
+func (o *planOutput) serving(p *changelog.Plan, lost *changelog.Lost) {
+	o.ServingIncarnation = string(p.Serving)
+	if lost == nil {
+		return
+	}
+	o.LostServing = &lostOutput{lost.From, lost.Reach, lost.Began, lost.Until, lost.Backup}
 }
 
 func planned(t changelog.Target, p *changelog.Plan) planOutput {
@@ -130,6 +155,14 @@ func (o planOutput) text() string {
 			fmt.Fprintf(w, "  \t…\n  \t%s\n", o.Segments[n-1])
 		}
 	}
+	o.losses(line)
+	line("takes", "about %s, of it about %s without etcd (%s)", took(round(o.Seconds)), took(round(o.OutageSeconds)), o.EstimatedFrom)
+	_ = w.Flush() // to a builder
+	return b.String()
+}
+
+// losses says what is lost: of the point's own life what came after it, and all of the life that serves if that is another one.
+func (o planOutput) losses(line func(name, format string, args ...any)) {
 	switch {
 	case o.LostRevisions > 0 && o.LostMore:
 		line("loses", "what came after it: at least %d revisions, until %s and longer", o.LostRevisions, exactly(o.LostUntil))
@@ -137,12 +170,25 @@ func (o planOutput) text() string {
 		line("loses", "what came after it: changes of more than %s later are kept, too", took(changelog.Enough))
 	case o.LostRevisions > 0:
 		line("loses", "what came after it: at least %d revisions, until %s", o.LostRevisions, exactly(o.LostUntil))
-	default:
-		line("loses", "what came after it; nothing of that is kept")
+	case o.LostServing == nil:
+		line("loses", "what came after it; nothing of that is in the store")
 	}
-	line("takes", "about %s, of it about %s without etcd (%s)", took(round(o.Seconds)), took(round(o.OutageSeconds)), o.EstimatedFrom)
-	_ = w.Flush() // to a builder
-	return b.String()
+	l := o.LostServing
+	if l == nil {
+		if o.ServingIncarnation == "" && o.Incarnation != "" {
+			line("note", "the store doesn't tell which life of the cluster serves; this point is of life %s", o.Incarnation)
+		}
+		return
+	}
+	line("OTHER LIFE", "this point is of life %s, and life %s serves, since %s", o.Incarnation, o.ServingIncarnation, exactly(l.Began))
+	if l.LastRevision > 0 {
+		line("loses too", "all that was written in the life that serves: in the store up to revision %d, until %s", l.LastRevision, exactly(l.Until))
+	} else {
+		line("loses too", "all that was written in the life that serves; nothing of that is in the store")
+	}
+	if l.Backup == "" && l.LastRevision > 0 {
+		line("note", "no backup of the life that serves is in the store, so its changes can't be brought back (create-backup takes one)")
+	}
 }
 
 func round(seconds float64) time.Duration {
@@ -181,11 +227,21 @@ func (o *planOutput) estimate(rawSize int64, ops []catalog.Operation) {
 func (a *app) plan(ctx context.Context, c *catalog.Catalog, t changelog.Target) (*changelog.Plan, planOutput, error) {
 	ctx, cancel := a.limit(ctx)
 	defer cancel()
-	p, err := a.archive(c).Plan(ctx, t)
+	archive := a.archive(c)
+	p, err := archive.Plan(ctx, t)
+	var open *changelog.UndecidedError
+	if errors.As(err, &open) {
+		return nil, planOutput{}, a.undecided(open)
+	}
 	if err != nil {
 		return nil, planOutput{}, err
 	}
 	o := planned(t, p)
+	lost, err := archive.LostWith(ctx, p)
+	if err != nil {
+		return nil, planOutput{}, err
+	}
+	o.serving(p, lost)
 	ops, _, err := c.Operations(ctx)
 	if err != nil {
 		return nil, planOutput{}, err

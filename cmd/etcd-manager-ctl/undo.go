@@ -191,14 +191,11 @@ func (a *app) showUndo(ctx context.Context, c *catalog.Catalog, backups catalog.
 
 // writtenSince says by how much the newest backup is ahead of the restore.
 func (a *app) writtenSince(ctx context.Context, c *catalog.Catalog, backups catalog.BackupList, op *catalog.Operation) string {
-	newest, ok := backups.Newest()
-	if !ok || !newest.HasManifest || op.RevisionAfter == 0 || newest.Time.Before(op.Created) {
+	newest, err := a.archive(c).NewestGood(ctx, backups, a.now())
+	if err != nil || newest.Manifest == nil || op.RevisionAfter == 0 || newest.Manifest.Revision < op.RevisionAfter {
 		return ""
 	}
-	m, err := c.Manifest(ctx, newest.Name)
-	if err != nil || m.Revision < op.RevisionAfter {
-		return ""
-	}
+	m := newest.Manifest
 	lost := "nothing"
 	if n := m.Revision - op.RevisionAfter; n > 0 {
 		lost = fmt.Sprintf("at least %d revisions", n)

@@ -57,25 +57,6 @@ func (l BackupList) Names() []string {
 	return names
 }
 
-// Newest returns the newest complete backup.
-func (l BackupList) Newest() (Backup, bool) {
-	if len(l.Backups) == 0 {
-		return Backup{}, false
-	}
-	return l.Backups[len(l.Backups)-1], true
-}
-
-// LastTried returns the backup that was last proven or found to be bad.
-func (l BackupList) LastTried() (Backup, bool) {
-	var last Backup
-	for _, b := range l.Backups {
-		if b.ProofAt.After(last.ProofAt) {
-			last = b
-		}
-	}
-	return last, !last.ProofAt.IsZero()
-}
-
 // LastWritten is when the newest file of any backup was written, by the store's clock; zero if there is none. Right after a
 // backup it is the time of now as the store has it, and so a check on a clock of one's own.
 func (l BackupList) LastWritten() time.Time {

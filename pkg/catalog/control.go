@@ -71,6 +71,8 @@ func (l *ControlListing) add(e blob.Entry) {
 	case survivorsKey:
 		l.Survivors = o
 		return
+	case servingKey:
+		return
 	}
 	dir, file, nested := strings.Cut(strings.TrimPrefix(e.Key, controlPrefix), "/")
 	switch {

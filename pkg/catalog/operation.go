@@ -83,6 +83,8 @@ type Operation struct {
 	Term     cluster.Term   `json:"term"`
 	Leader   cluster.NodeID `json:"leader"`
 	Instance string         `json:"instance,omitempty"`
+	// Reached is the revision of the restored data before it was raised, as the proof has read it; 0 if that isn't known.
+	Reached int64 `json:"reached,omitempty"`
 	// RevisionBefore is the highest revision known of the old cluster, RevisionAfter the first one of the new.
 	RevisionBefore int64 `json:"revisionBefore,omitempty"`
 	RevisionAfter  int64 `json:"revisionAfter,omitempty"`

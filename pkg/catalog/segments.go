@@ -100,6 +100,17 @@ type Segment struct {
 	Incarnation Incarnation
 	// Size is in bytes, as stored.
 	Size int64
+	// Modified is when it was stored, by the store's clock; zero if it was not listed.
+	Modified time.Time
+}
+
+// KnownAt is up to when the segment tells what happened, as far as it can be told: the store cannot have had it before that, so a clock that
+// was ahead does not make it younger than it is.
+func (s Segment) KnownAt() time.Time {
+	if !s.Modified.IsZero() && s.Modified.Before(s.Ended) {
+		return s.Modified
+	}
+	return s.Ended
 }
 
 // Key is where it stands, relative to the store's base.
@@ -146,7 +157,7 @@ func (c *Catalog) Segments(ctx context.Context, i Incarnation, from int64) iter.
 			if err != nil || n.Last < from && (n.Last >= n.First || n.First < from) {
 				continue
 			}
-			if !yield(Segment{SegmentName: n, Incarnation: i, Size: e.Size}, nil) {
+			if !yield(Segment{SegmentName: n, Incarnation: i, Size: e.Size, Modified: e.Modified}, nil) {
 				return
 			}
 		}

@@ -1,11 +1,13 @@
 package changelog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -25,6 +27,8 @@ type Target struct {
 	Latest   bool
 	// Backup, if set, is the backup to begin with; else the newest one that will do is found.
 	Backup string
+	// Life, if set, is the only life in which the target is looked for. Latest without Backup and Life is of the life that serves.
+	Life catalog.Incarnation
 }
 
 // String names the target in words.
@@ -34,8 +38,10 @@ func (t Target) String() string {
 		return fmt.Sprintf("revision %d", t.Revision)
 	case !t.Time.IsZero():
 		return t.Time.UTC().Format("2006-01-02 15:04:05.999Z")
+	case t.Latest && t.Backup != "":
+		return "the newest change that was kept of the life of backup " + t.Backup
 	case t.Latest:
-		return "the newest change that was kept"
+		return "the newest change that was kept of the life that serves"
 	}
 	return "backup " + t.Backup
 }
@@ -62,6 +68,8 @@ type Plan struct {
 	ReachTime time.Time
 	// More means that what was kept goes on behind Reach; it wasn't all looked at.
 	More bool
+	// Serving is the life that serves, if that is known: what was written in it is lost too if Incarnation is another one.
+	Serving catalog.Incarnation
 }
 
 // Head names the last segment of the plan, empty if there is none: base, head and revision determine what comes out.
@@ -95,51 +103,136 @@ func unreachable(t Target, format string, args ...any) error {
 const candidatesAsked = 12
 
 // Plan finds out how to reach a target. It reads listings, a few manifests and at most a few segments, however much is kept.
+// No backup is chosen without regard to its life: what leaves open which life is meant is refused.
 func (a *Archive) Plan(ctx context.Context, t Target) (*Plan, error) {
 	list, err := a.Catalog.Backups(ctx)
 	if err != nil {
 		return nil, err
 	}
-	candidates, err := a.candidates(ctx, list.Backups, t)
+	from, err := a.candidates(ctx, list, t)
 	if err != nil {
 		return nil, err
 	}
-	var firstErr error
-	var perhaps *Plan
-	for i, b := range candidates {
-		if i == candidatesAsked {
-			break
+	var best choice
+	for _, k := range from.bases[:min(len(from.bases), candidatesAsked)] {
+		if best.plan != nil && best.sure && k.Life == best.plan.Incarnation {
+			continue
 		}
-		p, err := a.planFrom(ctx, b, t)
-		if err == nil {
-			// Whether a snapshot is ahead of its manifest shows when it is read; one from before is surely not ahead of the target.
-			if exact := t.Revision > 0 || !t.Time.IsZero(); exact && t.Backup == "" && p.Revision < p.Manifest.RevisionAtMost {
-				if perhaps == nil {
-					perhaps = p
-				}
-				continue
-			}
-			return p, nil
-		}
-		var no *UnreachableError
-		if !errors.As(err, &no) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) {
+		p, err := a.planFrom(ctx, k, t)
+		if err := best.take(p, err, t); err != nil {
 			return nil, err
 		}
-		var first *UnreachableError
-		if firstErr == nil || errors.As(firstErr, &first) && first.later {
-			firstErr = err
+		if best.plan != nil && best.sure && from.decided(best.plan, t) {
+			break
 		}
 	}
-	if perhaps != nil {
-		return perhaps, nil
+	switch {
+	case best.plan == nil && best.problem != nil:
+		return nil, best.problem
+	case best.plan == nil:
+		return nil, a.noBase(t, list, from)
 	}
-	if firstErr != nil {
-		return nil, firstErr
+	if err := from.refuse(best, t); err != nil {
+		return nil, err
 	}
-	return nil, a.noBase(t, list)
+	best.plan.Serving = from.lives.Serving
+	return best.plan, nil
 }
 
-func (a *Archive) noBase(t Target, list catalog.BackupList) error {
+// choice collects what the backups to begin with lead to, the best first.
+type choice struct {
+	plan *Plan
+	// sure is false while a snapshot may be ahead of the target; whether it is shows when it is read.
+	sure bool
+	// other is a plan in another life.
+	other   *Plan
+	problem error
+}
+
+// take looks at the plan from one more backup. The error that it returns ends the search.
+func (c *choice) take(p *Plan, err error, t Target) error {
+	if err != nil {
+		var no *UnreachableError
+		if !errors.As(err, &no) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) {
+			return err
+		}
+		var first *UnreachableError
+		if c.problem == nil || errors.As(c.problem, &first) && first.later {
+			c.problem = err
+		}
+		return nil
+	}
+	exact := t.Revision > 0 || !t.Time.IsZero()
+	sure := !exact || t.Backup != "" || p.Revision >= p.Manifest.RevisionAtMost
+	switch {
+	case c.plan == nil, c.plan.Incarnation == p.Incarnation && !c.sure && sure:
+		c.plan, c.sure = p, sure
+	case c.plan.Incarnation != p.Incarnation && c.other == nil:
+		c.other = p
+	}
+	return nil
+}
+
+// bases are the backups to begin with, the best first, and what is known of lives.
+type bases struct {
+	bases []Known
+	lives Lives
+	// recent are the last backups of all kinds.
+	recent []Known
+}
+
+// decided tells whether no other life can be meant.
+func (b bases) decided(p *Plan, t Target) bool {
+	return t.Revision == 0 || t.Backup != "" || t.Life != "" || p.Incarnation == b.lives.Serving
+}
+
+// refuse says that a revision is one of several lives, which a restore by other software can make: it does not raise the revision.
+func (b bases) refuse(c choice, t Target) error {
+	if b.decided(c.plan, t) {
+		return nil
+	}
+	lives := []catalog.Incarnation{c.plan.Incarnation}
+	if c.other != nil {
+		lives = append(lives, c.other.Incarnation)
+	}
+	if s := b.lives; s.Serving != "" && s.From > 0 && s.From <= t.Revision && !slices.Contains(lives, s.Serving) {
+		if most := highestOf(b.recent, s.Serving); most >= t.Revision {
+			lives = append(lives, s.Serving)
+		}
+	}
+	if len(lives) == 1 {
+		return nil
+	}
+	names := []string{c.plan.Base}
+	if c.other != nil {
+		names = append(names, c.other.Base)
+	}
+	return unreachable(t, "it is a revision of several lives of the cluster (%s), as a restore by other software does not raise the revision; "+
+		"name the backup to begin with: %s", joined(lives), strings.Join(names, " or "))
+}
+
+func joined(lives []catalog.Incarnation) string {
+	var names []string
+	for _, l := range lives {
+		names = append(names, string(l))
+	}
+	return strings.Join(names, ", ")
+}
+
+func highestOf(list []Known, life catalog.Incarnation) (most int64) {
+	for _, k := range list {
+		if k.Life == life {
+			most = max(most, k.most())
+		}
+	}
+	return most
+}
+
+func (a *Archive) noBase(t Target, list catalog.BackupList, from bases) error {
+	if life := cmp.Or(t.Life, from.lives.Serving); t.Latest && life != "" {
+		return unreachable(t, "life %s serves, and the store has no good backup of it that its changes can be put on; take one (create-backup), "+
+			"or name a backup of another life%s", life, names(eachLife(soundOnly(from.recent))))
+	}
 	for _, b := range list.Backups {
 		if b.HasManifest {
 			return unreachable(t, "the oldest backup that changes can be put on, %s, is newer", b.Name)
@@ -148,27 +241,116 @@ func (a *Archive) noBase(t Target, list catalog.BackupList) error {
 	return unreachable(t, "there is no backup that changes can be put on (those of other tools don't tell their revision)")
 }
 
-// candidates are the backups to begin with, the best first.
-func (a *Archive) candidates(ctx context.Context, all []catalog.Backup, t Target) ([]catalog.Backup, error) {
-	var list []catalog.Backup
-	for _, b := range all {
+// names lists backups with what is known of them, behind a colon.
+func names(list []Known) string {
+	var words []string
+	for _, k := range list {
+		words = append(words, fmt.Sprintf("%s (%s)", k.Name, k.describe()))
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(words, ", ")
+}
+
+// candidates are the backups to begin with, the best first: of the life that serves before others, and of a life the one with the highest revision.
+func (a *Archive) candidates(ctx context.Context, list catalog.BackupList, t Target) (bases, error) {
+	var from bases
+	var all []catalog.Backup
+	for _, b := range list.Backups {
 		if b.HasManifest && (t.Backup == "" || b.Name == t.Backup) {
-			list = append(list, b)
+			all = append(all, b)
 		}
 	}
 	switch {
-	case t.Backup != "" && len(list) == 0:
-		return nil, unreachable(t, "there is no backup %s with a manifest", t.Backup)
-	case slices.ContainsFunc(list, sound) && t.Backup == "":
-		list = slices.DeleteFunc(list, func(b catalog.Backup) bool { return !sound(b) })
+	case t.Backup != "" && len(all) == 0:
+		return from, unreachable(t, "there is no backup %s with a manifest", t.Backup)
+	case slices.ContainsFunc(all, catalog.Backup.Sound) && t.Backup == "":
+		all = slices.DeleteFunc(all, func(b catalog.Backup) bool { return !b.Sound() })
 	}
+	var err error
+	if from.recent, err = a.know(ctx, list.Recent(time.Now(), recentAsked)); err != nil {
+		return from, err
+	}
+	if from.lives, err = a.ServingLife(ctx, from.recent); err != nil {
+		return from, err
+	}
+	if t.Latest && t.Backup == "" && t.Life == "" && from.lives.Serving == "" {
+		return from, &UndecidedError{Reason: from.lives.Why, Candidates: eachLife(soundOnly(from.recent))}
+	}
+	near, err := a.near(ctx, all, t)
+	if err != nil {
+		return from, err
+	}
+	for _, b := range (catalog.BackupList{Backups: all}).Recent(time.Now(), recentAsked) {
+		if !slices.ContainsFunc(near, func(n catalog.Backup) bool { return n.Name == b.Name }) {
+			near = append(near, b)
+		}
+	}
+	if from.bases, err = a.knowAgain(ctx, near, from.recent); err != nil {
+		return from, err
+	}
+	from.bases = slices.DeleteFunc(from.bases, func(k Known) bool { return !fits(k, t, from.lives) })
+	slices.SortStableFunc(from.bases, func(x, y Known) int {
+		return cmp.Or(cmp.Compare(from.rank(y), from.rank(x)), compareKnown(y, x))
+	})
+	return from, nil
+}
+
+// knowAgain is know for backups some of which are known already.
+func (a *Archive) knowAgain(ctx context.Context, backups []catalog.Backup, known []Known) ([]Known, error) {
+	var out []Known
+	var rest []catalog.Backup
+	for _, b := range backups {
+		if i := slices.IndexFunc(known, func(k Known) bool { return k.Name == b.Name }); i >= 0 {
+			out = append(out, known[i])
+		} else {
+			rest = append(rest, b)
+		}
+	}
+	more, err := a.know(ctx, rest)
+	return append(out, more...), err
+}
+
+// rank is higher for the life that serves, and lowest for a backup whose manifest can't be used.
+func (b bases) rank(k Known) int {
 	switch {
-	case !t.Time.IsZero() && t.Backup == "":
-		list = slices.DeleteFunc(list, func(b catalog.Backup) bool { return b.Time.After(t.Time) })
-	case t.Revision > 0 && t.Backup == "":
-		// Revisions grow with time, over restores too: so few have to be asked.
+	case k.Manifest == nil:
+		return 0
+	case k.Life == b.lives.Serving && k.Life != "":
+		return 2
+	}
+	return 1
+}
+
+// fits tells whether a backup can be the one to begin with.
+func fits(k Known, t Target, lives Lives) bool {
+	switch {
+	case t.Backup != "" || k.problem != nil:
+		return true
+	case t.Latest:
+		return k.Life == cmp.Or(t.Life, lives.Serving)
+	case t.Life != "" && k.Life != t.Life:
+		return false
+	case t.Revision > 0:
+		return k.revision() <= t.Revision
+	}
+	return !k.Time.After(t.Time)
+}
+
+// near are the backups around a target, by name. Times and revisions mostly grow with the names; where a clock was wrong
+// they don't, so what is found is only where to look.
+func (a *Archive) near(ctx context.Context, list []catalog.Backup, t Target) ([]catalog.Backup, error) {
+	if t.Backup != "" {
+		return list, nil
+	}
+	n := len(list)
+	switch {
+	case !t.Time.IsZero():
+		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
+	case t.Revision > 0:
 		var failed error
-		n := sort.Search(len(list), func(i int) bool {
+		n = sort.Search(len(list), func(i int) bool {
 			for ; i < len(list); i++ { // one whose manifest can't be used says nothing; the next one does
 				m, err := a.Catalog.Manifest(ctx, list[i].Name)
 				if err == nil {
@@ -184,24 +366,19 @@ func (a *Archive) candidates(ctx context.Context, all []catalog.Backup, t Target
 		if failed != nil {
 			return nil, failed
 		}
-		list = list[:n]
 	}
-	slices.Reverse(list)
-	return list, nil
+	return slices.Clone(list[max(0, n-candidatesAsked):n]), nil
 }
 
-// sound tells whether nobody has found the backup bad.
-func sound(b catalog.Backup) bool { return !b.Disproven }
-
 // planFrom plans with one backup to begin with.
-func (a *Archive) planFrom(ctx context.Context, b catalog.Backup, t Target) (*Plan, error) {
-	m, err := a.Catalog.Manifest(ctx, b.Name)
-	if err != nil {
-		return nil, err
+func (a *Archive) planFrom(ctx context.Context, k Known, t Target) (*Plan, error) {
+	b, m := k.Backup, k.Manifest
+	if m == nil {
+		return nil, k.problem
 	}
-	p := &Plan{Base: b.Name, Manifest: m, Revision: m.Revision}
+	p := &Plan{Base: b.Name, Manifest: m, Revision: m.Revision, Incarnation: k.Life}
 	if t.IsZero() {
-		return p, nil
+		return p, a.whole(ctx, p)
 	}
 	if !t.Time.IsZero() && m.Started.After(t.Time) {
 		return nil, &UnreachableError{Target: t, Reason: fmt.Sprintf("backup %s was begun at %s", b.Name, m.Started.Format("2006-01-02 15:04:05.999Z")), later: true}
@@ -217,6 +394,18 @@ func (a *Archive) planFrom(ctx context.Context, b catalog.Backup, t Target) (*Pl
 		return nil, a.firstBad(ctx, p, err)
 	}
 	return p, nil
+}
+
+// whole fills in what lies behind a backup that is the target itself. It is only shown, and an imported backup has nothing behind it.
+func (a *Archive) whole(ctx context.Context, p *Plan) error {
+	if p.Manifest.ClusterID == 0 {
+		return nil
+	}
+	if err := a.linkFrom(ctx, p, Target{Revision: p.Revision}); err != nil {
+		return err
+	}
+	p.Chain = p.Chain.To(p.Revision)
+	return nil
 }
 
 // firstBad looks for a worse reason: a segment before the one that was found bad, or at which nothing goes on, may be bad as well, and what is offered
@@ -266,9 +455,9 @@ func (a *Archive) aim(ctx context.Context, p *Plan, t Target) error {
 
 // linkFrom finds the chain behind the base, in the incarnation of the base's cluster.
 func (a *Archive) linkFrom(ctx context.Context, p *Plan, t Target) error {
-	id, err := lifeAt(ctx, a.Catalog, uint64(p.Manifest.ClusterID), p.Manifest.Started)
-	if err != nil {
-		return err
+	id := p.Incarnation
+	if id == "" {
+		return unreachable(t, "backup %s was imported, so nobody knows whose changes follow on it", p.Base)
 	}
 	segments, more, err := a.segments(ctx, id, p.Manifest.Revision, t)
 	if err != nil {

@@ -290,31 +290,34 @@ func (a *Archive) lifeBackwards(ctx context.Context, l life, r Range, looked *Ha
 
 // start is the revision from which on the first window is listed.
 func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
+	list, err := a.Catalog.Backups(ctx)
+	if err != nil {
+		return 0, err
+	}
 	if r.To > 0 {
-		list, err := a.Catalog.Backups(ctx)
-		if err != nil {
+		near, err := a.near(ctx, soundWith(list), Target{Revision: r.To})
+		if err != nil || len(near) == 0 {
 			return 0, err
 		}
-		t := Target{Revision: r.To}
-		c, err := a.candidates(ctx, list.Backups, t)
-		if err != nil || len(c) == 0 {
-			return 0, err
-		}
-		return a.revisionBefore(ctx, l.id, c[0].Time)
+		return a.revisionBefore(ctx, l.id, near[len(near)-1].Time)
 	}
 	t := r.Until
 	if t.IsZero() {
-		list, err := a.Catalog.Backups(ctx)
-		newest, ok := list.Newest()
-		if err != nil || !ok {
-			return 0, err
+		newest, ok := list.NewestSound(time.Now())
+		if !ok {
+			return 0, nil
 		}
-		t = newest.Time
+		t = newest.At()
 	}
 	if !l.ended.IsZero() && l.ended.Before(t) {
 		t = l.ended
 	}
 	return a.revisionBefore(ctx, l.id, t.Add(-clockSlack))
+}
+
+// soundWith are the good backups with a manifest.
+func soundWith(list catalog.BackupList) []catalog.Backup {
+	return slices.DeleteFunc(slices.Clone(list.Backups), func(b catalog.Backup) bool { return !b.HasManifest || !b.Sound() })
 }
 
 // listWindow lists what is from a revision on and not done, what reaches farthest first.

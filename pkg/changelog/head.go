@@ -21,14 +21,14 @@ type head struct {
 	fresh bool
 	// name is the newest segment; its Sum is empty if there is none to go on from.
 	name catalog.SegmentName
-	// base is the revision of the newest backup of this incarnation, 0 if there is none, and baseTime when it was begun.
+	// base is the highest revision of a backup of this incarnation, 0 if there is none, and baseTime when it was begun.
 	base     int64
 	baseTime time.Time
 	// newest is the cluster's revision, asked for no earlier than all this was found if it matters.
 	newest int64
 }
 
-// basesAsked is how many backups are asked for their incarnation, from the newest on.
+// basesAsked is how many of the last backups are asked for their incarnation; see BackupList.Recent.
 const basesAsked = 4
 
 // findHead looks for the end of the chain of a cluster that had this newest revision. A store that knows more of the cluster than
@@ -91,6 +91,10 @@ func livesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]int, 
 	if err != nil {
 		return nil, err
 	}
+	return livesAmong(names, clusterID), nil
+}
+
+func livesAmong(names []catalog.Incarnation, clusterID uint64) []int {
 	lives := []int{1}
 	for _, name := range names {
 		number, ok := strings.CutPrefix(string(name), string(catalog.IncarnationOf(clusterID))+"-")
@@ -99,48 +103,36 @@ func livesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]int, 
 		}
 	}
 	slices.Sort(lives)
-	return lives, nil
+	return lives
 }
 
-// lifeAt is the incarnation that a cluster lived in at a moment: the last one that had begun. What another one's changes would be put on would become
-// what never was.
+// lifeAt is the incarnation that a cluster lived in at a moment.
 func lifeAt(ctx context.Context, c *catalog.Catalog, clusterID uint64, at time.Time) (catalog.Incarnation, error) {
-	lives, err := livesOf(ctx, c, clusterID)
-	if err != nil {
-		return "", err
-	}
-	for _, n := range slices.Backward(lives[1:]) {
-		rec, err := c.Incarnation(ctx, lifeName(clusterID, n))
-		switch {
-		case errors.Is(err, catalog.ErrNotFound):
-		case err != nil:
-			return "", err
-		case rec.Holds(at):
-			return rec.ID, nil
-		}
-	}
-	return lifeName(clusterID, 1), nil
+	f := lifeFinder{c: c}
+	return f.at(ctx, clusterID, at)
 }
 
-// basesOf are the newest backups of a cluster, the newest first; two are enough.
+// basesOf are the backups of a cluster with the highest revisions, the highest first; two are enough.
 func basesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]*catalog.Manifest, error) {
 	list, err := c.Backups(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var recent []catalog.Backup
+	for _, b := range list.Recent(time.Now(), basesAsked) {
+		if b.HasManifest && b.Sound() {
+			recent = append(recent, b)
+		}
+	}
+	known, err := (&Archive{Catalog: c}).know(ctx, recent)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(known, func(x, y Known) int { return compareKnown(y, x) })
 	var bases []*catalog.Manifest
-	asked := 0
-	for _, b := range slices.Backward(list.Backups) {
-		if !b.HasManifest || !sound(b) || asked == basesAsked || len(bases) == 2 {
-			continue
-		}
-		asked++
-		m, err := c.Manifest(ctx, b.Name)
-		if errors.Is(err, catalog.ErrTransient) || errors.Is(err, catalog.ErrDenied) || ctx.Err() != nil {
-			return nil, err
-		}
-		if err == nil && uint64(m.ClusterID) == clusterID {
-			bases = append(bases, m)
+	for _, k := range known {
+		if k.Manifest != nil && uint64(k.Manifest.ClusterID) == clusterID && len(bases) < 2 {
+			bases = append(bases, k.Manifest)
 		}
 	}
 	return bases, nil

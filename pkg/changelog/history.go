@@ -217,8 +217,7 @@ func (a *Archive) revisionBefore(ctx context.Context, id catalog.Incarnation, t 
 		switch {
 		case err == nil && catalog.IncarnationOf(uint64(m.ClusterID)) == id:
 			return m.Revision, nil
-		case err == nil: // it is from before this incarnation; a second life of the same cluster has no backups to tell it by
-			return 0, nil
+		case err == nil: // of another life: from before this one, or dated by a clock that was wrong
 		case !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) && !errors.Is(err, catalog.ErrNotFound):
 			return 0, err
 		}

@@ -34,6 +34,9 @@ type Config struct {
 	Node        cluster.NodeID
 	Term        cluster.Term
 	ToolVersion string
+	// Token is the cluster's, empty if this process runs no etcd. Unfenced means that the store fences nothing, so that terms order nothing.
+	Token    cluster.Token
+	Unfenced bool
 	// Catalog is where segments go; what it seals backups with, segments are sealed with too.
 	Catalog *catalog.Catalog
 	// Dial connects to members that serve.
@@ -301,6 +304,9 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 			return err
 		}
 	}
+	if err := r.tellServing(ctx, h.incarnation, clusterID, newest); err != nil {
+		return err
+	}
 	r.origin = origin{incarnation: h.incarnation, clusterName: r.cfg.ClusterName, clusterID: clusterID, node: r.cfg.Node, term: r.cfg.Term, toolVersion: r.cfg.ToolVersion}
 	out := newOutbox(r.cfg.Catalog, h.incarnation, r.cfg.Dir, r.cfg.SpillBytes)
 	head, err := out.adopt(h.name)
@@ -330,6 +336,20 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	r.mu.Unlock()
 	klog.Infof("changes: recording incarnation %s behind revision %d (newest %d)", h.incarnation, r.b.last, newest)
 	return nil
+}
+
+// tellServing records that this incarnation serves. That somebody with a higher term has written another one is that one's to know.
+func (r *Recorder) tellServing(ctx context.Context, i catalog.Incarnation, clusterID uint64, newest int64) error {
+	s := catalog.Serving{Incarnation: i, ClusterName: r.cfg.ClusterName, ClusterID: catalog.HexID(clusterID), Token: r.cfg.Token, Revision: newest, Node: r.cfg.Node}
+	if !r.cfg.Unfenced {
+		s.Term = r.cfg.Term
+	}
+	err := r.cfg.Catalog.PutServing(ctx, s)
+	if errors.Is(err, catalog.ErrFenced) || errors.Is(err, cluster.ErrFuture) {
+		klog.Warningf("changes: %v", err)
+		return nil
+	}
+	return err
 }
 
 func (r *Recorder) beginChain(last int64, seen time.Time, why string) {

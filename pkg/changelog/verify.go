@@ -184,33 +184,36 @@ func (a *Archive) planBefore(ctx context.Context, name string, revision int64) (
 	if err != nil {
 		return nil, err
 	}
+	if m.ClusterID == 0 {
+		return nil, unreachable(t, "backup %s was imported, so that nobody knows whose changes lead to it", name)
+	}
 	life, err := lifeAt(ctx, a.Catalog, uint64(m.ClusterID), m.Started)
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(list.Backups, func(b catalog.Backup) bool { return b.Name == name })
-	for n, b := range slices.Backward(list.Backups[:max(i, 0)]) {
-		if i-n > candidatesAsked {
-			break
+	before, err := a.before(ctx, list, t, life)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range before {
+		if k.Name != name {
+			return a.planFrom(ctx, k, t)
 		}
-		if !b.HasManifest {
-			continue
-		}
-		before, err := a.Catalog.Manifest(ctx, b.Name)
-		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if before.ClusterID != m.ClusterID {
-			continue
-		}
-		p, err := a.planFrom(ctx, b, t)
-		if err == nil && p.Incarnation != life {
-			break // the same cluster came back with older data in between
-		}
-		return p, err
 	}
 	return nil, unreachable(t, "there is no earlier backup of this cluster")
+}
+
+// before are the good backups of a life that have at most a revision, the highest first.
+func (a *Archive) before(ctx context.Context, list catalog.BackupList, t Target, life catalog.Incarnation) ([]Known, error) {
+	near, err := a.near(ctx, soundWith(list), t)
+	if err != nil {
+		return nil, err
+	}
+	known, err := a.know(ctx, near)
+	if err != nil {
+		return nil, err
+	}
+	known = slices.DeleteFunc(known, func(k Known) bool { return k.Manifest == nil || k.Life != life || k.revision() > t.Revision })
+	slices.SortFunc(known, func(x, y Known) int { return compareKnown(y, x) })
+	return known, nil
 }

@@ -93,7 +93,7 @@ func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (
 func (l *leadership) startRecording(ctx context.Context, token cluster.Token) {
 	c := l.m.cfg.Changes
 	rec, err := changelog.NewRecorder(changelog.Config{
-		ClusterName: l.m.cfg.ClusterName, Node: l.m.cfg.Self, Term: l.term, ToolVersion: c.ToolVersion, Catalog: l.m.cfg.Catalog,
+		ClusterName: l.m.cfg.ClusterName, Node: l.m.cfg.Self, Term: l.term, Token: token, ToolVersion: c.ToolVersion, Catalog: l.m.cfg.Catalog,
 		Dial:   func(context.Context) (changelog.Source, error) { return l.dialServing() },
 		Origin: func(ctx context.Context) *catalog.Origin { return l.origin(ctx, token) },
 		Dir:    c.Dir, Interval: c.Interval, Gap: l.wantBackup,
@@ -154,6 +154,9 @@ func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.O
 	if m, err := l.m.cfg.Catalog.Manifest(ctx, op.Backup); err == nil {
 		from.Incarnation, from.Reached = catalog.IncarnationOf(uint64(m.ClusterID)), m.Revision
 	}
+	if op.Reached > 0 {
+		from.Reached = op.Reached // the manifest's is only one that the snapshot surely has
+	}
 	if op.Target != nil {
 		from.Incarnation, from.Reached = op.Target.Incarnation, op.Target.Revision
 	}
@@ -180,23 +183,39 @@ func (l *leadership) aim(ctx context.Context) error {
 			klog.Warningf("restore %s: the newest changes may not be in the store: %v", l.op.ID, err)
 		}
 	}
-	if !o.Latest {
-		target.Backup = l.op.Backup
-	}
 	archive := l.archive()
-	p, err := archive.Plan(ctx, target)
-	var no *changelog.UnreachableError
-	if errors.As(err, &no) && target.Backup != "" {
-		target.Backup = "" // the one that was named when it was queued may have gone, or be of no use; another one may do
-		if other, oerr := archive.Plan(ctx, target); oerr == nil {
-			p, err = other, nil
-		}
-	}
+	p, err := l.planTarget(ctx, archive, target)
 	if err != nil {
 		return err
 	}
 	klog.Infof("restore %s: %s is revision %d, reached from backup %s with %d segments", l.op.ID, target, p.Revision, p.Base, len(p.Chain.Segments))
 	return l.save(ctx, func(op *catalog.Operation) { op.Backup, op.Target = p.Base, p.Point() })
+}
+
+// planTarget plans a restore's point. The newest change is that of the life that serves: as etcd says if it answers, else as the store does.
+func (l *leadership) planTarget(ctx context.Context, archive *changelog.Archive, target changelog.Target) (*changelog.Plan, error) {
+	if target.Latest {
+		if l.recording != nil {
+			target.Life = l.recording.recorder.Status().Incarnation
+		}
+		return archive.Plan(ctx, target)
+	}
+	target.Backup = l.op.Backup
+	p, err := archive.Plan(ctx, target)
+	var no *changelog.UnreachableError
+	if !errors.As(err, &no) {
+		return p, err
+	}
+	// The one that was named when it was queued may have gone, or be of no use; another one of the same life may do.
+	life, lerr := archive.LifeOf(ctx, target.Backup)
+	if lerr != nil {
+		return nil, lerr
+	}
+	target.Backup, target.Life = "", life
+	if other, oerr := archive.Plan(ctx, target); oerr == nil {
+		return other, nil
+	}
+	return nil, err
 }
 
 func (l *leadership) archive() *changelog.Archive {

@@ -476,8 +476,8 @@ func (l *leadership) readBackups(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.newestKnown, l.newest, l.backups = true, time.Time{}, len(list.Backups)
-	if b, ok := list.Newest(); ok {
-		l.newest = b.Time
+	if b, ok := list.NewestSound(time.Now()); ok {
+		l.newest = b.At()
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -117,8 +118,8 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	for _, n := range o.Nodes {
 		before = max(before, n.Etcd.Revision)
 	}
-	if m := l.newestManifest(ctx); m != nil {
-		before = max(before, m.Revision)
+	if most, err := l.archive().HighestRevision(ctx); err == nil {
+		before = max(before, most)
 	}
 	op := catalog.Operation{
 		ID: a.Op.ID, Kind: catalog.KindRestore, State: catalog.StateProving, Command: a.Command, Backup: a.Op.Backup, Options: c.Options,
@@ -137,33 +138,26 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	return nil
 }
 
-// newestManifest is that of the newest backup, or nil if it can't be read or has none.
-func (l *leadership) newestManifest(ctx context.Context) *catalog.Manifest {
-	list, err := l.m.cfg.Catalog.Backups(ctx)
-	if err != nil {
-		return nil
-	}
-	b, ok := list.Newest()
-	if !ok || !b.HasManifest {
-		return nil
-	}
-	m, err := l.m.cfg.Catalog.Manifest(ctx, b.Name)
-	if err != nil {
-		return nil
-	}
-	return m
-}
-
-// currentBackup is the newest backup if nothing was written since it was taken, or "".
+// currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
 func (l *leadership) currentBackup(ctx context.Context, o *plan.Observation) string {
-	m := l.newestManifest(ctx)
-	if m == nil || m.ClusterName != l.m.cfg.ClusterName || m.Revision == 0 {
+	_, urls := servingURLs(o, l.m.cfg.Peers.Addresses)
+	c, err := l.dialURLs(urls, nil, etcd.DialStream)
+	if err != nil {
+		return ""
+	}
+	defer c.Close()
+	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	revision, id, err := c.Revision(rctx)
+	if err != nil {
 		return ""
 	}
 	for _, n := range o.Nodes {
-		if n.Etcd.Revision > m.Revision {
-			return ""
-		}
+		revision = max(revision, n.Etcd.Revision)
+	}
+	m, err := l.archive().CopyOf(ctx, l.m.cfg.ClusterName, id, revision)
+	if err != nil || m == nil {
+		return ""
 	}
 	klog.Infof("nothing was written since backup %s, so that it serves as the one from before the restore", m.Backup)
 	return m.Backup
@@ -221,9 +215,9 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 	}
 	report, stop := l.showProgress(ctx)
 	var mu sync.Mutex
-	proven := slices.Clone(l.op.Proven)
+	proven, reached := slices.Clone(l.op.Proven), l.op.Reached
 	err = each(a.Nodes, func(id cluster.NodeID) error {
-		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
+		e, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
 			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, slowAction, func(e *protosv1.PerformEvent) { report(id, e) })
 		if err != nil {
@@ -231,12 +225,12 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		proven = append(proven, id)
+		proven, reached = append(proven, id), e.GetFacts().GetRevision()
 		return nil
 	})
 	stop()
 	if len(proven) > len(l.op.Proven) {
-		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven = proven }); serr != nil {
+		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached = proven, reached }); serr != nil {
 			return serr
 		}
 	}

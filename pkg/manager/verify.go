@@ -46,7 +46,7 @@ func restful(o *plan.Observation, spec *cluster.Spec) cluster.NodeID {
 	return ""
 }
 
-// verifyBackups proves the newest backup every so often, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
+// verifyBackups proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
 // A machine that is busy puts a proof off, but one that is always busy must have its backups proven, too: after a whole interval it is done all the same.
 func (l *leadership) verifyBackups(ctx context.Context) {
 	interval := l.m.cfg.VerifyInterval
@@ -85,15 +85,18 @@ func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, al
 	if err != nil {
 		return 0, err
 	}
-	newest, ok := list.Newest()
-	if !ok {
-		return min(verifyAgain, interval), nil
-	}
-	if last, ok := list.LastTried(); ok {
+	if last, ok := list.LastTried(time.Now()); ok {
 		l.tellProof(ctx, last)
-		if due := last.ProofAt.Add(interval); time.Now().Before(due) {
-			return time.Until(due), nil
+		if left := last.ProofDue(time.Now(), interval); left > 0 {
+			return left, nil
 		}
+	}
+	name, err := l.archive().ToProve(ctx, list, time.Now())
+	if err != nil {
+		return 0, err
+	}
+	if name == "" {
+		return min(verifyAgain, interval), nil
 	}
 	l.mu.Lock()
 	node := l.restful
@@ -101,11 +104,11 @@ func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, al
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
-	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: newest.Name, AlthoughBusy: althoughBusy}}}, slowAction, nil)
+	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}, slowAction, nil)
 	if err != nil {
 		return 0, err
 	}
-	return interval, l.recordProof(ctx, newest.Name, e.GetVerified())
+	return interval, l.recordProof(ctx, name, e.GetVerified())
 }
 
 // tellProof reports what an earlier leader has found out.
