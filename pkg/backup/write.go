@@ -77,7 +77,7 @@ func NewWriter(c *catalog.Catalog, o Options) *Writer {
 
 // Write makes the backup of that name out of a snapshot stream, which it closes. The stream is the database followed by etcd's SHA-256
 // over it, as etcd sends it. The backup exists if, and only if, Write returns without an error; otherwise what was stored is
-// removed as far as the store allows. A bad stream is an *Error; what the store says is passed on. progress may be nil.
+// removed as far as the store allows, and as far as it is surely this writer's own. A bad stream is an *Error; what the store says is passed on. progress may be nil.
 func (w *Writer) Write(ctx context.Context, name string, f Facts, snapshot io.ReadCloser, progress func(Progress)) (*catalog.Manifest, error) {
 	if !w.busy.TryLock() {
 		return nil, errors.Join(fmt.Errorf("write backup %s: %w", name, ErrBusy), snapshot.Close())
@@ -93,17 +93,14 @@ func (w *Writer) Write(ctx context.Context, name string, f Facts, snapshot io.Re
 		scheme, ids := s.Info()
 		m.Encryption = &catalog.Encryption{Scheme: scheme, KeyIDs: ids}
 	}
-	var err error
-	m.Raw, m.Stored, err = w.upload(ctx, m, f.Size, snapshot, progress)
-	if err != nil {
-		if !errors.Is(err, catalog.ErrConflict) && !errors.Is(err, catalog.ErrInvalid) {
-			w.discard(ctx, name)
-		}
-		return nil, fmt.Errorf("write backup %s: %w", name, err)
+	var own catalog.Written
+	err := w.upload(ctx, m, f.Size, snapshot, progress, &own)
+	if err == nil {
+		m.Finished = w.o.Now().UTC()
+		err = w.commit(ctx, m, catalog.BackupInfo{EtcdVersion: f.EtcdVersion, Time: time.Unix(started.Unix(), 0).UTC(), Spec: f.Spec}, &own)
 	}
-	m.Finished = w.o.Now().UTC()
-	if err := w.commit(ctx, m, catalog.BackupInfo{EtcdVersion: f.EtcdVersion, Time: time.Unix(started.Unix(), 0).UTC(), Spec: f.Spec}); err != nil {
-		w.discard(ctx, name)
+	if err != nil {
+		w.discard(ctx, name, own)
 		return nil, fmt.Errorf("write backup %s: %w", name, err)
 	}
 	return m, nil
@@ -111,16 +108,15 @@ func (w *Writer) Write(ctx context.Context, name string, f Facts, snapshot io.Re
 
 // commit writes the manifest and, last, the meta file. An answer that was lost makes the store say that the object
 // is there already; then what is there decides.
-func (w *Writer) commit(ctx context.Context, m *catalog.Manifest, info catalog.BackupInfo) error {
+func (w *Writer) commit(ctx context.Context, m *catalog.Manifest, info catalog.BackupInfo, own *catalog.Written) error {
 	if err := w.catalog.PutManifest(ctx, m); err != nil {
-		if !errors.Is(err, catalog.ErrConflict) {
-			return err
-		}
 		have, rerr := w.catalog.Manifest(ctx, m.Backup)
-		if rerr != nil || have.Stored != m.Stored || !have.Started.Equal(m.Started) {
+		own.Manifest = rerr == nil && have.Stored == m.Stored && have.Started.Equal(m.Started)
+		if !errors.Is(err, catalog.ErrConflict) || !own.Manifest {
 			return err
 		}
 	}
+	own.Manifest = true
 	if err := w.catalog.CommitBackup(ctx, m.Backup, info); err != nil {
 		if !errors.Is(err, catalog.ErrConflict) {
 			return err
@@ -135,16 +131,17 @@ func (w *Writer) commit(ctx context.Context, m *catalog.Manifest, info catalog.B
 // discardTimeout bounds the clearing away after a failure, which goes on when the caller's context has ended.
 const discardTimeout = 30 * time.Second
 
-// discard removes what stands of a backup that failed. It can't do more than try: without its meta file it is no
-// backup, and retention removes it later.
-func (w *Writer) discard(ctx context.Context, name string) {
+// discard removes what this writer has stored of a backup that failed, and nothing that may be another writer's, who has taken the same
+// name. It can't do more than try: without its data and its meta file it is no backup, and retention removes it later.
+func (w *Writer) discard(ctx context.Context, name string, own catalog.Written) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
-	_, _ = w.catalog.DeleteBackups(ctx, name)
+	_ = w.catalog.DiscardBackup(ctx, name, own)
 }
 
 // upload runs the pipeline: snapshot → check and hash → compress → seal → hash → store. size is what the snapshot will have, if known.
-func (w *Writer) upload(ctx context.Context, m *catalog.Manifest, size int64, snapshot io.ReadCloser, progress func(Progress)) (raw, stored catalog.Digest, err error) {
+func (w *Writer) upload(ctx context.Context, m *catalog.Manifest, size int64, snapshot io.ReadCloser, progress func(Progress), own *catalog.Written) error {
+	var raw catalog.Digest
 	pr, pw := io.Pipe()
 	out := &hashingWriter{w: pw, hash: sha256.New()}
 	done := make(chan error, 1)
@@ -156,6 +153,9 @@ func (w *Writer) upload(ctx context.Context, m *catalog.Manifest, size int64, sn
 		pw.CloseWithError(err)
 	}()
 	put, err := w.catalog.PutBackupData(ctx, m.Backup, m.DataFile(), pr)
+	if err == nil {
+		own.Data = m.DataFile()
+	}
 	// From here on the compressor must not wait for a reader that is gone, nor read a snapshot that nobody needs.
 	pr.CloseWithError(errStopped)
 	var compressErr error
@@ -172,23 +172,24 @@ func (w *Writer) upload(ctx context.Context, m *catalog.Manifest, size int64, sn
 	switch {
 	case compressed && compressErr != nil && !errors.Is(compressErr, io.ErrClosedPipe) && !errors.Is(compressErr, errStopped):
 		// It came first, and the put failed because of it.
-		return raw, stored, compressErr
+		return compressErr
 	case err != nil:
-		return raw, stored, errors.Join(err, ctxError(ctx))
+		return errors.Join(err, ctxError(ctx))
 	case compressErr != nil:
-		return raw, stored, fmt.Errorf("the store took %d bytes and not all of the body: %w", put.Size, compressErr)
+		return fmt.Errorf("the store took %d bytes and not all of the body: %w", put.Size, compressErr)
 	case closeErr != nil:
-		return raw, stored, fmt.Errorf("close snapshot: %w", closeErr)
+		return fmt.Errorf("close snapshot: %w", closeErr)
 	}
-	stored = catalog.Digest{Size: out.size, SHA256: hex.EncodeToString(out.hash.Sum(nil))}
+	stored := catalog.Digest{Size: out.size, SHA256: hex.EncodeToString(out.hash.Sum(nil))}
 	have, err := w.catalog.StatBackupData(ctx, m.Backup, m.DataFile())
 	if err != nil {
-		return raw, stored, fmt.Errorf("check what was stored: %w", err)
+		return fmt.Errorf("check what was stored: %w", err)
 	}
 	if have.Size != stored.Size || put.Size != stored.Size {
-		return raw, stored, fmt.Errorf("check what was stored: the store has %d bytes, %d were sent", have.Size, stored.Size)
+		return fmt.Errorf("check what was stored: the store has %d bytes, %d were sent", have.Size, stored.Size)
 	}
-	return raw, stored, nil
+	m.Raw, m.Stored = raw, stored
+	return nil
 }
 
 // errStopped ends the compressor when the upload has ended.

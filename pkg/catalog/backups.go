@@ -357,6 +357,38 @@ func (c *Catalog) DeleteBackups(ctx context.Context, names ...string) (int, erro
 	return count, errors.Join(errs...)
 }
 
+// Written says what one writer has surely stored of a backup.
+type Written struct {
+	// Data is the name of the data file; empty if it isn't known to be this writer's.
+	Data     string
+	Manifest bool
+}
+
+// DiscardBackup removes what one writer has stored of a backup that failed. What another one has stored under the same name stays. A meta file
+// goes only where no data is left that it could belong to.
+func (c *Catalog) DiscardBackup(ctx context.Context, name string, own Written) error {
+	if err := ValidBackupName(name); err != nil {
+		return err
+	}
+	if own.Data != "" {
+		if err := c.removeFile(ctx, name+"/"+own.Data); err != nil {
+			return err
+		}
+	}
+	if own.Manifest {
+		if err := c.removeFile(ctx, name+"/"+manifestFile); err != nil {
+			return err
+		}
+	}
+	if own.Data == "" {
+		return nil
+	}
+	if there, err := c.HasBackupData(ctx, name); err != nil || there {
+		return err
+	}
+	return c.removeFile(ctx, name+"/"+metaFile)
+}
+
 func commonPrefix(a, b string) string {
 	n := min(len(a), len(b))
 	for i := range n {
