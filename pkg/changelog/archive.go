@@ -505,36 +505,66 @@ func (a *Archive) atTime(ctx context.Context, p *Plan, t Target) error {
 		p.Revision, p.ReachTime = p.Reach, until
 		return nil
 	}
-	p.Revision = p.Chain.Base
-	var there, ahead bool // when the base's own revision was made: by the target's time, or after it
-	for _, s := range p.Chain.Segments {
-		if s.Ended.Before(t.Time) {
-			p.Revision = max(p.Revision, s.Last)
-			continue
-		}
-		c, err := a.read(ctx, s)
-		if err != nil {
-			return err
-		}
-		err = c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
-			if e.Mark == nil {
-				return nil
-			}
-			rev := e.Mark.GetRevision()
-			if at, _ := markTimes(e.Mark); !at.After(t.Time) {
-				p.Revision = max(p.Revision, rev)
-				there = there || rev >= p.Chain.Base
-			} else if !there && (rev < p.Chain.Base || rev == p.Chain.Base && rev >= s.First) { // one of before the segment says only that it lasted
-				ahead = true
-			}
-			return nil
-		})
-		if err == nil && ahead {
-			err = unreachable(t, "backup %s was made after it, by the clock of who kept the changes", p.Base)
-		}
+	first, last := crossings(p.Chain.Segments, t.Time)
+	if first < 0 {
+		p.Revision = p.Chain.Base
+		return nil
+	}
+	var err error
+	if p.Revision, err = a.crossing(ctx, p, t, first); err != nil || first == last {
 		return err
 	}
-	return nil
+	other, err := a.crossing(ctx, p, t, last)
+	if err == nil && other != p.Revision {
+		err = unreachable(t, "the clocks of those who kept the changes did not agree: by one it was revision %d then, by another revision %d; "+
+			"history shows both; go to the one that is meant: --to-revision=%d or --to-revision=%d", p.Revision, other, p.Revision, other)
+	}
+	return err
+}
+
+// crossings are the first and the last segment in which the times of a chain pass a moment; -1 if they don't. They are the same one, unless the times go
+// back from one segment to the next, as they do in archives of before that was prevented.
+func crossings(segments []catalog.Segment, at time.Time) (first, last int) {
+	first, last = -1, -1
+	for i, s := range segments {
+		if s.Ended.Before(at) || i > 0 && !segments[i-1].Ended.Before(at) {
+			continue
+		}
+		if last = i; first < 0 {
+			first = i
+		}
+	}
+	return first, last
+}
+
+// crossing is the last revision at or before the target's time, as one segment of the chain and what lies before it tell.
+func (a *Archive) crossing(ctx context.Context, p *Plan, t Target, i int) (int64, error) {
+	s, revision := p.Chain.Segments[i], p.Chain.Base
+	if i > 0 {
+		revision = max(revision, p.Chain.Segments[i-1].Last)
+	}
+	c, err := a.read(ctx, s)
+	if err != nil {
+		return 0, err
+	}
+	there, ahead := i > 0, false // when the base's own revision was made: by the target's time, or after it
+	err = c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
+		if e.Mark == nil {
+			return nil
+		}
+		rev := e.Mark.GetRevision()
+		if at, _ := markTimes(e.Mark); !at.After(t.Time) {
+			revision = max(revision, rev)
+			there = there || rev >= p.Chain.Base
+		} else if !there && (rev < p.Chain.Base || rev == p.Chain.Base && rev >= s.First) { // one of before the segment says only that it lasted
+			ahead = true
+		}
+		return nil
+	})
+	if err == nil && ahead {
+		err = unreachable(t, "backup %s was made after it, by the clock of who kept the changes", p.Base)
+	}
+	return revision, err
 }
 
 // unchanged tells until when the newest revision of a chain is known to have stayed the newest by a backup of the same life from at or after a time, or

@@ -318,12 +318,13 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 		if r.prev, err = r.sumOf(ctx, out, head); err != nil {
 			return err
 		}
-		r.b, r.seen, r.kept = newBuilder(head.Last), head.Ended, head.Ended
+		r.b, r.seen, r.kept = newBuilderAt(head.Last, head.Ended), head.Ended, head.Ended
 		if catalog.NewSegmentSum(r.prev) != head.Sum { // nothing can lead through it
 			why := fmt.Sprintf("segment %s, the last one before, is damaged", head)
 			r.beginChain(head.Last, head.Ended, why)
 			r.cfg.Gap(why)
 		}
+		r.leaveFuture()
 	case h.base > 0 && h.base <= newest:
 		r.beginChain(h.base, h.baseTime, "no changes behind the backup at its beginning are here")
 	default:
@@ -354,6 +355,20 @@ func (r *Recorder) tellServing(ctx context.Context, i catalog.Incarnation, clust
 
 func (r *Recorder) beginChain(last int64, seen time.Time, why string) {
 	r.b, r.seen, r.kept, r.prev, r.begins = newBuilder(last), seen, seen, nil, why
+}
+
+// leaveFuture begins a new chain, and asks for a backup, where the one so far ends in the future: a clock was ahead. Times never go back within a chain, so
+// everything would have the same time in it until the clocks get there.
+func (r *Recorder) leaveFuture() {
+	now := r.cfg.Now()
+	ahead := r.kept.Sub(now)
+	if ahead <= clockSlack {
+		return
+	}
+	why := fmt.Sprintf("the changes up to revision %d are dated %s ahead of the clock of node %s: a clock is or was wrong", r.b.first-1, ahead.Round(time.Second), r.cfg.Node)
+	klog.Warningf("changes: %s; another chain begins", why)
+	r.beginChain(r.b.first-1, now, why)
+	r.cfg.Gap(why)
 }
 
 // sumOf is the whole checksum of the segment that the next one is to name.
@@ -632,11 +647,12 @@ func (r *Recorder) cut(ctx context.Context) error {
 	}
 	// Without it there is no going on; what it held is asked for again.
 	if err != nil {
-		r.b, r.pending, r.seen = newBuilder(r.b.first-1), time.Time{}, r.kept
+		r.b, r.pending, r.seen = newBuilderAt(r.b.first-1, r.kept), time.Time{}, r.kept
 		return err
 	}
 	klog.V(4).Infof("changes: revisions %d to %d in %d bytes, %s", s.name.First, s.name.Last, len(s.data), hex.EncodeToString(s.sum[:4]))
 	r.prev, r.begins, r.kept = s.sum, "", s.name.Ended
-	r.b, r.pending, r.lastSeal = newBuilder(s.name.Last), time.Time{}, r.cfg.Now()
+	r.b, r.pending, r.lastSeal = newBuilderAt(s.name.Last, r.kept), time.Time{}, r.cfg.Now()
+	r.leaveFuture()
 	return nil
 }

@@ -89,6 +89,13 @@ func newBuilder(last int64) *builder {
 	return &builder{first: last + 1, last: last, marked: -1, leases: map[int64]bool{}}
 }
 
+// newBuilderAt begins a segment behind revision last in a chain that tells of what happened up to a moment: its times begin there.
+func newBuilderAt(last int64, ended time.Time) *builder {
+	b := newBuilder(last)
+	b.ended = ended
+	return b
+}
+
 func (b *builder) empty() bool { return b.last < b.first }
 
 func (b *builder) entry(e *protosv1.SegmentEntry) error {
@@ -129,7 +136,7 @@ func (b *builder) lease(id, ttl int64) error {
 	return b.entry(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Lease{Lease: &protosv1.Lease{Id: id, GrantedTtlSeconds: ttl}}})
 }
 
-// mark notes that at this time the last revision was the newest. Times never go back. since is zero unless the revisions since the last mark came late.
+// mark notes that at this time the last revision was the newest. Times never go back, not from the segment before to this one either. since is zero unless the revisions since the last mark came late.
 func (b *builder) mark(at, since time.Time) error {
 	if at.Before(b.ended) {
 		at = b.ended
