@@ -120,10 +120,29 @@ func (l layout) trashItems() ([]trashItem, error) {
 			}
 			it.note = trashNote{Token: tokenOfEntry(it.name), Since: info.ModTime().UTC()}
 		}
+		// A clock that was ahead must not keep an entry longer, nor let it push newer ones out.
+		if now := time.Now().UTC(); it.note.Since.After(now.Add(catalog.FutureSlack)) {
+			klog.Infof("trash can: %s is dated %s, in the future; it counts as set aside now", it.path, it.note.Since.Format(time.RFC3339))
+			it.note.Since = now
+			if err := l.redate(it, now); err != nil {
+				klog.Warningf("%v", err)
+			}
+		}
 		items = append(items, it)
 	}
 	slices.SortStableFunc(items, func(a, b trashItem) int { return b.note.Since.Compare(a.note.Since) })
 	return items, nil
+}
+
+// redate writes down since when an entry is there.
+func (l layout) redate(it trashItem, since time.Time) error {
+	if exists(l.trashNote(it.name)) {
+		return l.writeNote(it.name, it.note)
+	}
+	if err := os.Chtimes(it.path, since, since); err != nil {
+		return fmt.Errorf("date entry of the trash can: %w", err)
+	}
+	return nil
 }
 
 var numbered = regexp.MustCompile(`\.[0-9]+$`)
@@ -322,7 +341,8 @@ func (a *Agent) removeTrash(it trashItem) error {
 	return nil
 }
 
-// newestBackup tells when the newest backup of this cluster was begun that is complete, as far as its manifest and its size tell.
+// newestBackup tells when the newest good backup of this cluster was begun that is complete, as far as its manifest and its size tell. One that a proof
+// has found bad frees nothing, and one that is dated ahead counts from when the store had it.
 func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
 	if a.cfg.Catalog == nil {
 		return time.Time{}, errors.New("there is no store that could have a newer backup")
@@ -334,8 +354,10 @@ func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("the store doesn't say which backups there are: %w", err)
 	}
 	tries := 0
-	for _, b := range slices.Backward(list.Backups) {
-		if !b.HasManifest {
+	now := time.Now()
+	sorted := slices.SortedStableFunc(slices.Values(list.Backups), func(x, y catalog.Backup) int { return x.At().Compare(y.At()) })
+	for _, b := range slices.Backward(sorted) {
+		if !b.HasManifest || !b.Sound() || b.At().After(now.Add(catalog.FutureSlack)) {
 			continue
 		}
 		if tries++; tries > manifestTries {
@@ -349,7 +371,10 @@ func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
 			return time.Time{}, fmt.Errorf("the store doesn't say whether backup %s is complete: %w", b.Name, err)
 		}
 		if m.ClusterName == a.cfg.ClusterName && m.Stored.Size == b.Size {
-			return m.Started, nil
+			if b.Modified.IsZero() || m.Started.Before(b.Modified) {
+				return m.Started, nil
+			}
+			return b.Modified, nil
 		}
 	}
 	return time.Time{}, errors.New("there is no complete backup in the store")

@@ -143,3 +143,35 @@ func TestNewestOfAToken(t *testing.T) {
 		t.Errorf("got %+v, %v", it, err)
 	}
 }
+
+// TestTrashAndWrongDates: neither a bad backup nor one that is dated ahead frees anything, and an entry that is dated ahead is as old as its first look.
+func TestTrashAndWrongDates(t *testing.T) {
+	a, _ := withStore(t)
+	now := time.Now()
+	day := 24 * time.Hour
+	setAsideSince(t, a, "old", now.Add(-8*day))
+	bad := catalog.NewBackupName(now.Add(-day), nil)
+	putBackup(t, a.cfg.Catalog, now.Add(-day), nil)
+	must(t, a.cfg.Catalog.PutProof(t.Context(), bad, catalog.Proof{Outcome: catalog.Disproven}))
+	if a.emptyTrash(t.Context()); !slices.Equal(tokens(a), []string{"old"}) {
+		t.Errorf("a bad backup has freed the trash can: %v", tokens(a))
+	}
+	setAsideSince(t, a, "ahead", now.Add(365*day))
+	if got := tokens(a); !slices.Equal(got, []string{"ahead", "old"}) {
+		t.Errorf("entries %v", got)
+	}
+	setAsideSince(t, a, "new", time.Now())
+	if got := tokens(a); !slices.Equal(got, []string{"new", "ahead", "old"}) {
+		t.Errorf("one that was dated ahead comes before one that was set aside later: %v", got)
+	}
+	a.cfg.KeepTrash = 2
+	putBackup(t, a.cfg.Catalog, now.Add(364*day), nil) // the store had it now
+	if a.emptyTrash(t.Context()); !slices.Equal(tokens(a), []string{"new", "ahead"}) {
+		t.Errorf("a good backup, dated ahead, that is newer than the entry: %v", tokens(a))
+	}
+	a.cfg.KeepTrash = 0
+	setAsideSince(t, a, "newest", time.Now().Add(time.Minute))
+	if a.emptyTrash(t.Context()); !slices.Contains(tokens(a), "newest") {
+		t.Errorf("a backup that is dated ahead has freed what was set aside after it: %v", tokens(a))
+	}
+}
