@@ -311,7 +311,7 @@ func (s *sidecar) spec(ctx context.Context, status etcd.Status) (cluster.Spec, e
 
 // retain removes what the policy gives up, within the bounds of one run. Why the store denies it is said once.
 func (s *sidecar) retain(ctx context.Context) error {
-	ex, err := prune.ReadExempt(ctx, s.catalog, s.now())
+	ex, err := s.pruner.Exempt(ctx)
 	if err != nil {
 		return err
 	}

@@ -337,3 +337,36 @@ func TestUsage(t *testing.T) {
 		t.Errorf("-h: code %d", code)
 	}
 }
+
+// TestDatedAhead: a backup that a wrong clock has dated ahead, in a store whose clock was as wrong, costs one more backup and not one at each look.
+func TestDatedAhead(t *testing.T) {
+	url := startEtcd(t, 1)[0]
+	putKeys(t, url, 1)
+	for _, ahead := range []time.Duration{time.Minute, time.Hour, 365 * 24 * time.Hour} {
+		dir := t.TempDir()
+		later := time.Now().Add(ahead)
+		wrong := testSidecar(t, url, dir, time.Hour)
+		wrong.now = func() time.Time { return later }
+		wrong.step(t.Context())
+		wrong.rest(context.Canceled)
+		name := backups(t, wrong.catalog).Names()[0]
+		files, err := os.ReadDir(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if err := os.Chtimes(filepath.Join(dir, name, f.Name()), later, later); err != nil {
+				t.Fatal(err)
+			}
+		}
+		right := testSidecar(t, url, dir, time.Hour)
+		right.begun = true // an instance that has looked before
+		for range 5 {
+			right.step(t.Context())
+		}
+		if got := backups(t, right.catalog).Names(); len(got) > 2 {
+			t.Errorf("%s ahead: %v", ahead, got)
+		}
+		right.rest(context.Canceled)
+	}
+}

@@ -106,7 +106,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 func (a *app) planPrune(ctx context.Context, c *catalog.Catalog, p *prune.Pruner) (*prune.Plan, error) {
 	ctx, cancel := a.limit(ctx)
 	defer cancel()
-	ex, err := prune.ReadExempt(ctx, c, a.now())
+	ex, err := p.Exempt(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -12,7 +12,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
-	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -107,7 +106,7 @@ func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cl
 func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
 	l.pruning.Lock()
 	defer l.pruning.Unlock()
-	ex, err := l.exempt(ctx)
+	ex, err := l.pruner.Exempt(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -164,19 +163,4 @@ func (l *leadership) prune(ctx context.Context) {
 			wait = pruneAgain
 		}
 	}
-}
-
-// exempt are the backups that queued restores name, and those by which a restore can be undone. As long as a command can't be
-// read, every backup may be meant.
-func (l *leadership) exempt(ctx context.Context) (prune.Exempt, error) {
-	cmds, problems, err := l.m.cfg.Catalog.Commands(ctx)
-	if err != nil {
-		return prune.Exempt{}, err
-	}
-	if len(problems) > 0 {
-		return prune.Exempt{}, fmt.Errorf("no backup is removed while a queued command can't be read: %w", problems[0].Err)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return prune.ExemptFor(cmds, l.safety, time.Now()), nil
 }

@@ -82,9 +82,7 @@ type leadership struct {
 	demandTaken map[string]string
 	demandDone  map[string]bool
 	force       bool // the store is to be read again
-	// safety are the backups from before restores, and when they were made: by them restores are undone.
-	safety map[string]time.Time
-	wg     sync.WaitGroup
+	wg          sync.WaitGroup
 	// wanted says why a full backup is needed at once, and serving where etcd is asked for its changes.
 	wanted  string
 	serving []string
@@ -100,7 +98,7 @@ type leadership struct {
 func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l := &leadership{
 		m: m, term: term, tries: attempts{}, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{},
-		watching: map[cluster.NodeID]context.CancelFunc{}, safety: map[string]time.Time{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
+		watching: map[cluster.NodeID]context.CancelFunc{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
 	l.do = l.act

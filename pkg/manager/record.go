@@ -63,9 +63,6 @@ func (l *leadership) readOperations(ctx context.Context, list catalog.ControlLis
 func (l *leadership) learn(op *catalog.Operation) {
 	s := &l.store
 	s.highest = max(s.highest, op.RevisionBefore, op.RevisionAfter)
-	if op.SafetyBackup != "" {
-		l.keepSafety(op.SafetyBackup, op.Updated)
-	}
 	switch op.State {
 	case catalog.StateFailed:
 		if op.Kind == catalog.KindBackup {
@@ -78,12 +75,6 @@ func (l *leadership) learn(op *catalog.Operation) {
 			s.RolledBack = s.RolledBack[n-rolledBackKept:]
 		}
 	}
-}
-
-func (l *leadership) keepSafety(name string, at time.Time) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.safety[name] = at
 }
 
 // rolledBackKept is how many restores that were taken back are remembered, for nodes that were away when it happened.

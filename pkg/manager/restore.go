@@ -335,7 +335,6 @@ func (l *leadership) safetyBackup(ctx context.Context, o *plan.Observation, spec
 			return fmt.Errorf("back up the cluster as it is now: %w", err)
 		}
 	}
-	l.keepSafety(name, time.Now())
 	return l.save(ctx, func(op *catalog.Operation) { op.SafetyBackup, op.SafetyTried = name, true })
 }
 

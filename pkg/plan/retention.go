@@ -21,6 +21,8 @@ type StoredBackup struct {
 	Disproven bool
 	// Pinned backups are never removed.
 	Pinned bool
+	// Latest is true if it is the good one of its life with the highest revision.
+	Latest bool
 	// Base is true if changes that are kept can only be reached from it.
 	Base bool
 }
@@ -57,7 +59,7 @@ const (
 //   - What is incomplete is removed when it is a day old; before, it may still be being written.
 //   - Pinned ones, those whose name tells no time, and those dated in the future (a clock was wrong: nobody knows their
 //     age) stay.
-//   - The newest backup and the newest proven one stay, however old, and so does one that kept changes are put on.
+//   - The newest backup, the newest good one of a life, and the newest proven one stay, however old, and so does one that kept changes are put on.
 //   - All of the last hour stay.
 //   - Within Hourly the first of each hour stays, within Daily the first of each day.
 //   - The rest is removed.
@@ -134,6 +136,8 @@ func (r *retention) decide(i int, b StoredBackup) (keep bool, reason string) {
 		return true, "newest"
 	case i == r.proven:
 		return true, "newest proven"
+	case b.Latest:
+		return true, "newest of its life"
 	case b.Base:
 		return true, "base of kept changes"
 	case age <= retainAll:

@@ -2,6 +2,7 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,14 +12,58 @@ import (
 // safetyKept is how long the backup from before a restore is kept, whatever the policy says.
 const safetyKept = 7 * 24 * time.Hour
 
-// ExemptFor makes out of the queue, and of the backups from before restores (with the times at which they were made), what is needed beside the policy.
-func ExemptFor(queued []catalog.Command, safety map[string]time.Time, now time.Time) Exempt {
-	ex := Exempt{Backups: map[string]string{}}
-	for name, at := range safety {
-		if now.Sub(at) < safetyKept {
-			ex.Backups[name] = "from before a restore, which can be undone by it"
-		}
+// knownOperation is a record that was read.
+type knownOperation struct {
+	stamp string
+	op    catalog.Operation
+}
+
+// Exempt says what is needed beside the policy: it is the one list for everybody who removes anything. It reads the queue, and of the operations those
+// that have changed since it was last asked. As long as one of them can't be read every backup may be meant, so that is an error.
+func (p *Pruner) Exempt(ctx context.Context) (Exempt, error) {
+	cmds, problems, err := p.catalog.Commands(ctx)
+	if err != nil {
+		return Exempt{}, err
 	}
+	if len(problems) > 0 {
+		return Exempt{}, fmt.Errorf("nothing is removed while a queued command can't be read: %w", problems[0].Err)
+	}
+	ops, err := p.operations(ctx)
+	if err != nil {
+		return Exempt{}, err
+	}
+	return exemptFor(cmds, ops), nil
+}
+
+func (p *Pruner) operations(ctx context.Context) ([]catalog.Operation, error) {
+	l, err := p.catalog.ControlListing(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ops []catalog.Operation
+	now := map[string]knownOperation{}
+	for _, o := range l.Operations {
+		k, ok := p.ops[o.Name]
+		if !ok || k.stamp != o.Stamp {
+			op, _, err := p.catalog.Operation(ctx, o.Name)
+			if errors.Is(err, catalog.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("nothing is removed while operation %s can't be read: %w", o.Name, err)
+			}
+			k = knownOperation{o.Stamp, op}
+		}
+		now[o.Name] = k
+		ops = append(ops, k.op)
+	}
+	p.ops = now
+	return ops, nil
+}
+
+// exemptFor makes the list out of the queue and the operations.
+func exemptFor(queued []catalog.Command, ops []catalog.Operation) Exempt {
+	ex := Exempt{Backups: map[string]string{}, Safety: map[string]time.Time{}}
 	for _, c := range queued {
 		if c.Create != nil {
 			continue
@@ -33,36 +78,16 @@ func ExemptFor(queued []catalog.Command, safety map[string]time.Time, now time.T
 			ex.Changes = "no changes are removed while a restore to a point between backups is queued"
 		}
 	}
-	return ex
-}
-
-// ReadExempt reads queue and operations. As long as one of them can't be read every backup may be meant, so that is an error.
-func ReadExempt(ctx context.Context, c *catalog.Catalog, now time.Time) (Exempt, error) {
-	cmds, problems, err := c.Commands(ctx)
-	if err != nil {
-		return Exempt{}, err
-	}
-	ops, bad, err := c.Operations(ctx)
-	if err != nil {
-		return Exempt{}, err
-	}
-	if problems = append(problems, bad...); len(problems) > 0 {
-		return Exempt{}, fmt.Errorf("nothing is removed while a queued command or an operation can't be read: %w", problems[0].Err)
-	}
-	safety := map[string]time.Time{}
 	for _, op := range ops {
 		if op.SafetyBackup != "" {
-			safety[op.SafetyBackup] = op.Updated
+			ex.Safety[op.SafetyBackup] = op.Updated
 		}
-	}
-	out := ExemptFor(cmds, safety, now)
-	for _, op := range ops {
 		if !op.State.Final() && op.Backup != "" {
-			out.Backups[op.Backup] = "it is being restored"
+			ex.Backups[op.Backup] = "it is being restored"
 		}
 		if !op.State.Final() && op.Target != nil {
-			out.Changes = "no changes are removed while they are being restored"
+			ex.Changes = "no changes are removed while they are being restored"
 		}
 	}
-	return out, nil
+	return ex
 }

@@ -43,6 +43,8 @@ func (p Policy) changes() time.Duration {
 type Exempt struct {
 	// Backups says of backups by name why they stay.
 	Backups map[string]string
+	// Safety are the backups from before restores, and when they were made: by them restores are undone.
+	Safety map[string]time.Time
 	// Changes, if not empty, says why no changes are removed at all.
 	Changes string
 }
@@ -54,6 +56,7 @@ type Pruner struct {
 
 	bases  map[string]known
 	proofs map[string]knownProof
+	ops    map[string]knownOperation
 	// locked is until when things are not tried again, by backup name or segment key.
 	locked map[string]time.Time
 	// stretch is what was listed last.

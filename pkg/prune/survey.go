@@ -77,7 +77,7 @@ func (s *survey) oldSegments(ctx context.Context, l *changeLog) error {
 			return err
 		}
 		l.any = true
-		if !seg.Ended.Before(cutoff) {
+		if !seg.KnownAt().Before(cutoff) {
 			l.changes.Live, l.next = true, &seg
 			return nil
 		}
@@ -191,6 +191,9 @@ func (s *survey) findProven(ctx context.Context) error {
 
 // decideBackups asks the policy, and keeps those to which it would be the only way to kept changes.
 func (s *survey) decideBackups(ctx context.Context) error {
+	if err := s.markNewest(ctx); err != nil {
+		return err
+	}
 	decisions := plan.Retain(s.now, s.stored, s.p.policy.Backups)
 	byName := map[string]catalog.Backup{}
 	for _, b := range s.list.Backups {
@@ -204,6 +207,9 @@ func (s *survey) decideBackups(ctx context.Context) error {
 	for i, d := range decisions {
 		if why := s.exempt.Backups[d.Name]; !d.Keep && why != "" {
 			decisions[i].Keep, decisions[i].Reason = true, why
+		}
+		if at, ok := s.exempt.Safety[d.Name]; !decisions[i].Keep && ok && s.now.Sub(at) < safetyKept {
+			decisions[i].Keep, decisions[i].Reason = true, "from before a restore, which can be undone by it"
 		}
 		if until, ok := s.p.locked[d.Name]; !decisions[i].Keep && ok {
 			decisions[i].Keep, decisions[i].Reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
@@ -302,6 +308,30 @@ func (s *survey) onlyWay(ctx context.Context, previous, group []catalog.Backup, 
 		if needed {
 			why[b.name] = "base of kept changes"
 			earlier[b.cluster] = &plan.ChangeBase{Name: b.name, Revision: b.revision}
+		}
+	}
+	return nil
+}
+
+// markNewest marks the good backup with the highest revision of each cluster that has one among the last: the date in its name, by
+// whatever clock, must not cost it.
+func (s *survey) markNewest(ctx context.Context) error {
+	best := map[catalog.Incarnation]namedBase{}
+	for _, b := range s.list.Recent(s.now, lookBack) {
+		if !b.HasManifest || !b.Sound() {
+			continue
+		}
+		k, ok, err := s.base(ctx, b.Name)
+		if err != nil {
+			return err
+		}
+		if have, there := best[k.cluster]; ok && k.usable && (!there || k.revision >= have.revision) {
+			best[k.cluster] = namedBase{b.Name, k}
+		}
+	}
+	for _, b := range best {
+		for i := range s.stored {
+			s.stored[i].Latest = s.stored[i].Latest || s.stored[i].Name == b.name
 		}
 	}
 	return nil
@@ -412,7 +442,7 @@ type stretch struct {
 }
 
 func storedSegment(s catalog.Segment) plan.StoredSegment {
-	out := plan.StoredSegment{First: s.First, Last: s.Last, Ended: s.Ended, Sum: string(s.Sum)}
+	out := plan.StoredSegment{First: s.First, Last: s.Last, Ended: s.KnownAt(), Sum: string(s.Sum)}
 	if !s.Begins() {
 		out.Previous = string(s.Previous)
 	}
