@@ -209,7 +209,7 @@ func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Durati
 		return longestRetry, err
 	}
 	newest, some := list.NewestSound(s.now())
-	s.show(func(v *shown) { v.newest, v.backups = newest.At(), len(list.Backups) })
+	s.show(func(v *shown) { v.newest, v.backups = newest.TakenBy(s.now()), len(list.Backups) })
 	if a := s.acting; a != nil {
 		if some {
 			s.keepChanges(a)
@@ -220,7 +220,7 @@ func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Durati
 	reason := s.takeWanted()
 	if reason == "" && some && s.begun {
 		// Whoever led before may have made it: the interval counts from there. One that is dated in the future doesn't count.
-		if age := s.now().Sub(newest.At()); age < s.o.interval {
+		if age := s.now().Sub(newest.TakenBy(s.now())); age < s.o.interval {
 			return min(s.o.interval-age, look), nil
 		}
 	}

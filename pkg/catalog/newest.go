@@ -19,6 +19,14 @@ func (b Backup) At() time.Time {
 	return b.Time
 }
 
+// TakenBy is when the backup was begun for one whose clock says now: what its name says, unless that is in the future.
+func (b Backup) TakenBy(now time.Time) time.Time {
+	if b.Future(now) {
+		return b.At()
+	}
+	return b.Time
+}
+
 // Future tells whether the name of the backup is dated later than now: a clock is or was wrong.
 func (b Backup) Future(now time.Time) bool { return b.Time.After(now.Add(FutureSlack)) }
 
@@ -40,11 +48,11 @@ func (l BackupList) NewestSound(now time.Time) (Backup, bool) {
 	var best Backup
 	found := false
 	for _, b := range l.Backups {
-		at := b.At()
+		at := b.TakenBy(now)
 		if !b.Sound() || at.After(now.Add(FutureSlack)) {
 			continue
 		}
-		if !found || !at.Before(best.At()) {
+		if !found || !at.Before(best.TakenBy(now)) {
 			best, found = b, true
 		}
 	}

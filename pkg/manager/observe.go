@@ -477,7 +477,7 @@ func (l *leadership) readBackups(ctx context.Context) error {
 	defer l.mu.Unlock()
 	l.newestKnown, l.newest, l.backups = true, time.Time{}, len(list.Backups)
 	if b, ok := list.NewestSound(time.Now()); ok {
-		l.newest = b.At()
+		l.newest = b.TakenBy(time.Now())
 	}
 	return nil
 }
