@@ -49,6 +49,7 @@ func (s *sidecar) view() status.View {
 	if !x.acting {
 		return v
 	}
+	v.Source = s.fence.node
 	v.NewestBackup, v.Backups, v.BackupError, v.StoreError, v.PruneDenied, v.Proof = x.newest, x.backups, x.failure, x.store, x.denied, &x.proof
 	if x.recorder != nil {
 		c := x.recorder.Status()

@@ -358,6 +358,7 @@ func (d *daemon) managerConfig() manager.Config {
 			return r.Fenced(), err
 		},
 	}
+	cfg.Etcd, cfg.Told, cfg.Local = d.agent.LastStatus, d.agent.Summary, d.certificateAttention
 	if !o.etcdInsecure {
 		cfg.ClientTLS = d.keeper.EtcdClient
 	}

@@ -8,16 +8,20 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
 
 // view gathers what the status page shows, from memory alone.
 func (d *daemon) view() status.View {
-	r := d.manager.Report()
+	o := d.manager.Outlook()
 	leader, term := d.peers.Leader()
 	v := status.View{
-		ClusterName: d.o.clusterName, Node: d.id, Version: version, Leader: leader, Leading: r.Leading, Term: term,
+		ClusterName: d.o.clusterName, Node: d.id, Version: version, Leader: leader, Leading: o.Leading, Term: term,
 		Etcd: d.agent.LastStatus(), StoreRequests: d.requests.snapshot(),
+		Doing: o.Doing, DoingSince: o.Since, Alarm: len(o.Attention) > 0, Attention: o.Attention, Source: o.Node, SourceAge: o.Age,
+		Wanted: o.Wanted, Healthy: o.Healthy, StoreError: o.StoreError, NewestBackup: o.NewestBackup, Backups: o.Backups,
+		BackupError: o.BackupError, PruneDenied: o.PruneDenied, PruneLocked: o.PruneLocked, Waiting: o.Waiting, Restore: o.Restore,
 	}
 	for _, p := range d.peers.Peers() {
 		v.Peers = append(v.Peers, status.Peer{ID: p.ID, Connected: p.Connected, Foreign: p.Foreign, Problem: p.Problem})
@@ -29,44 +33,30 @@ func (d *daemon) view() status.View {
 			}
 		}
 	}
-	for _, e := range r.Recent {
+	for _, e := range o.Recent {
 		v.Recent = append(v.Recent, status.Event{At: e.At, Text: e.Text})
 	}
-	if !r.Leading {
-		if leader == "" {
-			v.Doing = d.manager.Waits()
-		}
-		return v
-	}
-	v.Doing, v.Alarm, v.StoreError = r.Why, r.Alarm, r.StoreError
-	v.NewestBackup, v.Backups, v.BackupError = r.NewestBackup, r.Backups, r.BackupError
-	v.Proof = &status.Proof{Backup: r.Proof.Backup, At: r.Proof.At, Seconds: r.Proof.Took.Seconds(), Bad: r.Proof.Bad, ChainProblem: r.Proof.ChainProblem, Postponed: r.Proof.Postponed}
-	v.PruneDenied, v.PruneLocked = r.PruneDenied, r.PruneLocked
-	if c := r.Changes; c != nil {
+	p := o.Proof
+	v.Proof = &status.Proof{Backup: p.Backup, At: p.At, Seconds: p.Took.Seconds(), Bad: p.Bad, ChainProblem: p.ChainProblem, Postponed: p.Postponed}
+	if c := o.Changes; c != nil {
 		v.Changes = &status.Changes{
 			Seen: c.Seen, Archived: c.Archived, Until: c.Until, Waiting: c.Waiting, SpilledBytes: c.Spilled, Segments: c.Segments, Bytes: c.Bytes,
 			Gaps: c.Gaps, LastGap: c.LastGap, Error: c.Error,
 		}
 	}
-	for _, n := range r.Nodes {
-		if n.Etcd.Healthy && !n.Etcd.Learner {
-			v.Healthy++
-		}
-	}
-	if r.Spec != nil {
-		v.Wanted = r.Spec.MemberCount
-	}
-	for _, c := range r.Commands {
-		text := "restore of " + c.Backup
-		if !c.Ready {
-			text += ", until the managers are restarted"
-		}
-		v.Waiting = append(v.Waiting, text)
-	}
-	if op := r.Operation; op != nil {
-		v.Restore = fmt.Sprintf("%s: %s", op.Backup, op.State)
-	}
 	return v
+}
+
+// certificateAttention says which CAs, and which certificates that can't be renewed, end soon.
+func (d *daemon) certificateAttention() []cluster.Attention {
+	if d.keeper == nil {
+		return nil
+	}
+	var list []cluster.Attention
+	for _, e := range d.keeper.Ending(time.Now()) {
+		list = append(list, cluster.Attention{Kind: cluster.AttentionCertificate, Node: d.id, Text: e.Text, NoCommand: e.Way})
+	}
+	return list
 }
 
 // serveStatus answers on the metrics port.

@@ -1,11 +1,8 @@
 package manager
 
 import (
-	"context"
 	"fmt"
 	"strings"
-
-	"k8s.io/klog/v2"
 )
 
 // Waits says, while nobody leads, on which nodes other software runs in place of this one; "" if on none. Until a majority of the nodes runs
@@ -26,22 +23,4 @@ func (m *Manager) Waits() string {
 	}
 	return fmt.Sprintf("%d of %d managers are other software, on %s; the etcd of this node is kept running, and nothing of the cluster is changed until a majority of the nodes runs this etcd-manager",
 		len(others), len(peers)+1, strings.Join(others, ", "))
-}
-
-// tellForeign logs what the node waits for whenever that is news.
-func (m *Manager) tellForeign(ctx context.Context) {
-	said := ""
-	for {
-		changed := m.cfg.Peers.Changed()
-		if now := m.Waits(); now != said {
-			if said = now; now != "" {
-				klog.Warningf("%s", now)
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		}
-	}
 }

@@ -135,7 +135,8 @@ func (l *leadership) run(ctx context.Context) {
 		}
 		d := plan.Next(o, spec, policy)
 		if err := plan.Check(o, d.Do, policy); err != nil {
-			d = plan.Decision{Why: "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")", Alarm: true}
+			why := "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")"
+			d = plan.Decision{Why: why, Alarm: true, Attention: cluster.Attention{Kind: cluster.AttentionSafety, Text: why}}
 		}
 		l.showSurvivors(ctx, o)
 		l.keepChanges(ctx, o)
@@ -143,7 +144,7 @@ func (l *leadership) run(ctx context.Context) {
 		l.restful = restful(o, spec)
 		l.mu.Unlock()
 		l.say(d)
-		l.publish(o, spec, d)
+		l.publish(o, spec, d, plan.Attentions(o, spec, policy, d))
 		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {
 		case d.Do != nil:
@@ -251,10 +252,11 @@ func (l *leadership) forceStore() {
 }
 
 // publish hands the report over.
-func (l *leadership) publish(o *plan.Observation, spec *cluster.Spec, d plan.Decision) {
+func (l *leadership) publish(o *plan.Observation, spec *cluster.Spec, d plan.Decision, attention []cluster.Attention) {
+	attention = l.m.noted(scopeLeader, attention)
 	l.mu.Lock()
 	r := Report{
-		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, At: o.Now, Nodes: o.Nodes, Missing: o.Missing, Spec: spec,
+		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: attention, At: o.Now, Nodes: o.Nodes, Missing: o.Missing, Spec: spec,
 		StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, NewestBackup: l.newest,
 		BackupRunning: l.backup, BackupError: l.backupError, Backups: l.backups, PruneDenied: l.pruneDenied, PruneLocked: l.pruneLocked,
 		CreateBackups: o.Store.CreateBackups,

@@ -74,6 +74,11 @@ type Config struct {
 	Changes Changes
 	// VerifyInterval is how often the newest backup is proven; 0 means never.
 	VerifyInterval time.Duration
+	// Etcd is what was last heard of this node's etcd, Told what a leader has last sent to this node and when, and Local what this
+	// node needs a person for beside that. Each returns at once and may be nil.
+	Etcd  func() cluster.EtcdStatus
+	Told  func() ([]byte, time.Time)
+	Local func() []cluster.Attention
 }
 
 // Manager is the loop of one process. Run reads the queue; Lead is called for each leadership.
@@ -91,6 +96,13 @@ type Manager struct {
 	// probeErr says why nothing is known of the store yet; fences is what was found.
 	probeErr string
 	fences   bool
+	// storeErr and specErr are what the last reading of the spec has found; wanted is the member count that was read last.
+	storeErr, specErr string
+	wanted            int
+	// attention is since when each has held, doing what the node was doing when that was last looked at.
+	attention  map[attentionKey]time.Time
+	doing      string
+	doingSince time.Time
 	// holder is the stamp of the leader record that this process saw last, and since when.
 	holder     string
 	holderFrom time.Time
@@ -107,6 +119,8 @@ type Report struct {
 	Why   string
 	Alarm bool
 	At    time.Time
+	// Attention is all that a person is needed for, as the leader sees it.
+	Attention []cluster.Attention
 	// Nodes are as of the last observation, by id.
 	Nodes   []cluster.NodeStatus
 	Missing []plan.MissingNode
@@ -159,7 +173,8 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Probe == nil {
 		return nil, errors.New("manager: no probe of the store")
 	}
-	return &Manager{cfg: cfg, probeErr: "the store is being probed", wake: func() {}}, nil
+	m := &Manager{cfg: cfg, probeErr: "the store is being probed", wake: func() {}, attention: map[attentionKey]time.Time{}}
+	return m, nil
 }
 
 // Report returns the newest report.
@@ -186,32 +201,52 @@ func (m *Manager) remember(text string) {
 	}
 }
 
-// followerPoll is how often a node that doesn't lead reads the spec.
-const followerPoll = 10 * time.Minute
+// followerPoll is how often a node that doesn't lead reads the spec; leaderlessPoll how often one does that knows no leader.
+const (
+	followerPoll   = 10 * time.Minute
+	leaderlessPoll = time.Minute
+)
 
 // Run probes the store and reads the queue for the first time, so that it is known which commands were there before this process, and
 // then follows the spec, by which elections know what a majority is. It returns when ctx ends.
 func (m *Manager) Run(ctx context.Context) error {
 	if m.cfg.Spec != nil {
-		m.cfg.Peers.SetWanted(m.cfg.Spec.MemberCount)
+		m.setWanted(m.cfg.Spec.MemberCount)
 		m.setFirst(nil)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { retry(ctx, "the backup store can't be used", 0, m.probe) })
+	wg.Go(func() { retry(ctx, "the backup store can't be used", func() time.Duration { return 0 }, m.probe) })
 	if m.cfg.Spec == nil {
-		wg.Go(func() { retry(ctx, "waiting for the cluster spec", followerPoll, m.readFirst) })
+		wg.Go(func() { retry(ctx, "waiting for the cluster spec", m.specPoll, m.readFirst) })
 	}
-	wg.Go(func() { m.tellForeign(ctx) })
+	wg.Go(func() { m.keepOutlook(ctx) })
 	wg.Wait()
 	return nil
 }
 
-// retry calls f until it succeeds, and then again every so often if again isn't 0. What fails is logged when it is news.
-func retry(ctx context.Context, what string, again time.Duration, f func(context.Context) error) {
+// specPoll is how long a node waits until it reads the spec again.
+func (m *Manager) specPoll() time.Duration {
+	if leader, _ := m.cfg.Peers.Leader(); leader == "" {
+		return leaderlessPoll
+	}
+	return followerPoll
+}
+
+// setWanted notes how many members are wanted, of which a majority elects.
+func (m *Manager) setWanted(n int) {
+	m.mu.Lock()
+	m.wanted = n
+	m.mu.Unlock()
+	m.cfg.Peers.SetWanted(n)
+}
+
+// retry calls f until it succeeds, and then again every so often if poll isn't 0. What fails is logged when it is news.
+func retry(ctx context.Context, what string, poll func() time.Duration, f func(context.Context) error) {
 	const first, last = 250 * time.Millisecond, 10 * time.Second
 	delay, said := first, repeat.Limiter{}
 	for {
 		err := f(ctx)
+		again := poll()
 		wait := again
 		switch {
 		case ctx.Err() != nil:
@@ -260,6 +295,14 @@ func (m *Manager) probed() (fences bool, problem string) {
 
 // readFirst reads queue and spec.
 func (m *Manager) readFirst(ctx context.Context) error {
+	err := m.readSpecAndQueue(ctx)
+	if ctx.Err() == nil {
+		m.noteStore(err)
+	}
+	return err
+}
+
+func (m *Manager) readSpecAndQueue(ctx context.Context) error {
 	l, err := m.cfg.Catalog.ControlListing(ctx)
 	if err != nil {
 		return err
@@ -270,15 +313,15 @@ func (m *Manager) readFirst(ctx context.Context) error {
 	}
 	spec, _, err := m.cfg.Catalog.Spec(ctx)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return fmt.Errorf("nobody has said how many members are wanted; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3")
+		return &specError{"nobody has said how many members are wanted; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3"}
 	}
 	if err != nil {
 		return err
 	}
 	if !cluster.ValidMemberCount(spec.MemberCount) {
-		return fmt.Errorf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", spec.MemberCount)
+		return &specError{fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", spec.MemberCount)}
 	}
-	m.cfg.Peers.SetWanted(spec.MemberCount)
+	m.setWanted(spec.MemberCount)
 	return nil
 }
 
@@ -330,7 +373,9 @@ func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
 	m.mu.Unlock()
 	l.run(ctx)
 	m.mu.Lock()
-	m.report.Leading, m.wake = false, func() {}
+	m.report.Leading, m.report.At, m.wake = false, time.Time{}, func() {}
 	m.mu.Unlock()
+	m.noted(scopeLeader, nil)
+	m.remember(fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)))
 	klog.Infof("leadership of term %d is over: %v", term, context.Cause(ctx))
 }

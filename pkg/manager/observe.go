@@ -124,7 +124,7 @@ func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.No
 		return cluster.NodeStatus{}, err
 	}
 	p, err := protosv1.NewNodeServiceClient(c).Observe(ctx, &protosv1.ObserveRequest{
-		ClusterName: l.m.cfg.ClusterName, Fresh: l.changed, Term: uint64(l.term), Leader: string(l.m.cfg.Self),
+		ClusterName: l.m.cfg.ClusterName, Fresh: l.changed, Term: uint64(l.term), Leader: string(l.m.cfg.Self), Summary: l.m.encode(),
 	})
 	if status.Code(err) == codes.Aborted {
 		klog.Warningf("node %s obeys another leader (%s); stepping down", id, status.Convert(err).Message())
@@ -310,7 +310,7 @@ func (l *leadership) readSpec(ctx context.Context) error {
 	default:
 		l.store.Spec, l.store.SpecError = &spec, ""
 		if cluster.ValidMemberCount(spec.MemberCount) {
-			l.m.cfg.Peers.SetWanted(spec.MemberCount)
+			l.m.setWanted(spec.MemberCount)
 		}
 	}
 	return nil

@@ -121,6 +121,8 @@ type Agent struct {
 	peeked  peeked     // guarded by mu
 
 	verification *verification // guarded by mu; nil if no backup is being proven
+
+	summary told // guarded by mu
 }
 
 // New opens the data dir and reads what is there. It starts nothing. The error wraps cluster.ErrOtherCluster,

@@ -13,7 +13,11 @@ import (
 
 func leaderView(now time.Time) View {
 	return View{
-		ClusterName: "etcd", Node: "a", Version: "1.0", Leader: "a", Leading: true, Term: 7, Doing: "node c hasn't answered", Alarm: true,
+		ClusterName: "etcd", Node: "a", Version: "1.0", Leader: "a", Leading: true, Term: 7, Doing: "node c hasn't answered", DoingSince: now.Add(-time.Minute),
+		Alarm: true, Source: "a", Attention: []cluster.Attention{
+			{Kind: cluster.AttentionDisk, Node: "c", Since: now.Add(-time.Hour), Text: "The disk is full.", NoCommand: "make room"},
+			{Kind: cluster.AttentionQuorum, Text: "etcd has no quorum", Command: "etcd-manager-ctl recover"},
+		},
 		Peers:  []Peer{{ID: "b", Connected: true}, {ID: "c", Problem: "connection refused"}},
 		Etcd:   cluster.EtcdStatus{Running: true, Healthy: true, Version: "3.6.16", Revision: 42, MemberID: 1, LeaderID: 1},
 		Wanted: 3, Healthy: 2, NewestBackup: now.Add(-90 * time.Second), Backups: 5, BackupError: "disk full", StoreError: "timeout",
@@ -26,7 +30,7 @@ func TestTextSaysWhatAnOperatorNeeds(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	text := Text(leaderView(now), now)
 	for _, want := range []string{
-		"this node, term 7", "ATTENTION: node c hasn't answered", "healthy, version 3.6.16, revision 42", "etcd leader",
+		"this node, term 7", "node c hasn't answered (for 1m0s)", "disk-full on node c for 1h0m0s: The disk is full.", "make room", "etcd-manager-ctl recover", "healthy, version 3.6.16, revision 42", "etcd leader",
 		"doesn't answer: connection refused", "2 healthy, 3 wanted", "1m30s ago (5 in the store)", "FAILED: disk full", "AWAY: timeout",
 		"restore of X, until the managers are restarted", "03:04:05", "did something",
 	} {
@@ -58,6 +62,75 @@ func TestPages(t *testing.T) {
 		_ = resp.Body.Close()
 		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
 			t.Errorf("%s: %s, %v; %q is missing in\n%s", path, resp.Status, err, want, body)
+		}
+	}
+}
+
+// probe asks a page of a node that shows v.
+func probe(t *testing.T, v View, path string) (int, string) {
+	t.Helper()
+	r := httptest.NewRecorder()
+	Handler(func() View { return v }).ServeHTTP(r, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	return r.Code, r.Body.String()
+}
+
+// TestProbes shows what each of the three paths for probes answers in each state of a node.
+func TestProbes(t *testing.T) {
+	serving := cluster.EtcdStatus{Running: true, Healthy: true}
+	quarantined, learner := serving, serving
+	quarantined.Quarantined, learner.Learner = true, true
+	for name, c := range map[string]struct {
+		view   View
+		ready  int
+		reason string
+	}{
+		"serving":          {View{Leader: "a", Etcd: serving}, 200, "[+]etcd: ok"},
+		"no leader":        {View{Etcd: serving}, 200, "[!]leader: no manager leads (doesn't count)"},
+		"store away":       {View{Leader: "a", Etcd: serving, StoreError: "timeout"}, 200, "[!]store: timeout (doesn't count)"},
+		"quorum lost":      {View{Leader: "a", Etcd: cluster.EtcdStatus{Running: true, Error: "no leader", UnhealthyFor: time.Minute}}, 503, "for 1m0s: no leader"},
+		"full disk":        {View{Etcd: cluster.EtcdStatus{Error: "no space left on device"}}, 503, "[-]etcd: etcd isn't running here: no space left on device"},
+		"before it formed": {View{}, 503, "nothing has started it yet"},
+		"quarantined":      {View{Etcd: quarantined}, 503, "quarantined"},
+		"learner":          {View{Etcd: learner}, 503, "learner"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if code, body := probe(t, c.view, "/livez"); code != 200 || body != "ok\n" {
+				t.Errorf("/livez: %d %q", code, body)
+			}
+			if code, body := probe(t, c.view, "/readyz?verbose"); code != c.ready || !strings.Contains(body, c.reason) {
+				t.Errorf("/readyz?verbose: %d %q, want %d and %q", code, body, c.ready, c.reason)
+			}
+			code, body := probe(t, c.view, "/healthz")
+			if code != 200 || !strings.HasPrefix(body, "ok\n") || strings.Contains(body, "not ready") != (c.ready != 200) {
+				t.Errorf("/healthz: %d %q", code, body)
+			}
+		})
+	}
+}
+
+// TestSeriesNeverVanish asks nodes of each kind for the series that alerts are made of: none may lack one.
+func TestSeriesNeverVanish(t *testing.T) {
+	series := []string{
+		"attention_needed", "members_healthy", "members_wanted", "store_up", "last_backup_timestamp_seconds", "backups", "backup_failing",
+		"backup_proof_failing", "changelog_failing", "commands_waiting", "restore_in_progress", "retention_denied", "summary_age_seconds",
+		`attention{kind="quorum-lost"}`, `attention{kind="disk-full"}`, "leader_known", "etcd_healthy",
+	}
+	for name, v := range map[string]View{
+		"leader":         leaderView(time.Now()),
+		"follower":       {Node: "b", Leader: "a", Source: "a", SourceAge: 20 * time.Second},
+		"without leader": {Node: "b", Source: "b", StoreError: "timeout"},
+	} {
+		_, body := probe(t, v, "/metrics")
+		for _, s := range series {
+			if !strings.Contains(body, "\netcd_manager_"+s+" ") {
+				t.Errorf("%s: no %s", name, s)
+			}
+		}
+	}
+	_, body := probe(t, View{Node: "b", Source: "b", StoreError: "timeout", Attention: []cluster.Attention{{Kind: cluster.AttentionQuorum}}}, "/metrics")
+	for _, want := range []string{"attention_needed 1", "store_up 0", `attention{kind="quorum-lost"} 1`, `attention{kind="store-away"} 0`} {
+		if !strings.Contains(body, "\netcd_manager_"+want+"\n") {
+			t.Errorf("%s is missing in\n%s", want, body)
 		}
 	}
 }

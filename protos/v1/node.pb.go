@@ -29,8 +29,10 @@ type ObserveRequest struct {
 	// True asks etcd anew, however young the last answer is: the member list was just changed.
 	Fresh bool `protobuf:"varint,2,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	// The leadership that looks, if one does: from now on the node obeys no lower one, so that what was seen stays true.
-	Term          uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	Leader        string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	Term   uint64 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
+	Leader string `protobuf:"bytes,4,opt,name=leader,proto3" json:"leader,omitempty"`
+	// What the leader of this term knows of the cluster, as JSON: the node shows it.
+	Summary       []byte `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -91,6 +93,13 @@ func (x *ObserveRequest) GetLeader() string {
 		return x.Leader
 	}
 	return ""
+}
+
+func (x *ObserveRequest) GetSummary() []byte {
+	if x != nil {
+		return x.Summary
+	}
+	return nil
 }
 
 type WatchRequest struct {
@@ -2678,12 +2687,13 @@ var File_v1_node_proto protoreflect.FileDescriptor
 
 const file_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\rv1/node.proto\x12\x0eetcdmanager.v1\x1a\x10v1/storage.proto\"u\n" +
+	"\rv1/node.proto\x12\x0eetcdmanager.v1\x1a\x10v1/storage.proto\"\x8f\x01\n" +
 	"\x0eObserveRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x14\n" +
 	"\x05fresh\x18\x02 \x01(\bR\x05fresh\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x16\n" +
-	"\x06leader\x18\x04 \x01(\tR\x06leader\"1\n" +
+	"\x06leader\x18\x04 \x01(\tR\x06leader\x12\x18\n" +
+	"\asummary\x18\x05 \x01(\fR\asummary\"1\n" +
 	"\fWatchRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +

@@ -1,0 +1,165 @@
+package status
+
+import (
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// collector turns a View into metrics at the moment of the scrape.
+type collector struct{ view func() View }
+
+var metrics = struct {
+	leader, term, alarm, attention, known, age, healthy, wanted, etcdHealthy, quarantined, backupTime, backups, backupFailing, pruneDenied, pruneLocked, storeUp, waiting, restoring, peers, expiry, requests *prometheus.Desc
+
+	version, dbSize, dbInUse, dbQuota, etcdAlarm, outdated *prometheus.Desc
+
+	seen, archived, until, spilled, segments, bytes, gaps, recording *prometheus.Desc
+
+	proofTime, proofBad, proofTook *prometheus.Desc
+}{
+	leader:        desc("leader", "1 if this manager leads."),
+	term:          desc("term", "Highest leadership term known."),
+	alarm:         desc("attention_needed", "1 if a person is needed, by what this node knows; /status says for what."),
+	attention:     desc("attention", "1 if a person is needed for that.", "kind"),
+	known:         desc("leader_known", "1 if this node knows who leads."),
+	age:           desc("summary_age_seconds", "How old the leader's summary is that this node shows; its own view counts as new."),
+	healthy:       desc("members_healthy", "Healthy etcd members, by the leader's summary; without one 1 if this node's etcd is healthy."),
+	wanted:        desc("members_wanted", "Members that the spec asks for."),
+	etcdHealthy:   desc("etcd_healthy", "1 if this node's etcd answers linearizable reads."),
+	quarantined:   desc("etcd_quarantined", "1 if this node's etcd listens on its quarantine URLs only."),
+	version:       desc("etcd_info", "1; this node's etcd runs that version, and its cluster keeps to that one.", "version", "cluster_version"),
+	dbSize:        desc("etcd_db_size_bytes", "Size of the database of this node's etcd."),
+	dbInUse:       desc("etcd_db_in_use_bytes", "How much of that holds data; the rest goes with a defragmentation."),
+	dbQuota:       desc("etcd_db_quota_bytes", "What the database may become before etcd refuses writes."),
+	etcdAlarm:     desc("etcd_alarm", "1 while etcd has that alarm, as this node's etcd knows it.", "type"),
+	outdated:      desc("etcd_outdated", "1 if this node's etcd runs with other settings, or trusts other CAs, than it would if it were started now."),
+	backupTime:    desc("last_backup_timestamp_seconds", "When the newest backup was taken; 0 if there is none, or none is known of."),
+	backups:       desc("backups", "Backups in the store."),
+	backupFailing: desc("backup_failing", "1 if the last attempt at a backup failed."),
+	pruneDenied:   desc("retention_denied", "1 if the store lets nothing old be deleted."),
+	pruneLocked:   desc("retention_locked_objects", "Old objects that the store has under lock."),
+	storeUp:       desc("store_up", "1 if the backup store answers."),
+	waiting:       desc("commands_waiting", "Queued restores that have not begun."),
+	restoring:     desc("restore_in_progress", "1 while a restore is under way."),
+	peers:         desc("peer_connected", "1 if the other manager answers.", "peer"),
+	expiry:        desc("certificate_expiry_timestamp_seconds", "When the certificate that ends first expires."),
+	requests:      desc("store_requests_total", "Requests to the backup store.", "operation"),
+	seen:          desc("changelog_seen_revision", "Newest revision that came from etcd to be kept."),
+	archived:      desc("changelog_archived_revision", "Newest revision whose changes are in the store."),
+	until:         desc("changelog_archived_timestamp_seconds", "Up to when no change is lacking in the store."),
+	spilled:       desc("changelog_spilled_bytes", "Changes that wait on the disk because the store takes none."),
+	segments:      desc("changelog_segments_total", "Segments stored since this manager leads."),
+	bytes:         desc("changelog_bytes_total", "Bytes of segments stored since this manager leads."),
+	gaps:          desc("changelog_gaps_total", "Times that changes were lost before they could be kept; a full backup is taken then."),
+	proofTime:     desc("backup_proof_timestamp_seconds", "When a backup was last proven by restoring it for trial."),
+	proofBad:      desc("backup_proof_failing", "1 if the last proof found a backup, or the changes before it, to be bad."),
+	proofTook:     desc("backup_proof_duration_seconds", "How long the last proof took."),
+	recording:     desc("changelog_failing", "1 if changes can't be kept at the moment; /status says why."),
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("etcd_manager_"+name, help, labels, nil)
+}
+
+// Describe sends nothing: which series there are depends on the role.
+func (c *collector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends the view of this moment.
+func (c *collector) Collect(out chan<- prometheus.Metric) {
+	v := c.view()
+	gauge := func(d *prometheus.Desc, x float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, x, labels...)
+	}
+	gauge(metrics.leader, number(v.Leading))
+	gauge(metrics.term, float64(v.Term))
+	gauge(metrics.etcdHealthy, number(v.Etcd.Healthy))
+	gauge(metrics.quarantined, number(v.Etcd.Quarantined))
+	if v.Etcd.Healthy {
+		gauge(metrics.version, 1, v.Etcd.Version, v.Etcd.ClusterVersion)
+		gauge(metrics.dbSize, float64(v.Etcd.DBSize))
+		gauge(metrics.dbInUse, float64(v.Etcd.DBSizeInUse))
+		gauge(metrics.dbQuota, float64(v.Etcd.DBQuota))
+		gauge(metrics.outdated, number(v.Etcd.Outdated))
+		for _, t := range []cluster.AlarmType{cluster.AlarmNoSpace, cluster.AlarmCorrupt} {
+			raised := slices.ContainsFunc(v.Etcd.Alarms, func(a cluster.Alarm) bool { return a.Type == t })
+			gauge(metrics.etcdAlarm, number(raised), string(t))
+		}
+	}
+	for _, p := range v.Peers {
+		gauge(metrics.peers, number(p.Connected), string(p.ID))
+	}
+	for op, n := range v.StoreRequests {
+		out <- prometheus.MustNewConstMetric(metrics.requests, prometheus.CounterValue, float64(n), op)
+	}
+	if !v.CertificateExpiry.IsZero() {
+		gauge(metrics.expiry, float64(v.CertificateExpiry.Unix()))
+	}
+	gauge(metrics.known, number(v.Leader != ""))
+	gauge(metrics.alarm, number(v.Alarm || len(v.Attention) > 0))
+	for _, k := range cluster.AttentionKinds() {
+		raised := slices.ContainsFunc(v.Attention, func(a cluster.Attention) bool { return a.Kind == k })
+		gauge(metrics.attention, number(raised), string(k))
+	}
+	if v.Source == "" {
+		return
+	}
+	c.cluster(&v, out)
+}
+
+// cluster sends what is known of the whole cluster. Each node that knows anything sends all of it: an alert must not depend on a
+// series that only some nodes have.
+func (c *collector) cluster(v *View, out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, x float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, x, labels...)
+	}
+	gauge(metrics.age, v.SourceAge.Seconds())
+	gauge(metrics.healthy, float64(v.Healthy))
+	gauge(metrics.wanted, float64(v.Wanted))
+	gauge(metrics.backups, float64(v.Backups))
+	gauge(metrics.backupFailing, number(v.BackupError != ""))
+	gauge(metrics.pruneDenied, number(v.PruneDenied != ""))
+	gauge(metrics.pruneLocked, float64(v.PruneLocked))
+	gauge(metrics.storeUp, number(v.StoreError == ""))
+	gauge(metrics.waiting, float64(len(v.Waiting)))
+	gauge(metrics.restoring, number(v.Restore != ""))
+	gauge(metrics.backupTime, unix(v.NewestBackup))
+	p := v.Proof
+	gauge(metrics.proofBad, number(p != nil && (p.Bad != "" || p.ChainProblem != "")))
+	gauge(metrics.recording, number(v.Changes != nil && v.Changes.Error != ""))
+	if p != nil && p.Backup != "" {
+		gauge(metrics.proofTime, float64(p.At.Unix()))
+		gauge(metrics.proofTook, p.Seconds)
+	}
+	if ch := v.Changes; ch != nil {
+		gauge(metrics.seen, float64(ch.Seen))
+		gauge(metrics.archived, float64(ch.Archived))
+		gauge(metrics.spilled, float64(ch.SpilledBytes))
+		if !ch.Until.IsZero() {
+			gauge(metrics.until, float64(ch.Until.Unix()))
+		}
+		if !v.Leading {
+			return // what is counted is counted where it happens
+		}
+		for d, n := range map[*prometheus.Desc]int64{metrics.segments: ch.Segments, metrics.bytes: ch.Bytes, metrics.gaps: int64(ch.Gaps)} {
+			out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
+		}
+	}
+}
+
+func unix(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix())
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,143 @@
+package status
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Text is the status page.
+func Text(v View, now time.Time) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+	row := func(name, format string, a ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, a...)) }
+	row("cluster", "%s (this is node %s, manager %s)", v.ClusterName, v.Node, v.Version)
+	switch {
+	case v.Leading:
+		row("leader", "this node, term %d", v.Term)
+	case v.Leader != "":
+		row("leader", "%s, term %d", v.Leader, v.Term)
+	default:
+		row("leader", "none")
+	}
+	if v.Doing != "" {
+		mark, since := "", ""
+		if v.Alarm && len(v.Attention) == 0 {
+			mark = "ATTENTION: "
+		}
+		if !v.DoingSince.IsZero() {
+			since = fmt.Sprintf(" (for %s)", now.Sub(v.DoingSince).Round(time.Second))
+		}
+		row("now", "%s%s%s", mark, v.Doing, since)
+	}
+	for _, a := range v.Attention {
+		attentionRows(row, a, now)
+	}
+	row("etcd here", "%s", etcdText(v.Etcd))
+	for _, p := range v.Peers {
+		state := "answers"
+		switch {
+		case p.Foreign:
+			state = "other software: " + p.Problem
+		case !p.Connected:
+			state = "doesn't answer: " + p.Problem
+		}
+		row("manager "+string(p.ID), "%s", state)
+	}
+	if v.Source != "" {
+		if v.Source != v.Node {
+			row("told by", "node %s, %s ago", v.Source, v.SourceAge.Round(time.Second))
+		} else if !v.Leading {
+			row("seen by", "this node alone, as no leader tells it anything; what is said of backups may be old")
+		}
+		if v.Wanted > 0 {
+			row("members", "%d healthy, %d wanted", v.Healthy, v.Wanted)
+		}
+		backup := "none"
+		if !v.NewestBackup.IsZero() {
+			backup = fmt.Sprintf("%s ago (%d in the store)", now.Sub(v.NewestBackup).Round(time.Second), v.Backups)
+		}
+		row("newest backup", "%s", backup)
+		if v.BackupError != "" {
+			row("last attempt", "FAILED: %s", v.BackupError)
+		}
+		if v.Proof != nil {
+			row("proof", "%s", v.Proof.text(now))
+		}
+		if v.PruneDenied != "" {
+			row("retention", "DENIED: %s", v.PruneDenied)
+		}
+		if v.PruneLocked > 0 {
+			row("retention", "%d old objects are under lock in the store; they go later", v.PruneLocked)
+		}
+		if v.Changes != nil {
+			row("changes", "%s", v.Changes.text(now))
+			if v.Changes.LastGap != "" {
+				row("last gap", "%s", v.Changes.LastGap)
+			}
+		}
+		if v.StoreError != "" {
+			row("store", "AWAY: %s", v.StoreError)
+		}
+	}
+	for _, s := range v.Waiting {
+		row("waiting", "%s", s)
+	}
+	if v.Restore != "" {
+		row("restore", "%s", v.Restore)
+	}
+	for _, e := range v.Recent {
+		row(e.At.UTC().Format("15:04:05"), "%s", e.Text)
+	}
+	_ = w.Flush()
+	return b.String()
+}
+
+// attentionRows says what a person is needed for, and how it ends.
+func attentionRows(row func(name, format string, a ...any), a cluster.Attention, now time.Time) {
+	where := ""
+	if a.Node != "" {
+		where = " on node " + string(a.Node)
+	}
+	if !a.Since.IsZero() {
+		where += fmt.Sprintf(" for %s", now.Sub(a.Since).Round(time.Second))
+	}
+	row("ATTENTION", "%s%s: %s", a.Kind, where, a.Text)
+	if a.Command != "" {
+		row("  end it with", "%s", a.Command)
+	}
+	if a.NoCommand != "" {
+		row("  no command", "%s", a.NoCommand)
+	}
+}
+
+func etcdText(s cluster.EtcdStatus) string {
+	switch {
+	case !s.Running && s.Error != "":
+		return "not running: " + s.Error
+	case !s.Running:
+		return "not running"
+	case !s.Healthy:
+		return fmt.Sprintf("NOT healthy for %s: %s", s.UnhealthyFor.Round(time.Second), s.Error)
+	}
+	text := fmt.Sprintf("healthy, version %s, revision %d, %d MiB", s.Version, s.Revision, s.DBSize>>20)
+	if s.DBQuota > 0 {
+		text += fmt.Sprintf(" of %d (%d in use)", s.DBQuota>>20, s.DBSizeInUse>>20)
+	}
+	for _, a := range s.Alarms {
+		text += fmt.Sprintf(", ALARM %s of member %s", a.Type, a.Member)
+	}
+	if s.Outdated {
+		text += ", to be restarted as its settings have changed"
+	}
+	if s.MemberID == s.LeaderID {
+		text += ", etcd leader"
+	}
+	if s.Quarantined {
+		text += ", quarantined (no client can reach it)"
+	}
+	return text
+}
