@@ -48,6 +48,7 @@ func (a *app) configureCommand() *cobra.Command {
 	var out outage
 	cmd := &cobra.Command{
 		Use: "configure-cluster", Short: "Write the cluster spec, keeping what is not given", Args: noArgs,
+		Annotations: map[string]string{createsStore: "yes"},
 		Long: `Write the cluster spec and etcd's settings, keeping what is not given. The managers see it within a minute and change the
 cluster accordingly, one safe step at a time. What is refused, and why, is in the leading manager's log and status.
 

@@ -23,6 +23,7 @@ func (a *app) importCommand() *cobra.Command {
 	var o importOptions
 	cmd := &cobra.Command{
 		Use: "import-backup FILE", Short: "Make a backup in this store out of a snapshot file", Args: exactlyOne("a snapshot file"),
+		Annotations: map[string]string{createsStore: "yes"},
 		Long: `Make a backup in this store out of a snapshot file: one of "etcdctl snapshot save", of download-backup, or another store's etcd.backup.gz. It is checked like a
 backup that is restored, and then stored under a name with the time of now; restore-backup restores it, also into a new cluster elsewhere. It names no
 cluster, so it isn't taken for another one's.`,

@@ -144,7 +144,7 @@ func (a *app) sayQueued(cmd catalog.Command, wait bool) error {
 		return nil
 	}
 	begin := `Nothing has changed yet: the cluster serves on until the managers are restarted.
-  start it:     restart etcd-manager on the masters (docker stop, kill, or a roll of the masters)
+  start it:     restart etcd-manager on the masters, one after the other (docker stop, kill, or a roll of the masters): each stops its etcd
 `
 	if cmd.Options.Now {
 		begin = "The leader sees it within about half a minute and begins; nothing is stopped before all is proven and staged.\n"

@@ -74,6 +74,7 @@ func TestRecoverChoice(t *testing.T) {
 
 func TestRecoverNoSurvivors(t *testing.T) {
 	w := newWorld(t)
+	w.put("control/of-a-newer-version", "x") // the store isn't empty
 	w.do("recover", "--from-survivor")
 	w.spec(5, "")
 	ctx := context.Background()

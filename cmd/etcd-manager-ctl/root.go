@@ -61,6 +61,8 @@ type app struct {
 	timeout time.Duration
 	// identities open what is encrypted, encryption is for what import-backup writes.
 	identities, encryption []string
+	// emptyStore allows any command on a store that holds no cluster; creates is true for commands that are meant to begin one.
+	emptyStore, creates bool
 	// timeoutGiven is true if the command line names one.
 	timeoutGiven bool
 }
@@ -152,8 +154,10 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 			}
 			return usagef("unknown command %q%s", args[0], didYouMean(args[0], cmd))
 		},
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) { a.timeoutGiven = cmd.Flags().Changed("timeout") },
-		RunE:             func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			a.timeoutGiven, a.creates = cmd.Flags().Changed("timeout"), cmd.Annotations[createsStore] != ""
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	f := root.PersistentFlags()
@@ -161,6 +165,7 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store; while following, how long it may be silent (default: without end)")
 	f.StringSliceVar(&a.identities, "identity", nil, "`file` with secret keys of age that open encrypted backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
+	f.BoolVar(&a.emptyStore, "allow-empty-store", false, "go on though nothing is stored at the URL yet; without it only configure-cluster and import-backup do")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	logFlags.VisitAll(func(lf *flag.Flag) {
@@ -168,7 +173,7 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 		pf.Hidden = true
 		f.AddFlag(pf)
 	})
-	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(), a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(),
+	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(), a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(),
 		a.restoreCommand(), a.recoverCommand(), a.undoCommand(), a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
 		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), a.versionCommand())
 	root.AddCommand(a.lookCommands()...)
@@ -187,7 +192,7 @@ func didYouMean(word string, root *cobra.Command) string {
 	return ""
 }
 
-// openCatalog opens the store that the flags name. Nothing is sent yet.
+// openCatalog opens the store that the flags name, and looks whether anything of a cluster is there.
 func (a *app) openCatalog(ctx context.Context) (*catalog.Catalog, error) {
 	if a.store == "" {
 		return nil, usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
@@ -199,6 +204,9 @@ func (a *app) openCatalog(ctx context.Context) (*catalog.Catalog, error) {
 	keys, err := a.keys()
 	if err != nil {
 		return nil, &usageError{err}
+	}
+	if err := a.checkStore(ctx, s); err != nil {
+		return nil, err
 	}
 	return catalog.New(s, catalog.WithClock(a.now), keys), nil
 }

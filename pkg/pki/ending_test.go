@@ -14,7 +14,7 @@ func TestEnding(t *testing.T) {
 	if err := CreateCAs(dir, now); err != nil {
 		t.Fatal(err)
 	}
-	k, err := NewKeeper(Config{Dir: dir, NodeID: "a", Managers: true, Etcd: true})
+	k, err := NewKeeper(Config{Dir: dir, NodeID: "a", Managers: true, Etcd: true, Policy: DefaultPolicy()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+)
+
+// createsStore is the annotation of a command that may write the first object of a store.
+const createsStore = "creates-store"
+
+// neighbours bounds how many prefixes beside an empty store are looked at, and named.
+const (
+	neighboursRead  = 1000
+	neighboursNamed = 5
+)
+
+// checkStore fails if the store holds nothing of a cluster: the URL is probably mistyped, and a command that is queued there is obeyed by
+// nobody. That the store can't be read is left to the command itself, which says so.
+func (a *app) checkStore(ctx context.Context, s blob.Store) error {
+	if a.emptyStore {
+		return nil
+	}
+	ctx, cancel := a.limit(ctx)
+	defer cancel()
+	ours, below, err := lookInto(ctx, s)
+	absent := errors.Is(err, blob.ErrInvalid) && errors.Is(err, fs.ErrNotExist)
+	if ours || err != nil && !absent {
+		return nil
+	}
+	message := fmt.Sprintf("there is no cluster in %s: nothing of one is stored at this URL", a.store)
+	if near := a.near(ctx, below); len(near) > 0 {
+		message += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	if a.creates {
+		a.note("%s. It becomes the store of a new cluster", message)
+		return nil
+	}
+	return &notFoundError{message + "\n  for a new store:  configure-cluster --member-count=N or import-backup, or any command with --allow-empty-store"}
+}
+
+// lookInto tells whether anything of a cluster is stored here, and else which prefixes there are.
+func lookInto(ctx context.Context, s blob.Store) (ours bool, below []string, err error) {
+	for e, err := range s.List(ctx, "", blob.ListOptions{Delimiter: "/"}) {
+		if err != nil {
+			return false, below, err
+		}
+		name := strings.TrimSuffix(e.Key, "/")
+		if e.Prefix && (name == "control" || name == "changes" || !catalog.BackupTime(name).IsZero()) {
+			return true, nil, nil
+		}
+		if e.Prefix {
+			below = append(below, name)
+		}
+		if len(below) >= neighboursRead {
+			break
+		}
+	}
+	return false, below, nil
+}
+
+// near names URLs of clusters that may be meant: beside the store, and below it.
+func (a *app) near(ctx context.Context, below []string) []string {
+	base := strings.TrimRight(a.store, "/")
+	var urls []string
+	for _, name := range below {
+		urls = append(urls, base+"/"+name)
+	}
+	if i := strings.LastIndex(base, "/"); i > 0 && base[i-1] != '/' {
+		parent, own := base[:i], base[i+1:]
+		if s, err := a.open(ctx, parent); err == nil {
+			_, beside, _ := lookInto(ctx, s)
+			first := closest(own, beside, neighboursNamed)
+			for _, name := range append(first, beside...) {
+				if u := parent + "/" + name; name != own && !slices.Contains(urls, u) {
+					urls = append(urls, u)
+				}
+			}
+		}
+	}
+	var found []string
+	for _, u := range urls[:min(len(urls), 4*neighboursNamed)] {
+		s, err := a.open(ctx, u)
+		if err != nil {
+			continue
+		}
+		if ours, _, err := lookInto(ctx, s); err == nil && ours {
+			found = append(found, u)
+		}
+		if len(found) == neighboursNamed {
+			break
+		}
+	}
+	return found
+}
