@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -267,29 +268,78 @@ func putBack(values []*mvccpb.KeyValue, index indexOutput) string {
 		if strings.HasPrefix(string(kv.Key), namespacesPrefix) {
 			to = &first
 		}
-		fmt.Fprintf(to, "put %s ./%s\n", "'"+strings.ReplaceAll(string(kv.Key), "'", `'\''`)+"'", index.Keys[i].File)
+		switch {
+		case bytes.IndexByte(kv.Key, 0) >= 0: // no argument of a program can have it
+			key := txnWord(kv.Key)
+			fmt.Fprintf(to, "txn '%s' <<'END'\ncreate(%s) = \"0\"\n\nput -- %s %s\n\n\nEND\n", key, key, key, txnWord(kv.Value))
+		case len(kv.Value) == 0: // etcdctl doesn't take an empty standard input for a value
+			fmt.Fprintf(to, "put %s\n", quoted(kv.Key))
+		default:
+			fmt.Fprintf(to, "put %s ./%s\n", quoted(kv.Key), index.Keys[i].File)
+		}
 	}
-	return `# Puts back what was extracted and isn't there now. ETCDCTL is the etcdctl to use; its own variables (ETCDCTL_ENDPOINTS and so on) say where etcd is.
+	return putBackHead + first.String() + rest.String()
+}
+
+// quoted makes a word of a shell of bytes without a NUL.
+func quoted(b []byte) string { return "'" + strings.ReplaceAll(string(b), "'", `'\''`) + "'" }
+
+// txnWord writes bytes as "etcdctl txn" reads them. All versions of it understand an escaped byte, not all an escaped quote.
+func txnWord(b []byte) string {
+	var s strings.Builder
+	s.WriteByte('"')
+	for _, c := range b {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("/._-", c) >= 0 {
+			s.WriteByte(c)
+		} else {
+			fmt.Fprintf(&s, `\x%02x`, c)
+		}
+	}
+	s.WriteByte('"')
+	return s.String()
+}
+
+const putBackHead = `# Puts back what was extracted and isn't there now. ETCDCTL is the etcdctl to use; its own variables (ETCDCTL_ENDPOINTS and so on) say where etcd is.
 set -e
-cd "$(dirname "$0")"
+cd -- "$(dirname -- "$0")"
+say() { printf '%s\n' "$*"; }
 put() {
-  there=$(${ETCDCTL:-etcdctl} get "$1" --count-only -w fields)
+  there=$(${ETCDCTL:-etcdctl} get --count-only -w fields -- "$1")
   case $there in
   *'"Count" : 0'*)
-    ${ETCDCTL:-etcdctl} put "$1" <"$2" >/dev/null
-    echo "brought back: $1"
+    if [ $# = 1 ]; then
+      ${ETCDCTL:-etcdctl} put -- "$1" '' >/dev/null
+    else
+      ${ETCDCTL:-etcdctl} put -- "$1" <"$2" >/dev/null
+    fi
+    say "brought back: $1"
     ;;
   *'"Count" : '*)
-    echo "exists, left alone: $1"
+    say "exists, left alone: $1"
     ;;
   *)
-    echo "etcdctl didn't tell whether it exists: $1" >&2
+    say "etcdctl didn't tell whether it exists: $1" >&2
     exit 1
     ;;
   esac
 }
-` + first.String() + rest.String()
+# txn is for keys that no command line can carry.
+txn() {
+  answer=$(${ETCDCTL:-etcdctl} txn -w simple)
+  case $answer in
+  SUCCESS*)
+    say "brought back: $1"
+    ;;
+  FAILURE*)
+    say "exists, left alone: $1"
+    ;;
+  *)
+    say "etcdctl didn't tell whether it exists: $1" >&2
+    exit 1
+    ;;
+  esac
 }
+`
 
 // maxName keeps the names of files within what file systems take.
 const maxName = 200
