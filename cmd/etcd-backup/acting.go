@@ -109,8 +109,10 @@ func (s *sidecar) record(a *acting) {
 	for a.ctx.Err() == nil {
 		rec, err := changelog.NewRecorder(changelog.Config{
 			ClusterName: s.o.clusterName, Node: s.fence.node, Term: a.term, Unfenced: a.hold == nil, ToolVersion: s.toolVersion, Catalog: s.catalog,
-			Dial: func(context.Context) (changelog.Source, error) { return s.dialStream() },
-			Dir:  s.dir("changes"), Interval: s.o.changes, Gap: s.want, Now: s.now,
+			Members: func() []changelog.Dialer {
+				return []changelog.Dialer{func(context.Context) (changelog.Source, error) { return s.dialStream() }}
+			},
+			Dir: s.dir("changes"), Interval: s.o.changes, Gap: s.want, Now: s.now,
 		})
 		if err != nil {
 			klog.Errorf("changes are not kept: %v", err)

@@ -33,16 +33,32 @@ func (c Chain) Size() (n int64) {
 	return n
 }
 
-// To cuts off what isn't needed to reach a revision. It is the whole chain if that isn't reached.
+const (
+	// lateSpan and lateMost bound how far beyond a revision segments are looked through for leases that became known late.
+	lateSpan = time.Minute
+	lateMost = 16
+)
+
+// To cuts off what isn't needed to reach a revision. It is the whole chain if that isn't reached. Some segments after it stay, since
+// the TTL of a lease can stand in a later segment than the key that is attached to it.
 func (c Chain) To(revision int64) Chain {
 	i := slices.IndexFunc(c.Segments, func(s catalog.Segment) bool { return s.Last >= revision && s.Last >= s.First })
 	switch {
 	case revision <= c.Base:
 		c.Segments = nil
 	case i >= 0:
-		c.Segments = c.Segments[:i+1]
+		n := i + 1
+		for n < min(len(c.Segments), i+1+lateMost) && c.Segments[n].Ended.Sub(c.Segments[i].Ended) <= lateSpan {
+			n++
+		}
+		c.Segments = c.Segments[:n]
 	}
 	return c
+}
+
+// hasChanges tells whether a segment has changes up to a revision. Others can only tell of leases.
+func hasChanges(s catalog.Segment, revision int64) bool {
+	return s.Last >= s.First && s.First <= revision
 }
 
 // Link finds the chain that begins behind a base and reaches farthest. Segments of two writers that worked at the same time stand in the listing side by side;

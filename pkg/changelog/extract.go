@@ -169,7 +169,8 @@ func (a *Archive) baseValues(ctx context.Context, p *Plan, w Wanted, f Fetching)
 func (a *Archive) bringForward(ctx context.Context, p *Plan, w Wanted, state map[string]*mvccpb.KeyValue) error {
 	behind := p.Chain.Base
 	r := Range{To: p.Revision, Match: w.match}
-	for c, err := range a.contents(ctx, p.Chain.Segments) {
+	needed := slices.DeleteFunc(slices.Clone(p.Chain.Segments), func(s catalog.Segment) bool { return !hasChanges(s, p.Revision) })
+	for c, err := range a.contents(ctx, needed) {
 		if err != nil {
 			return err
 		}

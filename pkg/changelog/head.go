@@ -65,7 +65,7 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 		}
 		if most := max(h.name.Last, h.base); most > newest {
 			// Another writer may have stored a little more meanwhile.
-			if newest, _, err = revision(ctx, src); err != nil {
+			if newest, _, err = revision(ctx, src, silence); err != nil {
 				return head{}, err
 			}
 			if h.newest = newest; most > newest {

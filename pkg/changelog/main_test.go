@@ -39,6 +39,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+func members(dial ...Dialer) func() []Dialer { return func() []Dialer { return dial } }
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -153,7 +155,7 @@ func (w *world) record(change func(*Config)) (*Recorder, func()) {
 	w.t.Helper()
 	cfg := Config{
 		ClusterName: "test", Node: "a", Term: 1, Catalog: w.catalog, Interval: 300 * time.Millisecond, SegmentBytes: 256 << 10,
-		Dial: func(context.Context) (Source, error) { return etcd.DialStream([]string{w.url}, nil) },
+		Members: members(func(context.Context) (Source, error) { return etcd.DialStream([]string{w.url}, nil) }),
 		Gap: func(reason string) {
 			w.gaps <- reason
 		},

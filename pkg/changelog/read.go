@@ -244,7 +244,7 @@ func (w *walker) check(e Entry) error {
 func (e Entry) replayed() (etcd.Replayed, bool, error) {
 	switch {
 	case e.Lease != nil:
-		return etcd.Replayed{LeaseID: e.Lease.GetId(), LeaseTTL: e.Lease.GetGrantedTtlSeconds()}, true, nil
+		return etcd.Replayed{LeaseID: e.Lease.GetId(), LeaseTTL: e.Lease.GetGrantedTtlSeconds(), LeaseFrom: e.Lease.GetFromRevision()}, true, nil
 	case e.Transaction == nil:
 		return etcd.Replayed{}, false, nil
 	}

@@ -2,9 +2,9 @@ package changelog
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +27,9 @@ type Source interface {
 	Close() error
 }
 
+// Dialer connects to one member. It should do no I/O: a member that is away is found out by the first question.
+type Dialer func(ctx context.Context) (Source, error)
+
 // Config is what a Recorder needs.
 type Config struct {
 	ClusterName string
@@ -39,8 +42,9 @@ type Config struct {
 	Unfenced bool
 	// Catalog is where segments go; what it seals backups with, segments are sealed with too.
 	Catalog *catalog.Catalog
-	// Dial connects to members that serve.
-	Dial func(ctx context.Context) (Source, error)
+	// Members are ways to connect to single members that serve, those first that are to be used first. It must not block. Where one is
+	// silent the next one is used; a connection to several members would send a part of the questions to the silent one.
+	Members func() []Dialer
 	// Origin tells where the cluster came from; it is asked when an incarnation begins. nil means that nobody knows.
 	Origin func(ctx context.Context) *catalog.Origin
 	// Dir is where segments wait if the store is away, SpillBytes how much of them (default 256 MiB). Empty means that only a few wait, in memory.
@@ -74,6 +78,8 @@ type Status struct {
 	// Waiting segments are not in the store yet; Spilled bytes of them are on the disk.
 	Waiting int
 	Spilled int64
+	// UnknownLeases have keys in the store, and their TTL isn't known yet.
+	UnknownLeases int
 	// Segments and Bytes were stored by this recorder.
 	Segments, Bytes int64
 	// Gaps were found by this recorder; LastGap says what was lost.
@@ -90,10 +96,15 @@ type Recorder struct {
 	mu     sync.Mutex
 	status Status
 	out    *outbox
-	// flush asks the goroutine of Run to hand on what it has; it answers once etcd has said that nothing is lacking.
-	flush chan chan error
+	// chainBegan is the revision after which the newest chain begins; 0 if the recorder goes on with one.
+	chainBegan int64
+	// flushes wait for the goroutine of Run, which asked wakes up.
+	flushes []*flushing
+	asked   chan struct{}
+	ended   bool
 
-	// What follows belongs to the goroutine of Run.
+	// What follows belongs to the goroutine of Run. member counts the changes from one member to the next.
+	member   int
 	origin   origin
 	prev     []byte // SHA-256 of the segment before, nil where a chain begins
 	begins   string
@@ -105,15 +116,16 @@ type Recorder struct {
 	seen time.Time
 	// kept is when the newest segment ends that was handed on.
 	kept time.Time
-	ttls map[int64]int64
-	// ttlsAgain is from when on leases are asked for again.
-	ttlsAgain time.Time
+	book *leaseBook
+	// patience is how long the member that is connected may be silent, silent how many were so one after the other.
+	patience time.Duration
+	silent   int
 }
 
 // NewRecorder returns a recorder. It starts nothing.
 func NewRecorder(cfg Config) (*Recorder, error) {
-	if cfg.Catalog == nil || cfg.Dial == nil {
-		return nil, errors.New("record changes: a catalog and a way to connect to etcd are needed")
+	if cfg.Catalog == nil || cfg.Members == nil {
+		return nil, errors.New("record changes: a catalog and ways to connect to etcd are needed")
 	}
 	if cfg.Interval <= 0 {
 		cfg.Interval = DefaultInterval
@@ -133,13 +145,13 @@ func NewRecorder(cfg Config) (*Recorder, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Recorder{cfg: cfg, ttls: map[int64]int64{}, flush: make(chan chan error)}, nil
+	return &Recorder{cfg: cfg, book: newLeaseBook(), asked: make(chan struct{}, 1)}, nil
 }
 
 // Status returns the newest status.
 func (r *Recorder) Status() Status {
 	r.mu.Lock()
-	s, out := r.status, r.out
+	s, out, began := r.status, r.out, r.chainBegan
 	r.mu.Unlock()
 	if out == nil {
 		return s
@@ -149,6 +161,10 @@ func (r *Recorder) Status() Status {
 	out.mu.Lock()
 	if out.stored.Sum != "" {
 		s.Archived, s.Until = out.stored.Last, out.stored.Ended
+	}
+	// The revisions before a chain's beginning don't lack: they are in a backup, were restored from one, or were reported as a gap.
+	if s.Waiting == 0 {
+		s.Archived = max(s.Archived, began)
 	}
 	s.Segments, s.Bytes = out.count, out.bytes
 	out.mu.Unlock()
@@ -167,28 +183,6 @@ func (r *Recorder) set(f func(*Status)) {
 	f(&r.status)
 }
 
-// Flush brings everything into the store that was changed until now.
-func (r *Recorder) Flush(ctx context.Context) error {
-	answer := make(chan error, 1)
-	select {
-	case r.flush <- answer:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	select {
-	case err := <-answer:
-		if err != nil {
-			return err
-		}
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	r.mu.Lock()
-	out := r.out
-	r.mu.Unlock()
-	return out.drain(ctx)
-}
-
 // ErrOtherCluster means that another etcd cluster answers than the one whose changes were kept so far: a restore has taken its place.
 var ErrOtherCluster = errors.New("another etcd cluster answers now")
 
@@ -203,6 +197,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	deliverCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer wg.Wait()
 	defer stop()
+	defer r.endFlushes(errEnded)
 	delay, said := first, ""
 	for {
 		began := time.Now()
@@ -229,6 +224,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-time.After(delay):
+		case <-r.asked: // somebody waits for everything to be in the store
 		}
 		delay = min(2*delay, last)
 	}
@@ -250,42 +246,6 @@ func (r *Recorder) finish(ctx context.Context) {
 		err = errors.Join(err, r.out.park())
 		klog.Warningf("changes: the newest are not in the store: %v", err)
 	}
-}
-
-// session is one connection to etcd: it begins where the last one, or the store, ends.
-func (r *Recorder) session(ctx context.Context, start func(*outbox)) error {
-	src, err := r.cfg.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	newest, id, err := revision(ctx, src)
-	if err != nil {
-		return err
-	}
-	switch {
-	case r.out == nil:
-		if err := r.begin(ctx, src, newest, id); err != nil {
-			return err
-		}
-		start(r.out)
-	case id != r.origin.clusterID:
-		return ErrOtherCluster
-	case newest < r.b.last:
-		return fmt.Errorf("etcd has only revision %d and %d was seen: %w", newest, r.b.last, ErrOtherCluster)
-	}
-	r.late = newest
-	err = r.follow(ctx, src)
-	var gone *etcd.CompactedError
-	if errors.As(err, &gone) {
-		return r.skip(ctx, src, gone)
-	}
-	if errors.Is(err, errFull) {
-		klog.Warningf("changes: %v; recording stops until it does", err)
-		r.set(func(s *Status) { s.Error = err.Error() })
-		return r.out.drain(ctx)
-	}
-	return err
 }
 
 // begin finds out where the store's chain ends.
@@ -315,10 +275,14 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	}
 	switch {
 	case head.Sum != "":
-		if r.prev, err = r.sumOf(ctx, out, head); err != nil {
+		data, err := r.dataOf(ctx, out, head)
+		if err != nil {
 			return err
 		}
-		r.b, r.seen, r.kept = newBuilderAt(head.Last, head.Ended), head.Ended, head.Ended
+		r.prev, r.b, r.seen, r.kept = sumOf(data), newBuilderAt(head.Last, head.Ended), head.Ended, head.Ended
+		if c, err := readSegment(catalog.Segment{SegmentName: head, Incarnation: h.incarnation}, data); err == nil {
+			r.book.resume(c.Header.GetUnknownLeases())
+		}
 		if catalog.NewSegmentSum(r.prev) != head.Sum { // nothing can lead through it
 			why := fmt.Sprintf("segment %s, the last one before, is damaged", head)
 			r.beginChain(head.Last, head.Ended, why)
@@ -355,6 +319,9 @@ func (r *Recorder) tellServing(ctx context.Context, i catalog.Incarnation, clust
 
 func (r *Recorder) beginChain(last int64, seen time.Time, why string) {
 	r.b, r.seen, r.kept, r.prev, r.begins = newBuilder(last), seen, seen, nil, why
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.chainBegan = last
 }
 
 // leaveFuture begins a new chain, and asks for a backup, where the one so far ends in the future: a clock was ahead. Times never go back within a chain, so
@@ -371,288 +338,10 @@ func (r *Recorder) leaveFuture() {
 	r.cfg.Gap(why)
 }
 
-// sumOf is the whole checksum of the segment that the next one is to name.
-func (r *Recorder) sumOf(ctx context.Context, out *outbox, n catalog.SegmentName) ([]byte, error) {
-	for _, w := range out.names() {
-		if w == n {
-			data, err := readSpilled(out, n)
-			if err != nil {
-				return nil, err
-			}
-			return sumOf(data), nil
-		}
+// dataOf are the stored bytes of the segment that the next one is to name.
+func (r *Recorder) dataOf(ctx context.Context, out *outbox, n catalog.SegmentName) ([]byte, error) {
+	if slices.Contains(out.names(), n) {
+		return readSpilled(out, n)
 	}
-	data, err := r.cfg.Catalog.ReadSegment(ctx, catalog.Segment{SegmentName: n, Incarnation: r.origin.incarnation})
-	if err != nil {
-		return nil, err
-	}
-	return sumOf(data), nil
-}
-
-// skip begins a new chain behind what etcd has dropped.
-func (r *Recorder) skip(ctx context.Context, src Source, gone *etcd.CompactedError) error {
-	if err := r.cut(ctx); err != nil {
-		return err
-	}
-	newest, _, err := revision(ctx, src)
-	if err != nil {
-		return err
-	}
-	why := fmt.Sprintf("the changes from revision %d to %d were compacted by etcd before they could be kept", r.b.last+1, gone.Revision-1)
-	h, err := findHead(ctx, r.cfg.Catalog, src, r.origin.clusterID, newest)
-	if err == nil && h.incarnation == r.origin.incarnation && h.base >= gone.Revision-1 && h.base <= newest && h.base > r.b.last {
-		why += fmt.Sprintf("; a backup has revision %d", h.base)
-		r.beginChain(h.base, h.baseTime, why)
-	} else {
-		r.beginChain(newest, r.cfg.Now(), why)
-		defer r.cfg.Gap(why)
-	}
-	klog.Warningf("changes: %s", why)
-	r.set(func(s *Status) { s.Gaps++; s.LastGap = why })
-	return errors.New(why)
-}
-
-// silence is how long a stream may bring nothing although its progress is asked for every second: a member whose machine has gone doesn't end the
-// connection, and the system takes a quarter of an hour to give it up. etcd may compact what is lacking long before.
-const silence = 15 * time.Second
-
-// revision asks for the newest one, with patience that ends.
-func revision(ctx context.Context, src Source) (int64, uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, silence)
-	defer cancel()
-	return src.Revision(ctx)
-}
-
-// follow takes over what comes until the stream breaks.
-func (r *Recorder) follow(ctx context.Context, src Source) (err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := src.WatchAll(ctx, r.b.last+1)
-	if err != nil {
-		return err
-	}
-	defer stream.Close()
-	type arrival struct {
-		batch etcd.Batch
-		err   error
-	}
-	arrivals := make(chan arrival)
-	go func() {
-		for {
-			b, err := stream.Next()
-			select {
-			case arrivals <- arrival{b, err}:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	// What came is kept, whatever ends the connection.
-	defer func() {
-		cctx, stop := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
-		defer stop()
-		if cerr := r.cut(cctx); cerr != nil && err == nil {
-			err = cerr
-		}
-	}()
-	tick := time.NewTicker(min(time.Second, r.cfg.Interval/4))
-	defer tick.Stop()
-	asked, heard := time.Time{}, time.Now()
-	var f flushing
-	defer func() { f.end(errors.New("the connection to etcd broke; try again")) }()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case a := <-arrivals:
-			if a.err != nil {
-				return a.err
-			}
-			if err := r.take(ctx, src, a.batch); err != nil {
-				return err
-			}
-			heard = time.Now()
-		case answer := <-r.flush:
-			if err := f.begin(ctx, src, stream, answer); err != nil {
-				return err
-			}
-		case <-tick.C:
-			select {
-			case <-r.out.lost:
-				_, _, err := r.out.waiting()
-				return err
-			default:
-			}
-			if time.Since(heard) > silence {
-				return fmt.Errorf("etcd has told nothing for %s; another connection is made", silence)
-			}
-			if now := r.cfg.Now(); now.Sub(asked) >= time.Second {
-				asked = now
-				if err := stream.AskProgress(); err != nil {
-					return err
-				}
-			}
-		}
-		if f.due(r.b.last) {
-			if err := r.cut(ctx); err != nil {
-				return err
-			}
-			f.end(nil)
-		}
-		if err := r.cutIfDue(ctx); err != nil {
-			return err
-		}
-	}
-}
-
-// flushing is somebody who waits until everything up to a revision is on its way to the store.
-type flushing struct {
-	upTo    int64
-	answers []chan error
-}
-
-func (f *flushing) begin(ctx context.Context, src Source, stream *etcd.Changes, answer chan error) error {
-	newest, _, err := revision(ctx, src)
-	if err != nil {
-		answer <- err
-		return nil
-	}
-	f.upTo = max(f.upTo, newest)
-	f.answers = append(f.answers, answer)
-	return stream.AskProgress()
-}
-
-func (f *flushing) due(last int64) bool { return len(f.answers) > 0 && last >= f.upTo }
-
-func (f *flushing) end(err error) {
-	for _, a := range f.answers {
-		a <- err
-	}
-	f.answers = nil
-}
-
-// take adds what came at once.
-func (r *Recorder) take(ctx context.Context, src Source, b etcd.Batch) error {
-	now := r.cfg.Now()
-	for _, t := range b.Transactions {
-		for _, e := range t.Events {
-			if id := e.Kv.Lease; id != 0 && !r.b.leases[id] {
-				if err := r.b.lease(id, r.ttl(ctx, src, id)); err != nil {
-					return err
-				}
-			}
-		}
-		if err := r.b.add(t); err != nil {
-			return err
-		}
-		if r.pending.IsZero() {
-			r.pending = now
-		}
-		if t.Revision == r.late {
-			if err := r.b.mark(now, r.seen); err != nil {
-				return err
-			}
-			r.seen = now
-		}
-		if r.b.content.Len() >= r.cfg.SegmentBytes || r.b.last-r.b.first+1 >= catalog.MaxSegmentRevisions {
-			if err := r.b.mark(now, r.since()); err != nil {
-				return err
-			}
-			if err := r.cut(ctx); err != nil {
-				return err
-			}
-		}
-	}
-	// A revision that is ahead of what came says that more is on its way.
-	if len(b.Transactions) > 0 || b.Revision == r.b.last {
-		if err := r.b.mark(now, r.since()); err != nil {
-			return err
-		}
-		if r.b.last >= r.late {
-			r.seen = now
-		}
-	}
-	r.set(func(s *Status) { s.Seen, s.Error = r.b.last, "" })
-	return nil
-}
-
-// since is from when on the newest revision can have been made; zero if it came as it was made.
-func (r *Recorder) since() time.Time {
-	if r.b.last > r.late || r.b.empty() {
-		return time.Time{}
-	}
-	return r.seen
-}
-
-// ttlTimeout bounds the question for a lease: changes must not wait for it.
-const ttlTimeout = 2 * time.Second
-
-// maxTTLs bounds how many leases are remembered.
-const maxTTLs = 1 << 16
-
-// ttlPause is for how long no lease is asked for after an answer didn't come: there may be hundreds, and changes would come ever later.
-const ttlPause = 10 * time.Second
-
-// ttl asks for a lease once. One that is gone, or of which nothing can be learned, is 0.
-func (r *Recorder) ttl(ctx context.Context, src Source, id int64) int64 {
-	if ttl, ok := r.ttls[id]; ok {
-		return ttl
-	}
-	if r.cfg.Now().Before(r.ttlsAgain) {
-		return 0
-	}
-	ctx, cancel := context.WithTimeout(ctx, ttlTimeout)
-	defer cancel()
-	ttl, err := src.LeaseTTL(ctx, id)
-	if err != nil {
-		klog.V(2).Infof("changes: lease %x: %v", id, err)
-		if ctx.Err() != nil {
-			r.ttlsAgain = r.cfg.Now().Add(ttlPause)
-		}
-		return 0
-	}
-	if len(r.ttls) >= maxTTLs {
-		clear(r.ttls)
-	}
-	r.ttls[id] = ttl
-	return ttl
-}
-
-// cutIfDue ends the segment when its time has come: a little before a change would have waited for the whole interval, or when nothing has happened for long.
-func (r *Recorder) cutIfDue(ctx context.Context) error {
-	now := r.cfg.Now()
-	switch {
-	case !r.pending.IsZero() && now.Sub(r.pending) >= r.cfg.Interval*8/10:
-	case r.pending.IsZero() && now.Sub(r.lastSeal) >= r.cfg.Idle && !r.b.started.IsZero():
-		if waiting, _, _ := r.out.waiting(); waiting > 0 {
-			return nil
-		}
-	default:
-		return nil
-	}
-	return r.cut(ctx)
-}
-
-// cut ends the segment, unless it has nothing to say, and hands it on.
-func (r *Recorder) cut(ctx context.Context) error {
-	if r.b == nil || r.b.started.IsZero() || r.b.empty() && r.cfg.Now().Sub(r.lastSeal) < r.cfg.Idle {
-		return nil
-	}
-	s, err := r.b.seal(ctx, r.origin, r.prev, r.begins, r.cfg.Catalog.Sealer())
-	if err == nil {
-		err = r.out.push(ctx, s)
-	}
-	// Without it there is no going on; what it held is asked for again.
-	if err != nil {
-		r.b, r.pending, r.seen = newBuilderAt(r.b.first-1, r.kept), time.Time{}, r.kept
-		return err
-	}
-	klog.V(4).Infof("changes: revisions %d to %d in %d bytes, %s", s.name.First, s.name.Last, len(s.data), hex.EncodeToString(s.sum[:4]))
-	r.prev, r.begins, r.kept = s.sum, "", s.name.Ended
-	r.b, r.pending, r.lastSeal = newBuilderAt(s.name.Last, r.kept), time.Time{}, r.cfg.Now()
-	r.leaveFuture()
-	return nil
+	return r.cfg.Catalog.ReadSegment(ctx, catalog.Segment{SegmentName: n, Incarnation: r.origin.incarnation})
 }

@@ -2,11 +2,12 @@ package changelog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"slices"
 
-	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"k8s.io/klog/v2"
+
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
@@ -64,7 +65,7 @@ type fetched struct {
 
 func (a *Archive) feed(ctx context.Context, c Chain, revision int64, progress func(bytes int64)) *feed {
 	f := &feed{steps: make(chan etcd.Replayed, 256)}
-	segments := slices.DeleteFunc(slices.Clone(c.Segments), func(s catalog.Segment) bool { return s.Last < s.First || s.First > revision })
+	segments := c.Segments
 	// Each segment has a place of its own, so that they come in their order however fast each one is.
 	places := make([]chan fetched, len(segments))
 	for i := range places {
@@ -100,6 +101,11 @@ func (a *Archive) feed(ctx context.Context, c Chain, revision int64, progress fu
 			if x.err == nil {
 				x.err = a.pour(ctx, f.steps, x.content, revision)
 			}
+			var bad *Error
+			if errors.As(x.err, &bad) && !hasChanges(segments[i], revision) {
+				klog.Warningf("changes: what it says of leases isn't known: %v", x.err)
+				x.err = nil
+			}
 			if x.err != nil {
 				f.err = x.err
 				return
@@ -121,7 +127,7 @@ func (a *Archive) pour(ctx context.Context, to chan<- etcd.Replayed, c *Content,
 		if err != nil {
 			return &Error{Segment: c.Segment.Key(), Kind: cluster.ErrCorrupt, Err: err, Good: c.Segment.First - 1}
 		}
-		if ok && x.Revision <= revision {
+		if ok && x.Revision <= revision && x.LeaseFrom <= revision {
 			steps = append(steps, x)
 		}
 		return nil

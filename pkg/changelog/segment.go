@@ -80,13 +80,13 @@ type builder struct {
 	marked int64
 	// quiet is until when nothing has come behind that mark; it is written only if it is the last thing that is known.
 	quiet *protosv1.Mark
-	// leases are those that this segment tells of.
-	leases map[int64]bool
+	// unknown are the leases whose TTL is still to be learned.
+	unknown []*protosv1.Lease
 }
 
 // newBuilder begins a segment behind revision last.
 func newBuilder(last int64) *builder {
-	return &builder{first: last + 1, last: last, marked: -1, leases: map[int64]bool{}}
+	return &builder{first: last + 1, last: last, marked: -1}
 }
 
 // newBuilderAt begins a segment behind revision last in a chain that tells of what happened up to a moment: its times begin there.
@@ -130,10 +130,9 @@ func (b *builder) add(t etcd.Transaction) error {
 	return b.entry(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Transaction{Transaction: p}})
 }
 
-// lease notes for how many seconds a lease was granted.
-func (b *builder) lease(id, ttl int64) error {
-	b.leases[id] = true
-	return b.entry(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Lease{Lease: &protosv1.Lease{Id: id, GrantedTtlSeconds: ttl}}})
+// lease notes for how many seconds a lease was granted, or that it isn't known.
+func (b *builder) lease(l *protosv1.Lease) error {
+	return b.entry(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Lease{Lease: l}})
 }
 
 // mark notes that at this time the last revision was the newest. Times never go back, not from the segment before to this one either. since is zero unless the revisions since the last mark came late.
@@ -189,6 +188,7 @@ func (b *builder) seal(ctx context.Context, o origin, previous []byte, begins st
 		Version: segmentVersion, Incarnation: string(o.incarnation), ClusterName: o.clusterName, ClusterId: o.clusterID,
 		FirstRevision: b.first, LastRevision: b.last, Previous: previous, Begins: begins, StartedUnixMillis: b.started.UnixMilli(), EndedUnixMillis: b.ended.UnixMilli(),
 		Changes: b.changes, ContentSize: int64(b.content.Len()), Compression: zstdName, Node: string(o.node), Term: uint64(o.term), ToolVersion: o.toolVersion,
+		UnknownLeases: b.unknown,
 	}
 	if s != nil {
 		h.Encryption, h.KeyIds = s.Info()

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
@@ -64,7 +65,7 @@ type VerifyOptions struct {
 }
 
 // Verify proves a backup: it is fetched and read to the last page, and then reached a second time, from the backup before it by replaying the changes between
-// the two. Both have to have the same HashKV. A bad backup, and two that don't agree, are an error that wraps cluster.ErrCorrupt or one of
+// the two. Both have to have the same HashKV and the same leases. A bad backup, and two that don't agree, are an error that wraps cluster.ErrCorrupt or one of
 // the kinds of pkg/backup; that there is no chain from an earlier backup, or that a segment of it is bad, is told in ChainProblem.
 func (a *Archive) Verify(ctx context.Context, name string, o VerifyOptions) (v Verified, err error) {
 	began := time.Now()
@@ -156,8 +157,33 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	if f.Hash != v.Facts.Hash {
 		return &MismatchError{Backup: v.Backup, Base: p.Base, Revision: v.Facts.Revision, Replayed: f.Hash.Hash, Stored: v.Facts.Hash.Hash}
 	}
+	if have, want := f.Leased, v.Facts.Leased; have.Digest != want.Digest {
+		v.ChainProblem = leasesDiffer(v.Backup, p.Base, have, want)
+		return nil
+	}
 	v.Base, v.Incarnation, v.Segments = p.Base, p.Incarnation, len(p.Chain.Segments)
 	return nil
+}
+
+// leasesDiffer says why the leases of a backup aren't what the changes lead to. It says nothing against the backup, which etcd itself has written.
+func leasesDiffer(name, base string, replayed, stored etcd.LeaseFacts) string {
+	text := fmt.Sprintf("backup %s with the changes after it has the keys of backup %s, but not its leases (%d with keys, %d in the backup): ids, TTLs or keys differ", base, name, replayed.Attached, stored.Attached)
+	if replayed.Unknowns > 0 {
+		text = fmt.Sprintf("backup %s with the changes after it leads to backup %s, but the TTL of %s", base, name, UnknownLeases(replayed))
+	}
+	return text
+}
+
+// UnknownLeases names the leases of a database whose TTL nobody knows; empty if there are none.
+func UnknownLeases(f etcd.LeaseFacts) string {
+	if f.Unknowns == 0 {
+		return ""
+	}
+	names := strings.Join(f.Unknown, ", ")
+	if more := f.Unknowns - len(f.Unknown); more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Sprintf("%d leases is unknown and was set to ten years: %s (etcdctl lease timetolive ID --keys shows the keys)", f.Unknowns, names)
 }
 
 // chainProblem says in words what is wrong with a chain; empty if it is something else, or nothing.

@@ -41,8 +41,10 @@ type Facts struct {
 	// Records counts all revisions of all keys, deletions included.
 	Records int64 `json:"records"`
 	Leases  int   `json:"leases"`
-	Members int   `json:"members"`
-	Alarms  int   `json:"alarms"`
+	// Leased is of the leases that keys are attached to.
+	Leased  LeaseFacts `json:"leased"`
+	Members int        `json:"members"`
+	Alarms  int        `json:"alarms"`
 	// SizeBytes is the database without a hash at its end; InUseBytes the part that isn't free pages.
 	SizeBytes  int64 `json:"sizeBytes"`
 	InUseBytes int64 `json:"inUseBytes"`
@@ -181,7 +183,8 @@ func checkBoth(ctx context.Context, f *os.File, size int64, checkHash bool, insi
 func (f *Facts) found(s *scan) {
 	f.Revision, f.CompactRevision = s.revision(), s.compactRevision()
 	f.Keys, f.LeasedKeys = s.live()
-	f.Records, f.Leases, f.Members, f.Alarms = int64(s.ordinals), s.leases, s.members, s.alarms
+	f.Records, f.Leases, f.Members, f.Alarms = int64(s.ordinals), len(s.leases.ttls), s.members, s.alarms
+	f.Leased = s.leases.facts()
 	f.InUseBytes = (s.f.used + 2) * int64(s.f.meta.pageSize)
 	if b := s.meta[string(schema.MetaConsistentIndexKeyName)]; len(b) == 8 {
 		f.ConsistentIndex = binary.BigEndian.Uint64(b)

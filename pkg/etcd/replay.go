@@ -32,6 +32,9 @@ type Replayed struct {
 	Records  []Record
 	// LeaseID and LeaseTTL are a lease and for how many seconds it was granted; 0 if nobody knows.
 	LeaseID, LeaseTTL int64
+	// LeaseFrom is the first revision with a key that was attached in this grant of the id: ids can be granted again. 0 if that isn't known:
+	// then it is the first grant of the id, and what the database has is not changed.
+	LeaseFrom int64
 }
 
 // Record is what a transaction wrote under one key: etcd's KeyValue in its binary form, which of a deleted key has nothing but the key.
@@ -61,9 +64,9 @@ type ReplayResult struct {
 	Transactions int64 `json:"transactions"`
 }
 
-// unknownTTL is granted to a lease of which nobody knows more than that keys were attached to it: it had ended before it could be asked for, so it
-// was not to last.
-const unknownTTL = 60
+// UnknownLeaseTTL is what a lease gets, in seconds, when nobody knows for how long it was granted. It is ten years, as a lease that ends too
+// early takes its keys along. The seconds above that mark it: etcd keeps them, so that such leases can be found later.
+const UnknownLeaseTTL = 10*365*24*3600 + 4711
 
 // A transaction of bbolt has at most so many steps, or bytes.
 const (
@@ -83,7 +86,7 @@ func ReplayDB(ctx context.Context, path string, next func() (Replayed, error)) (
 		if err != nil {
 			return badDB("bbolt can't open it: %v", err)
 		}
-		r := replay{db: db, guessed: map[int64]bool{}}
+		r := replay{db: db, leases: map[int64]told{}}
 		err = r.run(ctx, next)
 		res = r.ReplayResult
 		return errors.Join(err, db.Close())
@@ -129,10 +132,16 @@ func appendHash(ctx context.Context, path string) (err error) {
 
 type replay struct {
 	ReplayResult
-	db    *bolt.DB
-	began bool
-	// guessed are leases that were granted unknownTTL here.
-	guessed map[int64]bool
+	db     *bolt.DB
+	began  bool
+	leases map[int64]told
+}
+
+// told is what a replay knows of the lease that it has written under an id.
+type told struct {
+	// from is that of Replayed.LeaseFrom.
+	from    int64
+	unknown bool
 }
 
 func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
@@ -141,7 +150,7 @@ func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
 			return err
 		}
 		err := r.db.Update(func(tx *bolt.Tx) error {
-			w, err := newReplayTx(tx, r.guessed)
+			w, err := newReplayTx(tx)
 			if err != nil {
 				return err
 			}
@@ -174,14 +183,18 @@ func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
 func (r *replay) step(w *replayTx, x Replayed) error {
 	switch {
 	case x.Revision == 0:
-		return w.lease(x.LeaseID, x.LeaseTTL)
+		return r.lease(w, x)
 	case x.Revision <= r.Revision:
 		return nil
 	case x.Revision != r.Revision+1:
 		return fmt.Errorf("%w: revision %d is to follow on %d", ErrGap, x.Revision, r.Revision)
 	}
 	for i, rec := range x.Records {
-		if err := w.put(x.Revision, i, rec); err != nil {
+		lease, err := w.put(x.Revision, i, rec)
+		if err == nil && lease != 0 {
+			err = r.attach(w, lease)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -194,12 +207,12 @@ func (r *replay) step(w *replayTx, x Replayed) error {
 type replayTx struct {
 	keys, leases, meta *bolt.Bucket
 	bytes              int
-	// known leases are there, as far as this transaction has looked; guessed is the replay's.
-	known, guessed map[int64]bool
+	// known leases are there, as far as this transaction has looked.
+	known map[int64]bool
 }
 
-func newReplayTx(tx *bolt.Tx, guessed map[int64]bool) (*replayTx, error) {
-	w := &replayTx{keys: tx.Bucket(schema.Key.Name()), meta: tx.Bucket(schema.Meta.Name()), known: map[int64]bool{}, guessed: guessed}
+func newReplayTx(tx *bolt.Tx) (*replayTx, error) {
+	w := &replayTx{keys: tx.Bucket(schema.Key.Name()), meta: tx.Bucket(schema.Meta.Name()), known: map[int64]bool{}}
 	if w.keys == nil || w.meta == nil {
 		return nil, badDB("it has no bucket %q or %q: not etcd's", schema.Key.Name(), schema.Meta.Name())
 	}
@@ -227,42 +240,64 @@ func (w *replayTx) newest() int64 {
 	return rev
 }
 
-func (w *replayTx) put(main int64, sub int, rec Record) error {
+// put writes a record and returns the lease that its key is attached to.
+func (w *replayTx) put(main int64, sub int, rec Record) (lease int64, err error) {
 	kv, err := parseKeyValue(rec.KV)
 	if err != nil {
-		return fmt.Errorf("revision %d: %w", main, err)
+		return 0, fmt.Errorf("revision %d: %w", main, err)
 	}
 	k := binary.BigEndian.AppendUint64(make([]byte, 0, markLen), uint64(main))
 	k = binary.BigEndian.AppendUint64(append(k, '_'), uint64(sub))
 	if rec.Deleted {
 		k = append(k, 't')
 	}
-	if kv.lease != 0 && !w.known[kv.lease] {
-		if err := w.lease(kv.lease, 0); err != nil {
-			return err
-		}
-	}
 	w.bytes += len(k) + len(rec.KV)
-	return w.keys.Put(k, rec.KV)
+	return kv.lease, w.keys.Put(k, rec.KV)
 }
 
-// lease makes sure that there is a lease, for the time that it was granted for as soon as that is known.
-func (w *replayTx) lease(id, ttl int64) error {
-	w.known[id] = true
-	k := binary.BigEndian.AppendUint64(nil, uint64(id))
-	if w.leases.Get(k) != nil && !(w.guessed[id] && ttl > 0) {
-		return nil
-	}
-	delete(w.guessed, id)
-	if ttl <= 0 {
-		ttl, w.guessed[id] = unknownTTL, true
-	}
+func leaseKey(id int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(id)) }
+
+func (w *replayTx) grant(id, ttl int64) error {
 	v, err := (&leasepb.Lease{ID: id, TTL: ttl}).Marshal()
 	if err != nil {
 		return fmt.Errorf("encode lease: %w", err)
 	}
-	w.bytes += len(k) + len(v)
-	return w.leases.Put(k, v)
+	w.bytes += 8 + len(v)
+	return w.leases.Put(leaseKey(id), v)
+}
+
+// attach makes sure that there is a lease for a key. One of which nothing is told is unknown until it is.
+func (r *replay) attach(w *replayTx, id int64) error {
+	if w.known[id] {
+		return nil
+	}
+	w.known[id] = true
+	if w.leases.Get(leaseKey(id)) != nil {
+		return nil
+	}
+	r.leases[id] = told{unknown: true}
+	return w.grant(id, UnknownLeaseTTL)
+}
+
+// lease takes over what is told of a lease. What is unknown never replaces what is known of the same grant, nor an earlier grant a later one.
+func (r *replay) lease(w *replayTx, x Replayed) error {
+	have, ours := r.leases[x.LeaseID]
+	there := w.leases.Get(leaseKey(x.LeaseID)) != nil
+	known := there && !(ours && have.unknown)
+	switch {
+	case x.LeaseFrom < have.from:
+		return nil
+	case !ours && there && x.LeaseFrom <= r.From: // the database has what was granted before, as etcd itself has written it
+		return nil
+	case known && x.LeaseFrom == have.from && (x.LeaseFrom == 0 || x.LeaseTTL <= 0):
+		return nil
+	}
+	now := told{from: x.LeaseFrom, unknown: x.LeaseTTL <= 0}
+	r.leases[x.LeaseID] = now
+	if now.unknown {
+		return w.grant(x.LeaseID, UnknownLeaseTTL)
+	}
+	return w.grant(x.LeaseID, x.LeaseTTL)
 }
 
 // Frames of what the parent sends to the child.
@@ -281,8 +316,11 @@ const (
 // appendFrame writes a step as the child reads it.
 func appendFrame(b []byte, x Replayed) []byte {
 	if x.Revision == 0 {
-		b = binary.AppendVarint(append(b, leaseFrame), x.LeaseID)
-		return binary.AppendVarint(b, x.LeaseTTL)
+		b = append(b, leaseFrame)
+		for _, n := range []int64{x.LeaseID, x.LeaseTTL, x.LeaseFrom} {
+			b = binary.AppendVarint(b, n)
+		}
+		return b
 	}
 	b = binary.AppendVarint(append(b, transactionFrame), x.Revision)
 	b = binary.AppendUvarint(b, uint64(len(x.Records)))
@@ -345,10 +383,12 @@ func readFrame(r *bufio.Reader) (x Replayed, err error) {
 	case lastFrame:
 		return Replayed{Revision: -1}, io.EOF
 	case leaseFrame:
-		if x.LeaseID, err = binary.ReadVarint(r); err == nil {
-			x.LeaseTTL, err = binary.ReadVarint(r)
+		for _, n := range []*int64{&x.LeaseID, &x.LeaseTTL, &x.LeaseFrom} {
+			if *n, err = binary.ReadVarint(r); err != nil {
+				return x, err
+			}
 		}
-		return x, err
+		return x, nil
 	case transactionFrame:
 	default:
 		return x, fmt.Errorf("unknown frame %q", kind)

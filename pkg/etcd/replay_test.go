@@ -33,7 +33,7 @@ func TestReplayLeases(t *testing.T) {
 	steps := []Replayed{{LeaseID: 7}, {LeaseID: 8, LeaseTTL: 100}, {LeaseID: 9}}
 	steps = append(steps, slices.Repeat([]Replayed{{LeaseID: 7}}, replaySteps)...)
 	steps = append(steps, Replayed{LeaseID: 7, LeaseTTL: 4321}, Replayed{LeaseID: 8, LeaseTTL: 4321}, Replayed{LeaseID: 7})
-	r := replay{db: db, guessed: map[int64]bool{}}
+	r := replay{db: db, leases: map[int64]told{}}
 	if err := r.run(t.Context(), func() (Replayed, error) {
 		if len(steps) == 0 {
 			return Replayed{}, io.EOF
@@ -44,7 +44,7 @@ func TestReplayLeases(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	for id, want := range map[uint64]int64{7: 4321, 8: 100, 9: unknownTTL} {
+	for id, want := range map[uint64]int64{7: 4321, 8: 100, 9: UnknownLeaseTTL} {
 		var l leasepb.Lease
 		if err := db.View(func(tx *bolt.Tx) error {
 			return l.Unmarshal(tx.Bucket(schema.Lease.Name()).Get(binary.BigEndian.AppendUint64(nil, id)))

@@ -155,7 +155,7 @@ type scan struct {
 
 	meta    map[string][]byte
 	cluster map[string][]byte
-	leases  int
+	leases  leaseScan
 	alarms  int
 	members int
 
@@ -173,7 +173,7 @@ func scanDB(ctx context.Context, r io.ReaderAt, size int64, prefixes [][]byte) (
 	}
 	s := &scan{
 		f: f, table: newKeyTable(), finished: -1, scheduled: -1, prefixes: prefixes, watched: map[string]bool{},
-		meta: map[string][]byte{}, cluster: map[string][]byte{},
+		meta: map[string][]byte{}, cluster: map[string][]byte{}, leases: newLeaseScan(),
 	}
 	if s.buckets, err = f.buckets(ctx); err != nil {
 		return nil, err
@@ -228,7 +228,7 @@ func (s *scan) visitLease(k, v []byte) error {
 	if len(k) != 8 || int64(binary.BigEndian.Uint64(k)) != l.ID {
 		return badDB("lease %x says that its id is %x", clip(k), l.ID)
 	}
-	s.leases++
+	s.leases.ttls[l.ID] = l.TTL
 	return nil
 }
 
@@ -259,6 +259,7 @@ func (s *scan) visitKey(k, v []byte) error {
 		val |= leaseFlag
 	}
 	s.table.set(kv.key, val)
+	s.leases.see(s.table, kv, r.tombstone)
 	s.ordinals++
 	s.last = r
 	for _, p := range s.prefixes {

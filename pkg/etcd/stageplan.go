@@ -148,7 +148,7 @@ func (s *scan) planStage(ctx context.Context, p StagePlan) (StageResult, *edits,
 	}
 	e := &edits{}
 	res := StageResult{
-		SnapshotRevision: s.revision(), Dropped: int64(len(s.watched)), Leases: s.leases, WrittenBy: was.WrittenBy(), Version: p.TargetVersion,
+		SnapshotRevision: s.revision(), Dropped: int64(len(s.watched)), Leases: len(s.leases.ttls), WrittenBy: was.WrittenBy(), Version: p.TargetVersion,
 	}
 	keys, _ := s.live()
 	res.Keys = keys - res.Dropped

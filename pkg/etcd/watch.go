@@ -57,6 +57,17 @@ func (e *CompactedError) Error() string {
 // Unwrap gives the sentinel.
 func (e *CompactedError) Unwrap() error { return ErrCompacted }
 
+// SkippedError says that a member left revisions out of its stream: it will never send them. Some versions of etcd do so with
+// a deletion at exactly the compacted revision.
+type SkippedError struct {
+	// After is the last revision that came, Next the one that came instead of its successor.
+	After, Next int64
+}
+
+func (e *SkippedError) Error() string {
+	return fmt.Sprintf("revision %d came after %d", e.Next, e.After)
+}
+
 // WatchAll opens the stream of all changes, beginning with revision from. It ends by itself when the member has no leader, and on a connection of
 // DialStream when the member is about to stop: etcd waits for streams until its requests time out. Close must be called in the end.
 func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
@@ -116,7 +127,8 @@ func (s *Changes) AskProgress() error {
 	return s.wrap("watch", err)
 }
 
-// Next waits for the next batch. A *CompactedError says that the revision to begin with is gone.
+// Next waits for the next batch. A *CompactedError says that the revision to begin with is gone, a *SkippedError that some were left
+// out; what came before those is in the batch all the same.
 func (s *Changes) Next() (Batch, error) {
 	for {
 		r, err := s.watch.Recv()
@@ -147,7 +159,7 @@ func (s *Changes) Next() (Batch, error) {
 		}
 		b, err := s.take(r)
 		if err != nil {
-			return Batch{}, s.wrap("watch", err)
+			return b, s.wrap("watch", err) // what came before a revision that was left out is whole
 		}
 		if len(b.Transactions) > 0 || len(r.Events) == 0 {
 			return b, nil
@@ -163,7 +175,7 @@ func (s *Changes) take(r *etcdserverpb.WatchResponse) (Batch, error) {
 			return nil
 		}
 		if s.open.Revision != s.last+1 && s.last > 0 {
-			return fmt.Errorf("revision %d came after %d", s.open.Revision, s.last)
+			return &SkippedError{After: s.last, Next: s.open.Revision}
 		}
 		b.Transactions = append(b.Transactions, s.open)
 		s.last, s.open = s.open.Revision, Transaction{}

@@ -64,9 +64,9 @@ func (l *leadership) keepChanges(ctx context.Context, o *plan.Observation) {
 	}
 }
 
-// servingURLs are the client URLs of the members that are open to clients, all of one cluster: of the followers if there are any, since etcd's leader has the
-// most to do.
-func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (token cluster.Token, urls []string) {
+// servingURLs are the client URLs of each member that is open to clients, all of one cluster: the followers first, since etcd's leader has
+// the most to do.
+func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (token cluster.Token, urls [][]string) {
 	var leader []string
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
@@ -74,7 +74,7 @@ func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (
 			continue
 		}
 		self := n.State.Node(string(n.ID))
-		if self == nil || token != "" && n.State.Token != token {
+		if self == nil || len(self.ClientURLs) == 0 || token != "" && n.State.Token != token {
 			continue
 		}
 		token = n.State.Token
@@ -82,10 +82,10 @@ func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (
 			leader = etcd.MemberEndpoints(self.ClientURLs, addresses(n.ID))
 			continue
 		}
-		urls = append(urls, etcd.MemberEndpoints(self.ClientURLs, addresses(n.ID))...)
+		urls = append(urls, etcd.MemberEndpoints(self.ClientURLs, addresses(n.ID)))
 	}
-	if len(urls) == 0 {
-		urls = leader
+	if leader != nil {
+		urls = append(urls, leader)
 	}
 	return token, urls
 }
@@ -94,9 +94,9 @@ func (l *leadership) startRecording(ctx context.Context, token cluster.Token) {
 	c := l.m.cfg.Changes
 	rec, err := changelog.NewRecorder(changelog.Config{
 		ClusterName: l.m.cfg.ClusterName, Node: l.m.cfg.Self, Term: l.term, Token: token, ToolVersion: c.ToolVersion, Catalog: l.m.cfg.Catalog,
-		Dial:   func(context.Context) (changelog.Source, error) { return l.dialServing() },
-		Origin: func(ctx context.Context) *catalog.Origin { return l.origin(ctx, token) },
-		Dir:    c.Dir, Interval: c.Interval, Gap: l.wantBackup,
+		Members: l.servingMembers,
+		Origin:  func(ctx context.Context) *catalog.Origin { return l.origin(ctx, token) },
+		Dir:     c.Dir, Interval: c.Interval, Gap: l.wantBackup,
 	})
 	if err != nil {
 		klog.Errorf("changes are not kept: %v", err)
@@ -123,12 +123,15 @@ func (m *Manager) setRecorder(r *changelog.Recorder) {
 	m.recorder = r
 }
 
-// dialServing connects to all members that serve, to follow what changes.
-func (l *leadership) dialServing() (*etcd.Client, error) {
+// servingMembers are ways to connect to the members that serve, the followers first.
+func (l *leadership) servingMembers() []changelog.Dialer {
 	l.mu.Lock()
-	urls := slices.Clone(l.serving)
-	l.mu.Unlock()
-	return l.dialURLs(urls, nil, etcd.DialStream)
+	defer l.mu.Unlock()
+	var dialers []changelog.Dialer
+	for _, urls := range l.serving {
+		dialers = append(dialers, func(context.Context) (changelog.Source, error) { return l.dialURLs(urls, nil, etcd.DialStream) })
+	}
+	return dialers
 }
 
 // wantBackup has a full backup taken at once.
@@ -177,7 +180,7 @@ func (l *leadership) aim(ctx context.Context) error {
 	}
 	if o.Latest && l.recording != nil {
 		fctx, cancel := context.WithTimeout(ctx, flushTimeout)
-		err := l.recording.recorder.Flush(fctx)
+		_, err := l.recording.recorder.Flush(fctx)
 		cancel()
 		if err != nil && ctx.Err() == nil { // without a quorum nothing more can come
 			klog.Warningf("restore %s: the newest changes may not be in the store: %v", l.op.ID, err)

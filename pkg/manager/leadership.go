@@ -85,7 +85,7 @@ type leadership struct {
 	wg          sync.WaitGroup
 	// wanted says why a full backup is needed at once, and serving where etcd is asked for its changes.
 	wanted  string
-	serving []string
+	serving [][]string
 
 	recording *recording
 	// restful is the node on which a backup may be proven now, guarded by mu.

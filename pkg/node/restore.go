@@ -172,6 +172,9 @@ func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
 	}
 	if err == nil {
 		klog.Infof("backup %s is proven here: revision %d, %d keys, %d bytes", f.backup, facts.Revision, facts.Keys, facts.SizeBytes)
+		if unknown := changelog.UnknownLeases(facts.Leased); unknown != "" {
+			klog.Warningf("backup %s with its changes: the TTL of %s", f.backup, unknown)
+		}
 		return facts, nil
 	}
 	err = f.a.fullDisk(err)

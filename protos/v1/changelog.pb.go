@@ -52,9 +52,11 @@ type SegmentHeader struct {
 	Encryption string   `protobuf:"bytes,14,opt,name=encryption,proto3" json:"encryption,omitempty"`
 	KeyIds     []string `protobuf:"bytes,15,rep,name=key_ids,json=keyIds,proto3" json:"key_ids,omitempty"`
 	// Who wrote it: the node, and the term of its leadership.
-	Node          string `protobuf:"bytes,16,opt,name=node,proto3" json:"node,omitempty"`
-	Term          uint64 `protobuf:"varint,17,opt,name=term,proto3" json:"term,omitempty"`
-	ToolVersion   string `protobuf:"bytes,18,opt,name=tool_version,json=toolVersion,proto3" json:"tool_version,omitempty"`
+	Node        string `protobuf:"bytes,16,opt,name=node,proto3" json:"node,omitempty"`
+	Term        uint64 `protobuf:"varint,17,opt,name=term,proto3" json:"term,omitempty"`
+	ToolVersion string `protobuf:"bytes,18,opt,name=tool_version,json=toolVersion,proto3" json:"tool_version,omitempty"`
+	// Leases whose TTL isn't known at the end of this segment. Who records next asks for them, and a later segment tells.
+	UnknownLeases []*Lease `protobuf:"bytes,19,rep,name=unknown_leases,json=unknownLeases,proto3" json:"unknown_leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +215,13 @@ func (x *SegmentHeader) GetToolVersion() string {
 		return x.ToolVersion
 	}
 	return ""
+}
+
+func (x *SegmentHeader) GetUnknownLeases() []*Lease {
+	if x != nil {
+		return x.UnknownLeases
+	}
+	return nil
 }
 
 // SegmentEntry is one entry of a segment's content: a sequence of these, each after its length as a varint.
@@ -515,14 +524,17 @@ func (x *Mark) GetSinceUnixMillis() int64 {
 	return 0
 }
 
-// Lease is one that a later change of this segment refers to.
+// Lease is one that changes refer to. A segment tells a TTL when it is known, which may be later than the change, even in a later segment.
 type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// 0 if the lease was gone before it could be asked for.
+	// 0 if it isn't known: it couldn't be asked for yet, or the lease was gone before.
 	GrantedTtlSeconds int64 `protobuf:"varint,2,opt,name=granted_ttl_seconds,json=grantedTtlSeconds,proto3" json:"granted_ttl_seconds,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The TTL is that of the keys that were attached from this revision on, up to that of the next entry with the same id: ids can be granted again. 0 in
+	// what was written before this field existed: then it is the first one of this id.
+	FromRevision  int64 `protobuf:"varint,3,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Lease) Reset() {
@@ -569,11 +581,18 @@ func (x *Lease) GetGrantedTtlSeconds() int64 {
 	return 0
 }
 
+func (x *Lease) GetFromRevision() int64 {
+	if x != nil {
+		return x.FromRevision
+	}
+	return 0
+}
+
 var File_v1_changelog_proto protoreflect.FileDescriptor
 
 const file_v1_changelog_proto_rawDesc = "" +
 	"\n" +
-	"\x12v1/changelog.proto\x12\x0eetcdmanager.v1\"\xcc\x04\n" +
+	"\x12v1/changelog.proto\x12\x0eetcdmanager.v1\"\x8a\x05\n" +
 	"\rSegmentHeader\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12!\n" +
@@ -596,7 +615,8 @@ const file_v1_changelog_proto_rawDesc = "" +
 	"\akey_ids\x18\x0f \x03(\tR\x06keyIds\x12\x12\n" +
 	"\x04node\x18\x10 \x01(\tR\x04node\x12\x12\n" +
 	"\x04term\x18\x11 \x01(\x04R\x04term\x12!\n" +
-	"\ftool_version\x18\x12 \x01(\tR\vtoolVersion\"\xb3\x01\n" +
+	"\ftool_version\x18\x12 \x01(\tR\vtoolVersion\x12<\n" +
+	"\x0eunknown_leases\x18\x13 \x03(\v2\x15.etcdmanager.v1.LeaseR\runknownLeases\"\xb3\x01\n" +
 	"\fSegmentEntry\x12?\n" +
 	"\vtransaction\x18\x01 \x01(\v2\x1b.etcdmanager.v1.TransactionH\x00R\vtransaction\x12*\n" +
 	"\x04mark\x18\x02 \x01(\v2\x14.etcdmanager.v1.MarkH\x00R\x04mark\x12-\n" +
@@ -616,10 +636,11 @@ const file_v1_changelog_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1f\n" +
 	"\vunix_millis\x18\x02 \x01(\x03R\n" +
 	"unixMillis\x12*\n" +
-	"\x11since_unix_millis\x18\x03 \x01(\x03R\x0fsinceUnixMillis\"G\n" +
+	"\x11since_unix_millis\x18\x03 \x01(\x03R\x0fsinceUnixMillis\"l\n" +
 	"\x05Lease\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12.\n" +
-	"\x13granted_ttl_seconds\x18\x02 \x01(\x03R\x11grantedTtlSecondsB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
+	"\x13granted_ttl_seconds\x18\x02 \x01(\x03R\x11grantedTtlSeconds\x12#\n" +
+	"\rfrom_revision\x18\x03 \x01(\x03R\ffromRevisionB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
 
 var (
 	file_v1_changelog_proto_rawDescOnce sync.Once
@@ -643,15 +664,16 @@ var file_v1_changelog_proto_goTypes = []any{
 	(*Lease)(nil),         // 5: etcdmanager.v1.Lease
 }
 var file_v1_changelog_proto_depIdxs = []int32{
-	2, // 0: etcdmanager.v1.SegmentEntry.transaction:type_name -> etcdmanager.v1.Transaction
-	4, // 1: etcdmanager.v1.SegmentEntry.mark:type_name -> etcdmanager.v1.Mark
-	5, // 2: etcdmanager.v1.SegmentEntry.lease:type_name -> etcdmanager.v1.Lease
-	3, // 3: etcdmanager.v1.Transaction.changes:type_name -> etcdmanager.v1.Change
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 0: etcdmanager.v1.SegmentHeader.unknown_leases:type_name -> etcdmanager.v1.Lease
+	2, // 1: etcdmanager.v1.SegmentEntry.transaction:type_name -> etcdmanager.v1.Transaction
+	4, // 2: etcdmanager.v1.SegmentEntry.mark:type_name -> etcdmanager.v1.Mark
+	5, // 3: etcdmanager.v1.SegmentEntry.lease:type_name -> etcdmanager.v1.Lease
+	3, // 4: etcdmanager.v1.Transaction.changes:type_name -> etcdmanager.v1.Change
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_v1_changelog_proto_init() }
