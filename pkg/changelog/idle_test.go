@@ -183,3 +183,29 @@ func TestLookingBackEnds(t *testing.T) {
 		t.Errorf("%d changes, up to %+v", seen, looked)
 	}
 }
+
+// TestNothingLacks: nothing is on its way where nothing was changed since the recorder began, whatever number the newest revision has: after a
+// restore it is raised by a billion, and no segment has been stored yet.
+func TestNothingLacks(t *testing.T) {
+	for _, c := range []string{"no backup", "a backup", "a backup behind"} {
+		t.Run(c, func(t *testing.T) {
+			w := newWorld(t, "etcd-3.6", "3.6.16")
+			rev := w.put("/a", "1")
+			want := int64(0)
+			if c != "no backup" {
+				w.backup()
+			}
+			if c == "a backup behind" {
+				defer w.store.Add(storeAway())()
+				w.put("/a", "2")
+				rev, want = w.put("/a", "3"), 2
+			}
+			r, _ := w.record(nil)
+			w.began(r)
+			eventually(t, "all was seen", func() bool { return r.Status().Seen == rev })
+			if s := r.Status(); s.Seen-s.Archived != want {
+				t.Errorf("%d revisions are on their way, want %d: %+v", s.Seen-s.Archived, want, s)
+			}
+		})
+	}
+}
