@@ -127,8 +127,12 @@ func (m *Manager) setRecorder(r *changelog.Recorder) {
 func (l *leadership) servingMembers() []changelog.Dialer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.dialers(l.serving)
+}
+
+func (l *leadership) dialers(members [][]string) []changelog.Dialer {
 	var dialers []changelog.Dialer
-	for _, urls := range l.serving {
+	for _, urls := range members {
 		dialers = append(dialers, func(context.Context) (changelog.Source, error) { return l.dialURLs(urls, nil, etcd.DialStream) })
 	}
 	return dialers
