@@ -12,8 +12,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -141,14 +141,9 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
 func (l *leadership) currentBackup(ctx context.Context, o *plan.Observation) string {
 	_, urls := servingURLs(o, l.m.cfg.Peers.Addresses)
-	c, err := l.dialURLs(urls, nil, etcd.DialStream)
-	if err != nil {
-		return ""
-	}
-	defer c.Close()
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	revision, id, err := c.Revision(rctx)
+	revision, id, err := changelog.NewestRevision(rctx, func() []changelog.Dialer { return l.dialers(urls) })
 	if err != nil {
 		return ""
 	}
