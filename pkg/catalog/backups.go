@@ -79,42 +79,20 @@ func later(a, b time.Time) time.Time {
 
 // Backups lists the backups by listing the base once: no object is read. A backup exists when its meta file and its data do.
 func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
-	dirs := make(map[string]*backupFiles)
-	for after, done := "", false; !done; {
-		done = true
-		for e, err := range c.store.List(ctx, "", blob.ListOptions{After: after}) {
-			if err != nil {
-				return BackupList{}, fmt.Errorf("list backups: %w", err)
-			}
-			if strings.HasPrefix(e.Key, changesPrefix) {
-				// There can be very many of these: go on behind them.
-				after, done = strings.TrimSuffix(changesPrefix, "/")+"0", false
-				break
-			}
-			addBackupFile(dirs, e)
-		}
-	}
 	var l BackupList
-	for _, d := range dirs {
-		d.Proven = d.Proven && !d.Disproven
-		if d.Modified.IsZero() {
-			d.Modified = d.added // nothing else is left of it
-		}
-		switch {
-		case d.meta && d.data && (d.HasManifest || d.DataFile == DataFile):
-			l.Backups = append(l.Backups, d.Backup)
-		case d.meta && d.data:
-			// Without a manifest nobody can tell what this is.
-			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: manifestFile})
-		case d.data:
-			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: metaFile})
-		default:
-			l.Leftovers = append(l.Leftovers, Leftover{Backup: d.Backup, Missing: DataFile})
-		}
+	if err := c.ScanBackups(l.addBackup, l.addLeftover).Run(ctx); err != nil {
+		return BackupList{}, err
 	}
+	l.sort()
+	return l, nil
+}
+
+func (l *BackupList) addBackup(b Backup)     { l.Backups = append(l.Backups, b) }
+func (l *BackupList) addLeftover(b Leftover) { l.Leftovers = append(l.Leftovers, b) }
+
+func (l *BackupList) sort() {
 	slices.SortFunc(l.Backups, compareBackups)
 	slices.SortFunc(l.Leftovers, func(a, b Leftover) int { return compareBackups(a.Backup, b.Backup) })
-	return l, nil
 }
 
 type backupFiles struct {
@@ -124,23 +102,8 @@ type backupFiles struct {
 	added time.Time
 }
 
-func addBackupFile(dirs map[string]*backupFiles, e blob.Entry) {
-	i := strings.LastIndexByte(e.Key, '/')
-	if i <= 0 || reserved(e.Key) {
-		return
-	}
-	name, file := e.Key[:i], e.Key[i+1:]
-	switch {
-	case isDataFile(file):
-	case file == metaFile, file == manifestFile, file == pinFile, file == provenFile, file == disprovenFile:
-	default:
-		return
-	}
-	d := dirs[name]
-	if d == nil {
-		d = &backupFiles{Backup: Backup{Name: name, Time: BackupTime(name)}}
-		dirs[name] = d
-	}
+// add takes a file of the backup into account.
+func (d *backupFiles) add(file string, e blob.Entry) {
 	switch file {
 	case metaFile:
 		d.meta = true

@@ -83,11 +83,10 @@ func (l *leadership) avoided() []cluster.NodeID {
 
 // takeBackup has a node stream its etcd into the store and returns the backup's name.
 func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cluster.NodeID, reason string) (string, error) {
-	list, err := l.m.cfg.Catalog.Backups(ctx)
+	name, err := l.m.cfg.Catalog.NextBackupName(ctx, time.Now())
 	if err != nil {
 		return "", err
 	}
-	name := catalog.NewBackupName(time.Now(), list.Names())
 	req := &protosv1.TakeBackup{Name: name, Reason: reason, Spec: &protosv1.ClusterSpec{}}
 	if spec != nil {
 		req.Spec = wire.SpecToProto(*spec)
