@@ -146,11 +146,11 @@ func (c *Catalog) putCommand(ctx context.Context, cmd Command, data []byte) (str
 		if err != nil {
 			return "", err
 		}
-		if _, err := c.write(ctx, dir+optionsFile, options, blob.PutOptions{IfAbsent: true}); err != nil {
+		if _, err := c.writeOwn(ctx, dir+optionsFile, options, blob.PutOptions{IfAbsent: true}, nil); err != nil {
 			return "", err
 		}
 	}
-	version, err := c.write(ctx, dir+commandFile, data, blob.PutOptions{IfAbsent: true})
+	version, err := c.writeOwn(ctx, dir+commandFile, data, blob.PutOptions{IfAbsent: true}, nil)
 	if err != nil && !cmd.Options.IsZero() {
 		// The options stand alone now, or beside another's command: harmless, but not ours to leave.
 		_, _ = c.store.Purge(context.WithoutCancel(ctx), dir+optionsFile, func(key string) bool { return key == dir+optionsFile })

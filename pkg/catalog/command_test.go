@@ -241,7 +241,9 @@ func TestOperation(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, "operation.json", get(t, s, "control/operations/"+op.ID+".json"))
-		_, err = c.PutOperation(ctx, op, "")
+		rival := op
+		rival.Term, rival.Leader = 5, "b"
+		_, err = c.PutOperation(ctx, rival, "")
 		wantIs(t, err, ErrConflict)
 		got, readVersion, err := c.Operation(ctx, op.ID)
 		op.Updated = at
@@ -252,6 +254,7 @@ func TestOperation(t *testing.T) {
 		if _, err := c.PutOperation(ctx, op, version); err != nil {
 			t.Fatal(err)
 		}
+		op.State = StateProving // the same leadership, but the operation has ended
 		_, err = c.PutOperation(ctx, op, version)
 		wantIs(t, err, ErrConflict)
 		_, err = c.PutOperation(ctx, Operation{ID: "x", State: "strange"}, "")

@@ -58,7 +58,7 @@ func (c *Catalog) QueueCreateBackup(ctx context.Context, b CreateBackup) (Comman
 		return Command{}, err
 	}
 	return c.queue(ctx, cmd, now, func(cmd Command) (string, error) {
-		return c.write(ctx, controlPrefix+cmd.Name+"/"+createFile, data, blob.PutOptions{IfAbsent: true})
+		return c.writeOwn(ctx, controlPrefix+cmd.Name+"/"+createFile, data, blob.PutOptions{IfAbsent: true}, nil)
 	})
 }
 

@@ -57,17 +57,22 @@ func (c *Catalog) Leader(ctx context.Context) (LeaderRecord, string, error) {
 	if err != nil {
 		return LeaderRecord{}, info.Version, err
 	}
+	r, err := parseLeader(data)
+	return r, info.Version, err
+}
+
+func parseLeader(data []byte) (LeaderRecord, error) {
 	var j leaderJSON
 	if err := decodeOwn(leaderKey, leaderWay, data, leaderVersion, &j); err != nil {
-		return LeaderRecord{}, info.Version, err
+		return LeaderRecord{}, err
 	}
 	if j.Term == 0 || j.Node == "" {
-		return LeaderRecord{}, info.Version, corrupt(leaderKey, leaderWay, errors.New("it names no term or no node"))
+		return LeaderRecord{}, corrupt(leaderKey, leaderWay, errors.New("it names no term or no node"))
 	}
 	if j.Term > cluster.MaxTerm {
-		return LeaderRecord{}, info.Version, corrupt(leaderKey, leaderWay, fmt.Errorf("term %d is one that no history reaches", j.Term))
+		return LeaderRecord{}, corrupt(leaderKey, leaderWay, fmt.Errorf("term %d is one that no history reaches", j.Term))
 	}
-	return LeaderRecord{Term: j.Term, Node: j.Node, Instance: j.Instance, Time: j.Time}, info.Version, nil
+	return LeaderRecord{Term: j.Term, Node: j.Node, Instance: j.Instance, Time: j.Time}, nil
 }
 
 // CheckTerm tells whether the record can be of a cluster that is in this term now. The error is of the kind of a corrupt object.
@@ -165,40 +170,31 @@ func (h *Hold) Heartbeat(ctx context.Context) error {
 	defer h.mu.Unlock()
 	next := h.record
 	next.Time = h.c.now()
-	for range takeAttempts {
-		opts, err := ifVersion(leaderKey, h.version)
+	opts, err := ifVersion(leaderKey, h.version)
+	if err != nil {
+		return err
+	}
+	if !h.fenced {
+		stored, _, err := h.c.Leader(ctx)
 		if err != nil {
-			return err
-		}
-		if !h.fenced {
-			stored, _, err := h.c.Leader(ctx)
-			if err != nil {
-				return fmt.Errorf("refresh term %d: %w", next.Term, err)
-			}
-			if !same(stored, next) {
-				return &FencedError{Stored: stored}
-			}
-			opts = blob.PutOptions{}
-		}
-		version, err := h.c.putLeader(ctx, next, opts)
-		if err == nil {
-			h.record, h.version = next, version
-			return nil
-		}
-		if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("refresh term %d: %w", next.Term, err)
-		}
-		// A put of our own whose answer was lost has changed the version too: only the content tells.
-		stored, version, rerr := h.c.Leader(ctx)
-		if rerr != nil {
-			return fmt.Errorf("refresh term %d: %w", next.Term, rerr)
 		}
 		if !same(stored, next) {
 			return &FencedError{Stored: stored}
 		}
-		h.version = version
+		opts = blob.PutOptions{}
 	}
-	return fmt.Errorf("refresh term %d: lost %d races for %s: %w", next.Term, takeAttempts, leaderKey, ErrTransient)
+	version, err := h.c.putLeader(ctx, next, opts)
+	if err == nil {
+		h.record, h.version = next, version
+		return nil
+	}
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
+		if stored, _, rerr := h.c.Leader(ctx); rerr == nil && !same(stored, next) {
+			return &FencedError{Stored: stored}
+		}
+	}
+	return fmt.Errorf("refresh term %d: %w", next.Term, err)
 }
 
 func same(a, b LeaderRecord) bool {
@@ -210,5 +206,8 @@ func (c *Catalog) putLeader(ctx context.Context, r LeaderRecord, opts blob.PutOp
 	if err != nil {
 		return "", err
 	}
-	return c.write(ctx, leaderKey, data, opts)
+	return c.writeOwn(ctx, leaderKey, data, opts, func(stored []byte) bool {
+		was, err := parseLeader(stored)
+		return err == nil && same(was, r)
+	})
 }

@@ -95,7 +95,11 @@ func (c *Catalog) putMarker(ctx context.Context, m Marker, opts blob.PutOptions)
 	if err != nil {
 		return "", fmt.Errorf("encode marker: %w", err)
 	}
-	return c.write(ctx, markerKey, data, opts)
+	return c.writeOwn(ctx, markerKey, data, opts, func(stored []byte) bool {
+		was, err := parseMarker(stored)
+		return err == nil && was.Term == m.Term && was.Leader == m.Leader && was.Token == m.Token && m.Leader != "" && m.Token != "" &&
+			(m.Phase == PhaseFormed || was.Phase == PhaseForming)
+	})
 }
 
 func parseMarker(data []byte) (Marker, error) {

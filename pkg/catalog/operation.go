@@ -194,6 +194,7 @@ type operationJSON struct {
 
 // PutOperation writes a record: with version "" it is created and fails with ErrConflict if it exists, otherwise
 // it replaces the one with that version and fails with ErrConflict if there is another. Updated is set to now.
+// What the same leadership has stored, without hearing of it, is no conflict: only one writer at a time has a leadership.
 func (c *Catalog) PutOperation(ctx context.Context, op Operation, version string) (newVersion string, err error) {
 	if err := validName("operation", op.ID); err != nil {
 		return "", err
@@ -207,7 +208,11 @@ func (c *Catalog) PutOperation(ctx context.Context, op Operation, version string
 		return "", err
 	}
 	opts := blob.PutOptions{IfAbsent: version == "", IfVersion: version}
-	return c.write(ctx, operationKey(op.ID), data, opts)
+	return c.writeOwn(ctx, operationKey(op.ID), data, opts, func(stored []byte) bool {
+		o, err := DecodeOperation(operationKey(op.ID), stored)
+		return err == nil && o.ID == op.ID && o.Term == op.Term && o.Leader == op.Leader && o.Instance == op.Instance && o.Instance != "" &&
+			(op.State.Final() || !o.State.Final())
+	})
 }
 
 // EncodeOperation is the form in which a record is stored.

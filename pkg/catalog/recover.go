@@ -43,7 +43,7 @@ func (c *Catalog) QueueRecover(ctx context.Context, source Source, spec cluster.
 		return Command{}, err
 	}
 	return c.queue(ctx, cmd, now, func(cmd Command) (string, error) {
-		return c.write(ctx, controlPrefix+cmd.Name+"/"+recoverFile, data, blob.PutOptions{IfAbsent: true})
+		return c.writeOwn(ctx, controlPrefix+cmd.Name+"/"+recoverFile, data, blob.PutOptions{IfAbsent: true}, nil)
 	})
 }
 

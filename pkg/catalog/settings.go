@@ -51,6 +51,6 @@ func (c *Catalog) PutSettings(ctx context.Context, s cluster.Settings, version s
 	if version != "" {
 		opts = blob.PutOptions{IfVersion: version}
 	}
-	_, err = c.write(ctx, settingsKey, data, opts)
+	_, err = c.writeOwn(ctx, settingsKey, data, opts, nil)
 	return err
 }

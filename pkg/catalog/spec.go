@@ -51,7 +51,7 @@ func (c *Catalog) putSpec(ctx context.Context, spec cluster.Spec, opts blob.PutO
 	if err != nil {
 		return "", err
 	}
-	return c.write(ctx, specKey, data, opts)
+	return c.writeOwn(ctx, specKey, data, opts, nil)
 }
 
 var versionPattern = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$`)

@@ -88,8 +88,8 @@ func (l *leadership) step(ctx context.Context, err error) error {
 		l.opRetry, l.opFails = time.Time{}, 0
 		return nil
 	}
-	if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) {
-		return err
+	if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) || errors.Is(err, catalog.ErrConflict) {
+		return err // a conflict means that the record isn't what this leader remembers: it is read again
 	}
 	l.opFails++
 	if errors.Is(err, cluster.ErrPermanent) || l.opFails >= opAttempts {
@@ -118,7 +118,17 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	for _, n := range o.Nodes {
 		before = max(before, n.Etcd.Revision)
 	}
-	if most, err := l.archive().HighestRevision(ctx); err == nil {
+	m, err := l.newestManifest(ctx)
+	if err != nil {
+		return err // a revision that clients have seen must not come back
+	}
+	if m != nil {
+		before = max(before, m.Revision)
+	}
+	// Backups of other lives, or dated by another clock, are only found in the whole list, which nothing waits for.
+	hctx, cancel := context.WithTimeout(ctx, listPatience)
+	defer cancel()
+	if most, err := l.archive().HighestRevision(hctx); err == nil {
 		before = max(before, most)
 	}
 	op := catalog.Operation{
@@ -136,6 +146,35 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	}
 	l.op, l.opVer = &op, ver
 	return nil
+}
+
+// listPatience is how long a restore waits at its beginning for what only the whole list of backups tells.
+const listPatience = 2 * time.Second
+
+// newestManifest is that of the newest backup that has one which can be read, or nil. It looks at the newest few only.
+func (l *leadership) newestManifest(ctx context.Context) (*catalog.Manifest, error) {
+	ctx, cancel := context.WithTimeout(ctx, quickAction)
+	defer cancel()
+	list, err := l.m.cfg.Catalog.RecentBackups(ctx, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	var bad *catalog.ObjectError
+	for _, b := range slices.Backward(list.Backups) {
+		if !b.HasManifest {
+			return nil, nil
+		}
+		m, err := l.m.cfg.Catalog.Manifest(ctx, b.Name)
+		switch {
+		case err == nil:
+			return m, nil
+		case errors.As(err, &bad), errors.Is(err, catalog.ErrNotFound):
+			klog.Warningf("backup %s: its manifest can't be used, the one before it is looked at: %v", b.Name, err)
+		default:
+			return nil, err
+		}
+	}
+	return nil, nil
 }
 
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
@@ -263,11 +302,10 @@ func (l *leadership) dropped() []string {
 // salvage has a backup made of a data dir. Its name is recorded first, so that a repetition makes no second one.
 func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a plan.SalvageData) error {
 	if l.op.SalvageName == "" {
-		list, err := l.m.cfg.Catalog.Backups(ctx)
+		name, err := l.m.cfg.Catalog.NextBackupName(ctx, time.Now())
 		if err != nil {
 			return err
 		}
-		name := catalog.NewBackupName(time.Now(), list.Names())
 		if err := l.save(ctx, func(op *catalog.Operation) { op.SalvageName = name }); err != nil {
 			return err
 		}
