@@ -279,7 +279,7 @@ func TestPruneOperations(t *testing.T) {
 		if i == 1 {
 			state = StateStaging
 		}
-		if _, err := c.PutOperation(ctx, Operation{ID: fmt.Sprintf("op%d", 9-i), State: state, Created: now.now()}, ""); err != nil {
+		if _, err := c.PutOperation(ctx, Operation{ID: fmt.Sprintf("op%d", i), State: state, Created: now.now()}, ""); err != nil {
 			t.Fatal(err)
 		}
 		now.add(time.Second)
@@ -295,7 +295,7 @@ func TestPruneOperations(t *testing.T) {
 	for _, op := range ops {
 		ids = append(ids, op.ID)
 	}
-	if err != nil || !slices.Equal(ids, []string{"op8", "op3", "op2", "op1", "op0"}) {
+	if err != nil || !slices.Equal(ids, []string{"op1", "op6", "op7", "op8", "op9"}) {
 		t.Fatalf("kept %v, %v", ids, err)
 	}
 }

@@ -75,18 +75,17 @@ func (c *Catalog) creation(ctx context.Context, name, way string) (Command, erro
 	}
 	cmd := Command{Name: name, Time: time.Unix(0, int64(j.Timestamp)).UTC(), Create: &j.CreateBackup, Stamp: stamp(info)}
 	data, _, err = c.read(ctx, dir+progressFile, way)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, ErrNotFound) || unreadable(err) {
 		return cmd, nil
 	}
 	if err != nil {
 		return Command{}, err
 	}
 	var p progressJSON
-	if err := decodeOwn(dir+progressFile, way, data, progressVersion, &p); err != nil {
-		return Command{}, err
+	if err := decodeOwn(dir+progressFile, way, data, progressVersion, &p); err == nil {
+		cmd.Create.Progress = &p.CreateProgress
 	}
-	cmd.Create.Progress = &p.CreateProgress
-	return cmd, nil
+	return cmd, nil // the progress is only shown: the command can be carried out without it
 }
 
 // PutCreateProgress shows beside a queued backup how far a leader is with it.

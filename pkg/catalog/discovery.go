@@ -95,6 +95,18 @@ func (c *Catalog) Peers(ctx context.Context, known []PeerRecord) ([]PeerRecord, 
 	return records, problems, nil
 }
 
+// PeerModified is when a node last published itself, by the store's clock; ErrNotFound if it never did.
+func (c *Catalog) PeerModified(ctx context.Context, node cluster.NodeID) (time.Time, error) {
+	if err := validName("node", string(node)); err != nil {
+		return time.Time{}, err
+	}
+	info, err := c.store.Stat(ctx, discoveryPrefix+string(node))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read %s: %w", discoveryPrefix+string(node), err)
+	}
+	return info.Modified, nil
+}
+
 func (c *Catalog) peer(ctx context.Context, node string) (*protosv1.PeerInfo, error) {
 	key := discoveryPrefix + node
 	way := "it is written anew when the manager of node " + node + " starts; delete it if that node is gone"

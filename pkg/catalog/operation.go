@@ -294,8 +294,11 @@ func (c *Catalog) Operations(ctx context.Context) ([]Operation, []Problem, error
 // OperationHistory is how many finished operations are worth keeping.
 const OperationHistory = 50
 
-// PruneOperations deletes finished records beyond the newest keep ones, and returns how many. Unfinished ones,
-// and records that can't be read, stay. It is cheap while there are not more than keep records.
+// pruneReads bounds how many records one PruneOperations looks at.
+const pruneReads = 500
+
+// PruneOperations deletes finished records beyond the newest keep ones by name, which begins with the time, and returns how many.
+// Unfinished ones, and records that can't be read, stay. Only records that may go are read.
 func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 	l, err := c.ControlListing(ctx)
 	if err != nil {
@@ -304,14 +307,16 @@ func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 	if len(l.Operations) <= keep {
 		return 0, nil
 	}
-	ops, _, err := c.Operations(ctx)
-	if err != nil {
-		return 0, err
-	}
+	old := l.Operations[:len(l.Operations)-keep]
 	remove := make(map[string]bool)
-	for i, op := range ops {
-		if len(ops)-i > keep && op.State.Final() {
-			remove[operationKey(op.ID)] = true
+	for _, o := range old[:min(len(old), pruneReads)] {
+		op, _, err := c.Operation(ctx, o.Name)
+		switch {
+		case errors.Is(err, ErrNotFound), unreadable(err):
+		case err != nil:
+			return 0, err
+		case op.State.Final():
+			remove[operationKey(o.Name)] = true
 		}
 	}
 	if len(remove) == 0 {

@@ -110,13 +110,16 @@ func backupFile(file string) bool {
 // recentSteps are how far back the newest backups are looked for, until there is one.
 var recentSteps = [...]time.Duration{2 * time.Hour, 24 * time.Hour, 8 * 24 * time.Hour, 64 * 24 * time.Hour, 512 * 24 * time.Hour}
 
-// RecentBackups lists the newest backups, at least the newest one by name if there is any, in one or two requests where backups
-// are taken regularly, however many there are. now says where to begin; that it is wrong costs time only.
+// RecentBackups lists the newest backups by name, as many as it takes to have the one that NewestSound finds among all: one or two
+// requests where backups are taken regularly, however many there are. now says where to begin; that it is wrong costs time only.
 func (c *Catalog) RecentBackups(ctx context.Context, now time.Time) (BackupList, error) {
 	for _, step := range recentSteps {
 		l, err := c.backupsSince(ctx, now.Add(-step))
-		if err != nil || len(l.Backups) > 0 {
-			return l, err
+		if err != nil {
+			return BackupList{}, err
+		}
+		if b, ok := l.NewestSound(now); ok && !b.TakenBy(now).Before(now.Add(-step)) {
+			return l, nil // what isn't listed is older, also if some that are listed are dated in the future
 		}
 	}
 	return c.Backups(ctx)

@@ -87,10 +87,19 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 	}
 	l.mu.Unlock()
 	l.clearAway(ctx, o, op.ID)
-	if _, err := l.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil {
-		klog.V(2).Infof("prune history: %v", err)
-	}
+	l.pruneHistory(ctx)
 	return nil
+}
+
+// pruneHistory keeps the number of records bounded, beside the loop: whoever leads next reads them all.
+func (l *leadership) pruneHistory(ctx context.Context) {
+	l.wg.Go(func() {
+		l.pruning.Lock()
+		defer l.pruning.Unlock()
+		if _, err := l.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil && ctx.Err() == nil {
+			klog.Warningf("the records of old operations stay for now: %v", err)
+		}
+	})
 }
 
 // markRestored makes the marker say which cluster there is now.
@@ -170,5 +179,6 @@ func (l *leadership) failCommand(ctx context.Context, a plan.FailCommand) error 
 	}
 	klog.Errorf("the queued restore of %s is not carried out: %s", subject(&op), a.Reason)
 	l.forceStore()
+	l.pruneHistory(ctx)
 	return l.m.cfg.Catalog.RemoveCommand(ctx, a.Command)
 }

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -71,6 +72,7 @@ type leadership struct {
 	restored    bool                         // a restore has ended and no backup was taken since
 	newest      time.Time
 	newestKnown bool
+	listError   string // why the newest backup isn't known
 	backups     int
 	// pruned is when retention last ran, pruneDenied why it can't delete, and pruneLocked how many objects it found under lock.
 	pruned      time.Time
@@ -120,6 +122,7 @@ func (l *leadership) run(ctx context.Context) {
 			cancel()
 		}
 	}()
+	l.wg.Go(func() { l.learnBackups(ctx) })
 	l.wg.Go(func() { l.prune(ctx) })
 	l.wg.Go(func() { l.verifyBackups(ctx) })
 	l.wg.Go(func() { l.removeRecords(ctx) })
@@ -258,7 +261,7 @@ func (l *leadership) publish(o *plan.Observation, spec *cluster.Spec, d plan.Dec
 	r := Report{
 		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: attention, At: o.Now, Nodes: o.Nodes, Missing: o.Missing, Spec: spec,
 		StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, NewestBackup: l.newest,
-		BackupRunning: l.backup, BackupError: l.backupError, Backups: l.backups, PruneDenied: l.pruneDenied, PruneLocked: l.pruneLocked,
+		BackupRunning: l.backup, BackupError: cmp.Or(l.backupError, l.listError), Backups: l.backups, PruneDenied: l.pruneDenied, PruneLocked: l.pruneLocked,
 		CreateBackups: o.Store.CreateBackups,
 	}
 	l.mu.Unlock()

@@ -106,6 +106,8 @@ type Manager struct {
 	// holder is the stamp of the leader record that this process saw last, and since when.
 	holder     string
 	holderFrom time.Time
+	// counted is only touched by the goroutine of the leadership of the moment that counts.
+	counted backupCount
 	// wake pokes the leadership of the moment, if there is one.
 	wake func()
 }
@@ -215,7 +217,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		m.setFirst(nil)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { retry(ctx, "the backup store can't be used", func() time.Duration { return 0 }, m.probe) })
+	wg.Go(func() { retry(ctx, "the backup store can't be used", once, m.probe) })
 	if m.cfg.Spec == nil {
 		wg.Go(func() { retry(ctx, "waiting for the cluster spec", m.specPoll, m.readFirst) })
 	}
@@ -239,6 +241,9 @@ func (m *Manager) setWanted(n int) {
 	m.mu.Unlock()
 	m.cfg.Peers.SetWanted(n)
 }
+
+// once is the poll of what is done when it has succeeded.
+func once() time.Duration { return 0 }
 
 // retry calls f until it succeeds, and then again every so often if poll isn't 0. What fails is logged when it is news.
 func retry(ctx context.Context, what string, poll func() time.Duration, f func(context.Context) error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -207,6 +208,10 @@ type storeView struct {
 	ended map[string]string
 	// failed says why restores have failed, by name.
 	failed map[string]string
+	// unread are operations whose records can't be read, with the versions of these: one may be in the middle of a restore.
+	unread map[string]string
+	// problems are what ObjectErrors are made of, by object.
+	problems map[string]string
 	// highest is the highest revision that any restore has recorded.
 	highest int64
 }
@@ -226,9 +231,6 @@ func (l *leadership) readStore(ctx context.Context) {
 	l.mu.Lock()
 	l.force = false
 	l.mu.Unlock()
-	// A store that hangs must not hold up for long what keeps etcd alive.
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
 	if err := l.refresh(ctx); err != nil {
 		l.store.Error, l.store.failedAt = err.Error(), time.Now()
 		l.store.failures++
@@ -242,68 +244,101 @@ func (l *leadership) readStore(ctx context.Context) {
 	l.heartbeat(ctx)
 }
 
+// refresh reads what has changed of the few objects that decisions need. None of it grows with what is stored: the list of backups
+// is read elsewhere. Each object has its own budget, and one that can't be used is that object's problem: see objectProblem.
 func (l *leadership) refresh(ctx context.Context) error {
 	c, s := l.m.cfg.Catalog, &l.store
-	list, err := c.ControlListing(ctx)
+	var list catalog.ControlListing
+	err := inTime(ctx, func(ctx context.Context) (err error) {
+		list, err = c.ControlListing(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	l.m.setFirst(list.Commands)
-	old := s.listing
-	if list.Marker.Stamp != old.Marker.Stamp || !list.Marker.Exists() || s.readAt.IsZero() {
-		if err := l.readMarker(ctx); err != nil {
+	old, first := s.listing, s.readAt.IsZero()
+	for _, part := range []struct {
+		due  bool
+		read func(context.Context) error
+	}{
+		{list.Marker.Stamp != old.Marker.Stamp || !list.Marker.Exists() || first, l.readMarker},
+		{list.Spec.Stamp != old.Spec.Stamp || first, l.readSpec},
+		{list.Settings.Stamp != old.Settings.Stamp || first, func(ctx context.Context) error { return l.readSettings(ctx, list.Settings) }},
+		{(list.Leader.Stamp != old.Leader.Stamp || first) && !l.wroteRecord(), func(ctx context.Context) error { return l.readHolder(ctx, list.Leader) }},
+		{true, func(ctx context.Context) error { return l.readOperations(ctx, list) }},
+		{true, func(ctx context.Context) error { return l.readCommands(ctx, list) }},
+	} {
+		if !part.due {
+			continue
+		}
+		if err := inTime(ctx, part.read); err != nil {
 			return err
 		}
-	}
-	if list.Spec.Stamp != old.Spec.Stamp || s.readAt.IsZero() {
-		if err := l.readSpec(ctx); err != nil {
-			return err
-		}
-	}
-	if list.Settings.Stamp != old.Settings.Stamp || s.readAt.IsZero() {
-		if err := l.readSettings(ctx, list.Settings); err != nil {
-			return err
-		}
-	}
-	if (list.Leader.Stamp != old.Leader.Stamp || s.readAt.IsZero()) && !l.wroteRecord() {
-		if err := l.readHolder(ctx, list.Leader); err != nil {
-			return err
-		}
-	}
-	if err := l.readCommands(ctx, list); err != nil {
-		return err
-	}
-	if err := l.readOperations(ctx, list); err != nil {
-		return err
-	}
-	if err := l.readBackups(ctx); err != nil {
-		return err
 	}
 	s.listing = list
 	return nil
 }
 
-func (l *leadership) readMarker(ctx context.Context) error {
-	m, ver, err := l.m.cfg.Catalog.Marker(ctx)
-	if errors.Is(err, catalog.ErrNotFound) {
-		l.store.marker, l.store.markerVer, l.store.Marker = catalog.Marker{}, "", plan.Marker{}
-		return nil
+// inTime gives a part of a reading its own time: a store that hangs must not hold up for long what keeps etcd alive.
+func inTime(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+// objectProblem tells whether an error is of one object alone: it is there and can't be used, or this program isn't allowed to read it.
+func objectProblem(err error) bool {
+	var bad *catalog.ObjectError
+	return errors.As(err, &bad) || errors.Is(err, catalog.ErrDenied)
+}
+
+// note keeps in view what is wrong with an object, until it can be read; nil takes it back.
+func (s *storeView) note(object string, err error) {
+	if s.problems == nil {
+		s.problems = map[string]string{}
 	}
+	was := s.problems[object]
+	delete(s.problems, object)
 	if err != nil {
-		return err
+		s.problems[object] = err.Error()
+		if was != err.Error() {
+			klog.Warningf("an object in the store can't be used; what can be done without it goes on: %v", err)
+		}
 	}
-	l.store.marker, l.store.markerVer = m, ver
-	l.store.Marker = plan.Marker{Phase: plan.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
+	s.ObjectErrors = slices.Sorted(maps.Values(s.problems))
+}
+
+// readMarker takes a marker that can't be read for one that says formed: it is there, so nothing may be formed. What was known of it stays.
+func (l *leadership) readMarker(ctx context.Context) error {
+	s := &l.store
+	m, ver, err := l.m.cfg.Catalog.Marker(ctx)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		s.marker, s.markerVer, s.Marker = catalog.Marker{}, "", plan.Marker{}
+	case err != nil && objectProblem(err):
+		s.note("marker", err)
+		s.markerVer = ver
+		if s.Marker.Phase == plan.MarkerAbsent {
+			s.Marker.Phase = plan.MarkerFormed
+		}
+		return nil
+	case err != nil:
+		return err
+	default:
+		s.marker, s.markerVer = m, ver
+		s.Marker = plan.Marker{Phase: plan.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
+	}
+	s.note("marker", nil)
 	return nil
 }
 
 func (l *leadership) readSpec(ctx context.Context) error {
 	spec, _, err := l.m.cfg.Catalog.Spec(ctx)
-	var bad *catalog.ObjectError
 	switch {
 	case errors.Is(err, catalog.ErrNotFound):
 		l.store.Spec, l.store.SpecError = nil, ""
-	case errors.As(err, &bad):
+	case err != nil && objectProblem(err):
 		l.store.SpecError = err.Error()
 	case err != nil:
 		return err
@@ -326,8 +361,9 @@ func (l *leadership) readHolder(ctx context.Context, obj catalog.Object) error {
 	}
 	l.store.HolderError = ""
 	switch {
-	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
-		l.store.Holder, l.store.HolderError = plan.Holder{}, err.Error()
+	case err != nil && objectProblem(err):
+		// Nobody can tell whether another leader lives, so none counts as gone.
+		l.store.Holder, l.store.HolderError, l.store.holderSince = plan.Holder{}, err.Error(), time.Time{}
 		return nil
 	case err != nil:
 		return err
@@ -353,16 +389,11 @@ func (l *leadership) recordAge(ctx context.Context, record catalog.Object) time.
 	if !record.Exists() || l.hold != nil {
 		return 0
 	}
-	peers, _, err := l.m.cfg.Catalog.Peers(ctx, nil)
+	published, err := l.m.cfg.Catalog.PeerModified(ctx, l.m.cfg.Self)
 	if err != nil {
 		return 0
 	}
-	for _, p := range peers {
-		if p.Info.GetNodeId() == string(l.m.cfg.Self) {
-			return max(0, p.Modified.Sub(record.Modified))
-		}
-	}
-	return 0
+	return max(0, published.Sub(record.Modified))
 }
 
 // wroteRecord tells whether a change of the leader record is this leadership's own; asking is forgetting. A rival's is found by
@@ -406,7 +437,7 @@ func (l *leadership) heartbeat(ctx context.Context) {
 	if l.hold == nil || time.Since(l.beat) < time.Minute {
 		return
 	}
-	err := l.fence(ctx)
+	err := inTime(ctx, l.fence)
 	var fenced *catalog.FencedError
 	if errors.As(err, &fenced) {
 		klog.Warningf("the store knows term %d of node %s; stepping down", fenced.Stored.Term, fenced.Stored.Node)
@@ -415,24 +446,33 @@ func (l *leadership) heartbeat(ctx context.Context) {
 	}
 }
 
-// readCommands reads those that are new.
+// reads is how many small objects are read at once where there may be many.
+const reads = 8
+
+// readCommands reads those that are new. What was read is kept if the time is over, so that the next attempt goes on.
 func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListing) error {
 	s := &l.store
 	if l.m.cfg.Spec != nil {
 		return nil
 	}
 	seen := map[string]catalog.Command{}
-	var errs []string
+	var fresh []catalog.Object
 	for _, obj := range list.Commands {
 		if c, ok := s.commands[obj.Name]; ok && c.Stamp == obj.Stamp {
 			seen[obj.Name] = c
 			continue
 		}
+		fresh = append(fresh, obj)
+	}
+	var mu sync.Mutex
+	var errs []string
+	err := inParallel(reads, fresh, func(obj catalog.Object) error {
 		c, err := l.m.cfg.Catalog.Command(ctx, obj.Name)
-		var bad *catalog.ObjectError
+		mu.Lock()
+		defer mu.Unlock()
 		switch {
 		case errors.Is(err, catalog.ErrNotFound):
-		case errors.As(err, &bad):
+		case err != nil && objectProblem(err):
 			errs = append(errs, err.Error())
 		case err != nil:
 			return err
@@ -440,44 +480,29 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 			c.Stamp = obj.Stamp
 			seen[obj.Name] = c
 		}
+		return nil
+	})
+	s.commands = seen
+	if err != nil {
+		return err
 	}
+	slices.Sort(errs)
 	var cmds []catalog.Command
 	for _, c := range seen {
 		cmds = append(cmds, c)
 	}
 	catalog.SortCommands(cmds)
-	s.commands, s.CommandErrors, s.Commands, s.CreateBackups = seen, errs, nil, nil
+	s.CommandErrors, s.Commands, s.CreateBackups = errs, nil, nil
 	for _, c := range cmds {
 		if c.Create != nil {
 			s.CreateBackups = append(s.CreateBackups, plan.CreateBackup{Name: c.Name})
 			continue
 		}
-		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: c.Options.Now || l.m.wasQueued(c.Name)}
+		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: (c.Options.Now || l.m.wasQueued(c.Name)) && len(s.unread) == 0}
 		if c.Source != nil {
 			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 		}
 		s.Commands = append(s.Commands, p)
-	}
-	return nil
-}
-
-// readBackups lists the backups once in a leadership; after that it is known what was added.
-func (l *leadership) readBackups(ctx context.Context) error {
-	l.mu.Lock()
-	known := l.newestKnown
-	l.mu.Unlock()
-	if known {
-		return nil
-	}
-	list, err := l.m.cfg.Catalog.Backups(ctx)
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.newestKnown, l.newest, l.backups = true, time.Time{}, len(list.Backups)
-	if b, ok := list.NewestSound(time.Now()); ok {
-		l.newest = b.TakenBy(time.Now())
 	}
 	return nil
 }

@@ -87,6 +87,7 @@ func (l *leadership) endDemand(ctx context.Context, cmd catalog.Command, name st
 	if err := l.m.cfg.Catalog.RemoveCommand(ctx, cmd.Name); err != nil {
 		return err
 	}
+	l.pruneHistory(ctx)
 	l.mu.Lock()
 	delete(l.demandFails, cmd.Name)
 	delete(l.demandTaken, cmd.Name)

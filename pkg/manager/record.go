@@ -3,7 +3,9 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -22,41 +24,118 @@ func (l *leadership) readOperations(ctx context.Context, list catalog.ControlLis
 	if s.ended == nil {
 		s.ended, s.failed = map[string]string{}, map[string]string{}
 	}
-	s.FailedRestores = nil
-	for name := range s.failed {
-		if !slices.ContainsFunc(list.Operations, func(o catalog.Object) bool { return o.Name == name }) {
-			delete(s.failed, name)
-			continue
-		}
-		s.FailedRestores = append(s.FailedRestores, s.failed[name])
-	}
-	slices.Sort(s.FailedRestores)
+	defer s.showFailed(list.Operations)
 	if err := l.settle(ctx); err != nil {
 		return err
 	}
 	if l.op != nil {
 		return nil // this leadership writes it; nobody else does
 	}
+	var fresh []catalog.Object
 	for _, obj := range list.Operations {
-		if s.ended[obj.Name] == obj.Stamp {
-			continue
+		if s.ended[obj.Name] != obj.Stamp {
+			fresh = append(fresh, obj)
 		}
+	}
+	return l.readRecords(ctx, fresh)
+}
+
+// showFailed keeps FailedRestores to those of which there is still a record.
+func (s *storeView) showFailed(there []catalog.Object) {
+	s.FailedRestores = nil
+	for name, why := range s.failed {
+		if slices.ContainsFunc(there, func(o catalog.Object) bool { return o.Name == name }) {
+			s.FailedRestores = append(s.FailedRestores, why)
+		} else {
+			delete(s.failed, name)
+		}
+	}
+	slices.Sort(s.FailedRestores)
+}
+
+// record is an operation as it was read, or why it couldn't be.
+type record struct {
+	op  catalog.Operation
+	ver string
+	err error
+}
+
+// readRecords reads the records of operations. What was read is kept if the time is over, so that the next attempt goes on. A record
+// that can't be read may be of a restore in the middle of its commit: as long as there is one, no other is begun.
+func (l *leadership) readRecords(ctx context.Context, fresh []catalog.Object) error {
+	s := &l.store
+	var mu sync.Mutex
+	got := map[string]record{}
+	err := inParallel(reads, fresh, func(obj catalog.Object) error {
 		op, ver, err := l.m.cfg.Catalog.Operation(ctx, obj.Name)
-		if errors.Is(err, catalog.ErrNotFound) {
-			continue
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, catalog.ErrNotFound) && !objectProblem(err) {
 			return err
 		}
-		l.learn(&op)
-		if op.State.Final() {
+		mu.Lock()
+		defer mu.Unlock()
+		got[obj.Name] = record{op, ver, err}
+		return nil
+	})
+	unread := map[string]string{}
+	var problem error
+	var found *record
+	for _, obj := range fresh {
+		r, ok := got[obj.Name]
+		switch {
+		case !ok || errors.Is(r.err, catalog.ErrNotFound):
+		case r.err != nil:
+			unread[obj.Name], problem = r.ver, r.err
+		case r.op.State.Final():
+			l.learn(&r.op)
 			s.ended[obj.Name] = obj.Stamp
-			continue
+		default:
+			found = &r
 		}
-		klog.Infof("restore %s of %s was left in state %s; going on with it", op.ID, subject(&op), op.State)
-		l.op, l.opVer = &op, ver
+	}
+	if err != nil {
+		return fmt.Errorf("read the records of operations, %d of %d are left: %w", len(fresh)-len(got), len(fresh), err)
+	}
+	s.unread = unread
+	s.note("operations", problem)
+	if found != nil {
+		l.learn(&found.op)
+		klog.Infof("restore %s of %s was left in state %s; going on with it", found.op.ID, subject(&found.op), found.op.State)
+		l.op, l.opVer = &found.op, found.ver
 	}
 	return nil
+}
+
+// inParallel does something for all items, a few at once, and returns the first error; what was not begun then is left.
+func inParallel[T any](n int, items []T, f func(T) error) error {
+	queue := make(chan T, len(items))
+	for _, x := range items {
+		queue <- x
+	}
+	close(queue)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var failed error
+	for range min(n, len(items)) {
+		wg.Go(func() {
+			for x := range queue {
+				mu.Lock()
+				stop := failed != nil
+				mu.Unlock()
+				if stop {
+					return
+				}
+				if err := f(x); err != nil {
+					mu.Lock()
+					if failed == nil {
+						failed = err
+					}
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return failed
 }
 
 // learn takes over what later decisions need of an operation.
@@ -95,10 +174,11 @@ func (l *leadership) settle(ctx context.Context) error {
 	}
 	stored, ver, err := l.m.cfg.Catalog.Operation(ctx, l.op.ID)
 	gone := errors.Is(err, catalog.ErrNotFound)
-	if err != nil && !gone {
+	damaged := errors.Is(err, cluster.ErrCorrupt) // what the nodes' journals say takes its place
+	if err != nil && !gone && !damaged {
 		return err
 	}
-	if gone || stored.State.Final() || stored.Term > l.term {
+	if !damaged && (gone || stored.State.Final() || stored.Term > l.term) {
 		klog.Warningf("restore %s: the store has another end of it than this leader; going by the store", l.op.ID)
 		l.op, l.opVer, l.opUnsaved = nil, "", false
 		return nil
@@ -113,7 +193,7 @@ func (l *leadership) settle(ctx context.Context) error {
 // recall takes the restore under way from the nodes' journals when the store can't be asked. It is only needed while etcd is held for it:
 // of a cluster that serves nothing has to be known in a hurry.
 func (l *leadership) recall(nodes []cluster.NodeStatus) {
-	if l.op != nil || l.store.Error == "" {
+	if l.op != nil || l.store.Error == "" && len(l.store.unread) == 0 {
 		return
 	}
 	var newest *catalog.Operation
@@ -131,6 +211,9 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 			klog.Warningf("%v", err)
 			continue
 		}
+		if _, bad := l.store.unread[op.ID]; l.store.Error == "" && !bad {
+			continue
+		}
 		if op.State.Committing() && (newest == nil || op.Updated.After(newest.Updated)) {
 			newest = &op
 		}
@@ -138,9 +221,13 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 	if newest == nil || !held || l.store.ended[newest.ID] != "" {
 		return
 	}
-	klog.Warningf("the store is away, and the nodes are in the middle of restore %s; going on with what their journals say", newest.ID)
+	why := "the store is away"
+	if l.store.Error == "" {
+		why = "its record in the store can't be read"
+	}
+	klog.Warningf("%s, and the nodes are in the middle of restore %s; going on with what their journals say", why, newest.ID)
 	newest.StateSince = time.Now()
-	l.op, l.opVer, l.opUnsaved = newest, "", true
+	l.op, l.opVer, l.opUnsaved = newest, l.store.unread[newest.ID], true
 }
 
 // planOperation is the restore under way as plan sees it.

@@ -66,6 +66,9 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	if s.HolderError != "" {
 		add(cluster.Attention{Kind: cluster.AttentionObject}, "The store's leader record can't be used, so nothing is formed or restored, and no member is replaced: %s", s.HolderError)
 	}
+	for _, e := range s.ObjectErrors {
+		add(cluster.Attention{Kind: cluster.AttentionObject}, "An object in the store can't be used: %s", e)
+	}
 	if s.SettingsError != "" {
 		add(cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand},
 			"The settings in the store can't be used, so none are changed: %s", s.SettingsError)

@@ -99,7 +99,7 @@ func checkCreate(o *Observation, founders []cluster.EtcdNode) error {
 	if o.Store.Marker.Phase != MarkerAbsent {
 		return fmt.Errorf("a cluster was created for this store before (%s)", o.Store.Marker.Phase)
 	}
-	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.FailedRestores) > 0 || o.underWay() != nil {
+	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.ObjectErrors) > 0 || len(o.Store.FailedRestores) > 0 || o.underWay() != nil {
 		return fmt.Errorf("a restore is queued or under way, or has failed")
 	}
 	for _, n := range o.Nodes {

@@ -115,6 +115,9 @@ func (r *rules) form() (Decision, bool) {
 	if e := r.badSpec(); e != "" {
 		return needs(r.specAttention(cluster.AttentionForming), "no cluster can be formed: %s", e)
 	}
+	if e := r.o.Store.ObjectErrors; len(e) > 0 {
+		return needs(cluster.Attention{Kind: cluster.AttentionObject}, "an object in the store can't be used, so nothing is formed: %s", e[0])
+	}
 	if len(r.o.Store.CommandErrors) > 0 {
 		return needs(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
 	}

@@ -453,6 +453,9 @@ func (r *rules) steady() (d Decision) {
 		n := r.stranger()
 		d.Why += fmt.Sprintf("; node %s has data of another cluster (token %s), and the store's marker doesn't say which is right, so it is not touched; move its data dir away if it isn't wanted", n.ID, n.State.Token)
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}
+	case len(s.ObjectErrors) > 0:
+		d.Why += "; an object in the store can't be used: " + s.ObjectErrors[0]
+		d.Alarm, d.Attention.Kind = true, cluster.AttentionObject
 	case len(s.CommandErrors) > 0:
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}

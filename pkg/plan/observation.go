@@ -94,6 +94,9 @@ type Store struct {
 	CreateBackups []CreateBackup
 	// CommandErrors are commands that can't be read, by name and reason.
 	CommandErrors []string
+	// ObjectErrors are other control objects that exist and can't be read, with the way out of each. What is known from before still
+	// counts; what such an object may say is taken for the worst, so nothing is formed.
+	ObjectErrors []string
 	// FailedRestores are restores that failed, as "NAME: reason". While there are any, an empty cluster isn't formed in their stead.
 	FailedRestores []string
 	// RolledBack are the latest restores that were taken back: a node that was away then still has to go back. May be left empty.
