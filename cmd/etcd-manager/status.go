@@ -23,6 +23,7 @@ func (d *daemon) view() status.View {
 		Wanted: o.Wanted, Healthy: o.Healthy, StoreError: o.StoreError, NewestBackup: o.NewestBackup, Backups: o.Backups,
 		BackupError: o.BackupError, PruneDenied: o.PruneDenied, PruneLocked: o.PruneLocked, Waiting: o.Waiting, Restore: o.Restore,
 	}
+	v.Disk.TotalBytes, v.Disk.FreeBytes, v.Disk.Full = d.agent.Disk()
 	for _, p := range d.peers.Peers() {
 		v.Peers = append(v.Peers, status.Peer{ID: p.ID, Connected: p.Connected, Foreign: p.Foreign, Problem: p.Problem})
 	}

@@ -143,6 +143,11 @@ type EtcdStatus struct {
 	Healthy bool
 	// HealthySince and UnhealthySince are by the node's own clock; the zero value means never.
 	UnhealthyFor time.Duration
+	// UpFor is how long the process has been running, AnsweringFor how long ago it first answered since its start; 0 if it hasn't.
+	UpFor        time.Duration
+	AnsweringFor time.Duration
+	// Reading is true if the process has read from the disk in the last seconds.
+	Reading bool
 	// Version is the running server's version.
 	Version string
 	// Quarantined tells which client URLs the running process listens on.
@@ -156,7 +161,7 @@ type EtcdStatus struct {
 	// RaftIndex and AppliedIndex say how far this member is.
 	RaftIndex    uint64
 	AppliedIndex uint64
-	// DBSize and DBSizeInUse are in bytes.
+	// DBSize and DBSizeInUse are in bytes. While etcd doesn't answer DBSize is the size of the file.
 	DBSize      int64
 	DBSizeInUse int64
 	// DBQuota bounds DBSize, in bytes; 0 if it isn't known.
@@ -244,6 +249,8 @@ type NodeStatus struct {
 	Trash []TrashEntry
 	// DiskFree is the free space of the data dir's file system, in bytes.
 	DiskFree int64
+	// DiskTotal is the size of that file system; 0 if it isn't known.
+	DiskTotal int64
 	// Settings are etcd's settings as the leader last gave them to this node.
 	Settings Settings
 	// Busy names the action that is being performed, or is empty.

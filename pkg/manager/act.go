@@ -322,6 +322,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 			l.pause(ctx, 500*time.Millisecond)
 			return nil
 		}
+		l.noteJoin(cluster.NodeID(a.Name), false, "")
 		klog.Infof("member %s (%s) is a voter now", a.Name, a.Member)
 		return nil
 	case plan.UpdateMember:
@@ -338,6 +339,9 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 		}
 		if err := c.Remove(ctx, a.Member); err != nil {
 			return err
+		}
+		if a.Failed != "" {
+			l.noteJoin(a.Failed, true, a.Why)
 		}
 		klog.Infof("removed member %s (%s)", a.Name, a.Member)
 		return nil

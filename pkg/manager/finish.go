@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,6 +161,47 @@ func (l *leadership) clearAway(ctx context.Context, o *plan.Observation, id stri
 	})
 	if err != nil && ctx.Err() == nil {
 		klog.V(2).Infof("clear away restore %s: %v", id, err)
+	}
+}
+
+// leftBehind are the nodes that still have what an operation has staged which is over by the store, with its name. Data that are in use, or that
+// a restore which was taken back has still to give up, are none.
+func leftBehind(nodes []cluster.NodeStatus, ended map[string]string, current string) map[cluster.NodeID]string {
+	list := map[cluster.NodeID]string{}
+	for _, n := range nodes {
+		inUse := slices.ContainsFunc(n.Staged, func(s cluster.StagedDir) bool {
+			return s.Switched || s.Halted || n.State != nil && n.State.Token == s.Token
+		})
+		if n.Operation != "" && n.Operation != current && ended[n.Operation] != "" && !n.Holding && n.Busy == "" && !inUse {
+			list[n.ID] = n.Operation
+		}
+	}
+	return list
+}
+
+// discardAgain is how often a node is asked again to clear away what it has missed.
+const discardAgain = time.Minute
+
+// clearBehind frees nodes that were away, or whose manager was down, when an operation ended. Nobody waits for it.
+func (l *leadership) clearBehind(ctx context.Context, nodes []cluster.NodeStatus) {
+	current := ""
+	if l.op != nil {
+		current = l.op.ID
+	}
+	for id, op := range leftBehind(nodes, l.store.ended, current) {
+		if time.Since(l.cleared[id]) < discardAgain {
+			continue
+		}
+		l.cleared[id] = time.Now()
+		l.wg.Go(func() {
+			err := l.quick(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: op}}})
+			switch {
+			case err == nil:
+				klog.Infof("node %s has cleared away what it had of operation %s, which ended without it", id, op)
+			case ctx.Err() == nil:
+				l.said.Warningf("discard "+string(id), "clear away operation %s: %v", op, err)
+			}
+		})
 	}
 }
 

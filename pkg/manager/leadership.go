@@ -59,6 +59,7 @@ type leadership struct {
 	lastSaid time.Time
 	said     repeat.Limiter
 	tries    attempts
+	cleared  map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
 	// do carries out an action: act, but in tests.
 	do func(context.Context, *plan.Observation, *cluster.Spec, plan.Action) error
 
@@ -99,8 +100,9 @@ type leadership struct {
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l := &leadership{
-		m: m, term: term, tries: attempts{}, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{},
-		watching: map[cluster.NodeID]context.CancelFunc{}, failedOn: map[cluster.NodeID]time.Time{}, started: time.Now(), force: true,
+		m: m, term: term, tries: attempts{}, cleared: map[cluster.NodeID]time.Time{}, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
+		lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}, failedOn: map[cluster.NodeID]time.Time{},
+		started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
 	l.do = l.act
@@ -147,6 +149,8 @@ func (l *leadership) run(ctx context.Context) {
 		l.restful = restful(o, spec)
 		l.mu.Unlock()
 		l.say(d)
+		l.sayDisks(o)
+		l.clearBehind(ctx, o.Nodes)
 		l.publish(o, spec, d, plan.Attentions(o, spec, policy, d))
 		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {
@@ -213,6 +217,16 @@ func (l *leadership) say(d plan.Decision) {
 		return
 	}
 	klog.Infof("%s", text)
+}
+
+// sayDisks names the nodes on whose disks etcd can't go on, again and again.
+func (l *leadership) sayDisks(o *plan.Observation) {
+	for i := range o.Nodes {
+		if n := &o.Nodes[i]; plan.DiskFull(n) {
+			l.said.Warningf("disk "+string(n.ID), "The disk of node %s is full (%d of %d MiB are free). Make room on it, or enlarge it; etcd goes on by itself then",
+				n.ID, n.DiskFree>>20, n.DiskTotal>>20)
+		}
+	}
 }
 
 // carryOut does one action. It returns how long to wait before the next look: nothing after a success. What has failed isn't tried again before

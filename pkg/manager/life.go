@@ -30,6 +30,8 @@ type life struct {
 	rewriting cluster.NodeID
 	// failing is since when nodes fail to start a member, guarded by the leadership's mu.
 	failing map[cluster.NodeID]time.Time
+	// joins are the nodes that failed to join, guarded by the leadership's mu.
+	joins map[cluster.NodeID]joinFailure
 	// reached says whether nodes that may join can be reached by the members.
 	reached map[cluster.NodeID]reached
 }
@@ -71,6 +73,10 @@ func (l *leadership) observeLife(o *plan.Observation) {
 	for id, since := range l.tending.failing {
 		o.StartFailing[id] = max(time.Since(since), 1)
 	}
+	o.JoinFailures = map[cluster.NodeID]plan.JoinFailure{}
+	for id, f := range l.tending.joins {
+		o.JoinFailures[id] = plan.JoinFailure{Times: f.times, For: time.Since(f.last), Why: f.why}
+	}
 	o.VersionsFailed, o.CompactedTo, o.CompactedAt, o.Rewritten = l.tending.failed, l.tending.compactedTo, l.tending.compactedAt, slices.Clone(l.tending.rewritten)
 	for i := range o.Nodes {
 		if o.Nodes[i].ID == l.tending.rewriting && o.Nodes[i].Busy == "" {
@@ -86,6 +92,27 @@ func (l *leadership) startAnew(id cluster.NodeID) {
 	if !l.tending.failing[id].IsZero() {
 		l.tending.failing[id] = time.Now()
 	}
+}
+
+// joinFailure is how often a node has failed to join, and when and why the last time.
+type joinFailure struct {
+	times int
+	last  time.Time
+	why   string
+}
+
+// noteJoin remembers that a node has failed to join. One that has joined begins anew.
+func (l *leadership) noteJoin(id cluster.NodeID, failed bool, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !failed {
+		delete(l.tending.joins, id)
+		return
+	}
+	if l.tending.joins == nil {
+		l.tending.joins = map[cluster.NodeID]joinFailure{}
+	}
+	l.tending.joins[id] = joinFailure{times: l.tending.joins[id].times + 1, last: time.Now(), why: why}
 }
 
 // noteStart remembers since when a node fails to start a member.

@@ -17,6 +17,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // Config is what an agent needs. Everything is validated by New.
@@ -119,6 +120,12 @@ type Agent struct {
 	probeMu sync.Mutex // one probe at a time
 	peekMu  sync.Mutex // and one look at the data
 	peeked  peeked     // guarded by mu
+
+	resources resources // guarded by mu
+	// upSince is when proc was started, answeredAt when it first answered; guarded by mu.
+	upSince, answeredAt time.Time
+	// said bounds what is logged of what fails again and again.
+	said repeat.Limiter
 
 	verification *verification // guarded by mu; nil if no backup is being proven
 
@@ -235,6 +242,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.supervise(ctx) })
 	wg.Go(func() { a.watchHealth(ctx) })
 	wg.Go(func() { a.watchSettings(ctx) })
+	wg.Go(func() { a.watchResources(ctx) })
 	aside.Go(func() { a.tendTrash(ctx) }) // etcd isn't kept waiting for it
 	defer aside.Wait()
 	wg.Wait()
@@ -286,7 +294,7 @@ func (a *Agent) operation() *journalOperation {
 // setJournal writes the journal and takes it over. mu is held.
 func (a *Agent) setJournal(j journal) error {
 	if err := j.write(a.l.journal()); err != nil {
-		return err
+		return a.nameDisk(err)
 	}
 	a.j = j
 	return nil
@@ -301,7 +309,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	defer a.mu.Unlock()
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
-		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: diskFree(a.cfg.DataDir),
+		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: a.resources.free, DiskTotal: a.resources.total,
 		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash), Settings: maps.Clone(a.j.Settings),
 		NameProblem: a.nameProblem,
 	}
@@ -379,5 +387,6 @@ func (a *Agent) lastStatus() cluster.EtcdStatus {
 	if a.proc == nil {
 		s.Error = firstNonEmpty(a.startErr, a.lastExit, s.Error)
 	}
+	a.withResources(&s)
 	return s
 }

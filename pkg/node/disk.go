@@ -233,9 +233,6 @@ func lockDataDir(path string) (*os.File, error) {
 }
 
 func diskFree(path string) int64 {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(path, &s); err != nil {
-		return 0
-	}
-	return int64(s.Bavail) * s.Bsize
+	_, free := diskSpace(path)
+	return free
 }

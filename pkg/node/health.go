@@ -68,17 +68,20 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 	if a.proc != p {
 		return
 	}
+	if a.answeredAt.IsZero() && s.MemberID != 0 {
+		a.answeredAt = time.Now()
+	}
 	before := a.health
 	a.health, a.probed = s, time.Now()
 	switch {
 	case s.Healthy:
 		if !before.Healthy {
-			klog.Infof("etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
+			a.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
 		a.badSince, a.restarts = time.Time{}, 0
 	case a.badSince.IsZero():
 		a.badSince = time.Now()
-		klog.Warningf("etcd is not healthy: %s", s.Error)
+		a.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)
 	}
 	if s.Healthy != before.Healthy || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
 		s.Version != before.Version || s.ClusterVersion != before.ClusterVersion || s.StorageVersion != before.StorageVersion || s.DowngradeTarget != before.DowngradeTarget ||
@@ -97,7 +100,7 @@ func (a *Agent) noteData() {
 	j := a.j
 	j.MayBeEmpty = ""
 	if err := a.setJournal(j); err != nil {
-		klog.Errorf("%v", err)
+		a.said.Errorf("journal", "%v", a.nameDisk(err))
 	}
 }
 

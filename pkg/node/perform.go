@@ -110,7 +110,7 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", name, a.nameDisk(err))
 	}
 	klog.V(2).Infof("did %s for leader %s (term %d) in %s", name, req.GetLeader(), req.GetTerm(), time.Since(started).Round(time.Millisecond))
 	return event, nil
@@ -244,6 +244,7 @@ func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 				return err
 			}
 		}
+		a.badSince, a.restarts = time.Now(), 0 // what happened in an earlier membership says nothing of this one
 	}
 	if err := a.release(s.Token); err != nil {
 		return err

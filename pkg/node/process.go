@@ -187,6 +187,10 @@ func (a *Agent) took(p *etcd.Process, as *cluster.EtcdState) error {
 	}
 	a.proc, a.procAs, a.client, a.startErr, a.lastExit = p, as, c, "", ""
 	a.health, a.probed = cluster.EtcdStatus{}, time.Time{}
+	a.answeredAt, a.upSince = time.Time{}, time.Now()
+	if p.Adopted() {
+		a.upSince = a.upSince.Add(min(0, -time.Since(p.Info().Started)))
+	}
 	if a.badSince.IsZero() {
 		a.badSince = time.Now()
 	}
@@ -249,7 +253,7 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	if cmd.Version != s.EtcdVersion {
 		klog.Warningf("etcd %s runs in place of %s, which isn't installed on this node", cmd.Version, s.EtcdVersion)
 	}
-	klog.Infof("started etcd %s (pid %d, cluster %s%s)", cmd.Version, p.PID(), s.Token, map[bool]string{true: ", quarantined"}[s.Quarantined])
+	a.said.Infof("started "+cmd.Version, "started etcd %s (pid %d, cluster %s%s)", cmd.Version, p.PID(), s.Token, map[bool]string{true: ", quarantined"}[s.Quarantined])
 	if err := a.took(p, s); err != nil {
 		return err
 	}
@@ -497,7 +501,7 @@ func (a *Agent) supervise(ctx context.Context) {
 				a.forgetEnded(p)
 				continue
 			}
-			klog.Errorf("etcd (pid %d) %s; starting it again", p.PID(), p.Exit())
+			a.said.Errorf("exit", "etcd (pid %d) %s; starting it again", p.PID(), p.Exit())
 			a.gone(p, "etcd "+p.Exit().String())
 			if time.Since(started) > 30*time.Second {
 				delay = 0
@@ -521,9 +525,9 @@ func (a *Agent) setStartError(err error) {
 		a.startErr = ""
 		return
 	}
-	if a.startErr != err.Error() {
+	if err = a.nameDisk(err); a.startErr != err.Error() {
 		a.startErr = err.Error()
-		klog.Errorf("etcd can't be started: %v", err)
+		a.said.Errorf("start", "etcd can't be started: %v", err)
 		a.bump()
 	}
 }

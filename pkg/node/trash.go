@@ -286,8 +286,11 @@ func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
 		why string
 	}
 	var due []doomed
+	over := a.trashOver(items)
 	for i, it := range items {
 		switch age := time.Since(it.note.Since); {
+		case over[i] != "":
+			due = append(due, doomed{it, over[i]})
 		case i >= a.cfg.KeepTrash:
 			due = append(due, doomed{it, fmt.Sprintf("%d newer ones are kept", a.cfg.KeepTrash)})
 		case age > a.cfg.TrashAge:
@@ -316,6 +319,53 @@ func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
 		removed = true
 	}
 	return removed
+}
+
+// trashLeast is what the trash can leaves free on the disk for etcd: room to grow to twice its size, and to stage a restore. mu is held.
+func (a *Agent) trashLeast() int64 {
+	return min(2*a.resources.database+headroom, a.resources.total/4)
+}
+
+// trashOver says, by entry, which are too large together. They may take a quarter of the disk and never what etcd needs; the oldest go first. The
+// newest is what an undo goes back to: it goes only when the disk is about to be full, as the store has that cluster's last backup too.
+func (a *Agent) trashOver(items []trashItem) map[int]string {
+	total, free := diskSpace(a.cfg.DataDir)
+	a.mu.Lock()
+	least := a.trashLeast()
+	a.mu.Unlock()
+	return overBytes(diskUsages(items), total, free, least)
+}
+
+func diskUsages(items []trashItem) []int64 {
+	var list []int64
+	for _, it := range items {
+		list = append(list, diskUsage(it.path))
+	}
+	return list
+}
+
+// overBytes picks from entries, newest first, by their sizes.
+func overBytes(sizes []int64, total, free, least int64) map[int]string {
+	over := map[int]string{}
+	if total <= 0 {
+		return over
+	}
+	var sum int64
+	for _, n := range sizes {
+		sum += n
+	}
+	for i := len(sizes) - 1; i >= 0; i-- {
+		switch {
+		case free < least && (i > 0 || free < diskLeast(total)):
+			over[i] = fmt.Sprintf("only %d of %d MiB are free on the disk", free>>20, total>>20)
+		case i > 0 && sum > total/4:
+			over[i] = fmt.Sprintf("the trash can takes %d MiB, more than a quarter of the disk", sum>>20)
+		default:
+			continue
+		}
+		sum, free = sum-sizes[i], free+sizes[i]
+	}
+	return over
 }
 
 // removeTrash removes an entry unless it is being salvaged. It gets another name first, so that nobody finds half of it.

@@ -106,6 +106,15 @@ type UpdateMember struct {
 type RemoveMember struct {
 	Member cluster.MemberID
 	Name   string
+	// Failed is the node that the member was added for and that failed to join, Why the reason; empty if it is removed for another one.
+	Failed cluster.NodeID
+	Why    string
+}
+
+// failed says that a member is removed since its node failed to join.
+func (a RemoveMember) failed(n *cluster.NodeStatus) RemoveMember {
+	a.Failed, a.Why = n.ID, n.Etcd.Error
+	return a
 }
 
 // RestartMember restarts a member that runs, in another version or with other settings. What it is to run is proven on the node before.

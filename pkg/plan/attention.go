@@ -78,6 +78,9 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 			add(cluster.Attention{Kind: cluster.AttentionNames, Node: n.ID}, "On node %s members may not find each other: %s.", n.ID, n.NameProblem)
 		}
 	}
+	for _, n := range r.fullDisks() {
+		add(cluster.Attention{Kind: cluster.AttentionDisk, Node: n.ID}, "%s.", sentence(diskWords(n)))
+	}
 	if r.v.token == "" {
 		return cluster.Distinct(list)
 	}

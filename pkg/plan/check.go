@@ -235,7 +235,7 @@ func checkRestart(o *Observation, a StartEtcd, lifts bool) error {
 			case x.ID == a.Node || x.Etcd.MemberID != m.ID || x.State == nil || x.State.Token != a.State.Token:
 			case x.Etcd.Healthy && !x.Etcd.Learner:
 				others++
-			case x.Etcd.UnhealthyFor < startTime && !x.Holding:
+			case starts(&x, o.database()) && !x.Holding:
 				soon++
 			}
 		}
@@ -320,6 +320,9 @@ func checkRemove(o *Observation, a RemoveMember) error {
 			return fmt.Errorf("member %s is run by other software and may be well", a.Member)
 		}
 	}
+	if s := o.Store.Spec; s != nil && voters <= s.MemberCount && stillLoads(o, victim) {
+		return fmt.Errorf("member %s is loading its database", a.Member)
+	}
 	if voters == 1 {
 		return fmt.Errorf("member %s is the last voter", a.Member)
 	}
@@ -334,6 +337,17 @@ func checkRemove(o *Observation, a RemoveMember) error {
 		return fmt.Errorf("only %d of %d voters are healthy", healthyNow, voters)
 	}
 	return nil
+}
+
+// stillLoads: the process of a member exists, has never answered, and has had no time yet to read the largest database that there is. One
+// that etcd calls corrupt is not spared.
+func stillLoads(o *Observation, m *cluster.Member) bool {
+	n := o.Node(cluster.NodeID(m.Name))
+	if n == nil || n.State == nil || n.State.Token != servingToken(o) || calledCorrupt(o, m.ID) {
+		return false
+	}
+	e := n.Etcd
+	return e.Running && e.MemberID == 0 && e.UpFor > 0 && e.AnsweringFor == 0 && e.Restarts == 0 && e.UpFor < TimeToStart(o.database())
 }
 
 // checkAdd: one change at a time, on a healthy quorum, and only a node that has no data.

@@ -15,12 +15,9 @@ const awayGrace = 10 * time.Second
 // laggardTime is how long a restored cluster that serves waits for its last members before the restore is called done.
 const laggardTime = 2 * time.Minute
 
-// loadRate is how many bytes of its database etcd loads in a second at least.
-const loadRate = 20_000_000
-
 // deadline is how long a state of the commit may last.
 func (r *rules) deadline(op *Operation) time.Duration {
-	return r.p.CommitDeadline + time.Duration(op.Bytes/loadRate)*time.Second
+	return r.p.CommitDeadline + LoadTime(op.Bytes)
 }
 
 // committing tells whether the old cluster may be stopped.
@@ -207,7 +204,7 @@ func (r *rules) trouble(op *Operation, late bool) string {
 
 // justServed tells whether the restored cluster was seen to serve and has lost its etcd leader only now.
 func (r *rules) justServed(op *Operation) bool {
-	return len(op.Verified) > 0 && slices.ContainsFunc(lookAt(r.o, op.Token).nodes, mayComeUp)
+	return len(op.Verified) > 0 && slices.ContainsFunc(lookAt(r.o, op.Token).nodes, r.mayComeUp)
 }
 
 // stuck is for a restored cluster from which there is no way back and that doesn't come up. Another restore may take its place.
@@ -313,7 +310,7 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 		}
 		lag = append(lag, f.Name)
 	}
-	if served && (len(lag) == 0 || op.StateFor >= laggardTime || op.Reason != "" && !forth) {
+	if served && (len(lag) == 0 || op.StateFor >= laggardTime && !r.laggardLoads(lag) || op.Reason != "" && !forth) {
 		return r.conclude(op, well, lag)
 	}
 	if len(m.ready)+len(m.away) < m.quorum && !forth && !served {
@@ -332,6 +329,14 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 		return hold("restore %s: the restored cluster serves; not well yet: %s", op.ID, strings.Join(lag, ", "))
 	}
 	return hold("restore %s: etcd is starting; not well yet: %s", op.ID, strings.Join(lag, ", "))
+}
+
+// laggardLoads tells whether one that isn't well yet is loading the restored database.
+func (r *rules) laggardLoads(lag []string) bool {
+	return slices.ContainsFunc(lag, func(name string) bool {
+		n := r.o.Node(cluster.NodeID(name))
+		return n != nil && loads(n, r.o.database())
+	})
 }
 
 // runsOn tells whether a node runs as a healthy voter of the restored cluster.

@@ -147,7 +147,9 @@ func (r *rules) learner() (Decision, bool) {
 		case n.State != nil && !ours:
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
 		case m.Name == "" && m.Learner && r.o.StartFailing[n.ID] >= r.p.MemberDeadline:
-			return do(remove, "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
+			return do(remove.failed(n), "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
+		case m.Name == "" && m.Learner && ours && (n.Etcd.MemberID == 0 || n.Etcd.MemberID == m.ID) && r.failsToJoin(n):
+			return do(remove.failed(n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %d times): %s", m.ID, n.ID, figure{n.Etcd.Restarts}, figure{n.Etcd.Error})
 		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
 			return do(StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
 		case !ours, !n.DataPresent && !n.Etcd.Running:
@@ -156,12 +158,25 @@ func (r *rules) learner() (Decision, bool) {
 			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of an earlier membership"}, "node %s still has data of an earlier membership", n.ID)
 		case m.Learner && r.behind(n) <= caughtUp && n.Etcd.Running && n.Etcd.MemberID == m.ID && n.Etcd.AppliedIndex > 0:
 			return do(Promote{Member: m.ID, Name: string(n.ID)}, "learner %s has caught up", n.ID)
-		case m.Learner && !n.Etcd.Running && n.Etcd.UnhealthyFor >= r.p.MemberDeadline, m.Learner && n.Etcd.UnhealthyFor >= stuckFactor*r.p.MemberDeadline:
-			return do(remove, "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, figure{n.Etcd.Error})
+		case m.Learner && r.failsToJoin(n):
+			return do(remove.failed(n), "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, figure{n.Etcd.Error})
 		}
 		return hold("member %s on node %s catches up (%d raft entries behind)", m.ID, n.ID, figure{r.behind(n)})
 	}
 	return none, false
+}
+
+// failsToJoin tells whether a member that was added has had its time: its etcd ends over and over, doesn't run, or doesn't catch up. What it takes
+// to send it the database, and to load that, is part of its time.
+func (r *rules) failsToJoin(n *cluster.NodeStatus) bool {
+	e := n.Etcd
+	switch {
+	case e.UnhealthyFor < r.p.MemberDeadline:
+		return false
+	case !e.Running, e.Restarts >= crashes:
+		return true
+	}
+	return e.UnhealthyFor >= stuckFactor*r.p.MemberDeadline+copies*LoadTime(r.o.database()) && !loads(n, r.o.database())
 }
 
 // learnerGone deals with a member that was added and of whose node nothing is seen.
@@ -342,7 +357,7 @@ func (r *rules) deadMember() (Decision, bool) {
 			continue
 		}
 		n := r.v.node(r.o, m)
-		here := n != nil && n.StateError == ""
+		here := n != nil && n.StateError == "" && !DiskFull(n) // on a full disk it could not join again
 		since := r.gone(m)
 		if n != nil {
 			since = n.Etcd.UnhealthyFor
@@ -392,10 +407,18 @@ func (r *rules) dead(m cluster.Member) string {
 		return "" // strayNode decides over its data first
 	case !n.DataPresent && !n.Etcd.Running:
 		return fmt.Sprintf("the data dir of node %s is gone, so member %s can't come back", n.ID, m.ID)
-	case n.Etcd.UnhealthyFor >= r.p.MemberDeadline && r.settled():
-		return fmt.Sprintf("member %s on node %s has been unhealthy for %s: %s", m.ID, n.ID, round(n.Etcd.UnhealthyFor), cmp.Or(n.Etcd.Error, "no reason known"))
+	case r.overdue(n, r.p.MemberDeadline) && r.settled():
+		return fmt.Sprintf("member %s on node %s has been unhealthy for %s: %s", m.ID, n.ID, round(n.Etcd.UnhealthyFor), figure{reason(n)})
 	}
 	return ""
+}
+
+// reason says why a member isn't well, as far as its node tells.
+func reason(n *cluster.NodeStatus) string {
+	if DiskFull(n) {
+		return diskWords(n)
+	}
+	return cmp.Or(n.Etcd.Error, "no reason known")
 }
 
 // settled tells whether the same nodes have answered for a while. Those that a partition kept apart don't come back in the same instant,
@@ -438,20 +461,42 @@ func label(m cluster.Member) string {
 	return fmt.Sprintf("%v", m.PeerURLs)
 }
 
-// spare is a node that could become a member, or nil.
+// spare is a node that could become a member, or nil. One that has failed to join comes after those that haven't, and not before its time.
 func (r *rules) spare() *cluster.NodeStatus {
-	var failing *cluster.NodeStatus // the last resort
+	var best *cluster.NodeStatus
+	rank := func(n *cluster.NodeStatus) int {
+		rank := 2 * r.o.JoinFailures[n.ID].Times
+		if r.o.StartFailing[n.ID] > 0 {
+			rank++
+		}
+		return rank
+	}
 	for i := range r.o.Nodes {
 		n := &r.o.Nodes[i]
-		switch {
-		case n.State != nil || n.StateError != "" || r.named(n) || r.o.ProbeErrors[n.ID] != "":
-		case r.o.StartFailing[n.ID] == 0:
-			return n
-		case failing == nil:
-			failing = n
+		if !r.couldJoin(n) || r.joinsIn(n) > 0 {
+			continue
+		}
+		if best == nil || rank(n) < rank(best) {
+			best = n
 		}
 	}
-	return failing
+	return best
+}
+
+func (r *rules) couldJoin(n *cluster.NodeStatus) bool {
+	return n.State == nil && n.StateError == "" && !r.named(n) && r.o.ProbeErrors[n.ID] == "" && !DiskFull(n)
+}
+
+// longestJoin bounds how long a node that fails to join waits for its next attempt.
+const longestJoin = time.Hour
+
+// joinsIn is how long a node that failed to join waits still: the longer, the more often it has failed.
+func (r *rules) joinsIn(n *cluster.NodeStatus) time.Duration {
+	f := r.o.JoinFailures[n.ID]
+	if f.Times == 0 {
+		return 0
+	}
+	return min(r.p.MemberDeadline<<min(f.Times-1, 10), longestJoin) - f.For
 }
 
 // named tells whether the member list has an entry for the node.
@@ -505,6 +550,13 @@ func (r *rules) tooFew() (Decision, bool) {
 	n := r.spare()
 	if n == nil {
 		for _, x := range r.o.Nodes {
+			if f := r.o.JoinFailures[x.ID]; r.couldJoin(&x) && f.Times > 0 {
+				return needs(cluster.Attention{Kind: cluster.AttentionMember, Node: x.ID}, "%d of %d members; node %s has failed to join %d times and is tried again in %s: %s",
+					all, r.spec.MemberCount, x.ID, f.Times, round(r.joinsIn(&x)), figure{f.Why})
+			}
+			if x.State == nil && DiskFull(&x) && !r.named(&x) {
+				return needs(cluster.Attention{Kind: cluster.AttentionDisk, Node: x.ID}, "%d of %d members; node %s can't be added, as %s", all, r.spec.MemberCount, x.ID, diskWords(&x))
+			}
 			if e := r.o.ProbeErrors[x.ID]; e != "" && !r.named(&x) {
 				return needs(cluster.Attention{Node: x.ID}, "%d of %d members; node %s can't be added: %s", all, r.spec.MemberCount, x.ID, e)
 			}

@@ -249,7 +249,7 @@ func (r *rules) lost() (Decision, bool) {
 		if n.Etcd.Error != "" {
 			word += " (" + n.Etcd.Error + ")"
 		}
-		starting = starting || mayComeUp(n)
+		starting = starting || r.mayComeUp(n)
 		state = append(state, fmt.Sprintf("%s: %s", n.ID, word))
 	}
 	for _, m := range r.v.nodes[0].State.Nodes {
@@ -298,9 +298,6 @@ func (r *rules) lost() (Decision, bool) {
 	return d, ok
 }
 
-// startTime is how long an etcd may take to become healthy after a start before anything is concluded from it.
-const startTime = 30 * time.Second
-
 // lift lets clients in once the store says that the cluster is formed. With the store away only what was begun is ended.
 func (r *rules) lift() (Decision, bool) {
 	quarantined := slices.ContainsFunc(r.v.nodes, isQuarantined)
@@ -339,7 +336,7 @@ func (r *rules) liftNext() (Decision, bool) {
 	for _, n := range r.v.nodes {
 		switch {
 		case n.Holding && r.o.Store.Error != "":
-		case !n.Etcd.Healthy && n.Etcd.UnhealthyFor < startTime && (r.v.open || !isQuarantined(n)):
+		case !n.Etcd.Healthy && starts(n, r.o.database()) && (r.v.open || !isQuarantined(n)):
 			starting = n
 		case !isQuarantined(n):
 		case next == nil, next.Etcd.MemberID == r.v.leader:

@@ -38,6 +38,8 @@ type Observation struct {
 	Alive []cluster.MemberID
 	// StartFailing tells for how long this leader has asked nodes in vain to start a member that was added for them. May be left empty.
 	StartFailing map[cluster.NodeID]time.Duration
+	// JoinFailures tells how often, under this leader, nodes have failed to join since they last did. May be left empty.
+	JoinFailures map[cluster.NodeID]JoinFailure
 	// Postponed are actions that failed and aren't tried again yet, by their subject. May be left empty.
 	Postponed map[string]Postponed
 	// VersionsFailed are versions with which a member didn't get well under this leader; they are not tried again. May be left empty.
@@ -59,6 +61,13 @@ type MissingNode struct {
 	EtcdFor time.Duration
 	// Foreign is true if something answers there that is not this software: it is alive, but not ours.
 	Foreign bool
+}
+
+// JoinFailure says how often a node has failed to join, how long ago the last time was, and why.
+type JoinFailure struct {
+	Times int
+	For   time.Duration
+	Why   string
 }
 
 // MarkerPhase is the state of the created marker.

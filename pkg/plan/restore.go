@@ -11,8 +11,14 @@ import (
 // stepDeadline is how long a node that takes part in a restore may be away, before anything was stopped, until the restore is given up.
 const stepDeadline = 2 * time.Minute
 
-// prepareDeadline is how long proving or staging may take while a cluster serves; all that time nothing is healed or backed up.
-const prepareDeadline = time.Hour
+// prepareBase is how long proving or staging may take while a cluster serves; what it takes to go through its database comes on top, as often as
+// it is fetched, checked, changed and written.
+const prepareBase = time.Hour
+
+// prepareDeadline is how long a state of a restore may last before anything is stopped.
+func (r *rules) prepareDeadline() time.Duration {
+	return prepareBase + 4*copies*LoadTime(r.o.database())
+}
 
 // bump is what a restore adds to the revision at least, so that every old watch is told to start over.
 const bump = 1_000_000_000
@@ -115,8 +121,8 @@ func (r *rules) awayBeforeCommit(op *Operation) (Decision, bool) {
 	if r.v.open && r.v.token != op.OldToken && r.v.token != op.Token {
 		return giveUp(op, "cluster %s is here, which wasn't when the restore began; queue the restore again if it is to be replaced", r.v.token)
 	}
-	if r.v.serving && op.StateFor > prepareDeadline {
-		return giveUp(op, "it was not through with %s after %s", op.State, prepareDeadline)
+	if r.v.serving && op.StateFor > r.prepareDeadline() {
+		return giveUp(op, "it was not through with %s after %s", op.State, r.prepareDeadline())
 	}
 	for _, f := range op.Nodes {
 		if d, ok := r.awaitNode(op, f.Name, giveUp); ok {
@@ -216,7 +222,7 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 			return do(SafetyBackup{Op: *op, Node: n.ID}, "the cluster as it is now is backed up first, so that the restore can be undone")
 		}
 		recent := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool {
-			return !r.v.serving && mayComeUp(n)
+			return !r.v.serving && r.mayComeUp(n)
 		})
 		if recent {
 			return hold("restore %s waits a moment for the old cluster to be healthy, to back it up", op.ID)

@@ -68,9 +68,9 @@ func (r *rules) otherSettings() (Decision, bool) {
 		switch {
 		case n.Etcd.Healthy || !n.DataPresent || n.Holding || n.Busy != "" || n.StateError != "" || isQuarantined(n) || n.Settings.Equal(want):
 			continue
-		case n.Etcd.UnhealthyFor < min(startTime, r.p.MemberDeadline/2) || cluster.NearestVersion(n.State.EtcdVersion, n.Versions) == "":
+		case !r.overdue(n, min(startBase, r.p.MemberDeadline/2)) || cluster.NearestVersion(n.State.EtcdVersion, n.Versions) == "":
 			continue
-		case n.Etcd.UnhealthyFor < r.p.MemberDeadline && r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
+		case !r.overdue(n, r.p.MemberDeadline) && r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
 		case !r.v.serving && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(n.ID):
 		default:
 			continue

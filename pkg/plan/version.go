@@ -353,7 +353,7 @@ func (r *rules) fallBack() (Decision, bool) {
 	}
 	for _, n := range r.v.nodes {
 		tried, err := cluster.ParseVersion(n.State.EtcdVersion)
-		if err != nil || n.Etcd.Healthy || n.Holding || !n.DataPresent || isQuarantined(n) || n.Etcd.UnhealthyFor < r.p.MemberDeadline/2 || !r.isVoter(n) ||
+		if err != nil || n.Etcd.Healthy || n.Holding || !n.DataPresent || isQuarantined(n) || !r.overdue(n, r.p.MemberDeadline/2) || !r.isVoter(n) ||
 			tried.Compare(old) == 0 || !slices.Contains(n.Versions, others) || !r.keepsTo(old) {
 			continue
 		}

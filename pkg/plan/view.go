@@ -146,9 +146,9 @@ func (v *view) node(o *Observation, m cluster.Member) *cluster.NodeStatus {
 	return nil
 }
 
-// mayComeUp tells whether a node's etcd was started so lately that it may still become a healthy voter.
-func mayComeUp(n *cluster.NodeStatus) bool {
-	return n.Etcd.Running && !n.Etcd.Learner && n.Etcd.UnhealthyFor < startTime
+// mayComeUp tells whether a node's etcd was started so lately, for the size of its database, that it may still become a healthy voter.
+func (r *rules) mayComeUp(n *cluster.NodeStatus) bool {
+	return n.Etcd.Running && !n.Etcd.Learner && starts(n, r.o.database())
 }
 
 // healthy tells whether a member answers. A voter that still takes itself for a learner doesn't.

@@ -312,6 +312,11 @@ func (w *world) do(words []string) (answer string, err error) {
 			w.o.Postponed = map[string]Postponed{}
 		}
 		w.o.Postponed[a[len(a)-1]] = Postponed{For: a.dur(0), Times: a.num("times", 1), Error: "no"}
+	case "join-failed": // join-failed c times=2 30s
+		if w.o.JoinFailures == nil {
+			w.o.JoinFailures = map[cluster.NodeID]JoinFailure{}
+		}
+		w.o.JoinFailures[cluster.NodeID(a[0])] = JoinFailure{Times: a.num("times", 1), For: a.dur(0), Why: "exec format error"}
 	case "start-failing":
 		w.o.StartFailing = map[cluster.NodeID]time.Duration{cluster.NodeID(a[0]): a.dur(0)}
 	case "next":
@@ -435,6 +440,20 @@ func (w *world) setNode(n *worldNode, a args) {
 			v, _ := strconv.ParseInt(size, 10, 64)
 			u, _ := strconv.ParseInt(used, 10, 64)
 			n.status.Etcd.DBSize, n.status.Etcd.DBSizeInUse = v<<20, u<<20
+		case "disk": // disk=10/20480: MiB that are free, and how large it is
+			free, total, _ := strings.Cut(value, "/")
+			f, _ := strconv.ParseInt(free, 10, 64)
+			t, _ := strconv.ParseInt(total, 10, 64)
+			n.status.DiskFree, n.status.DiskTotal = f<<20, t<<20
+		case "up": // up=2m: its process runs for so long and has never answered
+			n.status.Etcd.UpFor, _ = time.ParseDuration(value)
+			n.memberID = 0
+		case "answering": // answering=5s: it answers for so long
+			n.status.Etcd.AnsweringFor, _ = time.ParseDuration(value)
+		case "reading":
+			n.status.Etcd.Reading = true
+		case "ended": // ended=3: so often unasked since it was healthy
+			n.status.Etcd.Restarts, _ = strconv.Atoi(value)
 		case "quota":
 			v, _ := strconv.ParseInt(value, 10, 64)
 			n.status.Etcd.DBQuota = v << 20

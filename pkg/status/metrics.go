@@ -17,6 +17,8 @@ var metrics = struct {
 
 	version, dbSize, dbInUse, dbQuota, etcdAlarm, outdated *prometheus.Desc
 
+	diskSize, diskFree, diskFull *prometheus.Desc
+
 	seen, archived, until, spilled, segments, bytes, gaps, recording *prometheus.Desc
 
 	proofTime, proofBad, proofTook *prometheus.Desc
@@ -35,6 +37,9 @@ var metrics = struct {
 	dbSize:        desc("etcd_db_size_bytes", "Size of the database of this node's etcd."),
 	dbInUse:       desc("etcd_db_in_use_bytes", "How much of that holds data; the rest goes with a defragmentation."),
 	dbQuota:       desc("etcd_db_quota_bytes", "What the database may become before etcd refuses writes."),
+	diskSize:      desc("disk_size_bytes", "Size of the file system of this node's data dir."),
+	diskFree:      desc("disk_free_bytes", "What is free on the file system of this node's data dir."),
+	diskFull:      desc("disk_full", "1 if so little is free on the disk of this node's data dir that etcd can't go on."),
 	etcdAlarm:     desc("etcd_alarm", "1 while etcd has that alarm, as this node's etcd knows it.", "type"),
 	outdated:      desc("etcd_outdated", "1 if this node's etcd runs with other settings, or trusts other CAs, than it would if it were started now."),
 	backupTime:    desc("last_backup_timestamp_seconds", "When the newest backup was taken; 0 if there is none, or none is known of."),
@@ -88,6 +93,11 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 			raised := slices.ContainsFunc(v.Etcd.Alarms, func(a cluster.Alarm) bool { return a.Type == t })
 			gauge(metrics.etcdAlarm, number(raised), string(t))
 		}
+	}
+	if v.Disk.TotalBytes > 0 {
+		gauge(metrics.diskSize, float64(v.Disk.TotalBytes))
+		gauge(metrics.diskFree, float64(v.Disk.FreeBytes))
+		gauge(metrics.diskFull, number(v.Disk.Full))
 	}
 	for _, p := range v.Peers {
 		gauge(metrics.peers, number(p.Connected), string(p.ID))

@@ -37,6 +37,8 @@ type View struct {
 	Peers []Peer `json:"peers"`
 	// Etcd is this node's own etcd.
 	Etcd cluster.EtcdStatus `json:"etcd"`
+	// Disk is that of this node's data dir; zero if nothing is known of it.
+	Disk Disk `json:"disk,omitzero"`
 	// Wanted is the number of members in the spec, 0 if not known here; Healthy those that are healthy.
 	Wanted  int `json:"wantedMembers,omitempty"`
 	Healthy int `json:"healthyMembers,omitempty"`
@@ -60,6 +62,22 @@ type View struct {
 	CertificateExpiry time.Time `json:"certificateExpiry,omitzero"`
 	// StoreRequests counts requests to the store since start, by operation.
 	StoreRequests map[string]int64 `json:"storeRequests,omitempty"`
+}
+
+// Disk is the file system on which this node's etcd has its data.
+type Disk struct {
+	TotalBytes int64 `json:"totalBytes"`
+	FreeBytes  int64 `json:"freeBytes"`
+	// Full is true if so little is free that etcd can't go on.
+	Full bool `json:"full,omitempty"`
+}
+
+func (d Disk) text() string {
+	text := fmt.Sprintf("%d of %d MiB are free", d.FreeBytes>>20, d.TotalBytes>>20)
+	if d.Full {
+		text = "FULL: " + text + "; make room or enlarge it, etcd goes on by itself then"
+	}
+	return text
 }
 
 // Proof is what was found when a backup was last restored for trial and compared with what its changes say it must be.

@@ -134,3 +134,17 @@ func TestSeriesNeverVanish(t *testing.T) {
 		}
 	}
 }
+
+// TestDisk: every node tells of its disk, whoever leads.
+func TestDisk(t *testing.T) {
+	v := View{Node: "b", Disk: Disk{TotalBytes: 20 << 30, FreeBytes: 3 << 20, Full: true}}
+	if text := Text(v, time.Now()); !strings.Contains(text, "FULL: 3 of 20480 MiB are free") {
+		t.Errorf("the page says nothing of the full disk:\n%s", text)
+	}
+	_, body := probe(t, v, "/metrics")
+	for _, want := range []string{"etcd_manager_disk_full 1", "etcd_manager_disk_free_bytes 3.145728e+06", "etcd_manager_disk_size_bytes 2.147483648e+10"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("%q is missing among the metrics", want)
+		}
+	}
+}

@@ -37,6 +37,9 @@ func Text(v View, now time.Time) string {
 		attentionRows(row, a, now)
 	}
 	row("etcd here", "%s", etcdText(v.Etcd))
+	if v.Disk.TotalBytes > 0 {
+		row("disk here", "%s", v.Disk.text())
+	}
 	for _, p := range v.Peers {
 		state := "answers"
 		switch {

@@ -85,7 +85,7 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 	p := &protosv1.NodeStatus{
 		NodeId: string(s.ID), Instance: s.Instance, Self: NodeToProto(s.Self), Term: uint64(s.Term),
 		State: StateToProto(s.State), StateError: s.StateError, DataPresent: s.DataPresent, Etcd: etcdToProto(s.Etcd),
-		Versions: s.Versions, Holding: s.Holding, DiskFreeBytes: s.DiskFree, Busy: s.Busy,
+		Versions: s.Versions, Holding: s.Holding, DiskFreeBytes: s.DiskFree, DiskTotalBytes: s.DiskTotal, Busy: s.Busy,
 		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(), OperationRecord: s.OperationRecord,
 		Settings: s.Settings, NameProblem: s.NameProblem,
 	}
@@ -105,7 +105,7 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(p.GetNodeId()), Instance: p.GetInstance(), Self: NodeFromProto(p.GetSelf()), Term: cluster.Term(p.GetTerm()),
 		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(), Etcd: etcdFromProto(p.GetEtcd()),
-		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), Busy: p.GetBusy(),
+		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), DiskTotal: p.GetDiskTotalBytes(), Busy: p.GetBusy(),
 		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
 		Settings: p.GetSettings(), NameProblem: p.GetNameProblem(),
 	}
@@ -137,7 +137,7 @@ func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
 		Running: s.Running, Healthy: s.Healthy, UnhealthyNanos: int64(s.UnhealthyFor), Version: s.Version, Quarantined: s.Quarantined,
 		MemberId: uint64(s.MemberID), LeaderId: uint64(s.LeaderID), Learner: s.Learner, Revision: s.Revision, RaftTerm: s.RaftTerm,
 		RaftIndex: s.RaftIndex, AppliedIndex: s.AppliedIndex, DbSizeBytes: s.DBSize, DbSizeInUseBytes: s.DBSizeInUse,
-		Error: s.Error, Restarts: int32(s.Restarts), DbQuotaBytes: s.DBQuota, ClusterVersion: s.ClusterVersion, StorageVersion: s.StorageVersion,
+		Error: s.Error, Restarts: int32(s.Restarts), UpNanos: int64(s.UpFor), AnsweringNanos: int64(s.AnsweringFor), Reading: s.Reading, DbQuotaBytes: s.DBQuota, ClusterVersion: s.ClusterVersion, StorageVersion: s.StorageVersion,
 		DowngradeTarget: s.DowngradeTarget, Outdated: s.Outdated,
 	}
 	for _, a := range s.Alarms {
@@ -157,7 +157,7 @@ func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
 		Running: p.GetRunning(), Healthy: p.GetHealthy(), UnhealthyFor: time.Duration(p.GetUnhealthyNanos()), Version: p.GetVersion(), Quarantined: p.GetQuarantined(),
 		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()), Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
 		RaftIndex: p.GetRaftIndex(), AppliedIndex: p.GetAppliedIndex(), DBSize: p.GetDbSizeBytes(), DBSizeInUse: p.GetDbSizeInUseBytes(),
-		Error: p.GetError(), Restarts: int(p.GetRestarts()), DBQuota: p.GetDbQuotaBytes(), ClusterVersion: p.GetClusterVersion(), StorageVersion: p.GetStorageVersion(),
+		Error: p.GetError(), Restarts: int(p.GetRestarts()), UpFor: time.Duration(p.GetUpNanos()), AnsweringFor: time.Duration(p.GetAnsweringNanos()), Reading: p.GetReading(), DBQuota: p.GetDbQuotaBytes(), ClusterVersion: p.GetClusterVersion(), StorageVersion: p.GetStorageVersion(),
 		DowngradeTarget: p.GetDowngradeTarget(), Outdated: p.GetOutdated(),
 	}
 	for _, a := range p.GetAlarms() {

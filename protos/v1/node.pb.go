@@ -215,9 +215,10 @@ type NodeStatus struct {
 	Trash           []*TrashEntry     `protobuf:"bytes,18,rep,name=trash,proto3" json:"trash,omitempty"`
 	Settings        map[string]string `protobuf:"bytes,40,rep,name=settings,proto3" json:"settings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Why members' names resolve to other addresses here than those at which the members are.
-	NameProblem   string `protobuf:"bytes,45,opt,name=name_problem,json=nameProblem,proto3" json:"name_problem,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	NameProblem    string `protobuf:"bytes,45,opt,name=name_problem,json=nameProblem,proto3" json:"name_problem,omitempty"`
+	DiskTotalBytes int64  `protobuf:"varint,41,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -390,6 +391,13 @@ func (x *NodeStatus) GetNameProblem() string {
 	return ""
 }
 
+func (x *NodeStatus) GetDiskTotalBytes() int64 {
+	if x != nil {
+		return x.DiskTotalBytes
+	}
+	return 0
+}
+
 // TrashEntry mirrors cluster.TrashEntry.
 type TrashEntry struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -496,8 +504,13 @@ type EtcdStatus struct {
 	DowngradeTarget     string   `protobuf:"bytes,43,opt,name=downgrade_target,json=downgradeTarget,proto3" json:"downgrade_target,omitempty"`
 	Alarms              []*Alarm `protobuf:"bytes,44,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	Outdated            bool     `protobuf:"varint,45,opt,name=outdated,proto3" json:"outdated,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// How long the process runs, and how long ago it first answered; 0 if it hasn't.
+	UpNanos        int64 `protobuf:"varint,46,opt,name=up_nanos,json=upNanos,proto3" json:"up_nanos,omitempty"`
+	AnsweringNanos int64 `protobuf:"varint,47,opt,name=answering_nanos,json=answeringNanos,proto3" json:"answering_nanos,omitempty"`
+	// It has read from the disk in the last seconds.
+	Reading       bool `protobuf:"varint,48,opt,name=reading,proto3" json:"reading,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EtcdStatus) Reset() {
@@ -694,6 +707,27 @@ func (x *EtcdStatus) GetAlarms() []*Alarm {
 func (x *EtcdStatus) GetOutdated() bool {
 	if x != nil {
 		return x.Outdated
+	}
+	return false
+}
+
+func (x *EtcdStatus) GetUpNanos() int64 {
+	if x != nil {
+		return x.UpNanos
+	}
+	return 0
+}
+
+func (x *EtcdStatus) GetAnsweringNanos() int64 {
+	if x != nil {
+		return x.AnsweringNanos
+	}
+	return 0
+}
+
+func (x *EtcdStatus) GetReading() bool {
+	if x != nil {
+		return x.Reading
 	}
 	return false
 }
@@ -2698,7 +2732,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xc1\x06\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xeb\x06\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2722,7 +2756,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10operation_record\x18\x11 \x01(\fR\x0foperationRecord\x120\n" +
 	"\x05trash\x18\x12 \x03(\v2\x1a.etcdmanager.v1.TrashEntryR\x05trash\x12D\n" +
 	"\bsettings\x18( \x03(\v2(.etcdmanager.v1.NodeStatus.SettingsEntryR\bsettings\x12!\n" +
-	"\fname_problem\x18- \x01(\tR\vnameProblem\x1a;\n" +
+	"\fname_problem\x18- \x01(\tR\vnameProblem\x12(\n" +
+	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
@@ -2734,7 +2769,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12\x1b\n" +
 	"\traft_term\x18\x04 \x01(\x04R\braftTerm\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xd1\x06\n" +
+	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xaf\a\n" +
 	"\n" +
 	"EtcdStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
@@ -2762,7 +2797,10 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x0fstorage_version\x18* \x01(\tR\x0estorageVersion\x12)\n" +
 	"\x10downgrade_target\x18+ \x01(\tR\x0fdowngradeTarget\x12-\n" +
 	"\x06alarms\x18, \x03(\v2\x15.etcdmanager.v1.AlarmR\x06alarms\x12\x1a\n" +
-	"\boutdated\x18- \x01(\bR\boutdated\"3\n" +
+	"\boutdated\x18- \x01(\bR\boutdated\x12\x19\n" +
+	"\bup_nanos\x18. \x01(\x03R\aupNanos\x12'\n" +
+	"\x0fanswering_nanos\x18/ \x01(\x03R\x0eansweringNanos\x12\x18\n" +
+	"\areading\x180 \x01(\bR\areading\"3\n" +
 	"\x05Alarm\x12\x16\n" +
 	"\x06member\x18\x01 \x01(\x04R\x06member\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\"\x84\x01\n" +
