@@ -229,19 +229,12 @@ func (l *leadership) archive() *changelog.Archive {
 	return &changelog.Archive{Catalog: l.m.cfg.Catalog}
 }
 
-// replay is what the nodes are to put on the backup; nil if nothing.
-func (l *leadership) replay(ctx context.Context) (*protosv1.Replay, error) {
+// replay names the point that the nodes are to bring the backup to; nil if it is the backup itself. Nodes list the segments for themselves: no message
+// grows with the archive.
+func (l *leadership) replay() *protosv1.Replay {
 	t := l.op.Target
 	if t == nil {
-		return nil, nil
+		return nil
 	}
-	c, err := l.archive().Find(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	r := &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision}
-	for _, s := range c.Segments {
-		r.Segments = append(r.Segments, &protosv1.ReplaySegment{Name: s.SegmentName.String(), SizeBytes: s.Size})
-	}
-	return r, nil
+	return &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision, Head: t.Head}
 }

@@ -1800,9 +1800,12 @@ type Replay struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Incarnation string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// The backup's revision, the one to reach, and the segments between them, in their order.
-	BaseRevision  int64            `protobuf:"varint,2,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
-	Revision      int64            `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	Segments      []*ReplaySegment `protobuf:"bytes,4,rep,name=segments,proto3" json:"segments,omitempty"`
+	BaseRevision int64 `protobuf:"varint,2,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
+	Revision     int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Only older leaders name them one by one; whoever has head lists them itself, since their number grows with the archive.
+	Segments []*ReplaySegment `protobuf:"bytes,4,rep,name=segments,proto3" json:"segments,omitempty"`
+	// The last part of the last segment's key: with incarnation and base_revision it determines the chain. Empty if no changes are needed.
+	Head          string `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1863,6 +1866,13 @@ func (x *Replay) GetSegments() []*ReplaySegment {
 		return x.Segments
 	}
 	return nil
+}
+
+func (x *Replay) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
 }
 
 // ReplaySegment is the last part of a segment's key, and its stored size.
@@ -2884,12 +2894,13 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x11at_least_revision\x18\x05 \x01(\x03R\x0fatLeastRevision\x12!\n" +
 	"\fetcd_version\x18\x06 \x01(\tR\vetcdVersion\x12#\n" +
 	"\rforce_foreign\x18\a \x01(\bR\fforceForeign\x12.\n" +
-	"\x06replay\x18\b \x01(\v2\x16.etcdmanager.v1.ReplayR\x06replay\"\xa6\x01\n" +
+	"\x06replay\x18\b \x01(\v2\x16.etcdmanager.v1.ReplayR\x06replay\"\xba\x01\n" +
 	"\x06Replay\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12#\n" +
 	"\rbase_revision\x18\x02 \x01(\x03R\fbaseRevision\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x129\n" +
-	"\bsegments\x18\x04 \x03(\v2\x1d.etcdmanager.v1.ReplaySegmentR\bsegments\"B\n" +
+	"\bsegments\x18\x04 \x03(\v2\x1d.etcdmanager.v1.ReplaySegmentR\bsegments\x12\x12\n" +
+	"\x04head\x18\x05 \x01(\tR\x04head\"B\n" +
 	"\rReplaySegment\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
