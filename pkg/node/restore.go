@@ -443,7 +443,7 @@ func (a *Agent) discard(name string) error {
 	case op.Phase == phaseSwitched:
 		old, err := op.oldState()
 		if err == nil && old != nil && (s == nil || s.Token != old.Token) {
-			if err := a.l.discardDir(old.Token, old.EtcdVersion); err != nil {
+			if err := a.l.discardDir(old.Token, old.EtcdVersion, len(old.Nodes)); err != nil {
 				return err
 			}
 			a.forgetCertificates(old.Token)

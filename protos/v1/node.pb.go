@@ -405,8 +405,10 @@ type TrashEntry struct {
 	SizeBytes      int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	SinceUnixNanos int64                  `protobuf:"varint,3,opt,name=since_unix_nanos,json=sinceUnixNanos,proto3" json:"since_unix_nanos,omitempty"`
 	// The last entry of the write-ahead log; 0 if it can't be read.
-	RaftTerm      uint64 `protobuf:"varint,4,opt,name=raft_term,json=raftTerm,proto3" json:"raft_term,omitempty"`
-	RaftIndex     uint64 `protobuf:"varint,5,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"`
+	RaftTerm  uint64 `protobuf:"varint,4,opt,name=raft_term,json=raftTerm,proto3" json:"raft_term,omitempty"`
+	RaftIndex uint64 `protobuf:"varint,5,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"`
+	// How many members the cluster had when a restore replaced it; 0 if it was set aside for another reason.
+	Members       int32 `protobuf:"varint,6,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +474,13 @@ func (x *TrashEntry) GetRaftTerm() uint64 {
 func (x *TrashEntry) GetRaftIndex() uint64 {
 	if x != nil {
 		return x.RaftIndex
+	}
+	return 0
+}
+
+func (x *TrashEntry) GetMembers() int32 {
+	if x != nil {
+		return x.Members
 	}
 	return 0
 }
@@ -2770,7 +2779,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc1\x01\n" +
 	"\n" +
 	"TrashEntry\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
@@ -2779,7 +2788,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12\x1b\n" +
 	"\traft_term\x18\x04 \x01(\x04R\braftTerm\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xaf\a\n" +
+	"raft_index\x18\x05 \x01(\x04R\traftIndex\x12\x18\n" +
+	"\amembers\x18\x06 \x01(\x05R\amembers\"\xaf\a\n" +
 	"\n" +
 	"EtcdStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
