@@ -3,8 +3,8 @@ module github.com/etcd-manager/etcd-manager
 go 1.26.8
 
 require (
-	github.com/anishathalye/porcupine v1.3.1
 	filippo.io/age v1.3.2
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/aws/aws-sdk-go-v2 v1.47.8
 	github.com/aws/aws-sdk-go-v2/config v1.33.15
 	github.com/aws/aws-sdk-go-v2/credentials v1.20.15
@@ -34,7 +34,6 @@ require (
 	k8s.io/apimachinery v0.34.4
 	k8s.io/klog/v2 v2.140.0
 )
-
 
 require (
 	filippo.io/hpke v0.4.0 // indirect

@@ -91,6 +91,10 @@ func (l *leadership) step(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) || errors.Is(err, catalog.ErrConflict) {
 		return err // a conflict means that the record isn't what this leader remembers: it is read again
 	}
+	var waits *waitError
+	if errors.As(err, &waits) {
+		return l.waitOn(ctx, waits)
+	}
 	l.opFails++
 	if errors.Is(err, cluster.ErrPermanent) || l.opFails >= opAttempts {
 		l.opFails = 0
