@@ -40,6 +40,9 @@ type PutOptions struct {
 	IfAbsent bool
 	// IfVersion, if not empty, makes the put fail with ErrPreconditionFailed unless the object exists with this version.
 	IfVersion string
+	// Hide stores nothing: the key reads as absent afterwards, also where the store has it under lock and keeps what was there as an old
+	// version. The body is not read, and no condition goes with it. Remove uses it.
+	Hide bool
 }
 
 // Range selects bytes of an object. The zero value is the whole object.
@@ -75,7 +78,7 @@ type Store interface {
 	List(ctx context.Context, prefix string, opts ListOptions) iter.Seq2[Entry, error]
 	// Purge deletes every version of every object below prefix for which match returns true, in
 	// batches, and returns how many objects went. What the store has under lock stays and is reported as a *LockedError. It goes on after objects that could not be deleted and returns what
-	// failed, joined. Objects that are gone already are a success.
+	// failed, joined. Objects that are gone already, or hidden, are a success. One that is hidden never shows again because of a Purge.
 	Purge(ctx context.Context, prefix string, match func(key string) bool) (int, error)
 }
 

@@ -61,6 +61,9 @@ func CheckPut(key string, opts PutOptions) error {
 	if opts.IfAbsent && opts.IfVersion != "" {
 		return errors.New("a put can't ask for absence and for a version at once")
 	}
+	if opts.Hide && opts != (PutOptions{Hide: true}) {
+		return errors.New("a put that hides an object has no condition")
+	}
 	return CheckKey(key)
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // ProbePrefix is where Probe keeps its objects while it runs.
@@ -64,7 +65,8 @@ func (r ProbeResult) String() string {
 // honored is no error but a matter of ProbeResult.Fenced. owner is one part of a key, for example the node's id.
 func Probe(ctx context.Context, s Store, owner string) (ProbeResult, error) {
 	p := prober{ctx: ctx, s: s, prefix: ProbePrefix + owner + "/"}
-	p.key = p.prefix + strings.ToLower(rand.Text())
+	// The name is as those of backups and commands are: a file system may refuse a colon.
+	p.key = p.prefix + time.Now().UTC().Format(time.RFC3339) + "-" + strings.ToLower(rand.Text())
 	if err := CheckKey(p.key); err != nil || strings.Contains(owner, "/") {
 		return p.r, &Error{Op: "put", Key: p.key, Kind: ErrInvalid, Err: errors.Join(err, fmt.Errorf("probe: %q is not one part of a key", owner))}
 	}
@@ -234,9 +236,9 @@ func (p *prober) list() {
 }
 
 // delete removes the object, and what earlier probes of this owner left when they were killed. A write that failed may have
-// left something too, for example if it could not be verified.
+// left something too, for example if it could not be verified. A store that has it all under lock is a good one.
 func (p *prober) delete() {
-	n, err := p.s.Purge(p.ctx, p.prefix, func(string) bool { return true })
+	n, err := Remove(p.ctx, p.s, p.prefix, func(string) bool { return true })
 	switch {
 	case err != nil:
 		p.failed("delete", err)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
@@ -96,5 +97,37 @@ func TestProbeRejectsOwner(t *testing.T) {
 		if _, err := blob.Probe(t.Context(), blobtest.NewMemory(), owner); !errors.Is(err, blob.ErrInvalid) {
 			t.Errorf("Probe with owner %q: %v", owner, err)
 		}
+	}
+}
+
+// TestProbeOfLockedStore: a store that keeps all objects under a retention is a good one; one that denies deleting isn't.
+func TestProbeOfLockedStore(t *testing.T) {
+	locked := &blob.Error{Op: "purge", Key: "k", Kind: blob.ErrLocked, Err: &blob.LockedError{Keys: []string{"k"}, Until: time.Now().Add(time.Hour)}}
+	for name, x := range map[string]struct {
+		err  error
+		good bool
+	}{
+		"locked":            {locked, true},
+		"several reasons":   {errors.Join(locked, locked), true},
+		"locked and denied": {errors.Join(locked, blobtest.Denied("purge", "k", "s3:DeleteObject")), false},
+		"denied":            {blobtest.Denied("purge", "k", "s3:DeleteObject"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := blobtest.NewFaulty(blobtest.NewMemory())
+			f.Add(blobtest.Fault{Op: "purge", Err: x.err})
+			r, err := blob.Probe(t.Context(), f, "a")
+			if (err == nil) != x.good || r.Delete != x.good || !r.Fenced() {
+				t.Errorf("%s: %v", r, err)
+			}
+		})
+	}
+}
+
+// TestProbeNames: a store that refuses names as backups have them doesn't pass.
+func TestProbeNames(t *testing.T) {
+	f := blobtest.NewFaulty(blobtest.NewMemory())
+	f.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.Contains(key, ":") }, Err: &blob.Error{Op: "put", Kind: blob.ErrInvalid}})
+	if r, err := blob.Probe(t.Context(), f, "a"); err == nil || r.Write {
+		t.Errorf("%s: %v", r, err)
 	}
 }

@@ -155,7 +155,7 @@ func (c *Catalog) putCommand(ctx context.Context, cmd Command, data []byte) (str
 	version, err := c.writeOwn(ctx, dir+commandFile, data, blob.PutOptions{IfAbsent: true}, nil)
 	if err != nil && !cmd.Options.IsZero() {
 		// The options stand alone now, or beside another's command: harmless, but not ours to leave.
-		_, _ = c.store.Purge(context.WithoutCancel(ctx), dir+optionsFile, func(key string) bool { return key == dir+optionsFile })
+		_, _ = c.remove(context.WithoutCancel(ctx), dir+optionsFile, func(key string) bool { return key == dir+optionsFile })
 	}
 	return version, err
 }
@@ -245,7 +245,7 @@ func (c *Catalog) RemoveCommand(ctx context.Context, name string) error {
 	if dir == operationsPrefix {
 		return invalidf("command %q is not a valid name", name)
 	}
-	if _, err := c.store.Purge(ctx, dir, func(string) bool { return true }); err != nil {
+	if _, err := c.remove(ctx, dir, func(string) bool { return true }); err != nil {
 		return fmt.Errorf("remove command %s: %w", name, err)
 	}
 	return nil

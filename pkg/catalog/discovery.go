@@ -130,7 +130,7 @@ func (c *Catalog) RemovePeer(ctx context.Context, node cluster.NodeID) error {
 		return err
 	}
 	key := discoveryPrefix + string(node)
-	if _, err := c.store.Purge(ctx, key, func(k string) bool { return k == key }); err != nil {
+	if _, err := c.remove(ctx, key, func(k string) bool { return k == key }); err != nil {
 		return fmt.Errorf("remove %s: %w", key, err)
 	}
 	return nil

@@ -324,7 +324,7 @@ func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 	if len(remove) == 0 {
 		return 0, nil
 	}
-	n, err := c.store.Purge(ctx, operationsPrefix, func(key string) bool { return remove[key] })
+	n, err := c.remove(ctx, operationsPrefix, func(key string) bool { return remove[key] })
 	if err != nil {
 		return n, fmt.Errorf("prune operations: %w", err)
 	}

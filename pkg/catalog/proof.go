@@ -163,9 +163,14 @@ func (c *Catalog) Proof(ctx context.Context, name string) (Proof, error) {
 	return Proof{}, fmt.Errorf("read proof of %s: %w", name, ErrNotFound)
 }
 
+// remove deletes what is no backup and no change. What the store has under lock is hidden.
+func (c *Catalog) remove(ctx context.Context, prefix string, match func(key string) bool) (int, error) {
+	return blob.Remove(ctx, c.store, prefix, match)
+}
+
 // removeFile deletes one object with all its versions. One that is gone is a success.
 func (c *Catalog) removeFile(ctx context.Context, key string) error {
-	if _, err := c.store.Purge(ctx, key, func(k string) bool { return k == key }); err != nil {
+	if _, err := c.remove(ctx, key, func(k string) bool { return k == key }); err != nil {
 		return fmt.Errorf("remove %s: %w", key, err)
 	}
 	return nil

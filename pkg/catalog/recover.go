@@ -127,7 +127,7 @@ func (c *Catalog) Survivors(ctx context.Context) (Survivors, error) {
 
 // RemoveSurvivors is for when there is a quorum again. Removing what is gone is a success.
 func (c *Catalog) RemoveSurvivors(ctx context.Context) error {
-	if _, err := c.store.Purge(ctx, survivorsKey, func(key string) bool { return key == survivorsKey }); err != nil {
+	if _, err := c.remove(ctx, survivorsKey, func(key string) bool { return key == survivorsKey }); err != nil {
 		return fmt.Errorf("remove %s: %w", survivorsKey, err)
 	}
 	return nil

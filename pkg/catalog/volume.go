@@ -127,7 +127,7 @@ func (c *Catalog) EndTurn(ctx context.Context, node cluster.NodeID) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.store.Purge(ctx, turnKey, func(key string) bool { return key == turnKey }); err != nil {
+	if _, err := c.remove(ctx, turnKey, func(key string) bool { return key == turnKey }); err != nil {
 		return fmt.Errorf("remove %s: %w", turnKey, err)
 	}
 	return nil

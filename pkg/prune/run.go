@@ -55,7 +55,7 @@ func (p *Pruner) Carry(ctx context.Context, clock time.Time, pl *Plan) (Result, 
 	}
 	var rest []error
 	collect := func(err error) {
-		locked, others := split(err)
+		locked, others := blob.SplitLocked(err)
 		p.lock(clock, locked, &r)
 		rest = append(rest, others...)
 	}
@@ -137,31 +137,4 @@ func (p *Pruner) lock(clock time.Time, locked []*catalog.LockedError, r *Result)
 			r.Until = until
 		}
 	}
-}
-
-// split tells locks from all other errors.
-func split(err error) (locked []*catalog.LockedError, rest []error) {
-	if err == nil {
-		return nil, nil
-	}
-	var found *catalog.LockedError
-	switch e := err.(type) { //nolint:errorlint // it goes through the tree itself
-	case *catalog.LockedError:
-		return []*catalog.LockedError{e}, nil
-	case *blob.Error:
-		if e.Kind == blob.ErrLocked && errors.As(err, &found) { //nolint:errorlint // a kind is a sentinel
-			return []*catalog.LockedError{found}, nil
-		}
-		return nil, []error{err}
-	case interface{ Unwrap() []error }:
-		for _, x := range e.Unwrap() {
-			l, r := split(x)
-			locked, rest = append(locked, l...), append(rest, r...)
-		}
-		return locked, rest
-	}
-	if errors.As(err, &found) {
-		return split(errors.Unwrap(err))
-	}
-	return nil, []error{err}
 }

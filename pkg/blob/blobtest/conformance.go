@@ -645,6 +645,25 @@ func (s *suite) purge() {
 	}
 	s.mustPut("b1/meta", []byte("again"), blob.PutOptions{IfAbsent: true})
 	s.wantContent("b1/meta", []byte("again"))
+	s.hide("b1/meta")
+}
+
+// hide: what is hidden is gone for readers, a Purge doesn't bring it back, and the key can be used again.
+func (s *suite) hide(key string) {
+	for range 2 { // hiding what isn't there is a success
+		if _, err := s.store.Put(s.Context(), key, strings.NewReader("not stored"), blob.PutOptions{Hide: true}); err != nil {
+			s.Fatalf("hide: %v", err)
+		}
+		s.wantAbsent(key)
+	}
+	if _, err := s.store.Purge(s.Context(), key, func(string) bool { return true }); err != nil {
+		s.Errorf("purge what is hidden: %v", err)
+	}
+	s.wantAbsent(key)
+	s.mustPut(key, []byte("new"), blob.PutOptions{IfAbsent: true})
+	_, err := s.store.Put(s.Context(), key, strings.NewReader(""), blob.PutOptions{Hide: true, IfAbsent: true})
+	s.wantError("hide with a condition", err, blob.ErrInvalid)
+	s.wantContent(key, []byte("new"))
 }
 
 func (s *suite) canceled() {

@@ -41,6 +41,10 @@ func (m *Memory) Put(ctx context.Context, key string, body io.Reader, opts blob.
 	if err := blob.CheckPut(key, opts); err != nil {
 		return blob.Info{}, m.fail("put", key, blob.ErrInvalid, err)
 	}
+	if opts.Hide {
+		_, err := m.Purge(ctx, key, func(k string) bool { return k == key })
+		return blob.Info{}, err
+	}
 	data, err := io.ReadAll(blob.BodyReader(ctx, body))
 	if err != nil {
 		return blob.Info{}, m.fail("put", key, nil, err)

@@ -37,6 +37,10 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 	if err := s.checkKey(key); err != nil {
 		return blob.Info{}, s.invalid("put", key, err)
 	}
+	if opts.Hide {
+		_, err := s.Purge(ctx, key, func(k string) bool { return k == key })
+		return blob.Info{}, err
+	}
 	if err := ctx.Err(); err != nil {
 		return blob.Info{}, s.fail("put", key, err)
 	}

@@ -39,6 +39,9 @@ func (p *purger) locked(g *failureGroup) *blob.LockedError {
 		return nil
 	}
 	for _, o := range g.objects {
+		if p.hidden[aws.ToString(o.Key)] {
+			continue
+		}
 		found.Keys = append(found.Keys, strings.TrimPrefix(aws.ToString(o.Key), p.s.prefix))
 	}
 	slices.Sort(found.Keys)

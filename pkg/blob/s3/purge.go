@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -33,13 +34,13 @@ func (s *Store) Purge(ctx context.Context, prefix string, match func(key string)
 	if err := blob.CheckPrefix(prefix); err != nil {
 		return 0, s.invalid("purge", prefix, err)
 	}
-	p := &purger{s: s, ctx: ctx, prefix: prefix, match: match, gone: map[string]bool{}, failed: map[string]bool{}}
+	p := &purger{s: s, ctx: ctx, prefix: prefix, match: match, gone: map[string]bool{}, failed: map[string]bool{}, hidden: map[string]bool{}}
 	err := p.versions()
 	if p.unlisted = unlistable(err); p.unlisted {
 		err = p.objects()
 	}
 	if err == nil {
-		err = p.flush()
+		err = p.flush("")
 	}
 	if err != nil {
 		p.errs = append(p.errs, err)
@@ -66,6 +67,10 @@ type purger struct {
 	prefix  string
 	match   func(string) bool
 	pending []types.ObjectIdentifier
+	// markers are delete markers. One is only deleted once all versions of its key are gone: what it hides must never show again.
+	markers []types.ObjectIdentifier
+	// hidden are the keys whose newest version is a delete marker.
+	hidden map[string]bool
 	// unlisted is set if versions could not be listed.
 	unlisted bool
 	// kept is set if a delete left versions behind.
@@ -98,10 +103,13 @@ func (p *purger) versions() error {
 			return p.s.fail(p.ctx, "purge", actionListVersions, p.prefix, err)
 		}
 		for _, v := range page.Versions {
-			p.add(v.Key, v.VersionId)
+			p.add(v.Key, v.VersionId, &p.pending)
 		}
 		for _, m := range page.DeleteMarkers {
-			p.add(m.Key, m.VersionId)
+			p.add(m.Key, m.VersionId, &p.markers)
+			if p.lastMatch && aws.ToBool(m.IsLatest) {
+				p.hidden[aws.ToString(m.Key)] = true
+			}
 		}
 		if !aws.ToBool(page.IsTruncated) {
 			return nil
@@ -111,8 +119,8 @@ func (p *purger) versions() error {
 			return p.s.fail(p.ctx, "purge", actionListVersions, p.prefix, errors.New("the server says that there is more and not where"))
 		}
 		in.KeyMarker, in.VersionIdMarker = page.NextKeyMarker, page.NextVersionIdMarker
-		if len(p.pending) >= maxPending {
-			if err := p.flush(); err != nil {
+		if len(p.pending)+len(p.markers) >= maxPending {
+			if err := p.flush(key); err != nil {
 				return err
 			}
 		}
@@ -127,7 +135,7 @@ func (p *purger) objects() error {
 			return p.s.fail(p.ctx, "purge", actionList, p.prefix, err)
 		}
 		for _, o := range page.Contents {
-			p.add(o.Key, nil)
+			p.add(o.Key, nil, &p.pending)
 		}
 		if !aws.ToBool(page.IsTruncated) {
 			return nil
@@ -136,8 +144,8 @@ func (p *purger) objects() error {
 			return p.s.fail(p.ctx, "purge", actionList, p.prefix, errors.New("the server says that there is more and not where"))
 		}
 		in.ContinuationToken = page.NextContinuationToken
-		if len(p.pending) >= maxPending {
-			if err := p.flush(); err != nil {
+		if len(p.pending)+len(p.markers) >= maxPending {
+			if err := p.flush(""); err != nil {
 				return err
 			}
 		}
@@ -145,7 +153,7 @@ func (p *purger) objects() error {
 }
 
 // add remembers a version if its key matches; match is asked once for a key, whose versions come together.
-func (p *purger) add(full, version *string) {
+func (p *purger) add(full, version *string, to *[]types.ObjectIdentifier) {
 	key := strings.TrimPrefix(aws.ToString(full), p.s.prefix)
 	if key == "" {
 		return
@@ -157,22 +165,39 @@ func (p *purger) add(full, version *string) {
 		if aws.ToString(version) == "" {
 			version = nil
 		}
-		p.pending = append(p.pending, types.ObjectIdentifier{Key: full, VersionId: version})
+		*to = append(*to, types.ObjectIdentifier{Key: full, VersionId: version})
 	}
 }
 
 // flush deletes what is pending. It goes on after versions that can't be deleted, but not after a request that fails as a whole.
-func (p *purger) flush() error {
-	for len(p.pending) > 0 {
-		n := min(len(p.pending), deleteBatch)
-		batch := p.pending[:n]
-		p.pending = p.pending[n:]
+// Of the key open, in full, more versions may follow, so its marker waits.
+func (p *purger) flush(open string) error {
+	err := p.deleteAll(p.pending)
+	p.pending = nil
+	if err != nil {
+		return err
+	}
+	var ready, wait []types.ObjectIdentifier
+	for _, m := range p.markers {
+		switch key := aws.ToString(m.Key); {
+		case p.failed[key]:
+		case key == open:
+			wait = append(wait, m)
+		default:
+			ready = append(ready, m)
+		}
+	}
+	p.markers = wait
+	return p.deleteAll(ready)
+}
+
+func (p *purger) deleteAll(objects []types.ObjectIdentifier) error {
+	for batch := range slices.Chunk(objects, deleteBatch) {
 		retry, err := p.delete(batch, true)
 		if err == nil && len(retry) > 0 {
 			_, err = p.delete(retry, false)
 		}
 		if err != nil {
-			p.pending = nil
 			return err
 		}
 	}
@@ -244,6 +269,9 @@ func (p *purger) failures() []error {
 	var errs []error
 	for _, g := range p.groups {
 		if locked := p.locked(g); locked != nil {
+			if len(locked.Keys) == 0 {
+				continue // all are hidden, so for whoever reads they are gone
+			}
 			errs = append(errs, &blob.Error{Op: "purge", Key: p.s.name(g.key), Kind: blob.ErrLocked, Err: locked})
 			continue
 		}

@@ -28,6 +28,9 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 	if err := blob.CheckPut(key, opts); err != nil {
 		return blob.Info{}, s.invalid("put", key, err)
 	}
+	if opts.Hide {
+		return blob.Info{}, s.hide(ctx, key)
+	}
 	body = blob.BodyReader(ctx, body)
 	first, end, err := fill(body, nil, s.partSize)
 	if err != nil {

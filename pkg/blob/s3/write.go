@@ -93,6 +93,14 @@ func (w WriteOptions) confirm(have types.ServerSideEncryption) error {
 	return fmt.Errorf("%w: %s was demanded (--s3-sse) and the answer %s; nothing is kept there in the clear, so use another server, or encrypt before (--backup-encryption) and give --s3-sse up", errNotEncrypted, w.SSE, said)
 }
 
+// hide makes a key read as absent. Where the bucket keeps versions this adds a delete marker, which a lock doesn't forbid.
+func (s *Store) hide(ctx context.Context, key string) error {
+	if _, err := call(ctx, s, (*awss3.Client).DeleteObject, &awss3.DeleteObjectInput{Bucket: &s.bucket, Key: s.key(key)}); err != nil {
+		return s.fail(ctx, "put", actionDelete, key, err)
+	}
+	return nil
+}
+
 // withdraw removes an object that was stored just now and must not stay. cause is returned, with what went wrong then.
 func (s *Store) withdraw(ctx context.Context, key string, r result, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)

@@ -1,0 +1,52 @@
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Remove purges like Purge, and hides what the store has under lock: nobody reads or lists it any more. It is for what must be gone
+// now and may stay as an old version: commands, pins, what a probe wrote. What retention deletes isn't hidden, since it has to be found when its lock ends.
+func Remove(ctx context.Context, s Store, prefix string, match func(key string) bool) (int, error) {
+	n, err := s.Purge(ctx, prefix, match)
+	locked, rest := SplitLocked(err)
+	for _, l := range locked {
+		for _, key := range l.Keys {
+			if _, err := s.Put(ctx, key, strings.NewReader(""), PutOptions{Hide: true}); err != nil {
+				rest = append(rest, fmt.Errorf("hide what is under lock: %w", err))
+				continue
+			}
+			n++
+		}
+	}
+	return n, errors.Join(rest...)
+}
+
+// SplitLocked tells the locks in an error of Purge from everything else.
+func SplitLocked(err error) (locked []*LockedError, rest []error) {
+	if err == nil {
+		return nil, nil
+	}
+	var found *LockedError
+	switch e := err.(type) { //nolint:errorlint // it goes through the tree itself
+	case *LockedError:
+		return []*LockedError{e}, nil
+	case *Error:
+		if e.Kind == ErrLocked && errors.As(err, &found) { //nolint:errorlint // a kind is a sentinel
+			return []*LockedError{found}, nil
+		}
+		return nil, []error{err}
+	case interface{ Unwrap() []error }:
+		for _, x := range e.Unwrap() {
+			l, r := SplitLocked(x)
+			locked, rest = append(locked, l...), append(rest, r...)
+		}
+		return locked, rest
+	}
+	if errors.As(err, &found) {
+		return SplitLocked(errors.Unwrap(err))
+	}
+	return nil, []error{err}
+}
