@@ -89,6 +89,9 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	if r.v.token == "" {
 		return cluster.Distinct(list)
 	}
+	if room, ok := r.noSpace(); ok && room.Alarm && room.Why != d.Why {
+		list = append(list, attended(room, cluster.AttentionDatabase).Attention)
+	}
 	if words := r.roomWords(); words != "" {
 		add(r.quotaAttention(), "Etcd's database comes near its quota: %s", words)
 	}

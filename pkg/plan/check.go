@@ -18,6 +18,9 @@ func Check(o *Observation, a Action, p Policy) error {
 			return err
 		}
 	}
+	if err := checkCounted(o, a); err != nil {
+		return err
+	}
 	switch a := a.(type) {
 	case CreateMarker:
 		return checkCreate(o, a.Founders)

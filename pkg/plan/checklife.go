@@ -159,10 +159,13 @@ func checkUpkeep(o *Observation, a Action) error {
 			here = append(here, &o.Nodes[i])
 		}
 	}
+	if err := checkBeside(o, a, t); err != nil {
+		return err
+	}
 	switch a := a.(type) {
 	case Compact:
 		for _, n := range here {
-			if a.Revision > n.Etcd.Revision {
+			if a.Revision > n.Etcd.Revision && !n.Etcd.Learner {
 				return fmt.Errorf("compaction to revision %d, beyond what node %s has (%d)", a.Revision, n.ID, n.Etcd.Revision)
 			}
 		}
@@ -172,13 +175,7 @@ func checkUpkeep(o *Observation, a Action) error {
 			return fmt.Errorf("compaction though there is room")
 		}
 	case Defragment:
-		n := o.Node(a.Node)
-		if err := allWell(o); err != nil {
-			return err
-		}
-		if n == nil || !slices.Contains(here, n) || len(members) == 2 {
-			return fmt.Errorf("node %s isn't a healthy member, or the other one of two alone would be no quorum", a.Node)
-		}
+		return checkDefragment(o, a, members, here)
 	case Disarm:
 		if a.Alarm.Type == cluster.AlarmCorrupt && a.Alarm.Member == 0 {
 			return fmt.Errorf("it isn't known whose data are corrupt")
@@ -193,6 +190,57 @@ func checkUpkeep(o *Observation, a Action) error {
 				return fmt.Errorf("the database of node %s is still at its quota", n.ID)
 			}
 		}
+	}
+	return nil
+}
+
+// checkBeside: beside a restore nothing is tended but alarms and history of the cluster that is to be replaced, before any of it is stopped.
+func checkBeside(o *Observation, a Action, serving cluster.Token) error {
+	op := o.underWay()
+	if op == nil {
+		return nil
+	}
+	switch a.(type) {
+	case Compact, Disarm:
+		if early := op.State == OpSalvaging || op.State == OpProving || op.State == OpStaging; early && op.OldToken == serving {
+			return nil
+		}
+	}
+	return fmt.Errorf("restore %s is under way", op.ID)
+}
+
+// checkDefragment: only a healthy member, one at a time. While clients can write, with all members well and never one of two; while etcd refuses
+// all writes for want of room, a quorum of healthy voters is enough.
+func checkDefragment(o *Observation, a Defragment, members []cluster.Member, here []*cluster.NodeStatus) error {
+	n := o.Node(a.Node)
+	if n == nil || !slices.Contains(here, n) {
+		return fmt.Errorf("node %s isn't a healthy member", a.Node)
+	}
+	refuses := false
+	for _, x := range here {
+		if x.ID != a.Node && x.Busy == busyDefragment {
+			return fmt.Errorf("the database of node %s is being rewritten", x.ID)
+		}
+		refuses = refuses || slices.ContainsFunc(x.Etcd.Alarms, func(x cluster.Alarm) bool { return x.Type == cluster.AlarmNoSpace })
+	}
+	if !refuses {
+		if len(members) == 2 {
+			return fmt.Errorf("with node %s stopped the other one of two would be no quorum", a.Node)
+		}
+		return allWell(o)
+	}
+	voters, healthy := 0, 0
+	for _, m := range members {
+		if m.Learner {
+			continue
+		}
+		voters++
+		if healthyMember(o, m) {
+			healthy++
+		}
+	}
+	if healthy < cluster.Quorum(voters) || n.Etcd.Learner {
+		return fmt.Errorf("only %d of %d voters are healthy, or node %s isn't one", healthy, voters, a.Node)
 	}
 	return nil
 }

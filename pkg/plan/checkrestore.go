@@ -8,6 +8,23 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
+// checkCounted: until a restore has stopped anything it counts on the members, and on the data dirs, that there were when it began.
+func checkCounted(o *Observation, a Action) error {
+	op := o.underWay()
+	if op == nil || op.State != OpSalvaging && op.State != OpProving && op.State != OpStaging && op.State != OpSaving {
+		return nil
+	}
+	start, ok := a.(StartEtcd)
+	switch a.(type) {
+	case AddLearner, Promote, UpdateMember, RemoveMember, SetAside:
+	default:
+		if !ok || !start.MayBeEmpty {
+			return nil
+		}
+	}
+	return fmt.Errorf("restore %s counts on the members and data dirs that there are", op.ID)
+}
+
 // checkOp: the step belongs to the restore that is recorded, in the state in which it is recorded.
 func checkOp(o *Observation, op Operation, states ...OperationState) error {
 	rec := o.Store.Operation

@@ -98,7 +98,12 @@ func dumb(o *Observation, a Action, p Policy) error {
 		return dumbMembers(o, a, underWay)
 	case RestartMember, StopMember, EnableDowngrade, CancelDowngrade, Compact, Defragment, Disarm:
 		if underWay {
-			return errors.New("tends members in the middle of a restore")
+			early := op.State == OpSalvaging || op.State == OpProving || op.State == OpStaging
+			_, history := a.(Compact)
+			_, alarm := a.(Disarm)
+			if !early || !history && !alarm || states[op.OldToken] == 0 {
+				return errors.New("tends members in the middle of a restore")
+			}
 		}
 		return dumbTend(o, a)
 	case SetAside:

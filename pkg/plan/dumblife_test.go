@@ -113,7 +113,29 @@ func dumbTend(o *Observation, a Action) error {
 			return errors.New("a downgrade while a member is away")
 		}
 	case Defragment:
-		if absent("") > 0 || len(up) == 2 {
+		full, votes, voters := false, 0, 0
+		for _, n := range up {
+			for _, al := range n.Etcd.Alarms {
+				full = full || al.Type == "NOSPACE"
+			}
+			if n.Busy == "defragment" && n.ID != x.Node {
+				return errors.New("rewrites two databases at once")
+			}
+			if !n.Etcd.Learner {
+				votes++
+			}
+			list := 0
+			for _, m := range n.Etcd.Members {
+				if !m.Learner {
+					list++
+				}
+			}
+			voters = max(voters, list)
+		}
+		if full && 2*votes <= voters {
+			return errors.New("rewrites a database where there is no quorum")
+		}
+		if !full && (absent("") > 0 || len(up) == 2) {
 			return errors.New("stops a member while another one is away, or one of two")
 		}
 	case Compact:
@@ -122,7 +144,7 @@ func dumbTend(o *Observation, a Action) error {
 			for _, al := range n.Etcd.Alarms {
 				full = full || al.Type == "NOSPACE"
 			}
-			if x.Revision > n.Etcd.Revision {
+			if x.Revision > n.Etcd.Revision && !n.Etcd.Learner {
 				return errors.New("drops the present")
 			}
 		}

@@ -19,14 +19,25 @@ func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
 		r.tried = op.ID
 	}
 	var put *Decision // what waits for its next attempt while others may go on
+	beside := false   // a restore waits that has touched nothing yet
 	for _, rule := range r.ordered() {
+		if beside && !rule.heals {
+			continue
+		}
 		d, ok := rule.ask()
 		if !ok {
 			continue
 		}
 		wanted := r.fence(d)
 		d = Postpone(o, wanted)
-		if wanted.Do == nil || d.Do != nil || !rule.yields {
+		switch {
+		case d.Do != nil:
+			return attended(d, rule.kind)
+		case beside: // what the restore waits for is said
+			continue
+		case d.Waits && r.untouched():
+			beside = true
+		case wanted.Do == nil || !rule.yields:
 			return attended(d, rule.kind)
 		}
 		if put == nil {
@@ -47,6 +58,8 @@ type rule struct {
 	kind cluster.AttentionKind
 	// yields is true if the rules behind it may go on while what it wants waits for its next attempt.
 	yields bool
+	// heals is true if it may also speak while a restore waits that has touched nothing yet.
+	heals bool
 }
 
 // ordered are the rules of Next; the first that speaks wins.
@@ -62,9 +75,10 @@ func (r *rules) ordered() []rule {
 		{ask: r.held, kind: cluster.AttentionRestore, yields: true},
 		{ask: r.otherSettings, kind: cluster.AttentionSettings},
 		{ask: r.lost, kind: cluster.AttentionQuorum},
-		{ask: r.lift, kind: cluster.AttentionClusters},
+		{ask: r.lift, kind: cluster.AttentionClusters, heals: true},
 		{ask: r.corrupt, kind: cluster.AttentionCorrupt},
-		{ask: r.backup, kind: cluster.AttentionBackup, yields: true},
+		{ask: r.backup, kind: cluster.AttentionBackup, yields: true, heals: true},
+		{ask: r.makeRoom, kind: cluster.AttentionDatabase, yields: true, heals: true},
 		{ask: r.learner, kind: cluster.AttentionMember},
 		{ask: r.strayNode, kind: cluster.AttentionClusters, yields: true},
 		{ask: r.moved, kind: cluster.AttentionMember, yields: true},

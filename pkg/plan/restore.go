@@ -103,6 +103,14 @@ func (r *rules) operation() (Decision, bool) {
 	return alarm("restore %s is in state %q, which this version doesn't know; it has to be led by the version that wrote it", op.ID, op.State)
 }
 
+// untouched tells whether a restore is recorded that has changed nothing yet of the open cluster that it is to replace. While it waits, that
+// cluster is healed where neither its members, nor their disks, nor what they run change: the restore counts on all three.
+func (r *rules) untouched() bool {
+	op := r.o.Store.Operation
+	return op != nil && r.o.Store.Error == "" && r.v.serving && r.v.open && r.v.token == op.OldToken && r.v.token != op.Token &&
+		slices.Contains([]OperationState{OpSalvaging, OpProving, OpStaging}, op.State)
+}
+
 // instead goes on with the backup that is to be restored if the source's data can't be used, or gives up.
 func (r *rules) instead(op *Operation, reason string, args ...any) (Decision, bool) {
 	if op.Source.OrBackup == "" {

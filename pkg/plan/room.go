@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -92,25 +93,50 @@ func free(n *cluster.NodeStatus) float64 {
 
 func mib(n int64) figure { return figure{fmt.Sprintf("%d MiB", n>>20)} }
 
+// full says that etcd has run out of room.
+const full = "etcd's database has reached its quota, so it refuses writes (alarm NOSPACE)"
+
+// makeRoom is noSpace before anything is done about members: a member that is down or catches up must not keep clients from writing.
+func (r *rules) makeRoom() (Decision, bool) {
+	d, ok := r.noSpace()
+	return d, ok && d.Do != nil
+}
+
+// writers are the healthy voters that are open to clients, the etcd leader last, and the first of them whose database is being rewritten.
+func (r *rules) writers() (list []runner, rewritten *cluster.NodeStatus) {
+	for _, m := range r.v.members {
+		n := r.v.node(r.o, m)
+		switch {
+		case n == nil || m.Learner || n.State == nil || n.State.Token != r.v.token || n.Holding || isQuarantined(n):
+		case n.Busy == busyDefragment:
+			rewritten = cmp.Or(rewritten, n)
+		case n.Etcd.Votes() && n.Etcd.MemberID == m.ID:
+			list = append(list, runner{member: m, node: n})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b runner) int { return r.worth(a.member) - r.worth(b.member) })
+	return list, rewritten
+}
+
 // noSpace makes room where etcd has run out of it: it drops history, rewrites the databases, and takes the alarm back if that has helped.
+// All members refuse writes then, so it doesn't wait for one that is down: a rewrite stops the reads of one member for a moment, no process.
 func (r *rules) noSpace() (Decision, bool) {
 	raised := r.alarms(cluster.AlarmNoSpace)
 	if len(raised) == 0 || !r.canChange() {
 		return none, false
 	}
-	const full = "etcd's database has reached its quota, so it refuses writes (alarm NOSPACE)"
-	if !r.mayRoll() {
+	if !r.mayRoll() && !r.untouched() {
 		return alarm("%s; nothing is done about it while the store is away or a restore is recorded", full)
 	}
-	list, why := r.runners()
-	if why != "" {
-		return alarm("%s; but %s, and no database is rewritten while a member is down", full, why)
+	list, rewritten := r.writers()
+	switch {
+	case rewritten != nil:
+		return hold("%s; the database of node %s is rewritten", full, rewritten.ID)
+	case len(list) == 0:
+		return none, false
 	}
 	if why := disagree(list); why != "" {
 		return alarm("%s; but %s", full, why)
-	}
-	if len(list) == 2 {
-		return alarm("%s; of two members none can be stopped to rewrite its database; waiting for a third", full)
 	}
 	revision := list[0].node.Etcd.Revision
 	for _, x := range list {
@@ -122,6 +148,7 @@ func (r *rules) noSpace() (Decision, bool) {
 	for _, x := range list {
 		e := x.node.Etcd
 		switch {
+		case r.untouched(): // the disks, and what the nodes do, belong to the restore
 		case free(x.node) >= defragUrgent:
 			return do(Defragment{Node: x.node.ID}, "%s; %s of %s are free inside the database of node %s, which is rewritten", full, mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID)
 		case tight(x.node) && !slices.Contains(r.o.Rewritten, x.node.ID):
@@ -131,7 +158,9 @@ func (r *rules) noSpace() (Decision, bool) {
 	}
 	for _, x := range list {
 		e := x.node.Etcd
-		if tight(x.node) && changedSettings(x.node, r.o.Store.Settings) != "" {
+		if tight(x.node) && r.untouched() {
+			return hold("%s; its databases are rewritten when restore %s is over", full, r.o.Store.Operation.ID)
+		} else if tight(x.node) && changedSettings(x.node, r.o.Store.Settings) != "" {
 			return none, false // there may be a higher quota among what is to be set
 		} else if tight(x.node) {
 			// Deleting goes on without room, and what was deleted is history.
@@ -140,6 +169,11 @@ func (r *rules) noSpace() (Decision, bool) {
 			}
 			return needs(cluster.Attention{Command: raiseQuota(e.DBQuota)}, "%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; delete keys, or raise the quota: etcd-manager-ctl --backup-store=URL configure-cluster --set=%s=%dGiB",
 				full, mib(e.DBSize), x.node.ID, mib(e.DBQuota), cluster.SettingQuota, max(4, e.DBQuota>>29))
+		}
+	}
+	for _, n := range r.v.nodes {
+		if n.Etcd.Healthy && tight(n) {
+			return hold("%s; node %s has %s of a quota of %s, and its database is rewritten once it is a voter", full, n.ID, mib(n.Etcd.DBSize), mib(n.Etcd.DBQuota))
 		}
 	}
 	return do(Disarm{Alarm: cluster.Alarm{Member: raised[0], Type: cluster.AlarmNoSpace}}, "there is room again: the largest database is %s; etcd may take writes", mib(largest(list)))
