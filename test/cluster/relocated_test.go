@@ -36,8 +36,8 @@ func networkOf(c *harness.Cluster) string {
 	return address[:strings.LastIndex(address, ".")]
 }
 
-// TestAllAddressesChanged moves all machines of a cluster whose peer URLs are addresses. Nobody has lost anything, a person is told so, and each
-// of the two ways out that are named keeps every write that was acknowledged.
+// TestAllAddressesChanged moves all machines of a cluster whose peer URLs are addresses. Nothing is lost, a person is told so, and each of
+// the two ways out that are named keeps every write that was acknowledged.
 func TestAllAddressesChanged(t *testing.T) {
 	t.Parallel()
 	c := harness.Start(t, harness.Options{})
@@ -47,7 +47,8 @@ func TestAllAddressesChanged(t *testing.T) {
 	c.StartAll()
 	told := waitMoved(t, c)
 	for _, n := range c.Nodes {
-		if text := fmt.Sprintf("https://%s.%s:%d", home, n.Address[strings.LastIndex(n.Address, ".")+1:], c.Ports.Peer); !strings.Contains(told.Text, text) {
+		text := fmt.Sprintf("https://%s%s:%d", home, n.Address[strings.LastIndex(n.Address, "."):], c.Ports.Peer)
+		if !strings.Contains(told.Text, text) {
 			t.Errorf("the former address %s isn't named: %s", text, told.Text)
 		}
 	}
@@ -81,6 +82,7 @@ func TestAllAddressesChanged(t *testing.T) {
 // waitMoved waits until the leader says that the members are here under other addresses.
 func waitMoved(t *testing.T, c *harness.Cluster) cluster.Attention {
 	t.Helper()
+	const want = "nothing is lost: 3 of 3 members are here, under other addresses"
 	var told cluster.Attention
 	c.WaitFor("a node says that nothing is lost", 90*time.Second, func() string {
 		why := "nobody leads"
@@ -91,7 +93,7 @@ func waitMoved(t *testing.T, c *harness.Cluster) cluster.Attention {
 			}
 			why = v.Doing
 			for _, a := range v.Attention {
-				if told = a; a.Kind == cluster.AttentionQuorum && strings.Contains(a.Text, "nothing is lost: 3 of 3 members are here, under other addresses") {
+				if told = a; a.Kind == cluster.AttentionQuorum && strings.Contains(a.Text, want) {
 					return ""
 				}
 			}
@@ -101,8 +103,8 @@ func waitMoved(t *testing.T, c *harness.Cluster) cluster.Attention {
 	return told
 }
 
-// TestAllAddressesChangedUnderNames does the same to a cluster whose peer URLs have names: the managers make the names lead to the new addresses,
-// and etcd goes on by itself.
+// TestAllAddressesChangedUnderNames does the same to a cluster whose peer URLs have names: the managers make the names lead to the new
+// addresses, and etcd goes on by itself.
 func TestAllAddressesChangedUnderNames(t *testing.T) {
 	t.Parallel()
 	c := harness.New(t, harness.Options{})
@@ -137,7 +139,34 @@ func ownHosts(t *testing.T, c *harness.Cluster) string {
 		t.Skip("a hosts file of one's own needs root")
 	}
 	path := filepath.Join(c.Dir, "with-hosts")
-	script := "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind \"$HOSTS\" /etc/hosts && exec " + c.Programs.Manager + " \"$@\"' manager \"$@\"\n"
+	script := "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind \"$HOSTS\" /etc/hosts && exec " + c.Programs.Manager +
+		" \"$@\"' manager \"$@\"\n"
 	must(t, os.WriteFile(path, []byte(script), 0o755))
 	return path
+}
+
+// TestSharedClientName has all members under one name in their client URLs, which leads each machine to its own etcd, as it does for an API
+// server beside it. The managers reach each member all the same: the cluster forms, and a node that lost its disk and its name is replaced.
+func TestSharedClientName(t *testing.T) {
+	t.Parallel()
+	c := harness.New(t, harness.Options{Args: []string{"--member-unhealthy-deadline=5s"}})
+	c.Programs.Manager = ownHosts(t, c)
+	for _, n := range c.Nodes {
+		must(t, os.WriteFile(n.DataDir+".hosts", []byte(n.Address+" api.internal.shared.example.com\n"), 0o644))
+		n.Env = []string{"HOSTS=" + n.DataDir + ".hosts"}
+		n.Args = []string{fmt.Sprintf("--client-urls=https://api.internal.shared.example.com:%d", c.Ports.Client)}
+	}
+	c.StartAll()
+	c.WaitHealthy(3)
+	load := c.StartLoad(harness.LoadOptions{Any: true})
+	lost := c.Nodes[0]
+	if leader := c.WaitLeader(); lost == leader {
+		lost = c.Nodes[1]
+	}
+	lost.KillWhole()
+	lost.Wipe(false)
+	lost.Start()
+	c.WaitHealthy(3)
+	load.Stop()
+	load.Verify()
 }

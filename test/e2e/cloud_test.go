@@ -243,6 +243,12 @@ func (c *cloud) machine(name, instance, zone string, command func(m *master) []s
 
 // machineWith is machine with further arguments of docker.
 func (c *cloud) machineWith(name, instance, zone string, command func(m *master) []string, docker ...string) *master {
+	c.t.Helper()
+	return c.machineOf(name, instance, zone, masterOptions{docker: docker, command: command})
+}
+
+// machineOf is machineWith for any options of the master.
+func (c *cloud) machineOf(name, instance, zone string, o masterOptions) *master {
 	t := c.t
 	t.Helper()
 	host := c.w.name + "-machine-" + instance
@@ -262,8 +268,8 @@ func (c *cloud) machineWith(name, instance, zone string, command func(m *master)
 	c.AddInstance(awsdouble.Instance{ID: instance, Zone: zone, IPv4: address})
 	imds := c.serve(c.Metadata(instance))
 	args := []string{"--pid", "container:" + host, "--mount", "type=volume,dst=/var/log", "-e", "AWS_ENDPOINT_URL_EC2=" + c.url, "-e", "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
-	args = slices.Concat(args, privileges(), docker)
-	return c.w.addMaster(name, masterOptions{docker: args, command: command})
+	o.docker = slices.Concat(args, privileges(), o.docker)
+	return c.w.addMaster(name, o)
 }
 
 // terminate ends a machine: what runs on it is killed, and its volumes are detached.

@@ -7,10 +7,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
+	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
 // form is a command with which kOps has started this container.
@@ -25,9 +27,11 @@ type form struct {
 	flags []string
 	// metal is the deployment without a cloud.
 	metal bool
-	// image is the manager's, if it isn't the usual one; version is the etcd that is asked for.
-	image   func() (string, error)
-	version string
+	// shared has all members under one name in the client URLs, which leads every machine to itself.
+	shared bool
+	// image is the manager's, if it isn't the usual one; version is the etcd that is asked for, runs the one that has to run in its place.
+	image         func() (string, error)
+	version, runs string
 }
 
 const (
@@ -47,6 +51,8 @@ func forms() map[string]form {
 		"cilium":          {kops: "1.26 to 1.32", etcd: "cilium", program: oldProgram},
 		"metal-sh":        {kops: "1.31 to 1.35.1", etcd: "main", program: newProgram, metal: true},
 		"metal-go-runner": {kops: "from 1.35.2", etcd: "main", metal: true},
+		"shared-name":     {kops: "from 1.35.2", etcd: "cilium", shared: true},
+		"aliases":         {kops: "from 1.35.2", etcd: "main", image: aliasImage, version: "3.5.9", runs: etcd35},
 	}
 }
 
@@ -56,6 +62,26 @@ func formPorts(etcd string) ports {
 		3991, 3992, 8081},
 		"leases": {4004, 2383, 4006, 4005, 8081}}[etcd]
 }
+
+// sharedName is the one under which API servers find etcd, whatever member that is.
+func sharedName(name string) string { return "api.internal." + name }
+
+// aliasImage has one etcd under the names of older patches, as kOps mounts it.
+var aliasImage = sync.OnceValues(func() (string, error) {
+	base, err := managerImage()
+	if err != nil {
+		return "", err
+	}
+	binary, err := servers.Build("etcd-3.5")
+	if err != nil {
+		return "", err
+	}
+	text := "FROM " + base + "\n"
+	for _, version := range []string{"3.5.3", "3.5.9", "3.5.17"} {
+		text += "COPY etcd /opt/etcd-v" + version + "/etcd\n"
+	}
+	return derived("aliases", text, map[string]string{"etcd": binary})
+})
 
 func (f form) clusterName() string {
 	if f.etcd == "main" {
@@ -75,8 +101,12 @@ func (f form) tags(name string) map[string]string {
 // args are the manager's flags as kOps joins them, in its order: by name.
 func (f form) args(name, store string) []string {
 	p := formPorts(f.etcd)
+	client := "__name__"
+	if f.shared {
+		client = sharedName(name)
+	}
 	args := []string{
-		"--backup-store=" + store, fmt.Sprintf("--client-urls=https://__name__:%d", p.client), "--cluster-name=" + f.clusterName(),
+		"--backup-store=" + store, fmt.Sprintf("--client-urls=https://%s:%d", client, p.client), "--cluster-name=" + f.clusterName(),
 		"--containerized=true",
 		"--dns-suffix=.internal." + name, fmt.Sprintf("--grpc-port=%d", p.grpc), fmt.Sprintf("--peer-urls=https://__name__:%d", p.peer),
 		fmt.Sprintf("--quarantine-client-urls=https://__name__:%d", p.quarantine), "--v=6",
@@ -154,15 +184,27 @@ func (c *cloud) startForm(key string, f form) *formRun {
 	}
 	command := func(*master) []string { return f.command(r.name, store.url) }
 	mounts := []string{"-v", r.log + ":/var/log/etcd.log"}
+	if f.shared {
+		mounts = append(mounts, "--add-host", sharedName(r.name)+":127.0.0.1")
+	}
+	o := masterOptions{command: command, docker: mounts}
+	if f.image != nil {
+		o.image = must(t, f.image)
+	}
 	if f.metal {
 		data := fmt.Sprintf("/rootfs/mnt/disks/%s--%s--0/mnt", r.name, f.etcd)
-		r.master = c.w.addMaster(key, masterOptions{docker: append(mounts, "--mount", "type=volume,dst="+data), command: command})
+		o.docker = append(o.docker, "--mount", "type=volume,dst="+data)
+		r.master = c.w.addMaster(key, o)
 		putFile(t, r.container, data, "please-create-new-cluster", nil)
 	} else {
-		w.ctl("configure-cluster", "--member-count=1")
+		configure := []string{"configure-cluster", "--member-count=1"}
+		if f.version != "" {
+			configure = append(configure, "--etcd-version="+f.version)
+		}
+		w.ctl(configure...)
 		zone := "us-east-1" + string(rune('a'+c.w.given)) // a volume is looked for in its zone
 		c.addVolume(awsdouble.Volume{ID: "vol-0" + key, Zone: zone, Type: "gp3", SizeGiB: 20, Tags: f.tags(r.name)}, 1024)
-		r.master = c.machineWith(key, "i-"+key, zone, command, mounts...)
+		r.master = c.machineOf(key, "i-"+key, zone, o)
 	}
 	mine := *r.master
 	mine.w = &w
@@ -239,6 +281,7 @@ func (r *formRun) check() {
 	client := r.w.client(t, r.master)
 	put(t, client, "kept", "of the backup")
 	r.logHas(r.log, "cluster "+r.clusterName())
+	r.runsWhatItSays()
 	first := r.copyAndTruncate()
 	backup := ""
 	if !r.metal { // a fixed list of members has no commands
@@ -284,6 +327,27 @@ func (r *formRun) check() {
 	r.serves()
 	r.logHas(r.log, backup)
 	r.stop()
+}
+
+// runsWhatItSays checks that where another etcd stands in for the version that was asked for, it is that one, and the status says so.
+func (r *formRun) runsWhatItSays() {
+	r.w.t.Helper()
+	if r.runs == "" {
+		return
+	}
+	want := fmt.Sprintf("etcd %s is asked for and %s runs in its place", r.version, r.runs)
+	waitFor(r.w.t, want, time.Minute, func() string {
+		v, err := r.status()
+		switch {
+		case err != nil:
+			return err.Error()
+		case v.Etcd.Version != r.runs:
+			return "etcd says that it is " + v.Etcd.Version
+		case !strings.Contains(v.Doing, want):
+			return v.Doing
+		}
+		return ""
+	})
 }
 
 // has checks what the key of the test has.
