@@ -31,7 +31,7 @@ func childMain(args []string) (code int, ok bool) {
 	case etcd.ProveSubcommand:
 		return etcd.ProveMain(args[1:]), true
 	case etcd.ReplaySubcommand:
-		return etcd.ReplayMain(args[1:]), true
+		return changelog.ReplayMain(args[1:]), true
 	}
 	return 0, false
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
@@ -21,7 +22,7 @@ func childMain(args []string) (code int, ok bool) {
 	case etcd.KeysSubcommand:
 		return etcd.KeysMain(args[1:]), true
 	case etcd.ReplaySubcommand:
-		return etcd.ReplayMain(args[1:]), true
+		return changelog.ReplayMain(args[1:]), true
 	case etcd.ValuesSubcommand:
 		return etcd.ValuesMain(args[1:]), true
 	}

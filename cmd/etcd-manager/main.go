@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
@@ -54,7 +55,7 @@ func run(args []string) int {
 		case "stage-db":
 			return etcd.StageMain(args[1:])
 		case etcd.ReplaySubcommand:
-			return etcd.ReplayMain(args[1:])
+			return changelog.ReplayMain(args[1:])
 		case "etcdctl":
 			return etcdctlMain()
 		case "demo":

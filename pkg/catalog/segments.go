@@ -91,8 +91,8 @@ func ParseSegmentName(s string) (SegmentName, error) {
 // MaxSegmentRevisions bounds how many revisions a segment holds. So it is known where a listing has to begin to have the segment with a given one.
 const MaxSegmentRevisions = 1 << 16
 
-// MaxSegmentSize bounds a segment's stored bytes. One holds 8 MiB of changes, or a single larger transaction.
-const MaxSegmentSize = 1 << 30
+// MaxSegmentSize bounds a segment's stored bytes. One holds 8 MiB of changes, or a single larger transaction of up to 1 GiB.
+const MaxSegmentSize = 1<<30 + 258<<20
 
 // Segment is one row of the listing.
 type Segment struct {
@@ -164,24 +164,18 @@ func (c *Catalog) Segments(ctx context.Context, i Incarnation, from int64) iter.
 	}
 }
 
-// ReadSegment returns a segment's stored bytes. That they are what the name says is for the caller to check.
-func (c *Catalog) ReadSegment(ctx context.Context, s Segment) ([]byte, error) {
+// OpenSegment returns a segment's stored bytes as a stream, and how many there are by the store's word. That they are what the name says is for
+// the caller to check. Nothing of them is held in memory here.
+func (c *Catalog) OpenSegment(ctx context.Context, s Segment) (io.ReadCloser, int64, error) {
 	r, info, err := c.store.Get(ctx, s.Key(), blob.Range{})
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.Key(), err)
+		return nil, 0, fmt.Errorf("read %s: %w", s.Key(), err)
 	}
-	defer r.Close()
 	if info.Size > MaxSegmentSize {
-		return nil, corrupt(s.Key(), segmentWay, fmt.Errorf("it is larger than %d bytes", MaxSegmentSize))
+		_ = r.Close() // nothing was read of it
+		return nil, 0, corrupt(s.Key(), segmentWay, fmt.Errorf("it is larger than %d bytes", MaxSegmentSize))
 	}
-	buf := bytes.NewBuffer(make([]byte, 0, max(info.Size, 0)+bytes.MinRead))
-	// What the store said of the size needn't be true.
-	if n, err := io.Copy(buf, io.LimitReader(r, MaxSegmentSize+1)); err != nil {
-		return nil, fmt.Errorf("read %s: %w", s.Key(), err)
-	} else if n > MaxSegmentSize {
-		return nil, corrupt(s.Key(), segmentWay, fmt.Errorf("it is larger than %d bytes", MaxSegmentSize))
-	}
-	return buf.Bytes(), nil
+	return r, max(info.Size, 0), nil
 }
 
 const segmentWay = "go to a point before it: etcd-manager-ctl restore-backup --to-revision"

@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 // Archive reads what was kept: backups and the changes behind them. It is safe for concurrent use.
@@ -415,7 +416,11 @@ func (a *Archive) firstBad(ctx context.Context, p *Plan, err error) error {
 		return err
 	}
 	for _, s := range p.Chain.Segments {
-		if _, berr := a.read(ctx, s); chainProblem(berr) != "" {
+		c, berr := a.read(ctx, s)
+		if berr == nil {
+			berr = c.whole(ctx)
+		}
+		if chainProblem(berr) != "" {
 			return berr
 		} else if berr != nil {
 			return err
@@ -548,12 +553,9 @@ func (a *Archive) crossing(ctx context.Context, p *Plan, t Target, i int) (int64
 		return 0, err
 	}
 	there, ahead := i > 0, false // when the base's own revision was made: by the target's time, or after it
-	err = c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
-		if e.Mark == nil {
-			return nil
-		}
-		rev := e.Mark.GetRevision()
-		if at, _ := markTimes(e.Mark); !at.After(t.Time) {
+	err = c.Marks(ctx, a.Catalog.Opener(), func(m *protosv1.Mark) error {
+		rev := m.GetRevision()
+		if at, _ := markTimes(m); !at.After(t.Time) {
 			revision = max(revision, rev)
 			there = there || rev >= p.Chain.Base
 		} else if !there && (rev < p.Chain.Base || rev == p.Chain.Base && rev >= s.First) { // one of before the segment says only that it lasted
@@ -620,12 +622,9 @@ func (a *Archive) times(ctx context.Context, p *Plan) error {
 		if err != nil {
 			return err
 		}
-		return c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
-			if e.Mark == nil {
-				return nil
-			}
-			at, since := markTimes(e.Mark)
-			switch r := e.Mark.GetRevision(); {
+		return c.Marks(ctx, a.Catalog.Opener(), func(m *protosv1.Mark) error {
+			at, since := markTimes(m)
+			switch r := m.GetRevision(); {
 			case r >= p.Revision && p.Time.IsZero():
 				p.Time, p.Uncertain, p.Until = at, since, at
 			case r == p.Revision, r > p.Revision && p.Until.Equal(p.Time):
@@ -703,16 +702,4 @@ func (a *Archive) Find(ctx context.Context, p *catalog.PointInTime) (Chain, erro
 // Point is the plan as it is recorded, so that everybody who carries it out does the same.
 func (p *Plan) Point() *catalog.PointInTime {
 	return &catalog.PointInTime{Incarnation: p.Incarnation, BaseRevision: p.Chain.Base, Revision: p.Revision, Head: p.Head(), Time: p.Time}
-}
-
-// read fetches a segment and checks what can be checked without a key.
-func (a *Archive) read(ctx context.Context, s catalog.Segment) (*Content, error) {
-	data, err := a.Catalog.ReadSegment(ctx, s)
-	if errors.Is(err, catalog.ErrNotFound) {
-		return nil, &Error{Segment: s.Key(), Kind: catalog.ErrNotFound, Err: errors.New("it is gone"), Good: s.First - 1}
-	}
-	if err != nil {
-		return nil, err
-	}
-	return readSegment(s, data)
 }

@@ -2,12 +2,17 @@ package changelog
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -225,7 +230,10 @@ type damage struct {
 
 func damages() []damage {
 	data := func(w *world, s catalog.Segment) []byte {
-		b, err := w.catalog.ReadSegment(w.t.Context(), s)
+		r, _, err := w.catalog.OpenSegment(w.t.Context(), s)
+		must(w.t, err)
+		defer r.Close()
+		b, err := io.ReadAll(r)
 		must(w.t, err)
 		return b
 	}
@@ -265,6 +273,46 @@ func damages() []damage {
 			damages()[0].do(w, list, i)
 			must(w.t, w.catalog.PutSegment(w.t.Context(), list[i].Incarnation, x.name, x.data))
 		}, "belongs to incarnation"},
+		{"a bomb", func(w *world, list []catalog.Segment, i int) {
+			s := list[i]
+			var buf bytes.Buffer
+			c, err := readSegment(s, data(w, s))
+			must(w.t, err)
+			buf.Write(data(w, s)[:len(magic)+4+len(c.header)])
+			z, err := zstd.NewWriter(&buf)
+			must(w.t, err)
+			oneValue(z, 300<<20)
+			must(w.t, z.Close())
+			damages()[0].do(w, list, i)
+			s.Sum = catalog.NewSegmentSum(sumOf(buf.Bytes()))
+			list[i] = s
+			must(w.t, w.catalog.PutSegment(w.t.Context(), s.Incarnation, s.SegmentName, buf.Bytes()))
+			// What follows on it has to name it.
+			rechain(w, list, i+1, sumOf(buf.Bytes()))
+		}, "that its header says"},
+	}
+}
+
+// rechain has the segments from the i-th on follow on one with another SHA-256.
+func rechain(w *world, list []catalog.Segment, i int, previous []byte) {
+	for ; i < len(list); i++ {
+		s := list[i]
+		r, _, err := w.catalog.OpenSegment(w.t.Context(), s)
+		must(w.t, err)
+		old, err := io.ReadAll(r)
+		must(w.t, errors.Join(err, r.Close()))
+		c, err := readSegment(s, old)
+		must(w.t, err)
+		c.Header.Previous = previous
+		header, err := proto.Marshal(c.Header)
+		must(w.t, err)
+		out := append([]byte(magic), binary.BigEndian.AppendUint32(nil, uint32(len(header)))...)
+		out = append(append(out, header...), c.payload...)
+		_, err = w.catalog.DeleteSegments(w.t.Context(), s.Incarnation, []catalog.SegmentName{s.SegmentName})
+		must(w.t, err)
+		s.Previous, s.Sum = catalog.NewSegmentSum(previous), catalog.NewSegmentSum(sumOf(out))
+		must(w.t, w.catalog.PutSegment(w.t.Context(), s.Incarnation, s.SegmentName, out))
+		list[i], previous = s, sumOf(out)
 	}
 }
 

@@ -33,7 +33,9 @@ func TestMain(m *testing.M) {
 		case etcd.ValuesSubcommand:
 			os.Exit(etcd.ValuesMain(os.Args[2:]))
 		case etcd.ReplaySubcommand:
-			os.Exit(etcd.ReplayMain(os.Args[2:]))
+			os.Exit(ReplayMain(os.Args[2:]))
+		case readerCommand:
+			os.Exit(readerMain(os.Args[2]))
 		}
 	}
 	os.Exit(m.Run())

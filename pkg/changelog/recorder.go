@@ -1,6 +1,7 @@
 package changelog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -275,12 +276,13 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	}
 	switch {
 	case head.Sum != "":
-		data, err := r.dataOf(ctx, out, head)
+		sum, beginning, size, err := r.digestOf(ctx, out, head)
 		if err != nil {
 			return err
 		}
-		r.prev, r.b, r.seen, r.kept = sumOf(data), newBuilderAt(head.Last, head.Ended), head.Ended, head.Ended
-		if c, err := readSegment(catalog.Segment{SegmentName: head, Incarnation: h.incarnation}, data); err == nil {
+		r.prev, r.b, r.seen, r.kept = sum, newBuilderAt(head.Last, head.Ended), head.Ended, head.Ended
+		if c, err := readHeader(catalog.Segment{SegmentName: head, Incarnation: h.incarnation}, beginning, size); err == nil &&
+			catalog.NewSegmentSum(sum) == head.Sum {
 			r.book.resume(c.Header.GetUnknownLeases())
 		}
 		if catalog.NewSegmentSum(r.prev) != head.Sum { // nothing can lead through it
@@ -338,10 +340,23 @@ func (r *Recorder) leaveFuture() {
 	r.cfg.Gap(why)
 }
 
-// dataOf are the stored bytes of the segment that the next one is to name.
-func (r *Recorder) dataOf(ctx context.Context, out *outbox, n catalog.SegmentName) ([]byte, error) {
+// digestOf reads the segment that the next one is to name, and holds only its beginning.
+func (r *Recorder) digestOf(ctx context.Context, out *outbox, n catalog.SegmentName) (sum, head []byte, size int64, err error) {
 	if slices.Contains(out.names(), n) {
-		return readSpilled(out, n)
+		data, err := readSpilled(out, n)
+		if err != nil {
+			return nil, nil, 0, err
+		}
+		return digest(bytes.NewReader(data))
 	}
-	return r.cfg.Catalog.ReadSegment(ctx, catalog.Segment{SegmentName: n, Incarnation: r.origin.incarnation})
+	s := catalog.Segment{SegmentName: n, Incarnation: r.origin.incarnation}
+	src, _, err := r.cfg.Catalog.OpenSegment(ctx, s)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	defer src.Close()
+	if sum, head, size, err = digest(src); err != nil {
+		return nil, nil, 0, fmt.Errorf("read %s: %w", s.Key(), err)
+	}
+	return sum, head, size, nil
 }

@@ -1,30 +1,52 @@
 package changelog
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"k8s.io/klog/v2"
 
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // ahead is how many segments are fetched before they are needed.
 const ahead = 4
 
-// Replay brings the snapshot file at path, which is that of the chain's base, to a revision. selfExe is the manager's executable: a process of its own writes to
-// the file. A bad segment is an *Error; where the snapshot is ahead of the revision already, or not as far as the chain begins, it is an *UnreachableError. progress, which may be nil, gets the stored bytes of
-// the segments that were replayed.
+// Replay brings the snapshot file at path, which is that of the chain's base, to a revision. selfExe is the manager's executable: a process of its own
+// decompresses and reads the changes and writes to the file; this one fetches and decrypts, and holds a few small segments. A bad segment is an *Error; where the
+// snapshot is ahead of the revision already, or not as far as the chain begins, it is an *UnreachableError. progress, which may be nil, gets the stored bytes of
+// the segments that were handed on.
 func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, revision int64, progress func(bytes int64)) (etcd.ReplayResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f := a.feed(ctx, c, revision, progress)
-	res, err := etcd.Replay(ctx, selfExe, path, f.next)
+	in, out := io.Pipe()
+	fed := make(chan error, 1)
+	go func() {
+		err := a.feed(ctx, out, c, revision, progress)
+		fed <- err
+		_ = out.CloseWithError(err) // it returns nil
+	}()
+	var rep replayReport
+	res, err := etcd.Replay(ctx, selfExe, path, in, &rep, strconv.FormatInt(revision, 10))
 	cancel()
-	f.wait()
+	_ = in.CloseWithError(errChildEnded) // it returns nil
+	ferr := <-fed
+	switch {
+	case rep.Fault != nil: // it lies before all that couldn't be fetched
+		err = rep.Fault.error()
+	case ferr != nil && !errors.Is(ferr, errChildEnded) && !errors.Is(ferr, context.Canceled): // the child knows only that its input was cut
+		err = ferr
+	}
+	for _, note := range rep.Notes {
+		klog.Warningf("changes: what a segment says of leases isn't known: %s", note)
+	}
 	if err != nil {
 		return res, fmt.Errorf("replay changes: %w", err)
 	}
@@ -34,113 +56,139 @@ func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, rev
 	return res, nil
 }
 
-// feed yields the steps of a replay, and fetches ahead.
-type feed struct {
-	steps chan etcd.Replayed
-	// err is read only after steps is closed.
-	err error
-}
-
-func (f *feed) next() (etcd.Replayed, error) {
-	x, ok := <-f.steps
-	if ok {
-		return x, nil
-	}
-	if f.err != nil {
-		return etcd.Replayed{}, f.err
-	}
-	return etcd.Replayed{}, io.EOF
-}
-
-// wait ends everything; the context has ended.
-func (f *feed) wait() {
-	for range f.steps { // the last step may be on its way
-	}
-}
+// errChildEnded means that nobody reads any more.
+var errChildEnded = errors.New("the process that replays has ended")
 
 type fetched struct {
 	content *Content
 	err     error
 }
 
-func (a *Archive) feed(ctx context.Context, c Chain, revision int64, progress func(bytes int64)) *feed {
-	f := &feed{steps: make(chan etcd.Replayed, 256)}
-	segments := c.Segments
-	// Each segment has a place of its own, so that they come in their order however fast each one is.
-	places := make([]chan fetched, len(segments))
-	for i := range places {
-		places[i] = make(chan fetched, 1)
+// feed writes the segments for the child, and fetches ahead.
+func (a *Archive) feed(ctx context.Context, w io.Writer, c Chain, revision int64, progress func(bytes int64)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := bufio.NewWriterSize(w, 64<<10)
+	var done int64
+	next := a.fetchAhead(ctx, c.Segments)
+	for _, s := range c.Segments {
+		x := next()
+		err := x.err
+		if err == nil {
+			err = a.pour(ctx, out, x.content, hasChanges(s, revision))
+		}
+		var bad *Error
+		if errors.As(err, &bad) && !hasChanges(s, revision) {
+			klog.Warningf("changes: what it says of leases isn't known: %v", err)
+			err = nil
+		}
+		if err != nil {
+			return err
+		}
+		done += s.Size
+		if progress != nil {
+			progress(done)
+		}
 	}
-	slots := make(chan struct{}, ahead)
+	return errors.Join(out.WriteByte(lastFrame), out.Flush())
+}
+
+// fetchAhead returns a function that yields the segments in their order, however fast each one is.
+func (a *Archive) fetchAhead(ctx context.Context, segments []catalog.Segment) func() fetched {
+	places := make(chan chan fetched, ahead)
 	go func() {
-		for i, s := range segments {
+		for _, s := range segments {
+			place := make(chan fetched, 1)
 			select {
-			case slots <- struct{}{}:
+			case places <- place:
 			case <-ctx.Done():
-				places[i] <- fetched{err: context.Cause(ctx)}
 				return
 			}
 			go func() {
 				content, err := a.read(ctx, s)
-				places[i] <- fetched{content, err}
+				place <- fetched{content, err}
 			}()
 		}
 	}()
-	go func() {
-		defer close(f.steps)
-		var done int64
-		for i := range segments {
-			var x fetched
-			select {
-			case x = <-places[i]:
-			case <-ctx.Done():
-				f.err = context.Cause(ctx)
-				return
-			}
-			<-slots
-			if x.err == nil {
-				x.err = a.pour(ctx, f.steps, x.content, revision)
-			}
-			var bad *Error
-			if errors.As(x.err, &bad) && !hasChanges(segments[i], revision) {
-				klog.Warningf("changes: what it says of leases isn't known: %v", x.err)
-				x.err = nil
-			}
-			if x.err != nil {
-				f.err = x.err
-				return
-			}
-			done += segments[i].Size
-			if progress != nil {
-				progress(done)
-			}
+	return func() (x fetched) {
+		select {
+		case place := <-places:
+			return <-place // reading ends with ctx
+		case <-ctx.Done():
+			return fetched{err: context.Cause(ctx)}
 		}
-	}()
-	return f
+	}
 }
 
-// pour hands the steps of a segment on, once all of it was found right: what was replayed can't be taken back.
-func (a *Archive) pour(ctx context.Context, to chan<- etcd.Replayed, c *Content, revision int64) error {
-	var steps []etcd.Replayed
-	err := c.Walk(ctx, a.Catalog.Opener(), func(e Entry) error {
-		x, ok, err := e.replayed()
-		if err != nil {
-			return &Error{Segment: c.Segment.Key(), Kind: cluster.ErrCorrupt, Err: err, Good: c.Segment.First - 1}
-		}
-		if ok && x.Revision <= revision && x.LeaseFrom <= revision {
-			steps = append(steps, x)
-		}
-		return nil
-	})
+// Frames of what the child is sent: a segment, and the end.
+const (
+	segmentFrame byte = 's'
+	lastFrame    byte = 'e'
+)
+
+// What stands behind the last chunk of a segment: all of it was found right, or it is to be forgotten.
+const (
+	keepSegment byte = 'k'
+	dropSegment byte = 'd'
+)
+
+// segmentFrameHead says what comes: the content as it was before it was encrypted, in chunks.
+type segmentFrameHead struct {
+	Incarnation catalog.Incarnation `json:"incarnation"`
+	Name        string              `json:"name"`
+	Header      []byte              `json:"header"`
+	Stored      int64               `json:"stored"`
+	// Needed is false where the segment tells only of leases: then replay goes on without what it says if it is bad.
+	Needed bool `json:"needed"`
+}
+
+// pour hands a segment on. What is bad in it, and can be told without decompressing it, is an error.
+func (a *Archive) pour(ctx context.Context, out *bufio.Writer, c *Content, needed bool) error {
+	raw, plain, err := c.open(ctx, a.Catalog.Opener())
 	if err != nil {
 		return err
 	}
-	for _, x := range steps {
-		select {
-		case to <- x:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	defer raw.Close()
+	head, err := json.Marshal(segmentFrameHead{
+		Incarnation: c.Segment.Incarnation, Name: c.Segment.SegmentName.String(), Header: c.header, Stored: c.stored, Needed: needed,
+	})
+	if err != nil {
+		return fmt.Errorf("replay changes: %w", err)
 	}
-	return nil
+	chunks := &chunkWriter{out: out}
+	_ = out.WriteByte(segmentFrame) // a later write says the same
+	if _, err := chunks.Write(head); err != nil {
+		return err
+	}
+	_, err = io.CopyBuffer(chunks, struct{ io.Reader }{plain}, make([]byte, 64<<10))
+	if chunks.err != nil {
+		return chunks.err
+	}
+	bad := c.explain(raw, plain, err)
+	end := keepSegment
+	if bad != nil {
+		end = dropSegment
+	}
+	_, err = out.Write([]byte{0, end})
+	return errors.Join(bad, err)
+}
+
+// chunkWriter writes chunks that begin with their length.
+type chunkWriter struct {
+	out *bufio.Writer
+	err error
+}
+
+func (w *chunkWriter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	_, err := w.out.Write(binary.AppendUvarint(nil, uint64(len(p))))
+	if err == nil {
+		_, err = w.out.Write(p)
+	}
+	if w.err = err; err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }

@@ -27,13 +27,7 @@ const magic = "ETCDCHG\x01"
 
 const (
 	segmentVersion = 1
-	// maxHeader bounds what is taken for a header.
-	maxHeader = 1 << 20
-	// maxEntry bounds one entry: a transaction of the largest that an etcd can be made to accept.
-	maxEntry = 1 << 30
-	// maxContent bounds what a segment's content is decompressed to: it ends with the entry that makes it large enough.
-	maxContent = maxEntry + 256<<20
-	zstdName   = "zstd"
+	zstdName       = "zstd"
 )
 
 // Error says what is wrong with a segment. Trying again with the same one can't help: errors.Is(err, cluster.ErrPermanent) holds beside the kind.
@@ -74,6 +68,8 @@ type builder struct {
 	first   int64
 	last    int64
 	changes int64
+	// largest is the size of the largest change, or a little more.
+	largest int64
 	started time.Time
 	ended   time.Time
 	// marked is the revision of the newest mark that was written.
@@ -110,6 +106,9 @@ func (b *builder) entry(e *protosv1.SegmentEntry) error {
 	return nil
 }
 
+// changeRest is more than what a change takes beside its key and its value.
+const changeRest = 64
+
 // add appends a transaction, which must follow on the last one.
 func (b *builder) add(t etcd.Transaction) error {
 	if t.Revision != b.last+1 {
@@ -124,6 +123,7 @@ func (b *builder) add(t etcd.Transaction) error {
 			c.CreateRevision, c.Version, c.Value, c.Lease = e.Kv.CreateRevision, e.Kv.Version, e.Kv.Value, e.Kv.Lease
 		}
 		p.Changes = append(p.Changes, c)
+		b.largest = max(b.largest, int64(len(c.GetKey())+len(c.GetValue())+changeRest))
 	}
 	b.last = t.Revision
 	b.changes += int64(len(p.Changes))
@@ -193,25 +193,39 @@ func (b *builder) seal(ctx context.Context, o origin, previous []byte, begins st
 	if s != nil {
 		h.Encryption, h.KeyIds = s.Info()
 	}
+	data, err := b.encode(ctx, h, s)
+	// What readers would take for too much in too little is stored as it is.
+	if err == nil && !boundsOf(int64(len(data))).hold(h.GetContentSize(), b.largest, b.changes) {
+		h.Compression = ""
+		data, err = b.encode(ctx, h, s)
+	}
+	if err != nil {
+		return sealed{}, err
+	}
+	sum := sumOf(data)
+	return sealed{data: data, sum: sum, name: catalog.SegmentName{
+		First: b.first, Last: b.last, Ended: time.UnixMilli(b.ended.UnixMilli()).UTC(), Previous: catalog.NewSegmentSum(previous), Sum: catalog.NewSegmentSum(sum),
+	}}, nil
+}
+
+// encode makes the stored bytes.
+func (b *builder) encode(ctx context.Context, h *protosv1.SegmentHeader, s envelope.Sealer) ([]byte, error) {
 	header, err := proto.Marshal(h)
 	if err != nil {
-		return sealed{}, fmt.Errorf("encode segment: %w", err)
+		return nil, fmt.Errorf("encode segment: %w", err)
 	}
 	var out bytes.Buffer
 	out.WriteString(magic)
 	out.Write(binary.BigEndian.AppendUint32(nil, uint32(len(header))))
 	out.Write(header)
-	if err := b.pack(ctx, &out, header, s); err != nil {
-		return sealed{}, fmt.Errorf("seal segment: %w", err)
+	if err := b.pack(ctx, &out, h.GetCompression(), header, s); err != nil {
+		return nil, fmt.Errorf("seal segment: %w", err)
 	}
-	sum := sha256.Sum256(out.Bytes())
-	return sealed{data: out.Bytes(), sum: sum[:], name: catalog.SegmentName{
-		First: b.first, Last: b.last, Ended: time.UnixMilli(b.ended.UnixMilli()).UTC(), Previous: catalog.NewSegmentSum(previous), Sum: catalog.NewSegmentSum(sum[:]),
-	}}, nil
+	return out.Bytes(), nil
 }
 
 // pack compresses the content, and encrypts it.
-func (b *builder) pack(ctx context.Context, out io.Writer, header []byte, s envelope.Sealer) error {
+func (b *builder) pack(ctx context.Context, out io.Writer, compression string, header []byte, s envelope.Sealer) error {
 	var end io.Closer
 	if s != nil {
 		w, err := s.Seal(ctx, out, binding(header))
@@ -219,6 +233,13 @@ func (b *builder) pack(ctx context.Context, out io.Writer, header []byte, s enve
 			return err
 		}
 		out, end = w, w
+	}
+	if compression == "" {
+		_, err := out.Write(b.content.Bytes())
+		if err != nil || end == nil {
+			return err
+		}
+		return end.Close()
 	}
 	z, err := zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(1<<20))
 	if err != nil {

@@ -4,7 +4,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+
+	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
 // TestKilledReader has the process that reads a database killed from outside, as the kernel does when memory runs out: that says nothing of the data.
@@ -14,7 +19,7 @@ func TestKilledReader(t *testing.T) {
 	killed := filepath.Join(t.TempDir(), "killed")
 	must(t, os.WriteFile(killed, []byte("#!/bin/sh\nkill -9 $$\n"), 0o700))
 	_, proof := Prove(t.Context(), killed, path, ProveOptions{})
-	_, replay := Replay(t.Context(), killed, path, func() (Replayed, error) { return Replayed{}, errors.New("no changes") })
+	_, replay := Replay(t.Context(), killed, path, strings.NewReader("no changes"), &struct{}{}, "7")
 	keys := Keys(t.Context(), killed, path, func(LiveKey) error { return nil })
 	for what, err := range map[string]error{"prove": proof, "keys": keys} {
 		if !errors.Is(err, errKilled) || errors.Is(err, ErrBadDatabase) {
@@ -26,5 +31,43 @@ func TestKilledReader(t *testing.T) {
 	}
 	if _, err := Prove(t.Context(), self(t), path, ProveOptions{}); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestTalkativeReader has the process that reads a database answer without end: what is kept of that has a bound, and the file counts as bad.
+func TestTalkativeReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	randomStore(t, path, 1)
+	talks := filepath.Join(t.TempDir(), "talks")
+	must(t, os.WriteFile(talks, []byte("#!/bin/sh\nhead -c 300000000 /dev/zero\n"), 0o700))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := Prove(t.Context(), talks, path, ProveOptions{})
+	runtime.ReadMemStats(&after)
+	if !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "answered with more than") {
+		t.Error(err)
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > 20<<20 {
+		t.Errorf("it took %d bytes", took)
+	}
+}
+
+// TestLongVersion has a database whose version is as long as a value can be: the answer of who reads it stays short.
+func TestLongVersion(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	randomStore(t, path, 1)
+	db, err := bolt.Open(path, 0o600, nil)
+	must(t, err)
+	must(t, db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(schema.Cluster.Name())
+		if err != nil {
+			return err
+		}
+		return b.Put(schema.ClusterClusterVersionKeyName, []byte("3.5.0-"+strings.Repeat("a", 8<<20)))
+	}))
+	must(t, db.Close())
+	f, err := Prove(t.Context(), self(t), path, ProveOptions{})
+	if err != nil || f.ClusterVersion != "" {
+		t.Errorf("%.100q, %v", f.ClusterVersion, err)
 	}
 }

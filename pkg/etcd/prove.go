@@ -202,6 +202,9 @@ func (s *scan) versions() Facts {
 }
 
 func versionIn(b []byte) string {
+	if len(b) > 64 { // no version is
+		return ""
+	}
 	v, err := semver.NewVersion(string(b))
 	if err != nil {
 		return ""
@@ -366,8 +369,10 @@ func ProveMain(args []string) int {
 	return 0
 }
 
-// limitSelf makes sure that a bad file can't make the process leave a core file, and that the process gives way to etcd. Failing is harmless.
+// limitSelf makes sure that a bad file can't make the process leave a core file, that the process gives way to etcd, and that it is the one that
+// the kernel ends where memory runs out. Failing is harmless.
 func limitSelf() {
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	background.LowerProcess(os.Getpid())
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
@@ -440,9 +445,8 @@ var errKilled = errors.New("the process that worked on it was killed, perhaps by
 // runSelf runs a subcommand of the manager and returns what it printed, also where it wasn't to be told everything. stdin may be nil.
 func runSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, exe, args...)
-	var stdout bytes.Buffer
-	stderr := &headBuffer{}
-	c.Stdin, c.Stdout, c.Stderr = stdin, &stdout, stderr
+	stdout, stderr := &headBuffer{most: maxAnswer}, &headBuffer{most: maxComplaint}
+	c.Stdin, c.Stdout, c.Stderr = stdin, stdout, stderr
 	// Nothing of the environment is needed.
 	c.Env = []string{"GOTRACEBACK=single"}
 	c.WaitDelay = 2 * time.Second
@@ -454,14 +458,17 @@ func runSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) (
 	err := c.Run()
 	switch ws, exited := exitStatus(err); {
 	case exited && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
-		return stdout.Bytes(), errKilled
+		return stdout.b, errKilled
 	case exited:
 		return nil, fmt.Errorf("%w (%v): %s", errCrashed, err, bytes.TrimSpace(stderr.b))
 	}
-	if err != nil {
-		return stdout.Bytes(), fmt.Errorf("run %s %s: %w", exe, args[0], err)
+	if stdout.more {
+		return nil, fmt.Errorf("%w: it answered with more than %d bytes", errCrashed, maxAnswer)
 	}
-	return stdout.Bytes(), nil
+	if err != nil {
+		return stdout.b, fmt.Errorf("run %s %s: %w", exe, args[0], err)
+	}
+	return stdout.b, nil
 }
 
 // exitStatus is how a child ended, if it did.
@@ -474,13 +481,23 @@ func exitStatus(err error) (syscall.WaitStatus, bool) {
 	return ws, ok
 }
 
-// headBuffer keeps the beginning of what a child complains, enough to see a panic's message.
-type headBuffer struct{ b []byte }
+// What is kept of what a child says: an answer is much shorter, and of a complaint that is enough to see a panic's message.
+const (
+	maxAnswer    = 1 << 20
+	maxComplaint = 500
+)
+
+// headBuffer keeps the beginning of what is written to it.
+type headBuffer struct {
+	b    []byte
+	most int
+	// more is true if that wasn't all.
+	more bool
+}
 
 func (t *headBuffer) Write(p []byte) (int, error) {
-	const most = 500
-	if room := most - len(t.b); room > 0 {
-		t.b = append(t.b, p[:min(room, len(p))]...)
-	}
+	n := min(len(p), t.most-len(t.b))
+	t.b = append(t.b, p[:n]...)
+	t.more = t.more || n < len(p)
 	return len(p), nil
 }

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -19,17 +18,19 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
-// ReplaySubcommand is the manager's hidden subcommand that is [ReplayMain].
+// ReplaySubcommand is the manager's hidden subcommand that ends in [ReplayMain].
 const ReplaySubcommand = "replay-db"
 
 // ErrGap means that a change to be replayed doesn't follow on what is there.
 var ErrGap = errors.New("changes are missing")
 
-// Replayed is a step of a replay: a transaction, or a lease that a later one refers to.
+// Replayed is a step of a replay: a transaction or a part of one, or a lease that a later one refers to.
 type Replayed struct {
 	// Revision is the transaction's; 0 for a lease.
 	Revision int64
 	Records  []Record
+	// Sub is how many records of the transaction came in the steps before: a large one comes in parts, so that nobody has to hold it.
+	Sub int
 	// LeaseID and LeaseTTL are a lease and for how many seconds it was granted; 0 if nobody knows.
 	LeaseID, LeaseTTL int64
 	// LeaseFrom is the first revision with a key that was attached in this grant of the id: ids can be granted again. 0 if that isn't known:
@@ -132,8 +133,10 @@ func appendHash(ctx context.Context, path string) (err error) {
 
 type replay struct {
 	ReplayResult
-	db     *bolt.DB
-	began  bool
+	db    *bolt.DB
+	began bool
+	// open is the revision of which more parts may come; 0 if the database had it already.
+	open   int64
 	leases map[int64]told
 }
 
@@ -184,13 +187,18 @@ func (r *replay) step(w *replayTx, x Replayed) error {
 	switch {
 	case x.Revision == 0:
 		return r.lease(w, x)
+	case x.Sub > 0 && x.Revision == r.open: // goes on
 	case x.Revision <= r.Revision:
+		r.open = 0
 		return nil
-	case x.Revision != r.Revision+1:
+	case x.Revision != r.Revision+1 || x.Sub > 0:
 		return fmt.Errorf("%w: revision %d is to follow on %d", ErrGap, x.Revision, r.Revision)
+	default:
+		r.Revision, r.open = x.Revision, x.Revision
+		r.Transactions++
 	}
 	for i, rec := range x.Records {
-		lease, err := w.put(x.Revision, i, rec)
+		lease, err := w.put(x.Revision, x.Sub+i, rec)
 		if err == nil && lease != 0 {
 			err = r.attach(w, lease)
 		}
@@ -198,8 +206,6 @@ func (r *replay) step(w *replayTx, x Replayed) error {
 			return err
 		}
 	}
-	r.Revision = x.Revision
-	r.Transactions++
 	return nil
 }
 
@@ -300,167 +306,40 @@ func (r *replay) lease(w *replayTx, x Replayed) error {
 	return w.grant(x.LeaseID, x.LeaseTTL)
 }
 
-// Frames of what the parent sends to the child.
-const (
-	transactionFrame byte = 't'
-	leaseFrame       byte = 'l'
-	lastFrame        byte = 'e'
-)
-
-// maxRecords and maxRecord bound what the child takes: far above what an etcd accepts in one transaction.
-const (
-	maxRecords = 1 << 24
-	maxRecord  = 1 << 30
-)
-
-// appendFrame writes a step as the child reads it.
-func appendFrame(b []byte, x Replayed) []byte {
-	if x.Revision == 0 {
-		b = append(b, leaseFrame)
-		for _, n := range []int64{x.LeaseID, x.LeaseTTL, x.LeaseFrom} {
-			b = binary.AppendVarint(b, n)
-		}
-		return b
-	}
-	b = binary.AppendVarint(append(b, transactionFrame), x.Revision)
-	b = binary.AppendUvarint(b, uint64(len(x.Records)))
-	for _, r := range x.Records {
-		deleted := byte(0)
-		if r.Deleted {
-			deleted = 1
-		}
-		b = binary.AppendUvarint(append(b, deleted), uint64(len(r.KV)))
-		b = append(b, r.KV...)
-	}
-	return b
-}
-
-// frameReader makes the child's input of what next returns.
-type frameReader struct {
-	next func() (Replayed, error)
-	rest []byte
-	buf  []byte
-	done bool
-	// err is what next has failed with.
-	err error
-}
-
-func (f *frameReader) Read(p []byte) (int, error) {
-	for len(f.rest) == 0 {
-		if f.done {
-			return 0, io.EOF
-		}
-		x, err := f.next()
-		switch {
-		case err == io.EOF:
-			f.done = true
-			f.rest = append(f.buf[:0], lastFrame)
-		case err != nil:
-			f.err = err
-			return 0, err
-		default:
-			f.buf = appendFrame(f.buf[:0], x)
-			f.rest = f.buf
-		}
-	}
-	n := copy(p, f.rest)
-	f.rest = f.rest[n:]
-	return n, nil
-}
-
-// readFrame is the other side. It returns io.EOF only after the last frame: an input that is cut is io.ErrUnexpectedEOF.
-func readFrame(r *bufio.Reader) (x Replayed, err error) {
-	defer func() {
-		if err == io.EOF && x.Revision != -1 {
-			err = io.ErrUnexpectedEOF
-		}
-	}()
-	kind, err := r.ReadByte()
-	if err != nil {
-		return x, err
-	}
-	switch kind {
-	case lastFrame:
-		return Replayed{Revision: -1}, io.EOF
-	case leaseFrame:
-		for _, n := range []*int64{&x.LeaseID, &x.LeaseTTL, &x.LeaseFrom} {
-			if *n, err = binary.ReadVarint(r); err != nil {
-				return x, err
-			}
-		}
-		return x, nil
-	case transactionFrame:
-	default:
-		return x, fmt.Errorf("unknown frame %q", kind)
-	}
-	if x.Revision, err = binary.ReadVarint(r); err != nil {
-		return x, err
-	}
-	n, err := binary.ReadUvarint(r)
-	if err != nil || n > maxRecords || x.Revision < 1 {
-		return x, errors.Join(errors.New("not a transaction"), err)
-	}
-	for range n {
-		rec, err := readRecord(r)
-		if err != nil {
-			return Replayed{}, err
-		}
-		x.Records = append(x.Records, rec)
-	}
-	return x, nil
-}
-
-func readRecord(r *bufio.Reader) (Record, error) {
-	deleted, err := r.ReadByte()
-	if err != nil {
-		return Record{}, err
-	}
-	n, err := binary.ReadUvarint(r)
-	if err != nil || n > maxRecord {
-		return Record{}, errors.Join(errors.New("not a record"), err)
-	}
-	rec := Record{Deleted: deleted != 0, KV: make([]byte, n)}
-	_, err = io.ReadFull(r, rec.KV)
-	return rec, err
-}
-
 // replayAnswer is what the child prints.
 type replayAnswer struct {
-	Result *ReplayResult `json:"result,omitempty"`
-	Error  string        `json:"error,omitempty"`
-	Kind   string        `json:"kind,omitempty"`
+	Result *ReplayResult   `json:"result,omitempty"`
+	Error  string          `json:"error,omitempty"`
+	Kind   string          `json:"kind,omitempty"`
+	Report json.RawMessage `json:"report,omitempty"`
 }
 
-// ReplayMain is a process of its own that brings a database file forward: args is the file's path, standard input the steps. It prints one line of JSON
-// and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
-func ReplayMain(args []string) int {
-	if len(args) != 1 {
-		fmt.Fprintf(os.Stderr, "usage: %s PATH\n", ReplaySubcommand)
-		return 2
-	}
+// ReplayMain is the whole of a process of its own that brings the database file at path forward by the steps that next yields. It prints one line of JSON, with
+// what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
+func ReplayMain(path string, next func() (Replayed, error), report func() any) int {
 	limitSelf()
-	in := bufio.NewReaderSize(os.Stdin, 1<<20)
 	// As in ProveMain: who wants it to end kills the process.
-	res, err := ReplayDB(context.Background(), args[0], func() (Replayed, error) { return readFrame(in) })
+	res, err := ReplayDB(context.Background(), path, next)
 	a := replayAnswer{Result: &res}
 	if err != nil {
 		a = replayAnswer{Error: err.Error(), Kind: kindOf(err)}
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
+	if a.Report, err = json.Marshal(report()); err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(a)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-// Replay runs ReplayMain in a process of its own, at the lowest priority, so that a file or changes that make bbolt crash can't harm the caller. An error
-// of next is returned as it is.
-func Replay(ctx context.Context, selfExe, path string, next func() (Replayed, error)) (ReplayResult, error) {
-	in := &frameReader{next: next}
-	out, err := runSelf(ctx, in, selfExe, ReplaySubcommand, path)
+// Replay runs the subcommand that is ReplayMain in a process of its own, at the lowest priority, so that neither a file nor changes, whatever they hold, can harm
+// the caller: args follow on the subcommand and the file's path, and in is the child's standard input, which is read nowhere else. What the child reports is decoded into report, also where
+// it has failed.
+func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any, args ...string) (ReplayResult, error) {
+	out, err := runSelf(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
 	switch {
-	case in.err != nil:
-		return ReplayResult{}, in.err
 	case ctx.Err() != nil:
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, context.Cause(ctx))
 	case errors.Is(err, errCrashed):
@@ -470,6 +349,11 @@ func Replay(ctx context.Context, selfExe, path string, next func() (Replayed, er
 	var a replayAnswer
 	if jerr := json.Unmarshal(bytes.TrimSpace(out), &a); jerr != nil {
 		return ReplayResult{}, fmt.Errorf("replay on %s: %s %s gave no answer: %w", path, selfExe, ReplaySubcommand, errors.Join(err, jerr))
+	}
+	if len(a.Report) > 0 {
+		if jerr := json.Unmarshal(a.Report, report); jerr != nil {
+			return ReplayResult{}, fmt.Errorf("replay on %s: %s %s gave no report: %w", path, selfExe, ReplaySubcommand, jerr)
+		}
 	}
 	if a.Error != "" {
 		return ReplayResult{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
