@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -662,4 +663,37 @@ func TestOneNameTwoWriters(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBomb has a backup whose data decompress to far more than its manifest says: that is found out before it fills a disk, and the file is named.
+func TestBomb(t *testing.T) {
+	s := blobtest.NewMemory()
+	raw := snapshot(4)
+	m := write(t, s, raw)
+	bomb := zip(make([]byte, 64<<20))
+	sum := sha256.Sum256(bomb)
+	text := string(object(t, s, manifest))
+	text = strings.ReplaceAll(text, m.Stored.SHA256, hex.EncodeToString(sum[:]))
+	text = strings.ReplaceAll(text, fmt.Sprintf(`"size":%d`, m.Stored.Size), fmt.Sprintf(`"size":%d`, len(bomb)))
+	text = strings.ReplaceAll(text, fmt.Sprintf(`"size": %d`, m.Stored.Size), fmt.Sprintf(`"size": %d`, len(bomb)))
+	for key, b := range map[string][]byte{dataKey: bomb, manifest: []byte(text)} {
+		if _, err := s.Put(context.Background(), key, bytes.NewReader(b), blob.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out counting
+	_, err := Fetch(context.Background(), catalog.New(s), name, &out, nil)
+	if !errors.Is(err, cluster.ErrCorrupt) || !strings.Contains(err.Error(), "more bytes than the manifest says") || !strings.Contains(err.Error(), "etcd.backup.gz") {
+		t.Error(err)
+	}
+	if int64(out) > m.Raw.Size {
+		t.Errorf("%d bytes were written", out)
+	}
+}
+
+type counting int64
+
+func (c *counting) Write(p []byte) (int, error) {
+	*c += counting(len(p))
+	return len(p), nil
 }

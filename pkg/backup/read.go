@@ -188,7 +188,11 @@ func decode(ctx context.Context, c *catalog.Catalog, name string, src *resumingR
 	in := io.TeeReader(src, stored)
 	sum := newSnapshotHash()
 	out := &writerOnly{w: w}
-	err := unpack(ctx, c, res.Manifest, in, io.MultiWriter(sum, out))
+	to := io.MultiWriter(sum, out)
+	if m := res.Manifest; m != nil { // a little can be decompressed to more than any disk holds
+		to = &atMost{w: to, left: m.Raw.Size}
+	}
+	err := unpack(ctx, c, res.Manifest, in, to)
 	var sealed *envelope.Error
 	switch {
 	case err == nil:
@@ -320,6 +324,21 @@ func (r *Result) compare(name string) error {
 		}
 	}
 	return nil
+}
+
+// atMost ends what would write more than a manifest says.
+type atMost struct {
+	w    io.Writer
+	left int64
+}
+
+var errMore = errors.New("it is decompressed to more bytes than the manifest says")
+
+func (a *atMost) Write(p []byte) (int, error) {
+	if a.left -= int64(len(p)); a.left < 0 {
+		return 0, errMore
+	}
+	return a.w.Write(p)
 }
 
 // writerOnly hides what else a writer can do and remembers its error, which says nothing of the backup.

@@ -293,3 +293,31 @@ func (fakeKMS) GenerateDataKey(_ context.Context, keyID string, _ map[string]str
 func (fakeKMS) Decrypt(context.Context, string, []byte, map[string]string) ([]byte, error) {
 	return nil, &Error{Kind: ErrUnavailable}
 }
+
+// zeros is a source without an end of what an envelope's head can have.
+type zeros struct{ read int64 }
+
+func (z *zeros) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'a'
+	}
+	z.read += int64(len(p))
+	return len(p), nil
+}
+
+// TestEndlessHead has an envelope whose head, which is held in memory, doesn't end: it is given up early, whichever part it is.
+func TestEndlessHead(t *testing.T) {
+	p := newPair(t)
+	for name, begin := range map[string]string{
+		"a stanza's name":   "age-encryption.org/v1\n-> ",
+		"a stanza's body":   "age-encryption.org/v1\n-> X25519 abc\n",
+		"not an envelope":   "",
+		"the head's digest": "age-encryption.org/v1\n-> X25519 abc\n\n--- ",
+	} {
+		z := &zeros{}
+		_, err := openerWith(t, "age:"+p.identityFile).Open(t.Context(), io.MultiReader(strings.NewReader(begin), z), "a binding")
+		if !errors.Is(err, ErrTampered) || z.read > 4<<20 {
+			t.Errorf("%s: %d bytes were read: %v", name, z.read, err)
+		}
+	}
+}

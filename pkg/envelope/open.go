@@ -27,7 +27,7 @@ func (o *opener) Open(ctx context.Context, src io.Reader, binding string) (io.Re
 	if err := checkBinding(binding); err != nil {
 		return nil, fmt.Errorf("open %q: %w", binding, err)
 	}
-	in := &reader{r: src}
+	in := &reader{r: src, most: maxHead}
 	seen := &stanzas{}
 	all := append(slices.Clone(o.identities), seen)
 	if o.kms != nil {
@@ -37,6 +37,7 @@ func (o *opener) Open(ctx context.Context, src io.Reader, binding string) (io.Re
 	if err != nil {
 		return nil, o.explain(err, in, seen, binding)
 	}
+	in.most = 0
 	r := bufio.NewReaderSize(&plainReader{r: plain, in: in, binding: binding}, len(preamble)+maxBinding+1)
 	line, err := r.ReadSlice('\n')
 	if in.err != nil {
@@ -89,15 +90,29 @@ func (o *opener) explain(err error, in *reader, seen *stanzas, binding string) e
 	return e
 }
 
+// maxHead bounds what stands before what is encrypted. That is held in memory: a few KiB, and less than 200 KiB for as many keys as there can be.
+const maxHead = 1 << 20
+
+var errHead = errors.New("its head doesn't end")
+
 // reader remembers the error of the reader below, unless it is its end.
 type reader struct {
 	r   io.Reader
 	err error
+	// most is how many bytes may be read; 0 if that isn't bounded.
+	most, read int
 }
 
 // Read passes on.
 func (r *reader) Read(p []byte) (int, error) {
+	if r.most > 0 {
+		if r.read >= r.most {
+			return 0, errHead
+		}
+		p = p[:min(len(p), r.most-r.read)]
+	}
 	n, err := r.r.Read(p)
+	r.read += n
 	if err != nil && err != io.EOF {
 		r.err = err
 	}
