@@ -47,6 +47,9 @@ func (s *sidecar) view() status.View {
 		ClusterName: s.o.clusterName, Node: s.fence.node, Version: s.toolVersion, Leader: x.leader, Leading: x.acting, Term: x.term, Doing: x.doing, Alarm: x.alarm, Etcd: x.etcd,
 	}
 	if !x.acting {
+		if x.etcd.Denied { // which instance is to act can't be known, and none can
+			v.BackupError, v.Doing, v.Alarm = x.failure, x.failure, true
+		}
 		return v
 	}
 	v.Source = s.fence.node
@@ -61,7 +64,14 @@ func (s *sidecar) view() status.View {
 	return v
 }
 
-func etcdShown(st etcd.Status, err error) cluster.EtcdStatus {
+// etcdShown is what the status page says of etcd. An etcd that refuses is asked whether it has a quorum, which it reads from before it refuses.
+func (s *sidecar) etcdShown(ctx context.Context, st etcd.Status, err error) cluster.EtcdStatus {
+	if errors.Is(err, etcd.ErrDenied) {
+		ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+		defer cancel()
+		healthy := errors.Is(s.client.Permitted(ctx), etcd.ErrDenied)
+		return cluster.EtcdStatus{Running: true, Healthy: healthy, Denied: true, Error: err.Error()}
+	}
 	if err != nil {
 		return cluster.EtcdStatus{Running: true, Error: err.Error()}
 	}

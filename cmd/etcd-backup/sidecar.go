@@ -152,7 +152,8 @@ func (s *sidecar) turn(ctx context.Context) (time.Duration, error) {
 		s.rest(nil)
 	}
 	status, err := s.status(ctx)
-	s.show(func(v *shown) { v.etcd = etcdShown(status, err) })
+	seen := s.etcdShown(ctx, status, err)
+	s.show(func(v *shown) { v.etcd = seen })
 	if err != nil {
 		return look, err
 	}

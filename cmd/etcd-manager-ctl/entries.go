@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -222,7 +221,7 @@ func (e entry) output() commandOutput {
 		r.State = string(e.op.State)
 		return r
 	}
-	r.State, r.Phase, r.Reason = stateRunning, string(e.op.State), cmp.Or(e.op.Reason, e.op.Waiting)
+	r.State, r.Phase = stateRunning, string(e.op.State)
 	if p := percent(e.op); p >= 0 {
 		r.Percent = &p
 	}

@@ -139,8 +139,11 @@ type Alarm struct {
 type EtcdStatus struct {
 	// Running is true if the process exists.
 	Running bool
-	// Healthy is true if etcd answered a linearizable read within the last check.
+	// Healthy is true if etcd answered a linearizable read within the last check, be it with a refusal.
 	Healthy bool
+	// Denied is true if etcd has users (auth enable) and refuses the manager. It checks permission after it has read from a
+	// quorum, so it is healthy; but ids, members and how far it is may be unknown.
+	Denied bool
 	// HealthySince and UnhealthySince are by the node's own clock; the zero value means never.
 	UnhealthyFor time.Duration
 	// UpFor is how long the process has been running, AnsweringFor how long ago it first answered since its start; 0 if it hasn't.
@@ -181,7 +184,7 @@ type EtcdStatus struct {
 	// LogWritten is when its write-ahead log was last written to; zero while it is healthy. RaftTerm, RaftIndex and Revision are then read
 	// from its data if it doesn't answer.
 	LogWritten time.Time
-	// Error says why it is not healthy, in words for the operator.
+	// Error says why it is not healthy, or why it refuses the manager, in words for the operator.
 	Error string
 	// Restarts counts how often the process ended unasked since it was last healthy.
 	Restarts int
@@ -189,7 +192,10 @@ type EtcdStatus struct {
 
 // Votes tells whether this is a healthy voter. Only a voter can know that there is a quorum: a learner keeps the last
 // leader that it has heard of, and is called healthy for as long as it runs.
-func (s EtcdStatus) Votes() bool { return s.Healthy && !s.Learner && s.LeaderID != 0 }
+func (s EtcdStatus) Votes() bool { return s.Healthy && !s.Learner && (s.LeaderID != 0 || s.Denied) }
+
+// EtcdUser is the common name of a node's client certificate for etcd. Where etcd has users that is the manager's.
+func EtcdUser(id NodeID) string { return "etcd-manager-client-" + string(id) }
 
 // StagedDir is a data dir that was built and proven and waits to be switched to.
 type StagedDir struct {
@@ -216,8 +222,6 @@ type TrashEntry struct {
 	// RaftTerm and RaftIndex are of the last entry of its log; 0 if it can't be read.
 	RaftTerm  uint64
 	RaftIndex uint64
-	// Members is how many members the cluster had when a restore replaced it; 0 if it was set aside for another reason, or that isn't known.
-	Members int
 }
 
 // NodeStatus is what one node says of itself. It is plain data, as fresh as the moment it was asked for.

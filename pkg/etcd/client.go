@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -43,6 +44,8 @@ var (
 	ErrFutureRevision = errors.New("revision is in the future")
 	// ErrUnsupported: the member's version doesn't know the request.
 	ErrUnsupported = errors.New("not supported by this etcd version")
+	// ErrDenied: etcd lives, and has users (auth enable) of whom this client isn't one that may do it.
+	ErrDenied = errors.New("etcd has users (auth enable)")
 )
 
 // sentinels maps what etcd says to what callers branch on.
@@ -58,6 +61,9 @@ var sentinels = []struct{ from, to error }{
 	{rpctypes.ErrCompacted, ErrCompacted},
 	{rpctypes.ErrFutureRev, ErrFutureRevision},
 	{rpctypes.Error(rpctypes.ErrGRPCNotSupportedForLearner), ErrUnsupported},
+	{rpctypes.ErrPermissionDenied, ErrDenied},
+	{rpctypes.ErrUserEmpty, ErrDenied},
+	{rpctypes.ErrUserNotFound, ErrDenied},
 }
 
 // Client talks to one member. All methods are safe for concurrent use and honor the context's deadline;
@@ -179,11 +185,48 @@ func (c *Client) wrap(verb string, err error) error {
 	err = rpctypes.Error(err)
 	for _, s := range sentinels {
 		if errors.Is(err, s.from) {
+			if s.to == ErrDenied {
+				return fmt.Errorf("%s at %s: %w, and %s (%s)", verb, strings.Join(c.endpoints, ","), s.to, c.needs(), err.Error())
+			}
 			err = fmt.Errorf("%w (%s)", s.to, err.Error())
 			break
 		}
 	}
 	return fmt.Errorf("%s at %s: %w", verb, strings.Join(c.endpoints, ","), err)
+}
+
+// needs says what has to be done for this client where etcd has users. Its user is the common name of its certificate.
+func (c *Client) needs() string {
+	name := ""
+	if c.tls != nil && c.tls.GetClientCertificate != nil {
+		if cert, err := c.tls.GetClientCertificate(&tls.CertificateRequestInfo{}); err == nil {
+			name = commonName(cert)
+		}
+	} else if c.tls != nil && len(c.tls.Certificates) > 0 {
+		name = commonName(&c.tls.Certificates[0])
+	}
+	if name == "" {
+		return "this client is none of them, as it shows no certificate with a common name"
+	}
+	return fmt.Sprintf("the user of this client, %s, needs the role root: etcdctl user add %s --no-password; etcdctl user grant-role %s root", name, name, name)
+}
+
+func commonName(c *tls.Certificate) string {
+	leaf := c.Leaf
+	if leaf == nil && len(c.Certificate) > 0 {
+		leaf, _ = x509.ParseCertificate(c.Certificate[0])
+	}
+	if leaf == nil {
+		return ""
+	}
+	return leaf.Subject.CommonName
+}
+
+// Permitted asks for what only a user with the role root may surely read. The answer needs a quorum, and so does ErrDenied: etcd checks
+// permission after it has read from a quorum. A learner gives ErrUnsupported, users or not.
+func (c *Client) Permitted(ctx context.Context) error {
+	_, err := c.kv.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0, 0}, KeysOnly: true, Limit: 1})
+	return c.wrap("read linearizably", err)
 }
 
 // Status is what a member says of itself.
@@ -256,7 +299,7 @@ func (c *Client) Health(ctx context.Context) Health {
 		} else if st.Leader == 0 {
 			h.Reason = "the learner knows no leader"
 		}
-	case err != nil && !strings.Contains(err.Error(), rpctypes.ErrPermissionDenied.Error()):
+	case err != nil && !errors.Is(err, ErrDenied):
 		h.Reason = err.Error()
 		return h
 	default:

@@ -55,6 +55,11 @@ func PeekDataDir(ctx context.Context, dataDir string) (Peek, error) {
 	return p, nil
 }
 
+// PeekRevision is the newest revision in the database of a member, on which its etcd may run.
+func PeekRevision(ctx context.Context, dataDir string) (int64, error) {
+	return newestRevision(ctx, dbPath(dataDir))
+}
+
 // newestRevision reads the last key of the bucket that has the revisions.
 func newestRevision(ctx context.Context, path string) (int64, error) {
 	r, err := os.Open(path)

@@ -374,7 +374,7 @@ func speakers(o *plan.Observation, may func(*cluster.NodeStatus) bool) (first, s
 		switch {
 		case first == nil:
 			first = n
-		case n.Etcd.MemberID == n.Etcd.LeaderID:
+		case n.Etcd.MemberID == n.Etcd.LeaderID && !n.Etcd.Denied, first.Etcd.Denied && !n.Etcd.Denied:
 			first, second = n, first
 		case second == nil:
 			second = n

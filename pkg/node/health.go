@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -63,19 +64,22 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 	if ctx.Err() != nil {
 		return
 	}
+	if s.Denied && s.Revision == 0 {
+		s.Revision = a.revisionOnDisk(ctx)
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.proc != p {
 		return
 	}
-	if a.answeredAt.IsZero() && s.MemberID != 0 {
+	if a.answeredAt.IsZero() && (s.MemberID != 0 || s.Denied) {
 		a.answeredAt = time.Now()
 	}
 	before := a.health
 	a.health, a.probed = s, time.Now()
 	switch {
 	case s.Healthy:
-		if !before.Healthy {
+		if !before.Healthy && !s.Denied {
 			a.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
 		a.badSince, a.restarts = time.Time{}, 0
@@ -83,7 +87,10 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 		a.badSince = time.Now()
 		a.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)
 	}
-	if s.Healthy != before.Healthy || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
+	if s.Denied && !before.Denied {
+		a.said.Warningf("denied", "etcd refuses the manager: %s", s.Error)
+	}
+	if s.Healthy != before.Healthy || s.Denied != before.Denied || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
 		s.Version != before.Version || s.ClusterVersion != before.ClusterVersion || s.StorageVersion != before.StorageVersion || s.DowngradeTarget != before.DowngradeTarget ||
 		!slices.Equal(s.Alarms, before.Alarms) || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
 		a.bump()
@@ -192,6 +199,12 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	st, err := c.Status(ctx)
+	if errors.Is(err, etcd.ErrDenied) {
+		if s := askDenied(ctx, c); s.Error != "" {
+			return s
+		}
+		st, err = c.Status(ctx) // it has just begun to permit
+	}
 	if err != nil {
 		return cluster.EtcdStatus{Error: "etcd doesn't answer: " + err.Error()}
 	}
@@ -211,6 +224,14 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 		return s
 	}
 	members, err := c.Members(ctx, true)
+	denial := err
+	if err == nil { // versions differ in what they tell to everybody
+		denial = c.Permitted(ctx)
+	}
+	if errors.Is(denial, etcd.ErrDenied) {
+		s.Healthy, s.Denied, s.Error, s.Members = true, true, denial.Error(), members
+		return s
+	}
 	if err != nil {
 		s.Error = "etcd doesn't answer a linearizable request: " + err.Error()
 		again, stop := context.WithTimeout(context.WithoutCancel(ctx), 500*time.Millisecond)
@@ -223,4 +244,33 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 	s.ClusterVersion, _ = c.ClusterVersion(ctx)
 	s.Alarms, _ = c.Alarms(ctx)
 	return s
+}
+
+// askDenied tells an etcd that refuses even its status from one without a quorum. Without an error it permits by now.
+func askDenied(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
+	err := c.Permitted(ctx)
+	switch {
+	case errors.Is(err, etcd.ErrDenied):
+		return cluster.EtcdStatus{Healthy: true, Denied: true, Error: err.Error()}
+	case errors.Is(err, etcd.ErrUnsupported): // only a learner says that, whose leader isn't known
+		return cluster.EtcdStatus{Learner: true, Denied: true, Error: "etcd is a learner, has users (auth enable) and refuses the manager"}
+	case err != nil:
+		return cluster.EtcdStatus{Error: "etcd doesn't answer a linearizable request: " + err.Error()}
+	}
+	return cluster.EtcdStatus{}
+}
+
+// revisionOnDisk is read where etcd doesn't tell it; a restore has to go above.
+func (a *Agent) revisionOnDisk(ctx context.Context) int64 {
+	a.mu.Lock()
+	s := a.state
+	a.mu.Unlock()
+	if s == nil {
+		return 0
+	}
+	revision, err := etcd.PeekRevision(ctx, a.l.data(s.Token))
+	if err != nil {
+		klog.V(2).Infof("read the revision of cluster %s from its data: %v", s.Token, err)
+	}
+	return revision
 }

@@ -69,11 +69,6 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	for _, e := range s.ObjectErrors {
 		add(cluster.Attention{Kind: cluster.AttentionObject}, "An object in the store can't be used: %s", e)
 	}
-	for _, c := range s.Commands {
-		if few := r.fewDirs(c); c.Ready && few != "" {
-			add(fewAttention(c), "%s", few)
-		}
-	}
 	if s.SettingsError != "" {
 		add(cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand},
 			"The settings in the store can't be used, so none are changed: %s", s.SettingsError)
@@ -95,6 +90,9 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	if words := r.roomWords(); words != "" {
 		add(r.quotaAttention(), "Etcd's database comes near its quota: %s", words)
 	}
+	if n := r.denied(); n != nil {
+		list = append(list, deniedAttention(n))
+	}
 	settled := s.Operation == nil && r.v.serving
 	if m := s.Marker; settled && s.Error == "" && m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
 		add(r.markerAttention(), "This is cluster %s, but the store's marker names cluster %s.", r.v.token, m.Token)
@@ -106,14 +104,16 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	return cluster.Distinct(list)
 }
 
-// fewAttention is about a restore that waits for data dirs.
-func fewAttention(c Command) cluster.Attention {
-	return cluster.Attention{Kind: cluster.AttentionRestore, Command: ctl + "delete-command " + c.Name}
-}
-
 // markerAttention is about a marker that names another cluster than the one that runs.
 func (r *rules) markerAttention() cluster.Attention {
 	return cluster.Attention{Kind: cluster.AttentionClusters, Command: ctl + fmt.Sprintf("confirm-cluster %s", r.v.token)}
+}
+
+// deniedAttention is about an etcd that has users and refuses the manager, whose user is the common name of its certificate.
+func deniedAttention(n *cluster.NodeStatus) cluster.Attention {
+	user := cluster.EtcdUser(n.ID)
+	return cluster.Attention{Kind: cluster.AttentionOther, Node: n.ID, Text: n.Etcd.Error,
+		Command: fmt.Sprintf("etcdctl user add %s --no-password && etcdctl user grant-role %s root", user, user)}
 }
 
 // quotaAttention is about a database that comes near its quota.

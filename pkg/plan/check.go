@@ -453,6 +453,9 @@ func checkSetAside(o *Observation, a SetAside) error {
 	if n.Holding && (o.Store.Error != "" || o.underWay() != nil) {
 		return fmt.Errorf("node %s is held for a restore", a.Node)
 	}
+	if n.Etcd.Healthy && n.Etcd.Denied {
+		return fmt.Errorf("node %s doesn't say who it is, and serves", a.Node)
+	}
 	if n.Etcd.Healthy && n.Etcd.LeaderID != 0 && n.Etcd.MemberID != 0 {
 		for _, m := range n.Etcd.Members {
 			if m.ID == n.Etcd.MemberID && !m.Learner {
@@ -472,13 +475,18 @@ func checkSource(o *Observation, id cluster.NodeID) error {
 	return nil
 }
 
+// ofQuorum: the node's etcd is in a quorum, as it has answered or refused a linearizable read. A learner calls itself healthy without one.
+func ofQuorum(n cluster.NodeStatus) bool {
+	return n.Etcd.Healthy && !n.Etcd.Learner && (n.Etcd.LeaderID != 0 || n.Etcd.Denied)
+}
+
 // servingToken is the token of the cluster that can be acted on: the marker's, if that is healthy here, else the only healthy one.
 func servingToken(o *Observation) cluster.Token {
 	found := map[cluster.Token]bool{}
 	open := map[cluster.Token]bool{}
 	for _, n := range o.Nodes {
-		if n.State == nil || !n.Etcd.Healthy || n.Etcd.LeaderID == 0 || n.Etcd.Learner {
-			continue // a learner calls itself healthy whether there is a quorum or not
+		if n.State == nil || !ofQuorum(n) {
+			continue
 		}
 		found[n.State.Token] = true
 		if !n.Etcd.Quarantined {
@@ -508,7 +516,7 @@ func authority(o *Observation) []cluster.Member {
 	t := servingToken(o)
 	var list []cluster.Member
 	for _, n := range o.Nodes {
-		if n.State == nil || n.State.Token != t || !n.Etcd.Healthy || n.Etcd.LeaderID == 0 || n.Etcd.Learner || n.Etcd.Members == nil {
+		if n.State == nil || n.State.Token != t || !ofQuorum(n) || n.Etcd.Members == nil {
 			continue
 		}
 		if list == nil || n.Etcd.LeaderID == n.Etcd.MemberID {
@@ -521,7 +529,8 @@ func authority(o *Observation) []cluster.Member {
 func healthyMember(o *Observation, m cluster.Member) bool {
 	t := servingToken(o)
 	for _, n := range o.Nodes {
-		if n.Etcd.Healthy && n.Etcd.Learner == m.Learner && n.Etcd.MemberID == m.ID && n.State != nil && n.State.Token == t {
+		same := n.Etcd.MemberID == m.ID || n.Etcd.Denied && string(n.ID) == m.Name
+		if n.Etcd.Healthy && n.Etcd.Learner == m.Learner && same && n.State != nil && n.State.Token == t {
 			return true
 		}
 	}

@@ -130,7 +130,7 @@ func checkBegin(o *Observation, a BeginRestore) error {
 		if n.State != nil && n.State.Token == a.Op.Token {
 			return fmt.Errorf("node %s already has cluster %s", n.ID, a.Op.Token)
 		}
-		if o.BackupRunning != "" && n.State != nil && n.State.Token == a.Op.OldToken && n.Etcd.Healthy && !n.Etcd.Learner && n.Etcd.LeaderID != 0 {
+		if o.BackupRunning != "" && n.State != nil && n.State.Token == a.Op.OldToken && ofQuorum(n) {
 			return fmt.Errorf("a backup (%s) is being taken", o.BackupRunning)
 		}
 	}
@@ -145,7 +145,7 @@ func checkSalvaged(o *Observation, src Source) error {
 	}
 	if n.State != nil && n.State.Token == src.Token && n.DataPresent {
 		for _, x := range o.Nodes {
-			if x.State != nil && x.State.Token == src.Token && x.Etcd.Healthy && !x.Etcd.Learner && x.Etcd.LeaderID != 0 {
+			if x.State != nil && x.State.Token == src.Token && ofQuorum(x) {
 				return fmt.Errorf("cluster %s has a quorum; it would lose what the others have", src.Token)
 			}
 		}
@@ -210,7 +210,7 @@ func ready(o *Observation, least int) error {
 // lives: the restored cluster has a quorum, as one of its voters says; with a name, that of the node.
 func lives(o *Observation, name string) bool {
 	for _, n := range o.Nodes {
-		if n.State != nil && n.State.Token == o.Store.Operation.Token && n.Etcd.Healthy && n.Etcd.LeaderID != 0 && !n.Etcd.Learner && (name == "" || name == string(n.ID)) {
+		if n.State != nil && n.State.Token == o.Store.Operation.Token && ofQuorum(n) && (name == "" || name == string(n.ID)) {
 			return true
 		}
 	}

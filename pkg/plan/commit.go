@@ -339,14 +339,15 @@ func (r *rules) laggardLoads(lag []string) bool {
 	})
 }
 
-// runsOn tells whether a node runs as a healthy voter of the restored cluster.
+// runsOn tells whether a node runs as a healthy voter of the restored cluster. One that refuses the manager, as the restored data have
+// users, doesn't say more.
 func (op *Operation) runsOn(n *cluster.NodeStatus) bool {
-	return n.State != nil && n.State.Token == op.Token && n.Etcd.Votes() && n.Etcd.Members != nil
+	return n.State != nil && n.State.Token == op.Token && n.Etcd.Votes() && (n.Etcd.Members != nil || n.Etcd.Denied)
 }
 
 // named tells whether a member has published its name, which it does through raft when it has started.
 func named(n *cluster.NodeStatus) bool {
-	return slices.ContainsFunc(n.Etcd.Members, func(m cluster.Member) bool { return m.ID == n.Etcd.MemberID && m.Name == string(n.ID) })
+	return n.Etcd.Denied || slices.ContainsFunc(n.Etcd.Members, func(m cluster.Member) bool { return m.ID == n.Etcd.MemberID && m.Name == string(n.ID) })
 }
 
 // wrong says how the restored cluster has come up otherwise than it was staged, or "": with other data, or as two clusters. Other
@@ -355,7 +356,7 @@ func (r *rules) wrong(op *Operation) string {
 	var up []*cluster.NodeStatus
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
-		if n == nil || !op.runsOn(n) {
+		if n == nil || !op.runsOn(n) || n.Etcd.Denied {
 			continue
 		}
 		if n.Etcd.Revision < op.Revision {

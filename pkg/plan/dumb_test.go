@@ -432,7 +432,7 @@ func dumbRestore(o *Observation, a Action) error {
 		if (n.Holding && n.Operation == op.ID || isNew) && !written {
 			heldBack++
 		}
-		if isNew && n.Etcd.Healthy && !n.Etcd.Learner && n.Etcd.LeaderID != 0 {
+		if isNew && n.Etcd.Healthy && !n.Etcd.Learner && (n.Etcd.LeaderID != 0 || n.Etcd.Denied) {
 			serve++
 			if member && n.Etcd.Revision < op.Revision {
 				bad++

@@ -36,7 +36,7 @@ func dumbTend(o *Observation, a Action) error {
 			tokens[n.State.Token] = true
 		}
 	}
-	if x, ok := a.(RestartMember); ok && len(tokens) == 0 && o.Store.Operation == nil {
+	if x, ok := a.(RestartMember); ok && len(tokens) == 0 && (o.Store.Operation == nil || o.Store.Operation.State.Ended()) {
 		for _, n := range o.Nodes { // who is alone and serves nobody may be started otherwise
 			if n.ID == x.Node && n.State != nil && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(x.Node) && !n.Etcd.Healthy && x.State.EtcdVersion == n.State.EtcdVersion {
 				return dumbRestartMember(o, x, nil, 0)

@@ -30,6 +30,7 @@ var nodeChoices = []string{
 	"switched halted", "switched halted=written",
 	"token=T1 runs=3.5.29", "token=T1 runs=3.5.21", "token=T1 runs=3.7.3", "token=T1 told=3.5.29 unhealthy 40s", "token=T1 told=3.7.3 unhealthy 40s", "token=T1 outdated", "token=T1 storage=3.6.0",
 	"token=T1 db=100/40 quota=100", "token=T1 db=99/98 quota=100", "token=T1 busy=defragment unhealthy 5m", "token=T1 has=snapshot-count:5000",
+	"token=T1 denied", "token=T1 staged denied", "switched denied",
 }
 
 var commonLetters = []letter{
@@ -115,6 +116,8 @@ var themes = []map[string]string{
 	{"node": "new", "marker": "marker forming founders=%n token=T1"},
 	{"node": "token=T1 attempt", "marker": "marker forming founders=%n token=T1"},
 	{"node": "token=T1 quarantined"},
+	{"node": "token=T1 denied"},
+	{"node": "switched denied", "restore": "restore verifying"},
 	{"node": "token=T1 staged", "restore": "restore saving"},
 	{"node": "token=T1 staged", "restore": "restore stopping"},
 	{"node": "token=T1 held staged", "restore": "restore switching"},

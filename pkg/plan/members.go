@@ -72,6 +72,9 @@ func (r *rules) backupNode() *cluster.NodeStatus {
 		if !slices.Contains(r.o.BackupFailed, n.ID) {
 			w += 2
 		}
+		if !n.Etcd.Denied {
+			w += 4
+		}
 		if n.Etcd.MemberID != n.Etcd.LeaderID {
 			w++
 		}

@@ -78,6 +78,7 @@ func (r *rules) ordered() []rule {
 		{ask: r.lift, kind: cluster.AttentionClusters, heals: true},
 		{ask: r.corrupt, kind: cluster.AttentionCorrupt},
 		{ask: r.backup, kind: cluster.AttentionBackup, yields: true, heals: true},
+		{ask: r.users, kind: cluster.AttentionOther, yields: true},
 		{ask: r.makeRoom, kind: cluster.AttentionDatabase, yields: true, heals: true},
 		{ask: r.learner, kind: cluster.AttentionMember},
 		{ask: r.strayNode, kind: cluster.AttentionClusters, yields: true},
@@ -320,7 +321,7 @@ func (r *rules) lift() (Decision, bool) {
 	case !quarantined || !r.v.serving:
 		return none, false
 	case r.v.open:
-	case s.Error == "" && s.Marker.Phase == MarkerAbsent && r.complete():
+	case s.Error == "" && s.Marker.Phase == MarkerAbsent && r.complete() && len(r.v.members) > 0:
 		return r.adopt("is quarantined, all its members are here")
 	case s.Error != "":
 		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", figure{s.Error})
@@ -371,7 +372,7 @@ func (r *rules) liftNext() (Decision, bool) {
 // unmarked writes the marker for a cluster that serves without one, so that nobody forms a second one in this store.
 func (r *rules) unmarked() (Decision, bool) {
 	s := r.o.Store
-	if s.Error != "" || s.Marker.Phase != MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" || r.locked() {
+	if s.Error != "" || s.Marker.Phase != MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" || r.locked() || len(r.v.members) == 0 {
 		return none, false
 	}
 	return r.adopt("serves")
@@ -470,9 +471,6 @@ func (r *rules) steady() (d Decision) {
 	case len(s.CommandErrors) > 0:
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}
-	case len(s.Commands) > 0 && s.Commands[0].Ready && r.fewDirs(s.Commands[0]) != "":
-		d.Why += "; " + r.fewDirs(s.Commands[0])
-		d.Alarm, d.Attention = true, fewAttention(s.Commands[0])
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
 		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].of())
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand}
@@ -494,6 +492,31 @@ func (r *rules) steady() (d Decision) {
 		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].of())
 	}
 	return d
+}
+
+// users holds every change while an etcd has users and refuses its manager: what isn't told of a member that serves is no sign of a loss.
+// What only the store has to hear goes first.
+func (r *rules) users() (Decision, bool) {
+	n := r.denied()
+	if n == nil || !r.v.serving {
+		return none, false
+	}
+	for _, ask := range []func() (Decision, bool){r.unmarked, r.present} {
+		if d, ok := ask(); ok {
+			return d, ok
+		}
+	}
+	return needs(deniedAttention(n), "etcd serves and refuses the manager of node %s, so no member is changed and its backups fail: %s", n.ID, figure{n.Etcd.Error})
+}
+
+// denied is a node whose etcd refuses the manager, or nil: etcd has users, and the manager isn't one that may.
+func (r *rules) denied() *cluster.NodeStatus {
+	for _, n := range r.v.nodes {
+		if n.Etcd.Denied {
+			return n
+		}
+	}
+	return nil
 }
 
 // stranger is a node that has data of another cluster, or nil.

@@ -48,7 +48,7 @@ func (r *rules) accused(id cluster.MemberID) bool {
 // goes on answering reads, so the wrong one is stopped first. It doesn't wait for a backup: until the alarm is taken back nobody can write.
 func (r *rules) corrupt() (Decision, bool) {
 	accused := r.alarms(cluster.AlarmCorrupt)
-	if len(accused) == 0 || !r.v.serving {
+	if len(accused) == 0 || !r.v.serving || r.denied() != nil { // nothing is removed on what one can't be asked about
 		return none, false
 	}
 	var in []cluster.Member
@@ -98,6 +98,9 @@ const full = "etcd's database has reached its quota, so it refuses writes (alarm
 
 // makeRoom is noSpace before anything is done about members: a member that is down or catches up must not keep clients from writing.
 func (r *rules) makeRoom() (Decision, bool) {
+	if r.denied() != nil {
+		return none, false
+	}
 	d, ok := r.noSpace()
 	return d, ok && d.Do != nil
 }

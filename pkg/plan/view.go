@@ -107,7 +107,7 @@ func lookAt(o *Observation, token cluster.Token) view {
 			continue
 		}
 		v.serving = true
-		lead := n.Etcd.MemberID == n.Etcd.LeaderID
+		lead := n.Etcd.MemberID != 0 && n.Etcd.MemberID == n.Etcd.LeaderID
 		if v.leader == 0 || lead {
 			v.leader = n.Etcd.LeaderID
 		}
@@ -154,7 +154,8 @@ func (r *rules) mayComeUp(n *cluster.NodeStatus) bool {
 // healthy tells whether a member answers. A voter that still takes itself for a learner doesn't.
 func (v *view) healthy(m cluster.Member) bool {
 	for _, n := range v.nodes {
-		if n.Etcd.MemberID == m.ID && n.Etcd.Healthy && (m.Learner || !n.Etcd.Learner) {
+		same := n.Etcd.MemberID == m.ID || n.Etcd.Denied && string(n.ID) == m.Name
+		if same && n.Etcd.Healthy && (m.Learner || !n.Etcd.Learner) {
 			return true
 		}
 	}

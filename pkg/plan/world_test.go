@@ -35,6 +35,7 @@ type worldNode struct {
 	since    time.Duration
 	status   cluster.NodeStatus
 	sick     bool // etcd runs and isn't healthy
+	denies   bool // etcd has users and refuses the manager
 	stopped  bool
 	memberID cluster.MemberID
 	sees     []cluster.Member
@@ -259,12 +260,12 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.setHolder(a)
 	case "backup":
 		w.setBackup(a)
-	case "command": // command NAME backup=B|source=[NODE]:TOKEN [or=B] [ready] [accept-loss] [members=3] [version=V]
+	case "command": // command NAME backup=B|source=[NODE]:TOKEN [or=B] [ready] [members=3] [version=V]
 		if a[0] == "unreadable" {
 			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "control/r9/_command.json: corrupt")
 			break
 		}
-		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"), AcceptLoss: a.has("accept-loss"),
+		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"),
 			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}}
 		if c.Source.Token != "" {
 			c.Backup = ""
@@ -365,6 +366,8 @@ func (w *world) setNode(n *worldNode, a args) {
 			n.away, n.unknown = true, true
 		case "foreign":
 			n.away, n.foreign, n.since = true, true, a.dur(0)
+		case "denied":
+			n.denies = true
 		case "unhealthy":
 			n.sick, n.since = true, a.dur(10*time.Second)
 		case "stopped":
@@ -384,11 +387,11 @@ func (w *world) setNode(n *worldNode, a args) {
 			n.status.Staged[0].Halted, n.status.Staged[0].Written = true, value == "written"
 		case "reverted": // has its old data back, and knows of the restore still
 			n.status.Staged, n.status.Operation = nil, "r1"
-		case "trash": // trash=TOKEN, trash=TOKEN@TERM.INDEX or trash=TOKEN@TERM.INDEX/MEMBERS
+		case "trash": // trash=TOKEN or trash=TOKEN@TERM.INDEX
 			token, at, _ := strings.Cut(value, "@")
 			e := cluster.TrashEntry{Token: cluster.Token(token)}
 			if at != "" {
-				fmt.Sscanf(at, "%d.%d/%d", &e.RaftTerm, &e.RaftIndex, &e.Members)
+				fmt.Sscanf(at, "%d.%d", &e.RaftTerm, &e.RaftIndex)
 			}
 			n.status.Trash = append(n.status.Trash, e)
 		case "quarantined":
@@ -756,6 +759,9 @@ func (w *world) status(n *worldNode) cluster.NodeStatus {
 		}
 		if n.sees != nil {
 			e.Members = n.sees
+		}
+		if n.denies { // it tells nothing but that it lives, and its revision is read from the disk
+			*e = cluster.EtcdStatus{Running: true, Denied: true, Healthy: !e.Learner, Learner: e.Learner, Quarantined: e.Quarantined, Revision: e.Revision, Error: "etcd has users"}
 		}
 	}
 	if e.Running && e.Revision == 0 {

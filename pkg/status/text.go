@@ -125,6 +125,8 @@ func etcdText(s cluster.EtcdStatus) string {
 		return "not running"
 	case !s.Healthy:
 		return fmt.Sprintf("NOT healthy for %s: %s", s.UnhealthyFor.Round(time.Second), s.Error)
+	case s.Denied:
+		return "serves, and REFUSES the manager: " + s.Error
 	}
 	text := fmt.Sprintf("healthy, version %s, revision %d, %d MiB", s.Version, s.Revision, s.DBSize>>20)
 	if s.DBQuota > 0 {
@@ -136,7 +138,7 @@ func etcdText(s cluster.EtcdStatus) string {
 	if s.Outdated {
 		text += ", to be restarted as its settings have changed"
 	}
-	if s.MemberID == s.LeaderID {
+	if s.MemberID == s.LeaderID && s.MemberID != 0 {
 		text += ", etcd leader"
 	}
 	if s.Quarantined {

@@ -95,7 +95,7 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 	}
 	for _, t := range s.Trash {
 		p.Trash = append(p.Trash, &protosv1.TrashEntry{Token: string(t.Token), SizeBytes: t.SizeBytes, SinceUnixNanos: t.Since.UnixNano(),
-			RaftTerm: t.RaftTerm, RaftIndex: t.RaftIndex, Members: int32(t.Members)})
+			RaftTerm: t.RaftTerm, RaftIndex: t.RaftIndex})
 	}
 	return p
 }
@@ -127,7 +127,7 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 			continue
 		}
 		s.Trash = append(s.Trash, cluster.TrashEntry{Token: cluster.Token(t.GetToken()), SizeBytes: t.GetSizeBytes(), Since: time.Unix(0, t.GetSinceUnixNanos()),
-			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex(), Members: int(t.GetMembers())})
+			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex()})
 	}
 	return s
 }
@@ -138,7 +138,7 @@ func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
 		MemberId: uint64(s.MemberID), LeaderId: uint64(s.LeaderID), Learner: s.Learner, Revision: s.Revision, RaftTerm: s.RaftTerm,
 		RaftIndex: s.RaftIndex, AppliedIndex: s.AppliedIndex, DbSizeBytes: s.DBSize, DbSizeInUseBytes: s.DBSizeInUse,
 		Error: s.Error, Restarts: int32(s.Restarts), UpNanos: int64(s.UpFor), AnsweringNanos: int64(s.AnsweringFor), Reading: s.Reading, DbQuotaBytes: s.DBQuota, ClusterVersion: s.ClusterVersion, StorageVersion: s.StorageVersion,
-		DowngradeTarget: s.DowngradeTarget, Outdated: s.Outdated,
+		DowngradeTarget: s.DowngradeTarget, Outdated: s.Outdated, Denied: s.Denied,
 	}
 	for _, a := range s.Alarms {
 		p.Alarms = append(p.Alarms, &protosv1.Alarm{Member: uint64(a.Member), Type: string(a.Type)})
@@ -158,7 +158,7 @@ func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
 		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()), Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
 		RaftIndex: p.GetRaftIndex(), AppliedIndex: p.GetAppliedIndex(), DBSize: p.GetDbSizeBytes(), DBSizeInUse: p.GetDbSizeInUseBytes(),
 		Error: p.GetError(), Restarts: int(p.GetRestarts()), UpFor: time.Duration(p.GetUpNanos()), AnsweringFor: time.Duration(p.GetAnsweringNanos()), Reading: p.GetReading(), DBQuota: p.GetDbQuotaBytes(), ClusterVersion: p.GetClusterVersion(), StorageVersion: p.GetStorageVersion(),
-		DowngradeTarget: p.GetDowngradeTarget(), Outdated: p.GetOutdated(),
+		DowngradeTarget: p.GetDowngradeTarget(), Outdated: p.GetOutdated(), Denied: p.GetDenied(),
 	}
 	for _, a := range p.GetAlarms() {
 		s.Alarms = append(s.Alarms, cluster.Alarm{Member: cluster.MemberID(a.GetMember()), Type: cluster.AlarmType(a.GetType())})

@@ -2,7 +2,6 @@ package servers
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -41,13 +40,7 @@ type S3Option func(*s3Options)
 // tests with thousands of small objects the syncing; not for large data.
 func InMemory() S3Option { return func(o *s3Options) { o.memory = true } }
 
-type s3Options struct {
-	versioned, tls, memory bool
-	host                   string
-}
-
-// At has the server listen on an address of this machine's other than 127.0.0.1.
-func At(host string) S3Option { return func(o *s3Options) { o.host = host } }
+type s3Options struct{ versioned, tls, memory bool }
 
 // Versioned makes the bucket keep versions.
 func Versioned() S3Option { return func(o *s3Options) { o.versioned = true } }
@@ -144,7 +137,7 @@ func start(t testing.TB, opts []S3Option, newCommand func(*S3, s3Options) func(a
 	var err error
 	// The port is free when it is chosen, and may be taken when it is used; then the server ends and another port is tried.
 	for range 5 {
-		s.addr = freeAddress(t, cmp.Or(o.host, "127.0.0.1"))
+		s.addr = freeAddress(t)
 		s.Endpoint = "http://" + s.addr
 		if o.tls {
 			s.Endpoint = "https://" + s.addr
@@ -179,8 +172,8 @@ func memoryDir(t testing.TB, fallback string) string {
 	return dir
 }
 
-func freeAddress(t testing.TB, host string) string {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+func freeAddress(t testing.TB) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
