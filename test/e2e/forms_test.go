@@ -285,8 +285,8 @@ func (r *formRun) check() {
 	first := r.copyAndTruncate()
 	backup := ""
 	if !r.metal { // a fixed list of members has no commands
-		r.w.ctl("create-backup")
-		backup = r.w.backupAfter(time.Now().Add(-time.Second))
+		r.w.ctl("create-backup", "--wait")
+		backup = r.w.backupAfter(time.Time{}) // the newest one
 		put(t, client, "kept", "after it")
 		r.w.ctl("restore-backup", backup)
 	}
