@@ -25,10 +25,14 @@ import (
 )
 
 // How long a step may take before the loop looks again. The node goes on with it, and the same request attaches to it.
-const (
-	quickAction = 30 * time.Second
-	slowAction  = time.Hour
-)
+const quickAction = 30 * time.Second
+
+// slowAction is the same for what grows with the database, or with the one that is restored.
+func (l *leadership) slowAction() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return plan.PrepareTime(l.database)
+}
 
 // act carries out one action.
 func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.Action) error {

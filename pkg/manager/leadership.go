@@ -59,6 +59,7 @@ type leadership struct {
 	lastSaid time.Time
 	said     repeat.Limiter
 	tries    attempts
+	database int64                        // size of the largest database that was seen, guarded by mu
 	cleared  map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
 	// do carries out an action: act, but in tests.
 	do func(context.Context, *plan.Observation, *cluster.Spec, plan.Action) error
@@ -146,7 +147,10 @@ func (l *leadership) run(ctx context.Context) {
 		l.showSurvivors(ctx, o)
 		l.keepChanges(ctx, o)
 		l.mu.Lock()
-		l.restful = restful(o, spec)
+		l.restful, l.database = restful(o, spec), o.Database()
+		if o.Store.Operation != nil {
+			l.database = max(l.database, o.Store.Operation.Bytes)
+		}
 		l.mu.Unlock()
 		l.say(d)
 		l.sayDisks(o)

@@ -253,7 +253,7 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 	err = each(a.Nodes, func(id cluster.NodeID) error {
 		e, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
-			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, slowAction, func(e *protosv1.PerformEvent) { report(id, e) })
+			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, l.slowAction(), func(e *protosv1.PerformEvent) { report(id, e) })
 		if err != nil {
 			return err
 		}
@@ -282,7 +282,7 @@ func (l *leadership) stageAll(ctx context.Context, o *plan.Observation, a plan.S
 	return each(a.Starts, func(s plan.StartEtcd) error {
 		_, err := l.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
 			Operation: a.Op.ID, Backup: a.Op.Backup, State: wire.StateToProto(&s.State), BumpRevision: plan.Bump(),
-			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, slowAction, func(e *protosv1.PerformEvent) { report(s.Node, e) })
+			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, l.slowAction(), func(e *protosv1.PerformEvent) { report(s.Node, e) })
 		return err
 	})
 }
@@ -318,7 +318,7 @@ func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a plan.Sal
 		req.Spec = wire.SpecToProto(*spec)
 	}
 	report, stop := l.showProgress(ctx)
-	_, err := l.perform(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Salvage{Salvage: req}}, slowAction,
+	_, err := l.perform(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Salvage{Salvage: req}}, l.slowAction(),
 		func(e *protosv1.PerformEvent) { report(a.Node, e) })
 	stop()
 	if err != nil {
@@ -333,7 +333,7 @@ func (l *leadership) verifyAll(ctx context.Context, a plan.VerifyAll) error {
 	var steps []catalog.Step
 	err := each(a.Nodes, func(id cluster.NodeID) error {
 		step := catalog.Step{Name: "compare", Node: id, Started: time.Now(), Outcome: catalog.StepDone, Detail: "HashKV is as staged"}
-		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Verify{Verify: &protosv1.Verify{Operation: a.Op.ID}}}, slowAction, nil)
+		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Verify{Verify: &protosv1.Verify{Operation: a.Op.ID}}}, l.slowAction(), nil)
 		if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) {
 			return err
 		}

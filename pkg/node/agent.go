@@ -49,7 +49,7 @@ type Config struct {
 	// backup in the store.
 	KeepTrash int
 	TrashAge  time.Duration
-	// StopGrace is how long etcd gets between SIGTERM and SIGKILL.
+	// StopGrace is how long etcd gets between SIGTERM and SIGKILL; what it takes to write its database comes on top.
 	StopGrace time.Duration
 	// Version is the manager's.
 	Version string
@@ -249,7 +249,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.waitTasks()
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.StopGrace+10*time.Second)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.stopGrace()+10*time.Second)
 	defer cancel()
 	return a.stopLocked(stop, "the manager ends", stopServing)
 }

@@ -344,7 +344,7 @@ func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error
 	if p == nil {
 		return nil
 	}
-	grace := a.cfg.StopGrace
+	grace := a.stopGrace()
 	if mode == stopHard || as.Quarantined {
 		grace = hardGrace
 	}

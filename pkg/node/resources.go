@@ -62,7 +62,7 @@ func (a *Agent) lookAtResources() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.resources = seen
-	if a.diskFull() != (was.total > 0 && was.free < diskLeast(was.total)) {
+	if a.diskFull() != cluster.DiskFull(was.total, was.free) {
 		a.bump()
 	}
 	if a.diskFull() || seen.total > 0 && seen.free < a.trashLeast() {
@@ -70,12 +70,16 @@ func (a *Agent) lookAtResources() {
 	}
 }
 
-// diskLeast is what must be free on a disk of that size, as plan.DiskFull has it.
-func diskLeast(total int64) int64 { return min(logRoom/2, total/20) }
-
 // diskFull tells whether etcd can't go on for lack of disk space. mu is held.
 func (a *Agent) diskFull() bool {
-	return a.resources.total > 0 && a.resources.free < diskLeast(a.resources.total)
+	return cluster.DiskFull(a.resources.total, a.resources.free)
+}
+
+// stopGrace is what etcd gets between SIGTERM and SIGKILL: what was configured, and the time to write a database as large as its own.
+func (a *Agent) stopGrace() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg.StopGrace + cluster.LoadTime(a.resources.database)
 }
 
 // Disk is the size of the data dir's file system, what was last seen to be free of it, and whether that is too little for etcd to go on.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -46,6 +47,16 @@ func TestBytesRead(t *testing.T) {
 	}
 	if _, ok := bytesRead(1 << 30); ok {
 		t.Error("something is told of a process that doesn't exist")
+	}
+}
+
+// TestStopGrace: an etcd with a large database gets the time to write it before it is killed.
+func TestStopGrace(t *testing.T) {
+	for size, want := range map[int64]time.Duration{0: 20 * time.Second, 16 << 20: 20 * time.Second, 8 << 30: 449 * time.Second} {
+		a := &Agent{cfg: Config{StopGrace: 20 * time.Second}, resources: resources{database: size}}
+		if got := a.stopGrace(); got != want {
+			t.Errorf("%d MiB: %s, want %s", size>>20, got, want)
+		}
 	}
 }
 
@@ -91,7 +102,7 @@ func TestFullDisk(t *testing.T) {
 	must(t, f.Close())
 	eventually(t, "the node says that its disk is full", func() bool {
 		st := n.status()
-		return st.DiskTotal > 0 && st.DiskFree < diskLeast(st.DiskTotal)
+		return cluster.DiskFull(st.DiskTotal, st.DiskFree)
 	})
 	n.term++
 	if _, _, err := n.try(startAction(s)); err == nil || !strings.Contains(err.Error(), "the disk of "+n.s.Dir+" is full") {
@@ -100,7 +111,7 @@ func TestFullDisk(t *testing.T) {
 	must(t, os.Remove(filepath.Join(n.s.Dir, "filler")))
 	eventually(t, "there is room again", func() bool {
 		st := n.status()
-		return st.DiskFree >= diskLeast(st.DiskTotal)
+		return !cluster.DiskFull(st.DiskTotal, st.DiskFree)
 	})
 	n.healthy()
 	n.put("k", "v")

@@ -356,7 +356,7 @@ func overBytes(sizes []int64, total, free, least int64) map[int]string {
 	}
 	for i := len(sizes) - 1; i >= 0; i-- {
 		switch {
-		case free < least && (i > 0 || free < diskLeast(total)):
+		case free < least && (i > 0 || free < cluster.DiskLeast(total)):
 			over[i] = fmt.Sprintf("only %d of %d MiB are free on the disk", free>>20, total>>20)
 		case i > 0 && sum > total/4:
 			over[i] = fmt.Sprintf("the trash can takes %d MiB, more than a quarter of the disk", sum>>20)

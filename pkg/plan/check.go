@@ -238,7 +238,7 @@ func checkRestart(o *Observation, a StartEtcd, lifts bool) error {
 			case x.ID == a.Node || x.Etcd.MemberID != m.ID || x.State == nil || x.State.Token != a.State.Token:
 			case x.Etcd.Healthy && !x.Etcd.Learner:
 				others++
-			case starts(&x, o.database()) && !x.Holding:
+			case starts(&x, o.Database()) && !x.Holding:
 				soon++
 			}
 		}
@@ -350,7 +350,7 @@ func stillLoads(o *Observation, m *cluster.Member) bool {
 		return false
 	}
 	e := n.Etcd
-	return e.Running && e.MemberID == 0 && e.UpFor > 0 && e.AnsweringFor == 0 && e.Restarts == 0 && e.UpFor < TimeToStart(o.database())
+	return e.Running && e.MemberID == 0 && e.UpFor > 0 && e.AnsweringFor == 0 && e.Restarts == 0 && e.UpFor < TimeToStart(o.Database())
 }
 
 // checkAdd: one change at a time, on a healthy quorum, and only a node that has no data.

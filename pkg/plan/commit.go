@@ -17,7 +17,7 @@ const laggardTime = 2 * time.Minute
 
 // deadline is how long a state of the commit may last.
 func (r *rules) deadline(op *Operation) time.Duration {
-	return r.p.CommitDeadline + LoadTime(op.Bytes)
+	return r.p.CommitDeadline + cluster.LoadTime(op.Bytes)
 }
 
 // committing tells whether the old cluster may be stopped.
@@ -335,7 +335,7 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 func (r *rules) laggardLoads(lag []string) bool {
 	return slices.ContainsFunc(lag, func(name string) bool {
 		n := r.o.Node(cluster.NodeID(name))
-		return n != nil && loads(n, r.o.database())
+		return n != nil && loads(n, r.o.Database())
 	})
 }
 

@@ -7,12 +7,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// diskLeast is what must be free on a node's disk: etcd lays out 64 MiB for each file of its write-ahead log, and ends when it can't.
-const diskLeast = 64 << 20
-
-// DiskFull tells whether a node's disk is so full that etcd can't go on there. On a small one a twentieth is enough.
+// DiskFull tells whether a node's disk is so full that etcd can't go on there.
 func DiskFull(n *cluster.NodeStatus) bool {
-	return n.DiskTotal > 0 && n.DiskFree < min(diskLeast, n.DiskTotal/20)
+	return cluster.DiskFull(n.DiskTotal, n.DiskFree)
 }
 
 // diskWords says so.

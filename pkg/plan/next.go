@@ -351,7 +351,7 @@ func (r *rules) liftNext() (Decision, bool) {
 	for _, n := range r.v.nodes {
 		switch {
 		case n.Holding && r.o.Store.Error != "":
-		case !n.Etcd.Healthy && starts(n, r.o.database()) && (r.v.open || !isQuarantined(n)):
+		case !n.Etcd.Healthy && starts(n, r.o.Database()) && (r.v.open || !isQuarantined(n)):
 			starting = n
 		case !isQuarantined(n):
 		case next == nil, next.Etcd.MemberID == r.v.leader:

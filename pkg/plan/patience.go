@@ -9,8 +9,6 @@ import (
 const (
 	// startBase is what an etcd may take to start, whatever the size of its database, before anything is concluded from it.
 	startBase = 30 * time.Second
-	// slowestRead is how many bytes of its database an etcd loads in a second, on the slowest disk that is expected.
-	slowestRead = 20_000_000
 	// copies is how often the bytes of a database go over a wire or a disk until a member that joins has them: sent, written, read.
 	copies = 3
 	// stillReads is how many times as long a member may load that is seen to read its disk.
@@ -19,16 +17,11 @@ const (
 	crashes = 3
 )
 
-// LoadTime is how long it takes at most to go once through so many bytes. All deadlines of what grows with a database are made from it.
-func LoadTime(bytes int64) time.Duration {
-	return time.Duration(max(bytes, 0)/slowestRead) * time.Second
-}
-
 // TimeToStart is how long an etcd may take from its start until it answers.
-func TimeToStart(bytes int64) time.Duration { return startBase + LoadTime(bytes) }
+func TimeToStart(bytes int64) time.Duration { return startBase + cluster.LoadTime(bytes) }
 
-// database is the size of the largest database that is seen: a member that loads, or is sent one, has no larger one.
-func (o *Observation) database() int64 {
+// Database is the size of the largest database that is seen: a member that loads, or is sent one, has no larger one.
+func (o *Observation) Database() int64 {
 	var size int64
 	for _, n := range o.Nodes {
 		size = max(size, n.Etcd.DBSize)
@@ -59,7 +52,7 @@ func starts(n *cluster.NodeStatus, bytes int64) bool {
 // overdue tells whether a member has been unhealthy for longer than it may, with the time that it needs to load its database.
 func (r *rules) overdue(n *cluster.NodeStatus, deadline time.Duration) bool {
 	e := n.Etcd
-	if e.Healthy || e.UnhealthyFor < deadline || loads(n, r.o.database()) {
+	if e.Healthy || e.UnhealthyFor < deadline || loads(n, r.o.Database()) {
 		return false
 	}
 	// Once it answers, its whole time to get well begins.

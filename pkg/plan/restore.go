@@ -16,9 +16,10 @@ const stepDeadline = 2 * time.Minute
 const prepareBase = time.Hour
 
 // prepareDeadline is how long a state of a restore may last before anything is stopped.
-func (r *rules) prepareDeadline() time.Duration {
-	return prepareBase + 4*copies*LoadTime(r.o.database())
-}
+func (r *rules) prepareDeadline() time.Duration { return PrepareTime(r.o.Database()) }
+
+// PrepareTime is how long a node may take for a step of a restore, a backup, or a rewrite of a database of that size.
+func PrepareTime(bytes int64) time.Duration { return prepareBase + 4*copies*cluster.LoadTime(bytes) }
 
 // bump is what a restore adds to the revision at least, so that every old watch is told to start over.
 const bump = 1_000_000_000

@@ -148,7 +148,7 @@ func (v *view) node(o *Observation, m cluster.Member) *cluster.NodeStatus {
 
 // mayComeUp tells whether a node's etcd was started so lately, for the size of its database, that it may still become a healthy voter.
 func (r *rules) mayComeUp(n *cluster.NodeStatus) bool {
-	return n.Etcd.Running && !n.Etcd.Learner && starts(n, r.o.database())
+	return n.Etcd.Running && !n.Etcd.Learner && starts(n, r.o.Database())
 }
 
 // healthy tells whether a member answers. A voter that still takes itself for a learner doesn't.
