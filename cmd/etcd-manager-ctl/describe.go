@@ -108,6 +108,9 @@ func (a *app) printDescription(e entry) error {
 	if e.problem == nil {
 		a.describeRequest(line, e)
 	}
+	if e.op != nil && e.op.Waiting != "" && !e.op.State.Final() {
+		line("waits for", "%s", e.op.Waiting)
+	}
 	if e.op != nil {
 		a.describeOperation(line, e.op)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -221,7 +222,7 @@ func (e entry) output() commandOutput {
 		r.State = string(e.op.State)
 		return r
 	}
-	r.State, r.Phase = stateRunning, string(e.op.State)
+	r.State, r.Phase, r.Reason = stateRunning, string(e.op.State), cmp.Or(e.op.Reason, e.op.Waiting)
 	if p := percent(e.op); p >= 0 {
 		r.Percent = &p
 	}

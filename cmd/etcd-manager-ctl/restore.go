@@ -81,6 +81,9 @@ The backup is proven to be good, and staged on every node, before the running cl
 			if err != nil {
 				return err
 			}
+			if r.options.AcceptLoss && (!t.Latest || len(args) == 1) {
+				return usagef("--accept-loss is for --latest alone: every other point is reached exactly or refused")
+			}
 			if len(args) == 1 {
 				r.backup = args[0]
 			} else if t.IsZero() && to.before == "" {
@@ -95,6 +98,7 @@ The backup is proven to be good, and staged on every node, before the running cl
 	f := cmd.Flags()
 	f.BoolVar(&r.options.KeepMasterleases, "keep-masterleases", false, "keep the API servers' master leases, also those of servers that are gone")
 	f.StringArrayVar(&r.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
+	f.BoolVar(&r.options.AcceptLoss, "accept-loss", false, "with --latest: go to what the store has, though it isn't certain that this is all that clients were told of")
 	f.BoolVar(&r.options.ForceForeign, "force-foreign", false, "restore it although it is another cluster's backup")
 	return cmd
 }

@@ -139,6 +139,8 @@ func (t *teller) running(prev, op *catalog.Operation) {
 	case op.State.Final():
 	case op.State != prev.State:
 		t.add(op.StateSince, "%s", stateLine(op))
+	case op.Waiting != prev.Waiting && op.Waiting != "":
+		t.add(t.now, "%s waits and has stopped nothing: %s", op.State, op.Waiting)
 	case op.Reason != "" && op.Reason != prev.Reason:
 		t.add(t.now, "%s: %s", op.State, op.Reason)
 	}
@@ -156,6 +158,9 @@ func stateLine(op *catalog.Operation) string {
 	line := string(op.State)
 	if what := phases[op.State]; what != "" {
 		line += ": " + what
+	}
+	if op.Waiting != "" {
+		return line + "; it waits and has stopped nothing: " + op.Waiting
 	}
 	if n := len(op.Steps); op.Reason != "" && (n == 0 || op.Steps[n-1].Detail != op.Reason) {
 		line += ": " + op.Reason

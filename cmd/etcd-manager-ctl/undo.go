@@ -28,6 +28,7 @@ What was written since that restore is lost by it. The command shows what that i
 	}
 	r.addFlags(cmd, false)
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
+	cmd.Flags().BoolVar(&r.options.AcceptLoss, "accept-loss", false, "go back though fewer old data dirs are there than are sure to have everything that clients were told of")
 	return cmd
 }
 

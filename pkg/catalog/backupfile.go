@@ -48,3 +48,13 @@ func IsBackupFile(key string) bool {
 	}
 	return false
 }
+
+// IsSegmentsPrefix tells whether a prefix is the directory of one incarnation's segments, which bringing a backup forward has to list.
+func IsSegmentsPrefix(prefix string) bool {
+	rest, ok := strings.CutPrefix(prefix, changesPrefix)
+	if !ok {
+		return false
+	}
+	incarnation, ok := strings.CutSuffix(rest, "/")
+	return ok && !strings.Contains(incarnation, "/") && validName("incarnation", incarnation) == nil
+}

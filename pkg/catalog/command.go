@@ -51,6 +51,8 @@ type RestoreOptions struct {
 	ToTime     time.Time `json:"toTime,omitzero"`
 	// Latest goes as far as the archived changes reach.
 	Latest bool `json:"latest,omitempty"`
+	// AcceptLoss goes to what the store has, though it isn't known, or known not to be, all that clients were told of.
+	AcceptLoss bool `json:"acceptLoss,omitempty"`
 	// KeepMasterleases leaves the API servers' master leases in the restored data.
 	KeepMasterleases bool `json:"keepMasterleases,omitempty"`
 	// DropPrefixes are further keys that the restored data shall not have.
@@ -65,7 +67,7 @@ type RestoreOptions struct {
 
 // IsZero tells that nothing was asked for.
 func (o RestoreOptions) IsZero() bool {
-	return !o.Now && o.ToRevision == 0 && o.ToTime.IsZero() && !o.Latest && !o.KeepMasterleases && len(o.DropPrefixes) == 0 && !o.ForceForeign && !o.SetSpec && o.Reason == ""
+	return !o.Now && o.ToRevision == 0 && o.ToTime.IsZero() && !o.Latest && !o.AcceptLoss && !o.KeepMasterleases && len(o.DropPrefixes) == 0 && !o.ForceForeign && !o.SetSpec && o.Reason == ""
 }
 
 const optionsVersion = 1

@@ -69,6 +69,8 @@ type Operation struct {
 	State OperationState `json:"state"`
 	// Reason says why it is in this state, in words for the operator; never empty for a failure.
 	Reason string `json:"reason,omitempty"`
+	// Waiting says what it waits for in this state; unlike with Reason nothing has failed. Empty if it goes on.
+	Waiting string `json:"waiting,omitempty"`
 	// Command is the queued command's name, Backup what is restored, and Options what was asked for.
 	Command string         `json:"command"`
 	Backup  string         `json:"backup"`

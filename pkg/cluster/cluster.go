@@ -222,6 +222,8 @@ type TrashEntry struct {
 	// RaftTerm and RaftIndex are of the last entry of its log; 0 if it can't be read.
 	RaftTerm  uint64
 	RaftIndex uint64
+	// Members is how many members the cluster had when a restore replaced it; 0 if it was set aside for another reason, or that isn't known.
+	Members int
 }
 
 // NodeStatus is what one node says of itself. It is plain data, as fresh as the moment it was asked for.

@@ -26,9 +26,6 @@ type Changes struct {
 	ToolVersion string
 }
 
-// flushTimeout is how long a restore to the newest change waits for the newest changes.
-const flushTimeout = 15 * time.Second
-
 // recording is the recorder of one etcd cluster; it lives as long as the leadership at most.
 type recording struct {
 	token    cluster.Token
@@ -175,30 +172,6 @@ func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.O
 	return &from
 }
 
-// aim finds out, once, how to reach the point that a restore was asked for, and records it: whoever leads next goes to the same one.
-func (l *leadership) aim(ctx context.Context) error {
-	o := l.op.Options
-	target := changelog.Target{Revision: o.ToRevision, Time: o.ToTime, Latest: o.Latest}
-	if l.op.Target != nil || target.IsZero() {
-		return nil
-	}
-	if o.Latest && l.recording != nil {
-		fctx, cancel := context.WithTimeout(ctx, flushTimeout)
-		_, err := l.recording.recorder.Flush(fctx)
-		cancel()
-		if err != nil && ctx.Err() == nil { // without a quorum nothing more can come
-			klog.Warningf("restore %s: the newest changes may not be in the store: %v", l.op.ID, err)
-		}
-	}
-	archive := l.archive()
-	p, err := l.planTarget(ctx, archive, target)
-	if err != nil {
-		return err
-	}
-	klog.Infof("restore %s: %s is revision %d, reached from backup %s with %d segments", l.op.ID, target, p.Revision, p.Base, len(p.Chain.Segments))
-	return l.save(ctx, func(op *catalog.Operation) { op.Backup, op.Target = p.Base, p.Point() })
-}
-
 // planTarget plans a restore's point. The newest change is that of the life that serves: as etcd says if it answers, else as the store does.
 func (l *leadership) planTarget(ctx context.Context, archive *changelog.Archive, target changelog.Target) (*changelog.Plan, error) {
 	if target.Latest {
@@ -229,19 +202,12 @@ func (l *leadership) archive() *changelog.Archive {
 	return &changelog.Archive{Catalog: l.m.cfg.Catalog}
 }
 
-// replay is what the nodes are to put on the backup; nil if nothing.
-func (l *leadership) replay(ctx context.Context) (*protosv1.Replay, error) {
+// replay names the point that the nodes are to bring the backup to; nil if it is the backup itself. Nodes list the segments for themselves: no message
+// grows with the archive.
+func (l *leadership) replay() *protosv1.Replay {
 	t := l.op.Target
 	if t == nil {
-		return nil, nil
+		return nil
 	}
-	c, err := l.archive().Find(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	r := &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision}
-	for _, s := range c.Segments {
-		r.Segments = append(r.Segments, &protosv1.ReplaySegment{Name: s.SegmentName.String(), SizeBytes: s.Size})
-	}
-	return r, nil
+	return &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision, Head: t.Head}
 }

@@ -498,7 +498,8 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 			s.CreateBackups = append(s.CreateBackups, plan.CreateBackup{Name: c.Name})
 			continue
 		}
-		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, Ready: (c.Options.Now || l.m.wasQueued(c.Name)) && len(s.unread) == 0}
+		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, AcceptLoss: c.Options.AcceptLoss,
+			Ready: (c.Options.Now || l.m.wasQueued(c.Name)) && len(s.unread) == 0}
 		if c.Source != nil {
 			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 		}

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -214,7 +215,7 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 		if _, bad := l.store.unread[op.ID]; l.store.Error == "" && !bad {
 			continue
 		}
-		if op.State.Committing() && (newest == nil || op.Updated.After(newest.Updated)) {
+		if op.State.Committing() && (newest == nil || laterOperation(&op, newest)) {
 			newest = &op
 		}
 	}
@@ -228,6 +229,16 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 	klog.Warningf("%s, and the nodes are in the middle of restore %s; going on with what their journals say", why, newest.ID)
 	newest.StateSince = time.Now()
 	l.op, l.opVer, l.opUnsaved = newest, l.store.unread[newest.ID], true
+}
+
+// committing are the states of a record that a journal can have, in the order in which they are reached.
+var committing = []catalog.OperationState{catalog.StateStopping, catalog.StateSwitching, catalog.StateVerifying, catalog.StateReverting}
+
+// laterOperation tells whether a says more than b. No clock decides: a node that was away for long may have the journal of a restore that ended long ago, with
+// whatever time. Terms grow, revisions grow over restores, and states have their order.
+func laterOperation(a, b *catalog.Operation) bool {
+	return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.RevisionBefore, b.RevisionBefore),
+		cmp.Compare(slices.Index(committing, a.State), slices.Index(committing, b.State))) > 0
 }
 
 // planOperation is the restore under way as plan sees it.
@@ -244,7 +255,7 @@ func (l *leadership) planOperation() *plan.Operation {
 
 func toPlan(op *catalog.Operation) *plan.Operation {
 	p := &plan.Operation{
-		ID: op.ID, Backup: op.Backup, State: plan.OperationState(op.State), Reason: op.Reason, Nodes: op.Members, Token: op.NewToken,
+		ID: op.ID, Backup: op.Backup, State: plan.OperationState(op.State), Reason: op.Reason, Waiting: op.Waiting, Nodes: op.Members, Token: op.NewToken,
 		OldToken: op.OldToken, Version: op.Spec.EtcdVersion, Size: op.Spec.MemberCount, Proven: op.Proven, SafetyBackup: op.SafetyBackup,
 		SafetyTried: op.SafetyTried, RevisionBefore: op.RevisionBefore, Revision: op.StagedRevision, Hash: op.StagedHash, Bytes: op.StagedBytes,
 		Written: op.Written, Unwritten: op.Unwritten, Verified: op.Verified, StateFor: time.Since(op.StateSince),

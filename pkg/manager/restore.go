@@ -91,6 +91,10 @@ func (l *leadership) step(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) || errors.Is(err, catalog.ErrConflict) {
 		return err // a conflict means that the record isn't what this leader remembers: it is read again
 	}
+	var waits *waitError
+	if errors.As(err, &waits) {
+		return l.waitOn(ctx, waits)
+	}
 	l.opFails++
 	if errors.Is(err, cluster.ErrPermanent) || l.opFails >= opAttempts {
 		l.opFails = 0
@@ -243,14 +247,11 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 	if err := l.aim(ctx); err != nil {
 		return err
 	}
-	replay, err := l.replay(ctx)
-	if err != nil {
-		return err
-	}
+	replay := l.replay()
 	report, stop := l.showProgress(ctx)
 	var mu sync.Mutex
 	proven, reached := slices.Clone(l.op.Proven), l.op.Reached
-	err = each(a.Nodes, func(id cluster.NodeID) error {
+	err := each(a.Nodes, func(id cluster.NodeID) error {
 		e, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
 			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, l.slowAction(), func(e *protosv1.PerformEvent) { report(id, e) })
@@ -273,10 +274,7 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 
 // stageAll has the nodes build their new data dirs, all at once.
 func (l *leadership) stageAll(ctx context.Context, o *plan.Observation, a plan.StageBackup) error {
-	replay, err := l.replay(ctx)
-	if err != nil {
-		return err
-	}
+	replay := l.replay()
 	report, stop := l.showProgress(ctx)
 	defer stop()
 	return each(a.Starts, func(s plan.StartEtcd) error {

@@ -233,7 +233,7 @@ func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 			return fmt.Errorf("this node has no data of cluster %s", s.Token)
 		}
 		// Left from a membership whose state file is gone; it is kept, but never started again.
-		if err := a.l.discardDir(s.Token, ""); err != nil {
+		if err := a.l.discardDir(s.Token, "", 0); err != nil {
 			return err
 		}
 		a.kickTrash()
@@ -305,7 +305,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 	if err := a.stopLocked(ctx, reason, stopServing); err != nil {
 		return err
 	}
-	if err := a.l.discardDir(token, s.EtcdVersion); err != nil {
+	if err := a.l.discardDir(token, s.EtcdVersion, 0); err != nil {
 		return err
 	}
 	a.kickTrash()

@@ -254,22 +254,35 @@ func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
 // bringForward puts the changes on the backup.
 func (f *fetcher) bringForward(ctx context.Context, path string, t *task) error {
 	r := f.replay
-	chain := changelog.Chain{Base: r.GetBaseRevision()}
-	for _, s := range r.GetSegments() {
-		n, err := catalog.ParseSegmentName(s.GetName())
-		if err != nil {
-			return fmt.Errorf("replay changes: %w (%w)", err, cluster.ErrPermanent)
-		}
-		chain.Segments = append(chain.Segments, catalog.Segment{SegmentName: n, Incarnation: catalog.Incarnation(r.GetIncarnation()), Size: s.GetSizeBytes()})
+	archive := changelog.Archive{Catalog: f.a.cfg.Catalog}
+	chain, err := f.chain(ctx, &archive)
+	if err != nil {
+		return fmt.Errorf("backup %s: %w", f.backup, err)
 	}
 	t.report("replay", 0, chain.Size())
-	archive := changelog.Archive{Catalog: f.a.cfg.Catalog}
 	res, err := archive.Replay(ctx, f.a.cfg.Executable, path, chain, r.GetRevision(), func(n int64) { t.report("replay", n, chain.Size()) })
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", f.backup, err)
 	}
 	klog.Infof("backup %s was brought from revision %d to %d by %d segments", f.backup, res.From, res.Revision, len(chain.Segments))
 	return nil
+}
+
+// chain is what leads to the point: listed here, or named one by one by an older leader.
+func (f *fetcher) chain(ctx context.Context, archive *changelog.Archive) (changelog.Chain, error) {
+	r := f.replay
+	if len(r.GetSegments()) == 0 {
+		return archive.Find(ctx, &catalog.PointInTime{Incarnation: catalog.Incarnation(r.GetIncarnation()), BaseRevision: r.GetBaseRevision(), Revision: r.GetRevision(), Head: r.GetHead()})
+	}
+	chain := changelog.Chain{Base: r.GetBaseRevision()}
+	for _, s := range r.GetSegments() {
+		n, err := catalog.ParseSegmentName(s.GetName())
+		if err != nil {
+			return changelog.Chain{}, fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
+		}
+		chain.Segments = append(chain.Segments, catalog.Segment{SegmentName: n, Incarnation: catalog.Incarnation(r.GetIncarnation()), Size: s.GetSizeBytes()})
+	}
+	return chain, nil
 }
 
 // suits refuses, by the manifest alone, what would be fetched in vain.
@@ -430,7 +443,7 @@ func (a *Agent) discard(name string) error {
 	case op.Phase == phaseSwitched:
 		old, err := op.oldState()
 		if err == nil && old != nil && (s == nil || s.Token != old.Token) {
-			if err := a.l.discardDir(old.Token, old.EtcdVersion); err != nil {
+			if err := a.l.discardDir(old.Token, old.EtcdVersion, len(old.Nodes)); err != nil {
 				return err
 			}
 			a.forgetCertificates(old.Token)

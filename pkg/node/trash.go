@@ -52,6 +52,8 @@ type trashNote struct {
 	// RaftTerm and RaftIndex are filled in later, since that means to read the log.
 	RaftTerm  uint64 `json:"raftTerm,omitempty"`
 	RaftIndex uint64 `json:"raftIndex,omitempty"`
+	// Members is how many members the cluster had when a restore replaced it; 0 if it was set aside for another reason.
+	Members int `json:"members,omitempty"`
 }
 
 // trashItem is one entry.
@@ -61,8 +63,9 @@ type trashItem struct {
 	note trashNote
 }
 
-// discardDir moves the data dir of a token into the trash can. What is not there counts as moved already.
-func (l layout) discardDir(t cluster.Token, version string) error {
+// discardDir moves the data dir of a token into the trash can. What is not there counts as moved already. members is how many members the cluster had if a
+// restore has replaced it, else 0.
+func (l layout) discardDir(t cluster.Token, version string, members int) error {
 	from := l.data(t)
 	if !exists(from) {
 		return nil
@@ -76,7 +79,7 @@ func (l layout) discardDir(t cluster.Token, version string) error {
 	}
 	now := time.Now()
 	_ = os.Chtimes(from, now, now) // what counts where there is no note
-	if err := l.writeNote(filepath.Base(to), trashNote{Token: t, EtcdVersion: version, Since: now.UTC()}); err != nil {
+	if err := l.writeNote(filepath.Base(to), trashNote{Token: t, EtcdVersion: version, Since: now.UTC(), Members: members}); err != nil {
 		klog.Warningf("%v", err) // the entry is as good without
 	}
 	if err := l.rename(from, to); err != nil {
@@ -244,7 +247,7 @@ func (a *Agent) lookAtTrash() {
 	var list []cluster.TrashEntry
 	for _, it := range items {
 		n := a.logged(it)
-		list = append(list, cluster.TrashEntry{Token: n.Token, SizeBytes: diskUsage(it.path), Since: n.Since, RaftTerm: n.RaftTerm, RaftIndex: n.RaftIndex})
+		list = append(list, cluster.TrashEntry{Token: n.Token, SizeBytes: diskUsage(it.path), Since: n.Since, RaftTerm: n.RaftTerm, RaftIndex: n.RaftIndex, Members: n.Members})
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -31,7 +31,7 @@ func setAsideSince(t *testing.T, a *Agent, token cluster.Token, since time.Time)
 	t.Helper()
 	must(t, os.MkdirAll(a.l.memberDir(token), 0o700))
 	must(t, os.WriteFile(filepath.Join(a.l.memberDir(token), "some"), make([]byte, 1<<20), 0o600))
-	must(t, a.l.discardDir(token, "3.6.16"))
+	must(t, a.l.discardDir(token, "3.6.16", 3))
 	must(t, a.l.writeNote(string(token), trashNote{Token: token, EtcdVersion: "3.6.16", Since: since}))
 }
 
@@ -134,7 +134,7 @@ func TestNewestOfAToken(t *testing.T) {
 	a, _ := withStore(t)
 	for i, n := range []trashNote{{RaftTerm: 2, RaftIndex: 10}, {RaftTerm: 3, RaftIndex: 7}, {RaftTerm: 3, RaftIndex: 6}} {
 		must(t, os.MkdirAll(a.l.memberDir("T"), 0o700))
-		must(t, a.l.discardDir("T", "3.6.16"))
+		must(t, a.l.discardDir("T", "3.6.16", 3))
 		name := []string{"T", "T.2", "T.3"}[i]
 		n.Token, n.Since = "T", time.Now().Add(time.Duration(i)*time.Hour)
 		must(t, a.l.writeNote(name, n))

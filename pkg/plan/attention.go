@@ -69,6 +69,11 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 	for _, e := range s.ObjectErrors {
 		add(cluster.Attention{Kind: cluster.AttentionObject}, "An object in the store can't be used: %s", e)
 	}
+	for _, c := range s.Commands {
+		if few := r.fewDirs(c); c.Ready && few != "" {
+			add(fewAttention(c), "%s", few)
+		}
+	}
 	if s.SettingsError != "" {
 		add(cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand},
 			"The settings in the store can't be used, so none are changed: %s", s.SettingsError)
@@ -102,6 +107,11 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 			n.ID, n.State.Token, r.v.token)
 	}
 	return cluster.Distinct(list)
+}
+
+// fewAttention is about a restore that waits for data dirs.
+func fewAttention(c Command) cluster.Attention {
+	return cluster.Attention{Kind: cluster.AttentionRestore, Command: ctl + "delete-command " + c.Name}
 }
 
 // markerAttention is about a marker that names another cluster than the one that runs.

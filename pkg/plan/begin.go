@@ -141,8 +141,36 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 	case where(n, c.Source.Token) == current && lookAt(r.o, c.Source.Token).serving:
 		return refuse(c, hasQuorum)
 	}
+	if few := r.fewDirs(c); few != "" && r.v.serving {
+		return none, false // what serves is looked after meanwhile; Attentions tells
+	} else if few != "" {
+		return needs(fewAttention(c), "%s", few)
+	}
 	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.of(), len(op.Nodes))
+}
+
+// fewDirs says why a command waits for more of a replaced cluster's data dirs; "" if it doesn't. What its clients were told last may be in any majority
+// of them, so fewer than that are not enough.
+func (r *rules) fewDirs(c Command) string {
+	if c.Source.Token == "" || c.Source.Node != "" || c.AcceptLoss {
+		return ""
+	}
+	members, here := 0, 0
+	for _, n := range r.o.Nodes {
+		if i := slices.IndexFunc(n.Trash, func(e cluster.TrashEntry) bool { return e.Token == c.Source.Token && e.Members > 0 }); i >= 0 {
+			members, here = max(members, n.Trash[i].Members), here+1
+		}
+	}
+	if here >= cluster.Quorum(members) || members == 0 {
+		return ""
+	}
+	or := ""
+	if c.Source.OrBackup != "" {
+		or = fmt.Sprintf("restore backup %s, which was made right before it was stopped, or ", c.Source.OrBackup)
+	}
+	return fmt.Sprintf("the restore of %s waits and has stopped nothing: only %d of the %d old data dirs are here, and what clients were told last may be in the others; "+
+		"bring their nodes back; if they are lost, withdraw it (delete-command %s) and %srepeat undo-restore with --accept-loss", c.of(), here, members, c.Name, or)
 }
 
 // hasQuorum is why nothing is salvaged from a data dir on which a cluster runs.

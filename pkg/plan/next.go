@@ -471,6 +471,9 @@ func (r *rules) steady() (d Decision) {
 	case len(s.CommandErrors) > 0:
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}
+	case len(s.Commands) > 0 && s.Commands[0].Ready && r.fewDirs(s.Commands[0]) != "":
+		d.Why += "; " + r.fewDirs(s.Commands[0])
+		d.Alarm, d.Attention = true, fewAttention(s.Commands[0])
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
 		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].of())
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand}

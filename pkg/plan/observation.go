@@ -153,6 +153,8 @@ type Command struct {
 	Backup string
 	Source Source
 	Spec   cluster.Spec
+	// AcceptLoss goes on though what clients were told of may not all be there.
+	AcceptLoss bool
 	// Ready is true if it may start: it was queued before the leader's process read the queue for the first time, or asked for now.
 	Ready bool
 }
@@ -188,8 +190,8 @@ type Operation struct {
 	ID     string
 	Backup string
 	State  OperationState
-	// Reason is why it is being rolled back.
-	Reason string
+	// Reason is why it is being rolled back, Waiting what it waits for while nothing has failed.
+	Reason, Waiting string
 	// Nodes are the members of the new cluster.
 	Nodes    []cluster.EtcdNode
 	Token    cluster.Token

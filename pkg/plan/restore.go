@@ -82,6 +82,9 @@ func (r *rules) operation() (Decision, bool) {
 	switch {
 	case preparing && op.Withdrawn:
 		return giveUp(op, "withdrawn by the operator")
+	case preparing && op.Waiting != "" && r.o.Now.Before(op.RetryAt):
+		return needs(cluster.Attention{Kind: cluster.AttentionRestore, Command: ctl + "delete-command " + op.ID},
+			"restore %s waits and has stopped nothing: %s", op.ID, op.Waiting)
 	case r.o.Now.Before(op.RetryAt):
 		return hold("restore %s (%s): the last step failed and is tried again in %s", op.ID, op.State, round(op.RetryAt.Sub(r.o.Now)))
 	case op.State == OpSalvaging && op.Reason != "":

@@ -260,12 +260,12 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.setHolder(a)
 	case "backup":
 		w.setBackup(a)
-	case "command": // command NAME backup=B|source=[NODE]:TOKEN [or=B] [ready] [members=3] [version=V]
+	case "command": // command NAME backup=B|source=[NODE]:TOKEN [or=B] [ready] [accept-loss] [members=3] [version=V]
 		if a[0] == "unreadable" {
 			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "control/r9/_command.json: corrupt")
 			break
 		}
-		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"),
+		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"), AcceptLoss: a.has("accept-loss"),
 			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}}
 		if c.Source.Token != "" {
 			c.Backup = ""
@@ -387,11 +387,11 @@ func (w *world) setNode(n *worldNode, a args) {
 			n.status.Staged[0].Halted, n.status.Staged[0].Written = true, value == "written"
 		case "reverted": // has its old data back, and knows of the restore still
 			n.status.Staged, n.status.Operation = nil, "r1"
-		case "trash": // trash=TOKEN or trash=TOKEN@TERM.INDEX
+		case "trash": // trash=TOKEN, trash=TOKEN@TERM.INDEX or trash=TOKEN@TERM.INDEX/MEMBERS
 			token, at, _ := strings.Cut(value, "@")
 			e := cluster.TrashEntry{Token: cluster.Token(token)}
 			if at != "" {
-				fmt.Sscanf(at, "%d.%d", &e.RaftTerm, &e.RaftIndex)
+				fmt.Sscanf(at, "%d.%d/%d", &e.RaftTerm, &e.RaftIndex, &e.Members)
 			}
 			n.status.Trash = append(n.status.Trash, e)
 		case "quarantined":

@@ -125,11 +125,7 @@ func (f *fallback) Stat(ctx context.Context, key string) (blob.Info, error) {
 
 // alone tells whether only the primary may be asked for a key.
 func (f *fallback) alone(key string) bool {
-	if !catalog.IsBackupFile(key) {
-		return true
-	}
-	_, err := f.leader()
-	return errors.Is(err, ErrSelf)
+	return !catalog.IsBackupFile(key) || f.leads()
 }
 
 // through makes an attempt of what is to be asked of the leader.

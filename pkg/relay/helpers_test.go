@@ -122,24 +122,33 @@ func (w *world) manager(id cluster.NodeID, cluster string) *manager {
 // serve starts the server; without a store it lacks the service, as an older manager does.
 func (m *manager) serve(t *testing.T, cluster string, store blob.Store) {
 	t.Helper()
+	m.server, m.conn = serve(t, cluster, func(r grpc.ServiceRegistrar) {
+		if store != nil {
+			NewServer(store).Register(r)
+		}
+	})
+}
+
+// serve runs a gRPC server as managers do, and connects to it.
+func serve(t *testing.T, cluster string, register func(grpc.ServiceRegistrar)) (*grpc.Server, *grpc.ClientConn) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	m.server = peer.NewServer(cluster, nil)
-	if store != nil {
-		NewServer(store).Register(m.server)
-	}
+	server := peer.NewServer(cluster, nil)
+	register(server)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = m.server.Serve(l) // it ends with Stop
+		_ = server.Serve(l) // it ends with Stop
 	}()
-	m.conn, err = grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDisableRetry())
 	must(t, err)
 	t.Cleanup(func() {
-		m.conn.Close()
-		m.server.Stop()
+		conn.Close()
+		server.Stop()
 		<-done
 	})
+	return server, conn
 }
 
 // lookup is what the fallback asks for the leader.

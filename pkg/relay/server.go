@@ -58,12 +58,11 @@ func (s *Server) Get(req *protosv1.RelayGetRequest, stream grpc.ServerStreamingS
 	if err := checkKey(req.GetKey()); err != nil {
 		return err
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		return status.Errorf(codes.ResourceExhausted, "this node gives out %d objects already; try again", maxStreams)
+	release, err := s.slot()
+	if err != nil {
+		return err
 	}
+	defer release()
 	ctx := stream.Context()
 	body, info, err := s.store.Get(ctx, req.GetKey(), blob.Range{Offset: req.GetOffset(), Length: req.GetLength()})
 	if err != nil {
@@ -77,6 +76,16 @@ func (s *Server) Get(req *protosv1.RelayGetRequest, stream grpc.ServerStreamingS
 		return err
 	}
 	return send(stream, body)
+}
+
+// slot takes one of the streams that may be open at a time.
+func (s *Server) slot() (release func(), err error) {
+	select {
+	case s.slots <- struct{}{}:
+		return func() { <-s.slots }, nil
+	default:
+		return nil, status.Errorf(codes.ResourceExhausted, "this node gives out %d objects already; try again", maxStreams)
+	}
 }
 
 // send streams the body to its end. Every message gets bytes of its own, as gRPC may hold one after Send has returned.

@@ -95,7 +95,7 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 	}
 	for _, t := range s.Trash {
 		p.Trash = append(p.Trash, &protosv1.TrashEntry{Token: string(t.Token), SizeBytes: t.SizeBytes, SinceUnixNanos: t.Since.UnixNano(),
-			RaftTerm: t.RaftTerm, RaftIndex: t.RaftIndex})
+			RaftTerm: t.RaftTerm, RaftIndex: t.RaftIndex, Members: int32(t.Members)})
 	}
 	return p
 }
@@ -127,7 +127,7 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 			continue
 		}
 		s.Trash = append(s.Trash, cluster.TrashEntry{Token: cluster.Token(t.GetToken()), SizeBytes: t.GetSizeBytes(), Since: time.Unix(0, t.GetSinceUnixNanos()),
-			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex()})
+			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex(), Members: int(t.GetMembers())})
 	}
 	return s
 }

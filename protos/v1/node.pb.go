@@ -405,8 +405,10 @@ type TrashEntry struct {
 	SizeBytes      int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	SinceUnixNanos int64                  `protobuf:"varint,3,opt,name=since_unix_nanos,json=sinceUnixNanos,proto3" json:"since_unix_nanos,omitempty"`
 	// The last entry of the write-ahead log; 0 if it can't be read.
-	RaftTerm      uint64 `protobuf:"varint,4,opt,name=raft_term,json=raftTerm,proto3" json:"raft_term,omitempty"`
-	RaftIndex     uint64 `protobuf:"varint,5,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"`
+	RaftTerm  uint64 `protobuf:"varint,4,opt,name=raft_term,json=raftTerm,proto3" json:"raft_term,omitempty"`
+	RaftIndex uint64 `protobuf:"varint,5,opt,name=raft_index,json=raftIndex,proto3" json:"raft_index,omitempty"`
+	// How many members the cluster had when a restore replaced it; 0 if it was set aside for another reason.
+	Members       int32 `protobuf:"varint,6,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -472,6 +474,13 @@ func (x *TrashEntry) GetRaftTerm() uint64 {
 func (x *TrashEntry) GetRaftIndex() uint64 {
 	if x != nil {
 		return x.RaftIndex
+	}
+	return 0
+}
+
+func (x *TrashEntry) GetMembers() int32 {
+	if x != nil {
+		return x.Members
 	}
 	return 0
 }
@@ -1809,9 +1818,12 @@ type Replay struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Incarnation string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// The backup's revision, the one to reach, and the segments between them, in their order.
-	BaseRevision  int64            `protobuf:"varint,2,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
-	Revision      int64            `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	Segments      []*ReplaySegment `protobuf:"bytes,4,rep,name=segments,proto3" json:"segments,omitempty"`
+	BaseRevision int64 `protobuf:"varint,2,opt,name=base_revision,json=baseRevision,proto3" json:"base_revision,omitempty"`
+	Revision     int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Only older leaders name them one by one; whoever has head lists them itself, since their number grows with the archive.
+	Segments []*ReplaySegment `protobuf:"bytes,4,rep,name=segments,proto3" json:"segments,omitempty"`
+	// The last part of the last segment's key: with incarnation and base_revision it determines the chain. Empty if no changes are needed.
+	Head          string `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1872,6 +1884,13 @@ func (x *Replay) GetSegments() []*ReplaySegment {
 		return x.Segments
 	}
 	return nil
+}
+
+func (x *Replay) GetHead() string {
+	if x != nil {
+		return x.Head
+	}
+	return ""
 }
 
 // ReplaySegment is the last part of a segment's key, and its stored size.
@@ -2769,7 +2788,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc1\x01\n" +
 	"\n" +
 	"TrashEntry\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
@@ -2778,7 +2797,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10since_unix_nanos\x18\x03 \x01(\x03R\x0esinceUnixNanos\x12\x1b\n" +
 	"\traft_term\x18\x04 \x01(\x04R\braftTerm\x12\x1d\n" +
 	"\n" +
-	"raft_index\x18\x05 \x01(\x04R\traftIndex\"\xc7\a\n" +
+	"raft_index\x18\x05 \x01(\x04R\traftIndex\x12\x18\n" +
+	"\amembers\x18\x06 \x01(\x05R\amembers\"\xc7\a\n" +
 	"\n" +
 	"EtcdStatus\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\bR\arunning\x12\x18\n" +
@@ -2894,12 +2914,13 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x11at_least_revision\x18\x05 \x01(\x03R\x0fatLeastRevision\x12!\n" +
 	"\fetcd_version\x18\x06 \x01(\tR\vetcdVersion\x12#\n" +
 	"\rforce_foreign\x18\a \x01(\bR\fforceForeign\x12.\n" +
-	"\x06replay\x18\b \x01(\v2\x16.etcdmanager.v1.ReplayR\x06replay\"\xa6\x01\n" +
+	"\x06replay\x18\b \x01(\v2\x16.etcdmanager.v1.ReplayR\x06replay\"\xba\x01\n" +
 	"\x06Replay\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12#\n" +
 	"\rbase_revision\x18\x02 \x01(\x03R\fbaseRevision\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x129\n" +
-	"\bsegments\x18\x04 \x03(\v2\x1d.etcdmanager.v1.ReplaySegmentR\bsegments\"B\n" +
+	"\bsegments\x18\x04 \x03(\v2\x1d.etcdmanager.v1.ReplaySegmentR\bsegments\x12\x12\n" +
+	"\x04head\x18\x05 \x01(\tR\x04head\"B\n" +
 	"\rReplaySegment\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +

@@ -23,6 +23,164 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RelayListRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterName string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// The directory of one incarnation's segments, relative to the store's base.
+	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// The listing begins behind this key; empty for the first.
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayListRequest) Reset() {
+	*x = RelayListRequest{}
+	mi := &file_v1_relay_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayListRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayListRequest) ProtoMessage() {}
+
+func (x *RelayListRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_relay_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayListRequest.ProtoReflect.Descriptor instead.
+func (*RelayListRequest) Descriptor() ([]byte, []int) {
+	return file_v1_relay_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RelayListRequest) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *RelayListRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *RelayListRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type RelayListResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*RelayEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayListResponse) Reset() {
+	*x = RelayListResponse{}
+	mi := &file_v1_relay_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayListResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayListResponse) ProtoMessage() {}
+
+func (x *RelayListResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_relay_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayListResponse.ProtoReflect.Descriptor instead.
+func (*RelayListResponse) Descriptor() ([]byte, []int) {
+	return file_v1_relay_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RelayListResponse) GetEntries() []*RelayEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type RelayEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RelayEntry) Reset() {
+	*x = RelayEntry{}
+	mi := &file_v1_relay_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RelayEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RelayEntry) ProtoMessage() {}
+
+func (x *RelayEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_relay_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RelayEntry.ProtoReflect.Descriptor instead.
+func (*RelayEntry) Descriptor() ([]byte, []int) {
+	return file_v1_relay_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RelayEntry) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *RelayEntry) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
 type RelayGetRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ClusterName string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
@@ -37,7 +195,7 @@ type RelayGetRequest struct {
 
 func (x *RelayGetRequest) Reset() {
 	*x = RelayGetRequest{}
-	mi := &file_v1_relay_proto_msgTypes[0]
+	mi := &file_v1_relay_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -49,7 +207,7 @@ func (x *RelayGetRequest) String() string {
 func (*RelayGetRequest) ProtoMessage() {}
 
 func (x *RelayGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_relay_proto_msgTypes[0]
+	mi := &file_v1_relay_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -62,7 +220,7 @@ func (x *RelayGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayGetRequest.ProtoReflect.Descriptor instead.
 func (*RelayGetRequest) Descriptor() ([]byte, []int) {
-	return file_v1_relay_proto_rawDescGZIP(), []int{0}
+	return file_v1_relay_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RelayGetRequest) GetClusterName() string {
@@ -104,7 +262,7 @@ type RelayGetResponse struct {
 
 func (x *RelayGetResponse) Reset() {
 	*x = RelayGetResponse{}
-	mi := &file_v1_relay_proto_msgTypes[1]
+	mi := &file_v1_relay_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -116,7 +274,7 @@ func (x *RelayGetResponse) String() string {
 func (*RelayGetResponse) ProtoMessage() {}
 
 func (x *RelayGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_relay_proto_msgTypes[1]
+	mi := &file_v1_relay_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -129,7 +287,7 @@ func (x *RelayGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayGetResponse.ProtoReflect.Descriptor instead.
 func (*RelayGetResponse) Descriptor() ([]byte, []int) {
-	return file_v1_relay_proto_rawDescGZIP(), []int{1}
+	return file_v1_relay_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RelayGetResponse) GetObject() *RelayObject {
@@ -156,7 +314,7 @@ type RelayStatRequest struct {
 
 func (x *RelayStatRequest) Reset() {
 	*x = RelayStatRequest{}
-	mi := &file_v1_relay_proto_msgTypes[2]
+	mi := &file_v1_relay_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +326,7 @@ func (x *RelayStatRequest) String() string {
 func (*RelayStatRequest) ProtoMessage() {}
 
 func (x *RelayStatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_relay_proto_msgTypes[2]
+	mi := &file_v1_relay_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +339,7 @@ func (x *RelayStatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayStatRequest.ProtoReflect.Descriptor instead.
 func (*RelayStatRequest) Descriptor() ([]byte, []int) {
-	return file_v1_relay_proto_rawDescGZIP(), []int{2}
+	return file_v1_relay_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RelayStatRequest) GetClusterName() string {
@@ -211,7 +369,7 @@ type RelayObject struct {
 
 func (x *RelayObject) Reset() {
 	*x = RelayObject{}
-	mi := &file_v1_relay_proto_msgTypes[3]
+	mi := &file_v1_relay_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -223,7 +381,7 @@ func (x *RelayObject) String() string {
 func (*RelayObject) ProtoMessage() {}
 
 func (x *RelayObject) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_relay_proto_msgTypes[3]
+	mi := &file_v1_relay_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -236,7 +394,7 @@ func (x *RelayObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayObject.ProtoReflect.Descriptor instead.
 func (*RelayObject) Descriptor() ([]byte, []int) {
-	return file_v1_relay_proto_rawDescGZIP(), []int{3}
+	return file_v1_relay_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RelayObject) GetSizeBytes() int64 {
@@ -264,7 +422,18 @@ var File_v1_relay_proto protoreflect.FileDescriptor
 
 const file_v1_relay_proto_rawDesc = "" +
 	"\n" +
-	"\x0ev1/relay.proto\x12\x0eetcdmanager.v1\"v\n" +
+	"\x0ev1/relay.proto\x12\x0eetcdmanager.v1\"c\n" +
+	"\x10RelayListRequest\x12!\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"I\n" +
+	"\x11RelayListResponse\x124\n" +
+	"\aentries\x18\x01 \x03(\v2\x1a.etcdmanager.v1.RelayEntryR\aentries\"=\n" +
+	"\n" +
+	"RelayEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\"v\n" +
 	"\x0fRelayGetRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
@@ -280,10 +449,11 @@ const file_v1_relay_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x01 \x01(\x03R\tsizeBytes\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12.\n" +
-	"\x13modified_unix_nanos\x18\x03 \x01(\x03R\x11modifiedUnixNanos2\xa1\x01\n" +
+	"\x13modified_unix_nanos\x18\x03 \x01(\x03R\x11modifiedUnixNanos2\xf0\x01\n" +
 	"\fRelayService\x12J\n" +
 	"\x03Get\x12\x1f.etcdmanager.v1.RelayGetRequest\x1a .etcdmanager.v1.RelayGetResponse0\x01\x12E\n" +
-	"\x04Stat\x12 .etcdmanager.v1.RelayStatRequest\x1a\x1b.etcdmanager.v1.RelayObjectB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
+	"\x04Stat\x12 .etcdmanager.v1.RelayStatRequest\x1a\x1b.etcdmanager.v1.RelayObject\x12M\n" +
+	"\x04List\x12 .etcdmanager.v1.RelayListRequest\x1a!.etcdmanager.v1.RelayListResponse0\x01B9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
 
 var (
 	file_v1_relay_proto_rawDescOnce sync.Once
@@ -297,24 +467,30 @@ func file_v1_relay_proto_rawDescGZIP() []byte {
 	return file_v1_relay_proto_rawDescData
 }
 
-var file_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_v1_relay_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_v1_relay_proto_goTypes = []any{
-	(*RelayGetRequest)(nil),  // 0: etcdmanager.v1.RelayGetRequest
-	(*RelayGetResponse)(nil), // 1: etcdmanager.v1.RelayGetResponse
-	(*RelayStatRequest)(nil), // 2: etcdmanager.v1.RelayStatRequest
-	(*RelayObject)(nil),      // 3: etcdmanager.v1.RelayObject
+	(*RelayListRequest)(nil),  // 0: etcdmanager.v1.RelayListRequest
+	(*RelayListResponse)(nil), // 1: etcdmanager.v1.RelayListResponse
+	(*RelayEntry)(nil),        // 2: etcdmanager.v1.RelayEntry
+	(*RelayGetRequest)(nil),   // 3: etcdmanager.v1.RelayGetRequest
+	(*RelayGetResponse)(nil),  // 4: etcdmanager.v1.RelayGetResponse
+	(*RelayStatRequest)(nil),  // 5: etcdmanager.v1.RelayStatRequest
+	(*RelayObject)(nil),       // 6: etcdmanager.v1.RelayObject
 }
 var file_v1_relay_proto_depIdxs = []int32{
-	3, // 0: etcdmanager.v1.RelayGetResponse.object:type_name -> etcdmanager.v1.RelayObject
-	0, // 1: etcdmanager.v1.RelayService.Get:input_type -> etcdmanager.v1.RelayGetRequest
-	2, // 2: etcdmanager.v1.RelayService.Stat:input_type -> etcdmanager.v1.RelayStatRequest
-	1, // 3: etcdmanager.v1.RelayService.Get:output_type -> etcdmanager.v1.RelayGetResponse
-	3, // 4: etcdmanager.v1.RelayService.Stat:output_type -> etcdmanager.v1.RelayObject
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 0: etcdmanager.v1.RelayListResponse.entries:type_name -> etcdmanager.v1.RelayEntry
+	6, // 1: etcdmanager.v1.RelayGetResponse.object:type_name -> etcdmanager.v1.RelayObject
+	3, // 2: etcdmanager.v1.RelayService.Get:input_type -> etcdmanager.v1.RelayGetRequest
+	5, // 3: etcdmanager.v1.RelayService.Stat:input_type -> etcdmanager.v1.RelayStatRequest
+	0, // 4: etcdmanager.v1.RelayService.List:input_type -> etcdmanager.v1.RelayListRequest
+	4, // 5: etcdmanager.v1.RelayService.Get:output_type -> etcdmanager.v1.RelayGetResponse
+	6, // 6: etcdmanager.v1.RelayService.Stat:output_type -> etcdmanager.v1.RelayObject
+	1, // 7: etcdmanager.v1.RelayService.List:output_type -> etcdmanager.v1.RelayListResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_v1_relay_proto_init() }
@@ -328,7 +504,7 @@ func file_v1_relay_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_relay_proto_rawDesc), len(file_v1_relay_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	RelayService_Get_FullMethodName  = "/etcdmanager.v1.RelayService/Get"
 	RelayService_Stat_FullMethodName = "/etcdmanager.v1.RelayService/Stat"
+	RelayService_List_FullMethodName = "/etcdmanager.v1.RelayService/List"
 )
 
 // RelayServiceClient is the client API for RelayService service.
@@ -37,6 +38,8 @@ type RelayServiceClient interface {
 	Get(ctx context.Context, in *RelayGetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RelayGetResponse], error)
 	// Stat describes an object.
 	Stat(ctx context.Context, in *RelayStatRequest, opts ...grpc.CallOption) (*RelayObject, error)
+	// List sends the names and sizes of the segments of changes below a prefix, in lexical order, in messages of bounded size.
+	List(ctx context.Context, in *RelayListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RelayListResponse], error)
 }
 
 type relayServiceClient struct {
@@ -76,6 +79,25 @@ func (c *relayServiceClient) Stat(ctx context.Context, in *RelayStatRequest, opt
 	return out, nil
 }
 
+func (c *relayServiceClient) List(ctx context.Context, in *RelayListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RelayListResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &RelayService_ServiceDesc.Streams[1], RelayService_List_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[RelayListRequest, RelayListResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RelayService_ListClient = grpc.ServerStreamingClient[RelayListResponse]
+
 // RelayServiceServer is the server API for RelayService service.
 // All implementations must embed UnimplementedRelayServiceServer
 // for forward compatibility.
@@ -88,6 +110,8 @@ type RelayServiceServer interface {
 	Get(*RelayGetRequest, grpc.ServerStreamingServer[RelayGetResponse]) error
 	// Stat describes an object.
 	Stat(context.Context, *RelayStatRequest) (*RelayObject, error)
+	// List sends the names and sizes of the segments of changes below a prefix, in lexical order, in messages of bounded size.
+	List(*RelayListRequest, grpc.ServerStreamingServer[RelayListResponse]) error
 	mustEmbedUnimplementedRelayServiceServer()
 }
 
@@ -103,6 +127,9 @@ func (UnimplementedRelayServiceServer) Get(*RelayGetRequest, grpc.ServerStreamin
 }
 func (UnimplementedRelayServiceServer) Stat(context.Context, *RelayStatRequest) (*RelayObject, error) {
 	return nil, status.Error(codes.Unimplemented, "method Stat not implemented")
+}
+func (UnimplementedRelayServiceServer) List(*RelayListRequest, grpc.ServerStreamingServer[RelayListResponse]) error {
+	return status.Error(codes.Unimplemented, "method List not implemented")
 }
 func (UnimplementedRelayServiceServer) mustEmbedUnimplementedRelayServiceServer() {}
 func (UnimplementedRelayServiceServer) testEmbeddedByValue()                      {}
@@ -154,6 +181,17 @@ func _RelayService_Stat_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _RelayService_List_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(RelayListRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(RelayServiceServer).List(m, &grpc.GenericServerStream[RelayListRequest, RelayListResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type RelayService_ListServer = grpc.ServerStreamingServer[RelayListResponse]
+
 // RelayService_ServiceDesc is the grpc.ServiceDesc for RelayService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -170,6 +208,11 @@ var RelayService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Get",
 			Handler:       _RelayService_Get_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "List",
+			Handler:       _RelayService_List_Handler,
 			ServerStreams: true,
 		},
 	},

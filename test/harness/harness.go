@@ -49,6 +49,9 @@ type Options struct {
 	BackupInterval time.Duration
 	// CAs, if not nil, fills the PKI directory in place of pki.CreateCAs.
 	CAs func(dir string)
+	// Isolated gives every node a network namespace of its own, so that links can be cut; the test is skipped where that can't be had. IsolatedS3 runs
+	// versitygw where such nodes reach it, and makes it the store.
+	Isolated, IsolatedS3 bool
 }
 
 // Ports of every node; each node has an address of its own.
@@ -74,6 +77,8 @@ type Cluster struct {
 	o      Options
 	net    string // first three numbers of the addresses
 	keeper *pki.Keeper
+	// isolation is nil on loopback.
+	isolation *isolation
 }
 
 // New prepares a cluster and starts nothing.
@@ -90,8 +95,14 @@ func New(t testing.TB, o Options) *Cluster {
 	}
 	c := &Cluster{t: t, o: o, Dir: t.TempDir(), Programs: Build(t)}
 	c.guard()
+	if o.Isolated {
+		c.isolate()
+	}
 	t.Cleanup(c.end)
 	c.reserve()
+	if o.IsolatedS3 {
+		c.o.S3 = servers.StartVersityGW(t, servers.InMemory(), servers.At(c.StoreAddress()))
+	}
 	c.PKI = filepath.Join(c.Dir, "pki")
 	if o.CAs != nil {
 		must(t, os.MkdirAll(c.PKI, 0o700))
@@ -139,8 +150,14 @@ func (c *Cluster) AddNode(name string) *Node {
 	must(c.t, os.MkdirAll(n.DataDir, 0o700))
 	must(c.t, os.WriteFile(filepath.Join(n.DataDir, "myid"), []byte(name), 0o600))
 	c.Nodes = append(c.Nodes, n)
+	if c.isolation != nil {
+		c.isolation.add(n)
+	}
 	return n
 }
+
+// S3 is the server that holds the store, nil if none does.
+func (c *Cluster) S3() *servers.S3 { return c.o.S3 }
 
 // Node returns the node of that name.
 func (c *Cluster) Node(name string) *Node {
@@ -185,6 +202,9 @@ const besidePorts = 5
 // reserve finds addresses and ports that are free, and keeps one port as the sign that they are taken.
 func (c *Cluster) reserve() {
 	c.t.Helper()
+	if c.isolation != nil {
+		return // nobody else is on that network
+	}
 	if b := c.o.Beside; b != nil {
 		c.net = b.net
 		if c.usePorts(b.Ports.Client + besidePorts); !c.free(c.Ports.Client) {

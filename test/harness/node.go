@@ -53,6 +53,9 @@ func (n *Node) Start() {
 	must(n.t, err)
 	defer log.Close()
 	cmd := exec.Command(n.c.Programs.Manager, n.c.Args(n)...)
+	if x := n.c.isolation; x != nil { // ip becomes the manager, so that the pid is its own
+		cmd = exec.Command("ip", append([]string{"netns", "exec", x.namespace(n), n.c.Programs.Manager}, n.c.Args(n)...)...)
+	}
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = n.c.Dir, n.c.Environ(n), log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	n.mu.Lock()

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,7 +34,7 @@ func unmount(t *testing.T, c *harness.Cluster, n *harness.Node) {
 // TestRestoreThroughTheLeader restores while one follower can't reach the store.
 func TestRestoreThroughTheLeader(t *testing.T) {
 	t.Parallel() // it mostly waits
-	c := harness.New(t, harness.Options{BackupInterval: 2 * time.Second})
+	c := harness.New(t, harness.Options{BackupInterval: 2 * time.Second, Args: []string{"--change-log-interval=500ms"}})
 	views(t, c)
 	c.StartAll()
 	c.WaitHealthy(3)
@@ -55,6 +56,23 @@ func TestRestoreThroughTheLeader(t *testing.T) {
 	c.CheckEnded(op, catalog.StateDone)
 	c.WaitHealthy(3)
 	w.check(t)
+	// The same to a point: the segments are listed and read through the leader, too.
+	at := c.Put("/data/later", "kept")
+	last := c.Put("/data/later", "too late")
+	c.WaitFor("the changes to be kept", time.Minute, func() string {
+		if v, err := c.WaitLeader().Status(t.Context()); err != nil || v.Changes == nil || v.Changes.Archived < last {
+			return fmt.Sprintf("%+v, %v", v, err)
+		}
+		return ""
+	})
+	out, errOut, code := c.Ctl("restore-backup", fmt.Sprintf("--to-revision=%d", at), "--now", "--wait")
+	if code != 0 {
+		t.Fatalf("restore to a point: exit code %d\n%s%s", code, out, errOut)
+	}
+	c.WaitHealthy(3)
+	if got, _ := c.ReadAll("/data/later"); got["/data/later"] != "kept" {
+		t.Errorf("after the restore to revision %d: %v", at, got)
+	}
 	const told = "backups are read through the leader, node "
 	if log := far.LogText(); strings.Count(log, told) != 1 || !strings.Contains(log, told+leader.Name) || !strings.Contains(log, "is the file system mounted?") {
 		t.Errorf("the log of node %s says %d times that it reads through the leader; want once, through node %s, and why", far.Name, strings.Count(log, told), leader.Name)

@@ -2,6 +2,7 @@ package servers
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -40,7 +41,13 @@ type S3Option func(*s3Options)
 // tests with thousands of small objects the syncing; not for large data.
 func InMemory() S3Option { return func(o *s3Options) { o.memory = true } }
 
-type s3Options struct{ versioned, tls, memory bool }
+type s3Options struct {
+	versioned, tls, memory bool
+	host                   string
+}
+
+// At has the server listen on an address of this machine's other than 127.0.0.1.
+func At(host string) S3Option { return func(o *s3Options) { o.host = host } }
 
 // Versioned makes the bucket keep versions.
 func Versioned() S3Option { return func(o *s3Options) { o.versioned = true } }
@@ -137,7 +144,7 @@ func start(t testing.TB, opts []S3Option, newCommand func(*S3, s3Options) func(a
 	var err error
 	// The port is free when it is chosen, and may be taken when it is used; then the server ends and another port is tried.
 	for range 5 {
-		s.addr = freeAddress(t)
+		s.addr = freeAddress(t, cmp.Or(o.host, "127.0.0.1"))
 		s.Endpoint = "http://" + s.addr
 		if o.tls {
 			s.Endpoint = "https://" + s.addr
@@ -172,8 +179,8 @@ func memoryDir(t testing.TB, fallback string) string {
 	return dir
 }
 
-func freeAddress(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func freeAddress(t testing.TB, host string) string {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
