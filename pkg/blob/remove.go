@@ -8,7 +8,8 @@ import (
 )
 
 // Remove purges like Purge, and hides what the store has under lock: nobody reads or lists it any more. It is for what must be gone
-// now and may stay as an old version: commands, pins, what a probe wrote. What retention deletes isn't hidden, since it has to be found when its lock ends.
+// now and may stay as an old version: commands, pins, what a probe wrote. What retention deletes isn't hidden,
+// since it has to be found when its lock ends.
 func Remove(ctx context.Context, s Store, prefix string, match func(key string) bool) (int, error) {
 	n, err := s.Purge(ctx, prefix, match)
 	locked, rest := SplitLocked(err)

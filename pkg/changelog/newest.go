@@ -51,9 +51,8 @@ func (k Known) most() int64 {
 	return max(k.Manifest.Revision, k.Manifest.RevisionAtMost)
 }
 
-// know reads the manifests of some backups and finds out which lives they are of. What the store refuses is an error; a
-// manifest that can't be used makes only its backup unknown.
-func (a *Archive) know(ctx context.Context, backups []catalog.Backup) ([]Known, error) {
+// manifests reads those of some backups. What the store refuses is an error; a manifest that can't be used makes only its backup unknown.
+func (a *Archive) manifests(ctx context.Context, backups []catalog.Backup) ([]Known, error) {
 	list := make([]Known, len(backups))
 	errs := make([]error, len(backups))
 	slots := make(chan struct{}, manifestsAtOnce)
@@ -78,7 +77,13 @@ func (a *Archive) know(ctx context.Context, backups []catalog.Backup) ([]Known, 
 		})
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	return list, errors.Join(errs...)
+}
+
+// know reads the manifests of some backups and finds out which lives they are of.
+func (a *Archive) know(ctx context.Context, backups []catalog.Backup) ([]Known, error) {
+	list, err := a.manifests(ctx, backups)
+	if err != nil {
 		return nil, err
 	}
 	lives := lifeFinder{c: a.Catalog}
@@ -105,18 +110,30 @@ func (a *Archive) LifeOf(ctx context.Context, name string) (catalog.Incarnation,
 	return k[0].Life, nil
 }
 
-// HighestRevision is the highest one that any of the last backups may have, of whatever life: clients may have seen it.
+// HighestRevision is the highest one that any of the last backups may have, of whatever life: clients may have seen it. It takes one or two
+// listings and some manifests, however much is kept. Older backups of lives that restores have ended don't count:
+// the records of those restores name higher revisions, and whoever restores must look at them too.
 func (a *Archive) HighestRevision(ctx context.Context) (most int64, err error) {
-	recent, err := a.recent(ctx)
+	now := time.Now()
+	list, err := a.Catalog.RecentBackups(ctx, now)
+	if err != nil {
+		return 0, err
+	}
+	recent, err := a.manifests(ctx, list.Recent(now, recentAsked))
 	for _, k := range recent {
 		most = max(most, k.most())
 	}
 	return most, err
 }
 
-// CopyOf is the manifest of a good backup that has all of a cluster up to its newest revision; nil if there is none among the last backups.
+// CopyOf is the manifest of a good backup that has all of a cluster up to its newest revision; nil if there is none among the last backups,
+// which one or two listings find.
 func (a *Archive) CopyOf(ctx context.Context, clusterName string, clusterID uint64, revision int64) (*catalog.Manifest, error) {
-	recent, err := a.recent(ctx)
+	list, err := a.Catalog.RecentBackups(ctx, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	recent, err := a.know(ctx, list.Recent(time.Now(), recentAsked))
 	if err != nil {
 		return nil, err
 	}

@@ -122,19 +122,11 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	for _, n := range o.Nodes {
 		before = max(before, n.Etcd.Revision)
 	}
-	m, err := l.newestManifest(ctx)
+	most, err := l.highestStored(ctx)
 	if err != nil {
 		return err // a revision that clients have seen must not come back
 	}
-	if m != nil {
-		before = max(before, m.Revision)
-	}
-	// Backups of other lives, or dated by another clock, are only found in the whole list, which nothing waits for.
-	hctx, cancel := context.WithTimeout(ctx, listPatience)
-	defer cancel()
-	if most, err := l.archive().HighestRevision(hctx); err == nil {
-		before = max(before, most)
-	}
+	before = max(before, most)
 	op := catalog.Operation{
 		ID: a.Op.ID, Kind: catalog.KindRestore, State: catalog.StateProving, Command: a.Command, Backup: a.Op.Backup, Options: c.Options,
 		Spec: cluster.Spec{MemberCount: a.Op.Size, EtcdVersion: a.Op.Version}, Members: a.Op.Nodes, NewToken: a.Op.Token, OldToken: a.Op.OldToken,
@@ -152,33 +144,11 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 	return nil
 }
 
-// listPatience is how long a restore waits at its beginning for what only the whole list of backups tells.
-const listPatience = 2 * time.Second
-
-// newestManifest is that of the newest backup that has one which can be read, or nil. It looks at the newest few only.
-func (l *leadership) newestManifest(ctx context.Context) (*catalog.Manifest, error) {
+// highestStored is the highest revision that the store's last backups name. Those of lives before stand in the records of the restores.
+func (l *leadership) highestStored(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
-	list, err := l.m.cfg.Catalog.RecentBackups(ctx, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	var bad *catalog.ObjectError
-	for _, b := range slices.Backward(list.Backups) {
-		if !b.HasManifest {
-			return nil, nil
-		}
-		m, err := l.m.cfg.Catalog.Manifest(ctx, b.Name)
-		switch {
-		case err == nil:
-			return m, nil
-		case errors.As(err, &bad), errors.Is(err, catalog.ErrNotFound):
-			klog.Warningf("backup %s: its manifest can't be used, the one before it is looked at: %v", b.Name, err)
-		default:
-			return nil, err
-		}
-	}
-	return nil, nil
+	return l.archive().HighestRevision(ctx)
 }
 
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
