@@ -179,6 +179,9 @@ func (a *app) describeOperation(line func(name, format string, args ...any), op 
 	if op.StagedBytes > 0 {
 		line("database", "%s", sizeOf(op.StagedBytes))
 	}
+	if op.UnknownLeases != "" {
+		line("leases", "the TTL of %s", op.UnknownLeases)
+	}
 	if op.Outage > 0 {
 		line("without etcd", "%s", took(op.Outage))
 	}

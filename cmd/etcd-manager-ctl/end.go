@@ -62,6 +62,9 @@ func (a *app) sayDone(op *catalog.Operation) error {
 		}
 		b.WriteByte('\n')
 	}
+	if op.UnknownLeases != "" {
+		fmt.Fprintf(&b, "  leases:         the TTL of %s\n", op.UnknownLeases)
+	}
 	fmt.Fprintf(&b, "  without etcd:   %s", took(op.Outage))
 	if !op.Finished.IsZero() && !op.Created.IsZero() {
 		fmt.Fprintf(&b, ", of %s in all", took(op.Finished.Sub(op.Created)))

@@ -87,6 +87,8 @@ type Operation struct {
 	Instance string         `json:"instance,omitempty"`
 	// Reached is the revision of the restored data before it was raised, as the proof has read it; 0 if that isn't known.
 	Reached int64 `json:"reached,omitempty"`
+	// UnknownLeases says of which leases of the restored data nobody knows the TTL, so that they have ten years: how many, and the ids of some.
+	UnknownLeases string `json:"unknownLeases,omitempty"`
 	// RevisionBefore is the highest revision known of the old cluster, RevisionAfter the first one of the new.
 	RevisionBefore int64 `json:"revisionBefore,omitempty"`
 	RevisionAfter  int64 `json:"revisionAfter,omitempty"`

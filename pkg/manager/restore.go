@@ -212,6 +212,9 @@ func (l *leadership) showProgress(ctx context.Context) (report func(cluster.Node
 	return report, func() { close(done); <-ended }
 }
 
+// maxUnknownLeases bounds what the record says of leases: the number, and the ids of some.
+const maxUnknownLeases = 1 << 10
+
 // proveAll has the nodes fetch and prove the backup, all at once.
 func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 	if err := l.aim(ctx); err != nil {
@@ -220,7 +223,7 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 	replay := l.replay()
 	report, stop := l.showProgress(ctx)
 	var mu sync.Mutex
-	proven, reached := slices.Clone(l.op.Proven), l.op.Reached
+	proven, reached, unknown := slices.Clone(l.op.Proven), l.op.Reached, l.op.UnknownLeases
 	err := each(a.Nodes, func(id cluster.NodeID) error {
 		e, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
@@ -231,11 +234,12 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 		mu.Lock()
 		defer mu.Unlock()
 		proven, reached = append(proven, id), e.GetFacts().GetRevision()
+		unknown = fmt.Sprintf("%.*s", maxUnknownLeases, e.GetFacts().GetUnknownLeases())
 		return nil
 	})
 	stop()
 	if len(proven) > len(l.op.Proven) {
-		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached = proven, reached }); serr != nil {
+		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached, op.UnknownLeases = proven, reached, unknown }); serr != nil {
 			return serr
 		}
 	}

@@ -72,7 +72,7 @@ func (a *Agent) note(op *journalOperation) error {
 }
 
 func (op *journalOperation) facts() *protosv1.Facts {
-	return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, Hash: op.Hash, SizeBytes: op.SizeBytes}
+	return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, Hash: op.Hash, SizeBytes: op.SizeBytes, UnknownLeases: op.UnknownLeases}
 }
 
 // prove fetches a backup, checks all that can be checked, and plans its staging. Nothing that runs is touched.
@@ -108,6 +108,7 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 		return nil, err
 	}
 	op.Phase, op.Revision, op.Keys, op.Hash, op.SizeBytes = phaseProven, facts.Revision, facts.Keys, facts.Hash.Hash, facts.SizeBytes
+	op.UnknownLeases = changelog.UnknownLeases(facts.Leased)
 	if facts.Planned != nil {
 		op.Hash = facts.Planned.Hash.Hash
 	}

@@ -2662,13 +2662,15 @@ func (x *PerformEvent) GetVerified() *VerifiedBackup {
 
 // Facts are what was found in a database.
 type Facts struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Keys          int64                  `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
-	Hash          uint32                 `protobuf:"varint,3,opt,name=hash,proto3" json:"hash,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	EtcdVersion   string                 `protobuf:"bytes,5,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
-	ClusterId     uint64                 `protobuf:"varint,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Revision    int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Keys        int64                  `protobuf:"varint,2,opt,name=keys,proto3" json:"keys,omitempty"`
+	Hash        uint32                 `protobuf:"varint,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	SizeBytes   int64                  `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	EtcdVersion string                 `protobuf:"bytes,5,opt,name=etcd_version,json=etcdVersion,proto3" json:"etcd_version,omitempty"`
+	ClusterId   uint64                 `protobuf:"varint,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// Leases whose TTL nobody knows, in words: how many, and the ids of some. Empty if there are none.
+	UnknownLeases string `protobuf:"bytes,7,opt,name=unknown_leases,json=unknownLeases,proto3" json:"unknown_leases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2743,6 +2745,13 @@ func (x *Facts) GetClusterId() uint64 {
 		return x.ClusterId
 	}
 	return 0
+}
+
+func (x *Facts) GetUnknownLeases() string {
+	if x != nil {
+		return x.UnknownLeases
+	}
+	return ""
 }
 
 var File_v1_node_proto protoreflect.FileDescriptor
@@ -2974,7 +2983,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x04done\x18\x04 \x01(\bR\x04done\x12+\n" +
 	"\x05facts\x18\x05 \x01(\v2\x15.etcdmanager.v1.FactsR\x05facts\x12\x16\n" +
 	"\x06backup\x18\x06 \x01(\tR\x06backup\x12:\n" +
-	"\bverified\x18\a \x01(\v2\x1e.etcdmanager.v1.VerifiedBackupR\bverified\"\xac\x01\n" +
+	"\bverified\x18\a \x01(\v2\x1e.etcdmanager.v1.VerifiedBackupR\bverified\"\xd3\x01\n" +
 	"\x05Facts\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
 	"\x04keys\x18\x02 \x01(\x03R\x04keys\x12\x12\n" +
@@ -2983,7 +2992,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"size_bytes\x18\x04 \x01(\x03R\tsizeBytes\x12!\n" +
 	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x06 \x01(\x04R\tclusterId2\xaa\x02\n" +
+	"cluster_id\x18\x06 \x01(\x04R\tclusterId\x12%\n" +
+	"\x0eunknown_leases\x18\a \x01(\tR\runknownLeases2\xaa\x02\n" +
 	"\vNodeService\x12E\n" +
 	"\aObserve\x12\x1e.etcdmanager.v1.ObserveRequest\x1a\x1a.etcdmanager.v1.NodeStatus\x12C\n" +
 	"\x05Watch\x12\x1c.etcdmanager.v1.WatchRequest\x1a\x1a.etcdmanager.v1.WatchEvent0\x01\x12I\n" +
