@@ -2,7 +2,7 @@
 IMAGE ?= etcd-manager:dev
 GO ?= go
 
-.PHONY: all build test e2e e2e-kubernetes bench soak image generate generate-check bazel bazel-check lint ci clean
+.PHONY: all build test e2e e2e-kubernetes bench soak chaos image generate generate-check bazel bazel-check lint ci clean
 
 all: build
 
@@ -12,7 +12,7 @@ build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -buildid=" -o bin/ ./cmd/...
 
 test:
-	$(GO) test ./...
+	$(GO) test -timeout 40m ./...
 
 # The tests with containers alone. They need a Docker engine.
 e2e:
@@ -35,6 +35,10 @@ soak:
 	$(GO) test -count=1 -v -timeout 120m ./test/life -all
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestKillContainers -rounds=50 $(SOAK)
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestEncryptVolumes -strict $(SOAK)
+
+# Restores of every kind, disturbed at every step, judged by the clients' histories: for an hour. Needs root, for network namespaces. CHAOS=-seed=N repeats a run.
+chaos:
+	$(GO) test -count=1 -v -timeout 120m ./test/chaos -for=1h $(CHAOS)
 
 image:
 	images/etcd-manager/build.sh $(IMAGE)

@@ -17,7 +17,7 @@ import (
 
 var (
 	seed    = flag.Uint64("seed", 0, "seed for what breaks when; 0 takes a new one, which is printed")
-	rounds  = flag.Int("rounds", 6, "how many restores are disturbed")
+	rounds  = flag.Int("rounds", 4, "how many restores are disturbed")
 	minutes = flag.Duration("for", 0, "go on for this long, however many rounds that takes")
 )
 
