@@ -113,7 +113,7 @@ func (w *world) choose() (args []string, what string) {
 	return []string{"restore-backup", "--latest", "--now"}, "latest"
 }
 
-// archived is a revision that the store has the changes up to; 0 if none is known.
+// archived is a revision that can be reached: the store has a backup of the cluster that serves from before it, and the changes up to it. 0 if there is none.
 func (w *world) archived() int64 {
 	lead := w.c.Leader()
 	if lead == nil {
@@ -123,7 +123,13 @@ func (w *world) archived() int64 {
 	if err != nil || v.Changes == nil {
 		return 0
 	}
-	return v.Changes.Archived
+	for _, b := range slices.Backward(w.c.Backups()) {
+		m, err := w.c.Catalog.Manifest(w.t.Context(), b.Name)
+		if err == nil && uint64(m.ClusterID) == w.eras[len(w.eras)-1].Cluster && max(m.Revision, m.RevisionAtMost) <= v.Changes.Archived {
+			return v.Changes.Archived
+		}
+	}
+	return 0
 }
 
 // queue runs the tool until it takes the command, and returns the operation's id. The tool needs the store only.
