@@ -14,6 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // Source is the etcd whose changes are kept; *etcd.Client is one. All methods may be called concurrently.
@@ -199,7 +200,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 	defer wg.Wait()
 	defer stop()
 	defer r.endFlushes(errEnded)
-	delay, said := first, ""
+	delay, said := first, repeat.Limiter{}
 	for {
 		began := time.Now()
 		err := r.session(ctx, func(o *outbox) { wg.Go(func() { o.deliver(deliverCtx) }) })
@@ -215,13 +216,10 @@ func (r *Recorder) Run(ctx context.Context) error {
 			continue
 		}
 		if time.Since(began) > last {
-			delay, said = first, ""
+			delay = first
 		}
 		r.set(func(s *Status) { s.Error = err.Error() })
-		if err.Error() != said {
-			said = err.Error()
-			klog.Warningf("changes: %v; trying again", err)
-		}
+		said.Warningf("changes", "changes: %v; trying again", err) // the text may be another one each time
 		select {
 		case <-ctx.Done():
 		case <-time.After(delay):

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -20,6 +21,7 @@ const rivalAge = time.Second
 
 // node is what is known of another node. It is guarded by Peers.mu.
 type node struct {
+	said repeat.Limiter // of the problem, whose words may be others each time
 	id   cluster.NodeID
 	link *link
 	// found are the endpoints that each source gives for it.
@@ -92,7 +94,7 @@ func (n *node) report(urgent bool) {
 		return
 	}
 	n.logged = n.problem
-	klog.Warningf("Not connected to the manager of node %s (%s): %s", n.id, strings.Join(n.link.last, ", "), n.problem)
+	n.said.Warningf("problem", "Not connected to the manager of node %s (%s): %s", n.id, strings.Join(n.link.last, ", "), n.problem)
 }
 
 // ensure returns the node, which it adds if it isn't known, and whether it did. It returns nil if there is no way to connect to it. mu is held.

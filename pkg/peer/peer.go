@@ -27,6 +27,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -154,6 +155,7 @@ func checkEndpoint(e string) error {
 type Peers struct {
 	protosv1.UnimplementedPeerServiceServer
 
+	said repeat.Limiter // of discovery that fails
 	cfg  Config
 	rand *lockedRand
 	// elect and lead have locks of their own; elect's is taken before mu where both are needed, never after.

@@ -76,9 +76,9 @@ func (p *Peers) logSource(s Source, err error, before string) string {
 	switch {
 	case now == before:
 	case now == "":
-		klog.Infof("Discovery from %s works again", s.Name())
-	default:
-		klog.Warningf("Discovery from %s: %s (managers that are known already stay connected; it is tried again)", s.Name(), now)
+		p.said.Infof("works "+s.Name(), "Discovery from %s works again", s.Name())
+	default: // the text may be another one each time
+		p.said.Warningf("discovery "+s.Name(), "Discovery from %s: %s (managers that are known already stay connected; it is tried again)", s.Name(), now)
 	}
 	return now
 }
