@@ -30,7 +30,8 @@ func (f *forgetful) Forget(id cluster.NodeID) { f.forgotten = append(f.forgotten
 // TestNodesThatAreGone: a member is missing for as long as it doesn't answer; a node on which nothing depends only for a while, and is
 // forgotten in the end. So a cluster that has replaced a node comes to rest.
 func TestNodesThatAreGone(t *testing.T) {
-	member := cluster.NodeStatus{ID: "a", Etcd: cluster.EtcdStatus{Healthy: true, Members: []cluster.Member{{ID: 1, Name: "a"}, {ID: 2, Name: "b"}}},
+	member := cluster.NodeStatus{ID: "a",
+		Etcd:  cluster.EtcdStatus{Healthy: true, Members: []cluster.Member{{ID: 1, Name: "a"}, {ID: 2, Name: "b"}}},
 		State: &cluster.EtcdState{Nodes: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}, {Name: "former"}}}}
 	for name, c := range map[string]struct {
 		silent    time.Duration
@@ -49,7 +50,8 @@ func TestNodesThatAreGone(t *testing.T) {
 			since := time.Now().Add(-c.silent)
 			l.missing["b"], l.missing["former"] = since, since
 			o := &plan.Observation{Nodes: []cluster.NodeStatus{member}}
-			l.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true, "former": true}, l.essential(o), map[cluster.NodeID]bool{"former": c.foreign})
+			known, foreign := map[cluster.NodeID]bool{"a": true, "b": true, "former": true}, map[cluster.NodeID]bool{"former": c.foreign}
+			l.countMissing(o, known, l.essential(o), foreign)
 			var missing []cluster.NodeID
 			for _, m := range o.Missing {
 				missing = append(missing, m.ID)
@@ -65,15 +67,16 @@ func TestNodesThatAreGone(t *testing.T) {
 func TestNothingServes(t *testing.T) {
 	l := newLeadership(&Manager{cfg: Config{Peers: &forgetful{}}}, 1)
 	l.missing["b"] = time.Now().Add(-forgetAfter - time.Hour)
-	o := &plan.Observation{Nodes: []cluster.NodeStatus{{ID: "a", State: &cluster.EtcdState{Nodes: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}}}}}}
+	state := &cluster.EtcdState{Nodes: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}}}
+	o := &plan.Observation{Nodes: []cluster.NodeStatus{{ID: "a", State: state}}}
 	l.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true}, l.essential(o), nil)
 	if len(o.Missing) != 1 || o.Missing[0].ID != "b" {
 		t.Errorf("missing %v", o.Missing)
 	}
 }
 
-// TestProofsGoOnWithoutALostNode: a node that lost its disk and its name is a healthy member under another one. The name that it had keeps a
-// backup from being proven only for as long as that node may come back.
+// TestProofsGoOnWithoutALostNode: a node that lost its disk and its name is a healthy member under another one. The name that it had
+// keeps a backup from being proven only for as long as that node may come back.
 func TestProofsGoOnWithoutALostNode(t *testing.T) {
 	var nodes []cluster.NodeStatus
 	var members []cluster.Member
@@ -125,8 +128,8 @@ func TestRecordsOfNodesThatAreGone(t *testing.T) {
 	s, err := connect.Open(t.Context(), dir, func(string) string { return "" })
 	must(t, err)
 	c := catalog.New(s)
-	old := map[string]time.Duration{"self": 3 * catalog.PeerLife, "b": 0, "recent": catalog.PeerLife - time.Hour, "older-manager": 3 * catalog.PeerLife,
-		"gone": 3 * catalog.PeerLife, "gone-too": catalog.PeerLife + time.Hour}
+	old := map[string]time.Duration{"self": 3 * catalog.PeerLife, "b": 0, "recent": catalog.PeerLife - time.Hour,
+		"older-manager": 3 * catalog.PeerLife, "gone": 3 * catalog.PeerLife, "gone-too": catalog.PeerLife + time.Hour}
 	for id, age := range old {
 		must(t, c.PutPeer(t.Context(), &protosv1.PeerInfo{NodeId: id, Endpoints: []string{"10.0.0.1:3996"}}))
 		at, aged := time.Now().Add(-age), 0
@@ -141,7 +144,8 @@ func TestRecordsOfNodesThatAreGone(t *testing.T) {
 			t.Fatalf("%d files of the record of %s", aged, id)
 		}
 	}
-	l := newLeadership(&Manager{cfg: Config{Self: "self", Catalog: c, Peers: connectedTo{ids: []cluster.NodeID{"b", "older-manager"}}}}, 1)
+	peers := connectedTo{ids: []cluster.NodeID{"b", "older-manager"}}
+	l := newLeadership(&Manager{cfg: Config{Self: "self", Catalog: c, Peers: peers}}, 1)
 	must(t, l.removeGone(t.Context()))
 	records, _, err := c.Peers(t.Context(), nil)
 	must(t, err)
