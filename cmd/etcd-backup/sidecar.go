@@ -320,14 +320,9 @@ func (s *sidecar) retain(ctx context.Context) error {
 	if r.Backups+r.Objects+r.Segments > 0 {
 		klog.Infof("removed %d old backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
 	}
-	s.show(func(v *shown) {
-		v.denied = ""
-		if r.Denied != "" {
-			v.denied = fmt.Sprintf("nothing is removed from the store before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
-		}
-	})
-	if r.News {
-		klog.Errorf("nothing old is removed before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
+	s.show(func(v *shown) { v.denied = r.Hold() })
+	if r.News || r.Refused > 0 {
+		klog.Errorf("retention: %s", r.Hold())
 	}
 	return err
 }

@@ -118,6 +118,10 @@ func (a *app) pruneAll(ctx context.Context, c *catalog.Catalog, p *prune.Pruner,
 	var sum prune.Result
 	for {
 		r, err := p.Carry(ctx, a.now(), pl)
+		sum.Refused += r.Refused
+		if r.RefusedWhy != "" {
+			sum.RefusedWhy = r.RefusedWhy
+		}
 		sum.Backups, sum.Segments, sum.Objects, sum.Locked = sum.Backups+r.Backups, sum.Segments+r.Segments, sum.Objects+r.Objects, sum.Locked+r.Locked
 		if err != nil {
 			return err
@@ -125,7 +129,7 @@ func (a *app) pruneAll(ctx context.Context, c *catalog.Catalog, p *prune.Pruner,
 		if r.Denied != "" {
 			return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", count(sum.Backups, "backup"), count(sum.Segments, "segment"), catalog.ErrDenied, r.Denied)
 		}
-		if !r.More || r.Backups+r.Segments+r.Objects+r.Locked == 0 { // what is left for later has to wait, for a restore that is queued perhaps
+		if !r.More || r.Backups+r.Segments+r.Objects+r.Locked+r.Refused == 0 { // what is left for later has to wait, for a restore that is queued perhaps
 			break
 		}
 		if pl, err = a.planPrune(ctx, c, p); err != nil {
@@ -134,6 +138,10 @@ func (a *app) pruneAll(ctx context.Context, c *catalog.Catalog, p *prune.Pruner,
 	}
 	if sum.Locked > 0 {
 		a.note("the store keeps %s under lock; they go later", count(sum.Locked, "object"))
+	}
+	if sum.Refused > 0 {
+		return fmt.Errorf("removed %s (%s) and %s of changes; the store would not delete %s: %w: %s", count(sum.Backups, "backup"), count(sum.Objects, "object"),
+			count(sum.Segments, "segment"), count(sum.Refused, "object"), catalog.ErrDenied, sum.RefusedWhy)
 	}
 	return a.printf("removed: %s (%s) and %s of changes\n", count(sum.Backups, "backup"), count(sum.Objects, "object"), count(sum.Segments, "segment"))
 }

@@ -133,6 +133,9 @@ type Error struct {
 	Kind error
 	// Action is the missing permission for ErrDenied, for example "s3:PutObject".
 	Action string
+	// Keys are the objects, relative to the store's base, that a Purge could not delete while it went on with others; empty if
+	// the error isn't about single objects.
+	Keys []string
 	// Err is the cause.
 	Err error
 }

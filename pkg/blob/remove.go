@@ -51,3 +51,26 @@ func SplitLocked(err error) (locked []*LockedError, rest []error) {
 	}
 	return nil, []error{err}
 }
+
+// SplitRefused tells what an error of Purge says of single objects from what it says of the whole request.
+func SplitRefused(err error) (refused []*Error, rest []error) {
+	switch e := err.(type) { //nolint:errorlint // it goes through the tree itself
+	case nil:
+		return nil, nil
+	case *Error:
+		if len(e.Keys) > 0 {
+			return []*Error{e}, nil
+		}
+	case interface{ Unwrap() []error }:
+		for _, x := range e.Unwrap() {
+			f, r := SplitRefused(x)
+			refused, rest = append(refused, f...), append(rest, r...)
+		}
+		return refused, rest
+	case interface{ Unwrap() error }:
+		if f, r := SplitRefused(e.Unwrap()); len(f) > 0 {
+			return f, r
+		}
+	}
+	return nil, []error{err}
+}

@@ -180,6 +180,14 @@ func (c *Catalog) OpenSegment(ctx context.Context, s Segment) (io.ReadCloser, in
 
 const segmentWay = "go to a point before it: etcd-manager-ctl restore-backup --to-revision"
 
+// maxFruitless is how many groups of segments in a row may be refused before the rest isn't tried.
+const maxFruitless = 3
+
+func notLocked(err error) []error {
+	_, rest := blob.SplitLocked(err)
+	return rest
+}
+
 // DeleteSegments removes these segments of one incarnation (every version, on a versioned bucket) in batches, and returns how many went. Those
 // that are gone are a success. It lists hardly more than what it removes, however many segments there are.
 func (c *Catalog) DeleteSegments(ctx context.Context, i Incarnation, names []SegmentName) (int, error) {
@@ -198,15 +206,23 @@ func (c *Catalog) DeleteSegments(ctx context.Context, i Incarnation, names []Seg
 	for _, key := range keys {
 		doomed[key] = true
 	}
-	total := 0
+	total, fruitless := 0, 0
 	var errs []error
 	for _, prefix := range coverKeys(keys, len(segmentsPrefix(i))) {
 		n, err := c.store.Purge(ctx, prefix, func(key string) bool { return doomed[key] })
 		total += n
 		if err != nil {
 			errs = append(errs, fmt.Errorf("delete segments: %w", err))
-			if errors.Is(err, ErrDenied) || errors.Is(err, ErrTransient) || ctx.Err() != nil {
-				break // the rest would fare no better
+			if n > 0 {
+				fruitless = 0
+			} else {
+				fruitless++
+			}
+			// One object that can't be deleted says nothing of the others; where nothing goes, the rest would fare no better.
+			_, whole := blob.SplitRefused(errors.Join(notLocked(err)...))
+			denied := errors.Join(whole...)
+			if errors.Is(denied, ErrDenied) || errors.Is(denied, ErrTransient) || fruitless >= maxFruitless || ctx.Err() != nil {
+				break
 			}
 		}
 	}

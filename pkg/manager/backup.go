@@ -113,17 +113,14 @@ func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
 	l.mu.Lock()
 	l.pruned = time.Now()
 	if err == nil {
-		l.backups, l.pruneDenied, l.pruneLocked = r.Stored, "", r.Locked
-		if !r.RetryAt.IsZero() {
-			l.pruneDenied = fmt.Sprintf("nothing is removed from the store before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
-		}
+		l.backups, l.pruneDenied, l.pruneLocked = r.Stored, r.Hold(), r.Locked
 	}
 	denied := l.pruneDenied
 	l.mu.Unlock()
 	if r.Backups+r.Objects+r.Segments > 0 {
 		klog.Infof("retention: removed %d backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
 	}
-	if r.News {
+	if r.News || r.Refused > 0 {
 		klog.Warningf("retention: %s", denied)
 	}
 	if r.Locked > 0 {

@@ -59,6 +59,10 @@ type Pruner struct {
 	ops    map[string]knownOperation
 	// locked is until when things are not tried again, by backup name or segment key.
 	locked map[string]time.Time
+	// refused is what the store would not delete, each with a wait of its own, by backup name or segment key.
+	refused map[string]refusal
+	// inARow is how many were refused for the first time since something last went.
+	inARow int
 	// stretch is what was listed last.
 	stretch stretch
 	// retryAt and wait are for a store that denies.
@@ -80,7 +84,8 @@ type knownProof struct {
 
 // New makes a pruner. It sends no request.
 func New(c *catalog.Catalog, p Policy) *Pruner {
-	return &Pruner{catalog: c, policy: p, bases: map[string]known{}, proofs: map[string]knownProof{}, locked: map[string]time.Time{}}
+	return &Pruner{catalog: c, policy: p, bases: map[string]known{}, proofs: map[string]knownProof{}, locked: map[string]time.Time{},
+		refused: map[string]refusal{}}
 }
 
 // Stored is the listing as retention sees it.
@@ -180,6 +185,11 @@ func (p *Pruner) forget(list catalog.BackupList, now time.Time) {
 	for name := range p.proofs {
 		if !there[name] {
 			delete(p.proofs, name)
+		}
+	}
+	for name, r := range p.refused {
+		if now.Sub(r.until) > longestWait { // it is tried no more: it's gone, or it is kept
+			delete(p.refused, name)
 		}
 	}
 	for name, until := range p.locked {

@@ -33,6 +33,7 @@ type counting struct {
 	blob.Store
 	gets, purges int
 	refuse       func(key string) error
+	tried        map[string]int
 }
 
 func (c *counting) Get(ctx context.Context, key string, r blob.Range) (io.ReadCloser, blob.Info, error) {
@@ -46,6 +47,9 @@ func (c *counting) Purge(ctx context.Context, prefix string, match func(string) 
 	n, err := c.Store.Purge(ctx, prefix, func(key string) bool {
 		if !match(key) {
 			return false
+		}
+		if c.tried != nil {
+			c.tried[key]++
 		}
 		if c.refuse != nil {
 			if err := c.refuse(key); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +35,10 @@ type Result struct {
 	Denied  string
 	RetryAt time.Time
 	News    bool
+	// Refused is how many objects the store would not delete in this run although others went, and Waiting how many backups and segments
+	// now wait for that reason, each on its own. RefusedWhy says why, of one of them.
+	Refused, Waiting int
+	RefusedWhy       string
 	// More is true if there was more to do than one run does.
 	More bool
 }
@@ -53,45 +59,173 @@ func (p *Pruner) Carry(ctx context.Context, clock time.Time, pl *Plan) (Result, 
 		r.Denied = "the store has denied deleting"
 		return r, nil
 	}
-	var rest []error
-	collect := func(err error) {
-		locked, others := blob.SplitLocked(err)
-		p.lock(clock, locked, &r)
-		rest = append(rest, others...)
-	}
+	t := &tally{p: p, clock: clock, r: &r, pl: pl, stayed: map[string]bool{}}
 	if len(pl.backups) > 0 {
 		n, err := p.catalog.DeleteBackups(ctx, pl.backups...)
-		collect(err)
+		t.collect(err)
 		r.Objects = n
-		if err == nil {
-			r.Backups = len(pl.backups)
-			r.Stored -= complete(pl)
-		}
+		t.countBackups(ctx, n)
 	}
 	for _, d := range pl.segments {
-		if denied(rest) || ctx.Err() != nil {
+		if denied(t.rest) || ctx.Err() != nil {
 			break
 		}
 		n, err := p.catalog.DeleteSegments(ctx, d.incarnation, d.names)
-		collect(err)
+		t.collect(err)
 		r.Segments += n
 	}
-	if len(rest) == 0 {
+	if len(t.rest) == 0 {
 		for _, id := range pl.records {
-			collect(p.catalog.DeleteIncarnation(ctx, id))
+			t.collect(p.catalog.DeleteIncarnation(ctx, id))
 		}
 	}
-	return r, p.outcome(clock, rest, &r)
+	t.settle()
+	return r, p.outcome(clock, t.rest, &r)
+}
+
+// tally sorts what came of a run.
+type tally struct {
+	p     *Pruner
+	clock time.Time
+	r     *Result
+	pl    *Plan
+	// refused are what the store would not delete, one by one; rest are errors about the whole; stayed are the backups of which something is left.
+	refused []*blob.Error
+	rest    []error
+	stayed  map[string]bool
+}
+
+func (t *tally) collect(err error) {
+	locked, others := blob.SplitLocked(err)
+	t.p.lock(t.clock, locked, t.r)
+	for _, l := range locked {
+		t.stays(l.Keys)
+	}
+	for _, o := range others {
+		refused, rest := blob.SplitRefused(o)
+		for _, e := range refused {
+			t.stays(e.Keys)
+		}
+		t.refused, t.rest = append(t.refused, refused...), append(t.rest, rest...)
+	}
+}
+
+func (t *tally) stays(keys []string) {
+	for _, key := range keys {
+		t.stayed[itemOf(key)] = true
+	}
+}
+
+// itemOf is what waits because of an object: its backup, or the object itself if it is one of the changes'.
+func itemOf(key string) string {
+	if strings.HasPrefix(key, "changes/") {
+		return key
+	}
+	return path.Dir(key)
+}
+
+// countBackups counts those that went whole. After an error that names no object the store is asked what is left.
+func (t *tally) countBackups(ctx context.Context, objects int) {
+	if len(t.rest) > 0 {
+		if objects == 0 {
+			return
+		}
+		list, err := t.p.catalog.Backups(ctx)
+		if err != nil {
+			return // then only the objects are known
+		}
+		for _, b := range list.Backups {
+			t.stayed[b.Name] = true
+		}
+		for _, b := range list.Leftovers {
+			t.stayed[b.Name] = true
+		}
+	}
+	gone := make([]string, 0, len(t.pl.backups))
+	for _, name := range t.pl.backups {
+		if !t.stayed[name] {
+			gone = append(gone, name)
+		}
+	}
+	t.r.Backups = len(gone)
+	t.r.Stored -= complete(t.pl, gone)
+}
+
+// refusal is how long one thing isn't tried again that the store would not delete.
+type refusal struct {
+	until time.Time
+	wait  time.Duration
+	why   string
+}
+
+// storeDenies is how many things must be refused, with nothing deleted in between, before it is the store that is taken to deny.
+const storeDenies = 3
+
+// settle gives everything that was refused a wait of its own, unless it's the store that deletes nothing: then all of it waits together.
+func (t *tally) settle() {
+	p := t.p
+	if t.r.Objects+t.r.Segments > 0 {
+		p.inARow = 0
+	}
+	items := map[string]string{}
+	for _, e := range t.refused {
+		for _, key := range e.Keys {
+			items[itemOf(key)] = e.Error()
+		}
+		t.r.Refused += len(e.Keys)
+	}
+	for item := range items {
+		if _, known := p.refused[item]; !known {
+			p.inARow++
+		}
+	}
+	if len(items) > 0 && t.r.Objects+t.r.Segments == 0 && (p.wait > 0 || p.inARow >= storeDenies) {
+		t.r.Refused = 0
+		for _, e := range t.refused {
+			t.rest = append(t.rest, e)
+		}
+	} else {
+		for item, why := range items {
+			wait := min(max(firstWait, 2*p.refused[item].wait), longestWait)
+			p.refused[item] = refusal{t.clock.Add(wait), wait, why}
+		}
+	}
+	for _, item := range slices.Sorted(maps.Keys(p.refused)) {
+		if f := p.refused[item]; t.clock.Before(f.until) {
+			t.r.Waiting++
+			t.r.RefusedWhy = f.why
+		}
+	}
+}
+
+// Hold says what isn't removed although it should be, and why; empty if the store deletes what it is asked to.
+func (r Result) Hold() string {
+	switch {
+	case r.Denied != "":
+		return fmt.Sprintf("nothing is removed from the store before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
+	case r.Waiting > 0:
+		return fmt.Sprintf("the store would not delete %d backups or segments, and each is tried again after a wait of its own: %s", r.Waiting, r.RefusedWhy)
+	}
+	return ""
+}
+
+// waits says why an item isn't tried now; empty if it is.
+func (p *Pruner) waits(item string, clock time.Time) string {
+	f, ok := p.refused[item]
+	if !ok || !clock.Before(f.until) {
+		return ""
+	}
+	return "the store would not delete it, tried again " + f.until.UTC().Format(time.RFC3339)
 }
 
 // complete counts the backups among what went; the others were leftovers.
-func complete(pl *Plan) int {
+func complete(pl *Plan, gone []string) int {
 	there := map[string]bool{}
 	for _, b := range pl.Listed.Backups {
 		there[b.Name] = true
 	}
 	n := 0
-	for _, name := range pl.backups {
+	for _, name := range gone {
 		if there[name] {
 			n++
 		}
@@ -127,11 +261,7 @@ func (p *Pruner) lock(clock time.Time, locked []*catalog.LockedError, r *Result)
 		}
 		for _, key := range l.Keys {
 			r.Locked++
-			if strings.HasPrefix(key, "changes/") {
-				p.locked[key] = until
-			} else {
-				p.locked[path.Dir(key)] = until
-			}
+			p.locked[itemOf(key)] = until
 		}
 		if r.Until.IsZero() || until.Before(r.Until) {
 			r.Until = until

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -152,43 +151,6 @@ func (s *survey) markBase(name string) {
 	}
 }
 
-// findProven finds the chain of the newest proven backup.
-func (s *survey) findProven(ctx context.Context) error {
-	i := len(s.list.Backups) - 1
-	for ; i >= 0 && !s.list.Backups[i].Proven; i-- {
-	}
-	if i < 0 {
-		return nil
-	}
-	b := s.list.Backups[i]
-	have, ok := s.p.proofs[b.Name]
-	if !ok || !have.at.Equal(b.ProofAt) {
-		proof, err := s.p.catalog.Proof(ctx, b.Name)
-		if errors.Is(err, catalog.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("no changes are removed while it isn't known which the newest proof needs: %w", err)
-		}
-		have = knownProof{b.ProofAt, proof}
-		s.p.proofs[b.Name] = have
-	}
-	if have.proof.Base == "" {
-		return nil
-	}
-	k, ok, err := s.base(ctx, have.proof.Base)
-	if err != nil || !ok || !k.usable {
-		return err
-	}
-	s.markBase(have.proof.Base)
-	for _, l := range s.logs {
-		if l.id == have.proof.Incarnation {
-			l.changes.ProvenFrom, l.changes.ProvenTo = k.revision, have.proof.Revision
-		}
-	}
-	return nil
-}
-
 // decideBackups asks the policy, and keeps those to which it would be the only way to kept changes.
 func (s *survey) decideBackups(ctx context.Context) error {
 	if err := s.markNewest(ctx); err != nil {
@@ -213,6 +175,9 @@ func (s *survey) decideBackups(ctx context.Context) error {
 		}
 		if until, ok := s.p.locked[d.Name]; !decisions[i].Keep && ok {
 			decisions[i].Keep, decisions[i].Reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
+		}
+		if why := s.p.waits(d.Name, s.clock); !decisions[i].Keep && why != "" {
+			decisions[i].Keep, decisions[i].Reason = true, why
 		}
 		s.keeps[d.Name] = decisions[i].Keep
 	}
@@ -459,6 +424,9 @@ func (s *survey) decideSegments() {
 			keep, reason := rule.Decide(storedSegment(seg))
 			if until, locked := s.p.locked[seg.Key()]; !keep && locked {
 				keep, reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
+			}
+			if why := s.p.waits(seg.Key(), s.clock); !keep && why != "" {
+				keep, reason = true, why
 			}
 			if !keep && s.exempt.Changes != "" {
 				keep, reason = true, s.exempt.Changes

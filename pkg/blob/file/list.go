@@ -202,7 +202,7 @@ func (s *Store) Purge(ctx context.Context, prefix string, match func(key string)
 			n++
 			dirs[path.Dir(key)] = true
 		case !errors.Is(err, fs.ErrNotExist):
-			errs.add(s.fail("purge", key, err))
+			errs.add(s.fail("purge", key, err), key)
 		}
 	}
 	for dir := range dirs {
@@ -227,22 +227,37 @@ func removeEmpty(root *os.Root, dir string) error {
 	return err
 }
 
-// failures joins errors, the first few in full: thousands of files can fail for one reason.
+// failures joins errors, the first few in full: thousands of files can fail for one reason. Each file that stays is named in one of them.
 type failures struct {
 	errs []error
+	// last is the one that stands for all further ones, and how many they are.
+	last *blob.Error
 	more int
 }
 
-func (f *failures) add(err error) {
-	if len(f.errs) < 5 {
+func (f *failures) add(err error, keys ...string) {
+	var e *blob.Error
+	if errors.As(err, &e) {
+		e.Keys = keys
+	}
+	switch {
+	case len(f.errs) < 5:
 		f.errs = append(f.errs, err)
 		return
+	case e != nil && len(keys) > 0 && f.last == nil:
+		f.last = e
+	case f.last != nil:
+		f.last.Keys = append(f.last.Keys, keys...)
 	}
 	f.more++
 }
 
 func (f *failures) join() error {
-	if f.more > 0 {
+	switch {
+	case f.last != nil:
+		f.last.Err = fmt.Errorf("%w (%d more failed)", f.last.Err, f.more-1)
+		f.errs = append(f.errs, f.last)
+	case f.more > 0:
 		f.errs = append(f.errs, fmt.Errorf("and %d more failed", f.more))
 	}
 	return errors.Join(f.errs...)

@@ -232,6 +232,14 @@ func TestPurgeReportsByReason(t *testing.T) {
 	if n != 1 || !errors.Is(err, blob.ErrDenied) || !errors.Is(err, blob.ErrTransient) {
 		t.Errorf("Purge = %d, %v", n, err)
 	}
+	var named []string
+	refused, rest := blob.SplitRefused(err)
+	for _, e := range refused {
+		named = append(named, e.Keys...)
+	}
+	if fmt.Sprint(named) != "[k0 k1 k2 k3]" || len(rest) != 1 {
+		t.Errorf("named are %v, and of the whole there is %v", named, rest)
+	}
 	for _, want := range []string{"s3:DeleteObject)", "and 2 more", "s3:ListBucketVersions and s3:DeleteObjectVersion", "SlowDown"} {
 		if !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("the error does not say %q: %v", want, err)

@@ -92,6 +92,16 @@ type failureGroup struct {
 	objects []types.ObjectIdentifier
 }
 
+// keys are the objects that were refused, each once.
+func (g *failureGroup) keys(prefix string) []string {
+	keys := make([]string, 0, len(g.objects))
+	for _, o := range g.objects {
+		keys = append(keys, strings.TrimPrefix(aws.ToString(o.Key), prefix))
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
 func (p *purger) versions() error {
 	in := &awss3.ListObjectVersionsInput{Bucket: &p.s.bucket, Prefix: p.s.key(p.prefix)}
 	for {
@@ -279,7 +289,7 @@ func (p *purger) failures() []error {
 		if g.count > 1 {
 			cause = fmt.Errorf("%w (and %d more)", cause, g.count-1)
 		}
-		errs = append(errs, &blob.Error{Op: "purge", Key: p.s.name(g.key), Kind: g.kind, Action: g.action, Err: cause})
+		errs = append(errs, &blob.Error{Op: "purge", Key: p.s.name(g.key), Kind: g.kind, Action: g.action, Keys: g.keys(p.s.prefix), Err: cause})
 	}
 	if p.kept {
 		action := actionDeleteVersion
