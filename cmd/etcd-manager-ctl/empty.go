@@ -15,10 +15,10 @@ import (
 // createsStore is the annotation of a command that may write the first object of a store.
 const createsStore = "creates-store"
 
-// neighbours bounds how many prefixes beside an empty store are looked at, and named.
+// neighbors bounds how many prefixes beside an empty store are looked at, and named.
 const (
-	neighboursRead  = 1000
-	neighboursNamed = 5
+	neighborsRead  = 1000
+	neighborsNamed = 5
 )
 
 // checkStore fails if the store holds nothing of a cluster: the URL is probably mistyped, and a command that is queued there is obeyed by
@@ -58,7 +58,7 @@ func lookInto(ctx context.Context, s blob.Store) (ours bool, below []string, err
 		if e.Prefix {
 			below = append(below, name)
 		}
-		if len(below) >= neighboursRead {
+		if len(below) >= neighborsRead {
 			break
 		}
 	}
@@ -76,7 +76,7 @@ func (a *app) near(ctx context.Context, below []string) []string {
 		parent, own := base[:i], base[i+1:]
 		if s, err := a.open(ctx, parent); err == nil {
 			_, beside, _ := lookInto(ctx, s)
-			first := closest(own, beside, neighboursNamed)
+			first := closest(own, beside, neighborsNamed)
 			for _, name := range append(first, beside...) {
 				if u := parent + "/" + name; name != own && !slices.Contains(urls, u) {
 					urls = append(urls, u)
@@ -85,7 +85,7 @@ func (a *app) near(ctx context.Context, below []string) []string {
 		}
 	}
 	var found []string
-	for _, u := range urls[:min(len(urls), 4*neighboursNamed)] {
+	for _, u := range urls[:min(len(urls), 4*neighborsNamed)] {
 		s, err := a.open(ctx, u)
 		if err != nil {
 			continue
@@ -93,7 +93,7 @@ func (a *app) near(ctx context.Context, below []string) []string {
 		if ours, _, err := lookInto(ctx, s); err == nil && ours {
 			found = append(found, u)
 		}
-		if len(found) == neighboursNamed {
+		if len(found) == neighborsNamed {
 			break
 		}
 	}

@@ -68,7 +68,7 @@ func (s *BackupScan) emit(d *backupFiles) {
 	if d.Modified.IsZero() {
 		d.Modified = d.added // nothing else is left of it
 	}
-	missing := ""
+	var missing string
 	switch {
 	case d.meta && d.data && (d.HasManifest || d.DataFile == DataFile):
 		s.complete(d.Backup)

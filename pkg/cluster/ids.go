@@ -54,7 +54,7 @@ func CheckNodeName(s string) error { return checkName("member", s) }
 
 // checkName tells what keeps s from being one element of a path, on any system, that isn't hidden.
 func checkName(what, s string) error {
-	problem := ""
+	var problem string
 	switch {
 	case s == "":
 		problem = "it is empty"

@@ -76,7 +76,7 @@ func (b *Binaries) in(ctx context.Context, root, version string) (Binary, error)
 	if err := CheckRoot(root); err != nil {
 		return Binary{}, err
 	}
-	err := error(fs.ErrNotExist)
+	err := fs.ErrNotExist
 	for _, path := range b.places(root, version) {
 		var bin Binary
 		if bin, err = b.look(ctx, path); err == nil {

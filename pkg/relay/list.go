@@ -53,13 +53,13 @@ func (f *fallback) List(ctx context.Context, prefix string, opts blob.ListOption
 		return f.Store.List(ctx, prefix, opts)
 	}
 	return func(yield func(blob.Entry, error) bool) {
-		own, more := f.listInto(&opts, yield, f.Store.List(ctx, prefix, opts))
+		more, own := f.listInto(&opts, yield, f.Store.List(ctx, prefix, opts))
 		if !more || own == nil {
 			return
 		}
 		l, err := f.leader()
 		if err == nil {
-			err, more = f.listInto(&opts, yield, remote{leader: l, clusterName: f.clusterName}.list(ctx, prefix, opts))
+			more, err = f.listInto(&opts, yield, remote{leader: l, clusterName: f.clusterName}.list(ctx, prefix, opts))
 		}
 		if more && err != nil {
 			yield(blob.Entry{}, bothFailed("list", prefix, [2]error{direct: own, relayed: err}))
@@ -68,17 +68,17 @@ func (f *fallback) List(ctx context.Context, prefix string, opts blob.ListOption
 }
 
 // listInto hands a listing's entries on, and moves opts behind the last one. more is false when nobody wants any.
-func (f *fallback) listInto(opts *blob.ListOptions, yield func(blob.Entry, error) bool, from iter.Seq2[blob.Entry, error]) (err error, more bool) {
+func (f *fallback) listInto(opts *blob.ListOptions, yield func(blob.Entry, error) bool, from iter.Seq2[blob.Entry, error]) (more bool, err error) {
 	for e, err := range from {
 		if err != nil {
-			return err, true
+			return true, err
 		}
 		opts.After = e.Key
 		if !yield(e, nil) {
-			return nil, false
+			return false, nil
 		}
 	}
-	return nil, true
+	return true, nil
 }
 
 // list yields what another manager lists. Names that aren't below the prefix, or not in order, are refused: they are not ours to trust.
