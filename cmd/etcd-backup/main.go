@@ -112,7 +112,7 @@ func open(ctx context.Context, o options, env func(string) string) (*sidecar, in
 	if err != nil {
 		return nil, exitUsage, err
 	}
-	store = blob.Retry(blob.WithTimeouts(store, blob.Timeouts{}), blob.RetryPolicy{})
+	store = blob.Retry(blob.WithTimeouts(blob.Detach(store), blob.Timeouts{}), blob.RetryPolicy{})
 	sealer, opener, err := keys(o, env)
 	if err != nil {
 		return nil, exitUsage, err

@@ -35,7 +35,7 @@ func main() {
 	code := run(ctx, deps{
 		args: os.Args[1:], in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr), person: isTerminal(os.Stdin) && isTerminal(os.Stderr),
-		open: func(ctx context.Context, url string) (blob.Store, error) { return connect.Open(ctx, url, os.Getenv) },
+		open: openStore,
 		now:  time.Now, env: os.Getenv, version: toolVersion(), pause: pause, checker: newChecker(), kopsVolumes: openKopsVolumes,
 		kms: awskms.New(awskms.Config{Endpoint: os.Getenv("KMS_ENDPOINT")}),
 	})
@@ -66,4 +66,13 @@ func toolVersion() string {
 		return info.Main.Version
 	}
 	return "(devel)"
+}
+
+// openStore opens a store of which no operation outlasts its context.
+func openStore(ctx context.Context, url string) (blob.Store, error) {
+	s, err := connect.Open(ctx, url, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return blob.Detach(s), nil
 }

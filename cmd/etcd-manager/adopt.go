@@ -147,7 +147,7 @@ func (a *adoption) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}
-	store := blob.Retry(blob.WithTimeouts(s, blob.Timeouts{}), blob.RetryPolicy{})
+	store := blob.Retry(blob.WithTimeouts(blob.Detach(s), blob.Timeouts{}), blob.RetryPolicy{})
 	if _, err := blob.Probe(ctx, store, p.Node); err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}

@@ -150,7 +150,7 @@ func (d *daemon) openStore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}
-	s = blob.WithTimeouts(s, blob.Timeouts{})
+	s = blob.WithTimeouts(blob.Detach(s), blob.Timeouts{})
 	keys, err := d.openKeys()
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ func TestDecoratorsConform(t *testing.T) {
 		"timeouts": func(s blob.Store) blob.Store {
 			return blob.WithTimeouts(s, blob.Timeouts{Small: time.Minute, Idle: time.Minute, Purge: time.Minute})
 		},
+		"detach":  func(s blob.Store) blob.Store { return blob.Detach(&stubborn{Store: s}) },
 		"observe": func(s blob.Store) blob.Store { return blob.Observe(s, func(blob.Event) {}) },
 		"faulty":  func(s blob.Store) blob.Store { return blobtest.NewFaulty(s) },
 	} {

@@ -81,6 +81,9 @@ func (g *guard) error(op, key string, err error) error {
 	if err == nil || err == io.EOF || !errors.Is(context.Cause(g.ctx), errTimeout) {
 		return err
 	}
+	if errors.Is(err, errHangs) {
+		return err // it says more
+	}
 	return &Error{Op: op, Key: key, Kind: ErrTransient, Err: fmt.Errorf("%w: no progress for %s", errTimeout, g.d)}
 }
 

@@ -54,6 +54,9 @@ func New(dir string) (*Store, error) {
 // String is the base's URL.
 func (s *Store) String() string { return "file://" + s.base }
 
+// Uninterruptible implements blob.Uninterruptible: a file system can hang, and no context ends a system call.
+func (s *Store) Uninterruptible() {}
+
 // Stat implements blob.Store.
 func (s *Store) Stat(ctx context.Context, key string) (blob.Info, error) {
 	root, err := s.open(ctx, "stat", key)

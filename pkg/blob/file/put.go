@@ -139,6 +139,10 @@ func (s *Store) publish(ctx context.Context, root *os.Root, tmp, key string, opt
 		if err := s.precondition(root, key, opts); err != nil {
 			return err
 		}
+		// A put that was given up while the file system hung must not appear when it goes on.
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		if opts.IfAbsent {
 			err = link(root, tmp, name)
 		} else {

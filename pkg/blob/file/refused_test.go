@@ -1,6 +1,7 @@
 package file
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -55,5 +56,35 @@ func TestPurgeNamesWhatStays(t *testing.T) {
 	slices.Sort(named)
 	if n != 4 || len(rest) != 0 || !slices.Equal(named, stay) || len(refused) != 6 {
 		t.Errorf("%d went, %d errors name %v, and there are %v; these stay: %v", n, len(refused), named, rest, stay)
+	}
+}
+
+// TestPublishChecksContext: a put whose context has ended by the time that it has the lock doesn't appear.
+func TestPublishChecksContext(t *testing.T) {
+	dir := t.TempDir()
+	s, err := New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := makeBase(filepath.Join(dir, reserved)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 50 { // the lock may be had all the same
+		for _, opts := range []blob.PutOptions{{}, {IfAbsent: true}} {
+			tmp, _, err := writeTemp(t.Context(), root, strings.NewReader("x"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.publish(ctx, root, tmp, "k", opts); !errors.Is(err, context.Canceled) {
+				t.Fatalf("after %d attempts: %v", i, err)
+			}
+		}
 	}
 }
