@@ -3,16 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"regexp"
 
 	"github.com/spf13/cobra"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
-
-// tokenForm is what a token looks like; it becomes a part of file names.
-var tokenForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 func (a *app) confirmCommand() *cobra.Command {
 	return &cobra.Command{
@@ -31,8 +27,8 @@ func (a *app) confirmCluster(ctx context.Context, token cluster.Token) error {
 	if err := a.format(); err != nil {
 		return err
 	}
-	if !tokenForm.MatchString(string(token)) {
-		return usagef("%q isn't a cluster's token", token)
+	if _, err := cluster.ParseToken(string(token)); err != nil {
+		return &usageError{err}
 	}
 	c, ctx, cancel, err := a.catalog(ctx)
 	if err != nil {

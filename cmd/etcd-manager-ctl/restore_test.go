@@ -170,16 +170,29 @@ func TestDeleteRace(t *testing.T) {
 	}
 }
 
-// TestRestoreAnswerLost: the store has taken the command, but said so in vain.
+// TestRestoreAnswerLost: the store has taken the command, but said so in vain. It is found and queued once; if the store can't be asked any more, the operator is
+// told where to look.
 func TestRestoreAnswerLost(t *testing.T) {
-	w := newWorld(t)
-	w.spec(3, "3.5.21")
-	w.goodBackup(backup1, "main", 1234, "periodic")
-	f := blobtest.NewFaulty(w.store)
-	f.Add(blobtest.Fault{Op: "put", After: true, Err: blobtest.Transient("put", "control/x")})
-	w.store = f
-	code, out, errOut := w.exec("--backup-store=mem://x", "restore-backup", backup1)
-	if code != exitStore || out != "" || !strings.Contains(errOut, "list-commands") {
-		t.Errorf("%d %s%s", code, out, errOut)
+	for _, away := range []bool{false, true} {
+		w := newWorld(t)
+		w.spec(3, "3.5.21")
+		w.goodBackup(backup1, "main", 1234, "periodic")
+		intact, f := w.store, blobtest.NewFaulty(w.store)
+		f.Add(blobtest.Fault{Op: "put", After: true, Err: blobtest.Transient("put", "control/x")})
+		if away {
+			f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, "_command.json") }, Err: blobtest.Transient("get", "control/x")})
+		}
+		w.store = f
+		code, out, errOut := w.exec("--backup-store=mem://x", "restore-backup", backup1)
+		switch {
+		case away && (code != exitStore || out != "" || !strings.Contains(errOut, "list-commands")):
+			t.Errorf("the store away: %d %s%s", code, out, errOut)
+		case !away && code != exitOK:
+			t.Errorf("%d %s%s", code, out, errOut)
+		}
+		w.store = intact
+		if cmds, _, err := w.catalog().Commands(t.Context()); err != nil || len(cmds) != 1 {
+			t.Errorf("away %t: %d commands are queued, %v", away, len(cmds), err)
+		}
 	}
 }

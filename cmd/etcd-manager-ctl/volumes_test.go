@@ -47,6 +47,8 @@ func newCloud(t *testing.T, members ...string) *cloud {
 		c.AddVolume(v)
 		c.says(m, v.ID, true)
 	}
+	_, err := c.cat.CreateSpec(t.Context(), cluster.Spec{MemberCount: 3})
+	must(t, err)
 	s := httptest.NewServer(http.HandlerFunc(c.serve))
 	t.Cleanup(s.Close)
 	for k, v := range map[string]string{"AWS_ENDPOINT_URL_EC2": s.URL, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "operator", "AWS_SECRET_ACCESS_KEY": "operator", "AWS_PROFILE": "",

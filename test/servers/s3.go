@@ -210,8 +210,37 @@ func (s *S3) Stop() {
 	<-exited
 }
 
-// Pause freezes the server: connections are accepted by the kernel, and nothing answers.
-func (s *S3) Pause() { s.signal(syscall.SIGSTOP) }
+// Pause freezes the server: connections are accepted by the kernel, and nothing answers. All its threads are frozen when it returns.
+func (s *S3) Pause() {
+	s.t.Helper()
+	s.signal(syscall.SIGSTOP)
+	s.mu.Lock()
+	pid := s.cmd.Process.Pid
+	s.mu.Unlock()
+	for deadline := time.Now().Add(10 * time.Second); !frozen(pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the S3 server (pid %d) goes on 10s after SIGSTOP", pid)
+		}
+	}
+}
+
+// frozen tells whether every thread of a process has stopped. A signal only asks for it.
+func frozen(pid int) bool {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(stats) == 0 {
+		return false
+	}
+	for _, f := range stats {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			continue // the thread has ended
+		}
+		if _, rest, _ := strings.Cut(string(data), ") "); !strings.HasPrefix(rest, "T") {
+			return false
+		}
+	}
+	return true
+}
 
 // Resume ends Pause.
 func (s *S3) Resume() { s.signal(syscall.SIGCONT) }
