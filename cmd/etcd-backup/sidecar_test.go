@@ -68,11 +68,24 @@ func startEtcd(t *testing.T, n int) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for range 5 {
+		if urls := tryEtcd(t, bin, n); urls != nil {
+			return urls
+		}
+	}
+	t.Fatal("no etcd can be started, whatever the ports")
+	return nil
+}
+
+// tryEtcd starts n members and waits until they serve. It returns nil if one of them ends: a port that was free may be taken meanwhile.
+func tryEtcd(t *testing.T, bin etcd.Binary, n int) []string {
+	t.Helper()
 	var peers []etcd.Peer
 	for i := range n {
 		peers = append(peers, etcd.Peer{Name: fmt.Sprintf("m%d", i), PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}})
 	}
 	var urls []string
+	var procs []*etcd.Process
 	for i, p := range peers {
 		url := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
 		dir := t.TempDir()
@@ -90,15 +103,26 @@ func startEtcd(t *testing.T, n int) []string {
 				t.Errorf("stop member %d: %v", i, err)
 			}
 		})
-		urls = append(urls, url)
+		urls, procs = append(urls, url), append(procs, proc)
 	}
+	ended := false
 	for _, url := range urls {
 		c := dial(t, url)
 		eventually(t, url+" is healthy", func() bool {
+			for _, p := range procs {
+				select {
+				case <-p.Done():
+					ended = true
+				default:
+				}
+			}
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
-			return c.Health(ctx).Healthy
+			return ended || c.Health(ctx).Healthy
 		})
+	}
+	if ended {
+		return nil
 	}
 	return urls
 }
