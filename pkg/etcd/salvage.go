@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
-
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
 // SalvageConfig says what is to be salvaged, and how.
@@ -130,7 +128,7 @@ func (h *helper) applied(ctx context.Context, index uint64) error {
 	st, err := h.client.Status(ctx)
 	// etcd answers clients only when it is its own leader, and has applied what it proposed itself, which is behind all the rest. With users it
 	// refuses to tell a stranger more than that; what counts is checked in the database afterwards.
-	if errors.Is(err, rpctypes.ErrUserEmpty) || errors.Is(err, rpctypes.ErrPermissionDenied) {
+	if errors.Is(err, ErrDenied) {
 		return nil
 	}
 	if err == nil && st.AppliedIndex < index {
