@@ -74,9 +74,7 @@ func TestTakeOverNodeByNode(t *testing.T) {
 		return ""
 	}
 	c.WaitFor("a manager that waits for the others to be replaced", 30*time.Second, waits)
-	if !strings.Contains(a.LogText(), "2 of 3 managers are other software, on b, c") {
-		t.Errorf("the log of a doesn't say what it waits for:\n%s", a.LogTail(20))
-	}
+	c.WaitLog(30*time.Second, "2 of 3 managers are other software, on b, c", a)
 	kill["a"]()
 	c.WaitFor("the etcd of a to be started again", 30*time.Second, func() string {
 		if a.EtcdPID() == 0 {
