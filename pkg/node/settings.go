@@ -100,7 +100,7 @@ func (a *Agent) readVersions() {
 	a.unused = found.Problems
 	const shown = 3
 	if n := len(a.unused); n > 0 {
-		klog.Warningf("%d executables of etcd are not used: %s%s", n, strings.Join(a.unused[:min(n, shown)], "; "), map[bool]string{true: "; …"}[n > shown])
+		klog.Warningf("Not used as etcd (%d in all): %s%s", n, strings.Join(a.unused[:min(n, shown)], "; "), map[bool]string{true: "; …"}[n > shown])
 	}
 }
 

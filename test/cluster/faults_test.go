@@ -175,7 +175,7 @@ func TestStoreAway(t *testing.T) {
 			return ""
 		})
 	}
-	waitDoing(t, c, 60*time.Second, "store")
+	waitDoing(t, c, 2*time.Minute, "store") // a person is called once it has lasted for a minute
 	crash(c) // all at once: they find each other when the store is back
 	s3.Start()
 	c.WaitHealthy(3)
@@ -191,7 +191,7 @@ func TestStoreAway(t *testing.T) {
 	l := c.WaitLeader()
 	l.Kill()
 	l.Start()
-	waitDoing(t, c, 90*time.Second, "store")
+	waitDoing(t, c, 2*time.Minute, "store")
 	s3.Resume()
 	c.WaitHealthy(3)
 	check()

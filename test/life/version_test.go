@@ -120,6 +120,6 @@ func TestRefusedVersions(t *testing.T) {
 		}
 		return ""
 	})
-	c.WaitLog(time.Minute, "etcd 3.5.35 is not used", c.Node("b"))
+	c.WaitLog(time.Minute, "can't be run: exit status 3", c.Node("b"))
 	check()
 }
