@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
 func (a *app) beforeCommand() *cobra.Command {
@@ -128,7 +129,7 @@ func (a *app) printBefore(key string, b *changelog.Before) error {
 	}
 	fmt.Fprintf(&s, "  go back to:  revision %d\n", b.Revision)
 	what := shellWord(key)
-	if namespace, ok := strings.CutPrefix(key, namespacesPrefix); ok && namespace != "" {
+	if namespace, ok := strings.CutPrefix(key, kube.NamespacesPrefix); ok && namespace != "" {
 		what = "--namespace=" + shellWord(namespace)
 	} else if b.Deletions > 1 || len(b.Keys) == 1 && b.Keys[0] != key {
 		what += " --prefix"

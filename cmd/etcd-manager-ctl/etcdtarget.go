@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"github.com/spf13/pflag"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
 // etcdTarget says how to reach an etcd.
@@ -111,8 +114,11 @@ func (a *app) withEtcd(ctx context.Context, e *etcdTarget, f func(context.Contex
 	return f(ctx, c)
 }
 
-// etcdError says which etcd it is that didn't answer as it should.
-func etcdError(c *clientv3.Client, verb string, err error) error {
-	return &outcomeError{exitStore, fmt.Sprintf("%s at etcd %s: %v: check --endpoints and the certificates, and whether etcd has a quorum",
-		verb, strings.Join(c.Endpoints(), ","), err)}
+// etcdError adds to what etcd didn't do where to look.
+func etcdError(err error) error {
+	var bad *kube.EtcdError
+	if !errors.As(err, &bad) {
+		return err
+	}
+	return &outcomeError{exitStore, fmt.Sprintf("%v: check --endpoints and the certificates, and whether etcd has a quorum", err)}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
 type extractOptions struct {
@@ -73,7 +74,7 @@ func (o extractOptions) validate() error {
 
 func (o extractOptions) wanted() changelog.Wanted {
 	if o.namespace != "" {
-		return changelog.Wanted{Key: registry, Prefix: true, Match: inNamespace(o.namespace)}
+		return changelog.Wanted{Key: kube.Registry, Prefix: true, Match: kube.InNamespace(o.namespace)}
 	}
 	return changelog.Wanted{Key: o.key, Prefix: o.prefix}
 }
@@ -265,7 +266,7 @@ func putBack(values []*mvccpb.KeyValue, index indexOutput) string {
 	var first, rest strings.Builder
 	for i, kv := range values {
 		to := &rest
-		if strings.HasPrefix(string(kv.Key), namespacesPrefix) {
+		if strings.HasPrefix(string(kv.Key), kube.NamespacesPrefix) {
 			to = &first
 		}
 		switch {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
 const (
@@ -116,7 +117,7 @@ func (a *app) rangeOf(o historyOptions) (r changelog.Range, err error) {
 	}
 	switch {
 	case o.namespace != "":
-		in, prefix := inNamespace(o.namespace), changelog.HasPrefix(o.prefix)
+		in, prefix := kube.InNamespace(o.namespace), changelog.HasPrefix(o.prefix)
 		r.Match = func(key []byte) bool { return prefix(key) && in(key) }
 	case o.prefix != "":
 		r.Match = changelog.HasPrefix(o.prefix)
@@ -128,18 +129,18 @@ func (a *app) rangeOf(o historyOptions) (r changelog.Range, err error) {
 type changeOutput struct {
 	Time time.Time `json:"time,omitzero"`
 	// Since is set if it came late: it was made at some time between the two.
-	Since       time.Time   `json:"since,omitzero"`
-	Incarnation string      `json:"incarnation,omitempty"`
-	Revision    int64       `json:"revision,omitempty"`
-	Change      string      `json:"change"`
-	Key         string      `json:"key,omitempty"`
-	KeyBase64   []byte      `json:"keyBase64,omitempty"` // of a key that is no text
-	Object      *kubeObject `json:"object,omitempty"`
-	Size        *int        `json:"size,omitempty"`
-	Version     int64       `json:"version,omitempty"`
-	Lease       int64       `json:"lease,omitempty"`
-	Value       []byte      `json:"valueBase64,omitempty"`
-	Note        string      `json:"note,omitempty"`
+	Since       time.Time    `json:"since,omitzero"`
+	Incarnation string       `json:"incarnation,omitempty"`
+	Revision    int64        `json:"revision,omitempty"`
+	Change      string       `json:"change"`
+	Key         string       `json:"key,omitempty"`
+	KeyBase64   []byte       `json:"keyBase64,omitempty"` // of a key that is no text
+	Object      *kube.Object `json:"object,omitempty"`
+	Size        *int         `json:"size,omitempty"`
+	Version     int64        `json:"version,omitempty"`
+	Lease       int64        `json:"lease,omitempty"`
+	Value       []byte       `json:"valueBase64,omitempty"`
+	Note        string       `json:"note,omitempty"`
 }
 
 // historyView prints a change as it comes, however many there are.
@@ -185,10 +186,10 @@ func (v *historyView) event(e changelog.Event) error {
 }
 
 // object says what a key holds; where the key doesn't know the kind, the value does.
-func (v *historyView) object(e changelog.Event) (kubeObject, bool) {
-	o, ok := kubeOf(string(e.Key))
+func (v *historyView) object(e changelog.Event) (kube.Object, bool) {
+	o, ok := kube.ObjectOf(string(e.Key))
 	if ok && strings.ToLower(o.Kind) == o.Kind {
-		if k := readKubeValue(e.Value).Kind; k != "" {
+		if k := kube.ReadValue(e.Value).Kind; k != "" {
 			o.Kind = k
 		}
 	}
@@ -243,7 +244,7 @@ func (v *historyView) end() error {
 
 // valueText is a value for a screen.
 func valueText(value []byte) string {
-	switch k := readKubeValue(value); {
+	switch k := kube.ReadValue(value); {
 	case k.Form == "encrypted":
 		return fmt.Sprintf("(encrypted by the API server: %s)", k.Provider)
 	case k.Form == "protobuf":

@@ -9,6 +9,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
 // lookCommands show what the archive has, and restore nothing.
@@ -19,9 +20,9 @@ func (a *app) lookCommands() []*cobra.Command {
 // lastBefore finds the revision before the newest deletion of a key, or of what is below a prefix: one that ends with a slash. What Kubernetes marked first counts as being
 // deleted from then on; of a namespace, what was deleted in it meanwhile is counted.
 func (a *app) lastBefore(ctx context.Context, c *catalog.Catalog, key string, prefix bool, until changelog.Target) (*changelog.Before, error) {
-	d := changelog.Deleted{Key: key, Prefix: prefix || strings.HasSuffix(key, "/"), Dying: dying, Until: until.Time, UntilRevision: until.Revision}
-	if namespace, ok := strings.CutPrefix(key, namespacesPrefix); ok && !d.Prefix {
-		d.With = inNamespace(namespace)
+	d := changelog.Deleted{Key: key, Prefix: prefix || strings.HasSuffix(key, "/"), Dying: kube.DeletionAsked, Until: until.Time, UntilRevision: until.Revision}
+	if namespace, ok := strings.CutPrefix(key, kube.NamespacesPrefix); ok && !d.Prefix {
+		d.With = kube.InNamespace(namespace)
 	}
 	return a.archive(c).LastBefore(ctx, d)
 }

@@ -2,20 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
-)
 
-const (
-	// masterleasesPrefix is where API servers keep their master leases.
-	masterleasesPrefix = "/registry/masterleases/"
-	// renewalWatch is how long a master lease is watched: API servers renew theirs every ten seconds.
-	renewalWatch = 12 * time.Second
+	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
 // leaseRequest is what the commands about master leases are asked for.
@@ -46,9 +43,9 @@ with flags.`,
 	}
 	f := cmd.PersistentFlags()
 	r.etcd.addFlags(f)
-	f.StringVar(&r.prefix, "prefix", masterleasesPrefix, "where the entries are; other than the default only for API servers with --etcd-prefix")
+	f.StringVar(&r.prefix, "prefix", kube.MasterleasesPrefix, "where the entries are; other than the default only for API servers with --etcd-prefix")
 	f.StringSliceVar(&r.masters, "live-master", nil, "`IP` of a live master that runs no member of this etcd; may be repeated")
-	f.DurationVar(&r.watch, "watch", renewalWatch, "how long an API server has time to renew an entry before it counts as stale")
+	f.DurationVar(&r.watch, "watch", kube.RenewalWatch, "how long an API server has time to renew an entry before it counts as stale")
 	cmd.AddCommand(a.leaseListCommand(&r), a.leasePruneCommand(&r))
 	return cmd
 }
@@ -61,9 +58,13 @@ func (a *app) leaseListCommand(r *leaseRequest) *cobra.Command {
 				return err
 			}
 			return a.withEtcd(cmd.Context(), &r.etcd, func(ctx context.Context, c *clientv3.Client) error {
-				leases, err := a.findLeases(ctx, c, r)
+				m, err := a.masterleases(c, r)
 				if err != nil {
 					return err
+				}
+				leases, err := m.Find(ctx)
+				if err != nil {
+					return etcdError(err)
 				}
 				if a.output == "json" {
 					return a.printJSON(leases)
@@ -85,14 +86,18 @@ what it would do, and asks. With --all every entry goes; the API servers that li
 				return err
 			}
 			return a.withEtcd(cmd.Context(), &r.etcd, func(ctx context.Context, c *clientv3.Client) error {
-				leases, err := a.findLeases(ctx, c, r)
+				m, err := a.masterleases(c, r)
 				if err != nil {
 					return err
+				}
+				leases, err := m.Find(ctx)
+				if err != nil {
+					return etcdError(err)
 				}
 				if err := a.leaseTable(leases); err != nil {
 					return err
 				}
-				return a.pruneLeases(ctx, c, chosenLeases(leases, all), dry, yes)
+				return a.pruneLeases(ctx, m, chosenLeases(leases, all), dry, yes)
 			})
 		},
 	}
@@ -102,9 +107,33 @@ what it would do, and asks. With --all every entry goes; the API servers that li
 	return cmd
 }
 
+// masterleases is what looks at the entries, with the notes that come meanwhile.
+func (a *app) masterleases(c *clientv3.Client, r *leaseRequest) (*kube.Masterleases, error) {
+	live := map[string]string{}
+	for _, address := range r.masters {
+		if _, err := netip.ParseAddr(address); err != nil {
+			return nil, usagef("--live-master=%s is not an IP address", address)
+		}
+		live[address] = "named by --live-master"
+	}
+	return &kube.Masterleases{
+		Client: c, Prefix: r.prefix, Live: live, Watch: r.watch, Timeout: a.timeout,
+		Watching: func(unknown, all int) {
+			a.note("at %d of %d addresses no live master is known; watching for up to %s whether an API server renews its entry", unknown, all, r.watch)
+		},
+		NotLive: func(member string, why error) {
+			var name *kube.UnresolvedError
+			if errors.As(why, &name) {
+				why = fmt.Errorf("its name is not to be resolved here (name its address with --live-master): %w", name.Err)
+			}
+			a.note("member %s doesn't count as a live master: %v", member, why)
+		},
+	}, nil
+}
+
 // chosenLeases are those that are to be removed.
-func chosenLeases(leases []masterlease, all bool) []masterlease {
-	var out []masterlease
+func chosenLeases(leases []kube.Masterlease, all bool) []kube.Masterlease {
+	var out []kube.Masterlease
 	for _, l := range leases {
 		if all || l.Stale {
 			out = append(out, l)
@@ -114,7 +143,7 @@ func chosenLeases(leases []masterlease, all bool) []masterlease {
 }
 
 // pruneLeases removes entries unless they have changed since they were looked at.
-func (a *app) pruneLeases(ctx context.Context, c *clientv3.Client, chosen []masterlease, dry, yes bool) error {
+func (a *app) pruneLeases(ctx context.Context, m *kube.Masterleases, chosen []kube.Masterlease, dry, yes bool) error {
 	if len(chosen) == 0 {
 		return a.printf("nothing is to be removed\n")
 	}
@@ -130,22 +159,22 @@ func (a *app) pruneLeases(ctx context.Context, c *clientv3.Client, chosen []mast
 		return err
 	}
 	for _, l := range chosen {
-		r, err := c.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(l.key), "=", l.revision)).Then(clientv3.OpDelete(l.key)).Commit()
+		removed, err := m.Remove(ctx, l)
 		if err != nil {
-			return etcdError(c, "remove "+l.key, err)
+			return etcdError(err)
 		}
 		outcome := "removed"
-		if !r.Succeeded {
+		if !removed {
 			outcome = "left alone, since it was renewed, or has expired, in the meantime:"
 		}
-		if err := a.printf("%s %s\n", outcome, l.key); err != nil {
+		if err := a.printf("%s %s\n", outcome, l.Key()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *app) leaseTable(leases []masterlease) error {
+func (a *app) leaseTable(leases []kube.Masterlease) error {
 	if len(leases) == 0 {
 		a.note("there are no master leases: no API server keeps its leases in this etcd (the one for events has none, either)")
 		return nil
@@ -157,12 +186,32 @@ func (a *app) leaseTable(leases []masterlease) error {
 		if l.Master != "" {
 			master = "yes, " + l.Master
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", l.Address, orNone(l.Lease), l.expires(), master, l.verdict())
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", l.Address, orNone(l.Lease), expires(l), master, verdict(l))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
 	return nil
+}
+
+func expires(l kube.Masterlease) string {
+	switch {
+	case l.Lease == "":
+		return "never"
+	case l.TTL < 0:
+		return "never (etcd doesn't know the lease)"
+	}
+	return fmt.Sprintf("in %ds", l.TTL)
+}
+
+func verdict(l kube.Masterlease) string {
+	switch {
+	case l.Stale:
+		return "stale"
+	case l.Renewed:
+		return "live, renewed just now"
+	}
+	return "live"
 }
 
 func orNone(s string) string {

@@ -1,4 +1,4 @@
-package main
+package kube
 
 import (
 	"testing"
@@ -21,12 +21,12 @@ func TestKubeKeys(t *testing.T) {
 		"/registry/health":                                               "",
 		"/other/pods/shop/web":                                           "",
 	} {
-		o, ok := kubeOf(key)
+		o, ok := ObjectOf(key)
 		if ok != (want != "") || ok && o.String() != want {
 			t.Errorf("%s is %q, %v; want %q", key, o, ok, want)
 		}
 	}
-	in := inNamespace("shop")
+	in := InNamespace("shop")
 	for key, want := range map[string]bool{
 		"/registry/pods/shop/web": true, "/registry/namespaces/shop": true, "/registry/services/specs/shop/web": true,
 		"/registry/pods/shop2/web": false, "/registry/shop/pods/x": false, "/registry/namespaces/shop2": false, "/registry/clusterroles/shop": false,
@@ -38,15 +38,15 @@ func TestKubeKeys(t *testing.T) {
 }
 
 func TestKubeValues(t *testing.T) {
-	v := readKubeValue([]byte(`{"apiVersion":"x/v1","kind":"W","metadata":{"deletionTimestamp":"2026-11-22T12:00:30Z","deletionGracePeriodSeconds":30}}`))
+	v := ReadValue([]byte(`{"apiVersion":"x/v1","kind":"W","metadata":{"deletionTimestamp":"2026-11-22T12:00:30Z","deletionGracePeriodSeconds":30}}`))
 	if v.Form != "json" || v.Kind != "W" || !v.Asked.Equal(time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)) {
 		t.Errorf("JSON: %+v", v)
 	}
-	if v := readKubeValue([]byte("k8s:enc:aescbc:v1:key1:\x01\x02")); v.Form != "encrypted" || v.Provider != "aescbc, key key1" {
+	if v := ReadValue([]byte("k8s:enc:aescbc:v1:key1:\x01\x02")); v.Form != "encrypted" || v.Provider != "aescbc, key key1" {
 		t.Errorf("encrypted: %+v", v)
 	}
 	for _, bad := range []string{"", "{", "k8s\x00", "k8s\x00\xff\xff\xff", "k8s\x00\x0a\xff", "plain"} {
-		if v := readKubeValue([]byte(bad)); v.Kind != "" || !v.Asked.IsZero() {
+		if v := ReadValue([]byte(bad)); v.Kind != "" || !v.Asked.IsZero() {
 			t.Errorf("%q: %+v", bad, v)
 		}
 	}

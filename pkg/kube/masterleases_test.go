@@ -1,4 +1,4 @@
-package main
+package kube
 
 import (
 	"context"
@@ -31,9 +31,8 @@ func (e *lateEtcd) TimeToLive(ctx context.Context, _ clientv3.LeaseID, _ ...clie
 // TestRenewedInTheLastMoment: the lease of an entry that is renewed while the watch ends is read all the same.
 func TestRenewedInTheLastMoment(t *testing.T) {
 	e := &lateEtcd{}
-	a := &app{timeout: time.Minute}
-	r := &leaseRequest{prefix: "/registry/masterleases/", watch: 20 * time.Millisecond}
-	got, err := a.watchRenewals(t.Context(), &clientv3.Client{Watcher: e, Lease: e}, r, []masterlease{{key: r.prefix + "192.0.2.1", Address: "192.0.2.1"}}, 2)
+	m := &Masterleases{Client: &clientv3.Client{Watcher: e, Lease: e}, Watch: 20 * time.Millisecond}
+	got, err := m.watchRenewals(t.Context(), []Masterlease{{key: MasterleasesPrefix + "192.0.2.1", Address: "192.0.2.1"}}, 2)
 	if err != nil || len(got) != 1 || !got[0].Renewed || got[0].Stale || got[0].TTL != 15 {
 		t.Errorf("%+v, %v", got, err)
 	}
