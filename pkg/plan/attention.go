@@ -57,8 +57,13 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 		add(cluster.Attention{Kind: cluster.AttentionStore, Node: o.Self},
 			"The leader can't use the backup store, so backups stand still: %s", s.Error)
 	}
-	if s.Error == "" && r.locked() {
+	if s.Error == "" && r.locked() && len(s.Apart) == 0 {
 		add(cluster.Attention{Kind: cluster.AttentionUnfenced}, "The store ignores conditional puts, so nothing is formed or restored with it.")
+	}
+	for _, x := range s.Apart {
+		if s.Error == "" && r.locked() {
+			add(cluster.Attention{Kind: cluster.AttentionUnfenced, Node: x.Node, NoCommand: x.Way}, "%s, so nothing is formed or restored with this store.", sentence(x.Why))
+		}
 	}
 	if len(s.CommandErrors) > 0 {
 		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "A queued command can't be read: %s", s.CommandErrors[0])

@@ -91,8 +91,8 @@ func checkFenced(o *Observation, a Action, p Policy) error {
 		return checkUnwatched(o, a)
 	case !o.Store.Holder.Mine:
 		return fmt.Errorf("%s without holding the store's leader record", a)
-	case !o.Store.Fences && !p.AllowUnfenced:
-		return fmt.Errorf("%s on a store that ignores conditional puts", a)
+	case !p.AllowUnfenced && (!o.Store.Fences || o.Store.Unsure != ""):
+		return checkUnfenced(o, a)
 	}
 	return nil
 }

@@ -49,6 +49,32 @@ func checkUnwatched(o *Observation, a Action) error {
 	if rec == nil || !allowed || !inCommit[rec.State] {
 		return fmt.Errorf("%s without the store: no one could be fenced off", a)
 	}
+	return checkHeard(o, a, "without the store")
+}
+
+// checkUnfenced: in a store that doesn't fence, or of which that isn't known yet, nothing is done but to end a commit that is under way.
+func checkUnfenced(o *Observation, a Action) error {
+	why := "on a store that ignores conditional puts"
+	if o.Store.Fences {
+		why = "before it is known whether the store fences"
+	} else if len(o.Store.Apart) > 0 {
+		why = fmt.Sprintf("on a store that doesn't fence off node %s", o.Store.Apart[0].Node)
+	}
+	switch a.(type) {
+	case StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore:
+	default:
+		return fmt.Errorf("%s %s", a, why)
+	}
+	rec := o.Store.Operation
+	if rec == nil || rec.State != OpStopping && rec.State != OpSwitching && rec.State != OpVerifying && rec.State != OpReverting {
+		return fmt.Errorf("%s %s", a, why)
+	}
+	return checkHeard(o, a, why)
+}
+
+// checkHeard: every node that takes part in the operation, and every member of the old cluster that anyone knows of, answers this leader.
+func checkHeard(o *Observation, a Action, without string) error {
+	rec := o.Store.Operation
 	knows := map[string]bool{}
 	for _, n := range o.Nodes {
 		knows[string(n.ID)] = n.Operation == rec.ID || n.State != nil && n.State.Token == rec.Token
@@ -72,7 +98,7 @@ func checkUnwatched(o *Observation, a Action) error {
 	}
 	for _, name := range asked {
 		if !knows[name] {
-			return fmt.Errorf("%s without the store: node %s doesn't answer, or knows nothing of it", a, name)
+			return fmt.Errorf("%s %s: node %s doesn't answer, or knows nothing of it", a, without, name)
 		}
 	}
 	return nil

@@ -27,8 +27,13 @@ func dumb(o *Observation, a Action, p Policy) error {
 		}
 	case lasting && !o.Store.Holder.Mine:
 		return errors.New("another leader may hold the term")
-	case lasting && !away && !o.Store.Fences && !p.AllowUnfenced:
-		return errors.New("the store lies")
+	case lasting && (!o.Store.Fences || o.Store.Unsure != "") && !p.AllowUnfenced:
+		if _, ends := a.(FinishRestore); ends {
+			break // what has been switched and verified is only written down
+		}
+		if err := dumbAlone(o, a); err != nil {
+			return fmt.Errorf("the store lies: %w", err)
+		}
 	}
 	op := o.Store.Operation
 	underWay := op != nil && op.State != OpDone && op.State != OpFailed && op.State != OpRolledBack

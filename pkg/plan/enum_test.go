@@ -34,7 +34,7 @@ var nodeChoices = []string{
 }
 
 var commonLetters = []letter{
-	{"store", []string{"", "store away", "store unknown", "store lies"}},
+	{"store", []string{"", "store away", "store unknown", "store lies", "store apart b", "store unsure b"}},
 	{"marker", []string{"marker formed token=T1", "marker absent", "marker forming founders=%n token=T1", "marker formed token=T0", "marker foreign", "marker formed token=R1", "marker forming founders=a,x,y token=T1"}},
 	{"holder", []string{"holder mine", "holder none", "holder b 10s", "holder z 10s", "holder z 1h"}},
 	{"command", []string{"", "command r2 source=a:T1 ready", "command r2 source=c:T7 ready", "command r2 source=:T7 ready", "command r2 source=:T9 or=B8 ready", "command r2 source=a:T9 or=B8 ready", "command r2", "command r2 ready", "command r2 ready members=1", "command r2 ready;command r3 ready", "command unreadable", "failed r0"}},

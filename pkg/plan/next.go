@@ -135,12 +135,15 @@ func (r *rules) fence(d Decision) Decision {
 		return d
 	case s.Error != "":
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore}, "%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
-	case r.locked():
-		d, _ = needs(cluster.Attention{Kind: cluster.AttentionUnfenced}, "%s; but the store ignores conditional puts, so two leaders could do it at once; use another store or start with --allow-unfenced-store", d.Why)
+	case r.locked() && !r.goesOn(d.Do):
+		why, way := s.unfenced()
+		d, _ = needs(s.apartAttention(), "%s; but %s, so two leaders could do it at once; %s", d.Why, why, way)
 	case s.HolderError != "":
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionObject}, "%s; this can't be taken back, and the store's leader record can't be used: %s", d.Why, s.HolderError)
 	case !s.Holder.Mine:
 		d, _ = do(TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
+	case s.Unsure != "" && !r.p.AllowUnfenced && !r.goesOn(d.Do):
+		d, _ = hold("%s; this can't be taken back, so it waits until it is known whether the store fences between the nodes: %s", d.Why, figure{s.Unsure})
 	default:
 		return d
 	}
@@ -439,6 +442,37 @@ func (r *rules) present() (Decision, bool) {
 // locked tells whether the store can't fence and the operator hasn't allowed to go without.
 func (r *rules) locked() bool { return !r.o.Store.Fences && !r.p.AllowUnfenced }
 
+// goesOn tells whether an action belongs to a commit that goes on although the store turned out not to fence: etcd is stopped, and all who
+// know of it answer, so that nobody else can be acting.
+func (r *rules) goesOn(a Action) bool {
+	op := r.o.Store.Operation
+	if op == nil || !committing(op.State) || r.unheard(op) != "" {
+		return false
+	}
+	switch a.(type) {
+	case StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore:
+		return true
+	}
+	return false
+}
+
+// unfenced says why the store fences nothing, and how that ends.
+func (s *Store) unfenced() (why, way string) {
+	if len(s.Apart) > 0 {
+		return s.Apart[0].Why, s.Apart[0].Way
+	}
+	return "the store ignores conditional puts", "use another store or start with --allow-unfenced-store"
+}
+
+// apartAttention is about a store that fences nothing.
+func (s *Store) apartAttention() cluster.Attention {
+	a := cluster.Attention{Kind: cluster.AttentionUnfenced}
+	if len(s.Apart) > 0 {
+		a.Node, a.NoCommand = s.Apart[0].Node, s.Apart[0].Way
+	}
+	return a
+}
+
 // steady is what is said when there is nothing to do.
 func (r *rules) steady() (d Decision) {
 	all, healthy := r.v.voters()
@@ -489,8 +523,9 @@ func (r *rules) steady() (d Decision) {
 		d.Why += fmt.Sprintf("; %d wanted, but no further master is here", r.spec.MemberCount)
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionMember, Command: sizeCommand}
 	case r.locked():
-		d.Why += "; the store ignores conditional puts, so nothing is formed or restored with it; use another store or start with --allow-unfenced-store"
-		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionUnfenced}
+		why, way := s.unfenced()
+		d.Why += fmt.Sprintf("; %s, so nothing is formed or restored with it; %s", why, way)
+		d.Alarm, d.Attention = true, s.apartAttention()
 	case len(s.Commands) > 0:
 		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].of())
 	}

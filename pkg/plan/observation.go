@@ -84,8 +84,12 @@ const (
 type Store struct {
 	// Error says why the store can't be read; then nothing else here is current.
 	Error string
-	// Fences is true if the store honors conditional puts.
+	// Fences is true if the store honors conditional puts, as far as the leader and all nodes in Apart can tell.
 	Fences bool
+	// Apart are the nodes, by id, between which and the leader the store doesn't fence. Fences is false if there are any.
+	Apart []Apart
+	// Unsure says which nodes haven't told yet whether the store fences between them and the leader. What needs it waits for them.
+	Unsure string
 	// Holder is who holds the store's leader record, as of the last reading.
 	Holder Holder
 	// HolderError says that there is a leader record that can't be used. Nothing that needs it is done; everything else goes on.
@@ -118,6 +122,13 @@ type Store struct {
 	NewestBackup time.Time
 	// NewestBackupKnown is false until the backups have been listed.
 	NewestBackupKnown bool
+}
+
+// Apart is a node whose store is another one than the leader's, or which the leader's locks and conditional puts don't reach.
+type Apart struct {
+	Node cluster.NodeID
+	// Why is a clause that names both nodes and the likely cause, Way how it ends.
+	Why, Way string
 }
 
 // Holder is the content of control/leader.
@@ -239,7 +250,7 @@ type Policy struct {
 	CommitDeadline time.Duration
 	// HolderLease is how long an unchanged leader record in the store keeps a leader out that doesn't see the members.
 	HolderLease time.Duration
-	// AllowUnfenced permits forming and restoring on a store without conditional puts.
+	// AllowUnfenced permits forming and restoring on a store that doesn't fence.
 	AllowUnfenced bool
 	// DefaultVersion is the etcd version if nothing names one.
 	DefaultVersion string

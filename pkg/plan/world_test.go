@@ -568,6 +568,12 @@ func (w *world) setStore(a args) {
 		w.o.Store = Store{Error: "get: connection refused", Fences: w.o.Store.Fences}
 	case "lies":
 		w.o.Store.Fences = false
+	case "apart": // store apart NODE
+		node := cluster.NodeID(a[1])
+		w.o.Store.Fences, w.o.Store.Unsure = false, ""
+		w.o.Store.Apart = []Apart{{node, fmt.Sprintf("node %s has another store than the leader", node), "give both the same --backup-store"}}
+	case "unsure": // store unsure NODE
+		w.o.Store.Unsure = "node " + a[1] + " hasn't seen yet what the leader has written"
 	default:
 		panic("no such state of the store: " + a[0])
 	}
