@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -191,6 +192,50 @@ func TestPurgeRemovesEmptyDirectories(t *testing.T) {
 }
 
 // What is not ours, or not finished, is neither shown nor touched.
+// TestListWhileDirectoriesComeAndGo lists, one after the other, while the directories that are being read are emptied, removed and made again.
+func TestListWhileDirectoriesComeAndGo(t *testing.T) {
+	s := open(t, t.TempDir())
+	put(t, s, "x/stays", "x")
+	stop := make(chan struct{})
+	var churn sync.WaitGroup
+	for i := range 3 {
+		churn.Go(func() {
+			key := fmt.Sprintf("x/%d/deep/%d", i, i)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_, err := s.Put(t.Context(), key, strings.NewReader("x"), blob.PutOptions{})
+				if err == nil {
+					_, err = s.Purge(t.Context(), fmt.Sprintf("x/%d/", i), func(string) bool { return true })
+				}
+				if err != nil {
+					t.Errorf("put and delete %s: %v", key, err)
+					return
+				}
+			}
+		})
+	}
+	for _, o := range []blob.ListOptions{{}, {Delimiter: "/"}} {
+		for range 2000 {
+			stays := false
+			for e, err := range s.List(t.Context(), "x/", o) {
+				if err != nil {
+					t.Fatalf("list %+v: %v", o, err)
+				}
+				stays = stays || e.Key == "x/stays"
+			}
+			if !stays {
+				t.Fatal("an object that stays isn't listed")
+			}
+		}
+	}
+	close(stop)
+	churn.Wait()
+}
+
 func TestReservedAndForeignNames(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)

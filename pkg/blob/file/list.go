@@ -107,20 +107,12 @@ func readNames(root *os.Root, dir string) ([]string, error) {
 	if dir == "" {
 		open = "."
 	}
-	d, err := root.Open(open)
-	if errors.Is(err, fs.ErrNotExist) || isNotDir(err) {
+	entries, err := readDir(root, open)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) || isNotDir(err):
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
-	}
-	defer d.Close()
-	entries, err := d.ReadDir(-1)
-	if isNotDir(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read directory: %w", err)
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
@@ -135,6 +127,29 @@ func readNames(root *os.Root, dir string) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// reopen is how often a directory is opened again that went away while it was read: a delete removes directories that it
+// empties, and a put makes them again. NFS calls such a directory stale.
+const reopen = 5
+
+// readDir reads a whole directory. What was removed after it was opened is opened again: it may have been made again.
+func readDir(root *os.Root, name string) (entries []fs.DirEntry, err error) {
+	for range reopen {
+		var d *os.File
+		if d, err = root.Open(name); err != nil {
+			return nil, err
+		}
+		entries, err = d.ReadDir(-1)
+		d.Close()
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESTALE) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read directory: %w", err)
+	}
+	return entries, nil
 }
 
 // holdsObject reports whether there is at least one object below dir.
