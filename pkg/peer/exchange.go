@@ -222,6 +222,7 @@ func (p *Peers) failed(l *link, err error) {
 	if !n.connected {
 		n.problem = problem
 		n.report(urgent)
+		recount = p.leave(n) || recount
 	}
 	if foreign {
 		n.lastSeen = time.Now()
@@ -245,9 +246,9 @@ func otherProtocol(problem string) bool {
 // lost records that a connection broke.
 func (p *Peers) lost(l *link) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	n := p.nodes[l.id]
 	if n == nil || n.link != l || !n.connected {
+		p.mu.Unlock()
 		return
 	}
 	n.connected = false
@@ -255,7 +256,12 @@ func (p *Peers) lost(l *link) {
 	n.downSince = time.Now()
 	klog.Infof("Lost the connection to the manager of node %s", l.id)
 	l.poke() // to learn why, and to notice when it is back
+	recount := p.leave(n)
 	p.notify()
+	p.mu.Unlock()
+	if recount {
+		p.electorate()
+	}
 }
 
 // corruptTerm says, once for each node, that its term and the own one can't both be true.

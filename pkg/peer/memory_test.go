@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
@@ -511,6 +513,37 @@ func TestForget(t *testing.T) {
 			t.Error("a node that is back isn't known")
 		}
 	})
+}
+
+// TestForgottenWhileConnected: one manager notices last that a node is gone, and has heard by then that it is forgotten.
+func TestForgottenWhileConnected(t *testing.T) {
+	for name, notice := range map[string]func(b *manager, gone *node){
+		"the connection breaks": func(b *manager, gone *node) { b.peers.lost(gone.link) },
+		"a request fails":       func(b *manager, gone *node) { b.peers.failed(gone.link, status.Error(codes.Unavailable, "closed")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, w *world) {
+				seed := &fakeSource{name: "seed"}
+				a := w.start("a", 3, nil, withSource(seed))
+				seed.set("a", a.addr)
+				b := w.start("b", 3, nil, withSource(seed))
+				gone := w.start("gone", 3, nil, withSource(seed))
+				w.eventually(20*time.Second, "everyone connected", func() bool { return allConnected(a, b, gone) })
+				b.peers.mu.Lock() // nothing is noticed meanwhile
+				gone.kill()
+				n := b.peers.nodes["gone"]
+				b.peers.merge([]*protosv1.PeerInfo{{NodeId: "gone", Incarnation: b.peers.view.infos["gone"].Incarnation + 1}}, "a")
+				if !n.connected || b.peers.nodes["gone"] == nil {
+					t.Error("a node that is connected was forgotten")
+				}
+				b.peers.mu.Unlock()
+				notice(b, n)
+				if slices.ContainsFunc(b.peers.Peers(), func(p Peer) bool { return p.ID == "gone" }) {
+					t.Error("it is still known when it isn't connected any more")
+				}
+			})
+		})
+	}
 }
 
 // TestTombstonesAreBounded: what is remembered of nodes that are gone doesn't grow without an end, and goes away in the same order everywhere.

@@ -135,14 +135,21 @@ func (p *Peers) Forget(id cluster.NodeID) {
 func (p *Peers) bury(i Info) bool {
 	p.view.put(i)
 	n := p.nodes[i.ID]
-	if n == nil || n.connected {
+	return n != nil && p.leave(n)
+}
+
+// leave drops a node that others have forgotten, once it isn't connected here either: this manager may notice last that it is
+// gone. It tells whether the nodes are others now. mu is held.
+func (p *Peers) leave(n *node) bool {
+	i, heard := p.view.infos[n.id]
+	if n.connected || !heard || !i.gone() {
 		return false
 	}
 	if len(n.found) > 0 {
 		n.link.setEndpoints(n.endpoints(Info{}))
 		return false
 	}
-	delete(p.nodes, i.ID)
+	delete(p.nodes, n.id)
 	n.link.close()
 	return true
 }
