@@ -102,7 +102,7 @@ func checkCreate(o *Observation, founders []cluster.EtcdNode) error {
 	if o.Store.Marker.Phase != MarkerAbsent {
 		return fmt.Errorf("a cluster was created for this store before (%s)", o.Store.Marker.Phase)
 	}
-	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.ObjectErrors) > 0 || len(o.Store.FailedRestores) > 0 || o.underWay() != nil {
+	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.ObjectErrors) > 0 || len(o.Store.FailedRestores) > 0 || unfinished(o) != nil {
 		return fmt.Errorf("a restore is queued or under way, or has failed")
 	}
 	for _, n := range o.Nodes {
@@ -206,7 +206,7 @@ func checkStart(o *Observation, a StartEtcd) error {
 // mayRelease: the store says that no restore is under way and that the cluster is the right one.
 func mayRelease(o *Observation, t cluster.Token) bool {
 	m := o.Store.Marker
-	return o.Store.Error == "" && o.underWay() == nil && (m.Token == "" || m.Token == t)
+	return o.Store.Error == "" && unfinished(o) == nil && (m.Token == "" || m.Token == t)
 }
 
 // mayOpen: clients are in already, or the marker says formed.
@@ -217,7 +217,7 @@ func mayOpen(o *Observation, t cluster.Token) bool {
 		}
 	}
 	s := o.Store
-	if s.Error != "" || o.underWay() != nil {
+	if s.Error != "" || unfinished(o) != nil {
 		return false
 	}
 	return s.Marker.Phase == MarkerFormed && (s.Marker.Token == t || s.Marker.Token == "")
@@ -238,7 +238,7 @@ func checkRestart(o *Observation, a StartEtcd, lifts bool) error {
 			case x.ID == a.Node || x.Etcd.MemberID != m.ID || x.State == nil || x.State.Token != a.State.Token:
 			case x.Etcd.Healthy && !x.Etcd.Learner:
 				others++
-			case starts(&x, o.Database()) && !x.Holding:
+			case mayRecover(o, x.Etcd) && !x.Holding:
 				soon++
 			}
 		}
@@ -272,7 +272,7 @@ func checkJoin(o *Observation, a StartEtcd) error {
 func checkFormed(o *Observation, a MarkFormed) error {
 	m := o.Store.Marker
 	if a.Create {
-		if m.Phase != MarkerAbsent || o.underWay() != nil {
+		if m.Phase != MarkerAbsent || unfinished(o) != nil {
 			return fmt.Errorf("the marker is %q, or a restore is under way", m.Phase)
 		}
 		if members := authority(o); members == nil || servingToken(o) != a.Token {
@@ -350,7 +350,7 @@ func stillLoads(o *Observation, m *cluster.Member) bool {
 		return false
 	}
 	e := n.Etcd
-	return e.Running && e.MemberID == 0 && e.UpFor > 0 && e.AnsweringFor == 0 && e.Restarts == 0 && e.UpFor < TimeToStart(o.Database())
+	return e.Running && e.MemberID == 0 && e.UpFor > 0 && e.AnsweringFor == 0 && e.Restarts == 0 && e.UpFor < timeToLoad(o)
 }
 
 // checkAdd: one change at a time, on a healthy quorum, and only a node that has no data.
@@ -443,14 +443,14 @@ func checkSetAside(o *Observation, a SetAside) error {
 	}
 	m := o.Store.Marker
 	ready := slices.ContainsFunc(o.Store.Commands, func(c Command) bool { return c.Ready })
-	if n.Holding && !n.Etcd.Running && ready && o.Store.Error == "" && o.underWay() == nil && m.Phase == MarkerFormed && m.Token != "" && m.Token != a.Token {
+	if n.Holding && !n.Etcd.Running && ready && o.Store.Error == "" && unfinished(o) == nil && m.Phase == MarkerFormed && m.Token != "" && m.Token != a.Token {
 		return nil // held for a restore that is over and has put another cluster in its place; another is asked for
 	}
 	members := authority(o)
 	if members == nil {
 		return fmt.Errorf("no healthy cluster is there that could do without the data of node %s", a.Node)
 	}
-	if n.Holding && (o.Store.Error != "" || o.underWay() != nil) {
+	if n.Holding && (o.Store.Error != "" || unfinished(o) != nil) {
 		return fmt.Errorf("node %s is held for a restore", a.Node)
 	}
 	if n.Etcd.Healthy && n.Etcd.Denied {

@@ -16,12 +16,12 @@ func checkRestartMember(o *Observation, a RestartMember) error {
 	switch {
 	case n == nil || n.State == nil || n.StateError != "" || !n.DataPresent:
 		return fmt.Errorf("node %s has no member to restart", a.Node)
-	case servingToken(o) == "" && !n.Etcd.Healthy && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(a.Node) && !n.Holding && o.underWay() == nil &&
+	case servingToken(o) == "" && !n.Etcd.Healthy && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(a.Node) && !n.Holding && unfinished(o) == nil &&
 		a.State.Token == n.State.Token && a.State.EtcdVersion == n.State.EtcdVersion && a.State.Quarantined == n.State.Quarantined && !a.State.NewCluster && len(a.State.Nodes) == 1:
 		return a.Settings.Validate() // the only member, and it serves nobody
 	case n.State.Token != a.State.Token || servingToken(o) != a.State.Token:
 		return fmt.Errorf("node %s has cluster %s, and not the one that serves", a.Node, n.State.Token)
-	case n.Holding || o.underWay() != nil:
+	case n.Holding || unfinished(o) != nil:
 		return fmt.Errorf("node %s is held, or a restore is under way", a.Node)
 	case a.State.NewCluster || a.State.Quarantined != n.State.Quarantined:
 		return fmt.Errorf("a restart of node %s would found a cluster or change who may reach it", a.Node)
@@ -119,7 +119,7 @@ func checkVersion(o *Observation, n *cluster.NodeStatus, version string) error {
 // allWell: every voter of the one cluster that serves is healthy, none is a learner, and there is no restore.
 func allWell(o *Observation) error {
 	members := authority(o)
-	if len(members) == 0 || o.underWay() != nil {
+	if len(members) == 0 || unfinished(o) != nil {
 		return fmt.Errorf("no one cluster serves, or a restore is under way")
 	}
 	for _, m := range members {
@@ -196,7 +196,7 @@ func checkUpkeep(o *Observation, a Action) error {
 
 // checkBeside: beside a restore nothing is tended but alarms and history of the cluster that is to be replaced, before any of it is stopped.
 func checkBeside(o *Observation, a Action, serving cluster.Token) error {
-	op := o.underWay()
+	op := unfinished(o)
 	if op == nil {
 		return nil
 	}
@@ -218,7 +218,7 @@ func checkDefragment(o *Observation, a Defragment, members []cluster.Member, her
 	}
 	refuses := false
 	for _, x := range here {
-		if x.ID != a.Node && x.Busy == busyDefragment {
+		if x.ID != a.Node && x.Busy == "defragment" {
 			return fmt.Errorf("the database of node %s is being rewritten", x.ID)
 		}
 		refuses = refuses || slices.ContainsFunc(x.Etcd.Alarms, func(x cluster.Alarm) bool { return x.Type == cluster.AlarmNoSpace })
@@ -248,7 +248,7 @@ func checkDefragment(o *Observation, a Defragment, members []cluster.Member, her
 // checkStopMember: only what etcd itself calls corrupt, and only beside a quorum of healthy voters that it doesn't.
 func checkStopMember(o *Observation, a StopMember) error {
 	n, members := o.Node(a.Node), authority(o)
-	if n == nil || n.State == nil || n.State.Token != servingToken(o) || o.underWay() != nil {
+	if n == nil || n.State == nil || n.State.Token != servingToken(o) || unfinished(o) != nil {
 		return fmt.Errorf("node %s has no member of the cluster that serves, or a restore is under way", a.Node)
 	}
 	voters, others := 0, 0

@@ -10,7 +10,7 @@ import (
 
 // checkCounted: until a restore has stopped anything it counts on the members, and on the data dirs, that there were when it began.
 func checkCounted(o *Observation, a Action) error {
-	op := o.underWay()
+	op := unfinished(o)
 	if op == nil || op.State != OpSalvaging && op.State != OpProving && op.State != OpStaging && op.State != OpSaving {
 		return nil
 	}
@@ -84,12 +84,12 @@ func checkHeard(o *Observation, a Action, without string) error {
 			}
 		}
 	}
-	asked := nodeNames(rec.Nodes)
+	asked := namesIn(rec.Nodes)
 	for _, n := range o.Nodes {
 		if n.State == nil || n.State.Token != rec.OldToken {
 			continue
 		}
-		asked = append(asked, nodeNames(n.State.Nodes)...)
+		asked = append(asked, namesIn(n.State.Nodes)...)
 		for _, m := range n.Etcd.Members {
 			if m.Name != "" {
 				asked = append(asked, m.Name)
@@ -108,7 +108,7 @@ func checkHeard(o *Observation, a Action, without string) error {
 func wentBack(o *Observation) string {
 	rec := o.Store.Operation
 	for _, n := range o.Nodes {
-		if n.ID == rec.Source.Node && !slices.Contains(nodeNames(rec.Nodes), string(n.ID)) {
+		if n.ID == rec.Source.Node && !slices.Contains(namesIn(rec.Nodes), string(n.ID)) {
 			continue // it may only have given its data
 		}
 		has := n.Holding || n.State != nil && n.State.Token == rec.Token
@@ -124,7 +124,7 @@ func wentBack(o *Observation) string {
 
 // checkBegin: one restore at a time and none beside a backup, for a command that is queued, with a data dir of its own.
 func checkBegin(o *Observation, a BeginRestore) error {
-	if o.underWay() != nil {
+	if unfinished(o) != nil {
 		return fmt.Errorf("restore %s is under way", o.Store.Operation.ID)
 	}
 	i := slices.IndexFunc(o.Store.Commands, func(c Command) bool { return c.Name == a.Command })
@@ -277,7 +277,7 @@ func unseen(o *Observation, p Policy) error {
 	if told {
 		return nil
 	}
-	suspects := nodeNames(o.Store.Operation.Nodes)
+	suspects := namesIn(o.Store.Operation.Nodes)
 	for _, m := range o.Missing {
 		suspects = append(suspects, string(m.ID))
 	}
@@ -548,7 +548,7 @@ func checkRollback(o *Observation, a RollbackAll) error {
 		}
 	}
 	for _, op := range o.Store.RolledBack {
-		if op.ID != a.Op.ID || op.Token != a.Op.Token || o.underWay() != nil {
+		if op.ID != a.Op.ID || op.Token != a.Op.Token || unfinished(o) != nil {
 			continue
 		}
 		if len(a.Nodes) > len(op.Nodes)/2 {
