@@ -147,7 +147,7 @@ func (l *leadership) run(ctx context.Context) {
 		l.showSurvivors(ctx, o)
 		l.keepChanges(ctx, o)
 		l.mu.Lock()
-		l.restful, l.database = restful(o, spec), o.Database()
+		l.restful, l.database = restful(o, spec), plan.Database(o)
 		if o.Store.Operation != nil {
 			l.database = max(l.database, o.Store.Operation.Bytes)
 		}

@@ -3,28 +3,9 @@ package plan
 import (
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
-
-// Decision is the one next action and the sentence that goes to the log.
-type Decision struct {
-	// Do is nil if there is nothing to do now.
-	Do Action
-	// Why says in the operator's words what is the case and why this follows.
-	Why string
-	// Key is the same as long as the same is decided for the same reason: Why without times and figures.
-	Key string
-	// After is how long what is postponed still waits; 0 if nothing is.
-	After time.Duration
-	// Waits is true if nothing is done because something is expected to happen soon.
-	Waits bool
-	// Alarm is true if a person is needed, or something wanted can't be done.
-	Alarm bool
-	// Attention says what a person is needed for. It is set if Alarm is.
-	Attention cluster.Attention
-}
 
 // Action is one step. Carrying it out twice does no more than once.
 type Action interface {

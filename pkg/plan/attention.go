@@ -42,7 +42,7 @@ func attended(d Decision, kind cluster.AttentionKind) Decision {
 // Attentions lists all that a person is needed for: what the decision says, and what holds beside it, whichever rule spoke first.
 // A decision that isn't an alarm stands for something that is being done; what it may still mend is not in the list.
 func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []cluster.Attention {
-	r := &rules{o: o.sorted(), spec: spec, p: p}
+	r := &rules{o: sorted(o), spec: spec, p: p}
 	r.v = look(r.o)
 	var list []cluster.Attention
 	if d.Alarm {

@@ -8,21 +8,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// of says in the operator's words what is restored.
-func (s Source) of() string {
-	switch {
-	case s.Token == "":
-		return "nothing"
-	case s.Node == "":
-		return fmt.Sprintf("the data of cluster %s in a trash can", s.Token)
-	}
-	return fmt.Sprintf("the data of cluster %s on node %s", s.Token, s.Node)
-}
-
-func (c Command) of() string { return cmp.Or(c.Backup, c.Source.of()) }
-
-func (op *Operation) of() string { return cmp.Or(op.Backup, op.Source.of()) }
-
 // command starts the newest queued restore that may start, and marks the older ones superseded.
 func (r *rules) command() (Decision, bool) {
 	s := r.o.Store
@@ -40,13 +25,13 @@ func (r *rules) command() (Decision, bool) {
 	}
 	if len(ready) > 1 {
 		c, by := ready[0], ready[len(ready)-1]
-		return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.of(), by.of())
+		return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.What(), by.What())
 	}
 	if d, ok := r.free(); ok {
 		return d, true
 	}
 	if r.o.BackupRunning != "" && r.v.serving {
-		return hold("the restore of %s starts when the backup that is being taken (%s) is done", ready[0].of(), r.o.BackupRunning)
+		return hold("the restore of %s starts when the backup that is being taken (%s) is done", ready[0].What(), r.o.BackupRunning)
 	}
 	return r.begin(ready[0])
 }
@@ -68,7 +53,7 @@ func (r *rules) free() (Decision, bool) {
 
 // refuse says why a command can never be carried out.
 func refuse(c Command, why string) (Decision, bool) {
-	return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: why}, "the restore of %s can't succeed: %s", c.of(), why)
+	return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: why}, "the restore of %s can't succeed: %s", c.What(), why)
 }
 
 // begin picks the nodes and the version for a restore, and the data dir for a recovery.
@@ -97,7 +82,7 @@ func (r *rules) begin(c Command) (Decision, bool) {
 	case nodes == nil && r.v.serving:
 		return none, false // what serves is looked after meanwhile
 	case nodes == nil:
-		return hold("waiting to restore %s: %s", c.of(), wait)
+		return hold("waiting to restore %s: %s", c.What(), wait)
 	}
 	version, missing := r.pick(spec.EtcdVersion, nodes)
 	if version == "" {
@@ -110,7 +95,7 @@ func (r *rules) begin(c Command) (Decision, bool) {
 		op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 	}
 	if c.Backup != "" {
-		return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", c.of(), len(nodes))
+		return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", c.What(), len(nodes))
 	}
 	return r.beginSalvage(c, op)
 }
@@ -128,12 +113,12 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 	case missing != "" && r.v.serving:
 		return none, false // what serves is looked after meanwhile
 	case missing != "":
-		d, ok := hold("the restore of %s waits for node %s, which doesn't answer", c.of(), missing)
+		d, ok := hold("the restore of %s waits for node %s, which doesn't answer", c.What(), missing)
 		d.Waits, d.Alarm = false, r.o.missing(string(missing)).For > stepDeadline
 		return d, ok
 	case (n == nil || where(n, c.Source.Token) == nowhere) && c.Source.OrBackup != "":
 		op.Backup = c.Source.OrBackup
-		return do(BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.of(), op.Backup)
+		return do(BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.What(), op.Backup)
 	case n == nil:
 		return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
 	case where(n, c.Source.Token) == nowhere:
@@ -147,7 +132,7 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 		return needs(fewAttention(c), "%s", few)
 	}
 	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
-	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.of(), len(op.Nodes))
+	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.What(), len(op.Nodes))
 }
 
 // fewDirs says why a command waits for more of a replaced cluster's data dirs; "" if it doesn't. What its clients were told last may be in any majority
@@ -170,7 +155,7 @@ func (r *rules) fewDirs(c Command) string {
 		or = fmt.Sprintf("restore backup %s, which was made right before it was stopped, or ", c.Source.OrBackup)
 	}
 	return fmt.Sprintf("the restore of %s waits and has stopped nothing: only %d of the %d old data dirs are here, and what clients were told last may be in the others; "+
-		"bring their nodes back; if they are lost, withdraw it (delete-command %s) and %srepeat undo-restore with --accept-loss", c.of(), here, members, c.Name, or)
+		"bring their nodes back; if they are lost, withdraw it (delete-command %s) and %srepeat undo-restore with --accept-loss", c.What(), here, members, c.Name, or)
 }
 
 // hasQuorum is why nothing is salvaged from a data dir on which a cluster runs.

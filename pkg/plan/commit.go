@@ -64,7 +64,7 @@ func (r *rules) muster(op *Operation) muster {
 		}
 	}
 	for i, n := range r.o.Nodes {
-		if n.State != nil && n.State.Token == op.Token && !op.wants(n.ID) {
+		if n.State != nil && n.State.Token == op.Token && !wants(op, n.ID) {
 			m.ready, m.switched = append(m.ready, &r.o.Nodes[i]), append(m.switched, &r.o.Nodes[i])
 		}
 	}
@@ -72,7 +72,7 @@ func (r *rules) muster(op *Operation) muster {
 }
 
 // wants tells whether a node is one of the new cluster's.
-func (op *Operation) wants(id cluster.NodeID) bool {
+func wants(op *Operation, id cluster.NodeID) bool {
 	return slices.ContainsFunc(op.Nodes, func(f cluster.EtcdNode) bool { return f.Name == string(id) })
 }
 
@@ -159,7 +159,7 @@ func (r *rules) unheard(op *Operation) string {
 // client's write can have been lost by it; so the others follow. A node that only gave its data for the backup is none.
 func (r *rules) reverted(op *Operation) cluster.NodeID {
 	for _, n := range r.o.Nodes {
-		if n.ID == op.Source.Node && !op.wants(n.ID) {
+		if n.ID == op.Source.Node && !wants(op, n.ID) {
 			continue
 		}
 		if n.Operation == op.ID && staged(&n, op) == nil && !n.Holding && (n.State == nil || n.State.Token != op.Token) {
@@ -226,7 +226,7 @@ func (r *rules) takeBack(op *Operation, m muster, reason string, args ...any) (D
 			return alarm("restore %s (%s): %s; it is not taken back before %s can be asked, as clients may have been served by them from the restored data", op.ID, op.State, reason, strings.Join(m.mute, ", "))
 		}
 	}
-	return do(Advance{Op: next, To: OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.of(), reason)
+	return do(Advance{Op: next, To: OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.What(), reason)
 }
 
 // change stops the old cluster and switches to the staged data. It is the only time in which nobody is served.
@@ -285,8 +285,8 @@ func (r *rules) stopOthers(op *Operation) (Decision, bool) {
 func (r *rules) switchTo(op *Operation, m muster) (Decision, bool) {
 	var left []StartEtcd
 	for _, n := range m.ready {
-		if op.wants(n.ID) && (n.State == nil || n.State.Token != op.Token || n.Holding) {
-			left = append(left, StartEtcd{Node: n.ID, State: op.state()})
+		if wants(op, n.ID) && (n.State == nil || n.State.Token != op.Token || n.Holding) {
+			left = append(left, StartEtcd{Node: n.ID, State: restoredState(op)})
 		}
 	}
 	if len(left) == 0 {
@@ -304,7 +304,7 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 	var well []cluster.NodeID
 	var lag []string
 	for _, f := range op.Nodes {
-		if n := r.o.Node(cluster.NodeID(f.Name)); n != nil && op.runsOn(n) && named(n) {
+		if n := r.o.Node(cluster.NodeID(f.Name)); n != nil && runsOn(op, n) && named(n) {
 			well = append(well, n.ID)
 			continue
 		}
@@ -335,13 +335,13 @@ func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
 func (r *rules) laggardLoads(lag []string) bool {
 	return slices.ContainsFunc(lag, func(name string) bool {
 		n := r.o.Node(cluster.NodeID(name))
-		return n != nil && loads(n, r.o.Database())
+		return n != nil && loads(n, Database(r.o.Observation))
 	})
 }
 
 // runsOn tells whether a node runs as a healthy voter of the restored cluster. One that refuses the manager, as the restored data have
 // users, doesn't say more.
-func (op *Operation) runsOn(n *cluster.NodeStatus) bool {
+func runsOn(op *Operation, n *cluster.NodeStatus) bool {
 	return n.State != nil && n.State.Token == op.Token && n.Etcd.Votes() && (n.Etcd.Members != nil || n.Etcd.Denied)
 }
 
@@ -356,7 +356,7 @@ func (r *rules) wrong(op *Operation) string {
 	var up []*cluster.NodeStatus
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
-		if n == nil || !op.runsOn(n) || n.Etcd.Denied {
+		if n == nil || !runsOn(op, n) || n.Etcd.Denied {
 			continue
 		}
 		if n.Etcd.Revision < op.Revision {

@@ -179,7 +179,7 @@ func (r *rules) failsToJoin(n *cluster.NodeStatus) bool {
 	case !e.Running, e.Restarts >= crashes:
 		return true
 	}
-	return e.UnhealthyFor >= stuckFactor*r.p.MemberDeadline+copies*cluster.LoadTime(r.o.Database()) && !loads(n, r.o.Database())
+	return e.UnhealthyFor >= stuckFactor*r.p.MemberDeadline+copies*cluster.LoadTime(Database(r.o.Observation)) && !loads(n, Database(r.o.Observation))
 }
 
 // learnerGone deals with a member that was added and of whose node nothing is seen.

@@ -10,10 +10,28 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
+// Decision is the one next action and the sentence that goes to the log.
+type Decision struct {
+	// Do is nil if there is nothing to do now.
+	Do Action
+	// Why says in the operator's words what is the case and why this follows.
+	Why string
+	// Key is the same as long as the same is decided for the same reason: Why without times and figures.
+	Key string
+	// After is how long what is postponed still waits; 0 if nothing is.
+	After time.Duration
+	// Waits is true if nothing is done because something is expected to happen soon.
+	Waits bool
+	// Alarm is true if a person is needed, or something wanted can't be done.
+	Alarm bool
+	// Attention says what a person is needed for. It is set if Alarm is.
+	Attention cluster.Attention
+}
+
 // Next names the one next action for what was observed. Rules are asked in order; the first that speaks wins.
 // A nil spec means that nobody has said what is wanted.
 func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
-	r := &rules{o: o.sorted(), spec: spec, p: p}
+	r := &rules{o: sorted(o), spec: spec, p: p}
 	r.v = look(r.o)
 	if op := o.Store.Operation; op != nil {
 		r.tried = op.ID
@@ -98,7 +116,7 @@ func (r *rules) ordered() []rule {
 }
 
 type rules struct {
-	o    *Observation
+	o    observed
 	spec *cluster.Spec
 	p    Policy
 	v    view
@@ -354,7 +372,7 @@ func (r *rules) liftNext() (Decision, bool) {
 	for _, n := range r.v.nodes {
 		switch {
 		case n.Holding && r.o.Store.Error != "":
-		case !n.Etcd.Healthy && starts(n, r.o.Database()) && (r.v.open || !isQuarantined(n)):
+		case !n.Etcd.Healthy && starts(n, Database(r.o.Observation)) && (r.v.open || !isQuarantined(n)):
 			starting = n
 		case !isQuarantined(n):
 		case next == nil, next.Etcd.MemberID == r.v.leader:
@@ -509,7 +527,7 @@ func (r *rules) steady() (d Decision) {
 		d.Why += "; " + r.fewDirs(s.Commands[0])
 		d.Alarm, d.Attention = true, fewAttention(s.Commands[0])
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
-		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].of())
+		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].What())
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand}
 	case s.SettingsError != "":
 		d.Why += "; the settings in the store can't be used, so none are changed: " + s.SettingsError
@@ -527,7 +545,7 @@ func (r *rules) steady() (d Decision) {
 		d.Why += fmt.Sprintf("; %s, so nothing is formed or restored with it; %s", why, way)
 		d.Alarm, d.Attention = true, s.apartAttention()
 	case len(s.Commands) > 0:
-		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].of())
+		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].What())
 	}
 	return d
 }

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -68,6 +70,15 @@ type JoinFailure struct {
 	Times int
 	For   time.Duration
 	Why   string
+}
+
+// Postponed is an action that has failed, or was done and changed nothing, and is not to be tried again yet.
+type Postponed struct {
+	// For is how long it still waits.
+	For time.Duration
+	// Times is how often it was tried in vain, Error why it failed the last time; empty if it didn't.
+	Times int
+	Error string
 }
 
 // MarkerPhase is the state of the created marker.
@@ -157,6 +168,17 @@ type Source struct {
 	OrBackup string
 }
 
+// What says in the operator's words what is restored.
+func (s Source) What() string {
+	switch {
+	case s.Token == "":
+		return "nothing"
+	case s.Node == "":
+		return fmt.Sprintf("the data of cluster %s in a trash can", s.Token)
+	}
+	return fmt.Sprintf("the data of cluster %s on node %s", s.Token, s.Node)
+}
+
 // Command is a queued restore.
 type Command struct {
 	Name string
@@ -169,6 +191,9 @@ type Command struct {
 	// Ready is true if it may start: it was queued before the leader's process read the queue for the first time, or asked for now.
 	Ready bool
 }
+
+// What says in the operator's words what is restored.
+func (c Command) What() string { return cmp.Or(c.Backup, c.Source.What()) }
 
 // CreateBackup is a queued backup. It waits for nothing but a cluster that serves.
 type CreateBackup struct{ Name string }
@@ -237,6 +262,9 @@ type Operation struct {
 	// RetryAt is set after a step failed for a reason that may pass.
 	RetryAt time.Time
 }
+
+// What says in the operator's words what is restored.
+func (op *Operation) What() string { return cmp.Or(op.Backup, op.Source.What()) }
 
 // Policy is what the operator configured.
 type Policy struct {

@@ -21,7 +21,7 @@ const (
 func TimeToStart(bytes int64) time.Duration { return startBase + cluster.LoadTime(bytes) }
 
 // Database is the size of the largest database that is seen: a member that loads, or is sent one, has no larger one.
-func (o *Observation) Database() int64 {
+func Database(o *Observation) int64 {
 	var size int64
 	for _, n := range o.Nodes {
 		size = max(size, n.Etcd.DBSize)
@@ -52,7 +52,7 @@ func starts(n *cluster.NodeStatus, bytes int64) bool {
 // overdue tells whether a member has been unhealthy for longer than it may, with the time that it needs to load its database.
 func (r *rules) overdue(n *cluster.NodeStatus, deadline time.Duration) bool {
 	e := n.Etcd
-	if e.Healthy || e.UnhealthyFor < deadline || loads(n, r.o.Database()) {
+	if e.Healthy || e.UnhealthyFor < deadline || loads(n, Database(r.o.Observation)) {
 		return false
 	}
 	// Once it answers, its whole time to get well begins.

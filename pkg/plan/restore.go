@@ -16,7 +16,7 @@ const stepDeadline = 2 * time.Minute
 const prepareBase = time.Hour
 
 // prepareDeadline is how long a state of a restore may last before anything is stopped.
-func (r *rules) prepareDeadline() time.Duration { return PrepareTime(r.o.Database()) }
+func (r *rules) prepareDeadline() time.Duration { return PrepareTime(Database(r.o.Observation)) }
 
 // PrepareTime is how long a node may take for a step of a restore, a backup, or a rewrite of a database of that size.
 func PrepareTime(bytes int64) time.Duration { return prepareBase + 4*copies*cluster.LoadTime(bytes) }
@@ -46,13 +46,13 @@ func (r *rules) mayServeElsewhere(c Command) (Decision, bool) {
 		if r.v.serving || !r.o.away(r.v.token, r.p.HolderLease) {
 			return none, false
 		}
-		return hold("the restore of %s waits: members of the cluster that can't be reached from here may still be serving; after %s without an answer they count as gone", c.of(), round(r.p.HolderLease))
+		return hold("the restore of %s waits: members of the cluster that can't be reached from here may still be serving; after %s without an answer they count as gone", c.What(), round(r.p.HolderLease))
 	}
 	if s.Marker.Phase == MarkerAbsent {
 		return none, false // there never was a cluster
 	}
 	if id := r.o.recentlyMissing(r.p.HolderLease); id != "" {
-		return hold("the restore of %s waits: a cluster was created before, and node %s, which doesn't answer, may have it and be serving; after %s without an answer it counts as gone", c.of(), id, round(r.p.HolderLease))
+		return hold("the restore of %s waits: a cluster was created before, and node %s, which doesn't answer, may have it and be serving; after %s without an answer it counts as gone", c.What(), id, round(r.p.HolderLease))
 	}
 	h := s.Holder
 	switch {
@@ -60,7 +60,7 @@ func (r *rules) mayServeElsewhere(c Command) (Decision, bool) {
 	case r.o.Node(h.Node) != nil && len(r.o.Missing) == 0:
 	default:
 		return hold("the restore of %s waits: members of the cluster that can't be reached from here may still be serving; the store last heard of their leader %s ago, after %s they count as gone",
-			c.of(), round(h.UnchangedFor), round(r.p.HolderLease))
+			c.What(), round(h.UnchangedFor), round(r.p.HolderLease))
 	}
 	return none, false
 }
@@ -119,13 +119,13 @@ func (r *rules) instead(op *Operation, reason string, args ...any) (Decision, bo
 	}
 	next := *op
 	next.Backup = op.Source.OrBackup
-	return do(Advance{Op: next, To: OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.of(), fmt.Sprintf(reason, args...), next.Backup)
+	return do(Advance{Op: next, To: OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.What(), fmt.Sprintf(reason, args...), next.Backup)
 }
 
 // giveUp ends a restore that can't go on; nothing was stopped yet.
 func giveUp(op *Operation, reason string, args ...any) (Decision, bool) {
 	reason = fmt.Sprintf(reason, args...)
-	return do(FinishRestore{Op: *op, To: OpFailed, Reason: reason}, "the restore of %s can't go on: %s; nothing was stopped", op.of(), reason)
+	return do(FinishRestore{Op: *op, To: OpFailed, Reason: reason}, "the restore of %s can't go on: %s; nothing was stopped", op.What(), reason)
 }
 
 // awayBeforeCommit gives up on a restore when one of its nodes stays away, or when it takes too long.
@@ -176,9 +176,9 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 			}
 		}
 		if len(left) > 0 {
-			return do(ProveBackup{Op: *op, Nodes: left}, "backup %s is fetched and proven on %s before anything is touched", op.of(), ids(left))
+			return do(ProveBackup{Op: *op, Nodes: left}, "backup %s is fetched and proven on %s before anything is touched", op.What(), ids(left))
 		}
-		return do(Advance{Op: *op, To: OpStaging}, "backup %s is proven on all %d nodes", op.of(), len(op.Nodes))
+		return do(Advance{Op: *op, To: OpStaging}, "backup %s is proven on all %d nodes", op.What(), len(op.Nodes))
 	case OpStaging:
 		var left []StartEtcd
 		var first *cluster.StagedDir
@@ -186,7 +186,7 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 			n := r.o.Node(cluster.NodeID(f.Name))
 			st := staged(n, op)
 			if st == nil {
-				left = append(left, StartEtcd{Node: n.ID, State: op.state()})
+				left = append(left, StartEtcd{Node: n.ID, State: restoredState(op)})
 				continue
 			}
 			if first == nil {
@@ -196,7 +196,7 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 			}
 		}
 		if len(left) > 0 {
-			return do(StageBackup{Op: *op, Starts: left}, "backup %s is proven; %d nodes build the new data dir while etcd serves", op.of(), len(left))
+			return do(StageBackup{Op: *op, Starts: left}, "backup %s is proven; %d nodes build the new data dir while etcd serves", op.What(), len(left))
 		}
 		next := *op
 		next.Revision, next.Hash, next.Bytes = first.Revision, first.Hash, first.SizeBytes
@@ -213,7 +213,7 @@ func (r *rules) salvage(op *Operation) (Decision, bool) {
 	if where(r.o.Node(op.Source.Node), op.Source.Token) == nowhere {
 		return r.instead(op, "node %s doesn't have a data dir of cluster %s any more", op.Source.Node, op.Source.Token)
 	}
-	return do(SalvageData{Op: *op, Node: op.Source.Node}, "a backup is made of %s, with everything in its log", op.of())
+	return do(SalvageData{Op: *op, Node: op.Source.Node}, "a backup is made of %s, with everything in its log", op.What())
 }
 
 // save takes the last backup of the old cluster and makes sure of everything before the first etcd is stopped.
@@ -289,8 +289,8 @@ func staged(n *cluster.NodeStatus, op *Operation) *cluster.StagedDir {
 	return nil
 }
 
-// state is the state file of the restored cluster's members. They start with their client URLs open: what a quarantine would prove was
+// restoredState is the state file of the restored cluster's members. They start with their client URLs open: what a quarantine would prove was
 // proven on the staged data, and a second start over a large database would cost as much as the first.
-func (op *Operation) state() cluster.EtcdState {
+func restoredState(op *Operation) cluster.EtcdState {
 	return cluster.EtcdState{Token: op.Token, Nodes: op.Nodes, DesiredSize: op.Size, EtcdVersion: op.Version}
 }

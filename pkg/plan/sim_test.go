@@ -545,7 +545,7 @@ func (s *sim) queue() {
 		return
 	}
 	s.store.commands = append(s.store.commands, c)
-	s.log("command %s restores %s with %d members", c.Name, c.of(), c.Spec.MemberCount)
+	s.log("command %s restores %s with %d members", c.Name, c.What(), c.Spec.MemberCount)
 }
 
 // someSource is a data dir that an operator may want to go on with.

@@ -340,7 +340,7 @@ func (s *sim) takeBackup(l *simLeader, id cluster.NodeID) bool {
 
 // changeMembers asks the etcd that the leader saw for another member list; etcd itself refuses what would cost the quorum.
 func (s *sim) changeMembers(l *simLeader, a Action) bool {
-	token := look(l.o.sorted()).token
+	token := look(sorted(l.o)).token
 	for _, g := range s.groups() {
 		if g.token != token || g.nodes[0].side != l.node.side || !g.quorum {
 			continue

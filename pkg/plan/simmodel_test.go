@@ -336,7 +336,7 @@ func (s *sim) settleVersion(g *group) {
 
 // downgrade begins or ends etcd's own downgrade, in the cluster that the leader saw.
 func (s *sim) downgrade(l *simLeader, a Action) bool {
-	token := look(l.o.sorted()).token
+	token := look(sorted(l.o)).token
 	for _, g := range s.groups() {
 		if g.token != token || g.nodes[0].side != l.node.side || !g.quorum {
 			continue

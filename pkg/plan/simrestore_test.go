@@ -356,7 +356,7 @@ func (s *sim) switchNode(n *simNode, op Operation) {
 		}
 		n.dirs[op.Token] = d
 	}
-	st := op.state()
+	st := restoredState(&op)
 	n.state, j.phase = st.Clone(), "switched"
 	s.launch(n, false)
 }

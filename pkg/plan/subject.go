@@ -3,7 +3,6 @@ package plan
 import (
 	"cmp"
 	"fmt"
-	"time"
 )
 
 // Subject names what an action is about: its kind and whom it concerns, without what is new at each attempt, such as tokens
@@ -53,53 +52,4 @@ func (a StartAll) subject() string { return "start-all " + startIDs(a.Starts) }
 
 func (a RestartMember) subject() string {
 	return fmt.Sprintf("restart-member %s %s %s", a.Node, a.Why, cmp.Or(a.State.EtcdVersion, a.Settings.String()))
-}
-
-// Postponed is an action that has failed, or was done and changed nothing, and is not to be tried again yet.
-type Postponed struct {
-	// For is how long it still waits.
-	For time.Duration
-	// Times is how often it was tried in vain, Error why it failed the last time; empty if it didn't.
-	Times int
-	Error string
-}
-
-// stubborn is how often something is tried in vain before a person is told.
-const stubborn = 12
-
-// Postpone turns what is to be done into a wait if its last attempt was in vain and its time hasn't come.
-func Postpone(o *Observation, d Decision) Decision {
-	if p, late := o.Postponed[Subject(d.Do)]; late && d.Do != nil {
-		return d.postponed(p)
-	}
-	return d
-}
-
-// postponed is the decision not to do yet what was to be done.
-func (d Decision) postponed(p Postponed) Decision {
-	why := fmt.Sprintf("%s; it has failed %d times and is tried again in %s: %s", d.Why, p.Times, round(p.For), p.Error)
-	if p.Error == "" {
-		why = fmt.Sprintf("%s; it was done %d times and changed nothing; it is done again in %s", d.Why, p.Times, round(p.For))
-	}
-	return Decision{Why: why, Key: "postponed: " + d.Do.subject(), Waits: true, Alarm: p.Times >= stubborn, After: p.For}
-}
-
-// figure is what changes in a sentence while nothing happens: a counter, or the words of an error. Sentences are compared without.
-type figure struct{ v any }
-
-// Format prints the value as if it stood there itself.
-func (f figure) Format(s fmt.State, verb rune) { fmt.Fprintf(s, fmt.FormatString(s, verb), f.v) }
-
-// keyOf is what a sentence is recognized by when it comes again: all of it but times and figures.
-func keyOf(format string, args []any) string {
-	still := make([]any, len(args))
-	for i, a := range args {
-		switch a.(type) {
-		case time.Duration, figure:
-			still[i] = figure{"*"}
-		default:
-			still[i] = a
-		}
-	}
-	return fmt.Sprintf(format, still...)
 }

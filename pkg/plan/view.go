@@ -8,29 +8,26 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
+// observed is what the rules ask of an observation.
+type observed struct{ *Observation }
+
 // sorted returns the observation with its sets in order, so that the order in which nodes answered decides nothing. A restore that
 // has ended is none.
-func (o *Observation) sorted() *Observation {
+func sorted(o *Observation) observed {
 	c := *o
-	c.Store.Operation = o.underWay()
+	if op := o.Store.Operation; op != nil && op.State.Ended() {
+		c.Store.Operation = nil
+	}
 	c.Nodes = slices.Clone(o.Nodes)
 	slices.SortFunc(c.Nodes, func(a, b cluster.NodeStatus) int { return cmp.Compare(a.ID, b.ID) })
 	c.Missing = slices.Clone(o.Missing)
 	slices.SortFunc(c.Missing, func(a, b MissingNode) int { return cmp.Compare(a.ID, b.ID) })
-	return &c
-}
-
-// underWay is the restore that is recorded and not ended, or nil.
-func (o *Observation) underWay() *Operation {
-	if op := o.Store.Operation; op != nil && !op.State.Ended() {
-		return op
-	}
-	return nil
+	return observed{&c}
 }
 
 // missing returns a node that is known but didn't answer. One that nobody knows has been missing for as long as the leader has
 // seen the same nodes.
-func (o *Observation) missing(name string) MissingNode {
+func (o observed) missing(name string) MissingNode {
 	for _, m := range o.Missing {
 		if string(m.ID) == name {
 			return m
@@ -56,7 +53,7 @@ type view struct {
 }
 
 // look finds the current cluster: the token of the marker if a node has it, else that of most healthy voters, else of most nodes.
-func look(o *Observation) view {
+func look(o observed) view {
 	weight := map[cluster.Token]int{}
 	for _, n := range o.Nodes {
 		if n.State == nil {
@@ -85,7 +82,7 @@ func look(o *Observation) view {
 }
 
 // lookAt gathers what is known of the cluster with that token.
-func lookAt(o *Observation, token cluster.Token) view {
+func lookAt(o observed, token cluster.Token) view {
 	v := view{token: token}
 	if token == "" {
 		return v
@@ -126,7 +123,7 @@ func serves(n *cluster.NodeStatus) bool {
 }
 
 // node returns the node that a member lives on: by member id, else by name, else by a peer URL.
-func (v *view) node(o *Observation, m cluster.Member) *cluster.NodeStatus {
+func (v *view) node(o observed, m cluster.Member) *cluster.NodeStatus {
 	for _, n := range v.nodes {
 		if n.Etcd.MemberID != 0 && n.Etcd.MemberID == m.ID {
 			return n
@@ -148,7 +145,7 @@ func (v *view) node(o *Observation, m cluster.Member) *cluster.NodeStatus {
 
 // mayComeUp tells whether a node's etcd was started so lately, for the size of its database, that it may still become a healthy voter.
 func (r *rules) mayComeUp(n *cluster.NodeStatus) bool {
-	return n.Etcd.Running && !n.Etcd.Learner && starts(n, r.o.Database())
+	return n.Etcd.Running && !n.Etcd.Learner && starts(n, Database(r.o.Observation))
 }
 
 // healthy tells whether a member answers. A voter that still takes itself for a learner doesn't.
@@ -177,7 +174,7 @@ func (v *view) voters() (all, healthy int) {
 
 // away tells whether, by what any node with that token knows of its members, enough of them to be a quorum are out of reach
 // and haven't been so for long. The zero duration means: however long.
-func (o *Observation) away(token cluster.Token, long time.Duration) bool {
+func (o observed) away(token cluster.Token, long time.Duration) bool {
 	for _, n := range o.Nodes {
 		if n.State == nil || n.State.Token != token {
 			continue
@@ -199,7 +196,7 @@ func (o *Observation) away(token cluster.Token, long time.Duration) bool {
 }
 
 // recentlyMissing is a known node that hasn't been silent for that long, or "".
-func (o *Observation) recentlyMissing(long time.Duration) cluster.NodeID {
+func (o observed) recentlyMissing(long time.Duration) cluster.NodeID {
 	for _, m := range o.Missing {
 		if m.Foreign || m.For < long {
 			return m.ID
@@ -208,7 +205,7 @@ func (o *Observation) recentlyMissing(long time.Duration) cluster.NodeID {
 	return ""
 }
 
-func (o *Observation) quorumAway(names []string, long time.Duration) bool {
+func (o observed) quorumAway(names []string, long time.Duration) bool {
 	away := 0
 	for _, name := range names {
 		if o.Node(cluster.NodeID(name)) != nil {

@@ -847,7 +847,7 @@ func (w *world) check(a args) string {
 	var starts []StartEtcd
 	for _, id := range a[1:] {
 		nodes = append(nodes, cluster.NodeID(id))
-		starts = append(starts, StartEtcd{Node: cluster.NodeID(id), State: op.state()})
+		starts = append(starts, StartEtcd{Node: cluster.NodeID(id), State: restoredState(&op)})
 	}
 	var act Action
 	switch a[0] {
