@@ -9,7 +9,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
 
 // Action is what is to be done about a difference.
@@ -76,7 +76,7 @@ type StoreState struct {
 	// Spec is what stands there; Version is empty if there is none.
 	Spec    cluster.Spec
 	Version string
-	Backups []plan.StoredBackup
+	Backups []retention.StoredBackup
 }
 
 // Observation is what exists, at one moment.
@@ -275,10 +275,10 @@ func (c *EtcdCluster) groups() []string {
 	return out
 }
 
-// retention is what the environment of a manager says of it; empty is the default.
-type retention struct{ daily, hourly string }
+// kept is what the environment of a manager says of it; empty is the default.
+type kept struct{ daily, hourly string }
 
-func retentionOf(env []EnvVar) (r retention) {
+func retentionOf(env []EnvVar) (r kept) {
 	for _, e := range env {
 		switch e.Name {
 		case retentionVar:
@@ -293,7 +293,7 @@ func retentionOf(env []EnvVar) (r retention) {
 // compareRetention says what a new retention means for the backups that there are. It takes effect with the static pods.
 func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 	want := retentionOf(c.environment())
-	var before retention
+	var before kept
 	for _, group := range c.groups() {
 		var have pod
 		stored := o.Pods[podPath(c.Name, group)]
@@ -305,11 +305,11 @@ func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 	if before == want {
 		return
 	}
-	policy := plan.DefaultRetention()
-	if d, err := plan.ParseRetention(want.daily); err == nil {
+	policy := retention.DefaultRetention()
+	if d, err := retention.ParseRetention(want.daily); err == nil {
 		policy.Daily = d
 	}
-	if d, err := plan.ParseRetention(want.hourly); err == nil {
+	if d, err := retention.ParseRetention(want.hourly); err == nil {
 		policy.Hourly = d
 	}
 	var fields []Field
@@ -320,7 +320,7 @@ func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 		fields = append(fields, Field{"Hourly", orElse(before.hourly, "168h (default)"), orElse(want.hourly, "168h (default)")})
 	}
 	gone := 0
-	for _, d := range plan.Retain(o.Now, o.Stores[c.Name].Backups, policy) {
+	for _, d := range retention.Retain(o.Now, o.Stores[c.Name].Backups, policy) {
 		if !d.Keep {
 			gone++
 		}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
 
 // World is what a file is compared with, and what it is applied to.
@@ -127,7 +127,7 @@ func readStore(ctx context.Context, c *EtcdCluster, w World) (StoreState, error)
 		return StoreState{}, fmt.Errorf("list the backups of %s: %w", c.Name, err)
 	}
 	for _, b := range list.Backups {
-		st.Backups = append(st.Backups, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
+		st.Backups = append(st.Backups, retention.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
 	}
 	return st, nil
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
 
 // Bounds of one run; what is left over is for the next.
@@ -27,7 +27,7 @@ const (
 
 // Policy says how long things are kept.
 type Policy struct {
-	Backups plan.RetentionPolicy
+	Backups retention.RetentionPolicy
 	// Changes is how long every change is kept; 0 means as long as a backup of each hour.
 	Changes time.Duration
 }
@@ -89,13 +89,13 @@ func New(c *catalog.Catalog, p Policy) *Pruner {
 }
 
 // Stored is the listing as retention sees it.
-func Stored(list catalog.BackupList) []plan.StoredBackup {
-	stored := make([]plan.StoredBackup, 0, len(list.Backups)+len(list.Leftovers))
+func Stored(list catalog.BackupList) []retention.StoredBackup {
+	stored := make([]retention.StoredBackup, 0, len(list.Backups)+len(list.Leftovers))
 	for _, b := range list.Backups {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Disproven: b.Disproven, Pinned: b.Pinned})
+		stored = append(stored, retention.StoredBackup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Disproven: b.Disproven, Pinned: b.Pinned})
 	}
 	for _, b := range list.Leftovers {
-		stored = append(stored, plan.StoredBackup{Name: b.Name, Time: b.Modified})
+		stored = append(stored, retention.StoredBackup{Name: b.Name, Time: b.Modified})
 	}
 	return stored
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
 
 // survey is one look at everything.
@@ -18,7 +18,7 @@ type survey struct {
 	p          *Pruner
 	now, clock time.Time
 	list       catalog.BackupList
-	stored     []plan.StoredBackup
+	stored     []retention.StoredBackup
 	exempt     Exempt
 	logs       []*changeLog
 	plan       *Plan
@@ -31,7 +31,7 @@ type survey struct {
 type changeLog struct {
 	id      catalog.Incarnation
 	old     []catalog.Segment
-	changes plan.Changes
+	changes retention.Changes
 	// any is true if there is a segment, rest if old is not all that is old.
 	any, rest bool
 	// next is the first one that is young.
@@ -121,7 +121,7 @@ func (s *survey) findAnchors(ctx context.Context) error {
 	for i := len(s.list.Backups) - 1; i >= 0 && len(want) > 0; i-- {
 		b := s.list.Backups[i]
 		// That it is old enough is the policy's to say.
-		if !b.HasManifest || b.Disproven || plan.AnchorOf(s.cutoff(), []plan.ChangeBase{{Name: b.Name, Time: b.Time}}) == nil {
+		if !b.HasManifest || b.Disproven || retention.AnchorOf(s.cutoff(), []retention.ChangeBase{{Name: b.Name, Time: b.Time}}) == nil {
 			continue
 		}
 		k, ok, err := s.base(ctx, b.Name)
@@ -135,7 +135,7 @@ func (s *survey) findAnchors(ctx context.Context) error {
 			if !k.usable || k.cluster != clusterOf(l.id) {
 				return false
 			}
-			l.changes.Bases = append(l.changes.Bases, plan.ChangeBase{Name: b.Name, Time: b.Time, Revision: k.revision})
+			l.changes.Bases = append(l.changes.Bases, retention.ChangeBase{Name: b.Name, Time: b.Time, Revision: k.revision})
 			s.markBase(b.Name)
 			return true
 		})
@@ -156,7 +156,7 @@ func (s *survey) decideBackups(ctx context.Context) error {
 	if err := s.markNewest(ctx); err != nil {
 		return err
 	}
-	decisions := plan.Retain(s.now, s.stored, s.p.policy.Backups)
+	decisions := retention.Retain(s.now, s.stored, s.p.policy.Backups)
 	byName := map[string]catalog.Backup{}
 	for _, b := range s.list.Backups {
 		byName[b.Name] = b
@@ -220,7 +220,7 @@ func (s *survey) onlyWays(ctx context.Context, byName map[string]catalog.Backup)
 			previous = append(previous, b)
 			continue
 		}
-		if !b.HasManifest || plan.AnchorOf(s.cutoff(), []plan.ChangeBase{{Name: b.Name, Time: b.Time}}) != nil {
+		if !b.HasManifest || retention.AnchorOf(s.cutoff(), []retention.ChangeBase{{Name: b.Name, Time: b.Time}}) != nil {
 			continue // nothing that is kept begins at it
 		}
 		group := []catalog.Backup{b}
@@ -253,7 +253,7 @@ func (s *survey) onlyWay(ctx context.Context, previous, group []catalog.Backup, 
 		s.plan.More = true
 		return nil
 	}
-	earlier := map[catalog.Incarnation]*plan.ChangeBase{}
+	earlier := map[catalog.Incarnation]*retention.ChangeBase{}
 	for _, b := range bases {
 		if _, ok := earlier[b.cluster]; !ok {
 			if earlier[b.cluster], err = s.before(ctx, previous, b.cluster); err != nil {
@@ -272,7 +272,7 @@ func (s *survey) onlyWay(ctx context.Context, previous, group []catalog.Backup, 
 		}
 		if needed {
 			why[b.name] = "base of kept changes"
-			earlier[b.cluster] = &plan.ChangeBase{Name: b.name, Revision: b.revision}
+			earlier[b.cluster] = &retention.ChangeBase{Name: b.name, Revision: b.revision}
 		}
 	}
 	return nil
@@ -332,7 +332,7 @@ func (s *survey) usable(ctx context.Context, group []catalog.Backup, why map[str
 const lookBack = 4
 
 // before finds the nearest earlier backup of the cluster that stays.
-func (s *survey) before(ctx context.Context, previous []catalog.Backup, id catalog.Incarnation) (*plan.ChangeBase, error) {
+func (s *survey) before(ctx context.Context, previous []catalog.Backup, id catalog.Incarnation) (*retention.ChangeBase, error) {
 	for i := len(previous) - 1; i >= max(0, len(previous)-lookBack); i-- {
 		if !previous[i].HasManifest || previous[i].Disproven {
 			continue
@@ -342,7 +342,7 @@ func (s *survey) before(ctx context.Context, previous []catalog.Backup, id catal
 			return nil, err
 		}
 		if k.usable && k.cluster == id {
-			return &plan.ChangeBase{Name: previous[i].Name, Time: previous[i].Time, Revision: k.revision}, nil
+			return &retention.ChangeBase{Name: previous[i].Name, Time: previous[i].Time, Revision: k.revision}, nil
 		}
 	}
 	return nil, nil
@@ -352,8 +352,8 @@ func (s *survey) before(ctx context.Context, previous []catalog.Backup, id catal
 const beyond = 50
 
 // needed tells whether something can only be reached from b.
-func (s *survey) needed(ctx context.Context, b namedBase, earlier *plan.ChangeBase, from, until int64, first bool) (bool, error) {
-	later := plan.ChangeBase{Name: b.name, Revision: b.revision}
+func (s *survey) needed(ctx context.Context, b namedBase, earlier *retention.ChangeBase, from, until int64, first bool) (bool, error) {
+	later := retention.ChangeBase{Name: b.name, Revision: b.revision}
 	for _, l := range s.logs {
 		if clusterOf(l.id) != b.cluster || !l.changes.Live {
 			continue
@@ -366,9 +366,9 @@ func (s *survey) needed(ctx context.Context, b namedBase, earlier *plan.ChangeBa
 			return false, err
 		}
 		if earlier == nil {
-			earlier = &plan.ChangeBase{Revision: -2} // leads nowhere
+			earlier = &retention.ChangeBase{Revision: -2} // leads nowhere
 		}
-		if !plan.Dispensable(later, *earlier, segments) {
+		if !retention.Dispensable(later, *earlier, segments) {
 			return true, nil
 		}
 	}
@@ -376,11 +376,11 @@ func (s *survey) needed(ctx context.Context, b namedBase, earlier *plan.ChangeBa
 }
 
 // stretch lists the segments from one revision to some way behind another.
-func (s *survey) stretch(ctx context.Context, id catalog.Incarnation, from, until int64) ([]plan.StoredSegment, error) {
+func (s *survey) stretch(ctx context.Context, id catalog.Incarnation, from, until int64) ([]retention.StoredSegment, error) {
 	if st := s.p.stretch; st.id == id && st.from == from && st.until == until && st.at.Equal(s.clock) {
 		return st.segments, nil
 	}
-	var out []plan.StoredSegment
+	var out []retention.StoredSegment
 	behind := 0
 	for seg, err := range s.p.catalog.Segments(ctx, id, from) {
 		if err != nil {
@@ -403,11 +403,11 @@ type stretch struct {
 	id          catalog.Incarnation
 	from, until int64
 	at          time.Time
-	segments    []plan.StoredSegment
+	segments    []retention.StoredSegment
 }
 
-func storedSegment(s catalog.Segment) plan.StoredSegment {
-	out := plan.StoredSegment{First: s.First, Last: s.Last, Ended: s.KnownAt(), Sum: string(s.Sum)}
+func storedSegment(s catalog.Segment) retention.StoredSegment {
+	out := retention.StoredSegment{First: s.First, Last: s.Last, Ended: s.KnownAt(), Sum: string(s.Sum)}
 	if !s.Begins() {
 		out.Previous = string(s.Previous)
 	}
@@ -418,7 +418,7 @@ func storedSegment(s catalog.Segment) plan.StoredSegment {
 func (s *survey) decideSegments() {
 	left := maxSegments
 	for _, l := range s.logs {
-		rule := plan.NewSegmentRule(s.now, s.p.policy.changes(), l.changes)
+		rule := retention.NewSegmentRule(s.now, s.p.policy.changes(), l.changes)
 		d := doomed{incarnation: l.id}
 		for _, seg := range l.old {
 			keep, reason := rule.Decide(storedSegment(seg))

@@ -14,8 +14,8 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -75,7 +75,7 @@ func benchArchive(b *bench, _ *settings, r *report) {
 			}
 		}
 	})
-	p := prune.New(c, prune.Policy{Backups: plan.DefaultRetention(), Changes: plan.DefaultChangeRetention})
+	p := prune.New(c, prune.Policy{Backups: retention.DefaultRetention(), Changes: retention.DefaultChangeRetention})
 	run := func(clock time.Time) prune.Result {
 		res, err := p.Run(b.ctx, clock, prune.Exempt{})
 		b.must(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -54,12 +54,12 @@ func benchRetention(b *bench, _ *settings, r *report) {
 	c := catalog.New(store)
 	list, err := c.Backups(b.ctx)
 	b.must(err)
-	var stored []plan.StoredBackup
+	var stored []retention.StoredBackup
 	for _, x := range list.Backups {
-		stored = append(stored, plan.StoredBackup{Name: x.Name, Time: x.Time, Complete: true})
+		stored = append(stored, retention.StoredBackup{Name: x.Name, Time: x.Time, Complete: true})
 	}
 	var expired []string
-	for _, d := range plan.Retain(now, stored, plan.DefaultRetention()) {
+	for _, d := range retention.Retain(now, stored, retention.DefaultRetention()) {
 		if !d.Keep {
 			expired = append(expired, d.Name)
 		}

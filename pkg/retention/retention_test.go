@@ -1,4 +1,4 @@
-package plan
+package retention
 
 import (
 	"flag"
@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-var updateRetention = flag.Bool("update-retention", false, "rewrite the expected decisions in testdata/retention")
+var updateRetention = flag.Bool("update-retention", false, "rewrite the expected decisions in testdata/backups")
 
-// TestRetentionScripts runs testdata/retention/*.txt. A script has three parts, separated by lines of "---": now and policy;
+// TestRetentionScripts runs testdata/backups/*.txt. A script has three parts, separated by lines of "---": now and policy;
 // the backups (a name and its marks, or "series COUNT EVERY LAST" for many); and what is expected: a line for each backup, or,
 // if the first part says "summary", how many stay and go for each reason.
 func TestRetentionScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/retention/*.txt")
+	files, err := filepath.Glob("testdata/backups/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
