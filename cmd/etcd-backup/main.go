@@ -160,7 +160,7 @@ func probeKeys(ctx context.Context, s envelope.Sealer, o envelope.Opener) {
 }
 
 func parse(args []string, env func(string) string, errOut io.Writer) (options, error) {
-	o := options{retention: prune.Policy{Backups: retention.DefaultRetention(), Changes: retention.DefaultChangeRetention}}
+	o := options{retention: prune.Policy{Backups: retention.Default(), Changes: retention.DefaultChanges}}
 	f := flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
@@ -172,7 +172,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is proven by replaying the changes since the one before; 0 means never")
 	f.StringVar(&o.address, "address", "", "address for --metrics-port (default: all)")
 	f.IntVar(&o.metricsPort, "metrics-port", 0, "port for metrics, health and status page; 0 means none")
-	f.Var(retention.RetentionFlag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
+	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
 	f.StringVar(&o.files.ca, "client-ca-file", "", "CA that signed the certificate of etcd")
 	f.StringVar(&o.files.cert, "client-cert-file", "", "certificate to show to etcd")
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
@@ -207,7 +207,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": &o.retention.Backups.Hourly, "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": &o.retention.Backups.Daily,
 	} {
 		if v := env(name); v != "" {
-			d, err := retention.ParseRetention(v)
+			d, err := retention.ParseDuration(v)
 			if err != nil {
 				return o, fmt.Errorf("environment variable %s: %w", name, err)
 			}

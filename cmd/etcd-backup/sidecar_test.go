@@ -241,7 +241,7 @@ func testSidecar(t *testing.T, url, dir string, interval time.Duration) *sidecar
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval, retention: prune.Policy{Backups: retention.DefaultRetention()}}, store, openStore(t, dir), "test")
+	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval, retention: prune.Policy{Backups: retention.Default()}}, store, openStore(t, dir), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func TestUsage(t *testing.T) {
 	o, err := parse([]string{"-cluster-name", "x"}, func(k string) string {
 		return map[string]string{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": "2d", "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1y"}[k]
 	}, io.Discard)
-	if err != nil || o.retention.Backups != (retention.RetentionPolicy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) || o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" || o.interval != 15*time.Minute {
+	if err != nil || o.retention.Backups != (retention.Policy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) || o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" || o.interval != 15*time.Minute {
 		t.Errorf("got %+v, %v", o, err)
 	}
 	if code := run(context.Background(), []string{"-h"}, func(string) string { return "" }, io.Discard); code != exitOK {

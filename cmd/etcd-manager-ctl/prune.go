@@ -19,7 +19,7 @@ type pruneOptions struct {
 }
 
 func (a *app) pruneCommand() *cobra.Command {
-	o := pruneOptions{policy: prune.Policy{Backups: retention.DefaultRetention(), Changes: retention.DefaultChangeRetention}}
+	o := pruneOptions{policy: prune.Policy{Backups: retention.Default(), Changes: retention.DefaultChanges}}
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the backups and changes that retention gives up, or explain each decision (--dry-run)", Args: noArgs,
 		Long: `Remove what retention gives up: what the managers do by themselves, after each backup and every hour, with the settings of their own.
@@ -37,9 +37,9 @@ What is pinned, what a queued restore names, the newest backup, and the newest p
 	f := cmd.Flags()
 	f.BoolVar(&o.dryRun, "dry-run", false, "remove nothing, and explain every decision")
 	f.BoolVar(&o.yes, "yes", false, "don't ask before removing")
-	f.Var(retention.RetentionFlag{To: &o.policy.Backups.Hourly}, "hourly-backups-retention", "how long a backup of each hour is kept: 168h, 7d, 1y")
-	f.Var(retention.RetentionFlag{To: &o.policy.Backups.Daily}, "daily-backups-retention", "how long a backup of each day is kept")
-	f.Var(retention.RetentionFlag{To: &o.policy.Changes}, "change-log-retention", "how long every change is kept; 0 means as long as a backup of each hour")
+	f.Var(retention.Flag{To: &o.policy.Backups.Hourly}, "hourly-backups-retention", "how long a backup of each hour is kept: 168h, 7d, 1y")
+	f.Var(retention.Flag{To: &o.policy.Backups.Daily}, "daily-backups-retention", "how long a backup of each day is kept")
+	f.Var(retention.Flag{To: &o.policy.Changes}, "change-log-retention", "how long every change is kept; 0 means as long as a backup of each hour")
 	return cmd
 }
 
@@ -55,7 +55,7 @@ func (a *app) pruneEnv(cmd *cobra.Command, p *prune.Policy) error {
 		if a.env == nil || cmd.Flags().Changed(v.flag) || a.env(v.name) == "" {
 			continue
 		}
-		d, err := retention.ParseRetention(a.env(v.name))
+		d, err := retention.ParseDuration(a.env(v.name))
 		if err != nil {
 			return usagef("environment variable %s: %w", v.name, err)
 		}

@@ -116,8 +116,8 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.backupStore, "backup-store", "", "where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "how long a change waits at most until it is on its way to the store; 0 keeps no changes between backups")
-	o.retention.Changes = retention.DefaultChangeRetention
-	f.Var(retention.RetentionFlag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
+	o.retention.Changes = retention.DefaultChanges
+	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
 	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is proven by replaying the changes since the one before; 0 means never")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
@@ -455,7 +455,7 @@ func (o *options) self(id cluster.NodeID) (cluster.EtcdNode, error) {
 
 // parseEnv reads the manager's own variables.
 func (o *options) parseEnv() error {
-	o.retention.Backups, o.certs = retention.DefaultRetention(), pki.DefaultPolicy()
+	o.retention.Backups, o.certs = retention.Default(), pki.DefaultPolicy()
 	var errs []error
 	for _, v := range []struct {
 		name string
@@ -470,7 +470,7 @@ func (o *options) parseEnv() error {
 		if s == "" {
 			continue
 		}
-		d, err := retention.ParseRetention(s)
+		d, err := retention.ParseDuration(s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", v.name, err))
 			continue

@@ -76,7 +76,7 @@ type StoreState struct {
 	// Spec is what stands there; Version is empty if there is none.
 	Spec    cluster.Spec
 	Version string
-	Backups []retention.StoredBackup
+	Backups []retention.Backup
 }
 
 // Observation is what exists, at one moment.
@@ -305,11 +305,11 @@ func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 	if before == want {
 		return
 	}
-	policy := retention.DefaultRetention()
-	if d, err := retention.ParseRetention(want.daily); err == nil {
+	policy := retention.Default()
+	if d, err := retention.ParseDuration(want.daily); err == nil {
 		policy.Daily = d
 	}
-	if d, err := retention.ParseRetention(want.hourly); err == nil {
+	if d, err := retention.ParseDuration(want.hourly); err == nil {
 		policy.Hourly = d
 	}
 	var fields []Field
@@ -320,7 +320,7 @@ func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 		fields = append(fields, Field{"Hourly", orElse(before.hourly, "168h (default)"), orElse(want.hourly, "168h (default)")})
 	}
 	gone := 0
-	for _, d := range retention.Retain(o.Now, o.Stores[c.Name].Backups, policy) {
+	for _, d := range retention.Decide(o.Now, o.Stores[c.Name].Backups, policy) {
 		if !d.Keep {
 			gone++
 		}

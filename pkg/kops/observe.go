@@ -127,7 +127,7 @@ func readStore(ctx context.Context, c *EtcdCluster, w World) (StoreState, error)
 		return StoreState{}, fmt.Errorf("list the backups of %s: %w", c.Name, err)
 	}
 	for _, b := range list.Backups {
-		st.Backups = append(st.Backups, retention.StoredBackup{Name: b.Name, Time: b.Time, Complete: true})
+		st.Backups = append(st.Backups, retention.Backup{Name: b.Name, Time: b.Time, Complete: true})
 	}
 	return st, nil
 }

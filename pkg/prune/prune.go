@@ -27,7 +27,7 @@ const (
 
 // Policy says how long things are kept.
 type Policy struct {
-	Backups retention.RetentionPolicy
+	Backups retention.Policy
 	// Changes is how long every change is kept; 0 means as long as a backup of each hour.
 	Changes time.Duration
 }
@@ -89,13 +89,13 @@ func New(c *catalog.Catalog, p Policy) *Pruner {
 }
 
 // Stored is the listing as retention sees it.
-func Stored(list catalog.BackupList) []retention.StoredBackup {
-	stored := make([]retention.StoredBackup, 0, len(list.Backups)+len(list.Leftovers))
+func Stored(list catalog.BackupList) []retention.Backup {
+	stored := make([]retention.Backup, 0, len(list.Backups)+len(list.Leftovers))
 	for _, b := range list.Backups {
-		stored = append(stored, retention.StoredBackup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Disproven: b.Disproven, Pinned: b.Pinned})
+		stored = append(stored, retention.Backup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Disproven: b.Disproven, Pinned: b.Pinned})
 	}
 	for _, b := range list.Leftovers {
-		stored = append(stored, retention.StoredBackup{Name: b.Name, Time: b.Modified})
+		stored = append(stored, retention.Backup{Name: b.Name, Time: b.Modified})
 	}
 	return stored
 }

@@ -116,7 +116,7 @@ func (w *world) run(hours int) {
 }
 
 func (w *world) pruner() *Pruner {
-	return New(w.c, Policy{Backups: retention.DefaultRetention(), Changes: 24 * time.Hour})
+	return New(w.c, Policy{Backups: retention.Default(), Changes: 24 * time.Hour})
 }
 
 // all prunes until nothing is left to do, on a clock that the world's backups can't be ahead of.

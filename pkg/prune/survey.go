@@ -18,7 +18,7 @@ type survey struct {
 	p          *Pruner
 	now, clock time.Time
 	list       catalog.BackupList
-	stored     []retention.StoredBackup
+	stored     []retention.Backup
 	exempt     Exempt
 	logs       []*changeLog
 	plan       *Plan
@@ -156,7 +156,7 @@ func (s *survey) decideBackups(ctx context.Context) error {
 	if err := s.markNewest(ctx); err != nil {
 		return err
 	}
-	decisions := retention.Retain(s.now, s.stored, s.p.policy.Backups)
+	decisions := retention.Decide(s.now, s.stored, s.p.policy.Backups)
 	byName := map[string]catalog.Backup{}
 	for _, b := range s.list.Backups {
 		byName[b.Name] = b
@@ -376,11 +376,11 @@ func (s *survey) needed(ctx context.Context, b namedBase, earlier *retention.Cha
 }
 
 // stretch lists the segments from one revision to some way behind another.
-func (s *survey) stretch(ctx context.Context, id catalog.Incarnation, from, until int64) ([]retention.StoredSegment, error) {
+func (s *survey) stretch(ctx context.Context, id catalog.Incarnation, from, until int64) ([]retention.Segment, error) {
 	if st := s.p.stretch; st.id == id && st.from == from && st.until == until && st.at.Equal(s.clock) {
 		return st.segments, nil
 	}
-	var out []retention.StoredSegment
+	var out []retention.Segment
 	behind := 0
 	for seg, err := range s.p.catalog.Segments(ctx, id, from) {
 		if err != nil {
@@ -403,11 +403,11 @@ type stretch struct {
 	id          catalog.Incarnation
 	from, until int64
 	at          time.Time
-	segments    []retention.StoredSegment
+	segments    []retention.Segment
 }
 
-func storedSegment(s catalog.Segment) retention.StoredSegment {
-	out := retention.StoredSegment{First: s.First, Last: s.Last, Ended: s.KnownAt(), Sum: string(s.Sum)}
+func storedSegment(s catalog.Segment) retention.Segment {
+	out := retention.Segment{First: s.First, Last: s.Last, Ended: s.KnownAt(), Sum: string(s.Sum)}
 	if !s.Begins() {
 		out.Previous = string(s.Previous)
 	}

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// DefaultChangeRetention is how long every change between backups is kept.
-const DefaultChangeRetention = 7 * 24 * time.Hour
+// DefaultChanges is how long every change between backups is kept.
+const DefaultChanges = 7 * 24 * time.Hour
 
 // anchorMargin is how much older than the cutoff a base has to be: its name tells when it was begun, and its revision is of a little later.
 const anchorMargin = 10 * time.Minute
 
-// StoredSegment is what retention needs to know of a segment; its name tells all of it.
-type StoredSegment struct {
+// Segment is what retention needs to know of a segment; its name tells all of it.
+type Segment struct {
 	// First and Last are the revisions that it holds; one that says that nothing has changed has Last = First - 1.
 	First, Last int64
 	// Ended is up to when it tells what happened.
@@ -49,7 +49,7 @@ type SegmentRule struct {
 
 // SegmentDecision says of one segment whether it stays, and why.
 type SegmentDecision struct {
-	Segment StoredSegment
+	Segment Segment
 	Keep    bool
 	Reason  string
 }
@@ -96,7 +96,7 @@ func (r *SegmentRule) Anchor() string {
 //   - Of an incarnation whose newest segments are older than the retention the rest goes.
 //   - What lies behind the newest base from before the cutoff stays: by it everything younger is reached. As long as there is no such base, nothing is taken away.
 //   - The rest goes.
-func (r *SegmentRule) Decide(s StoredSegment) (keep bool, reason string) {
+func (r *SegmentRule) Decide(s Segment) (keep bool, reason string) {
 	c := r.changes
 	switch {
 	case !s.Ended.Before(r.cutoff):
@@ -114,12 +114,12 @@ func (r *SegmentRule) Decide(s StoredSegment) (keep bool, reason string) {
 }
 
 // RetainSegments decides about all segments of an incarnation, the oldest first.
-func RetainSegments(now time.Time, retention time.Duration, c Changes, segments []StoredSegment) []SegmentDecision {
+func RetainSegments(now time.Time, retention time.Duration, c Changes, segments []Segment) []SegmentDecision {
 	cutoff := now.Add(-retention)
-	c.Live = slices.ContainsFunc(segments, func(s StoredSegment) bool { return !s.Ended.Before(cutoff) })
+	c.Live = slices.ContainsFunc(segments, func(s Segment) bool { return !s.Ended.Before(cutoff) })
 	r := NewSegmentRule(now, retention, c)
 	sorted := slices.Clone(segments)
-	slices.SortStableFunc(sorted, func(a, b StoredSegment) int {
+	slices.SortStableFunc(sorted, func(a, b Segment) int {
 		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
 	})
 	out := make([]SegmentDecision, 0, len(sorted))
@@ -132,7 +132,7 @@ func RetainSegments(now time.Time, retention time.Duration, c Changes, segments 
 
 // Dispensable tells whether everything that can be reached from a base by these segments can be reached from an earlier base too, so that the former
 // may go. The segments are those from the earlier base to some way behind the later one, in the order of their revisions.
-func Dispensable(later, earlier ChangeBase, segments []StoredSegment) bool {
+func Dispensable(later, earlier ChangeBase, segments []Segment) bool {
 	own, others := reached(later.Revision, segments), reached(earlier.Revision, segments)
 	for sum := range own {
 		if !others[sum] {
@@ -143,7 +143,7 @@ func Dispensable(later, earlier ChangeBase, segments []StoredSegment) bool {
 }
 
 // reached are the sums of the segments to which a chain from the revision leads, and that hold more than it.
-func reached(base int64, segments []StoredSegment) map[string]bool {
+func reached(base int64, segments []Segment) map[string]bool {
 	last := map[string]int64{}
 	out := map[string]bool{}
 	for _, s := range segments {

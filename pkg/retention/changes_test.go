@@ -29,9 +29,9 @@ func runSegmentScript(t *testing.T, file string) {
 	}
 	parts := strings.SplitN(string(data), "---\n", 3)
 	var now time.Time
-	retention := DefaultChangeRetention
+	retention := DefaultChanges
 	var c Changes
-	var segments []StoredSegment
+	var segments []Segment
 	for _, line := range append(scriptLines(parts[0]), scriptLines(parts[1])...) {
 		w := strings.Fields(line)
 		switch w[0] {
@@ -44,7 +44,7 @@ func runSegmentScript(t *testing.T, file string) {
 		case "backup":
 			c.Bases = append(c.Bases, ChangeBase{Name: w[1], Time: mustTime(t, w[1]), Revision: mustInt(t, w[2])})
 		case "segment":
-			segments = append(segments, StoredSegment{First: mustInt(t, w[1]), Last: mustInt(t, w[2]), Ended: mustTime(t, w[3])})
+			segments = append(segments, Segment{First: mustInt(t, w[1]), Last: mustInt(t, w[2]), Ended: mustTime(t, w[3])})
 		default:
 			t.Fatalf("%s: unknown word %q", file, w[0])
 		}
@@ -79,7 +79,7 @@ func mustInt(t *testing.T, s string) int64 {
 
 // segmentModel says of one segment whether it must stay, by walking over everything: a young one, one in the proven chain, one that a walk from the
 // newest old backup to a young one passes.
-func segmentModel(now time.Time, retention time.Duration, c Changes, all []StoredSegment, s StoredSegment) bool {
+func segmentModel(now time.Time, retention time.Duration, c Changes, all []Segment, s Segment) bool {
 	old := func(at time.Time) bool { return now.Sub(at) > retention }
 	if !old(s.Ended) {
 		return true
@@ -113,7 +113,7 @@ func TestRetainSegmentsAgainstModel(t *testing.T) {
 	for round := range 4000 {
 		retention := time.Duration(r.IntN(60)) * time.Minute
 		var c Changes
-		var all []StoredSegment
+		var all []Segment
 		at, rev, previous := now.Add(-time.Duration(r.IntN(120))*time.Minute), int64(r.IntN(5)+1), ""
 		for i := range r.IntN(60) {
 			at = at.Add(time.Duration(r.IntN(4)) * time.Minute)
@@ -123,14 +123,14 @@ func TestRetainSegmentsAgainstModel(t *testing.T) {
 			if r.IntN(15) == 0 {
 				previous, rev = "", rev+int64(r.IntN(3)) // a gap
 			}
-			s := StoredSegment{First: rev, Last: rev + int64(r.IntN(4)), Ended: at.Add(30 * time.Second), Previous: previous, Sum: fmt.Sprint(i)}
+			s := Segment{First: rev, Last: rev + int64(r.IntN(4)), Ended: at.Add(30 * time.Second), Previous: previous, Sum: fmt.Sprint(i)}
 			all, previous, rev = append(all, s), s.Sum, s.Last+1
 		}
 		if r.IntN(3) == 0 {
 			c.ProvenFrom, c.ProvenTo = int64(r.IntN(40)+1), int64(r.IntN(60)+1)
 			c.ProvenTo = max(c.ProvenFrom, c.ProvenTo)
 		}
-		var kept []StoredSegment
+		var kept []Segment
 		for _, d := range RetainSegments(now, retention, c, all) {
 			if want := segmentModel(now, retention, c, all, d.Segment); d.Keep != want || d.Reason == "" {
 				t.Fatalf("round %d: %+v: keep %v (%s), the model says %v; retention %s, %+v", round, d.Segment, d.Keep, d.Reason, want, retention, c)
@@ -153,7 +153,7 @@ func TestRetainSegmentsAgainstModel(t *testing.T) {
 }
 
 // stillReachable: every young segment that some backup led to before is led to by one of the backups that have to stay.
-func stillReachable(t *testing.T, round int, cutoff time.Time, c Changes, all, kept []StoredSegment) {
+func stillReachable(t *testing.T, round int, cutoff time.Time, c Changes, all, kept []Segment) {
 	t.Helper()
 	before, after := map[string]bool{}, map[string]bool{}
 	anchor := AnchorOf(cutoff, c.Bases)
@@ -178,13 +178,13 @@ func stillReachable(t *testing.T, round int, cutoff time.Time, c Changes, all, k
 // TestDispensable: a backup inside an unbroken chain can go, one behind a gap can't.
 func TestDispensable(t *testing.T) {
 	a, b := ChangeBase{Revision: 10}, ChangeBase{Revision: 20}
-	chain := []StoredSegment{
+	chain := []Segment{
 		{First: 11, Last: 15, Sum: "1"}, {First: 16, Last: 22, Previous: "1", Sum: "2"}, {First: 23, Last: 30, Previous: "2", Sum: "3"},
 	}
 	if !Dispensable(b, a, chain) {
 		t.Error("the chain from the earlier one goes through, and the later one counts as needed")
 	}
-	for name, broken := range map[string][]StoredSegment{
+	for name, broken := range map[string][]Segment{
 		"missing revision":  {{First: 11, Last: 15, Sum: "1"}, {First: 20, Last: 22, Sum: "2"}},
 		"begun anew":        {{First: 11, Last: 20, Sum: "1"}, {First: 21, Last: 22, Sum: "2"}},
 		"other predecessor": {{First: 11, Last: 20, Sum: "1"}, {First: 21, Last: 22, Previous: "x", Sum: "2"}},

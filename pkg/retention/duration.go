@@ -20,9 +20,9 @@ func longUnit(b byte) time.Duration {
 	return 0
 }
 
-// ParseRetention reads a duration such as "168h", "7d", "1y" or "1y6d12h": what time.ParseDuration takes, and d for 24 hours and y for
+// ParseDuration reads a duration such as "168h", "7d", "1y" or "1y6d12h": what time.ParseDuration takes, and d for 24 hours and y for
 // 365 days. Negative durations are refused.
-func ParseRetention(s string) (time.Duration, error) {
+func ParseDuration(s string) (time.Duration, error) {
 	total, rest := 0.0, strings.TrimSpace(s)
 	if rest == "" {
 		return 0, errors.New("parse duration: it is empty")
@@ -61,8 +61,8 @@ func ParseRetention(s string) (time.Duration, error) {
 	return time.Duration(total), nil
 }
 
-// FormatRetention writes a duration so that ParseRetention reads it, in days where they come out even.
-func FormatRetention(d time.Duration) string {
+// FormatDuration writes a duration so that ParseDuration reads it, in days where they come out even.
+func FormatDuration(d time.Duration) string {
 	const day = 24 * time.Hour
 	if d > 0 && d%day == 0 {
 		return strconv.FormatInt(int64(d/day), 10) + "d"
@@ -70,20 +70,20 @@ func FormatRetention(d time.Duration) string {
 	return d.String()
 }
 
-// RetentionFlag is a flag whose value ParseRetention reads.
-type RetentionFlag struct{ To *time.Duration }
+// Flag is a flag whose value ParseDuration reads.
+type Flag struct{ To *time.Duration }
 
 // String is the value as it is.
-func (f RetentionFlag) String() string {
+func (f Flag) String() string {
 	if f.To == nil {
 		return ""
 	}
-	return FormatRetention(*f.To)
+	return FormatDuration(*f.To)
 }
 
 // Set reads a value.
-func (f RetentionFlag) Set(s string) error {
-	d, err := ParseRetention(s)
+func (f Flag) Set(s string) error {
+	d, err := ParseDuration(s)
 	if err != nil {
 		return err
 	}
@@ -92,4 +92,4 @@ func (f RetentionFlag) Set(s string) error {
 }
 
 // Type names the kind of value in the help of the operator's tool.
-func (f RetentionFlag) Type() string { return "duration" }
+func (f Flag) Type() string { return "duration" }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// StoredBackup is what retention needs to know of a backup.
-type StoredBackup struct {
+// Backup is what retention needs to know of a backup.
+type Backup struct {
 	Name string
 	// Time is when it was taken; the zero value means that its name doesn't tell.
 	Time time.Time
@@ -27,21 +27,21 @@ type StoredBackup struct {
 	Base bool
 }
 
-// RetentionPolicy says how long backups are kept. Ages are counted back from now.
-type RetentionPolicy struct {
+// Policy says how long backups are kept. Ages are counted back from now.
+type Policy struct {
 	// Hourly is how long the first backup of each hour is kept.
 	Hourly time.Duration
 	// Daily is how long the first backup of each day (UTC) is kept.
 	Daily time.Duration
 }
 
-// DefaultRetention keeps a backup an hour for a week and one a day for a year.
-func DefaultRetention() RetentionPolicy {
-	return RetentionPolicy{Hourly: 168 * time.Hour, Daily: 365 * 24 * time.Hour}
+// Default keeps a backup an hour for a week and one a day for a year.
+func Default() Policy {
+	return Policy{Hourly: 168 * time.Hour, Daily: 365 * 24 * time.Hour}
 }
 
-// RetentionDecision says of one backup whether it stays, and why.
-type RetentionDecision struct {
+// Decision says of one backup whether it stays, and why.
+type Decision struct {
 	Name   string
 	Keep   bool
 	Reason string
@@ -54,7 +54,7 @@ const (
 	retainLeftover = 24 * time.Hour
 )
 
-// Retain decides which backups stay, oldest first. The first rule that speaks wins:
+// Decide decides which backups stay, oldest first. The first rule that speaks wins:
 //
 //   - What is incomplete is removed when it is a day old; before, it may still be being written.
 //   - Pinned ones, those whose name tells no time, and those dated in the future (a clock was wrong: nobody knows their
@@ -66,34 +66,34 @@ const (
 //
 // "First" is among all backups there are, whatever the windows: so a backup that is kept now is not replaced by
 // another in the next run, and the first of a day is also the first of its hour. One that was found bad counts only where no other is.
-func Retain(now time.Time, backups []StoredBackup, p RetentionPolicy) []RetentionDecision {
+func Decide(now time.Time, backups []Backup, p Policy) []Decision {
 	sorted := slices.Clone(backups)
-	slices.SortStableFunc(sorted, func(a, b StoredBackup) int {
+	slices.SortStableFunc(sorted, func(a, b Backup) int {
 		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Name, b.Name))
 	})
 	r := retention{backups: sorted, now: now, policy: p, newest: -1, proven: -1, hours: map[time.Time]int{}, days: map[time.Time]int{}}
 	for i, b := range sorted {
 		r.index(i, b)
 	}
-	decisions := make([]RetentionDecision, 0, len(sorted))
+	decisions := make([]Decision, 0, len(sorted))
 	for i, b := range sorted {
 		keep, reason := r.decide(i, b)
-		decisions = append(decisions, RetentionDecision{Name: b.Name, Keep: keep, Reason: reason})
+		decisions = append(decisions, Decision{Name: b.Name, Keep: keep, Reason: reason})
 	}
 	return decisions
 }
 
 type retention struct {
-	backups []StoredBackup
+	backups []Backup
 	now     time.Time
-	policy  RetentionPolicy
+	policy  Policy
 	// newest and proven are indexes into the sorted backups, -1 if there is none.
 	newest, proven int
 	// hours and days hold the index of the first backup of each.
 	hours, days map[time.Time]int
 }
 
-func (r *retention) index(i int, b StoredBackup) {
+func (r *retention) index(i int, b Backup) {
 	if !b.Complete {
 		return
 	}
@@ -119,7 +119,7 @@ func (r *retention) first(of map[time.Time]int, at time.Time, i int) {
 	}
 }
 
-func (r *retention) decide(i int, b StoredBackup) (keep bool, reason string) {
+func (r *retention) decide(i int, b Backup) (keep bool, reason string) {
 	age := r.now.Sub(b.Time)
 	switch {
 	case b.Pinned:

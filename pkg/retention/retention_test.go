@@ -36,7 +36,7 @@ func runRetentionScript(t *testing.T, file string) {
 	if len(parts) < 2 {
 		t.Fatalf("%s: want parts separated by ---", file)
 	}
-	policy, now, summary := DefaultRetention(), time.Time{}, false
+	policy, now, summary := Default(), time.Time{}, false
 	for _, line := range scriptLines(parts[0]) {
 		word, value, _ := strings.Cut(line, " ")
 		switch word {
@@ -52,13 +52,13 @@ func runRetentionScript(t *testing.T, file string) {
 			t.Fatalf("%s: unknown word %q", file, word)
 		}
 	}
-	var backups []StoredBackup
+	var backups []Backup
 	for _, line := range scriptLines(parts[1]) {
 		backups = append(backups, scriptBackups(t, line)...)
 	}
 	var out strings.Builder
 	counts := map[string]int{}
-	for _, d := range Retain(now, backups, policy) {
+	for _, d := range Decide(now, backups, policy) {
 		word := "remove"
 		if d.Keep {
 			word = "keep  "
@@ -99,7 +99,7 @@ func scriptLines(part string) []string {
 	return lines
 }
 
-func scriptBackups(t *testing.T, line string) []StoredBackup {
+func scriptBackups(t *testing.T, line string) []Backup {
 	words := strings.Fields(line)
 	if words[0] == "series" {
 		var count int
@@ -107,14 +107,14 @@ func scriptBackups(t *testing.T, line string) []StoredBackup {
 			t.Fatalf("%q: %v", line, err)
 		}
 		every, last := mustRetention(t, words[2]), mustTime(t, words[3])
-		var out []StoredBackup
+		var out []Backup
 		for i := range count {
 			at := last.Add(-time.Duration(count-1-i) * every)
-			out = append(out, StoredBackup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at, Complete: true})
+			out = append(out, Backup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at, Complete: true})
 		}
 		return out
 	}
-	b := StoredBackup{Name: words[0], Complete: true}
+	b := Backup{Name: words[0], Complete: true}
 	if len(b.Name) >= 20 {
 		b.Time, _ = time.Parse(time.RFC3339, b.Name[:20])
 	}
@@ -134,7 +134,7 @@ func scriptBackups(t *testing.T, line string) []StoredBackup {
 			t.Fatalf("%q: unknown mark %q", line, w)
 		}
 	}
-	return []StoredBackup{b}
+	return []Backup{b}
 }
 
 func mustTime(t *testing.T, s string) time.Time {
@@ -148,7 +148,7 @@ func mustTime(t *testing.T, s string) time.Time {
 
 func mustRetention(t *testing.T, s string) time.Duration {
 	t.Helper()
-	d, err := ParseRetention(s)
+	d, err := ParseDuration(s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func mustRetention(t *testing.T, s string) time.Duration {
 }
 
 // keepModel is the policy once more, said as plainly as possible and as slow as that is.
-func keepModel(now time.Time, all []StoredBackup, b StoredBackup, p RetentionPolicy) bool {
+func keepModel(now time.Time, all []Backup, b Backup, p Policy) bool {
 	if b.Pinned || b.Base && b.Complete || b.Time.IsZero() || b.Time.After(now) {
 		return true
 	}
@@ -191,26 +191,26 @@ func TestRetainAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	now := time.Date(2026, 3, 1, 0, 30, 0, 0, time.UTC)
 	for round := range 3000 {
-		p := RetentionPolicy{Hourly: time.Duration(r.IntN(100)) * time.Hour, Daily: time.Duration(r.IntN(10)) * 24 * time.Hour}
-		var backups []StoredBackup
+		p := Policy{Hourly: time.Duration(r.IntN(100)) * time.Hour, Daily: time.Duration(r.IntN(10)) * 24 * time.Hour}
+		var backups []Backup
 		for i := range r.IntN(40) {
 			at := now.Add(time.Duration(r.IntN(200)-195) * time.Hour).Add(time.Duration(r.IntN(4)*15) * time.Minute)
 			if r.IntN(30) == 0 {
 				at = time.Time{}
 			}
-			backups = append(backups, StoredBackup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at,
+			backups = append(backups, Backup{Name: fmt.Sprintf("%s-%06d", at.Format(time.RFC3339), i), Time: at,
 				Complete: r.IntN(8) > 0, Proven: r.IntN(5) == 0, Pinned: r.IntN(20) == 0, Base: r.IntN(25) == 0})
 		}
 		r.Shuffle(len(backups), func(i, j int) { backups[i], backups[j] = backups[j], backups[i] })
-		byName := map[string]StoredBackup{}
+		byName := map[string]Backup{}
 		for _, b := range backups {
 			byName[b.Name] = b
 		}
-		decisions := Retain(now, backups, p)
+		decisions := Decide(now, backups, p)
 		if len(decisions) != len(backups) {
 			t.Fatalf("round %d: %d decisions for %d backups", round, len(decisions), len(backups))
 		}
-		var kept []StoredBackup
+		var kept []Backup
 		for _, d := range decisions {
 			b := byName[d.Name]
 			if want := keepModel(now, backups, b, p); d.Keep != want || d.Reason == "" {
@@ -220,7 +220,7 @@ func TestRetainAgainstModel(t *testing.T) {
 				kept = append(kept, b)
 			}
 		}
-		for _, d := range Retain(now, kept, p) {
+		for _, d := range Decide(now, kept, p) {
 			if !d.Keep {
 				t.Fatalf("round %d: %s is removed in a second run (%s)", round, d.Name, d.Reason)
 			}
@@ -233,13 +233,13 @@ func TestParseRetention(t *testing.T) {
 		"168h": 168 * time.Hour, "7d": 168 * time.Hour, "1y": 8760 * time.Hour, "1y6d12h30m": (8760+144+12)*time.Hour + 30*time.Minute,
 		"1.5d": 36 * time.Hour, "0": 0, "90s": 90 * time.Second, " 2d ": 48 * time.Hour, "1h30m": 90 * time.Minute, "12h1d": 36 * time.Hour,
 	} {
-		if got, err := ParseRetention(s); err != nil || got != want {
-			t.Errorf("ParseRetention(%q) = %v, %v; want %v", s, got, err, want)
+		if got, err := ParseDuration(s); err != nil || got != want {
+			t.Errorf("ParseDuration(%q) = %v, %v; want %v", s, got, err, want)
 		}
 	}
 	for _, s := range []string{"", "7", "d", "-1h", "7 d", "1w", "5days", "1e3d", "1..5d", "300000000y", "h1"} {
-		if got, err := ParseRetention(s); err == nil {
-			t.Errorf("ParseRetention(%q) = %v, want an error", s, got)
+		if got, err := ParseDuration(s); err == nil {
+			t.Errorf("ParseDuration(%q) = %v, want an error", s, got)
 		}
 	}
 }

@@ -75,7 +75,7 @@ func benchArchive(b *bench, _ *settings, r *report) {
 			}
 		}
 	})
-	p := prune.New(c, prune.Policy{Backups: retention.DefaultRetention(), Changes: retention.DefaultChangeRetention})
+	p := prune.New(c, prune.Policy{Backups: retention.Default(), Changes: retention.DefaultChanges})
 	run := func(clock time.Time) prune.Result {
 		res, err := p.Run(b.ctx, clock, prune.Exempt{})
 		b.must(err)

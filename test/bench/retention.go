@@ -54,12 +54,12 @@ func benchRetention(b *bench, _ *settings, r *report) {
 	c := catalog.New(store)
 	list, err := c.Backups(b.ctx)
 	b.must(err)
-	var stored []retention.StoredBackup
+	var stored []retention.Backup
 	for _, x := range list.Backups {
-		stored = append(stored, retention.StoredBackup{Name: x.Name, Time: x.Time, Complete: true})
+		stored = append(stored, retention.Backup{Name: x.Name, Time: x.Time, Complete: true})
 	}
 	var expired []string
-	for _, d := range retention.Retain(now, stored, retention.DefaultRetention()) {
+	for _, d := range retention.Decide(now, stored, retention.Default()) {
 		if !d.Keep {
 			expired = append(expired, d.Name)
 		}
