@@ -2,7 +2,20 @@
 IMAGE ?= etcd-manager:dev
 GO ?= go
 
-.PHONY: all build test e2e e2e-kubernetes bench soak chaos image generate generate-check bazel bazel-check lint ci clean
+# The long suites, each a command of its own: what "go test ./..." leaves out. test/README.md says what lies where.
+SUITES := units clusters restores life disasters containers stores kubernetes
+units := ./cmd/etcd-backup ./cmd/etcd-manager-ctl ./pkg/changelog ./pkg/envelope/awskms ./pkg/etcd ./pkg/node ./pkg/peer ./pkg/plan \
+	./pkg/relay ./pkg/volume/aws
+clusters := ./test/adopt ./test/attention ./test/cluster
+restores := ./test/archive ./test/chaos ./test/restore
+life := ./test/life
+disasters := ./test/disaster ./test/look
+containers := ./test/e2e
+stores := ./test/minio
+kubernetes := ./test/kubernetes
+
+.PHONY: all build test test-all test-long test-race $(SUITES:%=test-%) e2e-kubernetes bench soak chaos image generate generate-check bazel bazel-check \
+	lint ci clean
 
 all: build
 
@@ -11,12 +24,23 @@ build:
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -buildid=" -o bin/ ./cmd/...
 
+# What a developer runs all day: every package, within minutes.
 test:
-	$(GO) test -timeout 40m ./...
+	$(GO) test ./...
 
-# The tests with containers alone. They need a Docker engine.
-e2e:
-	$(GO) test -count=1 -v -timeout 30m ./test/e2e/...
+test-all: test test-long
+
+# All long suites at once.
+test-long:
+	$(GO) test -timeout 40m $(foreach suite,$(SUITES),$($(suite))) -long
+
+# One long suite. The containers need a Docker engine.
+$(SUITES:%=test-%): test-%:
+	$(GO) test -count=1 -timeout 40m $($*) -long
+
+# The race detector needs a C compiler.
+test-race:
+	CGO_ENABLED=1 $(GO) test -race ./cmd/... ./pkg/...
 
 # Three real API servers, with clients of every kind, through backup, restore, undo, another version and a lost disk; prints what each saw. It builds
 # kube-apiserver, about ten minutes for the first time. As root it begins with an older etcd.
@@ -32,7 +56,7 @@ bench:
 soak:
 	$(GO) test -count=1 -v -timeout 120m ./test/cluster -run 'TestKillWhileForming|TestShortCertificates' -rounds=50 -soak.certs=10m $(SOAK)
 	$(GO) test -count=1 -v -timeout 120m ./test/restore -run TestKillAtEveryStep -steps.all $(SOAK)
-	$(GO) test -count=1 -v -timeout 120m ./test/life -all
+	$(GO) test -count=1 -v -timeout 120m ./test/life -long -all
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestKillContainers -rounds=50 $(SOAK)
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestEncryptVolumes -strict $(SOAK)
 

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
@@ -212,6 +213,7 @@ func TestChangesAreArchived(t *testing.T) {
 // TestAnotherGoesOn kills the instance that acts, beside the leader of two members. The other one goes on where it has ended, without a gap, until one is
 // beside the leader again.
 func TestAnotherGoesOn(t *testing.T) {
+	testutil.Long(t)
 	urls := startEtcd(t, 2)
 	dir := t.TempDir()
 	c := openStore(t, dir)

@@ -16,6 +16,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/test/servers"
@@ -67,6 +68,7 @@ func anEtcd(t *testing.T) (*etcd.Client, string) {
 // TestPutBackAnything puts back keys and values of any bytes, with the etcdctl of more than one version, leaves alone what is there, and stops with an
 // error where etcd doesn't answer.
 func TestPutBackAnything(t *testing.T) {
+	testutil.Long(t)
 	every := make([]byte, 0, 256)
 	for c := range 256 {
 		every = append(every, byte(c))

@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -318,6 +319,7 @@ func rechain(w *world, list []catalog.Segment, i int, previous []byte) {
 
 // TestDamage damages a segment in the midst of a chain: verifying and planning find it and name the last good point, which can be reached.
 func TestDamage(t *testing.T) {
+	testutil.Long(t)
 	for _, d := range damages() {
 		t.Run(d.name, func(t *testing.T) {
 			w := newWorld(t, "etcd-3.6", "3.6.16")

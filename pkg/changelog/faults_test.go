@@ -14,6 +14,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
@@ -101,6 +102,7 @@ func (w *world) backUpAfterGaps() (taken func() []string) {
 
 // TestStoreFaults has the store fail in many ways while etcd is written to and compacted every two seconds: nothing is lost, as segments wait on the disk.
 func TestStoreFaults(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	taken := w.backUpAfterGaps()
 	dir := t.TempDir()

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
@@ -39,6 +40,7 @@ func (w *trio) writeTo(n int, through *trioMember) int64 {
 // TestFlushWhileAMemberHangs: whichever member hangs, and it is the one that changes are recorded from, a flush has everything within seconds that
 // the others have acknowledged.
 func TestFlushWhileAMemberHangs(t *testing.T) {
+	testutil.Long(t)
 	for _, which := range []string{"follower", "leader"} {
 		t.Run(which, func(t *testing.T) {
 			w := newTrio(t)

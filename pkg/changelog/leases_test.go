@@ -22,6 +22,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/lease/leasepb"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
@@ -199,6 +200,7 @@ func TestLeaseGoneUnknown(t *testing.T) {
 
 // TestLeaseIDReused: an id that is granted again has the TTL of the newest grant from then on, and that of the one before until then.
 func TestLeaseIDReused(t *testing.T) {
+	testutil.Long(t)
 	type step struct {
 		ttl int64
 		key string
@@ -249,6 +251,7 @@ func TestLeaseIDReused(t *testing.T) {
 // TestLeasesUnderFire grants many leases from 5 s to 3 years, uses ids again, and kills etcd's leader meanwhile. A replay to the end, and to any point
 // between, gives every lease the TTL that it was granted for, and its keys. Between, some may be unknown.
 func TestLeasesUnderFire(t *testing.T) {
+	testutil.Long(t)
 	w := newTrio(t)
 	w.lease(1, 3*year, "/first")
 	load := &leaseLoad{w: w}

@@ -13,6 +13,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
@@ -212,6 +213,7 @@ func freezable(t *testing.T, target string) *frozen {
 
 // TestSilence goes on with another connection when one has fallen silent.
 func TestSilence(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	f := freezable(t, w.url)
 	var dials atomic.Int64

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
@@ -315,6 +316,7 @@ func TestLastBefore(t *testing.T) {
 
 // TestExtract compares what is extracted with what etcd had.
 func TestExtract(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	r, _ := w.record(nil)
 	load := &workload{w: w, r: newRand(t), keep: true}

@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
@@ -108,6 +109,7 @@ func (l *workload) step(ctx context.Context) error {
 
 // TestPoints records a random workload on each version of etcd, with backups in between, and goes back to twenty points of it by revision and by time.
 func TestPoints(t *testing.T) {
+	testutil.Long(t)
 	for _, v := range []struct{ binary, version string }{{"etcd-3.5", "3.5.35"}, {"etcd-3.6", "3.6.16"}, {"etcd-3.7", "3.7.3"}} {
 		t.Run(v.version, func(t *testing.T) {
 			w := newWorld(t, v.binary, v.version)

@@ -14,6 +14,8 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
 func putRequest(t testing.TB, key, value string) []byte {
@@ -44,7 +46,7 @@ func TestClientWrites(t *testing.T) {
 	path := t.TempDir() + "/snap.db"
 	save(t, src, path)
 	bins := []Binary{builtin(t)}
-	if !testing.Short() {
+	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
 	for _, bin := range bins {

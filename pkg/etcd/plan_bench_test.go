@@ -9,14 +9,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
 // BenchmarkPlannedStage measures what a node does with a snapshot that it has fetched: prove it, then make a data dir of it, without a plan
 // (everything is checked and hashed twice) and with one. The CPU time is that of this process and its children.
 func BenchmarkPlannedStage(b *testing.B) {
-	if testing.Short() {
-		b.Skip("makes a database of 256 MiB")
-	}
+	testutil.Long(b) // makes a database of 256 MiB
 	dir := b.TempDir()
 	src := filepath.Join(dir, "source.db")
 	if given := os.Getenv("ETCD_TEST_SNAPSHOT"); given != "" {

@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -91,7 +92,7 @@ func salvageOf(t testing.TB, m *testMember, work string) (*Salvaged, error) {
 // TestSalvageOfASurvivor: what was acknowledged is there, out of one member's dir, although that member didn't know that it was committed.
 func TestSalvageOfASurvivor(t *testing.T) {
 	bins := []Binary{builtin(t)}
-	if !testing.Short() {
+	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
 	for _, bin := range bins {

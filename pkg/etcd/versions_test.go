@@ -7,6 +7,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -33,9 +34,7 @@ func otherBinaries(t *testing.T) []Binary {
 
 // TestEveryVersionFromEveryVersion starts each version with everything set, and stages its snapshot for each version.
 func TestEveryVersionFromEveryVersion(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts about twenty etcds")
-	}
+	testutil.Long(t) // starts about twenty etcds
 	bins := otherBinaries(t)
 	pki := newPKI(t)
 	for _, from := range bins {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -14,6 +15,7 @@ import (
 // TestNeverEmptyAgain kills a learner during its first start and takes its data dir away: an id that has started never
 // starts on an empty dir, not by itself, not for a new manager and not for a leader that still takes it for a new member.
 func TestNeverEmptyAgain(t *testing.T) {
+	testutil.Long(t)
 	for name, moment := range map[string]func(n *node) bool{
 		"as soon as it runs":        func(n *node) bool { return n.etcdPID() != 0 },
 		"when it has made its data": func(n *node) bool { return n.l.hasMember("T1") && n.etcdPID() != 0 },

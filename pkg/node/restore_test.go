@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 	"github.com/etcd-manager/etcd-manager/test/servers"
@@ -454,9 +455,7 @@ func TestOldJournal(t *testing.T) {
 
 // TestVerifyOtherVersions compares with etcds of every minor version, beside later writes.
 func TestVerifyOtherVersions(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts etcds of other versions")
-	}
+	testutil.Long(t) // starts etcds of other versions
 	from := withBackup(t)
 	for _, name := range []string{"etcd-3.4", "etcd-3.5", "etcd-3.7"} {
 		t.Run(name, func(t *testing.T) {

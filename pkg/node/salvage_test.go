@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -55,6 +56,7 @@ func restored(t *testing.T, from *node, name, key string) string {
 }
 
 func TestSalvageTheSurvivor(t *testing.T) {
+	testutil.Long(t)
 	a := survivor(t)
 	// Killed while etcd is stopped for the copy: the next manager starts it again by itself.
 	go func() {
@@ -97,6 +99,7 @@ func TestSalvageTheSurvivor(t *testing.T) {
 }
 
 func TestSalvageFromTheTrashCan(t *testing.T) {
+	testutil.Long(t)
 	n := newNode(t, "a")
 	found("OLD", n)
 	n.put("/data/a", "old")

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -83,9 +84,7 @@ func TestOverTLS(t *testing.T) {
 
 // TestIdleCPU shows what a cluster at rest costs in CPU time. Three managers and their servers share the process.
 func TestIdleCPU(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 6 s")
-	}
+	testutil.Long(t) // takes 6 s
 	w := newWorld(t, makeKeys(t))
 	ms := w.startAll(&sharedStore{}, 3, "a", "b", "c")
 	w.awaitLeader(10*time.Second, ms...)

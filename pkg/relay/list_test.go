@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -50,6 +51,7 @@ func (w *world) listed(prefix, after string) (keys []string, err error) {
 
 // TestListThroughTheLeader has a node list segments that it can't list itself, from the beginning or from where its own listing has broken off.
 func TestListThroughTheLeader(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t, 1)
 	want := w.fill(2*entriesSent + 7)
 	for _, after := range []int{0, 1, entriesSent, len(want) - 1} {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -119,6 +120,7 @@ func TestKubeadmSingle(t *testing.T) {
 
 // TestKubeadmThree adopts three members one after the other, under load: no acknowledged write is lost, and it stays one cluster.
 func TestKubeadmThree(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t, 3)
 	var initial []string
 	for _, n := range w.Nodes {
@@ -168,6 +170,7 @@ func TestKubeadmThree(t *testing.T) {
 
 // TestSystemd adopts the member that a unit of systemd runs, with settings in Environment, in a file and in the command line.
 func TestSystemd(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t, 1)
 	n := w.Nodes[0]
 	pki, data := filepath.Join(w.host(n), "pki"), filepath.Join(w.host(n), "var-lib-etcd")

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
@@ -17,6 +18,7 @@ import (
 // TestDamagedSegment asks for a point behind a segment that was cut short: the masters find it while they prove, clients notice nothing, and the reason names the
 // last good point, which can be restored. A deleted key comes back by --before.
 func TestDamagedSegment(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{Args: []string{"--change-log-interval=300ms", "--queue-poll-interval=1s"}})
 	c.WaitBackups(1)

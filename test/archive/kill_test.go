@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -14,6 +15,7 @@ import (
 // TestEverythingLost kills all masters with SIGKILL at a random moment under load, and takes their disks. What the store has is a clean prefix of what clients were
 // told, and no older than the interval.
 func TestEverythingLost(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	const interval = 2 * time.Second
 	s := *seed
@@ -64,6 +66,7 @@ func TestEverythingLost(t *testing.T) {
 
 // TestLeadersCome has leading managers die and go in order under load: the chain has no gap, and proves itself.
 func TestLeadersCome(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{Args: []string{"--change-log-interval=1s", "--queue-poll-interval=1s"}})
 	c.WaitBackups(1)

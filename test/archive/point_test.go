@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -155,6 +156,7 @@ func TestToAnyPoint(t *testing.T) {
 
 // TestImpossiblePoints are refused before anything is queued, with what is possible.
 func TestImpossiblePoints(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{Nodes: 1, Args: []string{"--change-log-interval=1s"}})
 	c.WaitBackups(1)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
@@ -28,6 +29,7 @@ func proof(t *testing.T, c *harness.Cluster, name string) catalog.Proof {
 
 // TestProofUnasked has backups proven by the managers themselves: a sound one, one that the changes don't lead to, and a bad one, in whose place another is taken.
 func TestProofUnasked(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{Args: []string{"--change-log-interval=500ms", "--queue-poll-interval=1s", "--verify-interval=3s"}})
 	first := c.WaitBackups(1)[0].Name

@@ -9,11 +9,13 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
 // TestSealed restores a point out of a store in which everything is encrypted; without the key the operator is told which one is lacking.
 func TestSealed(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	id, err := age.GenerateX25519Identity()
 	must(t, err)

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
@@ -114,6 +115,7 @@ func obey(t *testing.T, c *harness.Cluster, a cluster.Attention, replace ...stri
 
 // TestCommandsEnd has a cluster of one through everything that its own command ends.
 func TestCommandsEnd(t *testing.T) {
+	testutil.Long(t)
 	c := harness.New(t, harness.Options{Nodes: 1, NoSpec: true})
 	a, ctx := c.Nodes[0], t.Context()
 	const unreadable = "control/20260101000000-x/_command.json"
@@ -223,6 +225,7 @@ func TestQuorumLost(t *testing.T) {
 
 // TestCertificates has CAs that end in six days: each node says so, since each has its own files.
 func TestCertificates(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 1, CAs: func(dir string) {
 		const life = 10 * 365 * 24 * time.Hour
 		must(t, pki.CreateCAs(dir, time.Now().Add(6*24*time.Hour+time.Hour-life)))

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -14,6 +15,7 @@ import (
 // TestShadowedName has a line in the hosts file, outside the managers' block, that gives a member's name another address. The line is
 // named, with its node and its number, the block has the right address all the same, and without the line nobody is needed.
 func TestShadowedName(t *testing.T) {
+	testutil.Long(t)
 	file := filepath.Join(t.TempDir(), "hosts")
 	const head, line = "127.0.0.1 localhost\n", "127.66.6.6 elsewhere A.internal.example.com # from an older setup\n"
 	must(t, os.WriteFile(file, []byte(head+line), 0o644))

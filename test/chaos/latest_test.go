@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -44,6 +45,7 @@ var latestNow = []string{"restore-backup", "--latest", "--now"}
 // TestLatestWhileAnEtcdHangs freezes the etcd of each node in turn, also the one that the changes are read from, and restores the latest state while
 // the other two acknowledge writes.
 func TestLatestWhileAnEtcdHangs(t *testing.T) {
+	testutil.Long(t)
 	w, cl := latestWorld(t)
 	for _, n := range w.c.Nodes {
 		pid := n.EtcdPID()
@@ -66,6 +68,7 @@ func TestLatestWhileAnEtcdHangs(t *testing.T) {
 // TestLatestWaitsForAQuorum freezes two etcds: nobody can say any more what was acknowledged. The restore waits, says so and names the ways out, also
 // under another leader that has never seen a quorum; once one answers it goes on by itself, and nothing is lost.
 func TestLatestWaitsForAQuorum(t *testing.T) {
+	testutil.Long(t)
 	w, cl := latestWorld(t)
 	lead := w.leader()
 	first, second := follower(0)(w), follower(1)(w)
@@ -100,6 +103,7 @@ func TestLatestWaitsForAQuorum(t *testing.T) {
 
 // TestLatestAcceptsLoss goes to what the store has while two etcds are gone for good, since the operator says so.
 func TestLatestAcceptsLoss(t *testing.T) {
+	testutil.Long(t)
 	w, cl := latestWorld(t)
 	first, second := follower(0)(w), follower(1)(w)
 	for _, n := range []*harness.Node{first, second} {

@@ -4,12 +4,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
 // TestShortCertificates lets certificates live for seconds under constant load with ever new connections: they are renewed while
 // everything runs, and no request fails.
 func TestShortCertificates(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	life, long := 20*time.Second, 45*time.Second
 	if *soakTime > 0 {

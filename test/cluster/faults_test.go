@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 	"github.com/etcd-manager/etcd-manager/test/servers"
@@ -48,6 +49,7 @@ func crash(c *harness.Cluster) {
 
 // TestBadSpecs writes specs that can't be fulfilled. A running cluster runs on, and the leader names spec and way out.
 func TestBadSpecs(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{})
 	check := c.Untouched()
 	path := filepath.Join(c.StoreURL, "control", "etcd-cluster-spec")
@@ -74,6 +76,7 @@ func TestBadSpecs(t *testing.T) {
 
 // TestBadSpecBeforeForming has nothing formed, and one healthy cluster as soon as the spec is right.
 func TestBadSpecBeforeForming(t *testing.T) {
+	testutil.Long(t)
 	c := harness.New(t, harness.Options{NoSpec: true})
 	c.StartAll()
 	c.WaitLog(30*time.Second, "configure-cluster")
@@ -94,6 +97,7 @@ func TestBadSpecBeforeForming(t *testing.T) {
 
 // TestCorruptState spoils a node's state file. That node stays out of everything and says why; the others serve.
 func TestCorruptState(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{})
 	n := c.Nodes[2]
 	if n == c.Leader() {
@@ -147,6 +151,7 @@ func TestSecondManager(t *testing.T) {
 // TestStoreAway takes the store away in every way from a running cluster, through restarts of the managers. etcd serves on, and the
 // leader says what is wrong; backups go on when the store is back.
 func TestStoreAway(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	s3 := servers.StartVersityGW(t)
 	c := harness.Start(t, harness.Options{S3: s3, BackupInterval: time.Second})
@@ -176,7 +181,7 @@ func TestStoreAway(t *testing.T) {
 		})
 	}
 	waitDoing(t, c, 2*time.Minute, "store") // a person is called once it has lasted for a minute
-	crash(c) // all at once: they find each other when the store is back
+	crash(c)                                // all at once: they find each other when the store is back
 	s3.Start()
 	c.WaitHealthy(3)
 	backups := len(c.Backups())
@@ -199,6 +204,7 @@ func TestStoreAway(t *testing.T) {
 
 // TestStoreDenied starts managers with wrong keys: nothing is formed, and the message says that access is denied.
 func TestStoreDenied(t *testing.T) {
+	testutil.Long(t)
 	s3 := servers.StartVersityGW(t)
 	c := harness.New(t, harness.Options{S3: s3})
 	c.StoreEnv["S3_SECRET_ACCESS_KEY"] = "wrong"
@@ -211,6 +217,7 @@ func TestStoreDenied(t *testing.T) {
 
 // TestFullDisk restores where there is no room for it: the restore fails with the reason, and the running cluster is left alone.
 func TestFullDisk(t *testing.T) {
+	testutil.Long(t)
 	c := harness.New(t, harness.Options{BackupInterval: 2 * time.Second})
 	n := c.Nodes[1]
 	if err := unix.Mount("tmpfs", n.DataDir, "tmpfs", 0, "size=180m"); err != nil {

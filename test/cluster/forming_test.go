@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
 // TestKillWhileForming kills managers, etcds and whole nodes at random moments while a cluster forms, and starts them again as a kubelet
 // would. In the end there is always exactly one cluster, and it has every write that anybody's etcd has ever acknowledged.
 func TestKillWhileForming(t *testing.T) {
+	testutil.Long(t)
 	s := *seed
 	if s == 0 {
 		s = rand.Uint64()

@@ -4,11 +4,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
 // TestWipedDisk takes a node's power and its disk away. It is a healthy member again by itself, whether it kept its name or not.
 func TestWipedDisk(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: []string{"--member-unhealthy-deadline=5s"}})
 	load := c.StartLoad(harness.LoadOptions{Any: true})
 	token := c.OneToken()
@@ -45,6 +47,7 @@ func TestWipedDisk(t *testing.T) {
 
 // TestNodeAway leaves a dead node dead: nothing is changed as long as nobody can take its place, and it goes on where it was.
 func TestNodeAway(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: []string{"--member-unhealthy-deadline=2s"}})
 	load := c.StartLoad(harness.LoadOptions{Any: true})
 	n := c.Nodes[2]

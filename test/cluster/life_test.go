@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -42,6 +43,7 @@ func TestFormAndRestart(t *testing.T) {
 
 // TestSizes forms one member by one manager, and one member where three managers are.
 func TestSizes(t *testing.T) {
+	testutil.Long(t)
 	for _, o := range []harness.Options{
 		{Nodes: 1},
 		{Nodes: 3, Spec: &cluster.Spec{MemberCount: 1}},
@@ -101,6 +103,7 @@ func TestManagerKilled(t *testing.T) {
 
 // TestEtcdKilled kills each etcd with SIGKILL, then all at once: they serve again, and nothing acknowledged is lost.
 func TestEtcdKilled(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{})
 	load := c.StartLoad(harness.LoadOptions{})
 	for _, n := range c.Nodes {

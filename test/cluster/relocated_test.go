@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -39,6 +40,7 @@ func networkOf(c *harness.Cluster) string {
 // TestAllAddressesChanged moves all machines of a cluster whose peer URLs are addresses. Nothing is lost, a person is told so, and each of
 // the two ways out that are named keeps every write that was acknowledged.
 func TestAllAddressesChanged(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{})
 	home := networkOf(c)
@@ -106,6 +108,7 @@ func waitMoved(t *testing.T, c *harness.Cluster) cluster.Attention {
 // TestAllAddressesChangedUnderNames does the same to a cluster whose peer URLs have names: the managers make the names lead to the new
 // addresses, and etcd goes on by itself.
 func TestAllAddressesChangedUnderNames(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.New(t, harness.Options{})
 	c.Programs.Manager = ownHosts(t, c)
@@ -148,6 +151,7 @@ func ownHosts(t *testing.T, c *harness.Cluster) string {
 // TestSharedClientName has all members under one name in their client URLs, which leads each machine to its own etcd, as it does for an API
 // server beside it. The managers reach each member all the same: the cluster forms, and a node that lost its disk and its name is replaced.
 func TestSharedClientName(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.New(t, harness.Options{Args: []string{"--member-unhealthy-deadline=5s"}})
 	c.Programs.Manager = ownHosts(t, c)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 	"github.com/etcd-manager/etcd-manager/test/harness"
@@ -44,6 +45,7 @@ func restartFrom(t *testing.T, c *harness.Cluster, leader *harness.Node, term ui
 // TestAStalledLeader stops the leading manager in the middle. What it had on its way arrives after another one leads: it must be refused by every node,
 // also by those of which the new leader has asked nothing yet, or two members are down at once. The leader itself sends nothing when it goes on.
 func TestAStalledLeader(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{})
 	stalled := c.WaitLeader()
 	v, err := stalled.Status(t.Context())

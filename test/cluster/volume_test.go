@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -29,6 +30,7 @@ func entries(t *testing.T, dir string) []string {
 // TestExternalVolume: without a volume at its place the manager waits, and writes nothing there. A volume that is taken away under it ends it, and
 // nothing lands in the directory below. Another cluster's volume is refused as it is.
 func TestExternalVolume(t *testing.T) {
+	testutil.Long(t)
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: mounts need root")
 	}

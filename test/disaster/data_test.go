@@ -10,14 +10,13 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
 // TestWrongBackupRestored restores the older of two backups by mistake.
 func TestWrongBackupRestored(t *testing.T) {
-	if testing.Short() {
-		t.Skip("each command is seen by the leader after half a minute only")
-	}
+	testutil.Long(t) // each command is seen by the leader after half a minute only
 	t.Parallel()
 	c := harness.Start(t, harness.Options{BackupInterval: 2 * time.Second})
 	d := newDesk(t, c)
@@ -56,6 +55,7 @@ func TestWrongBackupRestored(t *testing.T) {
 
 // TestAccidentalDeletion brings back what is missing, while clients write, and then everything.
 func TestAccidentalDeletion(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	need(t, "base64", "comm", "sed", "sort")
 	c := harness.Start(t, harness.Options{BackupInterval: 2 * time.Second})
@@ -119,6 +119,7 @@ func TestAccidentalDeletion(t *testing.T) {
 
 // TestBucketLost deletes the store under a cluster that runs.
 func TestBucketLost(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{})
 	d := newDesk(t, c)

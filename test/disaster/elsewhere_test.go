@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/test/harness"
@@ -17,6 +18,7 @@ import (
 
 // TestNewClusterElsewhere makes a copy of a cluster that lives, which mustn't notice.
 func TestNewClusterElsewhere(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	old := harness.Start(t, harness.Options{Nodes: 1, BackupInterval: 2 * time.Second})
 	want := fill(t, old, "shop", 20)
@@ -51,9 +53,7 @@ func TestNewClusterElsewhere(t *testing.T) {
 
 // TestOtherSize makes one member out of three, and three out of one again.
 func TestOtherSize(t *testing.T) {
-	if testing.Short() {
-		t.Skip("each command is seen by the leader after half a minute only")
-	}
+	testutil.Long(t) // each command is seen by the leader after half a minute only
 	t.Parallel()
 	c := harness.Start(t, harness.Options{BackupInterval: 2 * time.Second})
 	d := newDesk(t, c)
@@ -77,9 +77,7 @@ const etcd35 = "3.5.35"
 
 // TestOtherVersion restores what etcd 3.5 has written into 3.6, and back down. Every master gets an /opt of its own.
 func TestOtherVersion(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it needs another etcd, which has to be built")
-	}
+	testutil.Long(t) // it needs another etcd, which has to be built
 	binary := servers.Binary(t, "etcd-3.5")
 	t.Parallel()
 	enter := namespace(t)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 		_ = f.Value.Set("6") // they mostly wait
 	}
 	code := harness.Main(m)
-	if all := flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""; code == 0 && all && !testing.Short() {
+	if all := flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""; code == 0 && all && testutil.IsLong() {
 		code = checkFollowed()
 	}
 	os.Exit(code)

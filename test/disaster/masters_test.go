@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -17,6 +18,7 @@ func (d *desk) newMaster(name string) *harness.Node {
 
 // TestOneMasterLost first looks at a cluster that is well, as the index says.
 func TestOneMasterLost(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	need(t, "curl")
 	c := harness.Start(t, harness.Options{Args: []string{"--member-unhealthy-deadline=3s", "--form-grace=2s"}})
@@ -43,6 +45,7 @@ func TestOneMasterLost(t *testing.T) {
 
 // TestAllMastersLost takes all disks.
 func TestAllMastersLost(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	allMastersLost(t, true)
 }
@@ -79,6 +82,7 @@ func allMastersLost(t *testing.T, sameNames bool) {
 
 // TestQuorumLost leaves one master, which has writes that no backup has, and gets new ones for the others.
 func TestQuorumLost(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	p := readPage(t, "quorum-lost.md")
 	d, want := quorumLost(t, p)

@@ -15,6 +15,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
 
@@ -116,6 +117,7 @@ func (wr *writers) judge(t *testing.T) {
 // TestEncryptVolumes: from plain to encrypted under load without a failed write, the tool killed after each line that it says; then to another
 // key, each node killed at another step of its way; then all told to at once, which they do one after the other. At the end every volume is encrypted, and the old ones are kept until confirmed.
 func TestEncryptVolumes(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := newCloud(t, kopsPorts())
 	w := c.w

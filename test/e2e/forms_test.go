@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
@@ -149,6 +150,7 @@ type formRun struct {
 // is complete where it is and rotated, ends in
 // order, and restores a backup.
 func TestEveryFormOfKOps(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := newCloud(t, ports{})
 	c.w.startS3("forms")

@@ -5,11 +5,14 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
 // TestKillContainers kills whole containers, each with its manager and its etcd, at random moments while three masters form a cluster.
 // It always becomes one cluster, and what was acknowledged meanwhile is in it.
 func TestKillContainers(t *testing.T) {
+	testutil.Long(t)
 	needDocker(t)
 	t.Parallel()
 	s := *seed

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
 // kopsArgs are the arguments with which kOps starts the manager of the events cluster.
@@ -22,6 +24,7 @@ func kopsArgs() []string {
 // TestKOpsCommand runs the command with a data dir instead of a volume provider: names in a hosts file that is mounted, a log
 // file that is mounted, and go-runner as process 1.
 func TestKOpsCommand(t *testing.T) {
+	testutil.Long(t)
 	needDocker(t)
 	t.Parallel()
 	w := newWorld(t)

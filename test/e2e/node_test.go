@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
 
@@ -23,6 +24,7 @@ func kopsMainArgs() []string {
 // TestTwoClustersOnANode: both of kOps' commands, unchanged, on one machine, started at the same moment. Each manager takes the volume of its own cluster under
 // a device name of its own, both keep their names in the one hosts file, and neither sees the other's data.
 func TestTwoClustersOnANode(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := newCloud(t, kopsPorts())
 	events := c.w

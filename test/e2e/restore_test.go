@@ -12,12 +12,14 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
 // TestRestoreOnRestart is the main job: a backup is queued while the cluster runs, nothing happens, the masters are stopped and started, and the
 // data of the backup are there.
 func TestRestoreOnRestart(t *testing.T) {
+	testutil.Long(t)
 	needDocker(t)
 	t.Parallel()
 	for _, v := range []struct {

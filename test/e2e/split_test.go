@@ -12,6 +12,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
 // writer writes keys of its own through one member, again and again, and remembers which writes were acknowledged.
@@ -239,6 +241,7 @@ func serves(writers []*writer, side []*master, since, want int64) string {
 
 // TestSplitBeforeForming starts five managers for a cluster of three in a network that is split already.
 func TestSplitBeforeForming(t *testing.T) {
+	testutil.Long(t)
 	needDocker(t)
 	t.Parallel()
 	for _, v := range []struct{ name, a, b, noStore, grace string }{
@@ -279,6 +282,7 @@ func TestSplitBeforeForming(t *testing.T) {
 // TestSplitAfterForming splits a running cluster of three with two spare managers twice: so that the members' majority is on the smaller side of
 // the managers, and so that it is on the larger one, which can then replace the member that is away.
 func TestSplitAfterForming(t *testing.T) {
+	testutil.Long(t)
 	needDocker(t)
 	t.Parallel()
 	w := newWorld(t)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
 
@@ -48,6 +49,7 @@ func (w *world) memberIDs() map[string]uint64 {
 // TestKOpsCommandUnchanged: the command of kOps as it is on three machines in three zones. Their volumes are found, attached, formatted once and
 // mounted; a machine that is replaced by a new one gives its volume to that, which is the same member with the same data.
 func TestKOpsCommandUnchanged(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := newCloud(t, kopsPorts())
 	w := c.w

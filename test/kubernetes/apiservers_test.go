@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
@@ -26,6 +27,7 @@ const older = "3.5.35"
 // TestAPIServers runs three real API servers on three masters, with clients of every kind, through all that a manager does to etcd. It prints what each kind
 // of client saw, and fails if one that is not restarted doesn't find back to what stands in etcd, or the endpoints aren't right within seconds.
 func TestAPIServers(t *testing.T) {
+	testutil.Long(t)
 	if !*withAPIServers {
 		t.Skip("skipped: it builds kube-apiserver, which takes long; make e2e-kubernetes runs it")
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -54,6 +55,7 @@ func churn(ctx context.Context, s *storage, from, to int) {
 // TestReflectors takes watch caches and master leases through a restore: every cache agrees with etcd afterwards, by one new list, without
 // having been told; the lease of a master that is gone doesn't come back, and those of the living are there within seconds.
 func TestReflectors(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{BackupInterval: 2 * time.Second, Args: []string{"--queue-poll-interval=200ms"}})
 	s := &storage{newCodec(), c.Client()}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
@@ -12,6 +13,7 @@ import (
 
 // TestDownByRestore goes from 3.5 to 3.4, which etcd can't while it runs, by the command that the refusal names.
 func TestDownByRestore(t *testing.T) {
+	testutil.Long(t)
 	dir := installed(t, "etcd-3.4", "etcd-3.5")
 	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.35"}, Args: args("--etcd-binaries=" + dir), BackupInterval: 2 * time.Second})
 	waitVersion(t, c, 3, "3.5.35")

@@ -14,6 +14,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -28,6 +29,7 @@ func database(t *testing.T, n *harness.Node) string {
 
 // TestFaults breaks one thing after the other, under load; the cluster is whole again by itself.
 func TestFaults(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args()})
 	for _, tc := range []struct {
 		what  string
@@ -78,6 +80,7 @@ func TestFaults(t *testing.T) {
 
 // TestTwoOfFive empties two disks of five at once; and one more, while the etcd of another member is slow.
 func TestTwoOfFive(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 5, Args: args()})
 	measured(t, c, "fault: two disks of five at once", func() {
 		for _, n := range c.Nodes[1:3] {
@@ -125,6 +128,7 @@ func TestTwoOfFive(t *testing.T) {
 // TestCorruptMember flips bytes in the database of a member. etcd finds it at the next compaction; the member is replaced, and from the moment of
 // the finding on nobody reads what is wrong.
 func TestCorruptMember(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args(), Env: []string{"ETCD_COMPACT_HASH_CHECK_TIME=1s"}})
 	const key, right = "/precious", "this-is-the-right-value-0123456789"
 	rev := c.Put(key, right)
@@ -262,6 +266,7 @@ func logs(t *testing.T, c *harness.Cluster) string {
 
 // TestQuorumLost says precisely which command a person has to give.
 func TestQuorumLost(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3}, Args: args()})
 	c.WaitBackups(1)
 	for _, n := range c.Nodes[1:] {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -15,6 +16,7 @@ const compiled = "3.6.16"
 
 // TestResize goes 1, 3, 5, 3, 1, and the last time a member is down. Before each change there is a backup.
 func TestResize(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 5, Spec: &cluster.Spec{MemberCount: 1}, Args: args()})
 	c.WaitHealthy(1)
 	token := c.OneToken()
@@ -39,6 +41,7 @@ func TestResize(t *testing.T) {
 
 // TestResizeWhileDown grows and shrinks a cluster of which a member is dead: the dead one goes before a live one comes, or goes.
 func TestResizeWhileDown(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 5, Spec: &cluster.Spec{MemberCount: 3}, Args: args()})
 	c.WaitHealthy(3)
 	victim := member(t, c, 1)
@@ -75,6 +78,7 @@ func member(t *testing.T, c *harness.Cluster, i int) *harness.Node {
 
 // TestKilledAtEveryStepOfResize grows and shrinks, and the leader is killed at every step.
 func TestKilledAtEveryStepOfResize(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 3, Spec: &cluster.Spec{MemberCount: 1}, Args: args("--member-unhealthy-deadline=30s")})
 	c.WaitHealthy(1)
 	for _, size := range []int{3, 1} {

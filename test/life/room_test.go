@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -37,6 +38,7 @@ func fill(t *testing.T, c *harness.Cluster, n int) int {
 
 // TestNoSpace fills a database up to a small quota. It comes back by itself, and says so.
 func TestNoSpace(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args()})
 	configure(t, c, "--set=quota-backend-bytes=32MiB")
 	waitFlag(t, c, "--quota-backend-bytes=33554432", true)
@@ -68,6 +70,7 @@ func TestNoSpace(t *testing.T) {
 
 // TestNoSpaceData fills a database with data that no compaction makes smaller: a person has to raise the quota, and that is said.
 func TestNoSpaceData(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args()})
 	configure(t, c, "--set=quota-backend-bytes=16MiB")
 	waitFlag(t, c, "--quota-backend-bytes=16777216", true)
@@ -104,6 +107,7 @@ func TestNoSpaceData(t *testing.T) {
 
 // TestDefragment makes holes in the databases, which are rewritten one after the other.
 func TestDefragment(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args("--defrag-threshold=0.5")})
 	measured(t, c, "defragmentation", func() {
 		fill(t, c, 160)

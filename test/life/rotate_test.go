@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -19,6 +20,7 @@ var authorities = []string{"etcd-manager-ca", "etcd-peers-ca", "etcd-clients-ca"
 
 // TestRotateCAs replaces all three CAs under load, by the three steps of docs/operations.md.
 func TestRotateCAs(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args()})
 	next := t.TempDir()
 	must(t, pki.CreateCAs(next, time.Now()))

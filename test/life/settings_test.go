@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -85,6 +86,7 @@ func TestSettings(t *testing.T) {
 // TestSettingTakenBack chooses what etcd can't start with. One member at most is down then, and it is well again once the operator has taken it back,
 // with one master too.
 func TestSettingTakenBack(t *testing.T) {
+	testutil.Long(t)
 	for _, nodes := range []int{1, 3} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			c := harness.Start(t, harness.Options{Nodes: nodes, Args: args()})
@@ -127,6 +129,7 @@ func noneReplaced2(t *testing.T, c *harness.Cluster) {
 
 // TestEnvironment changes an ETCD_ variable of managers that take over running etcds: the leader restarts these, one by one.
 func TestEnvironment(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args()})
 	measured(t, c, "variable of killed managers", func() {
 		for _, n := range c.Nodes {
@@ -149,6 +152,7 @@ func TestEnvironment(t *testing.T) {
 
 // TestTurnTLSOn takes a cluster whose etcd speaks in the clear to TLS, one manager at a time. The client knows both.
 func TestTurnTLSOn(t *testing.T) {
+	testutil.Long(t)
 	for _, killed := range []bool{false, true} {
 		t.Run(map[bool]string{false: "stopped", true: "killed"}[killed], func(t *testing.T) {
 			c := harness.New(t, harness.Options{Args: args()})

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -20,6 +21,7 @@ var advice = regexp.MustCompile(`no quorum|recover --|restore-backup`)
 // advised. The users are made as the managers say, while everything runs, and all works again: backups, a member that lost its disk, and
 // managers and etcds that start with users.
 func TestUsers(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{BackupInterval: 5 * time.Second, Args: args()})
 	c.WaitBackups(1)
 	admin := c.Client()

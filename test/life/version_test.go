@@ -7,12 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
 // TestUpAndDown goes from 3.4 to 3.7 with one command, and back as far as etcd allows.
 func TestUpAndDown(t *testing.T) {
+	testutil.Long(t)
 	dir := installed(t, "etcd-3.4", "etcd-3.5", "etcd-3.7")
 	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.4.23"}, Args: args("--etcd-binaries=" + dir)})
 	waitVersion(t, c, 3, "3.4.23")
@@ -37,6 +39,7 @@ func TestUpAndDown(t *testing.T) {
 
 // TestKilledAtEveryStepOfUpgrade goes up two minor versions and down again, and the leader is killed at every step.
 func TestKilledAtEveryStepOfUpgrade(t *testing.T) {
+	testutil.Long(t)
 	dir := installed(t, "etcd-3.5", "etcd-3.7")
 	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.35"}, Args: args("--etcd-binaries=" + dir)})
 	waitVersion(t, c, 3, "3.5.35")
@@ -59,6 +62,7 @@ func TestKilledAtEveryStepOfUpgrade(t *testing.T) {
 
 // TestPatches changes the patch version in both directions, and back.
 func TestPatches(t *testing.T) {
+	testutil.Long(t)
 	dir := installed(t, "etcd-3.5", "etcd-3.5-old")
 	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.35"}, Args: args("--etcd-binaries=" + dir)})
 	waitVersion(t, c, 3, "3.5.35")
@@ -73,6 +77,7 @@ func TestPatches(t *testing.T) {
 
 // TestRefusedVersions asks for what can't be done safely. The reason is said, and no etcd is restarted.
 func TestRefusedVersions(t *testing.T) {
+	testutil.Long(t)
 	dir := installed(t, "etcd-3.4", "etcd-3.5-old", "etcd-3.7")
 	poor := installed(t, "etcd-3.4", "etcd-3.5-old")
 	broken := t.TempDir()

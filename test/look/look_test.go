@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -71,6 +72,7 @@ func namespace(t *testing.T, name string, asked *metav1.Time, finalizers ...core
 
 // TestDeletedNamespace deletes a namespace as its controller does, finds it in the history, finds the point before, and brings it back from there, byte by byte.
 func TestDeletedNamespace(t *testing.T) {
+	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 1, Args: []string{"--change-log-interval=500ms"}})
 	client, ctx := c.Client(), t.Context()
 	const ns = "shop"

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/s3"
 	"github.com/etcd-manager/etcd-manager/test/s3suite"
@@ -27,6 +28,7 @@ import (
 
 // TestProbeNamesMissingPermissions runs the probe under real policies.
 func TestProbeNamesMissingPermissions(t *testing.T) {
+	testutil.Long(t)
 	server := servers.StartMinIO(t)
 	all := []string{"s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:ListBucketVersions", "s3:DeleteObject", "s3:DeleteObjectVersion"}
 	tests := []struct {

@@ -10,6 +10,7 @@ import (
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -19,6 +20,7 @@ import (
 
 // TestObjectLock: what is under a retention period or a legal hold stays, and the error says so and until when; the rest goes.
 func TestObjectLock(t *testing.T) {
+	testutil.Long(t)
 	server := lockedBucket(t)
 	ctx, client := t.Context(), server.Client()
 	s := s3suite.Connect(t, server, "main", nil)
@@ -59,6 +61,7 @@ func lockedBucket(t *testing.T) *servers.S3 {
 // TestDefaultRetention: a bucket that locks all that is written is a good store. What has to be gone is gone for everybody who reads, though its
 // versions stay, and it never shows again. Backups stay where they are, and are named as locked.
 func TestDefaultRetention(t *testing.T) {
+	testutil.Long(t)
 	server := lockedBucket(t)
 	ctx, client := t.Context(), server.Client()
 	if _, err := client.PutObjectLockConfiguration(ctx, &awss3.PutObjectLockConfigurationInput{Bucket: &server.Bucket,

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/test/s3suite"
 	"github.com/etcd-manager/etcd-manager/test/servers"
@@ -20,6 +21,7 @@ import (
 
 // TestMinIO holds MinIO to what every server has to pass.
 func TestMinIO(t *testing.T) {
+	testutil.Long(t)
 	s3suite.Run(t, s3suite.Server{Start: servers.StartMinIO, Fill: fillArchive, PurgeOptions: []servers.S3Option{servers.Versioned()}})
 }
 

@@ -11,6 +11,7 @@ import (
 
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/s3"
 	"github.com/etcd-manager/etcd-manager/test/s3suite"
@@ -19,6 +20,7 @@ import (
 
 // TestServerSideEncryption: what is demanded stands with each object, small and large, created and replaced.
 func TestServerSideEncryption(t *testing.T) {
+	testutil.Long(t)
 	server := servers.StartMinIO(t)
 	for _, w := range []s3.WriteOptions{
 		{SSE: "aws:kms", KMSKeyID: "test-key", Tags: []string{"team=etcd", "with space=a+b/c"}},

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/test/harness"
@@ -158,6 +159,7 @@ func badBackups(t *testing.T, good backupFiles) []badBackup {
 // TestEveryBadBackup queues the restore of everything that can be wrong with a backup while a client writes all the time. No request fails,
 // no etcd is restarted, and list-commands names each reason.
 func TestEveryBadBackup(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{Args: []string{"--queue-poll-interval=200ms"}})
 	first := c.WaitBackups(1)[0].Name

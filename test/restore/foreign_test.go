@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -41,6 +42,7 @@ func otherManager(t *testing.T, c *harness.Cluster, n *harness.Node, ca *authori
 // TestTakeOverNodeByNode replaces another etcd-manager one node after the other. While it runs on two of three nodes nobody leads, and the
 // own etcd is kept running; while it runs on one, that one is not taken for dead although its etcd is, and a master without work stands by.
 func TestTakeOverNodeByNode(t *testing.T) {
+	testutil.Long(t)
 	var managers, peers, clients *authority
 	c := harness.New(t, harness.Options{NoSpec: true, Args: []string{"--member-unhealthy-deadline=2s", "--form-grace=1s", "--queue-poll-interval=1s"}, CAs: func(dir string) {
 		pair := func(name string) *authority {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -33,6 +34,7 @@ func unmount(t *testing.T, c *harness.Cluster, n *harness.Node) {
 
 // TestRestoreThroughTheLeader restores while one follower can't reach the store.
 func TestRestoreThroughTheLeader(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	c := harness.New(t, harness.Options{BackupInterval: 2 * time.Second, Args: []string{"--change-log-interval=500ms"}})
 	views(t, c)

@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -153,6 +154,7 @@ func TestRestoreOnRestart(t *testing.T) {
 
 // TestBadRestores queues restores that can't succeed, and restarts the managers without their etcds. No client may notice.
 func TestBadRestores(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{BackupInterval: 2 * time.Second})
 	w := newRestoreWorld(t, c)

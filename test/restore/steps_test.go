@@ -15,6 +15,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 	"github.com/etcd-manager/etcd-manager/test/servers"
@@ -129,6 +130,7 @@ func steps() []string {
 // TestKillAtEveryStep disturbs a restore at the very moment when it reaches a step. It must end by itself, in the data of the backup on all
 // members or in the old data on all members, and no acknowledged write may be missing from what it ends in.
 func TestKillAtEveryStep(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	s := *seed
 	if s == 0 {

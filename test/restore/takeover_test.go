@@ -21,6 +21,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
@@ -137,6 +138,7 @@ func members(t *testing.T, c *harness.Cluster) map[string]uint64 {
 // TestTakeOver has the managers take over what another etcd-manager has left: its running etcds, its data dirs, its bucket, its backup
 // and its queued command, all written here by hand as docs/format.md says.
 func TestTakeOver(t *testing.T) {
+	testutil.Long(t)
 	var peers, clients *authority
 	c := harness.New(t, harness.Options{NoSpec: true, CAs: func(dir string) {
 		pair := func(name string) *authority {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
@@ -15,6 +16,7 @@ import (
 // TestTwoClusters runs main and events on the same three nodes, as API servers have them, with one hosts file for each node. Each is restored while clients of the
 // other see no failed request; then the managers of both are restarted, and both serve what they had.
 func TestTwoClusters(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	hostsFile := func(n *harness.Node) string { return filepath.Join(dir, "hosts-"+n.Name) }

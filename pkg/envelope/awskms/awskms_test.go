@@ -12,6 +12,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
@@ -198,6 +199,7 @@ func TestRevoked(t *testing.T) {
 
 // TestUnavailable: a service that throttles for a moment is asked again; one that doesn't answer is not taken for a refusal.
 func TestUnavailable(t *testing.T) {
+	testutil.Long(t)
 	w := newWorld(t)
 	data := w.seal("aws-kms:" + w.key)
 	w.Throttle(2)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
@@ -145,6 +146,7 @@ func (q *acquiring) fails(t *testing.T, sentinel error, words ...string) {
 
 // TestAttachThroughTrouble: throttled, with old answers, slow attachments and pages, the volume of the own zone is found and attached.
 func TestAttachThroughTrouble(t *testing.T) {
+	testutil.Long(t)
 	r, root := newRegion(t)
 	for i, member := range []string{"a", "b", "c"} {
 		r.AddVolume(awsdouble.Volume{ID: "vol-" + member, Zone: "us-east-1" + member, SizeGiB: 20, Type: "gp3", Tags: tags(member)})
