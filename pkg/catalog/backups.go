@@ -78,9 +78,10 @@ func later(a, b time.Time) time.Time {
 }
 
 // Backups lists the backups by listing the base once: no object is read. A backup exists when its meta file and its data do.
+// Of a slow store with very many of them it lists several parts at the same time.
 func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
-	var l BackupList
-	if err := c.ScanBackups(l.addBackup, l.addLeftover).Run(ctx); err != nil {
+	l, err := c.listBackups(ctx, partsSlow)
+	if err != nil {
 		return BackupList{}, err
 	}
 	l.sort()

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -62,28 +63,41 @@ func (l BackupList) NewestSound(now time.Time) (Backup, bool) {
 // Recent returns the backups among which the newest one is, whatever clock has dated them: of those that are not dated in
 // the future the n last by name, the n last of those that are, and the n last by the store's clock. They are sorted by name.
 func (l BackupList) Recent(now time.Time, n int) []Backup {
-	var past, future []Backup
-	for _, b := range l.Backups {
-		if b.Future(now) {
-			future = append(future, b)
-		} else {
-			past = append(past, b)
+	var past, future int
+	chosen := map[int]bool{}
+	for i := len(l.Backups) - 1; i >= 0 && n > 0 && past < n; i-- {
+		switch {
+		case !l.Backups[i].Future(now):
+			past++
+			chosen[i] = true
+		case future < n:
+			future++
+			chosen[i] = true
 		}
 	}
-	written := slices.Clone(l.Backups)
-	slices.SortStableFunc(written, func(a, b Backup) int { return a.Modified.Compare(b.Modified) })
-	var out []Backup
-	seen := map[string]bool{}
-	for _, group := range [][]Backup{past, future, written} {
-		for _, b := range group[max(0, len(group)-n):] {
-			if !seen[b.Name] {
-				seen[b.Name] = true
-				out = append(out, b)
-			}
-		}
+	for _, i := range l.lastWritten(n) {
+		chosen[i] = true
+	}
+	out := make([]Backup, 0, len(chosen))
+	for _, i := range slices.Sorted(maps.Keys(chosen)) {
+		out = append(out, l.Backups[i])
 	}
 	slices.SortFunc(out, compareBackups)
 	return out
+}
+
+// lastWritten are the indexes of the n that were written last, by the store's clock.
+func (l BackupList) lastWritten(n int) []int {
+	var last []int // the last one first
+	for i, b := range l.Backups {
+		at, _ := slices.BinarySearchFunc(last, b.Modified, func(have int, m time.Time) int {
+			return cmp.Or(m.Compare(l.Backups[have].Modified), 1) // of the same moment the later in the list is the later
+		})
+		if at < n {
+			last = slices.Insert(last[:min(len(last), n-1)], at, i)
+		}
+	}
+	return last
 }
 
 // DatedInFuture returns the names of the backups that are dated later than now.
