@@ -152,11 +152,17 @@ func (p *Plan) Counts() (backups, segments int) {
 
 // Plan finds out what goes, and deletes nothing.
 func (p *Pruner) Plan(ctx context.Context, clock time.Time, ex Exempt) (*Plan, error) {
+	return p.plan(ctx, clock, ex, true)
+}
+
+// plan leaves out why each backup stays or goes if nobody is to be told: there may be a hundred thousand.
+func (p *Pruner) plan(ctx context.Context, clock time.Time, ex Exempt, explain bool) (*Plan, error) {
 	list, err := p.catalog.Backups(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &survey{p: p, now: Now(list, clock), clock: clock, list: list, stored: Stored(list), exempt: ex, plan: &Plan{Listed: list}}
+	defer func() { p.stretch = stretch{} }()
+	s := &survey{p: p, now: Now(list, clock), clock: clock, list: list, stored: Stored(list), exempt: ex, explain: explain, plan: &Plan{Listed: list}}
 	p.forget(list, clock)
 	if err := s.gather(ctx); err != nil {
 		return nil, err
@@ -173,20 +179,16 @@ func (p *Pruner) Plan(ctx context.Context, clock time.Time, ex Exempt) (*Plan, e
 
 // forget drops what is remembered of backups that are gone, and locks that have ended.
 func (p *Pruner) forget(list catalog.BackupList, now time.Time) {
-	there := map[string]bool{}
+	bases, proofs := map[string]known{}, map[string]knownProof{}
 	for _, b := range list.Backups {
-		there[b.Name] = true
-	}
-	for name := range p.bases {
-		if !there[name] {
-			delete(p.bases, name)
+		if k, ok := p.bases[b.Name]; ok {
+			bases[b.Name] = k
+		}
+		if k, ok := p.proofs[b.Name]; ok {
+			proofs[b.Name] = k
 		}
 	}
-	for name := range p.proofs {
-		if !there[name] {
-			delete(p.proofs, name)
-		}
-	}
+	p.bases, p.proofs = bases, proofs
 	for name, r := range p.refused {
 		if now.Sub(r.until) > longestWait { // it is tried no more: it's gone, or it is kept
 			delete(p.refused, name)

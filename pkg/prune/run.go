@@ -45,7 +45,7 @@ type Result struct {
 
 // Run finds out what goes, and deletes it. What is under lock, and what the store denies, is in the result and no error.
 func (p *Pruner) Run(ctx context.Context, clock time.Time, ex Exempt) (Result, error) {
-	pl, err := p.Plan(ctx, clock, ex)
+	pl, err := p.plan(ctx, clock, ex, false)
 	if err != nil {
 		return Result{}, err
 	}
@@ -134,11 +134,16 @@ func (t *tally) countBackups(ctx context.Context, objects int) {
 		if err != nil {
 			return // then only the objects are known
 		}
+		doomed := setOf(t.pl.backups)
 		for _, b := range list.Backups {
-			t.stayed[b.Name] = true
+			if doomed[b.Name] {
+				t.stayed[b.Name] = true
+			}
 		}
 		for _, b := range list.Leftovers {
-			t.stayed[b.Name] = true
+			if doomed[b.Name] {
+				t.stayed[b.Name] = true
+			}
 		}
 	}
 	gone := make([]string, 0, len(t.pl.backups))
@@ -220,17 +225,22 @@ func (p *Pruner) waits(item string, clock time.Time) string {
 
 // complete counts the backups among what went; the others were leftovers.
 func complete(pl *Plan, gone []string) int {
-	there := map[string]bool{}
-	for _, b := range pl.Listed.Backups {
-		there[b.Name] = true
-	}
+	went := setOf(gone)
 	n := 0
-	for _, name := range gone {
-		if there[name] {
+	for _, b := range pl.Listed.Backups {
+		if went[b.Name] {
 			n++
 		}
 	}
 	return n
+}
+
+func setOf(names []string) map[string]bool {
+	set := make(map[string]bool, len(names))
+	for _, name := range names {
+		set[name] = true
+	}
+	return set
 }
 
 // outcome makes of a denial a longer wait, and an error of everything else.

@@ -24,7 +24,11 @@ type survey struct {
 	plan       *Plan
 	// read and chains count what bounds them.
 	read, chains int
-	keeps        map[string]bool
+	// keeps says of the backups in the list which stay by the policy, and why of which other reason, by their places in the list.
+	keeps []bool
+	why   []string
+	// explain is whether the decision about each backup is told.
+	explain bool
 }
 
 // changeLog is what is known of an incarnation's segments.
@@ -157,98 +161,114 @@ func (s *survey) decideBackups(ctx context.Context) error {
 		return err
 	}
 	decisions := retention.Decide(s.now, s.stored, s.p.policy.Backups)
-	byName := map[string]catalog.Backup{}
-	for _, b := range s.list.Backups {
-		byName[b.Name] = b
-	}
-	sizes := map[string]int64{}
-	for _, b := range s.list.Leftovers {
-		sizes[b.Name] = b.TotalSize
-	}
-	s.keeps = map[string]bool{}
+	s.keeps, s.why = make([]bool, len(s.stored)), make([]string, len(s.list.Backups))
 	for i, d := range decisions {
-		if why := s.exempt.Backups[d.Name]; !d.Keep && why != "" {
-			decisions[i].Keep, decisions[i].Reason = true, why
+		if !d.Keep {
+			if why := s.needs(d.Name); why != "" {
+				decisions[i].Keep, decisions[i].Reason = true, why
+			}
 		}
-		if at, ok := s.exempt.Safety[d.Name]; !decisions[i].Keep && ok && s.now.Sub(at) < safetyKept {
-			decisions[i].Keep, decisions[i].Reason = true, "from before a restore, which can be undone by it"
-		}
-		if until, ok := s.p.locked[d.Name]; !decisions[i].Keep && ok {
-			decisions[i].Keep, decisions[i].Reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
-		}
-		if why := s.p.waits(d.Name, s.clock); !decisions[i].Keep && why != "" {
-			decisions[i].Keep, decisions[i].Reason = true, why
-		}
-		s.keeps[d.Name] = decisions[i].Keep
+		s.keeps[d.Index] = decisions[i].Keep
 	}
-	why, err := s.onlyWays(ctx, byName)
-	if err != nil {
+	if err := s.onlyWays(ctx); err != nil {
 		return err
 	}
+	if s.explain {
+		s.plan.Decisions = make([]Decision, 0, len(decisions))
+	}
+	later := map[string]string{}
 	for _, d := range decisions {
-		size := sizes[d.Name]
-		if b, ok := byName[d.Name]; ok {
-			size = b.TotalSize
-		}
-		if w := why[d.Name]; w != "" {
-			d.Keep, d.Reason = true, w
+		if d.Index < len(s.why) && s.why[d.Index] != "" {
+			d.Keep, d.Reason = true, s.why[d.Index]
 		}
 		switch {
 		case d.Keep:
 		case len(s.plan.backups) >= maxBackups:
 			s.plan.More = true
-			d.Reason += " (in a later run)"
+			if later[d.Reason] == "" {
+				later[d.Reason] = d.Reason + " (in a later run)"
+			}
+			d.Reason = later[d.Reason]
 		default:
 			s.plan.backups = append(s.plan.backups, d.Name)
 		}
-		s.plan.Decisions = append(s.plan.Decisions, Decision{Backup: d.Name, Size: size, Keep: d.Keep, Reason: d.Reason})
+		if s.explain {
+			s.plan.Decisions = append(s.plan.Decisions, Decision{Backup: d.Name, Size: s.backup(d.Index).TotalSize, Keep: d.Keep, Reason: d.Reason})
+		}
 	}
 	return nil
 }
 
-// onlyWays looks at the backups that the policy gives up although changes behind them are kept: one that stands in an unbroken chain may go, one that is
-// the only way to what follows stays. It returns why those stay.
-func (s *survey) onlyWays(ctx context.Context, byName map[string]catalog.Backup) (map[string]string, error) {
-	why := map[string]string{}
-	if !slices.ContainsFunc(s.logs, func(l *changeLog) bool { return l.changes.Live }) {
-		return why, nil
+// backup is the one, or the leftover, that stands in a place of what is stored.
+func (s *survey) backup(i int) *catalog.Backup {
+	if n := len(s.list.Backups); i >= n {
+		return &s.list.Leftovers[i-n].Backup
 	}
-	var previous []catalog.Backup // those that stay, up to here
-	for i := 0; i < len(s.list.Backups); i++ {
-		b := s.list.Backups[i]
-		if s.keeps[b.Name] {
-			previous = append(previous, b)
+	return &s.list.Backups[i]
+}
+
+// needs says why a backup stays that the policy gives up; empty if it goes.
+func (s *survey) needs(name string) string {
+	if why := s.exempt.Backups[name]; why != "" {
+		return why
+	}
+	if at, ok := s.exempt.Safety[name]; ok && s.now.Sub(at) < safetyKept {
+		return "from before a restore, which can be undone by it"
+	}
+	if until, ok := s.p.locked[name]; ok {
+		return "locked by the store, looked at again " + until.UTC().Format(time.RFC3339)
+	}
+	return s.p.waits(name, s.clock)
+}
+
+// onlyWays looks at the backups that the policy gives up although changes behind them are kept: one that stands in an unbroken chain may go, one that is
+// the only way to what follows stays, and why is noted.
+func (s *survey) onlyWays(ctx context.Context) error {
+	if !slices.ContainsFunc(s.logs, func(l *changeLog) bool { return l.changes.Live }) {
+		return nil
+	}
+	var previous []catalog.Backup // the last ones that stay, up to here
+	stays := func(b catalog.Backup) {
+		if len(previous) >= lookBack {
+			previous = slices.Delete(previous, 0, len(previous)-lookBack+1)
+		}
+		previous = append(previous, b)
+	}
+	all := s.list.Backups
+	for i := 0; i < len(all); i++ {
+		b := all[i]
+		if s.keeps[i] {
+			stays(b)
 			continue
 		}
 		if !b.HasManifest || retention.AnchorOf(s.cutoff(), []retention.ChangeBase{{Name: b.Name, Time: b.Time}}) != nil {
 			continue // nothing that is kept begins at it
 		}
-		group := []catalog.Backup{b}
-		for i+1 < len(s.list.Backups) && !s.keeps[s.list.Backups[i+1].Name] {
+		from := i
+		for i+1 < len(all) && !s.keeps[i+1] {
 			i++
-			group = append(group, s.list.Backups[i])
 		}
-		if err := s.onlyWay(ctx, previous, group, why); err != nil {
-			return nil, err
+		if err := s.onlyWay(ctx, previous, from, i+1); err != nil {
+			return err
 		}
-		for _, b := range group {
-			if why[b.Name] != "" {
-				previous = append(previous, b)
+		for j := from; j <= i; j++ {
+			if s.why[j] != "" {
+				stays(all[j])
 			}
 		}
 	}
-	return why, nil
+	return nil
 }
 
 // onlyWay looks at backups that stand between two that stay.
-func (s *survey) onlyWay(ctx context.Context, previous, group []catalog.Backup, why map[string]string) error {
-	bases, err := s.usable(ctx, group, why)
+func (s *survey) onlyWay(ctx context.Context, previous []catalog.Backup, begin, end int) error {
+	bases, err := s.usable(ctx, begin, end)
 	if err != nil || len(bases) == 0 {
 		return err
 	}
 	if s.chains >= maxChains {
 		for _, b := range bases {
-			why[b.name] = "looked at in a later run: changes may begin at it"
+			s.why[b.at] = "looked at in a later run: changes may begin at it"
 		}
 		s.plan.More = true
 		return nil
@@ -271,7 +291,7 @@ func (s *survey) onlyWay(ctx context.Context, previous, group []catalog.Backup, 
 			return err
 		}
 		if needed {
-			why[b.name] = "base of kept changes"
+			s.why[b.at] = "base of kept changes"
 			earlier[b.cluster] = &retention.ChangeBase{Name: b.name, Revision: b.revision}
 		}
 	}
@@ -291,7 +311,7 @@ func (s *survey) markNewest(ctx context.Context) error {
 			return err
 		}
 		if have, there := best[k.cluster]; ok && k.usable && (!there || k.revision >= have.revision) {
-			best[k.cluster] = namedBase{b.Name, k}
+			best[k.cluster] = namedBase{name: b.Name, known: k}
 		}
 	}
 	for _, b := range best {
@@ -304,13 +324,16 @@ func (s *survey) markNewest(ctx context.Context) error {
 
 type namedBase struct {
 	name string
+	// at is its place in the list, where it matters.
+	at int
 	known
 }
 
 // usable are those that changes can be put on.
-func (s *survey) usable(ctx context.Context, group []catalog.Backup, why map[string]string) ([]namedBase, error) {
+func (s *survey) usable(ctx context.Context, begin, end int) ([]namedBase, error) {
 	var out []namedBase
-	for _, b := range group {
+	for i := begin; i < end; i++ {
+		b := &s.list.Backups[i]
 		if !b.HasManifest {
 			continue
 		}
@@ -319,10 +342,10 @@ func (s *survey) usable(ctx context.Context, group []catalog.Backup, why map[str
 			return nil, err
 		}
 		if !ok {
-			why[b.Name] = "looked at in a later run: changes may begin at it"
+			s.why[i] = "looked at in a later run: changes may begin at it"
 			s.plan.More = true
 		} else if k.usable {
-			out = append(out, namedBase{b.Name, k})
+			out = append(out, namedBase{b.Name, i, k})
 		}
 	}
 	return out, nil

@@ -42,7 +42,9 @@ func Default() Policy {
 
 // Decision says of one backup whether it stays, and why.
 type Decision struct {
-	Name   string
+	Name string
+	// Index is where the backup stands among those that were given.
+	Index  int
 	Keep   bool
 	Reason string
 }
@@ -67,40 +69,49 @@ const (
 // "First" is among all backups there are, whatever the windows: so a backup that is kept now is not replaced by
 // another in the next run, and the first of a day is also the first of its hour. One that was found bad counts only where no other is.
 func Decide(now time.Time, backups []Backup, p Policy) []Decision {
-	sorted := slices.Clone(backups)
-	slices.SortStableFunc(sorted, func(a, b Backup) int {
+	// There may be a hundred thousand of them, so they are not copied.
+	r := retention{backups: backups, order: make([]int, len(backups)), now: now, policy: p, newest: -1, proven: -1, hours: map[int64]int{}, days: map[int64]int{}}
+	for i := range r.order {
+		r.order[i] = i
+	}
+	slices.SortStableFunc(r.order, func(i, j int) int {
+		a, b := &backups[i], &backups[j]
 		return cmp.Or(a.Time.Compare(b.Time), strings.Compare(a.Name, b.Name))
 	})
-	r := retention{backups: sorted, now: now, policy: p, newest: -1, proven: -1, hours: map[time.Time]int{}, days: map[time.Time]int{}}
-	for i, b := range sorted {
-		r.index(i, b)
+	for i := range r.order {
+		r.index(i, r.at(i))
 	}
-	decisions := make([]Decision, 0, len(sorted))
-	for i, b := range sorted {
-		keep, reason := r.decide(i, b)
-		decisions = append(decisions, Decision{Name: b.Name, Keep: keep, Reason: reason})
+	decisions := make([]Decision, 0, len(backups))
+	for i := range r.order {
+		keep, reason := r.decide(i, r.at(i))
+		decisions = append(decisions, Decision{Name: r.at(i).Name, Index: r.order[i], Keep: keep, Reason: reason})
 	}
 	return decisions
 }
 
 type retention struct {
 	backups []Backup
-	now     time.Time
-	policy  Policy
-	// newest and proven are indexes into the sorted backups, -1 if there is none.
+	// order has the indexes of the backups, sorted by their time.
+	order  []int
+	now    time.Time
+	policy Policy
+	// newest and proven are places in the order, -1 if there is none.
 	newest, proven int
-	// hours and days hold the index of the first backup of each.
-	hours, days map[time.Time]int
+	// hours and days hold the place of the first backup of each.
+	hours, days map[int64]int
 }
 
-func (r *retention) index(i int, b Backup) {
+// at is the backup in a place of the order.
+func (r *retention) at(i int) *Backup { return &r.backups[r.order[i]] }
+
+func (r *retention) index(i int, b *Backup) {
 	if !b.Complete {
 		return
 	}
 	// Complete ones dated in the future don't count as the newest: a wrong clock must not cost the newest right one. Those
 	// that tell no time sort first and count only if nothing else is there.
 	if !b.Time.After(r.now) {
-		if !b.Disproven || r.newest < 0 || r.backups[r.newest].Disproven {
+		if !b.Disproven || r.newest < 0 || r.at(r.newest).Disproven {
 			r.newest = i
 		}
 		if b.Proven {
@@ -113,13 +124,13 @@ func (r *retention) index(i int, b Backup) {
 }
 
 // first notes the first backup of a time, or the first one that wasn't found bad.
-func (r *retention) first(of map[time.Time]int, at time.Time, i int) {
-	if have, ok := of[at]; !ok || r.backups[have].Disproven && !r.backups[i].Disproven {
+func (r *retention) first(of map[int64]int, at int64, i int) {
+	if have, ok := of[at]; !ok || r.at(have).Disproven && !r.at(i).Disproven {
 		of[at] = i
 	}
 }
 
-func (r *retention) decide(i int, b Backup) (keep bool, reason string) {
+func (r *retention) decide(i int, b *Backup) (keep bool, reason string) {
 	age := r.now.Sub(b.Time)
 	switch {
 	case b.Pinned:
@@ -154,7 +165,7 @@ func (r *retention) decide(i int, b Backup) (keep bool, reason string) {
 	return false, "older than what is kept"
 }
 
-func hourOf(t time.Time) time.Time { return t.UTC().Truncate(time.Hour) }
+func hourOf(t time.Time) int64 { return t.UTC().Truncate(time.Hour).Unix() }
 
 // Truncate counts from the zero time, which begins a day in UTC.
-func dayOf(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
+func dayOf(t time.Time) int64 { return t.UTC().Truncate(24 * time.Hour).Unix() }
