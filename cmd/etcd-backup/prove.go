@@ -55,7 +55,8 @@ func (s *sidecar) proveBackups(ctx context.Context) {
 
 // proveIfDue returns when to look again.
 func (s *sidecar) proveIfDue(ctx context.Context) (time.Duration, error) {
-	list, err := s.catalog.Backups(ctx)
+	archive := &changelog.Archive{Catalog: s.catalog}
+	list, err := archive.ForProof(ctx, s.now())
 	if err != nil {
 		return 0, err
 	}
@@ -67,7 +68,7 @@ func (s *sidecar) proveIfDue(ctx context.Context) (time.Duration, error) {
 			return left, nil
 		}
 	}
-	name, err := (&changelog.Archive{Catalog: s.catalog}).ToProve(ctx, list, s.now())
+	name, err := archive.ToProve(ctx, list, s.now())
 	if err != nil {
 		return 0, err
 	}

@@ -80,7 +80,7 @@ func later(a, b time.Time) time.Time {
 // Backups lists the backups by listing the base once: no object is read. A backup exists when its meta file and its data do.
 // Of a slow store with very many of them it lists several parts at the same time.
 func (c *Catalog) Backups(ctx context.Context) (BackupList, error) {
-	l, err := c.listBackups(ctx, partsSlow)
+	l, err := c.listBackups(ctx, partsSlow, nil)
 	if err != nil {
 		return BackupList{}, err
 	}

@@ -29,6 +29,8 @@ type parts struct {
 	wg    sync.WaitGroup
 	// stop ends all parts when one fails.
 	stop context.CancelFunc
+	// cut, if not nil, makes the list shorter after each addition.
+	cut func(*BackupList)
 
 	mu   sync.Mutex
 	list *BackupList
@@ -43,10 +45,10 @@ type part struct {
 }
 
 // listBackups lists all backups, in no order. slow is how long a store takes for its first keys that is worth asking in parts.
-func (c *Catalog) listBackups(ctx context.Context, slow time.Duration) (BackupList, error) {
+func (c *Catalog) listBackups(ctx context.Context, slow time.Duration, cut func(*BackupList)) (BackupList, error) {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	p := &parts{c: c, list: &BackupList{}, slow: slow, stop: stop}
+	p := &parts{c: c, list: &BackupList{}, slow: slow, stop: stop, cut: cut}
 	first := &part{}
 	p.open = append(p.open, first)
 	p.run(ctx, first)
@@ -146,10 +148,16 @@ func (p *parts) addBackup(b Backup) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.list.addBackup(b)
+	if p.cut != nil {
+		p.cut(p.list)
+	}
 }
 
 func (p *parts) addLeftover(b Leftover) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.list.addLeftover(b)
+	if p.cut != nil {
+		p.cut(p.list)
+	}
 }

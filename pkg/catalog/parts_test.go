@@ -103,7 +103,7 @@ func TestBackupsInParts(t *testing.T) {
 	}
 	want.sort()
 	s := &pages{Store: m, delay: 10 * time.Millisecond}
-	got, err := New(s).listBackups(ctx, time.Millisecond)
+	got, err := New(s).listBackups(ctx, time.Millisecond, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,11 +115,11 @@ func TestBackupsInParts(t *testing.T) {
 		t.Errorf("it took %d pages, %d at once; in one part %d", asked, most, one.asked.Load())
 	}
 	s.failAt = s.asked.Load() + 50
-	if _, err := New(s).listBackups(ctx, time.Millisecond); !errors.Is(err, ErrTransient) {
+	if _, err := New(s).listBackups(ctx, time.Millisecond, nil); !errors.Is(err, ErrTransient) {
 		t.Errorf("a part that fails is passed over: %v", err)
 	}
 	fast := &pages{Store: m}
-	if _, err := New(fast).listBackups(ctx, time.Hour); err != nil || fast.most.Load() > 1 || fast.asked.Load() != one.asked.Load() {
+	if _, err := New(fast).listBackups(ctx, time.Hour, nil); err != nil || fast.most.Load() > 1 || fast.asked.Load() != one.asked.Load() {
 		t.Errorf("a fast store is asked for %d pages, %d at once: %v", fast.asked.Load(), fast.most.Load(), err)
 	}
 }

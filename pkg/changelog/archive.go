@@ -71,6 +71,8 @@ type Plan struct {
 	More bool
 	// Serving is the life that serves, if that is known: what was written in it is lost too if Incarnation is another one.
 	Serving catalog.Incarnation
+	// recent are the last backups of all kinds, as they were when it was made.
+	recent []Known
 }
 
 // Head names the last segment of the plan, empty if there is none: base, head and revision determine what comes out.
@@ -106,7 +108,7 @@ const candidatesAsked = 12
 // Plan finds out how to reach a target. It reads listings, a few manifests and at most a few segments, however much is kept.
 // No backup is chosen without regard to its life: what leaves open which life is meant is refused.
 func (a *Archive) Plan(ctx context.Context, t Target) (*Plan, error) {
-	list, err := a.Catalog.Backups(ctx)
+	list, err := a.stored(ctx, t)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +138,7 @@ func (a *Archive) Plan(ctx context.Context, t Target) (*Plan, error) {
 	if err := from.refuse(best, t); err != nil {
 		return nil, err
 	}
-	best.plan.Serving = from.lives.Serving
+	best.plan.Serving, best.plan.recent = from.lives.Serving, from.recent
 	return best.plan, nil
 }
 
@@ -229,7 +231,35 @@ func highestOf(list []Known, life catalog.Incarnation) (most int64) {
 	return most
 }
 
-func (a *Archive) noBase(t Target, list catalog.BackupList, from bases) error {
+// stored is what a plan needs of the list of backups.
+type stored struct {
+	catalog.BackupList
+	// whole is whether these are all, and not only the last ones and the one that is named.
+	whole bool
+}
+
+// stored lists the backups. Only those are held that a target needs, as there may be a hundred thousand.
+func (a *Archive) stored(ctx context.Context, t Target) (stored, error) {
+	if t.Revision > 0 && t.Backup == "" { // nobody knows where among them it is
+		list, err := a.Catalog.Backups(ctx)
+		return stored{list, true}, err
+	}
+	list, whole, err := a.Catalog.LastBackups(ctx, time.Now(), recentAsked)
+	if err != nil || t.Backup == "" || catalog.ValidBackupName(t.Backup) != nil || slices.Contains(list.Names(), t.Backup) {
+		return stored{list, whole}, err
+	}
+	b, err := a.Catalog.BackupNamed(ctx, t.Backup)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return stored{list, whole}, nil
+	case err != nil:
+		return stored{}, err
+	}
+	list.Backups = append([]catalog.Backup{b}, list.Backups...)
+	return stored{list, whole}, nil
+}
+
+func (a *Archive) noBase(t Target, list stored, from bases) error {
 	if life := cmp.Or(t.Life, from.lives.Serving); t.Latest && life != "" {
 		return unreachable(t, "life %s serves, and the store has no good backup of it that its changes can be put on; take one (create-backup), "+
 			"or name a backup of another life%s", life, names(eachLife(soundOnly(from.recent))))
@@ -255,14 +285,11 @@ func names(list []Known) string {
 }
 
 // candidates are the backups to begin with, the best first: of the life that serves before others, and of a life the one with the highest revision.
-func (a *Archive) candidates(ctx context.Context, list catalog.BackupList, t Target) (bases, error) {
+func (a *Archive) candidates(ctx context.Context, list stored, t Target) (bases, error) {
 	var from bases
-	var all []catalog.Backup
-	for _, b := range list.Backups {
-		if b.HasManifest && (t.Backup == "" || b.Name == t.Backup) {
-			all = append(all, b)
-		}
-	}
+	all := slices.DeleteFunc(slices.Clone(list.Backups), func(b catalog.Backup) bool {
+		return !b.HasManifest || t.Backup != "" && b.Name != t.Backup
+	})
 	switch {
 	case t.Backup != "" && len(all) == 0:
 		return from, unreachable(t, "there is no backup %s with a manifest", t.Backup)
@@ -279,7 +306,7 @@ func (a *Archive) candidates(ctx context.Context, list catalog.BackupList, t Tar
 	if t.Latest && t.Backup == "" && t.Life == "" && from.lives.Serving == "" {
 		return from, &UndecidedError{Reason: from.lives.Why, Candidates: eachLife(soundOnly(from.recent))}
 	}
-	near, err := a.near(ctx, all, t)
+	near, err := a.near(ctx, stored{catalog.BackupList{Backups: all}, list.whole}, t)
 	if err != nil {
 		return from, err
 	}
@@ -340,13 +367,17 @@ func fits(k Known, t Target, lives Lives) bool {
 }
 
 // near are the backups around a target, by name. Times and revisions mostly grow with the names; where a clock was wrong
-// they don't, so what is found is only where to look.
-func (a *Archive) near(ctx context.Context, list []catalog.Backup, t Target) ([]catalog.Backup, error) {
+// they don't, so what is found is only where to look. all are those that will do.
+func (a *Archive) near(ctx context.Context, all stored, t Target) ([]catalog.Backup, error) {
+	list := all.Backups
 	if t.Backup != "" {
 		return list, nil
 	}
 	n := len(list)
 	switch {
+	case !t.Time.IsZero() && !all.whole:
+		sound := slices.ContainsFunc(list, catalog.Backup.Sound)
+		return a.Catalog.BackupsUntil(ctx, t.Time, candidatesAsked, func(b catalog.Backup) bool { return b.HasManifest && (b.Sound() || !sound) })
 	case !t.Time.IsZero():
 		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
 	case t.Revision > 0:
@@ -572,18 +603,11 @@ func (a *Archive) crossing(ctx context.Context, p *Plan, t Target, i int) (int64
 // unchanged tells until when the newest revision of a chain is known to have stayed the newest by a backup of the same life from at or after a time, or
 // the zero time. While nothing changes no marks are stored, and what ends a life, a restore, begins with a backup.
 func (a *Archive) unchanged(ctx context.Context, p *Plan, at time.Time) (time.Time, error) {
-	list, err := a.Catalog.Backups(ctx)
+	list, err := a.Catalog.BackupsFrom(ctx, at, candidatesAsked, withManifest)
 	if err != nil {
 		return time.Time{}, err
 	}
-	asked := 0
-	for _, b := range list.Backups {
-		if !b.HasManifest || b.Time.Before(at.Truncate(time.Second)) {
-			continue
-		}
-		if asked++; asked > candidatesAsked {
-			break
-		}
+	for _, b := range list {
 		m, err := a.Catalog.Manifest(ctx, b.Name)
 		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
 			continue
@@ -608,6 +632,8 @@ func (a *Archive) unchanged(ctx context.Context, p *Plan, at time.Time) (time.Ti
 	}
 	return time.Time{}, nil
 }
+
+func withManifest(b catalog.Backup) bool { return b.HasManifest }
 
 // times finds when the state of the plan's revision began and ended.
 func (a *Archive) times(ctx context.Context, p *Plan) error {

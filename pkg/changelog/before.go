@@ -290,11 +290,11 @@ func (a *Archive) lifeBackwards(ctx context.Context, l life, r Range, looked *Ha
 
 // start is the revision from which on the first window is listed.
 func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
-	list, err := a.Catalog.Backups(ctx)
-	if err != nil {
-		return 0, err
-	}
 	if r.To > 0 {
+		list, err := a.Catalog.Backups(ctx)
+		if err != nil {
+			return 0, err
+		}
 		near, err := a.near(ctx, soundWith(list), Target{Revision: r.To})
 		if err != nil || len(near) == 0 {
 			return 0, err
@@ -303,6 +303,10 @@ func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
 	}
 	t := r.Until
 	if t.IsZero() {
+		list, _, err := a.Catalog.LastBackups(ctx, time.Now(), 1)
+		if err != nil {
+			return 0, err
+		}
 		newest, ok := list.NewestSound(time.Now())
 		if !ok {
 			return 0, nil
@@ -315,9 +319,10 @@ func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
 	return a.revisionBefore(ctx, l.id, t.Add(-clockSlack))
 }
 
-// soundWith are the good backups with a manifest.
-func soundWith(list catalog.BackupList) []catalog.Backup {
-	return slices.DeleteFunc(slices.Clone(list.Backups), func(b catalog.Backup) bool { return !b.HasManifest || !b.Sound() })
+// soundWith are the good backups with a manifest. The list is not to be used any more.
+func soundWith(list catalog.BackupList) stored {
+	list.Backups = slices.DeleteFunc(list.Backups, func(b catalog.Backup) bool { return !b.HasManifest || !b.Sound() })
+	return stored{list, true}
 }
 
 // listWindow lists what is from a revision on and not done, what reaches farthest first.

@@ -114,7 +114,7 @@ func lifeAt(ctx context.Context, c *catalog.Catalog, clusterID uint64, at time.T
 
 // basesOf are the backups of a cluster with the highest revisions, the highest first; two are enough.
 func basesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]*catalog.Manifest, error) {
-	list, err := c.Backups(ctx)
+	list, _, err := c.LastBackups(ctx, time.Now(), basesAsked)
 	if err != nil {
 		return nil, err
 	}

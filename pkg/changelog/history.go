@@ -201,18 +201,11 @@ func (h *history) lives(ctx context.Context) ([]life, error) {
 
 // revisionBefore is a revision of an incarnation that was reached before a moment, as the backups tell; 0 if they don't. Segments needn't be listed for it.
 func (a *Archive) revisionBefore(ctx context.Context, id catalog.Incarnation, t time.Time) (int64, error) {
-	list, err := a.Catalog.Backups(ctx)
+	list, err := a.Catalog.BackupsUntil(ctx, t, candidatesAsked, withManifest)
 	if err != nil {
 		return 0, err
 	}
-	asked := 0
-	for _, b := range slices.Backward(list.Backups) {
-		if !b.HasManifest || b.Time.IsZero() || b.Time.After(t) {
-			continue
-		}
-		if asked++; asked > candidatesAsked {
-			break
-		}
+	for _, b := range slices.Backward(list) {
 		m, err := a.Catalog.Manifest(ctx, b.Name)
 		switch {
 		case err == nil && catalog.IncarnationOf(uint64(m.ClusterID)) == id:

@@ -150,6 +150,12 @@ func (a *Archive) CopyOf(ctx context.Context, clusterName string, clusterID uint
 	return nil, nil
 }
 
+// ForProof is what ToProve needs of the list of backups, and the one that was tried last. It lists all and holds few.
+func (a *Archive) ForProof(ctx context.Context, now time.Time) (catalog.BackupList, error) {
+	list, _, err := a.Catalog.LastBackups(ctx, now, recentAsked)
+	return list, err
+}
+
 // ToProve is the backup that is to be proven next: of the good ones of the life that serves the newest that was never tried, or else the newest.
 // Where it isn't known which life serves, all lives count. It is empty if there is no good backup.
 func (a *Archive) ToProve(ctx context.Context, list catalog.BackupList, now time.Time) (string, error) {
@@ -201,11 +207,7 @@ func (a *Archive) LostWith(ctx context.Context, p *Plan) (*Lost, error) {
 	} else if !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) {
 		return nil, err
 	}
-	recent, err := a.recent(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if own := slices.DeleteFunc(ofLife(recent, p.Serving), func(k Known) bool { return !k.Sound() }); len(own) > 0 {
+	if own := slices.DeleteFunc(ofLife(p.recent, p.Serving), func(k Known) bool { return !k.Sound() }); len(own) > 0 {
 		k := slices.MaxFunc(own, compareKnown)
 		lost.Backup, lost.Reach, lost.Until = k.Name, k.revision(), k.Manifest.Started
 	}
@@ -217,15 +219,6 @@ func (a *Archive) LostWith(ctx context.Context, p *Plan) (*Lost, error) {
 		lost.Reach, lost.Until = s.Last, s.Ended
 	}
 	return lost, nil
-}
-
-// recent are the last backups with what is known of them.
-func (a *Archive) recent(ctx context.Context) ([]Known, error) {
-	list, err := a.Catalog.Backups(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return a.know(ctx, list.Recent(time.Now(), recentAsked))
 }
 
 // Lives says which life serves, and which others there are.

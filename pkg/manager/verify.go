@@ -81,7 +81,7 @@ func overdue(putOff time.Time, interval time.Duration) bool {
 
 // verifyIfDue returns when to look again.
 func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, althoughBusy bool) (time.Duration, error) {
-	list, err := l.m.cfg.Catalog.Backups(ctx)
+	list, err := l.archive().ForProof(ctx, time.Now())
 	if err != nil {
 		return 0, err
 	}

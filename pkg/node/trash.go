@@ -402,7 +402,7 @@ func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, trashPatience)
 	defer cancel()
-	list, err := a.cfg.Catalog.Backups(ctx)
+	list, _, err := a.cfg.Catalog.LastBackups(ctx, time.Now(), manifestTries)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("the store doesn't say which backups there are: %w", err)
 	}
