@@ -37,7 +37,8 @@ func OnRequest(f func(operation string)) Option { return func(o *options) { o.on
 //
 // env looks a variable up (os.Getenv). For S3: S3_ENDPOINT, or AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, names a
 // server other than AWS, which is then addressed path-style; S3_REGION, AWS_REGION or AWS_DEFAULT_REGION the region;
-// S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY static keys; S3_CA_FILE or AWS_CA_BUNDLE a file with a private CA. Without static keys the
+// S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY static keys; S3_CA_FILE or AWS_CA_BUNDLE a file with a private CA;
+// KOPS_STATE_S3_ACL a canned ACL for what is written. AWS is addressed by its dual-stack endpoints unless AWS_USE_DUALSTACK_ENDPOINT is false. Without static keys the
 // AWS SDK looks where it always does, in the process's own environment among others.
 func Open(ctx context.Context, location string, env func(string) string, opts ...Option) (blob.Store, error) {
 	var o options
@@ -112,6 +113,14 @@ func openS3(ctx context.Context, u *url.URL, env func(string) string, o options)
 		cfg.Endpoint = "https://" + cfg.Endpoint
 	}
 	cfg.PathStyle = cfg.Endpoint != ""
+	cfg.Write.ACL = strings.TrimSpace(env("KOPS_STATE_S3_ACL"))
+	switch v := env("AWS_USE_DUALSTACK_ENDPOINT"); strings.ToLower(v) {
+	case "", "true":
+	case "false":
+		cfg.SingleStack = true
+	default:
+		return nil, fmt.Errorf("open store %s: AWS_USE_DUALSTACK_ENDPOINT is %q; it can only be true, which is the default, or false", u, v)
+	}
 	switch payer := env("S3_REQUEST_PAYER"); payer {
 	case "", "requester":
 		cfg.RequesterPays = payer != ""

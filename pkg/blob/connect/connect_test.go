@@ -25,6 +25,8 @@ func TestOpen(t *testing.T) {
 		{location: "s3://bucket", want: "s3://bucket"},
 		{location: "s3://bucket/a", env: map[string]string{"S3_ENDPOINT": "http://127.0.0.1:1", "S3_ACCESS_KEY_ID": "k", "S3_SECRET_ACCESS_KEY": "s"}, want: "s3://bucket/a"},
 		{location: "s3://bucket/a", env: map[string]string{"S3_ENDPOINT": "minio.example.com:9000"}, want: "s3://bucket/a"},
+		{location: "s3://bucket/a", env: map[string]string{"AWS_USE_DUALSTACK_ENDPOINT": "False", "KOPS_STATE_S3_ACL": " private "}, want: "s3://bucket/a"},
+		{location: "s3://bucket/a", env: map[string]string{"AWS_USE_DUALSTACK_ENDPOINT": "no"}, want: "!AWS_USE_DUALSTACK_ENDPOINT"},
 		{location: "", want: "!no URL is given"},
 		{location: "backups", want: "!must be absolute"},
 		{location: "file://backups/etcd", want: "!file:///backups/etcd"},

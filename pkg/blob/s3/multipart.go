@@ -26,9 +26,13 @@ func (s *Store) putLarge(ctx context.Context, key string, first []byte, body io.
 	if err := s.precheck(ctx, key, opts); err != nil {
 		return result{}, err
 	}
-	created, err := call(ctx, s, (*awss3.Client).CreateMultipartUpload, &awss3.CreateMultipartUploadInput{
-		Bucket: &s.bucket, Key: s.key(key), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
-		ServerSideEncryption: s.write.encryption(), SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(),
+	var created *awss3.CreateMultipartUploadOutput
+	err := s.encrypted(func(sse types.ServerSideEncryption) (err error) {
+		created, err = call(ctx, s, (*awss3.Client).CreateMultipartUpload, &awss3.CreateMultipartUploadInput{
+			Bucket: &s.bucket, Key: s.key(key), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
+			ServerSideEncryption: sse, SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(), ACL: s.write.acl(),
+		})
+		return err
 	})
 	if err != nil {
 		return result{}, err

@@ -95,11 +95,11 @@ func fill(r io.Reader, buf []byte, limit int64) (data []byte, end bool, err erro
 func (s *Store) putSmall(ctx context.Context, key string, data []byte, opts blob.PutOptions) (result, error) {
 	sum := sha256.Sum256(data)
 	r := result{size: int64(len(data)), checksum: base64.StdEncoding.EncodeToString(sum[:])}
-	err := s.conditional(ctx, key, opts, func(c condition) error {
+	put := func(c condition, sse types.ServerSideEncryption) error {
 		in := &awss3.PutObjectInput{
 			Bucket: &s.bucket, Key: s.key(key), Body: bytes.NewReader(data), ContentLength: &r.size, ChecksumSHA256: &r.checksum,
 			IfNoneMatch: c.noneMatch, IfMatch: c.match,
-			ServerSideEncryption: s.write.encryption(), SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(),
+			ServerSideEncryption: sse, SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(), ACL: s.write.acl(),
 		}
 		options := []func(*awss3.Options){signPayload(sum)}
 		if c.noneMatch != nil || c.match != nil {
@@ -111,6 +111,9 @@ func (s *Store) putSmall(ctx context.Context, key string, data []byte, opts blob
 		}
 		r.version, r.versionID = etag(out.ETag), out.VersionId
 		return nil
+	}
+	err := s.conditional(ctx, key, opts, func(c condition) error {
+		return s.encrypted(func(sse types.ServerSideEncryption) error { return put(c, sse) })
 	})
 	return r, err
 }

@@ -70,6 +70,8 @@ type Config struct {
 	SessionToken string
 	// CAFile names a PEM file with certificates that are trusted beside the system's.
 	CAFile string
+	// SingleStack has AWS addressed by the endpoints that have IPv4 addresses only.
+	SingleStack bool
 	// RequesterPays says that who asks pays, for buckets that want that.
 	RequesterPays bool
 	// PartSize is the size of the parts of a multipart upload in bytes; 0 means DefaultPartSize. A put needs up to four times as much memory.
@@ -89,6 +91,8 @@ type Store struct {
 	custom         bool // An endpoint of its own, so not AWS.
 	newClient      func(region string) *awss3.Client
 	client         atomic.Pointer[awss3.Client]
+	// demanded is set once the bucket was seen to deny what names no encryption, and to take what does.
+	demanded atomic.Bool
 	// unquoted is set once the server was seen to fail If-Match with a quoted ETag and to honor the bare one.
 	unquoted atomic.Bool
 }
@@ -121,6 +125,10 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 			if cfg.Endpoint != "" {
 				o.BaseEndpoint = aws.String(cfg.Endpoint)
 			}
+			o.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateDisabled // the SDK refuses it beside an endpoint
+			if !s.custom && !cfg.SingleStack && hasDualStack(region) {
+				o.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateEnabled
+			}
 			// Checksums are sent and asked for explicitly, as headers: trailers are beyond many servers.
 			o.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
 			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
@@ -136,6 +144,10 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	s.client.Store(s.newClient(base.Region))
 	return s, nil
 }
+
+// hasDualStack tells whether a region's endpoints can have IPv6 addresses too, so that machines without IPv4 reach them. Those of
+// the isolated partitions can't.
+func hasDualStack(region string) bool { return !strings.Contains(region, "-iso") }
 
 func (cfg Config) check() error {
 	if cfg.Bucket == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -22,6 +23,8 @@ type WriteOptions struct {
 	StorageClass string
 	// Tags are "key=value" pairs.
 	Tags []string
+	// ACL is the canned ACL, for example "bucket-owner-full-control"; empty is the bucket's own.
+	ACL string
 }
 
 // maxTags is how many tags an object can have.
@@ -53,8 +56,30 @@ func (w WriteOptions) check() error {
 	return nil
 }
 
-func (w WriteOptions) encryption() types.ServerSideEncryption {
-	return types.ServerSideEncryption(w.SSE)
+// codeDenied is the error code of a policy that denies.
+const codeDenied = "AccessDenied"
+
+func (w WriteOptions) acl() types.ObjectCannedACL { return types.ObjectCannedACL(w.ACL) }
+
+// encrypted sends a request that stores something with the encryption that is asked for. Where none is, the bucket's default holds. A
+// bucket may have a policy that denies what doesn't name an encryption; then AES256 is named, which is what S3 uses without any default.
+func (s *Store) encrypted(do func(types.ServerSideEncryption) error) error {
+	sse := types.ServerSideEncryption(s.write.SSE)
+	if sse == "" && s.demanded.Load() {
+		sse = types.ServerSideEncryptionAes256
+	}
+	err := do(sse)
+	if status, _ := response(err); sse != "" || status != http.StatusForbidden || code(err) != codeDenied {
+		return err
+	}
+	again := do(types.ServerSideEncryptionAes256)
+	switch status, _ := response(again); {
+	case again == nil, status == http.StatusPreconditionFailed, status == http.StatusConflict:
+		s.demanded.Store(true)
+	case status >= 400 && status < 500, status == http.StatusNotImplemented:
+		return err // the encryption was not what was lacking
+	}
+	return again
 }
 
 func (w WriteOptions) class() types.StorageClass { return types.StorageClass(w.StorageClass) }
