@@ -48,7 +48,7 @@ type KMS struct {
 	// mu guards what follows. The configuration of the SDK is loaded when the first key is needed: who needs none needs no credentials either.
 	mu      sync.Mutex
 	base    *aws.Config
-	regions map[string]*kms.Client
+	regions map[string]calls
 }
 
 // New returns the service. Nothing is read or sent before the first key is needed. Credentials are looked for where the AWS SDK always does.
@@ -56,11 +56,17 @@ func New(c Config) *KMS {
 	if c.Timeout <= 0 {
 		c.Timeout = callTimeout
 	}
-	return &KMS{c: c, regions: make(map[string]*kms.Client)}
+	return &KMS{c: c, regions: make(map[string]calls)}
 }
 
-// client returns a client for the region of a key.
-func (k *KMS) client(ctx context.Context, keyID string) (*kms.Client, error) {
+// calls are those of the service that are used. They are held one by one, so that the linker can drop all the others.
+type calls struct {
+	GenerateDataKey func(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error)
+	Decrypt         func(context.Context, *kms.DecryptInput, ...func(*kms.Options)) (*kms.DecryptOutput, error)
+}
+
+// client returns the calls for the region of a key.
+func (k *KMS) client(ctx context.Context, keyID string) (calls, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.base == nil {
@@ -73,19 +79,20 @@ func (k *KMS) client(ctx context.Context, keyID string) (*kms.Client, error) {
 			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts, o.MaxBackoff = attempts, 2*time.Second })
 		}))
 		if err != nil {
-			return nil, fmt.Errorf("load AWS configuration: %w", err)
+			return calls{}, fmt.Errorf("load AWS configuration: %w", err)
 		}
 		k.base = &base
 	}
 	region := regionOf(keyID)
-	c := k.regions[region]
-	if c == nil {
-		c = kms.NewFromConfig(*k.base, func(o *kms.Options) {
+	c, known := k.regions[region]
+	if !known {
+		client := kms.NewFromConfig(*k.base, func(o *kms.Options) {
 			o.Region = region
 			if k.c.Endpoint != "" {
 				o.BaseEndpoint = aws.String(k.c.Endpoint)
 			}
 		})
+		c = calls{GenerateDataKey: client.GenerateDataKey, Decrypt: client.Decrypt}
 		k.regions[region] = c
 	}
 	return c, nil

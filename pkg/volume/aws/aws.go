@@ -44,7 +44,7 @@ type Config struct {
 // Client asks EC2. It may be used concurrently and holds nothing that must be closed.
 type Client struct {
 	cfg  Config
-	ec2  *ec2.Client
+	ec2  ec2Calls
 	imds *imds.Client
 }
 
@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		}
 		base.Region = doc.Region
 	}
-	c.ec2 = ec2.NewFromConfig(base)
+	c.ec2 = newEC2(base)
 	return c, nil
 }
 

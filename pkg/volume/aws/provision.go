@@ -37,7 +37,7 @@ type Provider struct {
 	// Poll is the time between looks at a new volume.
 	Poll time.Duration
 	c    *Client
-	kms  *kms.Client
+	kms  kmsCalls
 }
 
 // OpenProvider reads the SDK's usual variables and files. A region that is given wins over them.
@@ -55,7 +55,7 @@ func OpenProvider(ctx context.Context, region string) (*Provider, error) {
 	if base.Region == "" {
 		return nil, errors.New("the AWS region is not known: set AWS_REGION")
 	}
-	return &Provider{Poll: DefaultCreatePoll, c: &Client{ec2: ec2.NewFromConfig(base)}, kms: kms.NewFromConfig(base)}, nil
+	return &Provider{Poll: DefaultCreatePoll, c: &Client{ec2: newEC2(base)}, kms: newKMS(base)}, nil
 }
 
 // Tagged returns the volumes that carry all of these tags, sorted by id. One that is being changed is described as it will be.
