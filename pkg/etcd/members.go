@@ -46,19 +46,10 @@ func (c *Client) Members(ctx context.Context, linearizable bool) ([]cluster.Memb
 // AddLearner adds a member that doesn't vote yet. If there is a member with one of the peer URLs already, it
 // is returned, voter or not: the caller looks at Learner.
 func (c *Client) AddLearner(ctx context.Context, peerURLs []string) (cluster.Member, error) {
-	return c.add(ctx, peerURLs, true)
-}
-
-// AddVoter adds a member that votes at once, which endangers the quorum until it has started; prefer AddLearner.
-func (c *Client) AddVoter(ctx context.Context, peerURLs []string) (cluster.Member, error) {
-	return c.add(ctx, peerURLs, false)
-}
-
-func (c *Client) add(ctx context.Context, peerURLs []string, learner bool) (cluster.Member, error) {
 	if len(peerURLs) == 0 {
 		return cluster.Member{}, errors.New("add member: no peer URL")
 	}
-	r, err := c.members.MemberAdd(ctx, &etcdserverpb.MemberAddRequest{PeerURLs: peerURLs, IsLearner: learner})
+	r, err := c.members.MemberAdd(ctx, &etcdserverpb.MemberAddRequest{PeerURLs: peerURLs, IsLearner: true})
 	if err == nil {
 		return toMember(r.Member), nil
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 )
 
 // killWait bounds the wait for a process after SIGKILL; only one that hangs in the kernel takes longer.
@@ -179,7 +181,7 @@ func record(c *exec.Cmd, cmd CommandLine, pidFile string) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode pid file: %w", err)
 	}
-	if err := writeFileAtomic(pidFile, append(b, '\n')); err != nil {
+	if err := atomicfile.Write(pidFile, append(b, '\n'), 0o600); err != nil {
 		return nil, fmt.Errorf("write pid file: %w", err)
 	}
 	return newProcess(info, pidFile, false), nil

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -122,7 +123,7 @@ func readMarker(dataDir string) (marker, bool, error) {
 func unmarkStaged(dataDir string) error {
 	err := os.Remove(markerPath(dataDir))
 	if err == nil {
-		return syncDir(filepath.Dir(markerPath(dataDir)))
+		return atomicfile.SyncDir(filepath.Dir(markerPath(dataDir)))
 	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
@@ -201,7 +202,7 @@ func publish(tmp, dataDir string) error {
 	if err := os.Rename(tmp, dataDir); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dataDir))
+	return atomicfile.SyncDir(filepath.Dir(dataDir))
 }
 
 func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (StageResult, error) {

@@ -26,6 +26,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 )
 
 // bootTerm is the raft term of a cluster that was made from a snapshot.
@@ -115,11 +117,11 @@ func finishStage(ctx context.Context, o *stageOrder, dir string) (StageResult, e
 	if err := ctx.Err(); err != nil {
 		return StageResult{}, err
 	}
-	if err := writeFileAtomic(markerPath(dir), b); err != nil {
+	if err := atomicfile.Write(markerPath(dir), b, 0o600); err != nil {
 		return StageResult{}, fmt.Errorf("write stage marker: %w", err)
 	}
 	for _, d := range []string{filepath.Join("member", "snap"), filepath.Join("member", "wal"), "member", "."} {
-		if err := syncDir(filepath.Join(dir, d)); err != nil {
+		if err := atomicfile.SyncDir(filepath.Join(dir, d)); err != nil {
 			return StageResult{}, err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -111,7 +112,7 @@ func (p *plannedStage) write(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFileAtomic(path, out); err != nil {
+	if err := atomicfile.Write(path, out, 0o600); err != nil {
 		return fmt.Errorf("write plan: %w", err)
 	}
 	return nil
