@@ -1,12 +1,14 @@
 package etcd
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/prometheus/procfs"
 )
 
 // procStat is the part of /proc/<pid>/stat that tells one process from another.
@@ -17,34 +19,28 @@ type procStat struct {
 
 // readStat fails with os.ErrNotExist (or ESRCH) if there is no such process.
 func readStat(pid int) (procStat, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return procStat{}, err
 	}
-	// The command's name stands in parentheses and may hold anything; what follows the last one is regular.
-	i := bytes.LastIndexByte(b, ')')
-	if i < 0 {
-		return procStat{}, fmt.Errorf("read /proc/%d/stat: unexpected form", pid)
-	}
-	f := strings.Fields(string(b[i+1:]))
-	if len(f) < 20 {
-		return procStat{}, fmt.Errorf("read /proc/%d/stat: unexpected form", pid)
-	}
-	ticks, err := strconv.ParseUint(f[19], 10, 64)
+	stat, err := p.Stat()
 	if err != nil {
-		return procStat{}, fmt.Errorf("read /proc/%d/stat: %w", pid, err)
+		return procStat{}, err
 	}
-	return procStat{state: f[0][0], startTicks: ticks}, nil
+	if stat.State == "" {
+		return procStat{}, fmt.Errorf("read /proc/%d/stat: it tells no state", pid)
+	}
+	return procStat{state: stat.State[0], startTicks: stat.Starttime}, nil
 }
 
 func (s procStat) dead() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
 
 func readCmdline(pid int) ([]string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return nil, err
 	}
-	return strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00"), nil
+	return p.CmdLine()
 }
 
 // namesDataDir tells whether a command line runs etcd on that data dir.
@@ -74,11 +70,15 @@ func runsOn(pid int, dataDir string) ([]string, bool) {
 	if namesDataDir(argv, dataDir) {
 		return argv, true
 	}
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	p, err := procfs.NewProc(pid)
 	if err != nil {
 		return argv, false
 	}
-	for kv := range strings.SplitSeq(string(env), "\x00") {
+	env, err := p.Environ()
+	if err != nil {
+		return argv, false
+	}
+	for _, kv := range env {
 		if v, ok := strings.CutPrefix(kv, "ETCD_DATA_DIR="); ok && filepath.Clean(v) == filepath.Clean(dataDir) {
 			return argv, true
 		}
@@ -126,21 +126,21 @@ func holders(path string) []int {
 
 // oomKills reads the counter of the own control group (version 2, then 1). ok is false where there is none.
 func oomKills() (n uint64, ok bool) {
-	self, err := os.ReadFile("/proc/self/cgroup")
+	self, err := procfs.Self()
+	if err != nil {
+		return 0, false
+	}
+	groups, err := self.Cgroups()
 	if err != nil {
 		return 0, false
 	}
 	var files []string
-	for line := range strings.Lines(string(self)) {
-		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(parts) != 3 {
-			continue
-		}
+	for _, g := range groups {
 		switch {
-		case parts[0] == "0" && parts[1] == "":
-			files = append(files, filepath.Join("/sys/fs/cgroup", parts[2], "memory.events"), "/sys/fs/cgroup/memory.events")
-		case strings.Contains(parts[1], "memory"):
-			files = append(files, filepath.Join("/sys/fs/cgroup/memory", parts[2], "memory.oom_control"), "/sys/fs/cgroup/memory/memory.oom_control")
+		case g.HierarchyID == 0 && len(g.Controllers) == 0:
+			files = append(files, filepath.Join("/sys/fs/cgroup", g.Path, "memory.events"), "/sys/fs/cgroup/memory.events")
+		case slices.Contains(g.Controllers, "memory"):
+			files = append(files, filepath.Join("/sys/fs/cgroup/memory", g.Path, "memory.oom_control"), "/sys/fs/cgroup/memory/memory.oom_control")
 		}
 	}
 	for _, f := range files {
