@@ -204,6 +204,7 @@ func (d *daemon) openAgent() error {
 		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression, Fence: d.fence,
 	}
 	if !o.etcdInsecure {
+		Direct: d.catalog, StoreName: o.backupStore,
 		cfg.Certificates = d.keeper
 	}
 	if d.volume != nil {
@@ -348,9 +349,9 @@ func (d *daemon) managerConfig() manager.Config {
 	policy.DefragThreshold, policy.DefragFrom, policy.DefragUntil = o.defragAt, o.defragFrom, o.defragUntil
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
-		VerifyInterval: o.verify,
-		Changes:        manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: version},
-		Retention:      o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
+		VerifyInterval: o.verify, StoreName: o.backupStore,
+		Changes:   manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: version},
+		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
 			r, err := blob.Probe(ctx, d.store, string(d.id))
 			klog.V(2).Infof("backup store %s: %s", o.backupStore, r)

@@ -87,6 +87,9 @@ func (g *guard) error(op, key string, err error) error {
 	return &Error{Op: op, Key: key, Kind: ErrTransient, Err: fmt.Errorf("%w: no progress for %s", errTimeout, g.d)}
 }
 
+// Unwrap is for Locks.
+func (l *limiter) Unwrap() Store { return l.s }
+
 // Put implements Store.
 func (l *limiter) Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	g := newGuard(ctx, l.t.Idle)

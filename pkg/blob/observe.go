@@ -29,6 +29,9 @@ type observer struct {
 	f func(Event)
 }
 
+// Unwrap is for Locks.
+func (o *observer) Unwrap() Store { return o.s }
+
 // Put implements Store.
 func (o *observer) Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	start := time.Now()

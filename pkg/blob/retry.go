@@ -72,6 +72,9 @@ func (r *retrier) pause(ctx context.Context, n int, err error) bool {
 	}
 }
 
+// Unwrap is for Locks.
+func (r *retrier) Unwrap() Store { return r.s }
+
 // Put implements Store.
 func (r *retrier) Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	seeker, ok := body.(io.Seeker)

@@ -41,6 +41,7 @@ type leadership struct {
 	since     time.Time // of settled
 	started   time.Time
 	watching  map[cluster.NodeID]context.CancelFunc
+	witnesses map[cluster.NodeID]*witness
 
 	op    *catalog.Operation // the restore under way, as last written
 	opVer string
@@ -103,7 +104,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l := &leadership{
 		m: m, term: term, tries: attempts{}, cleared: map[cluster.NodeID]time.Time{}, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
 		lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}, failedOn: map[cluster.NodeID]time.Time{},
-		started: time.Now(), force: true,
+		witnesses: map[cluster.NodeID]*witness{}, started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
 	l.do = l.act

@@ -6,6 +6,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -74,6 +75,9 @@ type Config struct {
 	Changes Changes
 	// VerifyInterval is how often the newest backup is proven; 0 means never.
 	VerifyInterval time.Duration
+	// StoreName is the store in the operator's words, and Witnesses how patiently other nodes are asked whether they have the same one.
+	StoreName string
+	Witnesses Witnesses
 	// Etcd is what was last heard of this node's etcd, Told what a leader has last sent to this node and when, and Local what this
 	// node needs a person for beside that. Each returns at once and may be nil.
 	Etcd  func() cluster.EtcdStatus
@@ -172,6 +176,8 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Poll <= 0 {
 		cfg.Poll = 30 * time.Second
 	}
+	cfg.Witnesses.Unseen = cmp.Or(cfg.Witnesses.Unseen, 70*time.Second)
+	cfg.Witnesses.Unheeded = cmp.Or(cfg.Witnesses.Unheeded, 5*time.Second)
 	if cfg.Probe == nil {
 		return nil, errors.New("manager: no probe of the store")
 	}

@@ -47,6 +47,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 		o.Store.Error = problem
 	}
 	o.Store.Holder.Mine = l.hold != nil
+	l.askWitnesses(ctx, o)
 	if !l.store.holderSince.IsZero() {
 		o.Store.Holder.UnchangedFor = time.Since(l.store.holderSince)
 	}

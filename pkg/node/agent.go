@@ -55,6 +55,10 @@ type Config struct {
 	Version string
 	// Compression is that of backups; empty is gzip.
 	Compression string
+	// Direct is the node's own store, never one that is reached through another node, and StoreName what the operator calls it. Without it the node
+	// can't tell a leader whether both have the same one.
+	Direct    *catalog.Catalog
+	StoreName string
 	// Fence, if not nil, says from what this node knows of elections why a leadership is over: an error that wraps cluster.ErrLowerTerm. It is asked
 	// before a request is obeyed and again before it changes anything. It may be called concurrently and must not block.
 	Fence func(term cluster.Term, leader cluster.NodeID) error

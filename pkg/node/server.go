@@ -16,12 +16,14 @@ import (
 
 // Register adds the agent's service to a gRPC server, which checks cluster name and certificates.
 func (a *Agent) Register(s grpc.ServiceRegistrar) {
-	protosv1.RegisterNodeServiceServer(s, &service{agent: a})
+	protosv1.RegisterNodeServiceServer(s, &service{agent: a, witnessing: make(chan struct{}, witnessesAtOnce)})
 }
 
 type service struct {
 	protosv1.UnimplementedNodeServiceServer
 	agent *Agent
+	// witnessing bounds how many questions are answered at once.
+	witnessing chan struct{}
 }
 
 // Observe returns the node's status.

@@ -1511,6 +1511,165 @@ func (x *ReachResponse) GetProblem() string {
 	return ""
 }
 
+// WitnessRequest names an object that the asking node has just created in its store, and a lock that it holds there.
+type WitnessRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ClusterName string                 `protobuf:"bytes,1,opt,name=cluster_name,json=clusterName,proto3" json:"cluster_name,omitempty"`
+	// The key, below control/probe/, and what the object holds.
+	Key   string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Value string `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// What the node replaces it by, if it finds it unchanged.
+	Reply string `protobuf:"bytes,4,opt,name=reply,proto3" json:"reply,omitempty"`
+	// The lock's name; empty if the store works without locks.
+	Lock          string `protobuf:"bytes,5,opt,name=lock,proto3" json:"lock,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WitnessRequest) Reset() {
+	*x = WitnessRequest{}
+	mi := &file_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessRequest) ProtoMessage() {}
+
+func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
+func (*WitnessRequest) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WitnessRequest) GetClusterName() string {
+	if x != nil {
+		return x.ClusterName
+	}
+	return ""
+}
+
+func (x *WitnessRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *WitnessRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *WitnessRequest) GetReply() string {
+	if x != nil {
+		return x.Reply
+	}
+	return ""
+}
+
+func (x *WitnessRequest) GetLock() string {
+	if x != nil {
+		return x.Lock
+	}
+	return ""
+}
+
+type WitnessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's store, as its --backup-store says.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// Why the node can't tell; then nothing else counts.
+	Problem string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The object is there with that value; somebody else holds the lock; the object was replaced.
+	Found         bool `protobuf:"varint,3,opt,name=found,proto3" json:"found,omitempty"`
+	Held          bool `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
+	Replaced      bool `protobuf:"varint,5,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WitnessResponse) Reset() {
+	*x = WitnessResponse{}
+	mi := &file_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessResponse) ProtoMessage() {}
+
+func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
+func (*WitnessResponse) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *WitnessResponse) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *WitnessResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *WitnessResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
+	}
+	return false
+}
+
+func (x *WitnessResponse) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *WitnessResponse) GetReplaced() bool {
+	if x != nil {
+		return x.Replaced
+	}
+	return false
+}
+
 // Settings are etcd's settings by name.
 type Settings struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1521,7 +1680,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1692,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1705,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Settings) GetValues() map[string]string {
@@ -1565,7 +1724,7 @@ type Defragment struct {
 
 func (x *Defragment) Reset() {
 	*x = Defragment{}
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1736,7 @@ func (x *Defragment) String() string {
 func (*Defragment) ProtoMessage() {}
 
 func (x *Defragment) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1749,7 @@ func (x *Defragment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Defragment.ProtoReflect.Descriptor instead.
 func (*Defragment) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 // SetAside stops etcd if it runs and moves the state and data dir of this token into the trash can. The node belongs to no cluster then.
@@ -1604,7 +1763,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1775,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1788,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetAside) GetToken() string {
@@ -1658,7 +1817,7 @@ type TakeBackup struct {
 
 func (x *TakeBackup) Reset() {
 	*x = TakeBackup{}
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1829,7 @@ func (x *TakeBackup) String() string {
 func (*TakeBackup) ProtoMessage() {}
 
 func (x *TakeBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1842,7 @@ func (x *TakeBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeBackup.ProtoReflect.Descriptor instead.
 func (*TakeBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TakeBackup) GetName() string {
@@ -1729,7 +1888,7 @@ type Prove struct {
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1900,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1913,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Prove) GetOperation() string {
@@ -1830,7 +1989,7 @@ type Replay struct {
 
 func (x *Replay) Reset() {
 	*x = Replay{}
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +2001,7 @@ func (x *Replay) String() string {
 func (*Replay) ProtoMessage() {}
 
 func (x *Replay) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +2014,7 @@ func (x *Replay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replay.ProtoReflect.Descriptor instead.
 func (*Replay) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Replay) GetIncarnation() string {
@@ -1904,7 +2063,7 @@ type ReplaySegment struct {
 
 func (x *ReplaySegment) Reset() {
 	*x = ReplaySegment{}
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2075,7 @@ func (x *ReplaySegment) String() string {
 func (*ReplaySegment) ProtoMessage() {}
 
 func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2088,7 @@ func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaySegment.ProtoReflect.Descriptor instead.
 func (*ReplaySegment) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReplaySegment) GetName() string {
@@ -1963,7 +2122,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2134,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2147,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Stage) GetOperation() string {
@@ -2052,7 +2211,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2223,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2236,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Stop) GetOperation() string {
@@ -2105,7 +2264,7 @@ type Switch struct {
 
 func (x *Switch) Reset() {
 	*x = Switch{}
-	mi := &file_v1_node_proto_msgTypes[23]
+	mi := &file_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2276,7 @@ func (x *Switch) String() string {
 func (*Switch) ProtoMessage() {}
 
 func (x *Switch) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[23]
+	mi := &file_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2289,7 @@ func (x *Switch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switch.ProtoReflect.Descriptor instead.
 func (*Switch) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Switch) GetOperation() string {
@@ -2157,7 +2316,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_v1_node_proto_msgTypes[24]
+	mi := &file_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2328,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[24]
+	mi := &file_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2341,7 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Rollback) GetOperation() string {
@@ -2202,7 +2361,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_v1_node_proto_msgTypes[25]
+	mi := &file_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2373,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[25]
+	mi := &file_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2386,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Halt) GetOperation() string {
@@ -2247,7 +2406,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_v1_node_proto_msgTypes[26]
+	mi := &file_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2259,7 +2418,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[26]
+	mi := &file_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2272,7 +2431,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Verify) GetOperation() string {
@@ -2298,7 +2457,7 @@ type Salvage struct {
 
 func (x *Salvage) Reset() {
 	*x = Salvage{}
-	mi := &file_v1_node_proto_msgTypes[27]
+	mi := &file_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2469,7 @@ func (x *Salvage) String() string {
 func (*Salvage) ProtoMessage() {}
 
 func (x *Salvage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[27]
+	mi := &file_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2482,7 @@ func (x *Salvage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Salvage.ProtoReflect.Descriptor instead.
 func (*Salvage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Salvage) GetOperation() string {
@@ -2371,7 +2530,7 @@ type Discard struct {
 
 func (x *Discard) Reset() {
 	*x = Discard{}
-	mi := &file_v1_node_proto_msgTypes[28]
+	mi := &file_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2542,7 @@ func (x *Discard) String() string {
 func (*Discard) ProtoMessage() {}
 
 func (x *Discard) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[28]
+	mi := &file_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2555,7 @@ func (x *Discard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discard.ProtoReflect.Descriptor instead.
 func (*Discard) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Discard) GetOperation() string {
@@ -2418,7 +2577,7 @@ type VerifyBackup struct {
 
 func (x *VerifyBackup) Reset() {
 	*x = VerifyBackup{}
-	mi := &file_v1_node_proto_msgTypes[29]
+	mi := &file_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2589,7 @@ func (x *VerifyBackup) String() string {
 func (*VerifyBackup) ProtoMessage() {}
 
 func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[29]
+	mi := &file_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2602,7 @@ func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackup.ProtoReflect.Descriptor instead.
 func (*VerifyBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *VerifyBackup) GetName() string {
@@ -2479,7 +2638,7 @@ type VerifiedBackup struct {
 
 func (x *VerifiedBackup) Reset() {
 	*x = VerifiedBackup{}
-	mi := &file_v1_node_proto_msgTypes[30]
+	mi := &file_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2491,7 +2650,7 @@ func (x *VerifiedBackup) String() string {
 func (*VerifiedBackup) ProtoMessage() {}
 
 func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[30]
+	mi := &file_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2504,7 +2663,7 @@ func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedBackup.ProtoReflect.Descriptor instead.
 func (*VerifiedBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifiedBackup) GetBad() string {
@@ -2583,7 +2742,7 @@ type PerformEvent struct {
 
 func (x *PerformEvent) Reset() {
 	*x = PerformEvent{}
-	mi := &file_v1_node_proto_msgTypes[31]
+	mi := &file_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2595,7 +2754,7 @@ func (x *PerformEvent) String() string {
 func (*PerformEvent) ProtoMessage() {}
 
 func (x *PerformEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[31]
+	mi := &file_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2608,7 +2767,7 @@ func (x *PerformEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformEvent.ProtoReflect.Descriptor instead.
 func (*PerformEvent) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PerformEvent) GetPhase() string {
@@ -2677,7 +2836,7 @@ type Facts struct {
 
 func (x *Facts) Reset() {
 	*x = Facts{}
-	mi := &file_v1_node_proto_msgTypes[32]
+	mi := &file_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2689,7 +2848,7 @@ func (x *Facts) String() string {
 func (*Facts) ProtoMessage() {}
 
 func (x *Facts) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[32]
+	mi := &file_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2702,7 +2861,7 @@ func (x *Facts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Facts.ProtoReflect.Descriptor instead.
 func (*Facts) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Facts) GetRevision() int64 {
@@ -2899,7 +3058,19 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x12\n" +
 	"\x04urls\x18\x02 \x03(\tR\x04urls\")\n" +
 	"\rReachResponse\x12\x18\n" +
-	"\aproblem\x18\x01 \x01(\tR\aproblem\"\x83\x01\n" +
+	"\aproblem\x18\x01 \x01(\tR\aproblem\"\x85\x01\n" +
+	"\x0eWitnessRequest\x12!\n" +
+	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\x12\x14\n" +
+	"\x05reply\x18\x04 \x01(\tR\x05reply\x12\x12\n" +
+	"\x04lock\x18\x05 \x01(\tR\x04lock\"\x87\x01\n" +
+	"\x0fWitnessResponse\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\x12\x14\n" +
+	"\x05found\x18\x03 \x01(\bR\x05found\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\bR\x04held\x12\x1a\n" +
+	"\breplaced\x18\x05 \x01(\bR\breplaced\"\x83\x01\n" +
 	"\bSettings\x12<\n" +
 	"\x06values\x18\x01 \x03(\v2$.etcdmanager.v1.Settings.ValuesEntryR\x06values\x1a9\n" +
 	"\vValuesEntry\x12\x10\n" +
@@ -2993,12 +3164,13 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x06 \x01(\x04R\tclusterId\x12%\n" +
-	"\x0eunknown_leases\x18\a \x01(\tR\runknownLeases2\xaa\x02\n" +
+	"\x0eunknown_leases\x18\a \x01(\tR\runknownLeases2\xf6\x02\n" +
 	"\vNodeService\x12E\n" +
 	"\aObserve\x12\x1e.etcdmanager.v1.ObserveRequest\x1a\x1a.etcdmanager.v1.NodeStatus\x12C\n" +
 	"\x05Watch\x12\x1c.etcdmanager.v1.WatchRequest\x1a\x1a.etcdmanager.v1.WatchEvent0\x01\x12I\n" +
 	"\aPerform\x12\x1e.etcdmanager.v1.PerformRequest\x1a\x1c.etcdmanager.v1.PerformEvent0\x01\x12D\n" +
-	"\x05Reach\x12\x1c.etcdmanager.v1.ReachRequest\x1a\x1d.etcdmanager.v1.ReachResponseB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
+	"\x05Reach\x12\x1c.etcdmanager.v1.ReachRequest\x1a\x1d.etcdmanager.v1.ReachResponse\x12J\n" +
+	"\aWitness\x12\x1e.etcdmanager.v1.WitnessRequest\x1a\x1f.etcdmanager.v1.WitnessResponseB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
 
 var (
 	file_v1_node_proto_rawDescOnce sync.Once
@@ -3012,93 +3184,97 @@ func file_v1_node_proto_rawDescGZIP() []byte {
 	return file_v1_node_proto_rawDescData
 }
 
-var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_v1_node_proto_goTypes = []any{
-	(*ObserveRequest)(nil), // 0: etcdmanager.v1.ObserveRequest
-	(*WatchRequest)(nil),   // 1: etcdmanager.v1.WatchRequest
-	(*WatchEvent)(nil),     // 2: etcdmanager.v1.WatchEvent
-	(*NodeStatus)(nil),     // 3: etcdmanager.v1.NodeStatus
-	(*TrashEntry)(nil),     // 4: etcdmanager.v1.TrashEntry
-	(*EtcdStatus)(nil),     // 5: etcdmanager.v1.EtcdStatus
-	(*Alarm)(nil),          // 6: etcdmanager.v1.Alarm
-	(*Member)(nil),         // 7: etcdmanager.v1.Member
-	(*StagedDir)(nil),      // 8: etcdmanager.v1.StagedDir
-	(*PerformRequest)(nil), // 9: etcdmanager.v1.PerformRequest
-	(*StartEtcd)(nil),      // 10: etcdmanager.v1.StartEtcd
-	(*StopMember)(nil),     // 11: etcdmanager.v1.StopMember
-	(*ReachRequest)(nil),   // 12: etcdmanager.v1.ReachRequest
-	(*ReachResponse)(nil),  // 13: etcdmanager.v1.ReachResponse
-	(*Settings)(nil),       // 14: etcdmanager.v1.Settings
-	(*Defragment)(nil),     // 15: etcdmanager.v1.Defragment
-	(*SetAside)(nil),       // 16: etcdmanager.v1.SetAside
-	(*TakeBackup)(nil),     // 17: etcdmanager.v1.TakeBackup
-	(*Prove)(nil),          // 18: etcdmanager.v1.Prove
-	(*Replay)(nil),         // 19: etcdmanager.v1.Replay
-	(*ReplaySegment)(nil),  // 20: etcdmanager.v1.ReplaySegment
-	(*Stage)(nil),          // 21: etcdmanager.v1.Stage
-	(*Stop)(nil),           // 22: etcdmanager.v1.Stop
-	(*Switch)(nil),         // 23: etcdmanager.v1.Switch
-	(*Rollback)(nil),       // 24: etcdmanager.v1.Rollback
-	(*Halt)(nil),           // 25: etcdmanager.v1.Halt
-	(*Verify)(nil),         // 26: etcdmanager.v1.Verify
-	(*Salvage)(nil),        // 27: etcdmanager.v1.Salvage
-	(*Discard)(nil),        // 28: etcdmanager.v1.Discard
-	(*VerifyBackup)(nil),   // 29: etcdmanager.v1.VerifyBackup
-	(*VerifiedBackup)(nil), // 30: etcdmanager.v1.VerifiedBackup
-	(*PerformEvent)(nil),   // 31: etcdmanager.v1.PerformEvent
-	(*Facts)(nil),          // 32: etcdmanager.v1.Facts
-	nil,                    // 33: etcdmanager.v1.NodeStatus.SettingsEntry
-	nil,                    // 34: etcdmanager.v1.Settings.ValuesEntry
-	(*EtcdNode)(nil),       // 35: etcdmanager.v1.EtcdNode
-	(*EtcdState)(nil),      // 36: etcdmanager.v1.EtcdState
-	(*ClusterSpec)(nil),    // 37: etcdmanager.v1.ClusterSpec
+	(*ObserveRequest)(nil),  // 0: etcdmanager.v1.ObserveRequest
+	(*WatchRequest)(nil),    // 1: etcdmanager.v1.WatchRequest
+	(*WatchEvent)(nil),      // 2: etcdmanager.v1.WatchEvent
+	(*NodeStatus)(nil),      // 3: etcdmanager.v1.NodeStatus
+	(*TrashEntry)(nil),      // 4: etcdmanager.v1.TrashEntry
+	(*EtcdStatus)(nil),      // 5: etcdmanager.v1.EtcdStatus
+	(*Alarm)(nil),           // 6: etcdmanager.v1.Alarm
+	(*Member)(nil),          // 7: etcdmanager.v1.Member
+	(*StagedDir)(nil),       // 8: etcdmanager.v1.StagedDir
+	(*PerformRequest)(nil),  // 9: etcdmanager.v1.PerformRequest
+	(*StartEtcd)(nil),       // 10: etcdmanager.v1.StartEtcd
+	(*StopMember)(nil),      // 11: etcdmanager.v1.StopMember
+	(*ReachRequest)(nil),    // 12: etcdmanager.v1.ReachRequest
+	(*ReachResponse)(nil),   // 13: etcdmanager.v1.ReachResponse
+	(*WitnessRequest)(nil),  // 14: etcdmanager.v1.WitnessRequest
+	(*WitnessResponse)(nil), // 15: etcdmanager.v1.WitnessResponse
+	(*Settings)(nil),        // 16: etcdmanager.v1.Settings
+	(*Defragment)(nil),      // 17: etcdmanager.v1.Defragment
+	(*SetAside)(nil),        // 18: etcdmanager.v1.SetAside
+	(*TakeBackup)(nil),      // 19: etcdmanager.v1.TakeBackup
+	(*Prove)(nil),           // 20: etcdmanager.v1.Prove
+	(*Replay)(nil),          // 21: etcdmanager.v1.Replay
+	(*ReplaySegment)(nil),   // 22: etcdmanager.v1.ReplaySegment
+	(*Stage)(nil),           // 23: etcdmanager.v1.Stage
+	(*Stop)(nil),            // 24: etcdmanager.v1.Stop
+	(*Switch)(nil),          // 25: etcdmanager.v1.Switch
+	(*Rollback)(nil),        // 26: etcdmanager.v1.Rollback
+	(*Halt)(nil),            // 27: etcdmanager.v1.Halt
+	(*Verify)(nil),          // 28: etcdmanager.v1.Verify
+	(*Salvage)(nil),         // 29: etcdmanager.v1.Salvage
+	(*Discard)(nil),         // 30: etcdmanager.v1.Discard
+	(*VerifyBackup)(nil),    // 31: etcdmanager.v1.VerifyBackup
+	(*VerifiedBackup)(nil),  // 32: etcdmanager.v1.VerifiedBackup
+	(*PerformEvent)(nil),    // 33: etcdmanager.v1.PerformEvent
+	(*Facts)(nil),           // 34: etcdmanager.v1.Facts
+	nil,                     // 35: etcdmanager.v1.NodeStatus.SettingsEntry
+	nil,                     // 36: etcdmanager.v1.Settings.ValuesEntry
+	(*EtcdNode)(nil),        // 37: etcdmanager.v1.EtcdNode
+	(*EtcdState)(nil),       // 38: etcdmanager.v1.EtcdState
+	(*ClusterSpec)(nil),     // 39: etcdmanager.v1.ClusterSpec
 }
 var file_v1_node_proto_depIdxs = []int32{
-	35, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
-	36, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
+	37, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
+	38, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
 	5,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
 	8,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
 	4,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
-	33, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
+	35, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
 	7,  // 6: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
 	6,  // 7: etcdmanager.v1.EtcdStatus.alarms:type_name -> etcdmanager.v1.Alarm
 	10, // 8: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
-	16, // 9: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
-	17, // 10: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
-	18, // 11: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
-	21, // 12: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
-	22, // 13: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
-	23, // 14: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
-	24, // 15: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
-	28, // 16: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
-	25, // 17: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
-	26, // 18: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
-	27, // 19: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
-	29, // 20: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
-	15, // 21: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
+	18, // 9: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
+	19, // 10: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
+	20, // 11: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
+	23, // 12: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
+	24, // 13: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
+	25, // 14: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
+	26, // 15: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
+	30, // 16: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
+	27, // 17: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
+	28, // 18: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
+	29, // 19: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
+	31, // 20: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
+	17, // 21: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
 	11, // 22: etcdmanager.v1.PerformRequest.stop_member:type_name -> etcdmanager.v1.StopMember
-	36, // 23: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
-	14, // 24: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
-	34, // 25: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
-	37, // 26: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
-	19, // 27: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
-	20, // 28: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
-	36, // 29: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
-	19, // 30: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
-	36, // 31: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
-	37, // 32: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
-	32, // 33: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
-	30, // 34: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
+	38, // 23: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
+	16, // 24: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
+	36, // 25: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
+	39, // 26: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
+	21, // 27: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
+	22, // 28: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
+	38, // 29: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
+	21, // 30: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
+	38, // 31: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
+	39, // 32: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
+	34, // 33: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
+	32, // 34: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
 	0,  // 35: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
 	1,  // 36: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
 	9,  // 37: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
 	12, // 38: etcdmanager.v1.NodeService.Reach:input_type -> etcdmanager.v1.ReachRequest
-	3,  // 39: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
-	2,  // 40: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
-	31, // 41: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
-	13, // 42: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
-	39, // [39:43] is the sub-list for method output_type
-	35, // [35:39] is the sub-list for method input_type
+	14, // 39: etcdmanager.v1.NodeService.Witness:input_type -> etcdmanager.v1.WitnessRequest
+	3,  // 40: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
+	2,  // 41: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
+	33, // 42: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
+	13, // 43: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
+	15, // 44: etcdmanager.v1.NodeService.Witness:output_type -> etcdmanager.v1.WitnessResponse
+	40, // [40:45] is the sub-list for method output_type
+	35, // [35:40] is the sub-list for method input_type
 	35, // [35:35] is the sub-list for extension type_name
 	35, // [35:35] is the sub-list for extension extendee
 	0,  // [0:35] is the sub-list for field type_name
@@ -3133,7 +3309,7 @@ func file_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_node_proto_rawDesc), len(file_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

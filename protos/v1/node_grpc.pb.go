@@ -25,6 +25,7 @@ const (
 	NodeService_Watch_FullMethodName   = "/etcdmanager.v1.NodeService/Watch"
 	NodeService_Perform_FullMethodName = "/etcdmanager.v1.NodeService/Perform"
 	NodeService_Reach_FullMethodName   = "/etcdmanager.v1.NodeService/Reach"
+	NodeService_Witness_FullMethodName = "/etcdmanager.v1.NodeService/Witness"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -42,6 +43,8 @@ type NodeServiceClient interface {
 	Perform(ctx context.Context, in *PerformRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PerformEvent], error)
 	// Reach tells which of the URLs can't be reached from this node: the name doesn't resolve, or nothing answers, not even with a refusal.
 	Reach(ctx context.Context, in *ReachRequest, opts ...grpc.CallOption) (*ReachResponse, error)
+	// Witness tells what this node sees in its store of what the asking node has just done in its own.
+	Witness(ctx context.Context, in *WitnessRequest, opts ...grpc.CallOption) (*WitnessResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -110,6 +113,16 @@ func (c *nodeServiceClient) Reach(ctx context.Context, in *ReachRequest, opts ..
 	return out, nil
 }
 
+func (c *nodeServiceClient) Witness(ctx context.Context, in *WitnessRequest, opts ...grpc.CallOption) (*WitnessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WitnessResponse)
+	err := c.cc.Invoke(ctx, NodeService_Witness_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -125,6 +138,8 @@ type NodeServiceServer interface {
 	Perform(*PerformRequest, grpc.ServerStreamingServer[PerformEvent]) error
 	// Reach tells which of the URLs can't be reached from this node: the name doesn't resolve, or nothing answers, not even with a refusal.
 	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
+	// Witness tells what this node sees in its store of what the asking node has just done in its own.
+	Witness(context.Context, *WitnessRequest) (*WitnessResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -146,6 +161,9 @@ func (UnimplementedNodeServiceServer) Perform(*PerformRequest, grpc.ServerStream
 }
 func (UnimplementedNodeServiceServer) Reach(context.Context, *ReachRequest) (*ReachResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Reach not implemented")
+}
+func (UnimplementedNodeServiceServer) Witness(context.Context, *WitnessRequest) (*WitnessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Witness not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -226,6 +244,24 @@ func _NodeService_Reach_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_Witness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WitnessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).Witness(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_Witness_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).Witness(ctx, req.(*WitnessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -240,6 +276,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Reach",
 			Handler:    _NodeService_Reach_Handler,
+		},
+		{
+			MethodName: "Witness",
+			Handler:    _NodeService_Witness_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -36,12 +36,16 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// helper runs "add DIR N": it adds N to the counter in the store, one at a time; or "put DIR": it puts one object and prints the error.
+// helper runs "add DIR N": it adds N to the counter in the store, one at a time; "put DIR": it puts one object and prints the error;
+// or "machine DIR": it is a machine with the store.
 func helper(job string) error {
 	fields := strings.Fields(job)
 	s, err := New(fields[1])
 	if err != nil {
 		return err
+	}
+	if fields[0] == "machine" {
+		return actAsMachine(s)
 	}
 	if fields[0] == "put" {
 		_, err := s.Put(context.Background(), "dir/k", strings.NewReader("x"), blob.PutOptions{})

@@ -239,7 +239,7 @@ func (s *Store) lock(ctx context.Context, root *os.Root, needed bool) (unlock fu
 	}
 }
 
-// removeStale removes temporary files that no living put can own any more. What fails is tried again by the next put.
+// removeStale removes temporary files that no living put can own any more, and locks that were held to be seen. What fails is tried again by the next put.
 func removeStale(root *os.Root, now time.Time) {
 	entries, err := fs.ReadDir(root.FS(), reserved)
 	if err != nil {
@@ -247,7 +247,7 @@ func removeStale(root *os.Root, now time.Time) {
 	}
 	for _, e := range entries {
 		name := reserved + "/" + e.Name()
-		if fi, err := e.Info(); err == nil && strings.HasPrefix(name, tmpPrefix) && now.Sub(fi.ModTime()) > staleAfter {
+		if fi, err := e.Info(); err == nil && (strings.HasPrefix(name, tmpPrefix) || strings.HasPrefix(name, lockPrefix)) && now.Sub(fi.ModTime()) > staleAfter {
 			_ = root.Remove(name)
 		}
 	}

@@ -1,0 +1,36 @@
+package catalog
+
+import (
+	"context"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// What a node asks another one to find out whether both have one store that fences between them; see package blob.
+type (
+	// Posed is a question with what is kept for it in the store.
+	Posed = blob.Posed
+	// Question is what the other node gets, Testimony what it answers, and Finding what that means.
+	Question  = blob.Question
+	Testimony = blob.Testimony
+	Finding   = blob.Finding
+)
+
+// The findings.
+const (
+	OneStore   = blob.OneStore
+	OtherStore = blob.OtherStore
+	LocksApart = blob.LocksApart
+	PutsApart  = blob.PutsApart
+)
+
+// Pose asks a question of this node's store.
+func (c *Catalog) Pose(ctx context.Context, node cluster.NodeID) (*Posed, error) {
+	return blob.Pose(ctx, c.store, string(node))
+}
+
+// Witness answers the question of another node.
+func (c *Catalog) Witness(ctx context.Context, q Question) Testimony {
+	return blob.Witness(ctx, c.store, q)
+}
