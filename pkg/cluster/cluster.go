@@ -195,7 +195,10 @@ type EtcdStatus struct {
 func (s EtcdStatus) Votes() bool { return s.Healthy && !s.Learner && (s.LeaderID != 0 || s.Denied) }
 
 // EtcdUser is the common name of a node's client certificate for etcd. Where etcd has users that is the manager's.
-func EtcdUser(id NodeID) string { return "etcd-manager-client-" + string(id) }
+func EtcdUser(id NodeID) string { return EtcdUserPrefix + string(id) }
+
+// EtcdUserPrefix is what the common name of a manager's client certificate has before the node's id.
+const EtcdUserPrefix = "etcd-manager-client-"
 
 // StagedDir is a data dir that was built and proven and waits to be switched to.
 type StagedDir struct {

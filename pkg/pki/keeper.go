@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 const (
@@ -80,7 +82,7 @@ const (
 
 const (
 	serverPrefix = "etcd-manager-server-"
-	clientPrefix = "etcd-manager-client-"
+	clientPrefix = cluster.EtcdUserPrefix
 )
 
 // NewKeeper reads the authorities and issues the process' own certificates. It starts nothing: call Run.
