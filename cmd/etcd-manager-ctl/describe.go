@@ -42,6 +42,7 @@ type describeOutput struct {
 	StagedBytes    int64                               `json:"stagedBytes,omitempty"`
 	Verified       []cluster.NodeID                    `json:"verified,omitempty"`
 	ClientsWrote   bool                                `json:"clientsWrote,omitempty"`
+	UnknownLeases  string                              `json:"unknownLeases,omitempty"`
 	Steps          []catalog.Step                      `json:"steps,omitempty"`
 	Progress       map[cluster.NodeID]catalog.Progress `json:"progress,omitempty"`
 }
@@ -62,7 +63,7 @@ func (e entry) describe() describeOutput {
 	}
 	d.OldToken, d.NewToken, d.RevisionBefore, d.RevisionAfter = op.OldToken, op.NewToken, op.RevisionBefore, op.RevisionAfter
 	d.StagedRevision, d.StagedHash, d.StagedBytes, d.Verified = op.StagedRevision, op.StagedHash, op.StagedBytes, op.Verified
-	d.ClientsWrote, d.Steps, d.Progress = op.Written, op.Steps, op.Progress
+	d.ClientsWrote, d.UnknownLeases, d.Steps, d.Progress = op.Written, op.UnknownLeases, op.Steps, op.Progress
 	return d
 }
 
