@@ -118,7 +118,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "how long a change waits at most until it is on its way to the store; 0 keeps no changes between backups")
 	o.retention.Changes = retention.DefaultChanges
 	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
-	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is proven by replaying the changes since the one before; 0 means never")
+	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often a backup is proven, the newest that wasn't yet: it is read, and reached from the one before by the changes between; 0 means never")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
 	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups with, or aws-kms:ARN to use no other key of KMS; may be repeated")
@@ -138,7 +138,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.BoolVar(&o.insecure, "insecure", false, "no TLS between the managers (for experiments)")
 	f.BoolVar(&o.etcdInsecure, "etcd-insecure", false, "no TLS for etcd; the URLs' scheme becomes http (for experiments)")
 	f.DurationVar(&o.queuePoll, "queue-poll-interval", 30*time.Second, "how often the leader looks for commands in the store; a restore with --now waits that long at most")
-	f.DurationVar(&o.pollInterval, "discovery-poll-interval", time.Minute, "time between looks for other managers once all are there")
+	f.DurationVar(&o.pollInterval, "discovery-poll-interval", time.Minute, "time between looks for other managers once all are there; ten times that while another manager leads")
 	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
 	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
