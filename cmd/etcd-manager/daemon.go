@@ -40,6 +40,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/relay"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // newNodeID makes a name that a person recognizes and that no other node has: the host's, and a few random letters.
@@ -77,6 +78,7 @@ type daemon struct {
 	manager  *manager.Manager
 	server   *grpc.Server
 	listener net.Listener
+	said     repeat.Limiter // of what fails again and again
 }
 
 // runDaemon puts everything together and runs until ctx ends. It begins anew with another volume when its own was given up.
@@ -202,9 +204,9 @@ func (d *daemon) openAgent() error {
 		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
 		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
 		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression, Fence: d.fence,
+		Direct: d.catalog, StoreName: o.backupStore,
 	}
 	if !o.etcdInsecure {
-		Direct: d.catalog, StoreName: o.backupStore,
 		cfg.Certificates = d.keeper
 	}
 	if d.volume != nil {
@@ -450,10 +452,13 @@ func (d *daemon) run(ctx context.Context) error {
 	return failed
 }
 
+// hostsAgain is how long a hosts file that couldn't be written is left alone.
+const hostsAgain = 5 * time.Second
+
 // keepHosts keeps the members' names resolvable.
 func (d *daemon) keepHosts(ctx context.Context) error {
 	file := hosts.File{Path: d.o.hostsFile, KeepDir: d.o.dataDir}
-	said, shadowed := "", ""
+	shadowed := ""
 	for {
 		changed := d.peers.Changed()
 		var entries []hosts.Entry
@@ -471,13 +476,8 @@ func (d *daemon) keepHosts(ctx context.Context) error {
 		})
 		wait := time.Minute
 		if _, err := file.Update(ctx, d.o.clusterName, entries); err != nil && ctx.Err() == nil {
-			wait = 5 * time.Second
-			if said != err.Error() {
-				said = err.Error()
-				klog.Errorf("names of members may not resolve: %v", err)
-			}
-		} else {
-			said = ""
+			d.said.Errorf("hosts", "names of members may not resolve: %v", err)
+			wait, changed = hostsAgain, nil // whatever changes, a file that can't be written isn't tried more often
 		}
 		shadowed = d.checkNames(file, entries, shadowed)
 		select {

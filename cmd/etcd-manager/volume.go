@@ -98,7 +98,6 @@ func (d *daemon) openEBS(ctx context.Context) error {
 // openEC2 asks who this machine is. At boot the answers may take a while; a missing permission doesn't mend itself.
 func (d *daemon) openEC2(ctx context.Context) (*ebs.Client, *ebs.Self, error) {
 	cfg := ebs.Config{ClusterName: d.o.clusterName, Tags: d.o.volumeTags, NameTag: d.o.volumeNameTag}
-	said := ""
 	for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
 		client, err := ebs.Open(ctx, cfg)
 		var self *ebs.Self
@@ -109,10 +108,7 @@ func (d *daemon) openEC2(ctx context.Context) (*ebs.Client, *ebs.Self, error) {
 		if err == nil || errors.As(err, &denied) || ctx.Err() != nil {
 			return client, self, err
 		}
-		if said != err.Error() {
-			said = err.Error()
-			klog.Warningf("waiting for AWS to say which machine this is: %v", err)
-		}
+		d.said.Warningf("machine", "waiting for AWS to say which machine this is: %v", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -222,7 +218,7 @@ func (d *daemon) keepVolume(ctx context.Context) error {
 		if d.volume.grow != nil && time.Since(grown) >= growCheck {
 			grown = time.Now()
 			if err := d.volume.grow(ctx); err != nil && ctx.Err() == nil {
-				klog.Warningf("%v", err)
+				d.said.Warningf("grow", "%v", err)
 			}
 		}
 		if d.volume.ebs != nil && d.watchReplacement(ctx) {

@@ -42,7 +42,7 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan
 			l.failedOn[a.Node] = time.Now()
 			wait := min(5*time.Second<<min(l.backupFails, 6), 5*time.Minute)
 			l.backupRetry, l.backupError = time.Now().Add(wait), err.Error()
-			klog.Errorf("the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
+			l.said.Errorf("backup of "+string(a.Node), "the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
 		}
 		retryAt := l.backupRetry
 		if err == nil {
@@ -60,7 +60,7 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan
 		l.poke()
 		if err == nil {
 			if _, err := l.thinOut(ctx); err != nil && ctx.Err() == nil {
-				klog.Warningf("retention: %v", err)
+				l.said.Warningf("retention", "retention: %v", err)
 			}
 		}
 	})
@@ -121,7 +121,7 @@ func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
 		klog.Infof("retention: removed %d backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
 	}
 	if r.News || r.Refused > 0 {
-		klog.Warningf("retention: %s", denied)
+		l.said.Warningf("retention denied", "retention: %s", denied)
 	}
 	if r.Locked > 0 {
 		klog.V(2).Infof("retention: the store keeps %d objects under lock; they are looked at again from %s on", r.Locked, r.Until.UTC().Format(time.RFC3339))
@@ -153,7 +153,7 @@ func (l *leadership) prune(ctx context.Context) {
 		wait = pruneInterval
 		more, err := l.thinOut(ctx)
 		if err != nil && ctx.Err() == nil {
-			klog.Warningf("retention: %v", err)
+			l.said.Warningf("retention", "retention: %v", err)
 		}
 		if more {
 			wait = pruneAgain

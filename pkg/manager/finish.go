@@ -98,7 +98,7 @@ func (l *leadership) pruneHistory(ctx context.Context) {
 		l.pruning.Lock()
 		defer l.pruning.Unlock()
 		if _, err := l.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil && ctx.Err() == nil {
-			klog.Warningf("the records of old operations stay for now: %v", err)
+			l.said.Warningf("old records", "the records of old operations stay for now: %v", err)
 		}
 	})
 }

@@ -107,7 +107,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 		witnesses: map[cluster.NodeID]*witness{}, started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
-	l.do = l.act
+	l.do, l.store.said = l.act, &l.said
 	return l
 }
 

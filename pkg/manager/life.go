@@ -208,7 +208,7 @@ func (l *leadership) startDefragment(ctx context.Context, id cluster.NodeID) {
 	l.wg.Go(func() {
 		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Defragment{Defragment: &protosv1.Defragment{}}}, l.slowAction(), nil)
 		if err != nil && ctx.Err() == nil {
-			klog.Errorf("the database of node %s could not be rewritten: %v", id, err)
+			l.said.Errorf("rewrite "+string(id), "the database of node %s could not be rewritten: %v", id, err)
 			l.pause(ctx, 10*time.Second)
 		}
 		l.mu.Lock()

@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -46,8 +47,8 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	if problem != "" && o.Store.Error == "" {
 		o.Store.Error = problem
 	}
-	o.Store.Holder.Mine = l.hold != nil
 	l.askWitnesses(ctx, o)
+	o.Store.Holder.Mine = l.hold != nil
 	if !l.store.holderSince.IsZero() {
 		o.Store.Holder.UnchangedFor = time.Since(l.store.holderSince)
 	}
@@ -129,7 +130,7 @@ func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.No
 		ClusterName: l.m.cfg.ClusterName, Fresh: l.changed, Term: uint64(l.term), Leader: string(l.m.cfg.Self), Summary: l.m.encode(),
 	})
 	if status.Code(err) == codes.Aborted {
-		klog.Warningf("node %s obeys another leader (%s); stepping down", id, status.Convert(err).Message())
+		l.said.Warningf("obeys "+string(id), "node %s obeys another leader (%s); stepping down", id, status.Convert(err).Message())
 		l.m.cfg.Peers.Exceed(l.term)
 	}
 	if err != nil {
@@ -213,6 +214,8 @@ type storeView struct {
 	unread map[string]string
 	// problems are what ObjectErrors are made of, by object.
 	problems map[string]string
+	// said bounds what is logged of problems, whose words may be others at each reading.
+	said *repeat.Limiter
 	// highest is the highest revision that any restore has recorded.
 	highest int64
 }
@@ -304,7 +307,7 @@ func (s *storeView) note(object string, err error) {
 	if err != nil {
 		s.problems[object] = err.Error()
 		if was != err.Error() {
-			klog.Warningf("an object in the store can't be used; what can be done without it goes on: %v", err)
+			s.said.Warningf("object "+object, "an object in the store can't be used; what can be done without it goes on: %v", err)
 		}
 	}
 	s.ObjectErrors = slices.Sorted(maps.Values(s.problems))

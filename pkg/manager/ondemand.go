@@ -35,7 +35,7 @@ func (l *leadership) taken(command string) string {
 
 func (l *leadership) showDemand(ctx context.Context, command string, p catalog.CreateProgress) {
 	if err := l.m.cfg.Catalog.PutCreateProgress(ctx, command, p); err != nil && ctx.Err() == nil {
-		klog.Warningf("the progress of command %s can't be shown: %v", command, err)
+		l.said.Warningf("progress", "the progress of command %s can't be shown: %v", command, err)
 	}
 }
 
@@ -115,6 +115,6 @@ func (l *leadership) failDemand(ctx context.Context, a plan.TakeBackup, retryAt 
 		err = l.endDemand(ctx, cmd, l.taken(a.Command), catalog.StateFailed, fmt.Sprintf("it has failed %d times, in the end because: %v", attempt, cause))
 	}
 	if err != nil && ctx.Err() == nil {
-		klog.Warningf("command %s stays queued: that it failed can't be written: %v", a.Command, err)
+		l.said.Warningf("end of "+a.Command, "command %s stays queued: that it failed can't be written: %v", a.Command, err)
 	}
 }

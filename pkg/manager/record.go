@@ -209,7 +209,7 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 		}
 		op, err := catalog.DecodeOperation("journal of node "+string(n.ID), n.OperationRecord)
 		if err != nil {
-			klog.Warningf("%v", err)
+			l.said.Warningf("journal of "+string(n.ID), "%v", err)
 			continue
 		}
 		if _, bad := l.store.unread[op.ID]; l.store.Error == "" && !bad {
@@ -226,7 +226,7 @@ func (l *leadership) recall(nodes []cluster.NodeStatus) {
 	if l.store.Error == "" {
 		why = "its record in the store can't be read"
 	}
-	klog.Warningf("%s, and the nodes are in the middle of restore %s; going on with what their journals say", why, newest.ID)
+	l.said.Warningf("recalled "+newest.ID, "%s, and the nodes are in the middle of restore %s; going on with what their journals say", why, newest.ID)
 	newest.StateSince = time.Now()
 	l.op, l.opVer, l.opUnsaved = newest, l.store.unread[newest.ID], true
 }

@@ -98,7 +98,7 @@ func (l *leadership) step(ctx context.Context, err error) error {
 	l.opFails++
 	if errors.Is(err, cluster.ErrPermanent) || l.opFails >= opAttempts {
 		l.opFails = 0
-		klog.Errorf("restore %s (%s): %v", l.op.ID, l.op.State, err)
+		l.said.Errorf("restore "+l.op.ID+string(l.op.State), "restore %s (%s): %v", l.op.ID, l.op.State, err)
 		return l.save(ctx, func(op *catalog.Operation) { op.Reason = err.Error() })
 	}
 	longest := 15 * time.Second

@@ -68,7 +68,7 @@ func (l *leadership) verifyBackups(ctx context.Context) {
 				putOff = time.Now()
 			}
 			wait = min(verifyAgain, interval)
-			klog.Warningf("no backup is proven now, next attempt in %s: %v", wait, err)
+			l.said.Warningf("proof", "no backup is proven now, next attempt in %s: %v", wait, err)
 			l.m.setProof(func(p *ProofReport) { p.Postponed = err.Error() })
 		}
 	}

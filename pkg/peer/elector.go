@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // How time is dealt out to elections. A leader whose node is cut off is replaced within twice electionTicks and the time of a vote; one
@@ -43,6 +44,8 @@ type elector struct {
 	revoke func(cause error)
 	// publish is called with each new state, once it is persisted.
 	publish func(election.State)
+
+	said repeat.Limiter // of votes that can't be saved
 
 	poke chan struct{} // wakes run, as the next tick of interest has come closer
 
@@ -82,7 +85,7 @@ func (e *elector) open(wanted int) error {
 	e.m, e.start = m, time.Now()
 	e.runWaiting()
 	if _, err = e.finish(nil, election.Message{}); err != nil {
-		klog.Errorf("%v", err) // run tries again
+		e.said.Errorf("vote", "%v", err) // run tries again
 	}
 	return nil
 }
@@ -128,7 +131,7 @@ func (e *elector) do(f func(*election.Machine)) bool {
 	}
 	f(e.m)
 	if _, err := e.finish(sent, election.Message{}); err != nil {
-		klog.Errorf("%v", err)
+		e.said.Errorf("vote", "%v", err)
 	}
 	return true
 }
@@ -142,7 +145,7 @@ func (e *elector) leads(term cluster.Term) bool {
 		return false
 	}
 	if _, err := e.finish(sent, election.Message{}); err != nil {
-		klog.Errorf("%v", err)
+		e.said.Errorf("vote", "%v", err)
 		return false
 	}
 	s := e.m.State()
@@ -167,7 +170,7 @@ func (e *elector) step(msg election.Message) (*election.Message, error) {
 	}
 	response, err := e.finish(sent, request)
 	if err != nil {
-		klog.Errorf("%v", err)
+		e.said.Errorf("vote", "%v", err)
 		return nil, err
 	}
 	return response, stepErr

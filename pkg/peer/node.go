@@ -104,7 +104,7 @@ func (p *Peers) ensure(id cluster.NodeID) (n *node, added bool) {
 	}
 	l, err := newLink(p, id, nil)
 	if err != nil {
-		klog.Warningf("%v", err)
+		p.said.Warningf("link to "+string(id), "%v", err)
 		return nil, false
 	}
 	n = &node{id: id, link: l, found: map[string][]string{}, former: map[string]time.Time{}}

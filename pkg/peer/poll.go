@@ -202,7 +202,7 @@ func (p *Peers) probe(endpoints []string) {
 		}
 		l, err := newLink(p, p.cfg.Self.ID, []string{e})
 		if err != nil {
-			klog.Warningf("%v", err)
+			p.said.Warningf("link to "+e, "%v", err)
 			return
 		}
 		p.probed[e] = true
