@@ -43,6 +43,9 @@ type StartOptions struct {
 	// the manager itself reads would kill etcd together with the manager.
 	Stdout *os.File
 	Stderr *os.File
+	// Overhear has etcd write into a file beside PIDFile, from which the manager hands on to Stderr, so that Exit.Reason is known. It is for one that
+	// didn't stay up: as long as no manager runs, nobody shortens the file.
+	Overhear bool
 }
 
 // Exit says how a process ended.
@@ -59,6 +62,8 @@ type Exit struct {
 	OOM bool
 	// After is how long it ran.
 	After time.Duration
+	// Reason is the last error in its own log, in one line of at most 300 characters; empty if it wasn't overheard, or said nothing.
+	Reason string
 }
 
 // String is for the operator.
@@ -79,7 +84,11 @@ func (e Exit) String() string {
 	if e.Asked {
 		return s + " after it was asked to stop"
 	}
-	return s + " after " + e.After.Round(time.Millisecond).String() + "; its own log has the reason"
+	s += " after " + e.After.Round(time.Millisecond).String()
+	if e.Reason != "" {
+		return s + "; it said: " + e.Reason
+	}
+	return s + "; its own log has the reason"
 }
 
 // Process is a running or ended etcd. All methods are safe for concurrent use.
@@ -92,6 +101,7 @@ type Process struct {
 	asked   atomic.Bool
 	termed  sync.Once
 	oomSeen uint64
+	heard   atomic.Pointer[overheard] // nil if it isn't overheard
 	done    chan struct{}
 	exit    Exit // written before done is closed
 }
@@ -151,18 +161,36 @@ func Start(cmd CommandLine, o StartOptions) (*Process, error) {
 	if o.Stderr != nil {
 		c.Stderr = o.Stderr
 	}
+	var heard *overheard
+	if o.Overhear {
+		var own *os.File
+		if heard, own, err = openOverheard(o.PIDFile, writer(o.Stderr)); err != nil {
+			return nil, fmt.Errorf("start etcd %s: %w", cmd.Version, err)
+		}
+		defer own.Close()
+		c.Stderr = own
+	}
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	oom, _ := oomKills()
 	if err := c.Start(); err != nil {
+		if heard != nil {
+			heard.end()
+		}
 		return nil, fmt.Errorf("start etcd %s: %w", cmd.Version, err)
 	}
 	p, err := record(c, cmd, o.PIDFile)
 	if err != nil {
 		err = errors.Join(err, c.Process.Kill())
 		_ = c.Wait() // it was killed just now; the error is the one above
+		if heard != nil {
+			heard.end()
+		}
 		return nil, err
 	}
 	p.oomSeen = oom
+	if heard != nil {
+		p.overhear(heard)
+	}
 	go p.waitChild(c)
 	return p, nil
 }
@@ -254,6 +282,9 @@ func (p *Process) finish(e Exit) {
 	if info, err := readPIDFile(p.pidFile); err == nil && info.PID == p.info.PID && info.StartTicks == p.info.StartTicks {
 		// A pid file that stays behind is recognized as stale later.
 		_ = os.Remove(p.pidFile)
+	}
+	if o := p.heard.Load(); o != nil {
+		e.Reason = o.end()
 	}
 	p.exit = e
 	close(p.done)

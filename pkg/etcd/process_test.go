@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// launchAndDie is a manager that starts etcd and is gone: args are the files of command line, pid file and log.
+// launchAndDie is a manager that starts etcd and is gone: args are the files of command line, pid file and log, and more if it overhears it.
 func launchAndDie(args []string) {
 	b, err := os.ReadFile(args[0])
 	if err != nil {
@@ -25,7 +25,7 @@ func launchAndDie(args []string) {
 	if err != nil {
 		panic(err)
 	}
-	if _, err := Start(cmd, StartOptions{PIDFile: args[1], Stdout: log, Stderr: log}); err != nil {
+	if _, err := Start(cmd, StartOptions{PIDFile: args[1], Stdout: log, Stderr: log, Overhear: len(args) > 3}); err != nil {
 		panic(err)
 	}
 	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
@@ -35,13 +35,13 @@ func launchAndDie(args []string) {
 }
 
 // orphan starts an etcd whose manager has died.
-func orphan(t *testing.T, m *testMember) {
+func orphan(t *testing.T, m *testMember, more ...string) {
 	t.Helper()
 	b, err := json.Marshal(m.command(t))
 	must(t, err)
 	f := m.dir + "/cmd.json"
 	must(t, os.WriteFile(f, b, 0o600))
-	out, err := exec.Command(self(t), "launch-and-die", f, m.pidFile(), m.logFile()).CombinedOutput()
+	out, err := exec.Command(self(t), append([]string{"launch-and-die", f, m.pidFile(), m.logFile()}, more...)...).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("launcher: %v: %s", err, out)

@@ -92,12 +92,15 @@ type Agent struct {
 	probed   time.Time
 	badSince time.Time
 	lastExit string
-	restarts int
-	startErr string
-	busy     string
-	sequence uint64
-	changed  chan struct{}
-	tasks    map[string]*task
+	// overhear is true if the next etcd is to be overheard, as the one before ended soon; exitReason is what that one said, until one is healthy.
+	overhear   bool
+	exitReason string
+	restarts   int
+	startErr   string
+	busy       string
+	sequence   uint64
+	changed    chan struct{}
+	tasks      map[string]*task
 	// nameProblem says why members' names don't resolve here as they should.
 	nameProblem string
 	// heeded is the highest leadership that has looked at this node.
@@ -388,8 +391,13 @@ func (a *Agent) lastStatus() cluster.EtcdStatus {
 	if a.procAs != nil {
 		s.Quarantined = a.procAs.Quarantined
 	}
-	if a.proc == nil {
+	switch {
+	case a.proc == nil:
 		s.Error = firstNonEmpty(a.startErr, a.lastExit, s.Error)
+	case s.Healthy:
+		a.exitReason = ""
+	case a.exitReason != "":
+		s.Error = "starting again; the last time etcd ended it said: " + a.exitReason
 	}
 	a.withResources(&s)
 	return s

@@ -145,6 +145,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
+	p.Overhear(a.cfg.Stderr)
 	// Which client URLs it listens on can only be told by comparing with what would be started.
 	as := s.Clone()
 	if cmd, err := a.commandLine(as); err == nil && p.Info().Fingerprint != cmd.Fingerprint {
@@ -246,7 +247,10 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 			return err
 		}
 	}
-	p, err = etcd.Start(cmd, etcd.StartOptions{PIDFile: a.l.pid(), Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr})
+	a.mu.Lock()
+	overhear := a.overhear
+	a.mu.Unlock()
+	p, err = etcd.Start(cmd, etcd.StartOptions{PIDFile: a.l.pid(), Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr, Overhear: overhear})
 	if err != nil {
 		return err
 	}
@@ -420,7 +424,7 @@ func (a *Agent) gone(p *etcd.Process, why string) {
 	if a.client != nil {
 		a.client.Close()
 	}
-	a.proc, a.procAs, a.client, a.lastExit = nil, nil, nil, why
+	a.proc, a.procAs, a.client, a.lastExit, a.exitReason = nil, nil, nil, why, ""
 	a.health = cluster.EtcdStatus{Error: why}
 	if a.badSince.IsZero() {
 		a.badSince = time.Now()
@@ -454,6 +458,9 @@ func (a *Agent) moveLeader(ctx context.Context, c *etcd.Client) {
 		klog.V(2).Infof("etcd's leadership could not be moved to %s: %v", m.Name, err)
 	}
 }
+
+// shortRun is a run after which the next start of etcd waits, and is overheard.
+const shortRun = 30 * time.Second
 
 // supervise starts etcd again whenever it ended without being asked.
 func (a *Agent) supervise(ctx context.Context) {
@@ -495,15 +502,23 @@ func (a *Agent) supervise(ctx context.Context) {
 			unasked := a.proc == p && !p.Exit().Asked
 			if unasked {
 				a.restarts++
+				a.overhear = p.Exit().After < shortRun
 			}
 			a.mu.Unlock()
 			if !unasked {
 				a.forgetEnded(p)
 				continue
 			}
-			a.said.Errorf("exit", "etcd (pid %d) %s; starting it again", p.PID(), p.Exit())
+			key := "exit"
+			if p.Exit().Reason != "" {
+				key = "exit with a reason" // which isn't kept back because the one before had none
+			}
+			a.said.Errorf(key, "etcd (pid %d) %s; starting it again", p.PID(), p.Exit())
 			a.gone(p, "etcd "+p.Exit().String())
-			if time.Since(started) > 30*time.Second {
+			a.mu.Lock()
+			a.exitReason = p.Exit().Reason
+			a.mu.Unlock()
+			if time.Since(started) > shortRun {
 				delay = 0
 			} else {
 				delay = nextDelay(delay)
