@@ -107,7 +107,7 @@ func (r *rules) form() (Decision, bool) {
 		return none, false
 	}
 	if e := r.o.Store.Error; e != "" {
-		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", e)
+		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", figure{e})
 	}
 	if !r.p.MayCreate {
 		return hold("no node has an etcd cluster; with a static configuration one is only created when the file please-create-new-cluster exists in the data dir")
