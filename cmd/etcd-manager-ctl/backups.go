@@ -1,16 +1,14 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -73,7 +71,7 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 	for _, b := range backups {
 		age, sums := "unknown", "gzip and etcd"
 		if !b.Time.IsZero() {
-			age = ageOf(a.now().Sub(b.Time))
+			age = ui.Age(a.now().Sub(b.Time))
 		}
 		if b.HasManifest {
 			sums = "manifest"
@@ -83,9 +81,9 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 			pinned = "yes"
 		}
 		if p := proofOf(b); p != "" {
-			proof = fmt.Sprintf("%s %s", p, ago(a.now().Sub(b.ProofAt)))
+			proof = fmt.Sprintf("%s %s", p, ui.Ago(a.now().Sub(b.ProofAt)))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.Name, age, sizeOf(b.Size), sums, pinned, proof)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.Name, age, ui.Size(b.Size), sums, pinned, proof)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
@@ -102,46 +100,4 @@ func proofOf(b catalog.Backup) string {
 		return string(catalog.Proven)
 	}
 	return ""
-}
-
-// closest returns at most n of the names that are spelled most like word; none if nothing is like it.
-func closest(word string, names []string, n int) []string {
-	type candidate struct {
-		name     string
-		distance int
-	}
-	var found []candidate
-	for _, name := range names {
-		d := distance(word, name)
-		if d > 0 && d*3 <= max(len(word), len(name)) || word != "" && strings.HasPrefix(name, word) {
-			found = append(found, candidate{name, d})
-		}
-	}
-	slices.SortStableFunc(found, func(a, b candidate) int { return cmp.Compare(a.distance, b.distance) })
-	var out []string
-	for _, c := range found[:min(n, len(found))] {
-		out = append(out, c.name)
-	}
-	return out
-}
-
-// distance counts the single-letter changes that make b out of a (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		left := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := left
-			if a[i] != b[j] {
-				cost++
-			}
-			left = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

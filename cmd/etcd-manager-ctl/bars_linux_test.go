@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
@@ -147,9 +148,9 @@ func TestBars(t *testing.T) {
 		t.Errorf("bars stay on the screen:\n%s", got)
 	}
 	var want bytes.Buffer
-	plain := newLines(&want)
+	plain := ui.NewPipe(&want)
 	for _, line := range []string{name + ": restore of " + backup1 + " into 3 members, etcd 3.5.21", "waiting " + restartManager, "begun; node b leads (term 7)"} {
-		plain.say(now, line)
+		plain.Say(now, line)
 	}
 	if !strings.HasPrefix(got, want.String()) || strings.Count(got, "\n") != 14 {
 		t.Errorf("what was said doesn't stay on the screen:\n%s", got)
@@ -161,10 +162,10 @@ func TestTransferBar(t *testing.T) {
 	s := newScreen(t)
 	a := &app{deps: deps{errOut: s.terminal, errTerminal: true}}
 	bar := a.transfer("fetch x")
-	bar.set(10*mib, 40*mib)
+	bar.Set(10*mib, 40*mib)
 	s.waitFor(t, `fetch x +25 %`)
-	bar.close()
-	bar.set(20*mib, 40*mib) // a late report is no mistake
+	bar.Close()
+	bar.Set(20*mib, 40*mib) // a late report is no mistake
 	_, err := s.terminal.WriteString("END\n")
 	must(t, err)
 	s.waitFor(t, "END")
@@ -172,6 +173,6 @@ func TestTransferBar(t *testing.T) {
 		t.Errorf("it stays on the screen: %q", got)
 	}
 	quiet := (&app{deps: deps{errOut: io.Discard}}).transfer("x")
-	quiet.set(1, 2)
-	quiet.close()
+	quiet.Set(1, 2)
+	quiet.Close()
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
@@ -30,7 +31,7 @@ is the revision before it was marked, with which a namespace still has everythin
 				return err
 			}
 			if o.revision < 0 || o.revision > 0 && o.until != "" || args[0] == "" {
-				return usagef("before needs a key, and --until or --until-revision, not both")
+				return ui.Usagef("before needs a key, and --until or --until-revision, not both")
 			}
 			return a.before(cmd.Context(), args[0], o.prefix, changelog.Target{Time: at, Revision: o.revision})
 		},
@@ -103,49 +104,38 @@ const keysShown = 10
 
 func (a *app) printBefore(key string, b *changelog.Before) error {
 	var s strings.Builder
-	name := readable(key)
+	name := ui.Readable(key)
 	switch {
 	case b.Deletions == 1 && len(b.Keys) == 1:
-		fmt.Fprintf(&s, "%s was deleted by revision %d, at %s\n", readable(b.Keys[0]), b.Last.Revision, momentOf(b.Last.Time, b.Last.Since))
+		fmt.Fprintf(&s, "%s was deleted by revision %d, at %s\n", ui.Readable(b.Keys[0]), b.Last.Revision, ui.Moment(b.Last.Time, b.Last.Since))
 	default:
 		fmt.Fprintf(&s, "%d deletions below %s, by revisions %d to %d, from %s to %s\n", b.Deletions, name, b.First.Revision, b.Last.Revision,
-			momentOf(b.First.Time, b.First.Since), momentOf(b.Last.Time, b.Last.Since))
+			ui.Moment(b.First.Time, b.First.Since), ui.Moment(b.Last.Time, b.Last.Since))
 		for i, k := range b.Keys {
 			if i == keysShown {
 				fmt.Fprintf(&s, "    … and %d more\n", b.Deletions-keysShown)
 				break
 			}
-			fmt.Fprintf(&s, "    %s\n", readable(k))
+			fmt.Fprintf(&s, "    %s\n", ui.Readable(k))
 		}
 	}
 	if m := b.Marked; m.Revision != 0 {
-		fmt.Fprintf(&s, "  marked:      by revision %d, at %s: from then on Kubernetes was deleting\n", m.Revision, momentOf(m.Time, m.Since))
+		fmt.Fprintf(&s, "  marked:      by revision %d, at %s: from then on Kubernetes was deleting\n", m.Revision, ui.Moment(m.Time, m.Since))
 	}
 	if b.With > 0 {
-		fmt.Fprintf(&s, "  with it:     %s in it, by revisions %d to %d\n", count(b.With, "deletion"), b.WithFirst.Revision, b.WithLast.Revision)
+		fmt.Fprintf(&s, "  with it:     %s in it, by revisions %d to %d\n", ui.Count(b.With, "deletion"), b.WithFirst.Revision, b.WithLast.Revision)
 	}
 	for _, n := range b.Notes {
 		fmt.Fprintf(&s, "  since then:  %s\n", n)
 	}
 	fmt.Fprintf(&s, "  go back to:  revision %d\n", b.Revision)
-	what := shellWord(key)
+	what := ui.ShellWord(key)
 	if namespace, ok := strings.CutPrefix(key, kube.NamespacesPrefix); ok && namespace != "" {
-		what = "--namespace=" + shellWord(namespace)
+		what = "--namespace=" + ui.ShellWord(namespace)
 	} else if b.Deletions > 1 || len(b.Keys) == 1 && b.Keys[0] != key {
 		what += " --prefix"
 	}
 	fmt.Fprintf(&s, "  only this:   %s\n", a.ctl("extract", what, fmt.Sprintf("--at-revision=%d", b.Revision)))
 	fmt.Fprintf(&s, "  everything:  %s\n", a.ctl("restore-backup", fmt.Sprintf("--to-revision=%d", b.Revision), "--dry-run"))
 	return a.printf("%s", s.String())
-}
-
-// shellWord quotes what a shell would take apart.
-func shellWord(s string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-:=@%+,", r)
-	}
-	if s != "" && strings.IndexFunc(s, func(r rune) bool { return !plain(r) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
@@ -35,9 +36,9 @@ These commands talk to etcd, not to the store. Run them on a master: certificate
 with flags.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("masterleases needs list or prune")
+				return ui.Usagef("masterleases needs list or prune")
 			}
-			return usagef("unknown command %q for masterleases: use list or prune", args[0])
+			return ui.Usagef("unknown command %q for masterleases: use list or prune", args[0])
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
@@ -112,7 +113,7 @@ func (a *app) masterleases(c *clientv3.Client, r *leaseRequest) (*kube.Masterlea
 	live := map[string]string{}
 	for _, address := range r.masters {
 		if _, err := netip.ParseAddr(address); err != nil {
-			return nil, usagef("--live-master=%s is not an IP address", address)
+			return nil, ui.Usagef("--live-master=%s is not an IP address", address)
 		}
 		live[address] = "named by --live-master"
 	}
@@ -151,7 +152,7 @@ func (a *app) pruneLeases(ctx context.Context, m *kube.Masterleases, chosen []ku
 	for _, l := range chosen {
 		names = append(names, l.Address)
 	}
-	what := fmt.Sprintf("remove %s (%s)", count(len(chosen), "master lease"), strings.Join(names, ", "))
+	what := fmt.Sprintf("remove %s (%s)", ui.Count(len(chosen), "master lease"), strings.Join(names, ", "))
 	if dry {
 		return a.printf("would %s\n", what)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -77,7 +78,7 @@ func (a *app) configure(ctx context.Context, change specChange, set settingsChan
 		return err
 	}
 	if change.empty() && set.empty() {
-		return usagef("configure-cluster needs --member-count, --etcd-version, --set or --unset")
+		return ui.Usagef("configure-cluster needs --member-count, --etcd-version, --set or --unset")
 	}
 	c, lctx, cancel, err := a.catalog(ctx)
 	if err != nil {
@@ -143,14 +144,14 @@ func (a *app) readSpec(ctx context.Context, c *catalog.Catalog, change specChang
 	case err != nil && !change.setCount && change.empty():
 		return spec, "", a.noSpec()
 	case err != nil && !change.setCount:
-		return spec, "", usagef("there is no cluster spec in %s yet: --member-count is needed too", a.store)
+		return spec, "", ui.Usagef("there is no cluster spec in %s yet: --member-count is needed too", a.store)
 	}
 	spec = change.apply(spec)
 	if err := catalog.ValidateSpec(spec); err != nil {
 		if change.empty() {
 			return spec, "", err
 		}
-		return spec, "", &usageError{err}
+		return spec, "", &ui.UsageError{Err: err}
 	}
 	if absent {
 		stored = ""

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -28,7 +29,7 @@ func (a *app) confirmCluster(ctx context.Context, token cluster.Token) error {
 		return err
 	}
 	if _, err := cluster.ParseToken(string(token)); err != nil {
-		return &usageError{err}
+		return &ui.UsageError{Err: err}
 	}
 	c, ctx, cancel, err := a.catalog(ctx)
 	if err != nil {

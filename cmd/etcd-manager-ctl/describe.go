@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -147,16 +148,16 @@ func (a *app) describeRequest(line func(name, format string, args ...any), e ent
 		line("note", "%s", n)
 	}
 	if t := e.queuedAt(); !t.IsZero() {
-		line("queued", "%s, %s", clock(t), ago(a.now().Sub(t)))
+		line("queued", "%s, %s", ui.Clock(t), ui.Ago(a.now().Sub(t)))
 	}
 }
 
 func (a *app) describeOperation(line func(name, format string, args ...any), op *catalog.Operation) {
-	line("begun", "%s, %s", clock(op.Created), ago(a.now().Sub(op.Created)))
+	line("begun", "%s, %s", ui.Clock(op.Created), ui.Ago(a.now().Sub(op.Created)))
 	if !op.Finished.IsZero() {
-		line("ended", "%s, after %s", clock(op.Finished), took(op.Finished.Sub(op.Created)))
+		line("ended", "%s, after %s", ui.Clock(op.Finished), ui.Took(op.Finished.Sub(op.Created)))
 	} else {
-		line("last news", "%s, %s", clock(op.Updated), ago(a.now().Sub(op.Updated)))
+		line("last news", "%s, %s", ui.Clock(op.Updated), ui.Ago(a.now().Sub(op.Updated)))
 	}
 	if op.Leader != "" {
 		line("led by", "node %s, term %d", op.Leader, op.Term)
@@ -178,13 +179,13 @@ func (a *app) describeOperation(line func(name, format string, args ...any), op 
 		line("revisions", "%s", words)
 	}
 	if op.StagedBytes > 0 {
-		line("database", "%s", sizeOf(op.StagedBytes))
+		line("database", "%s", ui.Size(op.StagedBytes))
 	}
 	if op.UnknownLeases != "" {
 		line("leases", "the TTL of %s", op.UnknownLeases)
 	}
 	if op.Outage > 0 {
-		line("without etcd", "%s", took(op.Outage))
+		line("without etcd", "%s", ui.Took(op.Outage))
 	}
 	if op.SafetyBackup != "" {
 		line("safety backup", "%s", op.SafetyBackup)
@@ -214,7 +215,7 @@ func printProgress(out io.Writer, op *catalog.Operation) {
 	}
 	fmt.Fprintln(out, "progress:")
 	for _, id := range slices.Sorted(maps.Keys(op.Progress)) {
-		fmt.Fprintf(out, "  %s: %s\n", id, progressOf(op.Progress[id]))
+		fmt.Fprintf(out, "  %s: %s\n", id, ui.Progress(op.Progress[id]))
 	}
 }
 
@@ -239,7 +240,7 @@ func printSteps(out io.Writer, op *catalog.Operation, now time.Time) {
 			end = now
 		}
 		outcome, detail := outcomeOf(op, s)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Node, s.Started.UTC().Format("15:04:05Z"), took(max(end.Sub(s.Started), 0)), outcome, detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Node, s.Started.UTC().Format("15:04:05Z"), ui.Took(max(end.Sub(s.Started), 0)), outcome, detail)
 	}
 	_ = w.Flush() // out is memory
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
@@ -22,7 +23,7 @@ func (a *app) downloadCommand() *cobra.Command {
 the way; the file appears under its name when it is whole. Without FILE it is NAME.db in the current directory.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > 2 {
-				return usagef("download-backup needs the name of a backup (see list-backups), and at most a file")
+				return ui.Usagef("download-backup needs the name of a backup (see list-backups), and at most a file")
 			}
 			return nil
 		},
@@ -79,7 +80,7 @@ func (a *app) download(ctx context.Context, name, file string, force bool) error
 	}
 	return a.printf(`%s: %s, all checksums are right
   restore it by hand:  etcdutl snapshot restore %s --data-dir=NEW-DIRECTORY --bump-revision=1000000000 --mark-compacted
-`, path, sizeOf(res.Raw.Size), path)
+`, path, ui.Size(res.Raw.Size), path)
 }
 
 // target is the path to write to: a directory gets the backup's name.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
 // createsStore is the annotation of a command that may write the first object of a store.
@@ -76,7 +77,7 @@ func (a *app) near(ctx context.Context, below []string) []string {
 		parent, own := base[:i], base[i+1:]
 		if s, err := a.open(ctx, parent); err == nil {
 			_, beside, _ := lookInto(ctx, s)
-			first := closest(own, beside, neighborsNamed)
+			first := spelling.Closest(own, beside, neighborsNamed)
 			for _, name := range append(first, beside...) {
 				if u := parent + "/" + name; name != own && !slices.Contains(urls, u) {
 					urls = append(urls, u)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
@@ -51,7 +52,7 @@ func (a *app) volumesEncrypt(ctx context.Context, f *volumeFlags, yes bool) erro
 		return err
 	}
 	if f.cfg.NameTag == "" {
-		return usagef("--volume-name-tag is missing: the tag that makes a volume a member's")
+		return ui.Usagef("--volume-name-tag is missing: the tag that makes a volume a member's")
 	}
 	if f.encryption == "" || f.encryption == "false" {
 		f.encryption = "true"
@@ -242,6 +243,6 @@ func (r *encryptRun) say(format string, args ...any) {
 	line := fmt.Sprintf(format, args...)
 	if !r.said[line] {
 		r.said[line] = true
-		r.a.note("%s %s", clock(r.a.now()), line)
+		r.a.note("%s %s", ui.Clock(r.a.now()), line)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -35,7 +36,7 @@ func (a *app) sayEnd(s *sight) error {
 	case catalog.StateRolledBack:
 		text := fmt.Sprintf("%s was rolled back: %s\nThe old data are back; nothing is to be undone.", s.name, op.Reason)
 		if op.Outage > 0 {
-			text += fmt.Sprintf(" etcd served nobody for %s.", took(op.Outage))
+			text += fmt.Sprintf(" etcd served nobody for %s.", ui.Took(op.Outage))
 		}
 		return &outcomeError{exitRolledBack, text}
 	case catalog.StateSuperseded:
@@ -65,9 +66,9 @@ func (a *app) sayDone(op *catalog.Operation) error {
 	if op.UnknownLeases != "" {
 		fmt.Fprintf(&b, "  leases:         the TTL of %s\n", op.UnknownLeases)
 	}
-	fmt.Fprintf(&b, "  without etcd:   %s", took(op.Outage))
+	fmt.Fprintf(&b, "  without etcd:   %s", ui.Took(op.Outage))
 	if !op.Finished.IsZero() && !op.Created.IsZero() {
-		fmt.Fprintf(&b, ", of %s in all", took(op.Finished.Sub(op.Created)))
+		fmt.Fprintf(&b, ", of %s in all", ui.Took(op.Finished.Sub(op.Created)))
 	}
 	b.WriteByte('\n')
 	switch {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -238,7 +239,7 @@ func progressOfBackup(b *catalog.CreateBackup) (state, words string) {
 	case p.Error == "":
 		return stateRunning, fmt.Sprintf("node %s takes it", p.Node)
 	}
-	return stateWaiting, fmt.Sprintf("attempt %d on node %s failed, the next one comes at %s: %s", p.Attempt, p.Node, clock(p.RetryAt), p.Error)
+	return stateWaiting, fmt.Sprintf("attempt %d on node %s failed, the next one comes at %s: %s", p.Attempt, p.Node, ui.Clock(p.RetryAt), p.Error)
 }
 
 // detail is the last column of list-commands.

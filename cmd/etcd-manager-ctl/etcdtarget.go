@@ -15,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
 
@@ -74,7 +75,7 @@ func (e *etcdTarget) complete(candidates []installation) error {
 	for _, c := range candidates {
 		looked = append(looked, c.ca)
 	}
-	return usagef("how to reach etcd isn't known, for neither kOps nor kubeadm has left its files here (%s): run it on a master, or give --endpoints, --cacert, --cert and --key",
+	return ui.Usagef("how to reach etcd isn't known, for neither kOps nor kubeadm has left its files here (%s): run it on a master, or give --endpoints, --cacert, --cert and --key",
 		strings.Join(looked, ", "))
 }
 
@@ -108,7 +109,7 @@ func (a *app) withEtcd(ctx context.Context, e *etcdTarget, f func(context.Contex
 	}
 	c, err := clientv3.New(clientv3.Config{Endpoints: e.endpoints, TLS: conf, Logger: zap.NewNop(), DialTimeout: 5 * time.Second, Context: ctx})
 	if err != nil {
-		return &usageError{fmt.Errorf("connect to etcd: %w", err)}
+		return &ui.UsageError{Err: fmt.Errorf("connect to etcd: %w", err)}
 	}
 	defer c.Close()
 	return f(ctx, c)

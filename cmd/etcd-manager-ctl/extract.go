@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/kube"
@@ -59,15 +60,15 @@ func (o extractOptions) many() bool { return o.prefix || o.namespace != "" }
 func (o extractOptions) validate() error {
 	switch {
 	case o.namespace != "" && o.key != "":
-		return usagef("--namespace takes no key")
+		return ui.Usagef("--namespace takes no key")
 	case o.namespace == "" && o.key == "":
-		return usagef("extract needs a key, or --namespace")
+		return ui.Usagef("extract needs a key, or --namespace")
 	case o.at != "" && o.revision != 0, o.revision < 0:
-		return usagef("either --at or --at-revision, which is positive")
+		return ui.Usagef("either --at or --at-revision, which is positive")
 	case o.many() && o.file != "":
-		return usagef("--output-file is for a single key: use --output-dir")
+		return ui.Usagef("--output-file is for a single key: use --output-dir")
 	case !o.many() && o.dir != "":
-		return usagef("--output-dir is for --prefix and --namespace: use --output-file")
+		return ui.Usagef("--output-dir is for --prefix and --namespace: use --output-file")
 	}
 	return nil
 }
@@ -95,7 +96,7 @@ func (a *app) extract(ctx context.Context, o extractOptions) error {
 			continue
 		}
 		if _, err := os.Lstat(path); err == nil {
-			return usagef("%s exists: name one that doesn't", path)
+			return ui.Usagef("%s exists: name one that doesn't", path)
 		}
 	}
 	c, err := a.openCatalog(ctx)
@@ -141,7 +142,7 @@ func (a *app) writeOne(o extractOptions, x *changelog.Extracted) error {
 	kv := x.Values[0]
 	if o.file == "" {
 		if a.outTerminal && (!utf8.Valid(kv.Value) || strings.ContainsRune(string(kv.Value), 0)) {
-			return usagef("the value of %s is binary, %s: write it to a file with --output-file", readable(o.key), sizeOf(int64(len(kv.Value))))
+			return ui.Usagef("the value of %s is binary, %s: write it to a file with --output-file", ui.Readable(o.key), ui.Size(int64(len(kv.Value))))
 		}
 		if _, err := a.out.Write(kv.Value); err != nil {
 			return fmt.Errorf("print: %w", err)
@@ -149,9 +150,9 @@ func (a *app) writeOne(o extractOptions, x *changelog.Extracted) error {
 	} else if err := writeNew(o.file, kv.Value); err != nil {
 		return err
 	}
-	a.note("%s as it was at revision %d: %s, last changed by revision %d", readable(o.key), x.Plan.Revision, sizeOf(int64(len(kv.Value))), kv.ModRevision)
+	a.note("%s as it was at revision %d: %s, last changed by revision %d", ui.Readable(o.key), x.Plan.Revision, ui.Size(int64(len(kv.Value))), kv.ModRevision)
 	if o.file != "" {
-		a.note("put it back: etcdctl put %s <%s", shellWord(o.key), shellWord(o.file))
+		a.note("put it back: etcdctl put %s <%s", ui.ShellWord(o.key), ui.ShellWord(o.file))
 	}
 	a.tellLeases(x)
 	return nil
@@ -166,7 +167,7 @@ func (a *app) tellLeases(x *changelog.Extracted) {
 		}
 	}
 	if n > 0 {
-		a.note("%s hung on a lease; put back so, it stays for ever", count(n, "key"))
+		a.note("%s hung on a lease; put back so, it stays for ever", ui.Count(n, "key"))
 	}
 }
 
@@ -191,7 +192,7 @@ type indexEntry struct {
 
 // writeMany writes a directory, which has its name only when it is whole.
 func (a *app) writeMany(o extractOptions, x *changelog.Extracted) (err error) {
-	what := readable(o.key)
+	what := ui.Readable(o.key)
 	if o.namespace != "" {
 		what = "namespace " + o.namespace
 	}
@@ -203,7 +204,7 @@ func (a *app) writeMany(o extractOptions, x *changelog.Extracted) (err error) {
 		dir = fmt.Sprintf("extracted-%d", x.Plan.Revision)
 	}
 	if _, err := os.Lstat(dir); err == nil {
-		return usagef("%s exists: name another one with --output-dir", dir)
+		return ui.Usagef("%s exists: name another one with --output-dir", dir)
 	}
 	dir = filepath.Clean(dir)
 	half, err := os.MkdirTemp(filepath.Dir(dir), ".extract-")
@@ -230,7 +231,7 @@ func (a *app) writeMany(o extractOptions, x *changelog.Extracted) (err error) {
 put one back:  etcdctl put KEY <FILE        (index.json says which file is which key's)
 put all back:  cd %s && sh -e put-back.sh   (what exists is left alone; ETCDCTL names another etcdctl)
 API servers see it as any other write: nothing has to be restarted.
-`, what, x.Plan.Revision, count(len(x.Values), "key"), sizeOf(size), dir, shellWord(dir))
+`, what, x.Plan.Revision, ui.Count(len(x.Values), "key"), ui.Size(size), dir, ui.ShellWord(dir))
 }
 
 func writeValues(dir string, x *changelog.Extracted) error {

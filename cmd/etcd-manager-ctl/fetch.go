@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/vbauerster/mpb/v8"
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
@@ -42,7 +40,7 @@ func room(dir string, need int64) error {
 	}
 	free := int64(st.Bavail) * int64(st.Bsize) //nolint:unconvert // other systems have other types
 	if free < need+spareRoom {
-		return fmt.Errorf("%s has no room: %s free, %s needed (and %s to spare)", dir, sizeOf(free), sizeOf(need), sizeOf(spareRoom))
+		return fmt.Errorf("%s has no room: %s free, %s needed (and %s to spare)", dir, ui.Size(free), ui.Size(need), ui.Size(spareRoom))
 	}
 	return nil
 }
@@ -57,44 +55,15 @@ func (a *app) fetchFile(ctx context.Context, c *catalog.Catalog, ch choice, path
 		return backup.Result{}, err
 	}
 	t := a.transfer("fetch " + ch.backup.Name)
-	defer t.close()
+	defer t.Close()
 	return backup.FetchFile(ctx, c, ch.backup.Name, path, backup.FileOptions{
-		KeepFree: spareRoom, Progress: func(p backup.Progress) { t.set(p.Done, p.Total) },
+		KeepFree: spareRoom, Progress: func(p backup.Progress) { t.Set(p.Done, p.Total) },
 	})
 }
 
-// transfer is a bar on the standard error if that is a screen, and nothing otherwise. set may be called from any goroutine.
-type transfer struct {
-	mu sync.Mutex
-	p  *mpb.Progress
-	m  *meter
-}
-
-func (a *app) transfer(name string) *transfer {
-	t := &transfer{}
-	if a.errTerminal {
-		t.p = mpb.New(mpb.WithOutput(a.errOut), mpb.WithRefreshRate(refreshRate), mpb.WithAutoRefresh())
-		t.m = newMeter(t.p, name, "", 0, time.Now)
-	}
-	return t
-}
-
-func (t *transfer) set(done, total int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.m != nil {
-		t.m.set(done, total)
-	}
-}
-
-func (t *transfer) close() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.m != nil {
-		t.m.bar.Abort(true)
-		t.p.Wait()
-		t.m = nil
-	}
+// transfer is a bar on the standard error if that is a screen, and nothing otherwise.
+func (a *app) transfer(name string) *ui.Transfer {
+	return ui.NewTransfer(a.errOut, a.errTerminal, name)
 }
 
 // proven is a backup that was fetched into a temporary file and found to be sound.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -70,23 +71,13 @@ func (a *app) whatToFollow(ctx context.Context, c *catalog.Catalog, args []strin
 	return "", &notFoundError{"nothing is being executed and nothing waits (list-commands shows what was)"}
 }
 
-// view shows what following finds out.
-type view interface {
-	// say prints a line that stays. at is the moment to which it belongs.
-	say(at time.Time, line string)
-	// show is called after every look.
-	show(s *sight)
-	// close ends it; what was said stays.
-	close()
-}
-
 // follow shows a command until it has ended. The error says how, unless it was done. That there is a store was found out before: from
 // here on its silence is no reason to give up.
 func (a *app) follow(ctx context.Context, c *catalog.Catalog, name string) error {
 	w := newWatch(a, c, name)
 	v := a.newView()
 	last, err := w.run(ctx, v)
-	v.close()
+	v.Close()
 	if err != nil {
 		return err
 	}
@@ -94,14 +85,26 @@ func (a *app) follow(ctx context.Context, c *catalog.Catalog, name string) error
 }
 
 // newView is bars on a screen, lines anywhere else. JSON stands alone on the standard output.
-func (a *app) newView() view {
-	switch {
-	case a.output == "json":
-		return newLines(a.errOut)
-	case a.outTerminal:
-		return newBars(a.out, a.now)
+func (a *app) newView() ui.View {
+	if a.output == "json" {
+		return ui.NewPipe(a.errOut)
 	}
-	return newLines(a.out)
+	return ui.NewView(a.out, a.outTerminal, a.now)
+}
+
+// state is what a view shows of a look.
+func (s *sight) state() ui.State {
+	out := ui.State{At: s.at}
+	switch {
+	case s.op == nil && s.cmd != nil:
+		out.Doing, out.Since = stateWaiting, s.cmd.Time
+	case s.op != nil && !s.op.State.Final():
+		out.Doing, out.Since = string(s.op.State), s.op.StateSince
+	}
+	if s.op != nil {
+		out.Progress = s.op.Progress
+	}
+	return out
 }
 
 // patience is how long the store may be silent; 0 means without end.
@@ -113,7 +116,7 @@ func (w *watch) patience() time.Duration {
 }
 
 // run looks and shows until the command has ended.
-func (w *watch) run(ctx context.Context, v view) (*sight, error) {
+func (w *watch) run(ctx context.Context, v ui.View) (*sight, error) {
 	var last *sight
 	var silentSince time.Time
 	for {
@@ -123,13 +126,13 @@ func (w *watch) run(ctx context.Context, v view) (*sight, error) {
 			return nil, w.unfollowed(last, "interrupted")
 		case err == nil:
 			if !silentSince.IsZero() {
-				v.say(s.at, fmt.Sprintf("the store answers again, after %s", took(s.at.Sub(silentSince))))
+				v.Say(s.at, fmt.Sprintf("the store answers again, after %s", ui.Took(s.at.Sub(silentSince))))
 				silentSince = time.Time{}
 			}
 			for _, line := range tell(last, s) {
-				v.say(line.at, line.text)
+				v.Say(line.at, line.text)
 			}
-			v.show(s)
+			v.Show(s.state())
 			last = s
 			if s.ended() {
 				return s, nil
@@ -140,7 +143,7 @@ func (w *watch) run(ctx context.Context, v view) (*sight, error) {
 			now := w.a.now()
 			if silentSince.IsZero() {
 				silentSince = now
-				v.say(now, fmt.Sprintf("the store doesn't answer; the managers go on meanwhile, and it is tried again: %v", err))
+				v.Say(now, fmt.Sprintf("the store doesn't answer; the managers go on meanwhile, and it is tried again: %v", err))
 			}
 			if p := w.patience(); p > 0 && now.Sub(silentSince) >= p {
 				return nil, w.unfollowed(last, fmt.Sprintf("the store has not answered for %s (--timeout): %v", p, err))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/kube"
 )
@@ -93,10 +94,10 @@ func (a *app) history(ctx context.Context, o historyOptions) error {
 // rangeOf checks the flags.
 func (a *app) rangeOf(o historyOptions) (r changelog.Range, err error) {
 	if o.limit < 0 || o.from < 0 || o.to < 0 {
-		return r, usagef("--limit, --from-revision and --to-revision can't be negative")
+		return r, ui.Usagef("--limit, --from-revision and --to-revision can't be negative")
 	}
 	if o.to > 0 && o.from > o.to {
-		return r, usagef("--from-revision=%d is behind --to-revision=%d", o.from, o.to)
+		return r, ui.Usagef("--from-revision=%d is behind --to-revision=%d", o.from, o.to)
 	}
 	r.From, r.To = o.from, o.to
 	if r.Since, err = a.whenFlag("since", o.since); err != nil {
@@ -113,7 +114,7 @@ func (a *app) rangeOf(o historyOptions) (r changelog.Range, err error) {
 		r.Since = end.Add(-defaultBack)
 	}
 	if !r.Until.IsZero() && r.Since.After(r.Until) {
-		return r, usagef("--since (%s) is behind --until (%s)", clock(r.Since), clock(r.Until))
+		return r, ui.Usagef("--since (%s) is behind --until (%s)", ui.Clock(r.Since), ui.Clock(r.Until))
 	}
 	switch {
 	case o.namespace != "":
@@ -165,18 +166,18 @@ func (v *historyView) event(e changelog.Event) error {
 	if e.Note != "" {
 		return v.a.printf("---- %s\n", e.Note)
 	}
-	change, size := "put", sizeOf(int64(len(e.Value)))
+	change, size := "put", ui.Size(int64(len(e.Value)))
 	if e.Deleted {
 		change, size = "delete", "-"
 	}
-	what := readable(string(e.Key))
+	what := ui.Readable(string(e.Key))
 	if o, ok := v.object(e); ok {
 		what += "  (" + o.String() + ")"
 	}
 	if !e.Since.IsZero() {
-		what += "  [it came late: made between " + clock(e.Since) + " and then]"
+		what += "  [it came late: made between " + ui.Clock(e.Since) + " and then]"
 	}
-	if err := v.a.printf(historyRow, momentOf(e.Time, time.Time{}), strconv.FormatInt(e.Revision, 10), change, size, what); err != nil {
+	if err := v.a.printf(historyRow, ui.Moment(e.Time, time.Time{}), strconv.FormatInt(e.Revision, 10), change, size, what); err != nil {
 		return err
 	}
 	if v.values && !e.Deleted {

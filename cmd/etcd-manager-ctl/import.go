@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/pgzip"
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -58,11 +59,11 @@ func (a *app) importFile(ctx context.Context, file string, o importOptions) erro
 	}
 	if o.version != "" {
 		if err := catalog.ValidateSpec(cluster.Spec{MemberCount: 1, EtcdVersion: strings.TrimPrefix(o.version, "v")}); err != nil {
-			return &usageError{err}
+			return &ui.UsageError{Err: err}
 		}
 	}
 	if err := backup.CheckCompression(o.compression); err != nil {
-		return &usageError{fmt.Errorf("--backup-compression: %w", err)}
+		return &ui.UsageError{Err: fmt.Errorf("--backup-compression: %w", err)}
 	}
 	c, err := a.openCatalog(ctx)
 	if err != nil {
@@ -89,14 +90,14 @@ func (a *app) importFile(ctx context.Context, file string, o importOptions) erro
 	}
 	return a.printf(`imported: %s (revision %d, %d keys, %s; format of etcd %s)
   restore it:  %s
-`, m.Backup, f.Revision, f.Keys, sizeOf(f.SizeBytes), f.Format, a.ctl("restore-backup", m.Backup))
+`, m.Backup, f.Revision, f.Keys, ui.Size(f.SizeBytes), f.Format, a.ctl("restore-backup", m.Backup))
 }
 
 // plainFile is the file itself, or a temporary one with what it holds decompressed.
 func (a *app) plainFile(ctx context.Context, file, tempDir string) (path string, remove func(), err error) {
 	in, err := os.Open(file)
 	if err != nil {
-		return "", nil, &usageError{err}
+		return "", nil, &ui.UsageError{Err: err}
 	}
 	defer in.Close()
 	fi, err := in.Stat()
@@ -104,7 +105,7 @@ func (a *app) plainFile(ctx context.Context, file, tempDir string) (path string,
 		return "", nil, fmt.Errorf("look at %s: %w", file, err)
 	}
 	if !fi.Mode().IsRegular() {
-		return "", nil, usagef("%s is not a regular file", file)
+		return "", nil, ui.Usagef("%s is not a regular file", file)
 	}
 	magic := make([]byte, 2)
 	if n, _ := in.ReadAt(magic, 0); n < 2 || !bytes.Equal(magic, []byte{0x1f, 0x8b}) { // a file that short is refused by the check
@@ -173,8 +174,8 @@ func (a *app) storeFile(ctx context.Context, c *catalog.Catalog, path string, f 
 		t := a.transfer("store " + filepath.Base(path))
 		m, err := w.Write(ctx, catalog.NewBackupName(a.now(), l.Names()), backup.Facts{
 			EtcdVersion: version, Spec: a.specOf(ctx, c), Revision: f.Revision, Keys: f.Keys, Size: f.SizeBytes, Reason: o.reason,
-		}, in, func(p backup.Progress) { t.set(p.Done, p.Total) })
-		t.close()
+		}, in, func(p backup.Progress) { t.Set(p.Done, p.Total) })
+		t.Close()
 		if errors.Is(err, catalog.ErrConflict) {
 			continue
 		}

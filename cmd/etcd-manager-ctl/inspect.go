@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 )
 
 func (a *app) inspectCommand() *cobra.Command {
@@ -64,7 +65,7 @@ func (a *app) inspect(ctx context.Context, name string, o inspectOptions) error 
 		return err
 	}
 	if o.depth < 1 || o.top < 0 {
-		return usagef("--depth has to be at least 1, and --top at least 0")
+		return ui.Usagef("--depth has to be at least 1, and --top at least 0")
 	}
 	c, err := a.openCatalog(ctx)
 	if err != nil {
@@ -175,7 +176,7 @@ func (a *app) printInspection(out inspectOutput) error {
 	fmt.Fprintf(&b, "revision:    %d, %s\n", out.Revision, compacted)
 	fmt.Fprintf(&b, "keys:        %d, %d of them with a lease; %d records with their history\n", out.Keys, out.LeasedKeys, out.Records)
 	fmt.Fprintf(&b, "leases:      %d\n", out.Leases)
-	fmt.Fprintf(&b, "database:    %s, %s of it in use\n", sizeOf(out.SizeBytes), sizeOf(out.InUseBytes))
+	fmt.Fprintf(&b, "database:    %s, %s of it in use\n", ui.Size(out.SizeBytes), ui.Size(out.InUseBytes))
 	fmt.Fprintf(&b, "HashKV:      %d\n", out.Hash)
 	printPrefixes(&b, fmt.Sprintf("\nMOST BYTES (%d of %d prefixes)", len(out.Prefixes), out.PrefixCount), out.Prefixes)
 	printPrefixes(&b, fmt.Sprintf("\nMOST KEYS (%d of %d prefixes)", len(out.byKeys), out.PrefixCount), out.byKeys)
@@ -187,18 +188,7 @@ func printPrefixes(out io.Writer, title string, list []prefix) {
 	fmt.Fprintln(out, title)
 	fmt.Fprintln(w, "KEYS\tBYTES\tLEASED\tNEWEST\t  PREFIX")
 	for _, p := range list {
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t  %s\n", p.Keys, sizeOf(p.Bytes), p.LeasedKeys, p.NewestRevision, readable(p.Prefix))
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t  %s\n", p.Keys, ui.Size(p.Bytes), p.LeasedKeys, p.NewestRevision, ui.Readable(p.Prefix))
 	}
 	_ = w.Flush() // out is memory
-}
-
-// readable quotes what a screen can't show.
-func readable(s string) string {
-	switch {
-	case s == "":
-		return "(no prefix)"
-	case strconv.Quote(s) != `"`+s+`"`:
-		return strconv.Quote(s)
-	}
-	return s
 }

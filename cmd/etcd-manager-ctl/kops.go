@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/kops"
 )
@@ -30,9 +31,9 @@ backup store, the key pairs of the authorities, and the static pods. The file is
 The stores are those that the file names, so --backup-store isn't needed.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usagef("kops needs plan, apply or render")
+				return ui.Usagef("kops needs plan, apply or render")
 			}
-			return usagef("unknown command %q for kops: use plan, apply or render", args[0])
+			return ui.Usagef("unknown command %q for kops: use plan, apply or render", args[0])
 		},
 		RunE: func(*cobra.Command, []string) error { return nil },
 	}
@@ -111,7 +112,7 @@ Only the file is read; nothing else is needed.`,
 			}
 			files, err := kops.Render(f, r.Options)
 			if err != nil {
-				return &usageError{err}
+				return &ui.UsageError{Err: err}
 			}
 			return a.writeRendered(files, out)
 		},
@@ -148,18 +149,18 @@ func (a *app) kopsFile(r *kopsRequest) (*kops.File, error) {
 	var err error
 	switch r.file {
 	case "":
-		return nil, usagef("the cluster file is missing: -f cluster.yaml, as kops get --name=NAME -o yaml writes it")
+		return nil, ui.Usagef("the cluster file is missing: -f cluster.yaml, as kops get --name=NAME -o yaml writes it")
 	case "-":
 		data, err = io.ReadAll(a.in)
 	default:
 		data, err = os.ReadFile(r.file)
 	}
 	if err != nil {
-		return nil, usagef("read the cluster file: %w", err)
+		return nil, ui.Usagef("read the cluster file: %w", err)
 	}
 	f, err := kops.Parse(data)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &ui.UsageError{Err: err}
 	}
 	return f, nil
 }

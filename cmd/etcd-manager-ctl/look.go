@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/kube"
@@ -27,23 +28,14 @@ func (a *app) lastBefore(ctx context.Context, c *catalog.Catalog, key string, pr
 	return a.archive(c).LastBefore(ctx, d)
 }
 
-// momentOf prints when something came; what came late was made at some time between the two.
-func momentOf(at, since time.Time) string {
-	s := at.UTC().Format("2006-01-02 15:04:05.000Z")
-	if !since.IsZero() {
-		return "between " + since.UTC().Format("2006-01-02 15:04:05.000Z") + " and " + s
-	}
-	return s
-}
-
 // whenFlag reads a flag that names a moment; empty is none.
 func (a *app) whenFlag(name, value string) (time.Time, error) {
 	if value == "" {
 		return time.Time{}, nil
 	}
-	t, err := parseWhen(value, a.now())
+	t, err := ui.ParseWhen(value, a.now())
 	if err != nil {
-		return time.Time{}, usagef("--%s: %w", name, err)
+		return time.Time{}, ui.Usagef("--%s: %w", name, err)
 	}
 	return t, nil
 }

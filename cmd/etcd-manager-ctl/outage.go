@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -22,9 +23,9 @@ func (o *outage) addFlags(cmd *cobra.Command) {
 func (o *outage) check(change specChange) error {
 	switch {
 	case o.allow && !change.setVers:
-		return usagef("--allow-outage goes with --etcd-version: only a change of the version may need an outage")
+		return ui.Usagef("--allow-outage goes with --etcd-version: only a change of the version may need an outage")
 	case o.wait && !o.allow:
-		return usagef("--wait goes with --allow-outage: all else is done by the managers in their own time (the leading manager's status shows how far they are)")
+		return ui.Usagef("--wait goes with --allow-outage: all else is done by the managers in their own time (the leading manager's status shows how far they are)")
 	}
 	return nil
 }
@@ -40,10 +41,10 @@ func (a *app) changeVersion(ctx context.Context, c *catalog.Catalog, change spec
 	}
 	want, err := cluster.ParseVersion(spec.EtcdVersion)
 	if err != nil {
-		return &usageError{err}
+		return &ui.UsageError{Err: err}
 	}
 	if why := want.Unsafe(); why != "" {
-		return usagef("--etcd-version=%s is refused: %s", want, why)
+		return ui.Usagef("--etcd-version=%s is refused: %s", want, why)
 	}
 	m, err := a.backupBefore(ctx, c, want)
 	if err != nil {
@@ -77,7 +78,7 @@ func (a *app) changeVersion(ctx context.Context, c *catalog.Catalog, change spec
   takes about %s, of it about %s without etcd (%s)
   What is written from its beginning until etcd stops, for about %s, is not in it: stop the clients (API servers) first if nothing may be missing.
   Before etcd stops it is backed up once more, and undo-restore goes back to that.`,
-		runs, want, p.Revision, took(round(o.Seconds)), took(round(o.OutageSeconds)), o.EstimatedFrom, took(round(max(o.Seconds-o.OutageSeconds, 1))))
+		runs, want, p.Revision, ui.Took(round(o.Seconds)), ui.Took(round(o.OutageSeconds)), o.EstimatedFrom, ui.Took(round(max(o.Seconds-o.OutageSeconds, 1))))
 	return a.enqueue(ctx, c, r)
 }
 
@@ -88,9 +89,9 @@ func (a *app) backupBefore(ctx context.Context, c *catalog.Catalog, want cluster
 		return nil, err
 	}
 	a.note("a backup is taken first, which also tells which etcd runs (%s)", cmd.Name)
-	v := newLines(a.errOut)
+	v := ui.NewPipe(a.errOut)
 	last, err := newWatch(a, c, cmd.Name).run(ctx, v)
-	v.close()
+	v.Close()
 	switch {
 	case err != nil:
 		return nil, err

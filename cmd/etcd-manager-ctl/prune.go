@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
@@ -57,7 +58,7 @@ func (a *app) pruneEnv(cmd *cobra.Command, p *prune.Policy) error {
 		}
 		d, err := retention.ParseDuration(a.env(v.name))
 		if err != nil {
-			return usagef("environment variable %s: %w", v.name, err)
+			return ui.Usagef("environment variable %s: %w", v.name, err)
 		}
 		*v.to = d
 	}
@@ -96,7 +97,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	if backups+segments == 0 && !pl.More {
 		return a.printf("nothing is to be removed\n")
 	}
-	a.note("%s and %s of changes are to be removed; prune --dry-run says which, and why", count(backups, "backup"), count(segments, "segment"))
+	a.note("%s and %s of changes are to be removed; prune --dry-run says which, and why", ui.Count(backups, "backup"), ui.Count(segments, "segment"))
 	if err := a.confirm(ctx, o.yes, "prune", "remove them"); err != nil {
 		return err
 	}
@@ -127,7 +128,7 @@ func (a *app) pruneAll(ctx context.Context, c *catalog.Catalog, p *prune.Pruner,
 			return err
 		}
 		if r.Denied != "" {
-			return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", count(sum.Backups, "backup"), count(sum.Segments, "segment"), catalog.ErrDenied, r.Denied)
+			return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Segments, "segment"), catalog.ErrDenied, r.Denied)
 		}
 		if !r.More || r.Backups+r.Segments+r.Objects+r.Locked+r.Refused == 0 { // what is left for later has to wait, for a restore that is queued perhaps
 			break
@@ -137,13 +138,13 @@ func (a *app) pruneAll(ctx context.Context, c *catalog.Catalog, p *prune.Pruner,
 		}
 	}
 	if sum.Locked > 0 {
-		a.note("the store keeps %s under lock; they go later", count(sum.Locked, "object"))
+		a.note("the store keeps %s under lock; they go later", ui.Count(sum.Locked, "object"))
 	}
 	if sum.Refused > 0 {
-		return fmt.Errorf("removed %s (%s) and %s of changes; the store would not delete %s: %w: %s", count(sum.Backups, "backup"), count(sum.Objects, "object"),
-			count(sum.Segments, "segment"), count(sum.Refused, "object"), catalog.ErrDenied, sum.RefusedWhy)
+		return fmt.Errorf("removed %s (%s) and %s of changes; the store would not delete %s: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"),
+			ui.Count(sum.Segments, "segment"), ui.Count(sum.Refused, "object"), catalog.ErrDenied, sum.RefusedWhy)
 	}
-	return a.printf("removed: %s (%s) and %s of changes\n", count(sum.Backups, "backup"), count(sum.Objects, "object"), count(sum.Segments, "segment"))
+	return a.printf("removed: %s (%s) and %s of changes\n", ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"), ui.Count(sum.Segments, "segment"))
 }
 
 // explain prints every decision.
@@ -158,7 +159,7 @@ func (a *app) explain(pl *prune.Plan) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DO\tWHAT\tSIZE\tWHY")
 	for _, d := range pl.Decisions {
-		do, size := "remove", sizeOf(d.Size)
+		do, size := "remove", ui.Size(d.Size)
 		if d.Keep {
 			do = "keep"
 		}
@@ -175,7 +176,7 @@ func (a *app) explain(pl *prune.Plan) error {
 	if pl.More {
 		more = ", and more after that"
 	}
-	a.note("%s and %s of changes would be removed%s; nothing was", count(backups, "backup"), count(segments, "segment"), more)
+	a.note("%s and %s of changes would be removed%s; nothing was", ui.Count(backups, "backup"), ui.Count(segments, "segment"), more)
 	return nil
 }
 
@@ -189,5 +190,5 @@ func whatOf(d prune.Decision) string {
 	case d.Segments == 0:
 		return fmt.Sprintf("changes %s", d.Incarnation)
 	}
-	return fmt.Sprintf("changes %s, revisions %d to %d, until %s (%s)", d.Incarnation, d.First, d.Last, clock(d.Ended), count(d.Segments, "segment"))
+	return fmt.Sprintf("changes %s, revisions %d to %d, until %s (%s)", d.Incarnation, d.First, d.Last, ui.Clock(d.Ended), ui.Count(d.Segments, "segment"))
 }

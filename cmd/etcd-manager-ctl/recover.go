@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -27,7 +28,7 @@ func (a *app) recoverCommand() *cobra.Command {
 		Use: "recover --from-survivor[=NODE]", Short: "Make a new cluster from what a survivor of a lost quorum has",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("recover takes no argument: a node is named with an equals sign, --from-survivor=%s", args[0])
+				return ui.Usagef("recover takes no argument: a node is named with an equals sign, --from-survivor=%s", args[0])
 			}
 			return nil
 		},
@@ -41,7 +42,7 @@ If it can be, bring the lost masters back instead: a cluster that has its quorum
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix recover --from-survivor --wait",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("from-survivor") {
-				return usagef("recover needs --from-survivor, or --from-survivor=NODE")
+				return ui.Usagef("recover needs --from-survivor, or --from-survivor=NODE")
 			}
 			r.change.read(cmd)
 			return a.recover(cmd.Context(), node, r, yes)
@@ -131,10 +132,10 @@ func (a *app) noSurvivors(ctx context.Context, c *catalog.Catalog) error {
 	case err != nil:
 		text += "\nNo manager has ever led here."
 	case age < leaderQuiet:
-		text += fmt.Sprintf("\nA manager on node %s leads (it said so %s). If the quorum was lost this minute, try again in a minute.", l.Node, ago(age))
+		text += fmt.Sprintf("\nA manager on node %s leads (it said so %s). If the quorum was lost this minute, try again in a minute.", l.Node, ui.Ago(age))
 		return &notFoundError{text}
 	default:
-		text += fmt.Sprintf("\nBut no manager seems to lead: the last one, on node %s, was heard of %s.", l.Node, ago(age))
+		text += fmt.Sprintf("\nBut no manager seems to lead: the last one, on node %s, was heard of %s.", l.Node, ui.Ago(age))
 	}
 	need := "a majority of the spec's masters"
 	if spec, _, err := c.Spec(ctx); err == nil && spec.MemberCount > 0 {
@@ -152,19 +153,19 @@ and then try again.`, need, a.ctl("configure-cluster", "--member-count=1"))
 // showSurvivors prints the table.
 func (a *app) showSurvivors(s catalog.Survivors) error {
 	age := a.now().Sub(s.At)
-	a.note("Survivors, as the leader saw them at %s, %s:", clock(s.At), ago(age))
+	a.note("Survivors, as the leader saw them at %s, %s:", ui.Clock(s.At), ui.Ago(age))
 	w := tabwriter.NewWriter(a.errOut, 2, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  NODE\tTOKEN\tREVISION\tLAST WRITE\tRAFT TERM/INDEX\tSIZE\tETCD\tCONDITION")
 	for _, n := range s.Nodes {
 		revision, written, size, version := "not known", "not known", "not known", cmp.Or(n.EtcdVersion, "-")
 		if !n.LastWrite.IsZero() {
-			written = ago(a.now().Sub(n.LastWrite))
+			written = ui.Ago(a.now().Sub(n.LastWrite))
 		}
 		if n.Revision > 0 {
 			revision = fmt.Sprint(n.Revision)
 		}
 		if n.SizeBytes > 0 {
-			size = sizeOf(n.SizeBytes)
+			size = ui.Size(n.SizeBytes)
 		}
 		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", n.Node, n.Token, revision, written, n.RaftTerm, n.RaftIndex, size, version, n.Condition)
 	}
@@ -198,7 +199,7 @@ func pickSurvivor(nodes []catalog.Survivor, name string, current cluster.Token) 
 		candidates = slices.DeleteFunc(slices.Clone(nodes), func(n catalog.Survivor) bool { return n.Token != current })
 	}
 	if len(candidates) == 0 {
-		return catalog.Survivor{}, usagef("the survivors are of different clusters (different tokens), which can't be compared: choose one with --from-survivor=NODE")
+		return catalog.Survivor{}, ui.Usagef("the survivors are of different clusters (different tokens), which can't be compared: choose one with --from-survivor=NODE")
 	}
 	return slices.MaxFunc(candidates, func(x, y catalog.Survivor) int {
 		return cmp.Or(cmp.Compare(x.RaftTerm, y.RaftTerm), cmp.Compare(x.RaftIndex, y.RaftIndex), -cmp.Compare(x.Node, y.Node))
@@ -225,7 +226,7 @@ func (a *app) compareWithBackup(ctx context.Context, c *catalog.Catalog, s catal
 	}
 	age := "at a time that isn't known"
 	if !newest.Time.IsZero() {
-		age = ago(a.now().Sub(newest.Time))
+		age = ui.Ago(a.now().Sub(newest.Time))
 	}
 	m := newest.Manifest
 	if m == nil || m.Revision == 0 {

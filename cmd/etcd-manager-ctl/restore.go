@@ -9,10 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
 // latest is the name by which the newest good backup of the life that serves can be asked for, wherever the name of a backup is.
@@ -82,12 +84,12 @@ The backup is proven to be good, and staged on every node, before the running cl
 				return err
 			}
 			if r.options.AcceptLoss && (!t.Latest || len(args) == 1) {
-				return usagef("--accept-loss is for --latest alone: every other point is reached exactly or refused")
+				return ui.Usagef("--accept-loss is for --latest alone: every other point is reached exactly or refused")
 			}
 			if len(args) == 1 {
 				r.backup = args[0]
 			} else if t.IsZero() && to.before == "" {
-				return usagef("restore-backup needs the name of a backup (see list-backups), or --to-time, --to-revision, --latest or --before")
+				return ui.Usagef("restore-backup needs the name of a backup (see list-backups), or --to-time, --to-revision, --latest or --before")
 			}
 			return a.restore(cmd.Context(), r, t, to)
 		},
@@ -125,12 +127,12 @@ func (a *app) restore(ctx context.Context, r request, t changelog.Target, to tar
 	}
 	if r.backup != "" {
 		if err := catalog.ValidBackupName(r.backup); err != nil {
-			return &usageError{err}
+			return &ui.UsageError{Err: err}
 		}
 	}
 	for _, p := range r.options.DropPrefixes {
 		if p == "" {
-			return usagef("--drop-prefix is empty: that would drop every key")
+			return ui.Usagef("--drop-prefix is empty: that would drop every key")
 		}
 	}
 	c, err := a.openCatalog(ctx)
@@ -183,7 +185,7 @@ type choice struct {
 func (a *app) describeBackup(ch choice) string {
 	words := []string{ch.backup.Name}
 	if !ch.backup.Time.IsZero() {
-		words = append(words, ago(a.now().Sub(ch.backup.Time)))
+		words = append(words, ui.Ago(a.now().Sub(ch.backup.Time)))
 	}
 	if m := ch.manifest; m != nil {
 		words = append(words, fmt.Sprintf("revision %d", m.Revision))
@@ -191,7 +193,7 @@ func (a *app) describeBackup(ch choice) string {
 			words = append(words, "taken as "+m.Reason)
 		}
 	}
-	return strings.Join(append(words, sizeOf(ch.backup.Size)), ", ")
+	return strings.Join(append(words, ui.Size(ch.backup.Size)), ", ")
 }
 
 // choose makes sure that there is something to restore, and helps with the name if there isn't.
@@ -241,7 +243,7 @@ func (a *app) noBackup(l catalog.BackupList, name string) error {
 			message = fmt.Sprintf("the backup %q in %s is incomplete: %s is missing", name, a.store, left.Missing)
 		}
 	}
-	near := closest(name, l.Names(), 3)
+	near := spelling.Closest(name, l.Names(), 3)
 	newest, ok := l.NewestAny()
 	switch {
 	case len(near) > 0:

@@ -15,10 +15,12 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/kops"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
 // Exit codes; docs/ctl.md lists them.
@@ -67,14 +69,6 @@ type app struct {
 	timeoutGiven bool
 }
 
-// usageError is one that the command line caused.
-type usageError struct{ err error }
-
-func (e *usageError) Error() string { return e.err.Error() }
-func (e *usageError) Unwrap() error { return e.err }
-
-func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
-
 // notFoundError is one that names something that isn't there.
 type notFoundError struct{ message string }
 
@@ -121,7 +115,7 @@ func run(ctx context.Context, d deps) int {
 }
 
 func exitCode(err error) int {
-	var usage *usageError
+	var usage *ui.UsageError
 	var missing *notFoundError
 	var outcome *outcomeError
 	switch {
@@ -152,14 +146,14 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 			if len(args) == 0 {
 				return nil
 			}
-			return usagef("unknown command %q%s", args[0], didYouMean(args[0], cmd))
+			return ui.Usagef("unknown command %q%s", args[0], didYouMean(args[0], cmd))
 		},
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			a.timeoutGiven, a.creates = cmd.Flags().Changed("timeout"), cmd.Annotations[createsStore] != ""
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &ui.UsageError{Err: err} })
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
@@ -186,7 +180,7 @@ func didYouMean(word string, root *cobra.Command) string {
 	for _, c := range root.Commands() {
 		names = append(names, c.Name())
 	}
-	if near := closest(word, names, 1); len(near) > 0 {
+	if near := spelling.Closest(word, names, 1); len(near) > 0 {
 		return fmt.Sprintf("; did you mean %q?", near[0])
 	}
 	return ""
@@ -195,15 +189,15 @@ func didYouMean(word string, root *cobra.Command) string {
 // openCatalog opens the store that the flags name, and looks whether anything of a cluster is there.
 func (a *app) openCatalog(ctx context.Context) (*catalog.Catalog, error) {
 	if a.store == "" {
-		return nil, usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
+		return nil, ui.Usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
 	}
 	s, err := a.open(ctx, a.store)
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &ui.UsageError{Err: err}
 	}
 	keys, err := a.keys()
 	if err != nil {
-		return nil, &usageError{err}
+		return nil, &ui.UsageError{Err: err}
 	}
 	if err := a.checkStore(ctx, s); err != nil {
 		return nil, err
@@ -245,6 +239,11 @@ func (a *app) ctl(args ...string) string {
 	return "etcd-manager-ctl --backup-store=" + a.store + " " + strings.Join(args, " ")
 }
 
+// confirm asks the operator, unless yes says that it isn't needed.
+func (a *app) confirm(ctx context.Context, yes bool, word, what string) error {
+	return ui.Asker{In: a.in, Out: a.errOut, Person: a.person}.Confirm(ctx, yes, word, what)
+}
+
 // note tells the operator something beside the result.
 func (a *app) note(format string, args ...any) { fmt.Fprintf(a.errOut, format+"\n", args...) }
 
@@ -253,7 +252,7 @@ func (a *app) format(allowed ...string) error {
 	if a.output == "" || slices.Contains(allowed, a.output) {
 		return nil
 	}
-	return usagef("--output=%s is not possible here: use %s", a.output, strings.Join(allowed, " or "))
+	return ui.Usagef("--output=%s is not possible here: use %s", a.output, strings.Join(allowed, " or "))
 }
 
 func (a *app) printJSON(v any) error {
@@ -278,9 +277,9 @@ func exactlyOne(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 0:
-			return usagef("%s needs %s", cmd.Name(), what)
+			return ui.Usagef("%s needs %s", cmd.Name(), what)
 		case len(args) > 1:
-			return usagef("%s takes one argument, not %d", cmd.Name(), len(args))
+			return ui.Usagef("%s takes one argument, not %d", cmd.Name(), len(args))
 		}
 		return nil
 	}
@@ -289,14 +288,14 @@ func exactlyOne(what string) cobra.PositionalArgs {
 // atMostOne is cobra.MaximumNArgs(1) in the same words.
 func atMostOne(cmd *cobra.Command, args []string) error {
 	if len(args) > 1 {
-		return usagef("%s takes one argument, not %d", cmd.Name(), len(args))
+		return ui.Usagef("%s takes one argument, not %d", cmd.Name(), len(args))
 	}
 	return nil
 }
 
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usagef("%s takes no argument, but got %q", cmd.Name(), args[0])
+		return ui.Usagef("%s takes no argument, but got %q", cmd.Name(), args[0])
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -30,22 +31,22 @@ func (s *settingsChange) apply(have cluster.Settings) (cluster.Settings, error) 
 	for _, word := range s.set {
 		name, value, ok := strings.Cut(word, "=")
 		if !ok {
-			return nil, usagef("--set=%s is not NAME=VALUE", word)
+			return nil, ui.Usagef("--set=%s is not NAME=VALUE", word)
 		}
 		v, err := cluster.ParseSetting(name, value)
 		if err != nil {
-			return nil, usagef("--set: %v", err)
+			return nil, ui.Usagef("--set: %v", err)
 		}
 		now[name] = v
 	}
 	for _, name := range s.unset {
 		if _, ok := now[name]; !ok {
-			return nil, usagef("--unset=%s: that isn't set (%s)", name, now)
+			return nil, ui.Usagef("--unset=%s: that isn't set (%s)", name, now)
 		}
 		delete(now, name)
 	}
 	if err := now.Validate(); err != nil {
-		return nil, &usageError{err}
+		return nil, &ui.UsageError{Err: err}
 	}
 	return now, nil
 }

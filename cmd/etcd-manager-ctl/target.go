@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 )
@@ -43,18 +44,18 @@ func (f *targetFlags) target(cmd *cobra.Command, now time.Time) (changelog.Targe
 		}
 	}
 	if given > 1 {
-		return t, usagef("--to-time, --to-revision, --latest and --before each name a point: give one of them")
+		return t, ui.Usagef("--to-time, --to-revision, --latest and --before each name a point: give one of them")
 	}
 	if cmd.Flags().Changed("to-revision") && f.revision < 1 {
-		return t, usagef("--to-revision=%d: revisions begin with 1", f.revision)
+		return t, ui.Usagef("--to-revision=%d: revisions begin with 1", f.revision)
 	}
 	if cmd.Flags().Changed("to-time") {
-		at, err := parseWhen(f.time, now)
+		at, err := ui.ParseWhen(f.time, now)
 		if err != nil {
 			return t, err
 		}
 		if at.After(now) {
-			return t, usagef("--to-time=%s is in the future", f.time)
+			return t, ui.Usagef("--to-time=%s is in the future", f.time)
 		}
 		t.Time = at
 	}
@@ -127,9 +128,6 @@ func planned(t changelog.Target, p *changelog.Plan) planOutput {
 	return o
 }
 
-// exactly prints a moment to the millisecond.
-func exactly(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000Z") }
-
 func (o planOutput) text() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
@@ -140,23 +138,23 @@ func (o planOutput) text() string {
 	reached := fmt.Sprintf("revision %d", o.Revision)
 	switch {
 	case !o.NotBefore.IsZero():
-		reached += fmt.Sprintf(", made at some time between %s and %s", exactly(o.NotBefore), exactly(o.Time))
+		reached += fmt.Sprintf(", made at some time between %s and %s", ui.Exactly(o.NotBefore), ui.Exactly(o.Time))
 	case !o.Time.IsZero():
-		reached += ", made at " + exactly(o.Time)
+		reached += ", made at " + ui.Exactly(o.Time)
 	}
 	if !o.Until.IsZero() && o.Until.After(o.Time) {
-		reached += ", the newest until " + exactly(o.Until)
+		reached += ", the newest until " + ui.Exactly(o.Until)
 	}
 	line("reaches", "%s", reached)
-	line("from", "backup %s (revision %d), %s stored", o.Backup, o.BaseRevision, sizeOf(o.BackupBytes))
+	line("from", "backup %s (revision %d), %s stored", o.Backup, o.BaseRevision, ui.Size(o.BackupBytes))
 	if n := len(o.Segments); n > 0 {
-		line("and", "%d revisions in %s of changes, %s: %s", o.Revision-o.BaseRevision, count(n, "segment"), sizeOf(o.SegmentBytes), o.Segments[0])
+		line("and", "%d revisions in %s of changes, %s: %s", o.Revision-o.BaseRevision, ui.Count(n, "segment"), ui.Size(o.SegmentBytes), o.Segments[0])
 		if n > 1 {
 			fmt.Fprintf(w, "  \t…\n  \t%s\n", o.Segments[n-1])
 		}
 	}
 	o.losses(line)
-	line("takes", "about %s, of it about %s without etcd (%s)", took(round(o.Seconds)), took(round(o.OutageSeconds)), o.EstimatedFrom)
+	line("takes", "about %s, of it about %s without etcd (%s)", ui.Took(round(o.Seconds)), ui.Took(round(o.OutageSeconds)), o.EstimatedFrom)
 	_ = w.Flush() // to a builder
 	return b.String()
 }
@@ -165,11 +163,11 @@ func (o planOutput) text() string {
 func (o planOutput) losses(line func(name, format string, args ...any)) {
 	switch {
 	case o.LostRevisions > 0 && o.LostMore:
-		line("loses", "what came after it: at least %d revisions, until %s and longer", o.LostRevisions, exactly(o.LostUntil))
+		line("loses", "what came after it: at least %d revisions, until %s and longer", o.LostRevisions, ui.Exactly(o.LostUntil))
 	case o.LostMore:
-		line("loses", "what came after it: changes of more than %s later are kept, too", took(changelog.Enough))
+		line("loses", "what came after it: changes of more than %s later are kept, too", ui.Took(changelog.Enough))
 	case o.LostRevisions > 0:
-		line("loses", "what came after it: at least %d revisions, until %s", o.LostRevisions, exactly(o.LostUntil))
+		line("loses", "what came after it: at least %d revisions, until %s", o.LostRevisions, ui.Exactly(o.LostUntil))
 	case o.LostServing == nil:
 		line("loses", "what came after it; nothing of that is in the store")
 	}
@@ -180,9 +178,9 @@ func (o planOutput) losses(line func(name, format string, args ...any)) {
 		}
 		return
 	}
-	line("OTHER LIFE", "this point is of life %s, and life %s serves, since %s", o.Incarnation, o.ServingIncarnation, exactly(l.Began))
+	line("OTHER LIFE", "this point is of life %s, and life %s serves, since %s", o.Incarnation, o.ServingIncarnation, ui.Exactly(l.Began))
 	if l.LastRevision > 0 {
-		line("loses too", "all that was written in the life that serves: in the store up to revision %d, until %s", l.LastRevision, exactly(l.Until))
+		line("loses too", "all that was written in the life that serves: in the store up to revision %d, until %s", l.LastRevision, ui.Exactly(l.Until))
 	} else {
 		line("loses too", "all that was written in the life that serves; nothing of that is in the store")
 	}
@@ -218,7 +216,7 @@ func (o *planOutput) estimate(rawSize int64, ops []catalog.Operation) {
 		}
 		factor := max(mib/(float64(op.StagedBytes)/(1<<20)), 0.5)
 		o.Seconds, o.OutageSeconds = op.Finished.Sub(op.Created).Seconds()*factor+replay, op.Outage.Seconds()*factor
-		o.EstimatedFrom = fmt.Sprintf("as the last one, %s, with %s", op.ID, sizeOf(op.StagedBytes))
+		o.EstimatedFrom = fmt.Sprintf("as the last one, %s, with %s", op.ID, ui.Size(op.StagedBytes))
 		return
 	}
 }

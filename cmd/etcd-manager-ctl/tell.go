@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -105,7 +106,7 @@ func (s *sight) noLeader() string {
 	if s.leader != nil {
 		who = fmt.Sprintf("no leading manager (the last was on %s)", s.leader.Node)
 	}
-	text := fmt.Sprintf("%s has written to the store for %s: do the managers run?", who, ageOf(s.quiet))
+	text := fmt.Sprintf("%s has written to the store for %s: do the managers run?", who, ui.Age(s.quiet))
 	if n := s.spec().MemberCount; n > 0 {
 		text += fmt.Sprintf(" At least %d of %d masters must run one", n/2+1, n)
 	}
@@ -149,7 +150,7 @@ func (t *teller) running(prev, op *catalog.Operation) {
 // stale tells when nobody has written the record for long.
 func (t *teller) stale(prev, cur *sight) {
 	if !cur.op.State.Final() && cur.unchanged >= recordQuiet && prev.unchanged < recordQuiet {
-		t.add(t.now, "nothing new for %s; if it stays so, look at the managers' log (the last leader was on node %s)", ageOf(cur.unchanged), cur.op.Leader)
+		t.add(t.now, "nothing new for %s; if it stays so, look at the managers' log (the last leader was on node %s)", ui.Age(cur.unchanged), cur.op.Leader)
 	}
 }
 
@@ -177,7 +178,7 @@ func stepLine(op *catalog.Operation, s catalog.Step) string {
 	outcome, detail := outcomeOf(op, s)
 	line += ": " + outcome
 	if !s.Started.IsZero() && !s.Finished.IsZero() {
-		line += " after " + took(s.Finished.Sub(s.Started))
+		line += " after " + ui.Took(s.Finished.Sub(s.Started))
 	}
 	if detail != "" {
 		line += ": " + detail

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -163,7 +164,7 @@ func (a *app) showUndo(ctx context.Context, c *catalog.Catalog, backups catalog.
 		return err
 	}
 	since := a.now().Sub(op.Finished)
-	a.note("undo %s (%s), which was done at %s, %s", op.ID, subject(op.Backup, op.Source), clock(op.Finished), ago(since))
+	a.note("undo %s (%s), which was done at %s, %s", op.ID, subject(op.Backup, op.Source), ui.Clock(op.Finished), ui.Ago(since))
 	switch {
 	case r.source != nil && r.source.OrBackup != "":
 		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), to their last write; if they are gone, backup %s, made right before; into %s", op.OldToken, r.source.OrBackup, clusterOf(spec))
@@ -177,7 +178,7 @@ func (a *app) showUndo(ctx context.Context, c *catalog.Catalog, backups catalog.
 	if op.RevisionBefore > 0 {
 		a.note("  that is:      revision %d or so, the highest that clients had seen before", op.RevisionBefore)
 	}
-	a.note("  loses:        all that was written in the %s since then%s", ageOf(max(since, 0)), a.writtenSince(ctx, c, backups, op))
+	a.note("  loses:        all that was written in the %s since then%s", ui.Age(max(since, 0)), a.writtenSince(ctx, c, backups, op))
 	for _, o := range later {
 		a.note("  with it goes: %s (%s), done later", o.ID, subject(o.Backup, o.Source))
 	}
@@ -201,7 +202,7 @@ func (a *app) writtenSince(ctx context.Context, c *catalog.Catalog, backups cata
 	if n := m.Revision - op.RevisionAfter; n > 0 {
 		lost = fmt.Sprintf("at least %d revisions", n)
 	}
-	return fmt.Sprintf(": %s, as the newest backup knows (%s, %s, revision %d)", lost, newest.Name, ago(a.now().Sub(newest.Time)), m.Revision)
+	return fmt.Sprintf(": %s, as the newest backup knows (%s, %s, revision %d)", lost, newest.Name, ui.Ago(a.now().Sub(newest.Time)), m.Revision)
 }
 
 // specBefore is the spec that the last backup from before the command knows.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -26,10 +27,10 @@ With --chain the backup is also reached a second time, from the backup before it
 both backups and every segment between them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) == 1) {
-				return usagef("verify-backup needs the name of a backup (see list-backups), or --all")
+				return ui.Usagef("verify-backup needs the name of a backup (see list-backups), or --all")
 			}
 			if all && chain {
-				return usagef("--chain and --all don't go together: a chain leads from one backup to the next")
+				return ui.Usagef("--chain and --all don't go together: a chain leads from one backup to the next")
 			}
 			if all {
 				return a.verifyAll(cmd.Context(), tempDir)
@@ -139,10 +140,10 @@ func (a *app) printVerified(out verifyOutput) error {
 		sums = "size and SHA-256 are those of the manifest"
 	}
 	fmt.Fprintf(&b, "sound: %s\n", out.Name)
-	fmt.Fprintf(&b, "  stored file:   %s; %s\n", sizeOf(out.StoredBytes), sums)
-	fmt.Fprintf(&b, "  snapshot:      %s; etcd's own checksum at its end is right\n", sizeOf(out.SizeBytes))
+	fmt.Fprintf(&b, "  stored file:   %s; %s\n", ui.Size(out.StoredBytes), sums)
+	fmt.Fprintf(&b, "  snapshot:      %s; etcd's own checksum at its end is right\n", ui.Size(out.SizeBytes))
 	fmt.Fprintf(&b, "  database:      every page and record was read and makes sense; format of etcd %s\n", out.Format)
-	fmt.Fprintf(&b, "  content:       revision %d, %s, %s, HashKV %d\n", out.Revision, count(int(out.Keys), "key"), count(out.Leases, "lease"), out.Hash)
+	fmt.Fprintf(&b, "  content:       revision %d, %s, %s, HashKV %d\n", out.Revision, ui.Count(int(out.Keys), "key"), ui.Count(out.Leases, "lease"), out.Hash)
 	taken := "with etcd " + out.EtcdVersion
 	if out.EtcdVersion == "" {
 		taken = "with an etcd that isn't known"
@@ -154,7 +155,7 @@ func (a *app) printVerified(out verifyOutput) error {
 		taken += ", as " + out.Reason
 	}
 	if !out.Time.IsZero() {
-		taken += ", " + ago(a.now().Sub(out.Time))
+		taken += ", " + ui.Ago(a.now().Sub(out.Time))
 	}
 	fmt.Fprintf(&b, "  taken:         %s\n", taken)
 	if out.Unfit != "" {
@@ -233,7 +234,7 @@ func (a *app) printLine(out verifyOutput) error {
 	case !out.Sound:
 		return a.printf("BAD    %s  %s\n", out.Name, out.Problem)
 	case out.Unfit != "":
-		return a.printf("sound  %s  revision %d, %d keys, %s; not with the present spec: %s\n", out.Name, out.Revision, out.Keys, sizeOf(out.SizeBytes), out.Unfit)
+		return a.printf("sound  %s  revision %d, %d keys, %s; not with the present spec: %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes), out.Unfit)
 	}
-	return a.printf("sound  %s  revision %d, %d keys, %s\n", out.Name, out.Revision, out.Keys, sizeOf(out.SizeBytes))
+	return a.printf("sound  %s  revision %d, %d keys, %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes))
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
@@ -64,7 +65,7 @@ func (a *app) verifyChain(ctx context.Context, name, tempDir string) error {
 		return nil
 	}
 	return a.printf("sound: %s\n  content:   revision %d, %s, HashKV %d\n  chain:     the same comes out of backup %s with the %s behind it\n  took:      %s\n",
-		v.Backup, v.Facts.Revision, count(int(v.Facts.Keys), "key"), v.Facts.Hash.Hash, v.Base, count(v.Segments, "segment"), took(v.Took))
+		v.Backup, v.Facts.Revision, ui.Count(int(v.Facts.Keys), "key"), v.Facts.Hash.Hash, v.Base, ui.Count(v.Segments, "segment"), ui.Took(v.Took))
 }
 
 func (a *app) verifyOnDisk(ctx context.Context, c *catalog.Catalog, ch choice, tempDir string) (changelog.Verified, error) {
@@ -84,10 +85,10 @@ func (a *app) verifyOnDisk(ctx context.Context, c *catalog.Catalog, ch choice, t
 		}
 	}
 	t := a.transfer("verify " + ch.backup.Name)
-	defer t.close()
+	defer t.Close()
 	v, err := a.archive(c).Verify(ctx, ch.backup.Name, changelog.VerifyOptions{
 		Executable: exe, Dir: filepath.Join(dir, "work"), KeepFree: spareRoom,
-		Progress: func(_ string, done, total int64) { t.set(done, total) },
+		Progress: func(_ string, done, total int64) { t.Set(done, total) },
 	})
 	var bad *backup.Error
 	if err != nil && !errors.As(err, &bad) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	"github.com/etcd-manager/etcd-manager/pkg/volume/aws"
@@ -31,12 +32,12 @@ The flags --cluster-name, --volume-tag and --volume-name-tag are those with whic
 files apply (AWS_REGION, AWS_PROFILE, …), with permissions as in docs/aws.md.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("volumes has no command %q%s", args[0], didYouMean(args[0], cmd))
+				return ui.Usagef("volumes has no command %q%s", args[0], didYouMean(args[0], cmd))
 			}
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			return usagef("say what to do: volumes check, volumes encrypt or volumes confirm")
+			return ui.Usagef("say what to do: volumes check, volumes encrypt or volumes confirm")
 		},
 	}
 	p := c.PersistentFlags()
@@ -51,10 +52,10 @@ files apply (AWS_REGION, AWS_PROFILE, …), with permissions as in docs/aws.md.`
 func (f *volumeFlags) open(ctx context.Context) (*aws.Client, volume.Encryption, error) {
 	e, err := volume.ParseEncryption(f.encryption)
 	if err != nil {
-		return nil, e, &usageError{err}
+		return nil, e, &ui.UsageError{Err: err}
 	}
 	if err := f.cfg.Check(); err != nil {
-		return nil, e, &usageError{err}
+		return nil, e, &ui.UsageError{Err: err}
 	}
 	c, err := aws.Open(ctx, f.cfg)
 	return c, e, err
@@ -138,7 +139,7 @@ func (a *app) volumesCheck(ctx context.Context, f *volumeFlags) error {
 	case len(volumes) == 0:
 		return &notFoundError{fmt.Sprintf("no volume has the tags %s", strings.Join(f.cfg.Tags, ", "))}
 	case bad > 0:
-		return &outcomeError{exitFailure, fmt.Sprintf("%s not encrypted as required", count(bad, "volume"))}
+		return &outcomeError{exitFailure, fmt.Sprintf("%s not encrypted as required", ui.Count(bad, "volume"))}
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"fmt"
@@ -11,14 +11,13 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// bars is a view for a screen: what was said scrolls by above a line with the present state and a bar for each node.
-type bars struct {
+// Screen is a View for a terminal: what was said scrolls by above a line with the present state and a bar for each node.
+type Screen struct {
 	p     *mpb.Progress
-	plain *lines // prints above the bars
+	plain *Pipe // prints above the bars
 	head  *mpb.Bar
 	state *headline
 	nodes map[cluster.NodeID]*meter
@@ -27,9 +26,10 @@ type bars struct {
 
 const refreshRate = 200 * time.Millisecond
 
-func newBars(out io.Writer, now func() time.Time) *bars {
+// NewScreen returns a Screen on a terminal. now is asked for how long a state lasts, from another goroutine.
+func NewScreen(out io.Writer, now func() time.Time) *Screen {
 	p := mpb.New(mpb.WithOutput(out), mpb.WithRefreshRate(refreshRate), mpb.WithAutoRefresh())
-	b := &bars{p: p, plain: newLines(p), state: &headline{now: now}, nodes: map[cluster.NodeID]*meter{}, now: now}
+	b := &Screen{p: p, plain: NewPipe(p), state: &headline{now: now}, nodes: map[cluster.NodeID]*meter{}, now: now}
 	b.head = p.New(0, mpb.NopStyle(), mpb.BarPriority(-1), mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.state.String() })))
 	return b
 }
@@ -55,22 +55,18 @@ func (h *headline) String() string {
 	if h.text == "" {
 		return "looking into the store"
 	}
-	return fmt.Sprintf("%s, for %s", h.text, ageOf(max(h.now().Sub(h.since), 0)))
+	return fmt.Sprintf("%s, for %s", h.text, Age(max(h.now().Sub(h.since), 0)))
 }
 
-func (b *bars) say(at time.Time, line string) { b.plain.say(at, line) }
+// Say implements View.
+func (b *Screen) Say(at time.Time, line string) { b.plain.Say(at, line) }
 
-func (b *bars) show(s *sight) {
-	switch {
-	case s.op == nil && s.cmd != nil:
-		b.state.set("waiting", s.cmd.Time)
-	case s.op != nil && !s.op.State.Final():
-		b.state.set(string(s.op.State), s.op.StateSince)
+// Show implements View.
+func (b *Screen) Show(s State) {
+	if s.Doing != "" {
+		b.state.set(s.Doing, s.Since)
 	}
-	progress := map[cluster.NodeID]catalog.Progress{}
-	if s.op != nil {
-		progress = s.op.Progress
-	}
+	progress := s.Progress
 	for id, m := range b.nodes {
 		if p, ok := progress[id]; !ok || p.Phase != m.phase {
 			m.bar.Abort(true)
@@ -86,8 +82,8 @@ func (b *bars) show(s *sight) {
 	}
 }
 
-// close takes the bars away and waits until all is written.
-func (b *bars) close() {
+// Close takes the bars away and waits until all is written.
+func (b *Screen) Close() {
 	for _, m := range b.nodes {
 		m.bar.Abort(true)
 	}
@@ -115,12 +111,12 @@ func newMeter(p *mpb.Progress, name, phase string, first int64, now func() time.
 
 // bytes is what stands behind the bar.
 func (m *meter) bytes(s decor.Statistics) string {
-	text := sizeOf(s.Current)
+	text := Size(s.Current)
 	if s.Total > 0 {
-		text += " of " + sizeOf(s.Total)
+		text += " of " + Size(s.Total)
 	}
 	if d := m.now().Sub(m.begun).Seconds(); d >= 1 && s.Current > m.first {
-		text += fmt.Sprintf(", %s/s", sizeOf(int64(float64(s.Current-m.first)/d)))
+		text += fmt.Sprintf(", %s/s", Size(int64(float64(s.Current-m.first)/d)))
 	}
 	return text
 }

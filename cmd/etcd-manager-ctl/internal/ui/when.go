@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"strconv"
@@ -12,9 +12,9 @@ var whenLayouts = []string{"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "
 // clockLayouts are those of a time of today.
 var clockLayouts = []string{"15:04:05Z07:00", "15:04:05", "15:04"}
 
-// parseWhen reads a moment as it stands on a command line: RFC 3339, "2026-11-22 12:03:06", "12:03:06" (today), or how long it is past ("90m", "2d12h"). Without a
+// ParseWhen reads a moment as it stands on a command line: RFC 3339, "2026-11-22 12:03:06", "12:03:06" (today), or how long it is past ("90m", "2d12h"). Without a
 // zone it is UTC, as everything that the tool prints.
-func parseWhen(s string, now time.Time) (time.Time, error) {
+func ParseWhen(s string, now time.Time) (time.Time, error) {
 	now = now.UTC()
 	s = strings.TrimSpace(s)
 	if t, err := time.Parse(time.RFC3339, s); err == nil {
@@ -35,16 +35,16 @@ func parseWhen(s string, now time.Time) (time.Time, error) {
 		today := midnight.Add(time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second + time.Duration(t.Nanosecond()))
 		if today.After(now) {
 			// Early in the morning somebody may well mean yesterday evening; that is not for a program to guess.
-			return time.Time{}, usagef("%q is still to come today, it is %s: write the day before it, for example %q", s, clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
+			return time.Time{}, Usagef("%q is still to come today, it is %s: write the day before it, for example %q", s, Clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
 		}
 		return today, nil
 	}
 	d, ok := parseAgo(s)
 	switch {
 	case !ok:
-		return time.Time{}, usagef("%q is no time: write 2026-11-22T12:03:06Z, \"2026-11-22 12:03:06\" (UTC), 12:03:06 (today, UTC), or how long ago it was, such as 90m", s)
+		return time.Time{}, Usagef("%q is no time: write 2026-11-22T12:03:06Z, \"2026-11-22 12:03:06\" (UTC), 12:03:06 (today, UTC), or how long ago it was, such as 90m", s)
 	case d < 0:
-		return time.Time{}, usagef("%q is in the future: how long ago it was is written without a sign, such as 90m", s)
+		return time.Time{}, Usagef("%q is in the future: how long ago it was is written without a sign, such as 90m", s)
 	}
 	return now.Add(-d), nil
 }

@@ -1,4 +1,4 @@
-package main
+package ui
 
 import (
 	"errors"
@@ -27,7 +27,7 @@ func TestParseWhen(t *testing.T) {
 		"1d12h":                     "2026-11-20T23:30:00Z",
 		"0s":                        "2026-11-22T11:30:00Z",
 	} {
-		have, err := parseWhen(in, now)
+		have, err := ParseWhen(in, now)
 		if err != nil || have.Format(time.RFC3339Nano) != want {
 			t.Errorf("%q is %s, %v; want %s", in, have.Format(time.RFC3339Nano), err, want)
 		}
@@ -44,8 +44,8 @@ func TestParseWhen(t *testing.T) {
 		"12:03:06":             `"2026-11-21 12:03:06"`,
 		"2026-11-22T12:03:06z": "is no time",
 	} {
-		_, err := parseWhen(in, now)
-		var usage *usageError
+		_, err := ParseWhen(in, now)
+		var usage *UsageError
 		if err == nil || !strings.Contains(err.Error(), want) || !errors.As(err, &usage) {
 			t.Errorf("%q: %v, want %q", in, err, want)
 		}
