@@ -130,7 +130,7 @@ func TestBars(t *testing.T) {
 	var errOut bytes.Buffer
 	now := w.now // the clock stands still, for the bars read it beside the steps
 	code := run(t.Context(), deps{args: []string{"--backup-store=mem://x", "follow"}, in: strings.NewReader(""), out: s.terminal, errOut: &errOut, outTerminal: true,
-		now: func() time.Time { return now }, version: "1", checker: newChecker(), open: func(context.Context, string) (blob.Store, error) { return w.store, nil },
+		now: func() time.Time { return now }, version: "1", open: func(context.Context, string) (blob.Store, error) { return w.store, nil },
 		pause: func(context.Context) bool {
 			if len(steps) == 0 {
 				return false
@@ -161,7 +161,7 @@ func TestBars(t *testing.T) {
 func TestTransferBar(t *testing.T) {
 	s := newScreen(t)
 	a := &app{deps: deps{errOut: s.terminal, errTerminal: true}}
-	bar := a.transfer("fetch x")
+	bar := ui.NewTransfer(a.errOut, a.errTerminal, "fetch x")
 	bar.Set(10*mib, 40*mib)
 	s.waitFor(t, `fetch x +25 %`)
 	bar.Close()
@@ -172,7 +172,7 @@ func TestTransferBar(t *testing.T) {
 	if got := s.last(); strings.TrimSpace(got) != "END" {
 		t.Errorf("it stays on the screen: %q", got)
 	}
-	quiet := (&app{deps: deps{errOut: io.Discard}}).transfer("x")
+	quiet := ui.NewTransfer(io.Discard, false, "x")
 	quiet.Set(1, 2)
 	quiet.Close()
 }

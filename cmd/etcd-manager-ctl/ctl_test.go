@@ -78,7 +78,7 @@ func (w *world) exec(args ...string) (code int, out, errOut string) {
 	w.t.Helper()
 	var o, e bytes.Buffer
 	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, version: "1.2.3", now: func() time.Time { return w.now },
-		person: w.answer != "", pause: w.pause, checker: newChecker(), kms: w.kms,
+		person: w.answer != "", pause: w.pause, kms: w.kms,
 		open: func(ctx context.Context, url string) (blob.Store, error) {
 			if strings.HasPrefix(url, "mem:") {
 				return w.store, nil

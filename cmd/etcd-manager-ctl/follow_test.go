@@ -247,33 +247,6 @@ func TestFollowJSON(t *testing.T) {
 	w.golden("follow-json")
 }
 
-// TestLookBetweenTwoStates: the record is written and the command removed right after the listing was made, which shows neither.
-func TestLookBetweenTwoStates(t *testing.T) {
-	w := newWorld(t)
-	w.spec(3, "3.5.21")
-	name := w.queue("x", catalog.RestoreOptions{})
-	mem := w.store
-	look := func() *sight {
-		t.Helper()
-		s, err := newWatch(&app{deps: deps{now: func() time.Time { return w.now }}, timeout: time.Minute}, w.catalog(), name).look(t.Context())
-		must(t, err)
-		return s
-	}
-	w.store = &afterList{mem, func() {
-		w.store = mem
-		w.ended(name, "x", catalog.StateFailed, nil)
-		must(t, w.catalog().RemoveCommand(context.Background(), name))
-	}}
-	if s := look(); s.withdrawn || s.op == nil || s.op.State != catalog.StateFailed {
-		t.Errorf("a failure is taken for %+v", s)
-	}
-	name = w.queue("y", catalog.RestoreOptions{})
-	w.store = &afterList{mem, func() { w.store = mem; must(t, w.catalog().RemoveCommand(context.Background(), name)) }}
-	if s := look(); !s.withdrawn {
-		t.Errorf("a withdrawal is taken for %+v", s)
-	}
-}
-
 // TestFollowLostRecord: a record that was there and isn't any more is no end.
 func TestFollowLostRecord(t *testing.T) {
 	w := newWorld(t)

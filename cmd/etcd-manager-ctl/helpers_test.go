@@ -157,28 +157,3 @@ func (s onPurge) Purge(ctx context.Context, prefix string, match func(string) bo
 	s.before()
 	return s.Store.Purge(ctx, prefix, match)
 }
-
-// afterList lets something happen after the first listing was made.
-type afterList struct {
-	blob.Store
-	then func()
-}
-
-func (s *afterList) List(ctx context.Context, prefix string, o blob.ListOptions) iter.Seq2[blob.Entry, error] {
-	var rows []blob.Entry
-	var failed error
-	for e, err := range s.Store.List(ctx, prefix, o) {
-		rows, failed = append(rows, e), err
-	}
-	if s.then != nil {
-		s.then()
-		s.then = nil
-	}
-	return func(yield func(blob.Entry, error) bool) {
-		for _, e := range rows {
-			if !yield(e, failed) {
-				return
-			}
-		}
-	}
-}

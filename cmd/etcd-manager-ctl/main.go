@@ -19,16 +19,14 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
 // version is set by the linker (-X main.version=…) for releases.
 var version string
 
-// pollInterval is how often the store is looked at while a command is followed.
-const pollInterval = 1500 * time.Millisecond
-
 func main() {
-	if code, ok := childMain(os.Args[1:]); ok {
+	if code, ok := operator.ChildMain(os.Args[1:]); ok {
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -36,23 +34,11 @@ func main() {
 		args: os.Args[1:], in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr), person: isTerminal(os.Stdin) && isTerminal(os.Stderr),
 		open: openStore,
-		now:  time.Now, env: os.Getenv, version: toolVersion(), pause: pause, checker: newChecker(), kopsVolumes: openKopsVolumes,
+		now:  time.Now, env: os.Getenv, version: toolVersion(), pause: operator.Pause, kopsVolumes: openKopsVolumes,
 		kms: awskms.New(awskms.Config{Endpoint: os.Getenv("KMS_ENDPOINT")}),
 	})
 	stop()
 	os.Exit(code)
-}
-
-// pause waits until the store is to be looked at again.
-func pause(ctx context.Context) bool {
-	t := time.NewTimer(pollInterval)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 func isTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }

@@ -28,11 +28,12 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
 // TestMain makes the test binary what the tool is, able to check databases as a child of itself; and an etcd.
 func TestMain(m *testing.M) {
-	if code, ok := childMain(os.Args[1:]); ok {
+	if code, ok := operator.ChildMain(os.Args[1:]); ok {
 		os.Exit(code)
 	}
 	if len(os.Args) > 1 && os.Args[1] == etcd.Subcommand {
@@ -326,7 +327,7 @@ func TestInspect(t *testing.T) {
 	var out struct {
 		Revision, Keys, LeasedKeys int64
 		Leases, PrefixCount        int
-		Prefixes                   []prefix
+		Prefixes                   []operator.Prefix
 	}
 	code, text, errOut := w.exec("--backup-store=mem://x", "inspect", "latest", "-o", "json", "--depth=3", "--top=0")
 	if code != 0 {
@@ -336,7 +337,7 @@ func TestInspect(t *testing.T) {
 	if out.Revision != r.revision || out.Keys != r.keys || out.LeasedKeys != 11 || out.Leases != 1 || out.PrefixCount != 6 || len(out.Prefixes) != 6 {
 		t.Errorf("%s", text)
 	}
-	sum := prefix{}
+	sum := operator.Prefix{}
 	for _, p := range out.Prefixes {
 		sum.Keys, sum.LeasedKeys = sum.Keys+p.Keys, sum.LeasedKeys+p.LeasedKeys
 	}
@@ -352,20 +353,6 @@ func TestInspect(t *testing.T) {
 	}
 	w.steady()
 	w.golden("inspect")
-}
-
-func TestPrefixOf(t *testing.T) {
-	for _, c := range []struct {
-		key, want string
-		depth     int
-	}{
-		{"/registry/pods/default/x", "/registry/pods/", 2}, {"/registry/pods/default/x", "/registry/", 1}, {"/registry/pods/default/x", "/registry/pods/default/", 3},
-		{"/registry/pods/default/x", "/registry/pods/default/", 9}, {"/x", "/", 2}, {"x", "", 2}, {"a/b/c", "a/", 1}, {"a/b/c", "a/b/", 2}, {"", "", 1}, {"//x", "//", 1},
-	} {
-		if got := prefixOf([]byte(c.key), c.depth); string(got) != c.want {
-			t.Errorf("%q at depth %d: %q, want %q", c.key, c.depth, got, c.want)
-		}
-	}
 }
 
 func TestImport(t *testing.T) {

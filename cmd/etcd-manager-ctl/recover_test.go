@@ -48,30 +48,6 @@ func TestRecover(t *testing.T) {
 	w.golden("recover")
 }
 
-// TestRecoverChoice: data of different clusters can't be compared.
-func TestRecoverChoice(t *testing.T) {
-	old, a, b := survivor("z", "old", 9, 99, 99999), survivor("a", "tok", 5, 5, 50), survivor("b", "tok", 5, 5, 51)
-	for _, c := range []struct {
-		nodes   []catalog.Survivor
-		name    string
-		current cluster.Token
-		want    cluster.NodeID
-	}{
-		{[]catalog.Survivor{a, b}, newestSurvivor, "", "b"},
-		{[]catalog.Survivor{b, a}, newestSurvivor, "other", "b"},
-		{[]catalog.Survivor{old, a, b}, newestSurvivor, "tok", "b"},
-		{[]catalog.Survivor{old, a, b}, newestSurvivor, "", ""},
-		{[]catalog.Survivor{old, a, b}, "z", "tok", "z"},
-		{[]catalog.Survivor{a, b}, "nobody", "tok", ""},
-		{nil, newestSurvivor, "tok", ""},
-	} {
-		got, err := pickSurvivor(c.nodes, c.name, c.current)
-		if got.Node != c.want || (err == nil) != (c.want != "") {
-			t.Errorf("%v %q %q: %q, %v; want %q", c.nodes, c.name, c.current, got.Node, err, c.want)
-		}
-	}
-}
-
 func TestRecoverNoSurvivors(t *testing.T) {
 	w := newWorld(t)
 	w.put("control/of-a-newer-version", "x") // the store isn't empty

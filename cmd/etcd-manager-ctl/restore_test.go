@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
 func TestRestoreLatestAndOptions(t *testing.T) {
@@ -133,7 +134,7 @@ func TestDelete(t *testing.T) {
 		w.pass(time.Second)
 		l := w.begin(w.queue("in-"+string(state), catalog.RestoreOptions{}), state)
 		w.do("delete-command", l.op.Command)
-		if got, want := queued(l.op.Command), stopped(state); got != want {
+		if got, want := queued(l.op.Command), operator.Stopped(state); got != want {
 			t.Errorf("%s: still queued: %t, want %t", state, got, want)
 		}
 		w.do("delete-command", l.op.Command)

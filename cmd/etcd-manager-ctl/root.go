@@ -20,19 +20,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/kops"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
 	"github.com/etcd-manager/etcd-manager/pkg/spelling"
-)
-
-// Exit codes; docs/ctl.md lists them.
-const (
-	exitOK         = 0
-	exitFailure    = 1
-	exitUsage      = 2
-	exitNotFound   = 3
-	exitStore      = 4
-	exitRolledBack = 5
-	exitNotDone    = 6
-	exitUnfollowed = 7
 )
 
 // deps are what the tool needs of the world.
@@ -49,8 +38,7 @@ type deps struct {
 	env     func(string) string
 	version string
 	// pause waits between two looks at the store while a command is followed. It returns false if the context ends meanwhile.
-	pause   func(ctx context.Context) bool
-	checker checker
+	pause func(ctx context.Context) bool
 	// kopsVolumes is the block storage of the cluster that a kOps file describes.
 	kopsVolumes func(ctx context.Context, f *kops.File) (kops.Volumes, error)
 }
@@ -69,19 +57,6 @@ type app struct {
 	timeoutGiven bool
 }
 
-// notFoundError is one that names something that isn't there.
-type notFoundError struct{ message string }
-
-func (e *notFoundError) Error() string { return e.message }
-
-// outcomeError says how what was followed, or asked for, has ended.
-type outcomeError struct {
-	code    int
-	message string
-}
-
-func (e *outcomeError) Error() string { return e.message }
-
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, d deps) int {
 	a := &app{deps: d}
@@ -93,7 +68,7 @@ func run(ctx context.Context, d deps) int {
 	root.SetArgs(args)
 	root.SetOut(d.out)
 	root.SetErr(d.errOut)
-	err := root.ExecuteContext(ctx)
+	err := a.explain(root.ExecuteContext(ctx))
 	if err == nil {
 		return exitOK
 	}
@@ -112,23 +87,6 @@ func run(ctx context.Context, d deps) int {
 		fmt.Fprintln(d.errOut, "see etcd-manager-ctl --help")
 	}
 	return code
-}
-
-func exitCode(err error) int {
-	var usage *ui.UsageError
-	var missing *notFoundError
-	var outcome *outcomeError
-	switch {
-	case errors.As(err, &outcome):
-		return outcome.code
-	case errors.As(err, &usage):
-		return exitUsage
-	case errors.As(err, &missing), errors.Is(err, catalog.ErrNotFound):
-		return exitNotFound
-	case errors.Is(err, catalog.ErrDenied), errors.Is(err, catalog.ErrTransient), errors.Is(err, context.DeadlineExceeded):
-		return exitStore
-	}
-	return exitFailure
 }
 
 func (a *app) rootCommand() *cobra.Command {
@@ -167,10 +125,10 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 		pf.Hidden = true
 		f.AddFlag(pf)
 	})
-	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(), a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(),
-		a.restoreCommand(), a.recoverCommand(), a.undoCommand(), a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
-		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), a.versionCommand())
-	root.AddCommand(a.lookCommands()...)
+	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(),
+		a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(), a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
+		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(), a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(),
+		a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand())
 	return root
 }
 
@@ -186,52 +144,38 @@ func didYouMean(word string, root *cobra.Command) string {
 	return ""
 }
 
-// openCatalog opens the store that the flags name, and looks whether anything of a cluster is there.
-func (a *app) openCatalog(ctx context.Context) (*catalog.Catalog, error) {
+// createsStore is the annotation of a command that may write the first object of a store.
+const createsStore = "creates-store"
+
+// client opens the store that the flags name. A command that may begin a store goes on with an empty one, and says so.
+func (a *app) client(ctx context.Context) (*operator.Client, error) {
 	if a.store == "" {
 		return nil, ui.Usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
 	}
-	s, err := a.open(ctx, a.store)
-	if err != nil {
-		return nil, &ui.UsageError{Err: err}
+	config := operator.Config{
+		Store: a.store, Open: a.open, Identities: a.identities, Encryption: a.encryption, KMS: a.kms,
+		AllowEmpty: a.emptyStore, Timeout: a.timeout, Now: a.now, Program: a.version,
 	}
-	keys, err := a.keys()
-	if err != nil {
-		return nil, &ui.UsageError{Err: err}
+	c, err := operator.Open(ctx, config)
+	var empty *operator.EmptyStoreError
+	if a.creates && errors.As(err, &empty) {
+		a.note("%v. It becomes the store of a new cluster", empty)
+		config.AllowEmpty = true
+		c, err = operator.Open(ctx, config)
 	}
-	if err := a.checkStore(ctx, s); err != nil {
-		return nil, err
-	}
-	return catalog.New(s, catalog.WithClock(a.now), keys), nil
+	return c, err
 }
 
-// keys are what is read and written with. Keys of a key service need no flag: an object names its own.
-func (a *app) keys() (catalog.Option, error) {
-	c := envelope.Config{KMS: a.kms}
-	opener, err := envelope.NewOpener(c, a.identities)
-	if err != nil {
-		return nil, fmt.Errorf("--identity: %w", err)
-	}
-	sealer, err := envelope.NewSealer(c, a.encryption)
-	if err != nil {
-		return nil, fmt.Errorf("--backup-encryption: %w", err)
-	}
-	return catalog.WithKeys(sealer, opener), nil
-}
-
-// catalog is openCatalog for what is over within the timeout, with which the context ends that it returns.
-func (a *app) catalog(ctx context.Context) (*catalog.Catalog, context.Context, context.CancelFunc, error) {
-	c, err := a.openCatalog(ctx)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	ctx, cancel := a.limit(ctx)
-	return c, ctx, cancel, nil
-}
-
-// limit gives the store its time for a few small requests.
+// limit gives a store or an etcd its time for a few small requests.
 func (a *app) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, a.timeout)
+}
+
+// latest prints which backup "latest" means, and what was passed over.
+func (a *app) latest(notes []string) {
+	for _, n := range notes {
+		a.note("latest: %s", n)
+	}
 }
 
 // ctl is the command line of this tool on this store, for the operator to copy.
@@ -298,19 +242,4 @@ func noArgs(cmd *cobra.Command, args []string) error {
 		return ui.Usagef("%s takes no argument, but got %q", cmd.Name(), args[0])
 	}
 	return nil
-}
-
-func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version of this tool", Args: noArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if err := a.format("json"); err != nil {
-				return err
-			}
-			if a.output == "json" {
-				return a.printJSON(map[string]string{"version": a.version})
-			}
-			return a.printf("%s\n", a.version)
-		},
-	}
 }

@@ -120,7 +120,7 @@ func (c *cloud) ctl(patience int, args ...string) (int, string, string) {
 	var out, errOut bytes.Buffer
 	args = append(append([]string{"--backup-store=mem://", "volumes"}, args...), "--cluster-name=etcd", "--volume-name-tag=k8s.io/etcd/main",
 		"--volume-tag=k8s.io/etcd/main", "--volume-tag", "kubernetes.io/cluster/example.com=owned")
-	code := run(c.t.Context(), deps{args: args, in: strings.NewReader(""), out: &out, errOut: &errOut, version: "1.2.3", now: time.Now, checker: newChecker(),
+	code := run(c.t.Context(), deps{args: args, in: strings.NewReader(""), out: &out, errOut: &errOut, version: "1.2.3", now: time.Now,
 		open: func(context.Context, string) (blob.Store, error) { return c.store, nil },
 		pause: func(context.Context) bool {
 			patience--

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
+)
+
+func (a *app) deleteCommandCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "delete-command NAME", Short: "Withdraw queued restores, also one that has begun but stopped nothing yet", Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
+		Long: `Withdraw all queued restores of the backup NAME. NAME may also be the command's own name, as list-commands shows it.
+
+One that is being executed is given up by the managers as long as nothing was stopped for it (salvaging, proving, staging, saving).
+Later than that it is not withdrawn: let it end, then undo-restore takes it back.`,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.deleteCommand(cmd.Context(), args[0]) },
+		ValidArgsFunction: a.complete(queuedNames),
+	}
+}
+
+func (a *app) deleteCommand(ctx context.Context, name string) error {
+	if err := a.format("json"); err != nil {
+		return err
+	}
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := c.Withdraw(ctx, name)
+	a.latest(w.Notes)
+	removed := []commandOutput{}
+	for _, r := range w.Removed {
+		removed = append(removed, commandRow(r.Command))
+		if err := a.sayWithdrawn(r); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if a.output == "json" {
+		if err := a.printJSON(removed); err != nil {
+			return err
+		}
+	}
+	var refused []error
+	for _, k := range w.Kept {
+		refused = append(refused, a.whyKept(k))
+	}
+	return errors.Join(refused...)
+}
+
+// whyKept says why a command can't be withdrawn, and what leads on.
+func (a *app) whyKept(k *operator.KeptError) error {
+	e, op := k.Command, k.Command.Operation
+	switch {
+	case op == nil:
+		return &notFoundError{fmt.Sprintf("%s isn't queued: %s is the record of an operation", e.Name, e.Name)}
+	case op.State == catalog.StateReverting:
+		return fmt.Errorf("%s (%s) is being taken back already\n  see how it ends:  %s", e.Name, subjectOf(e), a.ctl("follow", e.Name))
+	case operator.Stopped(op.State):
+		return fmt.Errorf("%s (%s) can't be withdrawn any more: etcd was stopped for it (%s). Let it end, then take it back\n  see how it ends:  %s\n  take it back:     %s",
+			e.Name, subjectOf(e), op.State, a.ctl("follow", e.Name), a.ctl("undo-restore", e.Name))
+	case op.State == catalog.StateDone && e.Creates():
+		return &notFoundError{fmt.Sprintf("%s isn't queued any more: backup %s was taken", e.Name, op.Backup)}
+	case op.State == catalog.StateDone:
+		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it was done\n  take it back:  %s", e.Name, a.ctl("undo-restore", e.Name))}
+	case op.State.Final():
+		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it ended as %s", e.Name, op.State)}
+	}
+	return &notFoundError{fmt.Sprintf("%s is withdrawn already; the managers are giving it up\n  see how it ends:  %s", e.Name, a.ctl("follow", e.Name))}
+}
+
+// sayWithdrawn reports what was removed.
+func (a *app) sayWithdrawn(w operator.Withdrawn) error {
+	e := w.Command
+	if a.output == "" {
+		if err := a.printf("withdrawn: %s (%s)\n", e.Name, subjectOf(e)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case w.TooLate != "":
+		a.note("%s began to stop etcd at this very moment (%s), so it goes on. Let it end, then take it back\n  see how it ends:  %s\n  take it back:     %s",
+			e.Name, w.TooLate, a.ctl("follow", e.Name), a.ctl("undo-restore", e.Name))
+	case e.Running():
+		a.note("%s is being executed (%s), but nothing was stopped for it: the managers give it up now\n  see how it ends:  %s", e.Name, e.Operation.State, a.ctl("follow", e.Name))
+	}
+	return nil
+}

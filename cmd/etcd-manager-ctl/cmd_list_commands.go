@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) listCommandsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list-commands", Short: "List what is queued, and what became of what was", Args: noArgs,
+		Long: `List the queued commands, oldest first, and before them the finished ones that the store still remembers.
+
+waiting      nobody has begun; the managers look into the queue when they start, or at once with --now
+running      it is being executed; the phase says how far it is
+done         it was executed
+failed       it can't be executed, for the reason given, and is not tried again
+rolled-back  it went wrong on the way, and the old cluster serves again
+superseded   a later restore took its place
+unreadable   the queue has something that isn't a command
+
+describe-command shows one of them in full.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.listCommands(cmd.Context()) },
+	}
+}
+
+func (a *app) listCommands(ctx context.Context) error {
+	if err := a.format("json"); err != nil {
+		return err
+	}
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	list, err := c.Commands(ctx)
+	if err != nil {
+		return err
+	}
+	rows := []commandOutput{}
+	for _, e := range list {
+		rows = append(rows, commandRow(e))
+	}
+	if a.output == "json" {
+		return a.printJSON(rows)
+	}
+	if len(rows) == 0 {
+		a.note("nothing is queued")
+		return nil
+	}
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tSTATE\tBACKUP\tDETAIL")
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Name, r.State, r.of(), r.detail())
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
+)
+
+func (a *app) restoreCommand() *cobra.Command {
+	var q queueFlags
+	var to targetFlags
+	cmd := &cobra.Command{
+		Use: "restore-backup [NAME|latest]", Short: "Queue the restore of a backup, or of any revision or second", Args: atMostOne,
+		Long: `Queue the restore of a backup with the current spec, or of a point behind one: a second, a revision, or all that was kept. The backup that a point
+is reached from is found by itself unless NAME says which; --dry-run shows it, and what would be lost.
+
+Unless --now is given it does not start at once: the managers look into
+the queue when they start, so restart them (docker stop, kill, a roll of the masters) when the moment has come.
+The backup is proven to be good, and staged on every node, before the running cluster is touched; a restore that is done can be taken back with undo-restore.
+
+--member-count and --etcd-version are written into the cluster spec too: else the restored cluster would be changed back to it.`,
+		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup latest --now --wait
+  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup --to-time=12:03:06 --dry-run`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := to.target(cmd, a.now())
+			if err != nil {
+				return err
+			}
+			r := operator.RestoreRequest{Target: t, Before: to.before, Spec: q.change.read(cmd), Options: q.options}
+			if r.Options.AcceptLoss && (!t.Latest || len(args) == 1) {
+				return ui.Usagef("--accept-loss is for --latest alone: every other point is reached exactly or refused")
+			}
+			if len(args) == 1 {
+				r.Backup = args[0]
+			} else if t.IsZero() && to.before == "" {
+				return ui.Usagef("restore-backup needs the name of a backup (see list-backups), or --to-time, --to-revision, --latest or --before")
+			}
+			if slices.Contains(r.Options.DropPrefixes, "") {
+				return ui.Usagef("--drop-prefix is empty: that would drop every key")
+			}
+			return a.restore(cmd.Context(), r, to.dryRun, q.wait)
+		},
+		ValidArgsFunction: a.complete(restorableNames),
+	}
+	q.add(cmd, false)
+	to.add(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&q.options.KeepMasterleases, "keep-masterleases", false, "keep the API servers' master leases, also those of servers that are gone")
+	f.StringArrayVar(&q.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
+	f.BoolVar(&q.options.AcceptLoss, "accept-loss", false, "with --latest: go to what the store has, though it isn't certain that this is all that clients were told of")
+	f.BoolVar(&q.options.ForceForeign, "force-foreign", false, "restore it although it is another cluster's backup")
+	return cmd
+}
+
+func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wait bool) error {
+	if err := a.format("json"); err != nil {
+		return err
+	}
+	if r.Backup != "" {
+		if err := catalog.ValidBackupName(r.Backup); err != nil {
+			return &ui.UsageError{Err: err}
+		}
+	}
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	p, err := c.PlanRestore(ctx, r)
+	a.sayPlanned(p)
+	if err != nil {
+		return err
+	}
+	if dryRun {
+		return a.dryRun(ctx, c, p)
+	}
+	if p.Path != nil {
+		a.note("this is restored:\n%s", strings.TrimSuffix(planned(p.Path).text(), "\n"))
+	}
+	queued, err := c.Restore(ctx, p)
+	if err != nil {
+		return err
+	}
+	return a.sayAndFollow(ctx, c, queued, wait)
+}
+
+// sayPlanned tells what was found out on the way.
+func (a *app) sayPlanned(p *operator.RestorePlan) {
+	if p.Before != nil {
+		a.note("%s was last deleted behind revision %d (%s shows the details)", p.Request.Before, p.Before.Revision, a.ctl("before", p.Request.Before))
+	}
+	a.latest(p.Notes)
+	if p.Backup != nil && p.Request.Backup == operator.Latest {
+		a.note("latest: %s", a.describeBackup(*p.Backup))
+	}
+}
+
+// dryRun says what would be restored.
+func (a *app) dryRun(ctx context.Context, c *operator.Client, p *operator.RestorePlan) error {
+	if err := c.Estimate(ctx, p); err != nil {
+		return err
+	}
+	if p.Path == nil {
+		return a.printf("this would be restored: %s; it has no manifest, so its revision isn't known before it is read (inspect shows it)\n", a.describeBackup(*p.Backup))
+	}
+	o := planned(p.Path)
+	if a.output == "json" {
+		return a.printJSON(o)
+	}
+	return a.printf("this would be restored:\n%s", o.text())
+}
+
+// describeBackup says in one line what a backup is.
+func (a *app) describeBackup(b operator.Backup) string {
+	words := []string{b.Name}
+	if !b.Time.IsZero() {
+		words = append(words, ui.Ago(a.now().Sub(b.Time)))
+	}
+	if m := b.Manifest; m != nil {
+		words = append(words, fmt.Sprintf("revision %d", m.Revision))
+		if m.Reason != "" {
+			words = append(words, "taken as "+m.Reason)
+		}
+	}
+	return strings.Join(append(words, ui.Size(b.Size)), ", ")
+}
+
+// targetFlags name a point behind a backup.
+type targetFlags struct {
+	time     string
+	revision int64
+	latest   bool
+	before   string
+	dryRun   bool
+}
+
+func (f *targetFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.time, "to-time", "", "the state at this `time`: 2026-11-22T12:03:06Z, 12:03:06 (today, UTC), or how long ago, as 90m")
+	fs.Int64Var(&f.revision, "to-revision", 0, "the state at this `revision`")
+	fs.BoolVar(&f.latest, "latest", false, "everything that was kept, to the last change")
+	fs.StringVar(&f.before, "before", "", "the state right before this `key` was last deleted, or before what is below it was, if it ends with a slash")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "only say what would be restored, from what, what would be lost, and how long it takes; nothing is queued")
+}
+
+// target reads the flags. It is zero if none of them names a point.
+func (f *targetFlags) target(cmd *cobra.Command, now time.Time) (operator.Target, error) {
+	t := operator.Target{Revision: f.revision, Latest: f.latest}
+	given := 0
+	for _, name := range []string{"to-time", "to-revision", "latest", "before"} {
+		if cmd.Flags().Changed(name) {
+			given++
+		}
+	}
+	if given > 1 {
+		return t, ui.Usagef("--to-time, --to-revision, --latest and --before each name a point: give one of them")
+	}
+	if cmd.Flags().Changed("to-revision") && f.revision < 1 {
+		return t, ui.Usagef("--to-revision=%d: revisions begin with 1", f.revision)
+	}
+	if cmd.Flags().Changed("to-time") {
+		at, err := ui.ParseWhen(f.time, now)
+		if err != nil {
+			return t, err
+		}
+		if at.After(now) {
+			return t, ui.Usagef("--to-time=%s is in the future", f.time)
+		}
+		t.Time = at
+	}
+	return t, nil
+}

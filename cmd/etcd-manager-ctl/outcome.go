@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
+)
+
+// sayEnd prints how a command has ended. Whatever isn't "done" is an error with an exit code of its own.
+func (a *app) sayEnd(end operator.Ended) error {
+	if a.output == "json" {
+		out := describe(end.Command)
+		if end.Withdrawn {
+			out = describeOutput{commandOutput: commandOutput{Name: end.Command.Name, Kind: "unknown", State: string(operator.StateWithdrawn)}}
+		}
+		if err := a.printJSON(out); err != nil {
+			return err
+		}
+	}
+	op := end.Command.Operation
+	switch err := end.Err(); {
+	case err != nil:
+		return err
+	case a.output == "json":
+		return nil
+	case op.Kind == catalog.KindBackup:
+		return a.printf("done: backup %s\n", op.Backup)
+	}
+	return a.sayDone(op)
+}
+
+// sayDone prints the result of a restore, how to take it back, and what is left to do.
+func (a *app) sayDone(op *catalog.Operation) error {
+	var b strings.Builder
+	what := op.Backup
+	if op.Source != nil {
+		what = strings.TrimPrefix(subject("", op.Source), "recovery from ") + ", as backup " + op.Backup
+	}
+	fmt.Fprintf(&b, "done: restored %s%s into %s\n", what, point(op.Options, op.Target), clusterOf(op.Spec))
+	if op.RevisionAfter > 0 {
+		fmt.Fprintf(&b, "  revision:       %d", op.RevisionAfter)
+		if op.RevisionBefore > 0 {
+			fmt.Fprintf(&b, " (clients had seen up to %d)", op.RevisionBefore)
+		}
+		b.WriteByte('\n')
+	}
+	if op.UnknownLeases != "" {
+		fmt.Fprintf(&b, "  leases:         the TTL of %s\n", op.UnknownLeases)
+	}
+	fmt.Fprintf(&b, "  without etcd:   %s", ui.Took(op.Outage))
+	if !op.Finished.IsZero() && !op.Created.IsZero() {
+		fmt.Fprintf(&b, ", of %s in all", ui.Took(op.Finished.Sub(op.Created)))
+	}
+	b.WriteByte('\n')
+	switch {
+	case op.SafetyBackup != "":
+		fmt.Fprintf(&b, "  safety backup:  %s, of the cluster as it was before\n  undo it:        %s\n", op.SafetyBackup, a.ctl("undo-restore", op.ID))
+	case op.OldToken != "":
+		fmt.Fprintf(&b, "  safety backup:  none (the old cluster could not be backed up); its data are in the nodes' trash cans\n  undo it:        %s\n", a.ctl("undo-restore", op.ID))
+	default:
+		b.WriteString("  undo it:        not possible: there was no cluster before\n")
+	}
+	b.WriteString(`If this is Kubernetes' etcd: API servers see what was restored by themselves. Soon, restart them one after the other, then kube-controller-manager and kube-scheduler,
+then operators of your own (docs/kubernetes.md says why).
+`)
+	return a.printf("%s", b.String())
+}
