@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
@@ -98,7 +99,7 @@ func (s *sidecar) prove(ctx context.Context, name string) error {
 	case v.ChainProblem != "":
 		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, v.ChainProblem)
 	default:
-		klog.Infof("backup %s is proven: revision %d, reached from %s with %d segments", name, v.Facts.Revision, v.Base, v.Segments)
+		klog.Infof("backup %s is proven: revision %d, reached from %s with %s", name, v.Facts.Revision, v.Base, cluster.Count(v.Segments, "segment"))
 	}
 	s.show(func(x *shown) { x.proof = proofShown(name, p) })
 	return s.catalog.PutProof(ctx, name, p)

@@ -140,7 +140,7 @@ func (s *sidecar) step(ctx context.Context) time.Duration {
 	}
 	s.failures++
 	wait = min(firstRetry<<min(s.failures-1, 16), wait, s.o.interval)
-	klog.Errorf("backup of cluster %s failed %d times in a row, next attempt in %s: %v", s.o.clusterName, s.failures, wait, err)
+	klog.Errorf("backup of cluster %s failed %s in a row, next attempt in %s: %v", s.o.clusterName, cluster.Times(s.failures), wait, err)
 	s.show(func(v *shown) { v.failure = err.Error() })
 	return wait
 }
@@ -318,7 +318,7 @@ func (s *sidecar) retain(ctx context.Context) error {
 	}
 	r, err := s.pruner.Run(ctx, s.now(), ex)
 	if r.Backups+r.Objects+r.Segments > 0 {
-		klog.Infof("removed %d old backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
+		klog.Infof("removed %s (%s) and %s of changes", cluster.Count(r.Backups, "old backup"), cluster.Count(r.Objects, "object"), cluster.Count(r.Segments, "segment"))
 	}
 	s.show(func(v *shown) { v.denied = r.Hold() })
 	if r.News || r.Refused > 0 {

@@ -110,7 +110,10 @@ type LockedError struct {
 
 // Error says how many are locked and until when.
 func (e *LockedError) Error() string {
-	s := fmt.Sprintf("%d objects are locked", len(e.Keys))
+	s := "1 object is locked"
+	if n := len(e.Keys); n != 1 {
+		s = fmt.Sprintf("%d objects are locked", n)
+	}
 	if !e.Until.IsZero() {
 		s += " until " + e.Until.UTC().Format(time.RFC3339)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 const (
@@ -56,7 +57,7 @@ func (l *leadership) aim(ctx context.Context) error {
 	if p.Revision < acknowledged && !o.AcceptLoss {
 		return l.behind(p.Revision, fmt.Sprintf("clients were told of revision %d, and from backup %s the changes in the store lead to revision %d", acknowledged, p.Base, p.Revision))
 	}
-	klog.Infof("restore %s: %s is revision %d, reached from backup %s with %d segments", l.op.ID, target, p.Revision, p.Base, len(p.Chain.Segments))
+	klog.Infof("restore %s: %s is revision %d, reached from backup %s with %s", l.op.ID, target, p.Revision, p.Base, cluster.Count(len(p.Chain.Segments), "segment"))
 	return l.save(ctx, func(op *catalog.Operation) { op.Backup, op.Target, op.Waiting = p.Base, p.Point(), "" })
 }
 

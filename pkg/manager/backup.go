@@ -118,7 +118,7 @@ func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
 	denied := l.pruneDenied
 	l.mu.Unlock()
 	if r.Backups+r.Objects+r.Segments > 0 {
-		klog.Infof("retention: removed %d backups (%d objects) and %d segments of changes", r.Backups, r.Objects, r.Segments)
+		klog.Infof("retention: removed %s (%s) and %s of changes", cluster.Count(r.Backups, "backup"), cluster.Count(r.Objects, "object"), cluster.Count(r.Segments, "segment"))
 	}
 	if r.News || r.Refused > 0 {
 		l.said.Warningf("retention denied", "retention: %s", denied)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 )
 
@@ -112,7 +113,7 @@ func (l *leadership) failDemand(ctx context.Context, a plan.TakeBackup, retryAt 
 	}
 	cmd, err := l.m.cfg.Catalog.Command(ctx, a.Command)
 	if err == nil && cmd.Create != nil {
-		err = l.endDemand(ctx, cmd, l.taken(a.Command), catalog.StateFailed, fmt.Sprintf("it has failed %d times, in the end because: %v", attempt, cause))
+		err = l.endDemand(ctx, cmd, l.taken(a.Command), catalog.StateFailed, fmt.Sprintf("it has failed %s, in the end because: %v", cluster.Times(attempt), cause))
 	}
 	if err != nil && ctx.Err() == nil {
 		l.said.Warningf("end of "+a.Command, "command %s stays queued: that it failed can't be written: %v", a.Command, err)

@@ -268,7 +268,7 @@ func (m *Manager) ownAttentions(o *Outlook) []cluster.Attention {
 	if m.cfg.Etcd != nil {
 		if s := m.cfg.Etcd(); !s.Running && s.Error != "" && s.Restarts > 0 && s.UnhealthyFor >= quorumGrace {
 			list = append(list, cluster.Attention{Kind: cluster.AttentionMember, Node: m.cfg.Self,
-				Text: fmt.Sprintf("Etcd can't start here; it was tried %d times: %s", s.Restarts, s.Error)})
+				Text: fmt.Sprintf("Etcd can't start here; it was tried %s: %s", cluster.Times(s.Restarts), s.Error)})
 		}
 	}
 	if m.cfg.Local != nil {
@@ -318,7 +318,7 @@ func (m *Manager) noted(scope string, list []cluster.Attention) []cluster.Attent
 }
 
 // durations are the parts of a sentence that change while nothing does.
-var durations = regexp.MustCompile(`\b(\d+h)?(\d+m)?\d+s\b`)
+var durations = regexp.MustCompile(`\b(in )?(\d+h)?(\d+m)?\d+s\b|\bnow\b`)
 
 func timeless(text string) string { return durations.ReplaceAllString(text, "") }
 

@@ -265,7 +265,7 @@ func (f *fetcher) bringForward(ctx context.Context, path string, t *task) error 
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", f.backup, err)
 	}
-	klog.Infof("backup %s was brought from revision %d to %d by %d segments", f.backup, res.From, res.Revision, len(chain.Segments))
+	klog.Infof("backup %s was brought from revision %d to %d by %s", f.backup, res.From, res.Revision, cluster.Count(len(chain.Segments), "segment"))
 	return nil
 }
 

@@ -83,7 +83,7 @@ func (a *Agent) verifyBackup(ctx context.Context, req *protosv1.VerifyBackup, t 
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("verify backup %s: %w", name, context.Cause(ctx))
 	case err == nil:
-		klog.Infof("backup %s is proven: revision %d, reached from %q with %d segments %s", name, v.Facts.Revision, v.Base, v.Segments, v.ChainProblem)
+		klog.Infof("backup %s is proven: revision %d, reached from %q with %s %s", name, v.Facts.Revision, v.Base, cluster.Count(v.Segments, "segment"), v.ChainProblem)
 	case changelog.Disproves(err):
 		out.Bad = err.Error()
 	default:

@@ -96,8 +96,11 @@ func (l *Limiter) Errorf(key, format string, args ...any) {
 }
 
 func again(n int) string {
-	if n == 0 {
+	switch n {
+	case 0:
 		return ""
+	case 1:
+		return " (and once before, not logged)"
 	}
 	return fmt.Sprintf(" (and %d times before, not logged)", n)
 }

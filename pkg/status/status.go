@@ -133,7 +133,7 @@ func (c *Changes) text(now time.Time) string {
 		text += fmt.Sprintf(", %s ago", now.Sub(c.Until).Round(time.Second))
 	}
 	if c.Seen > c.Archived {
-		text += fmt.Sprintf("; %d revisions are on their way", c.Seen-c.Archived)
+		text += "; on their way: " + cluster.Count(int(c.Seen-c.Archived), "revision")
 	}
 	if c.SpilledBytes > 0 {
 		text += fmt.Sprintf(", %d MiB of them wait on the disk", c.SpilledBytes>>20)
