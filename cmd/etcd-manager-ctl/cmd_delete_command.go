@@ -17,7 +17,9 @@ func (a *app) deleteCommandCommand() *cobra.Command {
 		Long: `Withdraw all queued restores of the backup NAME. NAME may also be the command's own name, as list-commands shows it.
 
 One that is being executed is given up by the managers as long as nothing was stopped for it (salvaging, proving, staging, saving).
-Later than that it is not withdrawn: let it end, then undo-restore takes it back.`,
+Later than that it is not withdrawn: let it end, then undo-restore takes it back.
+
+Where no cluster was created yet, NAME may also be a restore that has failed: its record keeps the managers from forming an empty cluster.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.deleteCommand(cmd.Context(), args[0]) },
 		ValidArgsFunction: a.complete(queuedNames),
 	}
@@ -79,6 +81,12 @@ func (a *app) whyKept(k *operator.KeptError) error {
 // sayWithdrawn reports what was removed.
 func (a *app) sayWithdrawn(w operator.Withdrawn) error {
 	e := w.Command
+	if w.Forgotten {
+		if a.output != "" {
+			return nil
+		}
+		return a.printf("forgotten: %s (%s), which has failed; the managers may form an empty cluster now\n", e.Name, subjectOf(e))
+	}
 	if a.output == "" {
 		if err := a.printf("withdrawn: %s (%s)\n", e.Name, subjectOf(e)); err != nil {
 			return err

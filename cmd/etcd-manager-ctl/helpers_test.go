@@ -140,6 +140,13 @@ func (w *world) ended(command, backup string, state catalog.OperationState, chan
 	must(w.t, err)
 }
 
+// formed writes the marker of a cluster that was created.
+func (w *world) formed() {
+	w.t.Helper()
+	_, err := w.catalog().CreateMarker(context.Background(), catalog.Marker{Time: catalog.BackupTime("2026-01-01T00:00:00Z-000000"), Phase: catalog.PhaseFormed, Token: "token", Spec: cluster.Spec{MemberCount: 3}})
+	must(w.t, err)
+}
+
 func openFile(t testing.TB, dir string) blob.Store {
 	t.Helper()
 	s, err := connect.Open(t.Context(), dir, func(string) string { return "" })

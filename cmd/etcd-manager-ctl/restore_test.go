@@ -121,6 +121,7 @@ func TestRestoreCutShort(t *testing.T) {
 func TestDelete(t *testing.T) {
 	w := newWorld(t)
 	w.spec(3, "3.5.21")
+	w.formed()
 	ctx := context.Background()
 	queued := func(name string) bool {
 		_, err := w.catalog().Command(ctx, name)
@@ -157,6 +158,27 @@ func TestDelete(t *testing.T) {
 		t.Error("a recovery isn't withdrawn")
 	}
 	w.golden("delete")
+}
+
+// TestDeleteFailedFirst removes the record of a restore that has failed where no cluster was ever created, since it keeps one from being formed.
+func TestDeleteFailedFirst(t *testing.T) {
+	w := newWorld(t)
+	w.spec(3, "3.5.21")
+	name := w.queue("bad", catalog.RestoreOptions{})
+	must(t, w.catalog().RemoveCommand(context.Background(), name))
+	w.ended(name, "bad", catalog.StateFailed, nil)
+	code, out, errOut := w.exec("--backup-store=mem://x", "delete-command", name)
+	if code != exitOK || !strings.Contains(out, "forgotten: "+name) {
+		t.Errorf("%d %s%s", code, out, errOut)
+	}
+	if _, _, err := w.catalog().Operation(context.Background(), name); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("its record: %v", err)
+	}
+	w.ended(name, "bad", catalog.StateFailed, nil)
+	w.formed()
+	if code, _, errOut := w.exec("--backup-store=mem://x", "delete-command", name); code != exitNotFound || !strings.Contains(errOut, "it ended as failed") {
+		t.Errorf("where a cluster is: %d %s", code, errOut)
+	}
 }
 
 // TestDeleteRace: the managers come further in the very moment of the withdrawal.

@@ -333,4 +333,18 @@ func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 	return n, nil
 }
 
+// RemoveOperation deletes the record of an operation that has ended. Removing one that is gone is a success.
+func (c *Catalog) RemoveOperation(ctx context.Context, id string) error {
+	op, _, err := c.Operation(ctx, id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case !op.State.Final():
+		return invalidf("operation %s is %s; only the record of one that has ended is removed", id, op.State)
+	}
+	return c.removeFile(ctx, operationKey(id))
+}
+
 func operationKey(id string) string { return operationsPrefix + id + ".json" }

@@ -148,7 +148,7 @@ func (l *leadership) learn(op *catalog.Operation) {
 		if op.Kind == catalog.KindBackup {
 			return // nothing waits for it
 		}
-		s.failed[op.ID] = subject(op) + ": " + op.Reason
+		s.failed[op.ID] = op.ID + ": " + subject(op) + ": " + op.Reason
 	case catalog.StateRolledBack:
 		s.RolledBack = append(s.RolledBack, *toPlan(op))
 		if n := len(s.RolledBack); n > rolledBackKept {

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,6 +16,8 @@ type Withdrawn struct {
 	// TooLate is the state that its operation has come to meanwhile, if etcd is being stopped for it: it goes on all the same. Else it is empty, and the
 	// managers give up what they had begun.
 	TooLate catalog.OperationState
+	// Forgotten is true if it had failed, and its record was removed.
+	Forgotten bool
 }
 
 // KeptError says why a command is not withdrawn: it has ended, is given up or taken back already, or etcd was stopped for it. In the last case it has to
@@ -75,6 +78,17 @@ func (c *Client) Withdraw(ctx context.Context, name string) (Withdrawal, error) 
 		if e.Name != name && (name == "" || e.Backup() != name || !e.IsQueued()) {
 			continue
 		}
+		first, err := c.failedFirst(ctx, e)
+		if err == nil && first {
+			err = c.catalog.RemoveOperation(ctx, e.Operation.ID)
+		}
+		if err != nil {
+			return out, err
+		}
+		if first {
+			out.Removed = append(out.Removed, Withdrawn{Command: e, Forgotten: true})
+			continue
+		}
 		if kept(e) {
 			out.Kept = append(out.Kept, &KeptError{e})
 			continue
@@ -82,12 +96,25 @@ func (c *Client) Withdraw(ctx context.Context, name string) (Withdrawal, error) 
 		if err := c.catalog.RemoveCommand(ctx, e.Name); err != nil {
 			return out, err
 		}
-		out.Removed = append(out.Removed, Withdrawn{e, c.tooLate(ctx, e)})
+		out.Removed = append(out.Removed, Withdrawn{Command: e, TooLate: c.tooLate(ctx, e)})
 	}
 	if len(out.Removed) == 0 && len(out.Kept) == 0 {
 		return out, &NoCommandError{Name: name, Queue: true}
 	}
 	return out, nil
+}
+
+// failedFirst tells whether a restore has failed where no cluster was ever created. Its record keeps the managers from forming an empty one
+// in its stead, so that it can be removed, too.
+func (c *Client) failedFirst(ctx context.Context, e Command) (bool, error) {
+	if e.Operation == nil || e.IsQueued() || e.Creates() || e.Operation.State != catalog.StateFailed {
+		return false, nil
+	}
+	_, _, err := c.catalog.Marker(ctx)
+	if errors.Is(err, catalog.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
 }
 
 // kept tells that a command can't be withdrawn.
