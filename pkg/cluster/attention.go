@@ -38,7 +38,7 @@ const (
 	AttentionUnfenced AttentionKind = "store-unfenced"
 	// AttentionObject: an object in the store can't be read or can't be obeyed.
 	AttentionObject AttentionKind = "store-object"
-	// AttentionBackup: backups fail, or the newest one is bad.
+	// AttentionBackup: backups fail.
 	AttentionBackup AttentionKind = "backup-failing"
 	// AttentionRestore: a restore can't go on.
 	AttentionRestore AttentionKind = "restore-stuck"
@@ -90,7 +90,7 @@ var noCommands = map[AttentionKind]string{
 	AttentionStore:       "mend the store, its address or the credentials on the node; backups go on by themselves then",
 	AttentionUnfenced:    "use a store that honors conditional puts, or start all managers with --allow-unfenced-store",
 	AttentionObject:      "repair or delete the object that the sentence names",
-	AttentionBackup:      "it ends with the next backup that succeeds, once what the sentence names is put right",
+	AttentionBackup:      "put right what the sentence names; it ends with the next backup, which is tried by itself",
 	AttentionRestore:     "it ends when what the sentence names is back; the restore goes on by itself then",
 	AttentionVersion:     "it ends when what the sentence names is put right",
 	AttentionSettings:    "it ends when what the sentence names is put right; the settings are then applied by themselves",

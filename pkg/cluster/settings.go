@@ -26,6 +26,9 @@ const (
 	SettingMetricsURLs         = "listen-metrics-urls"
 )
 
+// MaxQuota is the highest quota of etcd's database that can be chosen, in bytes.
+const MaxQuota = 64 << 30
+
 // SettingNames lists what can be chosen, sorted.
 func SettingNames() []string {
 	return []string{SettingCompactionMode, SettingCompactionRetention, SettingElection, SettingHeartbeat, SettingMetricsURLs, SettingQuota, SettingSnapshotCount}
@@ -39,7 +42,7 @@ func ParseSetting(name, value string) (string, error) {
 	switch name {
 	case SettingQuota:
 		n, ok := parseBytes(value)
-		if !ok || n < 16<<20 || n > 64<<30 {
+		if !ok || n < 16<<20 || n > MaxQuota {
 			return bad("a size from 16MiB to 64GiB, such as 8GiB or 8589934592")
 		}
 		return strconv.FormatInt(n, 10), nil

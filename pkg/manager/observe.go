@@ -57,6 +57,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	l.mu.Lock()
 	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
 	o.BackupFailed, o.Restored, o.BackupWanted = l.avoided(), l.restored, l.wanted
+	o.BackupFailures, o.BackupError = l.backupFails, l.backupError
 	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
 	o.Store.CreateBackups = slices.DeleteFunc(slices.Clone(o.Store.CreateBackups), func(c plan.CreateBackup) bool { return l.demandDone[c.Name] })
 	l.mu.Unlock()
@@ -477,7 +478,7 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 		switch {
 		case errors.Is(err, catalog.ErrNotFound):
 		case err != nil && objectProblem(err):
-			errs = append(errs, err.Error())
+			errs = append(errs, obj.Name+": "+err.Error())
 		case err != nil:
 			return err
 		default:

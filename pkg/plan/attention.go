@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -13,11 +14,20 @@ const ctl = "etcd-manager-ctl --backup-store=URL "
 // Commands that end an attention.
 const (
 	recoverCommand = ctl + "recover --from-survivor"
-	restoreCommand = ctl + "restore-backup NAME"
+	restoreCommand = ctl + "restore-backup NAME --now"
+	undoCommand    = ctl + "undo-restore --now"
 	sizeCommand    = ctl + "configure-cluster --member-count=N"
 	unsetCommand   = ctl + "configure-cluster --unset=NAME"
-	deleteCommand  = ctl + "delete-command NAME"
 )
+
+// deleteCommand withdraws the command that a line of the observation begins with: "NAME: reason", or only its name.
+func deleteCommand(line string) string {
+	name, _, _ := strings.Cut(line, ": ")
+	return ctl + "delete-command " + name
+}
+
+// backupStubborn is how many backups fail in a row before a person is told: a node or a store that is away for a moment costs one or two.
+const backupStubborn = 3
 
 // needs is alarm with more to say of what a person is needed for: what a leaves open is taken from the rule and the sentence.
 func needs(a cluster.Attention, why string, args ...any) (Decision, bool) {
@@ -32,7 +42,7 @@ func attended(d Decision, kind cluster.AttentionKind) Decision {
 	}
 	d.Attention.Kind = cmp.Or(d.Attention.Kind, kind)
 	d.Attention.Text = cmp.Or(d.Attention.Text, d.Why)
-	if d.Attention.Kind == cluster.AttentionVersion && d.Attention.Command == "" {
+	if d.Attention.Kind == cluster.AttentionVersion && d.Attention.Command == "" && d.Attention.NoCommand == "" {
 		d.Attention.Command = ctl + "configure-cluster --etcd-version=VERSION"
 	}
 	d.Attention = d.Attention.Ended()
@@ -65,8 +75,11 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 			add(cluster.Attention{Kind: cluster.AttentionUnfenced, Node: x.Node, NoCommand: x.Way}, "%s, so nothing is formed or restored with this store.", sentence(x.Why))
 		}
 	}
+	if s.Error == "" && o.BackupFailures >= backupStubborn {
+		add(cluster.Attention{Kind: cluster.AttentionBackup}, "The last %s failed: %s", cluster.Count(o.BackupFailures, "backup"), o.BackupError)
+	}
 	if len(s.CommandErrors) > 0 {
-		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "A queued command can't be read: %s", s.CommandErrors[0])
+		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(s.CommandErrors[0])}, "A queued command can't be read: %s", s.CommandErrors[0])
 	}
 	if s.HolderError != "" {
 		add(cluster.Attention{Kind: cluster.AttentionObject}, "The store's leader record can't be used, so nothing is formed or restored, and no member is replaced: %s", s.HolderError)
@@ -116,7 +129,7 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 
 // fewAttention is about a restore that waits for data dirs.
 func fewAttention(c Command) cluster.Attention {
-	return cluster.Attention{Kind: cluster.AttentionRestore, Command: ctl + "delete-command " + c.Name}
+	return cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(c.Name)}
 }
 
 // markerAttention is about a marker that names another cluster than the one that runs.
@@ -140,9 +153,13 @@ func (r *rules) quotaAttention() cluster.Attention {
 	return cluster.Attention{Kind: cluster.AttentionDatabase, Command: raiseQuota(quota)}
 }
 
-// raiseQuota is the command that doubles a quota.
+// raiseQuota is the command that doubles a quota; empty if it can't be any higher.
 func raiseQuota(quota int64) string {
-	return ctl + fmt.Sprintf("configure-cluster --set=%s=%dGiB", cluster.SettingQuota, max(4, quota>>29))
+	const least, gib = 4, 1 << 30
+	if quota >= cluster.MaxQuota {
+		return ""
+	}
+	return ctl + fmt.Sprintf("configure-cluster --set=%s=%dGiB", cluster.SettingQuota, min(max(least, quota*2/gib), cluster.MaxQuota/gib))
 }
 
 // specAttention is about a spec that can't be obeyed.

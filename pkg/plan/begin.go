@@ -95,7 +95,7 @@ func (r *rules) begin(c Command) (Decision, bool) {
 		op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 	}
 	if c.Backup != "" {
-		return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", c.What(), len(nodes))
+		return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", c.What(), cluster.Count(len(nodes), "master"))
 	}
 	return r.beginSalvage(c, op)
 }
@@ -132,7 +132,7 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 		return needs(fewAttention(c), "%s", few)
 	}
 	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
-	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; %d masters are here", op.What(), len(op.Nodes))
+	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", op.What(), cluster.Count(len(op.Nodes), "master"))
 }
 
 // fewDirs says why a command waits for more of a replaced cluster's data dirs; "" if it doesn't. What its clients were told last may be in any majority

@@ -212,7 +212,7 @@ func (r *rules) stuck(op *Operation, m muster, why string) (Decision, bool) {
 	if r.overruled(op, m) && r.o.Store.Error == "" {
 		return do(FinishRestore{Op: *op, To: OpDone}, "%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
 	}
-	return needs(cluster.Attention{Command: ctl + "undo-restore"}, "%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: etcd-manager-ctl --backup-store=URL undo-restore, then restart the managers", why)
+	return needs(cluster.Attention{Command: undoCommand}, "%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: %s", why, undoCommand)
 }
 
 // takeBack begins the way back to the old data. Whether it may be gone to the end is decided when the restored etcd is halted.
@@ -292,7 +292,7 @@ func (r *rules) switchTo(op *Operation, m muster) (Decision, bool) {
 	if len(left) == 0 {
 		return none, false
 	}
-	return do(SwitchAll{Op: *op, Starts: left}, "%d nodes switch to the staged data", len(left))
+	return do(SwitchAll{Op: *op, Starts: left}, "the staged data take their place on %s", cluster.Count(len(left), "node"))
 }
 
 // verify waits until the restored cluster serves, with as many of its members as come.
@@ -416,8 +416,8 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 	}
 	old := lookAt(r.o, op.OldToken)
 	if len(m.away) > 0 && !old.serving && !r.overruled(op, m) {
-		words := fmt.Sprintf("restore %s is being taken back; node %s may still have the restored data and doesn't answer; it is waited for, or for another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, m.away[len(m.away)-1])
-		return Decision{Why: words, Key: words, Alarm: op.StateFor > r.p.CommitDeadline}, true
+		words := fmt.Sprintf("restore %s is being taken back; node %s may still have the restored data and doesn't answer; it is waited for, or for another restore: %s", op.ID, m.away[len(m.away)-1], restoreCommand)
+		return Decision{Why: words, Key: words, Alarm: op.StateFor > r.p.CommitDeadline, Attention: cluster.Attention{Command: restoreCommand}}, true
 	}
 	switch {
 	case r.o.Store.Error != "" && old.serving:
@@ -465,7 +465,7 @@ func (r *rules) halt(op *Operation, m muster) (Decision, bool) {
 		next.Unwritten = true
 		return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
 	case len(m.mute) >= m.quorum:
-		return needs(cluster.Attention{Command: restoreCommand}, "restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", op.ID, op.Reason, strings.Join(m.mute, ", "))
+		return needs(cluster.Attention{Command: restoreCommand}, "restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: %s", op.ID, op.Reason, strings.Join(m.mute, ", "), restoreCommand)
 	}
 	next.Unwritten = true
 	return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "no client has written to the restored data; the old data are brought back")

@@ -119,13 +119,13 @@ func (r *rules) form() (Decision, bool) {
 		return needs(cluster.Attention{Kind: cluster.AttentionObject}, "an object in the store can't be used, so nothing is formed: %s", e[0])
 	}
 	if len(r.o.Store.CommandErrors) > 0 {
-		return needs(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}, "a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
+		return needs(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(r.o.Store.CommandErrors[0])}, "a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
 	}
 	if c := r.o.Store.Commands; len(c) > 0 {
-		return needs(cluster.Attention{Command: deleteCommand}, "the restore of %s is queued but has ended already; nothing is formed before its command is gone: etcd-manager-ctl --backup-store=URL delete-command %s", c[0].What(), cmp.Or(c[0].Backup, c[0].Name))
+		return needs(cluster.Attention{Command: deleteCommand(c[0].Name)}, "the restore of %s is queued but has ended already; nothing is formed before its command is gone: %s", c[0].What(), deleteCommand(c[0].Name))
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 {
-		return needs(cluster.Attention{Command: deleteCommand}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
+		return needs(cluster.Attention{Command: deleteCommand(f[0])}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
 	}
 	for _, m := range r.o.Missing {
 		if m.Foreign {
@@ -151,7 +151,7 @@ func (r *rules) forming() (Decision, bool) {
 		return none, false
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 && r.v.token == "" {
-		return needs(cluster.Attention{Command: deleteCommand}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: etcd-manager-ctl --backup-store=URL delete-command NAME", f[0])
+		return needs(cluster.Attention{Command: deleteCommand(f[0])}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
 	}
 	var starts []StartEtcd
 	var away, stuck []string

@@ -152,7 +152,7 @@ func (r *rules) learner() (Decision, bool) {
 		case m.Name == "" && m.Learner && r.o.StartFailing[n.ID] >= r.p.MemberDeadline:
 			return do(remove.failed(n), "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
 		case m.Name == "" && m.Learner && ours && (n.Etcd.MemberID == 0 || n.Etcd.MemberID == m.ID) && r.failsToJoin(n):
-			return do(remove.failed(n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %d times): %s", m.ID, n.ID, figure{n.Etcd.Restarts}, figure{n.Etcd.Error})
+			return do(remove.failed(n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %s): %s", m.ID, n.ID, figure{cluster.Times(n.Etcd.Restarts)}, figure{n.Etcd.Error})
 		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
 			return do(StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
 		case !ours, !n.DataPresent && !n.Etcd.Running:
@@ -486,6 +486,14 @@ func (r *rules) spare() *cluster.NodeStatus {
 	return best
 }
 
+// running says how many members there are.
+func running(n int) string {
+	if n == 1 {
+		return "1 member runs"
+	}
+	return fmt.Sprintf("%d members run", n)
+}
+
 func (r *rules) couldJoin(n *cluster.NodeStatus) bool {
 	return n.State == nil && n.StateError == "" && !r.named(n) && r.o.ProbeErrors[n.ID] == "" && !DiskFull(n)
 }
@@ -554,8 +562,8 @@ func (r *rules) tooFew() (Decision, bool) {
 	if n == nil {
 		for _, x := range r.o.Nodes {
 			if f := r.o.JoinFailures[x.ID]; r.couldJoin(&x) && f.Times > 0 {
-				return needs(cluster.Attention{Kind: cluster.AttentionMember, Node: x.ID}, "%d of %d members; node %s has failed to join %d times and is tried again in %s: %s",
-					all, r.spec.MemberCount, x.ID, f.Times, round(r.joinsIn(&x)), figure{f.Why})
+				return needs(cluster.Attention{Kind: cluster.AttentionMember, Node: x.ID}, "%d of %d members; node %s has failed to join %s and is tried again %s: %s",
+					all, r.spec.MemberCount, x.ID, cluster.Times(f.Times), figure{cluster.In(r.joinsIn(&x))}, figure{f.Why})
 			}
 			if x.State == nil && DiskFull(&x) && !r.named(&x) {
 				return needs(cluster.Attention{Kind: cluster.AttentionDisk, Node: x.ID}, "%d of %d members; node %s can't be added, as %s", all, r.spec.MemberCount, x.ID, diskWords(&x))
@@ -570,7 +578,7 @@ func (r *rules) tooFew() (Decision, bool) {
 		return none, false
 	}
 	if want := r.runningVersion(n); cluster.NearestVersion(want, n.Versions) == "" {
-		return needs(cluster.Attention{Kind: cluster.AttentionVersion, Node: n.ID}, "node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
+		return needs(cluster.Attention{Kind: cluster.AttentionVersion, Node: n.ID, NoCommand: "install that etcd on the node, or start another master that has it"}, "node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
 	}
-	return r.changing(AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%d members run and %d are wanted; node %s joins", all, r.spec.MemberCount, n.ID)
+	return r.changing(AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%s and %d are wanted; node %s joins", running(all), r.spec.MemberCount, n.ID)
 }

@@ -256,13 +256,21 @@ func (r *rules) held() (Decision, bool) {
 	return none, false
 }
 
+// noneHas says that no master has something.
+func noneHas(masters int) string {
+	if masters == 1 {
+		return "the one master here doesn't have"
+	}
+	return fmt.Sprintf("none of the %d masters here has", masters)
+}
+
 // lost explains what a person has to do when a cluster exists but can't serve from here.
 func (r *rules) lost() (Decision, bool) {
 	if r.v.token == "" {
 		if r.o.Store.Error != "" {
 			return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read and no node has an etcd cluster; nothing is done: %s", figure{r.o.Store.Error})
 		}
-		return needs(cluster.Attention{Kind: cluster.AttentionData, Command: restoreCommand}, "a cluster was created for this store before, but none of the %d masters here has its data; bring the masters with the data back, or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME, then restart the managers", len(r.o.Nodes))
+		return needs(cluster.Attention{Kind: cluster.AttentionData, Command: restoreCommand}, "a cluster was created for this store before, but %s its data; bring the masters with the data back, or restore: "+restoreCommand, noneHas(len(r.o.Nodes)))
 	}
 	if r.v.serving {
 		return none, false
@@ -320,7 +328,7 @@ func (r *rules) lost() (Decision, bool) {
 	if d, ok := r.relocated(words); ok {
 		return d, true
 	}
-	way, command := "restore a backup: "+restoreCommand+", then restart the managers", restoreCommand
+	way, command := "restore a backup: "+restoreCommand, restoreCommand
 	if slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.DataPresent }) {
 		command = recoverCommand
 		way = "go on with the data of a member that is left, which have writes that no backup has: " + recoverCommand + "; only if that fails, " + way
@@ -522,13 +530,13 @@ func (r *rules) steady() (d Decision) {
 		d.Alarm, d.Attention.Kind = true, cluster.AttentionObject
 	case len(s.CommandErrors) > 0:
 		d.Why += "; a queued command can't be read: " + s.CommandErrors[0]
-		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand}
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(s.CommandErrors[0])}
 	case len(s.Commands) > 0 && s.Commands[0].Ready && r.fewDirs(s.Commands[0]) != "":
 		d.Why += "; " + r.fewDirs(s.Commands[0])
 		d.Alarm, d.Attention = true, fewAttention(s.Commands[0])
 	case len(s.Commands) > 0 && s.Commands[0].Ready && !r.locked():
 		d.Why += fmt.Sprintf("; the restore of %s waits until enough masters are in reach", s.Commands[0].What())
-		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand}
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(s.Commands[0].Name)}
 	case s.SettingsError != "":
 		d.Why += "; the settings in the store can't be used, so none are changed: " + s.SettingsError
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand}

@@ -27,6 +27,9 @@ type Observation struct {
 	BackupRetryAt time.Time
 	// BackupFailed are the nodes on which a backup has failed lately.
 	BackupFailed []cluster.NodeID
+	// BackupFailures is how many backups have failed in a row, BackupError why the last of them did.
+	BackupFailures int
+	BackupError    string
 	// BackupWanted says why a full backup is needed at once, whatever the interval: changes are not to be had any more, or there is nothing yet that
 	// they can be put on. Else it is empty.
 	BackupWanted string

@@ -3,6 +3,8 @@ package plan
 import (
 	"fmt"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // stubborn is how often something is tried in vain before a person is told.
@@ -18,9 +20,9 @@ func Postpone(o *Observation, d Decision) Decision {
 
 // postponed is the decision not to do yet what was to be done.
 func (d Decision) postponed(p Postponed) Decision {
-	why := fmt.Sprintf("%s; it has failed %d times and is tried again in %s: %s", d.Why, p.Times, round(p.For), p.Error)
+	why := fmt.Sprintf("%s; it has failed %s and is tried again %s: %s", d.Why, cluster.Times(p.Times), cluster.In(p.For), p.Error)
 	if p.Error == "" {
-		why = fmt.Sprintf("%s; it was done %d times and changed nothing; it is done again in %s", d.Why, p.Times, round(p.For))
+		why = fmt.Sprintf("%s; it was done %s and changed nothing; it is done again %s", d.Why, cluster.Times(p.Times), cluster.In(p.For))
 	}
 	return Decision{Why: why, Key: "postponed: " + Subject(d.Do), Waits: true, Alarm: p.Times >= stubborn, After: p.For}
 }

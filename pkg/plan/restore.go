@@ -83,10 +83,10 @@ func (r *rules) operation() (Decision, bool) {
 	case preparing && op.Withdrawn:
 		return giveUp(op, "withdrawn by the operator")
 	case preparing && op.Waiting != "" && r.o.Now.Before(op.RetryAt):
-		return needs(cluster.Attention{Kind: cluster.AttentionRestore, Command: ctl + "delete-command " + op.ID},
+		return needs(cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(op.ID)},
 			"restore %s waits and has stopped nothing: %s", op.ID, op.Waiting)
 	case r.o.Now.Before(op.RetryAt):
-		return hold("restore %s (%s): the last step failed and is tried again in %s", op.ID, op.State, round(op.RetryAt.Sub(r.o.Now)))
+		return hold("restore %s (%s): the last step failed and is tried again %s", op.ID, op.State, figure{cluster.In(op.RetryAt.Sub(r.o.Now))})
 	case op.State == OpSalvaging && op.Reason != "":
 		return r.instead(op, "%s", op.Reason)
 	case preparing && op.Reason != "":
@@ -178,7 +178,7 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 		if len(left) > 0 {
 			return do(ProveBackup{Op: *op, Nodes: left}, "backup %s is fetched and proven on %s before anything is touched", op.What(), ids(left))
 		}
-		return do(Advance{Op: *op, To: OpStaging}, "backup %s is proven on all %d nodes", op.What(), len(op.Nodes))
+		return do(Advance{Op: *op, To: OpStaging}, "backup %s is proven on %s", op.What(), cluster.Count(len(op.Nodes), "node"))
 	case OpStaging:
 		var left []StartEtcd
 		var first *cluster.StagedDir
@@ -196,11 +196,11 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 			}
 		}
 		if len(left) > 0 {
-			return do(StageBackup{Op: *op, Starts: left}, "backup %s is proven; %d nodes build the new data dir while etcd serves", op.What(), len(left))
+			return do(StageBackup{Op: *op, Starts: left}, "backup %s is proven; the new data dir is built on %s while etcd serves", op.What(), cluster.Count(len(left), "node"))
 		}
 		next := *op
 		next.Revision, next.Hash, next.Bytes = first.Revision, first.Hash, first.SizeBytes
-		return do(Advance{Op: next, To: OpSaving}, "all %d nodes have staged revision %d with the same hash", len(op.Nodes), first.Revision)
+		return do(Advance{Op: next, To: OpSaving}, "revision %d is staged on %s with the same hash", first.Revision, cluster.Count(len(op.Nodes), "node"))
 	}
 	return r.save(op)
 }

@@ -69,7 +69,7 @@ func (r *rules) corrupt() (Decision, bool) {
 	}
 	switch {
 	case slices.Contains(accused, 0): // etcd's word for that
-		return needs(cluster.Attention{Command: "etcdctl endpoint hashkv --cluster"}, "etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now")
+		return needs(cluster.Attention{Command: restoreCommand}, "etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv --cluster), empty the data dirs of the other members and take the alarm back (etcdctl alarm disarm), or restore: "+restoreCommand)
 	case len(in) == 0 && r.canChange():
 		a := cluster.Alarm{Member: accused[0], Type: cluster.AlarmCorrupt}
 		return do(Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])
@@ -79,7 +79,7 @@ func (r *rules) corrupt() (Decision, bool) {
 		}
 		return do(RemoveMember{Member: in[0].ID, Name: in[0].Name}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
 	}
-	return needs(cluster.Attention{Command: "etcdctl endpoint hashkv --cluster"}, "etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv), or restore: etcd-manager-ctl --backup-store=URL restore-backup NAME --now",
+	return needs(cluster.Attention{Command: restoreCommand}, "etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv --cluster), or restore: "+restoreCommand,
 		join(accused, func(m cluster.MemberID) string { return m.String() }, ", "), clean, voters)
 }
 
@@ -170,8 +170,12 @@ func (r *rules) noSpace() (Decision, bool) {
 			if revision > r.o.CompactedTo && r.o.Now.Sub(r.o.CompactedAt) >= compactAgain {
 				return r.changing(Compact{Revision: revision}, "%s; keys have been deleted since its history was dropped", full)
 			}
-			return needs(cluster.Attention{Command: raiseQuota(e.DBQuota)}, "%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; delete keys, or raise the quota: etcd-manager-ctl --backup-store=URL configure-cluster --set=%s=%dGiB",
-				full, mib(e.DBSize), x.node.ID, mib(e.DBQuota), cluster.SettingQuota, max(4, e.DBQuota>>29))
+			way, raise := "delete keys", raiseQuota(e.DBQuota)
+			if raise != "" {
+				way += ", or raise the quota: " + raise
+			}
+			return needs(cluster.Attention{Command: raise}, "%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; %s",
+				full, mib(e.DBSize), x.node.ID, mib(e.DBQuota), way)
 		}
 	}
 	for _, n := range r.v.nodes {

@@ -101,7 +101,8 @@ func (r *rules) version() (Decision, bool) {
 	case low.Compare(want) == 0 && high.Compare(want) == 0:
 		return r.versionDone(list, want)
 	case high.Minor-low.Minor > 1:
-		return alarm("the members run etcd from %s to %s, which never go together; nothing is changed; run the same minor version on all", low, high)
+		return needs(cluster.Attention{NoCommand: "run the same minor version on all members; the wanted one is then gone to by itself"},
+			"the members run etcd from %s to %s, which never go together; nothing is changed", low, high)
 	case want.Minor >= high.Minor && want.Minor > low.Minor:
 		return r.up(list, low.Minor, want)
 	case low.Minor == high.Minor && want.Minor < low.Minor:

@@ -262,7 +262,7 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.setBackup(a)
 	case "command": // command NAME backup=B|source=[NODE]:TOKEN [or=B] [ready] [accept-loss] [members=3] [version=V]
 		if a[0] == "unreadable" {
-			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "control/r9/_command.json: corrupt")
+			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "r9: control/r9/_command.json: corrupt")
 			break
 		}
 		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"), AcceptLoss: a.has("accept-loss"),
