@@ -93,7 +93,7 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 		}
 	}
 	if s.SettingsError != "" {
-		add(cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand},
+		add(settingsAttention(),
 			"The settings in the store can't be used, so none are changed: %s", s.SettingsError)
 	}
 	for _, n := range r.o.Nodes {
@@ -135,6 +135,12 @@ func fewAttention(c Command) cluster.Attention {
 // markerAttention is about a marker that names another cluster than the one that runs.
 func (r *rules) markerAttention() cluster.Attention {
 	return cluster.Attention{Kind: cluster.AttentionClusters, Command: ctl + fmt.Sprintf("confirm-cluster %s", r.v.token)}
+}
+
+// settingsAttention is about settings in the store that can't be read. The tool can't change what it can't read either.
+func settingsAttention() cluster.Attention {
+	return cluster.Attention{Kind: cluster.AttentionSettings, NoCommand: "delete the object that the sentence names, then choose anew what was chosen: " +
+		ctl + "configure-cluster --set=NAME=VALUE"}
 }
 
 // deniedAttention is about an etcd that has users and refuses the manager, whose user is the common name of its certificate.

@@ -58,3 +58,47 @@ func TestAttentions(t *testing.T) {
 		})
 	}
 }
+
+// TestFailingBackups: one or two backups that fail end by themselves; from the third on a person is told, until one succeeds. While the store
+// is away that is what is said.
+func TestFailingBackups(t *testing.T) {
+	w := newWorld()
+	if _, err := w.do(strings.Fields("cluster a b c")); err != nil {
+		t.Fatal(err)
+	}
+	o, spec := w.observe()
+	for _, c := range []struct {
+		failures int
+		store    string
+		want     string
+	}{{0, "", ""}, {2, "", ""}, {3, "", "The last 3 backups failed: no room"}, {4, "no answer", ""}} {
+		o.BackupFailures, o.BackupError, o.Store.Error = c.failures, "no room", c.store
+		got := ""
+		for _, a := range Attentions(o, spec, w.p, Next(o, spec, w.p)) {
+			if a.Kind == cluster.AttentionBackup {
+				got = a.Text
+			}
+		}
+		if got != c.want {
+			t.Errorf("%d failures, store %q: %q, want %q", c.failures, c.store, got, c.want)
+		}
+	}
+}
+
+// TestRaiseQuota: the quota that is advised is one that can be set.
+func TestRaiseQuota(t *testing.T) {
+	const set = ctl + "configure-cluster --set=quota-backend-bytes="
+	for quota, want := range map[int64]string{
+		0: set + "4GiB", 16 << 20: set + "4GiB", 2 << 30: set + "4GiB", 8 << 30: set + "16GiB", 40 << 30: set + "64GiB", 64 << 30: "",
+	} {
+		got := raiseQuota(quota)
+		if got != want {
+			t.Errorf("a quota of %d: %q, want %q", quota, got, want)
+		}
+		if value, ok := strings.CutPrefix(got, set); ok {
+			if _, err := cluster.ParseSetting(cluster.SettingQuota, value); err != nil {
+				t.Errorf("a quota of %d: %v", quota, err)
+			}
+		}
+	}
+}

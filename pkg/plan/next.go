@@ -539,7 +539,7 @@ func (r *rules) steady() (d Decision) {
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(s.Commands[0].Name)}
 	case s.SettingsError != "":
 		d.Why += "; the settings in the store can't be used, so none are changed: " + s.SettingsError
-		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionSettings, Command: unsetCommand}
+		d.Alarm, d.Attention = true, settingsAttention()
 	case r.roomWords() != "":
 		still = d.Why + "; near the quota"
 		d.Why += "; " + r.roomWords() + "; delete keys or raise the quota before etcd refuses writes"

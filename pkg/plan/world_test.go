@@ -574,6 +574,8 @@ func (w *world) setStore(a args) {
 		w.o.Store.Apart = []Apart{{node, fmt.Sprintf("node %s has another store than the leader", node), "give both the same --backup-store"}}
 	case "unsure": // store unsure NODE
 		w.o.Store.Unsure = "node " + a[1] + " hasn't seen yet what the leader has written"
+	case "object-error":
+		w.o.Store.ObjectErrors = append(w.o.Store.ObjectErrors, "control/operations/r8.json: corrupt")
 	default:
 		panic("no such state of the store: " + a[0])
 	}
