@@ -5,9 +5,6 @@ package s3suite
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"sync/atomic"
 	"testing"
 
@@ -78,15 +75,6 @@ func Connect(t *testing.T, s *servers.S3, prefix string, change func(*s3.Config)
 // Proxy stands between the store and a real server, and may answer itself.
 func Proxy(t *testing.T, srv *servers.S3, intercept func(w http.ResponseWriter, r *http.Request, pass http.Handler)) *s3.Store {
 	t.Helper()
-	target, err := url.Parse(srv.Endpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pass := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(target)
-		r.Out.Host = r.In.Host // It is part of the signature.
-	}}
-	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { intercept(w, r, pass) }))
-	t.Cleanup(front.Close)
-	return Connect(t, srv, "main", func(c *s3.Config) { c.Endpoint = front.URL })
+	front := servers.Front(t, srv, intercept)
+	return Connect(t, srv, "main", func(c *s3.Config) { c.Endpoint = front })
 }
