@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,6 +67,64 @@ func TestNoSpace(t *testing.T) {
 		t.Errorf("%d of 4 keys are there", len(got))
 	}
 	noneReplaced(t, c)
+}
+
+// TestNoSpaceBesideASickMember fills a database while the etcd of one member is frozen: room is made on the other two, and then on that one.
+func TestNoSpaceBesideASickMember(t *testing.T) {
+	testutil.Long(t)
+	c := harness.Start(t, harness.Options{Args: []string{"--queue-poll-interval=1s"}}) // it isn't replaced for a minute
+	configure(t, c, "--set=quota-backend-bytes=32MiB")
+	waitFlag(t, c, "--quota-backend-bytes=33554432", true)
+	sick := follower(t, c)
+	pid := sick.EtcdPID()
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	thaw := func() { _ = syscall.Kill(pid, syscall.SIGCONT) } // it may have been replaced
+	defer thaw()
+	var urls []string
+	for _, n := range c.Nodes {
+		if n != sick {
+			urls = append(urls, n.ClientURL())
+		}
+	}
+	client := c.Client(urls...)
+	write := func(key, value string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		_, err := client.Put(ctx, key, value)
+		return err
+	}
+	value := strings.Repeat("x", 256<<10)
+	refused := false
+	for i := 0; !refused && i < 1000; i++ {
+		err := write(fmt.Sprintf("/big/%d", i%4), value)
+		refused = errors.Is(err, rpctypes.ErrNoSpace)
+		if err != nil && !refused {
+			t.Fatal(err)
+		}
+	}
+	if !refused {
+		t.Fatal("etcd never refused a write")
+	}
+	start := time.Now()
+	c.WaitFor("writes again", 2*time.Minute, func() string {
+		if err := write("/after", "room"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	t.Logf("etcd takes writes again after %s, with the etcd of node %s frozen", time.Since(start).Round(time.Millisecond), sick.Name)
+	if n := strings.Count(logs(t, c), "-> defragment"); n < 2 {
+		t.Errorf("%d databases were rewritten", n)
+	}
+	thaw()
+	c.WaitHealthy(3)
+	c.WaitFor("the database of the member that was sick to be small", time.Minute, func() string {
+		v, err := sick.Status(t.Context())
+		if err != nil || v.Etcd.DBSizeInUse > 16<<20 || len(v.Etcd.Alarms) > 0 {
+			return fmt.Sprintf("%+v, %v", v, err)
+		}
+		return ""
+	})
 }
 
 // TestNoSpaceData fills a database with data that no compaction makes smaller: a person has to raise the quota, and that is said.
