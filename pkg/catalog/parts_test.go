@@ -124,6 +124,32 @@ func TestBackupsInParts(t *testing.T) {
 	}
 }
 
+// TestPartsMeet: a backup of just the second at which a listing was divided is in one of the two parts, with all of its files.
+func TestPartsMeet(t *testing.T) {
+	day := func(n int) string { return time.Date(2026, 3, n, 0, 0, 0, 0, time.UTC).Format(time.RFC3339) }
+	first := &part{at: day(1) + "-000000/" + metaFile}
+	p := &parts{open: []*part{first}}
+	second := p.take(time.Date(2026, 3, 3, 0, 0, 0, 0, time.UTC))
+	if second == nil || first.until != day(2) || second.at != day(2) || second.until != "" {
+		t.Fatalf("%v and %v", first, second)
+	}
+	for _, name := range []string{day(2), day(2) + "-000000", day(2) + "-000000/deeper", "2026-03-01T23:59:59Z-999999"} {
+		in := 0
+		for _, file := range []string{DataFile, metaFile, manifestFile, provenFile} {
+			key := name + "/" + file
+			if key > second.at {
+				in++
+			}
+			if passed := p.passed(t.Context(), &part{at: first.at, until: first.until}, key); passed != (key > second.at) {
+				t.Errorf("%s is in both parts, or in none", key)
+			}
+		}
+		if in != 0 && in != 4 {
+			t.Errorf("the files of %s are in two parts", name)
+		}
+	}
+}
+
 // TestRecentOfAll: the few that are looked at are the last ones by name, the last dated in the future, and the last that were written.
 func TestRecentOfAll(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)

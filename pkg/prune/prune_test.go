@@ -203,6 +203,37 @@ func TestEverySecondKept(t *testing.T) {
 	}
 }
 
+// TestOnlyWay: of the backups that the policy gives up just that one stays by which alone kept changes are reached.
+func TestOnlyWay(t *testing.T) {
+	w := newWorld(t, "2026-03-01T00:00:00Z")
+	w.run(5)
+	w.backup() // the first of its hour
+	w.now = w.now.Add(20 * time.Minute)
+	w.rev, w.last = w.rev+10, catalog.NoSegment // changes are lost, and the chain begins anew behind a backup
+	behindGap := w.backup()
+	w.now = w.now.Add(time.Minute)
+	w.segment(3)
+	w.run(5)
+	pl, err := w.pruner().Plan(t.Context(), w.now, Exempt{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, gone := false, 0
+	for _, d := range pl.Decisions {
+		const why = "base of kept changes"
+		if only := d.Keep && d.Reason == why; d.Backup != "" && only != (d.Backup == behindGap) {
+			t.Errorf("%s: kept %t, %s", d.Backup, d.Keep, d.Reason)
+		}
+		found = found || d.Backup == behindGap
+		if d.Backup != "" && !d.Keep {
+			gone++
+		}
+	}
+	if !found || gone < 20 {
+		t.Errorf("%d backups go; the one behind the gap is there: %t", gone, found)
+	}
+}
+
 // TestSteadyState: an hour's pruning reads few objects.
 func TestSteadyState(t *testing.T) {
 	w := newWorld(t, "2026-03-01T00:00:00Z")
