@@ -1,0 +1,49 @@
+package look
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/test/harness"
+)
+
+// TestProgram builds and runs the program of docs/operator, which restores a cluster to a second ago with pkg/operator alone.
+func TestProgram(t *testing.T) {
+	testutil.Long(t)
+	program := filepath.Join(t.TempDir(), "program")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../docs/operator")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	c := harness.Start(t, harness.Options{Nodes: 1, Args: []string{"--change-log-interval=500ms"}})
+	c.Put("/kept", "yes")
+	last := ""
+	c.WaitFor("the restore to a second ago is done", 3*time.Minute, func() string {
+		cmd := exec.CommandContext(t.Context(), program, c.StoreURL)
+		cmd.Env = append(os.Environ(), "HOME="+c.Dir)
+		out, err := cmd.CombinedOutput()
+		last = string(out)
+		switch {
+		case err == nil:
+			return ""
+		case !strings.Contains(last, "can't be reached"): // what was written a second ago may still be on its way into the store
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return last
+	})
+	for _, want := range []string{"backup 20", "plan: revision", "state switching", "ended done <nil>"} {
+		if !strings.Contains(last, want) {
+			t.Errorf("it doesn't say %q:\n%s", want, last)
+		}
+	}
+	r, err := c.Client().Get(t.Context(), "/kept")
+	must(t, err)
+	if len(r.Kvs) != 1 {
+		t.Errorf("the key is gone: %v", r.Kvs)
+	}
+}
