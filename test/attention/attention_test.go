@@ -3,6 +3,7 @@
 package attention
 
 import (
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,13 +13,23 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
-	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
+// atOnce is how many tests run beside each other. They mostly wait for something to last, or to pass.
+const atOnce = "3"
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if f := flag.Lookup("test.parallel"); f != nil && !given {
+		_ = f.Value.Set(atOnce)
+	}
+	os.Exit(harness.Main(m))
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -98,63 +109,9 @@ func ended(t *testing.T, c *harness.Cluster) {
 	})
 }
 
-// obey runs the command that an attention names.
-func obey(t *testing.T, c *harness.Cluster, a cluster.Attention, replace ...string) {
-	t.Helper()
-	rest, ok := strings.CutPrefix(a.Command, "etcd-manager-ctl --backup-store=URL ")
-	if !ok {
-		t.Fatalf("%q isn't a command of the operator's tool", a.Command)
-	}
-	args := strings.Fields(strings.NewReplacer(replace...).Replace(rest))
-	out, errOut, code := c.Ctl(args...)
-	t.Logf("%q: code %d\n%s%s", args, code, out, errOut)
-	if code != 0 {
-		t.Fatalf("%q: code %d", args, code)
-	}
-}
-
-// TestCommandsEnd has a cluster of one through everything that its own command ends.
-func TestCommandsEnd(t *testing.T) {
-	testutil.Long(t)
-	c := harness.New(t, harness.Options{Nodes: 1, NoSpec: true})
-	a, ctx := c.Nodes[0], t.Context()
-	const unreadable = "control/20260101000000-x/_command.json"
-	a.Start()
-
-	for _, s := range []struct {
-		name    string
-		kind    cluster.AttentionKind
-		cause   func()
-		replace []string
-	}{
-		{"nobody said how many members are wanted", cluster.AttentionForming, func() {}, []string{"=N", "=1"}},
-		{"the marker names another cluster", cluster.AttentionClusters, func() {
-			c.WaitHealthy(1)
-			m, version, err := c.Catalog.Marker(ctx)
-			must(t, err)
-			m.Token = "OTHER"
-			_, err = c.Catalog.ReplaceMarker(ctx, m, version)
-			must(t, err)
-			a.Kill()
-			a.Start() // a leader reads the marker when it begins, and when it was changed
-		}, nil},
-		{"a queued command can't be read", cluster.AttentionObject, func() {
-			_, err := c.Store.Put(ctx, unreadable, strings.NewReader("{"), blob.PutOptions{})
-			must(t, err)
-		}, []string{"NAME", "20260101000000-x"}},
-	} {
-		t.Logf("== %s", s.name)
-		s.cause()
-		obey(t, c, raised(t, c, a, s.kind), s.replace...)
-		ended(t, c)
-	}
-	if code, body := page(t, c, a, "/readyz"); code != http.StatusOK {
-		t.Errorf("a node that serves isn't ready: %d %s", code, body)
-	}
-}
-
 // TestQuorumLost loses two of three masters, then their disks. The one that is left says so by itself, without any leader.
 func TestQuorumLost(t *testing.T) {
+	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{})
 	c.WaitBackups(1)
 	for _, n := range c.Nodes {
@@ -223,15 +180,22 @@ func TestQuorumLost(t *testing.T) {
 	}
 }
 
-// TestCertificates has CAs that end in six days: each node says so, since each has its own files.
+// TestCertificates has CAs that end in six days: each node says so, since each has its own files. It ends when new ones are put in.
 func TestCertificates(t *testing.T) {
 	testutil.Long(t)
+	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{Nodes: 1, CAs: func(dir string) {
 		const life = 10 * 365 * 24 * time.Hour
 		must(t, pki.CreateCAs(dir, time.Now().Add(6*24*time.Hour+time.Hour-life)))
 	}})
 	a := raised(t, c, c.Nodes[0], cluster.AttentionCertificate)
-	if !strings.Contains(a.Text, "ends in 6 days") || !strings.Contains(a.NoCommand, "New CAs") {
+	if a.Node != "a" || !strings.Contains(a.Text, "ends in 6 days") || !strings.Contains(a.NoCommand, "put new ones into "+c.PKI) || !strings.Contains(a.NoCommand, "New CAs") {
 		t.Errorf("%+v", a)
 	}
+	c.TermAll()
+	must(t, os.RemoveAll(c.PKI))
+	must(t, pki.CreateCAs(c.PKI, time.Now()))
+	c.StartAll()
+	c.WaitHealthy(1)
+	ended(t, c)
 }

@@ -16,6 +16,7 @@ import (
 // named, with its node and its number, the block has the right address all the same, and without the line nobody is needed.
 func TestShadowedName(t *testing.T) {
 	testutil.Long(t)
+	t.Parallel() // it mostly waits
 	file := filepath.Join(t.TempDir(), "hosts")
 	const head, line = "127.0.0.1 localhost\n", "127.66.6.6 elsewhere A.internal.example.com # from an older setup\n"
 	must(t, os.WriteFile(file, []byte(head+line), 0o644))
@@ -28,7 +29,7 @@ func TestShadowedName(t *testing.T) {
 	c.WaitHealthy(1)
 	a := raised(t, c, n, cluster.AttentionNames)
 	want := file + " line 2 gives A.internal.example.com the address 127.66.6.6"
-	if a.Node != "a" || !strings.Contains(a.Text, want) {
+	if a.Node != "a" || !strings.Contains(a.Text, want) || !strings.Contains(a.NoCommand, "remove the lines that the sentence names") {
 		t.Errorf("%+v; want %q", a, want)
 	}
 	data, err := os.ReadFile(file)
