@@ -38,7 +38,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/node"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/relay"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
@@ -346,7 +346,7 @@ func (d *daemon) openPeers(ctx context.Context) error {
 
 func (d *daemon) managerConfig() manager.Config {
 	o := d.o
-	policy := plan.DefaultPolicy(etcd.CompiledVersion)
+	policy := model.DefaultPolicy(etcd.CompiledVersion)
 	policy.BackupInterval, policy.MemberDeadline, policy.FormGrace, policy.AllowUnfenced = o.interval, o.memberDeadline, o.formGrace, o.allowUnfenced
 	policy.DefragThreshold, policy.DefragFrom, policy.DefragUntil = o.defragAt, o.defragFrom, o.defragUntil
 	cfg := manager.Config{

@@ -22,7 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
@@ -111,7 +111,7 @@ func (e encryption) Set(s string) (err error) {
 // newFlags declares every flag. docs/flags.md is made from it.
 func newFlags(o *options) *flag.FlagSet {
 	f := flag.NewFlagSet("etcd-manager", flag.ContinueOnError)
-	policy := plan.DefaultPolicy("")
+	policy := model.DefaultPolicy("")
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required); requests of other clusters are refused")
 	f.StringVar(&o.backupStore, "backup-store", "", "where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")

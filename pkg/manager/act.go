@@ -20,6 +20,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -35,44 +36,44 @@ func (l *leadership) slowAction() time.Duration {
 }
 
 // act carries out one action.
-func (l *leadership) act(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.Action) error {
+func (l *leadership) act(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.Action) error {
 	switch a.(type) {
-	case plan.CreateMarker, plan.ReplaceMarker, plan.BeginRestore:
+	case model.CreateMarker, model.ReplaceMarker, model.BeginRestore:
 		if err := l.fence(ctx); err != nil {
 			return err
 		}
-	case plan.Advance, plan.StopAll, plan.SwitchAll:
+	case model.Advance, model.StopAll, model.SwitchAll:
 		if err := l.fenceCommit(ctx); err != nil {
 			return err
 		}
 	}
 	switch a := a.(type) {
-	case plan.TakeTerm:
+	case model.TakeTerm:
 		return l.takeTerm(ctx)
-	case plan.CreateMarker:
+	case model.CreateMarker:
 		return l.createMarker(ctx, spec, a.Token, a.Founders, a.Version)
-	case plan.ReplaceMarker:
+	case model.ReplaceMarker:
 		return l.replaceMarker(ctx, spec, a.Token, a.Founders, a.Version)
-	case plan.MarkFormed:
+	case model.MarkFormed:
 		return l.markFormed(ctx, spec, a)
-	case plan.StartEtcd:
+	case model.StartEtcd:
 		return l.startEtcd(ctx, o, a)
-	case plan.StartAll:
+	case model.StartAll:
 		// One after the other: each waits until it answers its peers, so that none waits for another one's open but silent port.
 		var errs []error
 		for _, s := range a.Starts {
 			errs = append(errs, l.startEtcd(ctx, o, s))
 		}
 		return errors.Join(errs...)
-	case plan.SetAside:
+	case model.SetAside:
 		return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_SetAside{
 			SetAside: &protosv1.SetAside{Token: string(a.Token), Reason: a.Reason}}})
-	case plan.TakeBackup:
+	case model.TakeBackup:
 		l.startBackup(ctx, spec, a)
 		return nil
-	case plan.AddLearner, plan.Promote, plan.UpdateMember, plan.RemoveMember:
+	case model.AddLearner, model.Promote, model.UpdateMember, model.RemoveMember:
 		return l.changeMembers(ctx, o, a)
-	case plan.RestartMember, plan.StopMember, plan.EnableDowngrade, plan.CancelDowngrade, plan.Compact, plan.Defragment, plan.Disarm:
+	case model.RestartMember, model.StopMember, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
 		return l.tend(ctx, o, a)
 	}
 	return l.actRestore(ctx, o, spec, a)
@@ -209,7 +210,7 @@ func (l *leadership) quick(ctx context.Context, id cluster.NodeID, req *protosv1
 	return err
 }
 
-func (l *leadership) startEtcd(ctx context.Context, o *plan.Observation, a plan.StartEtcd) error {
+func (l *leadership) startEtcd(ctx context.Context, o *model.Observation, a model.StartEtcd) error {
 	req := &protosv1.StartEtcd{State: wire.StateToProto(&a.State), MayBeEmpty: a.MayBeEmpty, Restart: a.Restart}
 	if a.MayBeEmpty && !a.State.NewCluster && o.Store.Error == "" && o.Store.SettingsError == "" { // what it had in an earlier membership may not be wanted any more
 		req.Settings = &protosv1.Settings{Values: o.Store.Settings}
@@ -232,7 +233,7 @@ func (l *leadership) takeTerm(ctx context.Context) error {
 		return err
 	}
 	l.hold, l.beat, l.wrote = h, time.Now(), true
-	l.store.Holder = plan.Holder{Term: l.term, Node: l.m.cfg.Self}
+	l.store.Holder = model.Holder{Term: l.term, Node: l.m.cfg.Self}
 	return nil
 }
 
@@ -265,7 +266,7 @@ func (l *leadership) replaceMarker(ctx context.Context, spec *cluster.Spec, toke
 }
 
 // markFormed ends forming. What the store answered is taken over at once, without reading it again.
-func (l *leadership) markFormed(ctx context.Context, spec *cluster.Spec, a plan.MarkFormed) error {
+func (l *leadership) markFormed(ctx context.Context, spec *cluster.Spec, a model.MarkFormed) error {
 	if a.Create {
 		m := l.newMarker(catalog.PhaseFormed, spec, a.Token, a.Founders, a.Version)
 		ver, err := l.m.cfg.Catalog.CreateMarker(ctx, m)
@@ -291,11 +292,11 @@ func (l *leadership) markFormed(ctx context.Context, spec *cluster.Spec, a plan.
 
 func (l *leadership) setMarker(m catalog.Marker, ver string) {
 	l.store.marker, l.store.markerVer = m, ver
-	l.store.Marker = plan.Marker{Phase: plan.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
+	l.store.Marker = model.Marker{Phase: model.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
 }
 
 // changeMembers carries out a change of the member list through a healthy member, the etcd leader's own if it is there.
-func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a plan.Action) error {
+func (l *leadership) changeMembers(ctx context.Context, o *model.Observation, a model.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
 	lead, other := l.speakers(o)
@@ -312,14 +313,14 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 	}
 	l.changed = true
 	switch a := a.(type) {
-	case plan.AddLearner:
+	case model.AddLearner:
 		m, err := c.AddLearner(ctx, a.PeerURLs)
 		if err == nil {
 			klog.Infof("added node %s as learner %s", a.Node, m.ID)
 			l.startAnew(a.Node)
 		}
 		return err
-	case plan.Promote:
+	case model.Promote:
 		if err := c.Promote(ctx, a.Member); err != nil && !errors.Is(err, etcd.ErrNotCaughtUp) {
 			return err
 		} else if err != nil {
@@ -329,9 +330,9 @@ func (l *leadership) changeMembers(ctx context.Context, o *plan.Observation, a p
 		l.noteJoin(cluster.NodeID(a.Name), false, "")
 		klog.Infof("member %s (%s) is a voter now", a.Name, a.Member)
 		return nil
-	case plan.UpdateMember:
+	case model.UpdateMember:
 		return c.UpdatePeerURLs(ctx, a.Member, a.PeerURLs)
-	case plan.RemoveMember:
+	case model.RemoveMember:
 		if a.Member == lead.Etcd.MemberID && other != nil {
 			if err := c.MoveLeader(ctx, other.Etcd.MemberID); err != nil {
 				return err
@@ -362,14 +363,14 @@ func (l *leadership) pause(ctx context.Context, d time.Duration) {
 
 // speakers are the healthy voter to talk to (the etcd leader if it answers), and another one. While TLS is turned on node by node, a manager that
 // is without it can't talk to all of them.
-func (l *leadership) speakers(o *plan.Observation) (first, second *cluster.NodeStatus) {
+func (l *leadership) speakers(o *model.Observation) (first, second *cluster.NodeStatus) {
 	return speakers(o, func(n *cluster.NodeStatus) bool {
 		return l.m.cfg.ClientTLS != nil || !strings.HasPrefix(cmp.Or(urlsOf(n)...), "https:")
 	})
 }
 
 // speakers are two healthy voters of which something is true, etcd's leader first if it is one.
-func speakers(o *plan.Observation, may func(*cluster.NodeStatus) bool) (first, second *cluster.NodeStatus) {
+func speakers(o *model.Observation, may func(*cluster.NodeStatus) bool) (first, second *cluster.NodeStatus) {
 	for i := range o.Nodes {
 		n := &o.Nodes[i]
 		if !n.Etcd.Votes() || n.State == nil || !may(n) {

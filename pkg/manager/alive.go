@@ -8,11 +8,11 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // askMembers finds out which members serve although their manager is silent: a manager that died leaves its etcd running.
-func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
+func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
 	defer l.countAlive(o)
 	if len(o.Missing) == 0 {
 		return
@@ -24,7 +24,7 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, m := range speaker.Etcd.Members {
-		if m.Name == "" || len(m.ClientURLs) == 0 || !slices.ContainsFunc(o.Missing, func(x plan.MissingNode) bool { return string(x.ID) == m.Name }) {
+		if m.Name == "" || len(m.ClientURLs) == 0 || !slices.ContainsFunc(o.Missing, func(x model.MissingNode) bool { return string(x.ID) == m.Name }) {
 			continue
 		}
 		wg.Go(func() {
@@ -48,7 +48,7 @@ func (l *leadership) askMembers(ctx context.Context, o *plan.Observation) {
 }
 
 // countAlive remembers when members last served while their manager was silent: from then on it counts that they don't.
-func (l *leadership) countAlive(o *plan.Observation) {
+func (l *leadership) countAlive(o *model.Observation) {
 	now := time.Now()
 	missing := map[cluster.NodeID]bool{}
 	speaker, _ := l.speakers(o)

@@ -3,7 +3,7 @@ package manager
 import (
 	"time"
 
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 const (
@@ -28,7 +28,7 @@ type attempt struct {
 }
 
 // failed counts a failure and returns how long the action waits.
-func (t attempts) failed(a plan.Action, err error, now time.Time) time.Duration {
+func (t attempts) failed(a model.Action, err error, now time.Time) time.Duration {
 	x := t.of(a, now)
 	if x.err == "" {
 		x.times = 0 // it did succeed before
@@ -39,7 +39,7 @@ func (t attempts) failed(a plan.Action, err error, now time.Time) time.Duration 
 }
 
 // done counts a success. One that is asked for again at once, over and over, changes nothing.
-func (t attempts) done(a plan.Action, now time.Time) {
+func (t attempts) done(a model.Action, now time.Time) {
 	x := t.of(a, now)
 	if x.err != "" || now.Sub(x.last) > 2*attemptLongest {
 		x.times = 0
@@ -51,8 +51,8 @@ func (t attempts) done(a plan.Action, now time.Time) {
 	}
 }
 
-func (t attempts) of(a plan.Action, now time.Time) *attempt {
-	key := plan.Subject(a)
+func (t attempts) of(a model.Action, now time.Time) *attempt {
+	key := model.Subject(a)
 	if t[key] == nil {
 		t.clean(now)
 		t[key] = &attempt{last: now}
@@ -81,11 +81,11 @@ func (t attempts) clean(now time.Time) {
 }
 
 // postponed are the actions that aren't to be tried yet.
-func (t attempts) postponed(now time.Time) map[string]plan.Postponed {
-	list := map[string]plan.Postponed{}
+func (t attempts) postponed(now time.Time) map[string]model.Postponed {
+	list := map[string]model.Postponed{}
 	for key, x := range t {
 		if now.Before(x.until) {
-			list[key] = plan.Postponed{For: x.until.Sub(now), Times: x.times, Error: x.err}
+			list[key] = model.Postponed{For: x.until.Sub(now), Times: x.times, Error: x.err}
 		}
 	}
 	return list

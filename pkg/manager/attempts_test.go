@@ -19,19 +19,20 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // everyAction is one of each kind. TestEveryActionIsThere holds it to the code.
-func everyAction() []plan.Action {
-	op := plan.Operation{ID: "r1"}
-	return []plan.Action{
-		plan.TakeTerm{}, plan.CreateMarker{}, plan.ReplaceMarker{}, plan.StartEtcd{Node: "a"}, plan.StartAll{Starts: []plan.StartEtcd{{Node: "a"}}},
-		plan.MarkFormed{}, plan.TakeBackup{Node: "a", Reason: "periodic"}, plan.AddLearner{Node: "a"}, plan.Promote{Member: 1}, plan.UpdateMember{Member: 1},
-		plan.RemoveMember{Member: 1}, plan.RestartMember{Node: "a"}, plan.StopMember{Node: "a"}, plan.EnableDowngrade{}, plan.CancelDowngrade{},
-		plan.Compact{}, plan.Defragment{Node: "a"}, plan.Disarm{}, plan.SetAside{Node: "a"}, plan.BeginRestore{Command: "r1", Op: op},
-		plan.SalvageData{Op: op}, plan.ProveBackup{Op: op}, plan.StageBackup{Op: op}, plan.SafetyBackup{Op: op}, plan.StopAll{Op: op}, plan.SwitchAll{Op: op},
-		plan.HaltAll{Op: op}, plan.VerifyAll{Op: op}, plan.RollbackAll{Op: op}, plan.Advance{Op: op, To: plan.OpStaging}, plan.FinishRestore{Op: op},
-		plan.FailCommand{Command: "r1"},
+func everyAction() []model.Action {
+	op := model.Operation{ID: "r1"}
+	return []model.Action{
+		model.TakeTerm{}, model.CreateMarker{}, model.ReplaceMarker{}, model.StartEtcd{Node: "a"}, model.StartAll{Starts: []model.StartEtcd{{Node: "a"}}},
+		model.MarkFormed{}, model.TakeBackup{Node: "a", Reason: "periodic"}, model.AddLearner{Node: "a"}, model.Promote{Member: 1}, model.UpdateMember{Member: 1},
+		model.RemoveMember{Member: 1}, model.RestartMember{Node: "a"}, model.StopMember{Node: "a"}, model.EnableDowngrade{}, model.CancelDowngrade{},
+		model.Compact{}, model.Defragment{Node: "a"}, model.Disarm{}, model.SetAside{Node: "a"}, model.BeginRestore{Command: "r1", Op: op},
+		model.SalvageData{Op: op}, model.ProveBackup{Op: op}, model.StageBackup{Op: op}, model.SafetyBackup{Op: op}, model.StopAll{Op: op}, model.SwitchAll{Op: op},
+		model.HaltAll{Op: op}, model.VerifyAll{Op: op}, model.RollbackAll{Op: op}, model.Advance{Op: op, To: model.OpStaging}, model.FinishRestore{Op: op},
+		model.FailCommand{Command: "r1"},
 	}
 }
 
@@ -77,7 +78,7 @@ func logLines(t *testing.T, f func()) []string {
 }
 
 // spin runs the part of the loop that decides when something is tried: each attempt wakes the loop at once, as a node that has changed does.
-func spin(l *leadership, a plan.Action, why func() string, long time.Duration) {
+func spin(l *leadership, a model.Action, why func() string, long time.Duration) {
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithTimeout(context.Background(), long)
 	defer cancel()
@@ -88,7 +89,7 @@ func spin(l *leadership, a plan.Action, why func() string, long time.Duration) {
 		}
 	})
 	for n := 0; ctx.Err() == nil && n < 100_000; n++ { // far more looks than there can be, so that a loop that spins ends
-		o := &plan.Observation{Now: time.Now(), Postponed: l.tries.postponed(time.Now())}
+		o := &model.Observation{Now: time.Now(), Postponed: l.tries.postponed(time.Now())}
 		d := plan.Postpone(o, plan.Decision{Do: a, Why: why(), Key: "the same"})
 		l.say(d)
 		wait := tickWaiting
@@ -110,12 +111,12 @@ func TestFailingActions(t *testing.T) {
 	for _, a := range everyAction() {
 		for _, fails := range []bool{true, false} {
 			name := fmt.Sprintf("%T", a)
-			t.Run(fmt.Sprintf("%s/fails=%t", strings.TrimPrefix(name, "plan."), fails), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s/fails=%t", strings.TrimPrefix(name, "model."), fails), func(t *testing.T) {
 				tries := 0
 				lines := logLines(t, func() {
 					synctest.Test(t, func(t *testing.T) {
 						l := newLeadership(&Manager{}, 7)
-						l.do = func(context.Context, *plan.Observation, *cluster.Spec, plan.Action) error {
+						l.do = func(context.Context, *model.Observation, *cluster.Spec, model.Action) error {
 							tries++
 							l.poke()
 							if fails {
@@ -158,7 +159,7 @@ func TestTurns(t *testing.T) {
 func TestAttempts(t *testing.T) {
 	now := time.Now()
 	tries := attempts{}
-	a, b := plan.StartEtcd{Node: "a"}, plan.StartEtcd{Node: "b"}
+	a, b := model.StartEtcd{Node: "a"}, model.StartEtcd{Node: "b"}
 	var last time.Duration
 	for i := range 20 {
 		wait := tries.failed(a, errors.New("no"), now)
@@ -172,7 +173,7 @@ func TestAttempts(t *testing.T) {
 		t.Errorf("the longest wait is %s", last)
 	}
 	tries.failed(a, errors.New("no"), now)
-	if p := tries.postponed(now); len(p) != 1 || p[plan.Subject(b)].For != 0 || p[plan.Subject(a)].Error != "no" {
+	if p := tries.postponed(now); len(p) != 1 || p[model.Subject(b)].For != 0 || p[model.Subject(a)].Error != "no" {
 		t.Errorf("postponed: %v", p)
 	}
 	tries.done(a, now)
@@ -180,7 +181,7 @@ func TestAttempts(t *testing.T) {
 		t.Errorf("postponed after a success: %v", p)
 	}
 	for i := range 1000 {
-		tries.failed(plan.StartEtcd{Node: cluster.NodeID(fmt.Sprint(i))}, errors.New("no"), now)
+		tries.failed(model.StartEtcd{Node: cluster.NodeID(fmt.Sprint(i))}, errors.New("no"), now)
 	}
 	if len(tries) > attemptsKept {
 		t.Errorf("%d attempts are remembered", len(tries))

@@ -11,13 +11,13 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 // startBackup takes a backup beside the loop.
-func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a plan.TakeBackup) {
+func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a model.TakeBackup) {
 	l.mu.Lock()
 	if l.backup != "" {
 		l.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -35,7 +35,7 @@ type recording struct {
 }
 
 // keepChanges has the changes of the cluster recorded that serves. Whoever writes must hold the store's leader record, so that there is one.
-func (l *leadership) keepChanges(ctx context.Context, o *plan.Observation) {
+func (l *leadership) keepChanges(ctx context.Context, o *model.Observation) {
 	if l.m.cfg.Changes.Interval <= 0 {
 		return
 	}
@@ -63,7 +63,7 @@ func (l *leadership) keepChanges(ctx context.Context, o *plan.Observation) {
 
 // servingURLs are the client URLs of each member that is open to clients, all of one cluster: the followers first, since etcd's leader has
 // the most to do.
-func servingURLs(o *plan.Observation, addresses func(cluster.NodeID) []string) (token cluster.Token, urls [][]string) {
+func servingURLs(o *model.Observation, addresses func(cluster.NodeID) []string) (token cluster.Token, urls [][]string) {
 	var leader []string
 	for i := range o.Nodes {
 		n := &o.Nodes[i]

@@ -11,7 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -47,8 +47,8 @@ func (l *leadership) noteServed(nodes []cluster.NodeStatus) {
 }
 
 // finish closes the books: marker, record, command, leftovers, in this order, so that a crash in between leaves the command to be finished again.
-func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.FinishRestore) error {
-	if a.To == plan.OpDone {
+func (l *leadership) finish(ctx context.Context, o *model.Observation, a model.FinishRestore) error {
+	if a.To == model.OpDone {
 		if err := l.markRestored(ctx); err != nil {
 			return err
 		}
@@ -61,12 +61,12 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 		return err
 	}
 	err := l.save(ctx, func(op *catalog.Operation) {
-		if a.To == plan.OpDone || a.To == plan.OpRolledBack {
+		if a.To == model.OpDone || a.To == model.OpRolledBack {
 			op.Outage = l.outage(op)
 		}
 		stepTo(op, catalog.OperationState(a.To), a.Reason)
 		op.Finished = time.Now()
-		if a.To == plan.OpDone {
+		if a.To == model.OpDone {
 			op.RevisionAfter = op.StagedRevision
 		}
 	})
@@ -75,7 +75,7 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 	}
 	op := l.op
 	l.learn(op)
-	if a.To == plan.OpDone {
+	if a.To == model.OpDone {
 		klog.Infof("%s is restored: revision %d, etcd served nobody for %s; restart API servers and controllers now (docs/kubernetes.md)", subject(op), op.RevisionAfter, op.Outage.Round(time.Millisecond))
 	} else {
 		klog.Errorf("the restore of %s ended as %s: %s", subject(op), op.State, op.Reason)
@@ -83,7 +83,7 @@ func (l *leadership) finish(ctx context.Context, o *plan.Observation, a plan.Fin
 	l.op, l.opVer = nil, ""
 	l.mu.Lock()
 	l.force = true
-	if a.To == plan.OpDone {
+	if a.To == model.OpDone {
 		l.restored = true
 	}
 	l.mu.Unlock()
@@ -105,7 +105,7 @@ func (l *leadership) pruneHistory(ctx context.Context) {
 
 // markRestored makes the marker say which cluster there is now.
 func (l *leadership) markRestored(ctx context.Context) error {
-	if l.store.Marker.Phase == plan.MarkerFormed && l.store.Marker.Token == l.op.NewToken {
+	if l.store.Marker.Phase == model.MarkerFormed && l.store.Marker.Token == l.op.NewToken {
 		return nil
 	}
 	m := l.newMarker(catalog.PhaseFormed, &l.op.Spec, l.op.NewToken, l.op.Members, l.op.Spec.EtcdVersion)
@@ -155,7 +155,7 @@ func (l *leadership) setSpec(ctx context.Context) error {
 }
 
 // clearAway frees the nodes of what the operation has left. A node that misses it does so before its next restore.
-func (l *leadership) clearAway(ctx context.Context, o *plan.Observation, id string) {
+func (l *leadership) clearAway(ctx context.Context, o *model.Observation, id string) {
 	err := each(o.Nodes, func(n cluster.NodeStatus) error {
 		return l.quick(ctx, n.ID, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: id}}})
 	})
@@ -206,7 +206,7 @@ func (l *leadership) clearBehind(ctx context.Context, nodes []cluster.NodeStatus
 }
 
 // failCommand records why a command can't be carried out, then removes it.
-func (l *leadership) failCommand(ctx context.Context, a plan.FailCommand) error {
+func (l *leadership) failCommand(ctx context.Context, a model.FailCommand) error {
 	c := l.store.commands[a.Command]
 	now := time.Now()
 	op := catalog.Operation{

@@ -18,7 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 var largeStore = flag.Bool("large-store", false, "TestLargeStore with 100,000 backups, 50,000 segments, 150 ms a request; it takes minutes")
@@ -119,11 +119,11 @@ func TestLargeStore(t *testing.T) {
 		t.Fatalf("after %s: %+v", time.Since(begun), l.store.Store)
 	}
 	command := l.store.Commands[0]
-	op := plan.Operation{ID: "2026-01-31T01:02:03Z-000000", Backup: command.Backup, Size: 3, Version: "3.6.0",
+	op := model.Operation{ID: "2026-01-31T01:02:03Z-000000", Backup: command.Backup, Size: 3, Version: "3.6.0",
 		Nodes: []cluster.EtcdNode{{Name: "a"}}, Token: "new", OldToken: "tok"}
 	l.m.fences = true
 	must(t, l.takeTerm(ctx))
-	must(t, l.beginRestore(ctx, &plan.Observation{}, plan.BeginRestore{Command: command.Name, Op: op}))
+	must(t, l.beginRestore(ctx, &model.Observation{}, model.BeginRestore{Command: command.Name, Op: op}))
 	took, requests := time.Since(begun), s.Requests.Load()
 	t.Logf("the restore was begun after %s and %d requests, those of the counting among them", took, requests)
 	if took > 7*time.Second || requests > 150 {

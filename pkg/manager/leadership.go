@@ -12,6 +12,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
@@ -63,7 +65,7 @@ type leadership struct {
 	database int64                        // size of the largest database that was seen, guarded by mu
 	cleared  map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
 	// do carries out an action: act, but in tests.
-	do func(context.Context, *plan.Observation, *cluster.Spec, plan.Action) error
+	do func(context.Context, *model.Observation, *cluster.Spec, model.Action) error
 
 	mu          sync.Mutex
 	backup      string // reason of the one that is being taken
@@ -141,7 +143,7 @@ func (l *leadership) run(ctx context.Context) {
 			policy.MayCreate = l.m.cfg.MayCreate()
 		}
 		d := plan.Next(o, spec, policy)
-		if err := plan.Check(o, d.Do, policy); err != nil {
+		if err := safety.Check(o, d.Do, policy); err != nil {
 			why := "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")"
 			d = plan.Decision{Why: why, Alarm: true, Attention: cluster.Attention{Kind: cluster.AttentionSafety, Text: why}}
 		}
@@ -177,7 +179,7 @@ func (l *leadership) run(ctx context.Context) {
 }
 
 // steady tells whether nothing is expected to happen soon.
-func steady(o *plan.Observation, spec *cluster.Spec) bool {
+func steady(o *model.Observation, spec *cluster.Spec) bool {
 	if spec == nil || len(o.Missing) > 0 || o.Store.Error != "" || o.Store.Operation != nil || o.BackupRunning != "" {
 		return false
 	}
@@ -201,7 +203,7 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 
 // say logs a decision when it is a new one; what needs a person is said again from time to time. Decisions that take turns are not new each time.
 func (l *leadership) say(d plan.Decision) {
-	text, key := d.Why, d.Key+" -> "+plan.Subject(d.Do)
+	text, key := d.Why, d.Key+" -> "+model.Subject(d.Do)
 	if d.Do != nil {
 		text += " -> " + d.Do.String()
 	}
@@ -225,7 +227,7 @@ func (l *leadership) say(d plan.Decision) {
 }
 
 // sayDisks names the nodes on whose disks etcd can't go on, again and again.
-func (l *leadership) sayDisks(o *plan.Observation) {
+func (l *leadership) sayDisks(o *model.Observation) {
 	for i := range o.Nodes {
 		if n := &o.Nodes[i]; plan.DiskFull(n) {
 			l.said.Warningf("disk "+string(n.ID), "The disk of node %s is full (%d of %d MiB are free). Make room on it, or enlarge it; etcd goes on by itself then",
@@ -236,7 +238,7 @@ func (l *leadership) sayDisks(o *plan.Observation) {
 
 // carryOut does one action. It returns how long to wait before the next look: nothing after a success. What has failed isn't tried again before
 // its time, though the loop may look earlier: often the attempt itself is what wakes it.
-func (l *leadership) carryOut(ctx context.Context, o *plan.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
+func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
 	err := l.do(ctx, o, spec, d.Do)
 	if err == nil {
 		if l.opFails == 0 { // else the step has its own time
@@ -249,7 +251,7 @@ func (l *leadership) carryOut(ctx context.Context, o *plan.Observation, spec *cl
 	}
 	l.forceStore()
 	wait := l.tries.failed(d.Do, err, time.Now())
-	key := "failed: " + plan.Subject(d.Do)
+	key := "failed: " + model.Subject(d.Do)
 	var fenced *catalog.FencedError
 	switch {
 	case errors.Is(err, catalog.ErrConflict):
@@ -274,7 +276,7 @@ func (l *leadership) forceStore() {
 }
 
 // publish hands the report over.
-func (l *leadership) publish(o *plan.Observation, spec *cluster.Spec, d plan.Decision, attention []cluster.Attention) {
+func (l *leadership) publish(o *model.Observation, spec *cluster.Spec, d plan.Decision, attention []cluster.Attention) {
 	attention = l.m.noted(scopeLeader, attention)
 	l.mu.Lock()
 	r := Report{

@@ -18,7 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -95,13 +95,13 @@ func (m *member) serve(t *testing.T) string {
 // TestNoMemberIsChangedAfterTheLease: whatever is asked of etcd itself, a leader whose lease has ended doesn't ask it. It has looked who answers
 // before, which takes as long as it takes.
 func TestNoMemberIsChangedAfterTheLease(t *testing.T) {
-	for _, a := range []plan.Action{
-		plan.AddLearner{Node: "b", PeerURLs: []string{"https://10.0.0.2:2380"}}, plan.Promote{Member: 2, Name: "b"},
-		plan.UpdateMember{Member: 2, PeerURLs: []string{"https://10.0.0.9:2380"}}, plan.RemoveMember{Member: 2, Name: "b"}, plan.RemoveMember{Member: 1, Name: "a"},
-		plan.EnableDowngrade{Version: "3.5.0"}, plan.CancelDowngrade{}, plan.Compact{Revision: 5}, plan.Disarm{Alarm: cluster.Alarm{Member: 1, Type: cluster.AlarmNoSpace}},
+	for _, a := range []model.Action{
+		model.AddLearner{Node: "b", PeerURLs: []string{"https://10.0.0.2:2380"}}, model.Promote{Member: 2, Name: "b"},
+		model.UpdateMember{Member: 2, PeerURLs: []string{"https://10.0.0.9:2380"}}, model.RemoveMember{Member: 2, Name: "b"}, model.RemoveMember{Member: 1, Name: "a"},
+		model.EnableDowngrade{Version: "3.5.0"}, model.CancelDowngrade{}, model.Compact{Revision: 5}, model.Disarm{Alarm: cluster.Alarm{Member: 1, Type: cluster.AlarmNoSpace}},
 	} {
 		for _, leads := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s leads=%t", plan.Subject(a), leads), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s leads=%t", model.Subject(a), leads), func(t *testing.T) {
 				m := &member{id: 1}
 				url := m.serve(t)
 				var peers Peers = &heldUp{}
@@ -114,7 +114,7 @@ func TestNoMemberIsChangedAfterTheLease(t *testing.T) {
 				must(t, err)
 				l.hold = hold
 				self := cluster.EtcdNode{Name: "a", ClientURLs: []string{url}}
-				o := &plan.Observation{Nodes: []cluster.NodeStatus{{ID: "a", Self: self, State: &cluster.EtcdState{Token: "t", Nodes: []cluster.EtcdNode{self}},
+				o := &model.Observation{Nodes: []cluster.NodeStatus{{ID: "a", Self: self, State: &cluster.EtcdState{Token: "t", Nodes: []cluster.EtcdNode{self}},
 					Etcd: cluster.EtcdStatus{Running: true, Healthy: true, MemberID: 1, LeaderID: 1}}}}
 				err = l.act(t.Context(), o, nil, a)
 				m.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -59,7 +59,7 @@ func (l *leadership) readSettings(ctx context.Context, obj catalog.Object) error
 }
 
 // observeLife fills in what this leadership remembers.
-func (l *leadership) observeLife(o *plan.Observation) {
+func (l *leadership) observeLife(o *model.Observation) {
 	full := slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool {
 		return slices.ContainsFunc(n.Etcd.Alarms, func(a cluster.Alarm) bool { return a.Type == cluster.AlarmNoSpace })
 	})
@@ -73,9 +73,9 @@ func (l *leadership) observeLife(o *plan.Observation) {
 	for id, since := range l.tending.failing {
 		o.StartFailing[id] = max(time.Since(since), 1)
 	}
-	o.JoinFailures = map[cluster.NodeID]plan.JoinFailure{}
+	o.JoinFailures = map[cluster.NodeID]model.JoinFailure{}
 	for id, f := range l.tending.joins {
-		o.JoinFailures[id] = plan.JoinFailure{Times: f.times, For: time.Since(f.last), Why: f.why}
+		o.JoinFailures[id] = model.JoinFailure{Times: f.times, For: time.Since(f.last), Why: f.why}
 	}
 	o.VersionsFailed, o.CompactedTo, o.CompactedAt, o.Rewritten = l.tending.failed, l.tending.compactedTo, l.tending.compactedAt, slices.Clone(l.tending.rewritten)
 	for i := range o.Nodes {
@@ -130,17 +130,17 @@ func (l *leadership) noteStart(id cluster.NodeID, err error) {
 }
 
 // tend carries out what keeps a cluster that serves in shape.
-func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Action) error {
+func (l *leadership) tend(ctx context.Context, o *model.Observation, a model.Action) error {
 	if err := l.fence(ctx); err != nil {
 		return err
 	}
 	l.changed = true
 	switch a := a.(type) {
-	case plan.RestartMember:
+	case model.RestartMember:
 		return l.restartMember(ctx, o, a)
-	case plan.StopMember:
+	case model.StopMember:
 		return l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StopMember{StopMember: &protosv1.StopMember{Reason: a.Reason}}})
-	case plan.Defragment:
+	case model.Defragment:
 		l.startDefragment(ctx, a.Node)
 		return nil
 	}
@@ -159,11 +159,11 @@ func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Actio
 		return err
 	}
 	switch a := a.(type) {
-	case plan.EnableDowngrade:
+	case model.EnableDowngrade:
 		return c.Downgrade(ctx, etcd.DowngradeEnable, a.Version)
-	case plan.CancelDowngrade:
+	case model.CancelDowngrade:
 		return c.Downgrade(ctx, etcd.DowngradeCancel, "")
-	case plan.Compact:
+	case model.Compact:
 		if err := c.Compact(ctx, a.Revision, true); err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Actio
 		defer l.mu.Unlock()
 		l.tending.compactedTo, l.tending.compactedAt = a.Revision, time.Now()
 		return nil
-	case plan.Disarm:
+	case model.Disarm:
 		if err := c.Disarm(ctx, a.Alarm); err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (l *leadership) tend(ctx context.Context, o *plan.Observation, a plan.Actio
 }
 
 // restartMember has a node restart its etcd in another version or with other settings.
-func (l *leadership) restartMember(ctx context.Context, o *plan.Observation, a plan.RestartMember) error {
+func (l *leadership) restartMember(ctx context.Context, o *model.Observation, a model.RestartMember) error {
 	req := &protosv1.StartEtcd{State: wire.StateToProto(&a.State), Restart: true}
 	if a.Settings != nil {
 		req.Settings = &protosv1.Settings{Values: a.Settings}

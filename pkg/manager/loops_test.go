@@ -14,7 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // grumbling is a store that fails in other words each time.
@@ -98,7 +98,7 @@ func TestFailingLoops(t *testing.T) {
 					fill(t, m)
 					g := &grumbling{Store: m, fails: fails, kind: kind, tries: map[string]int{}}
 					mgr, err := New(Config{ClusterName: "test", Self: "a", Instance: "i", Peers: noPeers{}, Catalog: catalog.New(g), VerifyInterval: time.Minute,
-						Policy: plan.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
+						Policy: model.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
 					must(t, err)
 					must(t, mgr.probe(t.Context()))
 					ctx, cancel := context.WithTimeout(t.Context(), minutes*time.Minute)

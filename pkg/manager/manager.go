@@ -22,7 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
@@ -55,7 +55,7 @@ type Config struct {
 	Instance    string
 	Peers       Peers
 	Catalog     *catalog.Catalog
-	Policy      plan.Policy
+	Policy      model.Policy
 	Retention   prune.Policy
 	// Probe tries the store; it is called at start until it succeeds. fences says that conditional puts are honored.
 	Probe func(ctx context.Context) (fences bool, err error)
@@ -129,21 +129,21 @@ type Report struct {
 	Attention []cluster.Attention
 	// Nodes are as of the last observation, by id.
 	Nodes   []cluster.NodeStatus
-	Missing []plan.MissingNode
+	Missing []model.MissingNode
 	// Spec is nil if none is known.
 	Spec *cluster.Spec
 	// StoreError is empty if the store answers.
 	StoreError string
 	// Commands wait for something; Operation is under way.
-	Commands  []plan.Command
-	Operation *plan.Operation
+	Commands  []model.Command
+	Operation *model.Operation
 	// NewestBackup is zero if there is none; BackupError says why the last attempt failed.
 	NewestBackup  time.Time
 	BackupRunning string
 	BackupError   string
 	Backups       int
 	// CreateBackups are the queued backups. PruneDenied says why the store lets nothing be deleted, PruneLocked how many objects it has under lock.
-	CreateBackups []plan.CreateBackup
+	CreateBackups []model.CreateBackup
 	PruneDenied   string
 	PruneLocked   int
 	// Proof is what the last proof of a backup has found.

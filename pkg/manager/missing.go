@@ -10,7 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 const (
@@ -23,7 +23,7 @@ const (
 )
 
 // essential are the nodes that the cluster, its forming or a restore counts on. They are missing for as long as they don't answer.
-func (l *leadership) essential(o *plan.Observation) map[cluster.NodeID]bool {
+func (l *leadership) essential(o *model.Observation) map[cluster.NodeID]bool {
 	ids := map[cluster.NodeID]bool{}
 	add := func(nodes []cluster.EtcdNode) {
 		for _, n := range nodes {
@@ -38,7 +38,7 @@ func (l *leadership) essential(o *plan.Observation) map[cluster.NodeID]bool {
 			add(n.State.Nodes)
 		}
 	}
-	if l.store.Marker.Phase == plan.MarkerForming {
+	if l.store.Marker.Phase == model.MarkerForming {
 		add(l.store.Marker.Founders)
 	}
 	if op := l.planOperation(); op != nil {
@@ -50,7 +50,7 @@ func (l *leadership) essential(o *plan.Observation) map[cluster.NodeID]bool {
 
 // countMissing remembers since when nodes haven't answered, and since when the set of those that do is the same. A node on which nothing depends
 // is missing for a while only: it may be one that is gone for good, as after the loss of a disk with the node's name on it.
-func (l *leadership) countMissing(o *plan.Observation, known, essential, foreign map[cluster.NodeID]bool) {
+func (l *leadership) countMissing(o *model.Observation, known, essential, foreign map[cluster.NodeID]bool) {
 	now := time.Now()
 	set := ""
 	for _, n := range o.Nodes {
@@ -70,9 +70,9 @@ func (l *leadership) countMissing(o *plan.Observation, known, essential, foreign
 			}
 			continue
 		}
-		o.Missing = append(o.Missing, plan.MissingNode{ID: id, For: silent, Foreign: foreign[id]})
+		o.Missing = append(o.Missing, model.MissingNode{ID: id, For: silent, Foreign: foreign[id]})
 	}
-	slices.SortFunc(o.Missing, func(a, b plan.MissingNode) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	slices.SortFunc(o.Missing, func(a, b model.MissingNode) int { return strings.Compare(string(a.ID), string(b.ID)) })
 	if set != l.settled {
 		l.settled, l.since = set, now
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -49,7 +49,7 @@ func TestNodesThatAreGone(t *testing.T) {
 			l := newLeadership(&Manager{cfg: Config{Peers: f}}, 1)
 			since := time.Now().Add(-c.silent)
 			l.missing["b"], l.missing["former"] = since, since
-			o := &plan.Observation{Nodes: []cluster.NodeStatus{member}}
+			o := &model.Observation{Nodes: []cluster.NodeStatus{member}}
 			known, foreign := map[cluster.NodeID]bool{"a": true, "b": true, "former": true}, map[cluster.NodeID]bool{"former": c.foreign}
 			l.countMissing(o, known, l.essential(o), foreign)
 			var missing []cluster.NodeID
@@ -68,7 +68,7 @@ func TestNothingServes(t *testing.T) {
 	l := newLeadership(&Manager{cfg: Config{Peers: &forgetful{}}}, 1)
 	l.missing["b"] = time.Now().Add(-forgetAfter - time.Hour)
 	state := &cluster.EtcdState{Nodes: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}}}
-	o := &plan.Observation{Nodes: []cluster.NodeStatus{{ID: "a", State: state}}}
+	o := &model.Observation{Nodes: []cluster.NodeStatus{{ID: "a", State: state}}}
 	l.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true}, l.essential(o), nil)
 	if len(o.Missing) != 1 || o.Missing[0].ID != "b" {
 		t.Errorf("missing %v", o.Missing)
@@ -88,8 +88,8 @@ func TestProofsGoOnWithoutALostNode(t *testing.T) {
 			Etcd: cluster.EtcdStatus{Running: true, Healthy: true, MemberID: cluster.MemberID(i + 1), LeaderID: 1, Members: members}})
 	}
 	l := newLeadership(&Manager{cfg: Config{Peers: &forgetful{}}}, 1)
-	look := func() *plan.Observation {
-		o := &plan.Observation{Nodes: nodes}
+	look := func() *model.Observation {
+		o := &model.Observation{Nodes: nodes}
 		l.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true, "c": true, "vm-2345": true}, l.essential(o), nil)
 		return o
 	}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -32,8 +32,8 @@ const (
 )
 
 // observe asks all nodes at once and reads what has changed in the store.
-func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.Spec) {
-	o := &plan.Observation{Self: l.m.cfg.Self, Term: l.term, FreshToken: newToken()}
+func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.Spec) {
+	o := &model.Observation{Self: l.m.cfg.Self, Term: l.term, FreshToken: newToken()}
 	l.askNodes(ctx, o)
 	l.changed = false
 	l.noteServed(o.Nodes)
@@ -59,7 +59,7 @@ func (l *leadership) observe(ctx context.Context) (*plan.Observation, *cluster.S
 	o.BackupFailed, o.Restored, o.BackupWanted = l.avoided(), l.restored, l.wanted
 	o.BackupFailures, o.BackupError = l.backupFails, l.backupError
 	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
-	o.Store.CreateBackups = slices.DeleteFunc(slices.Clone(o.Store.CreateBackups), func(c plan.CreateBackup) bool { return l.demandDone[c.Name] })
+	o.Store.CreateBackups = slices.DeleteFunc(slices.Clone(o.Store.CreateBackups), func(c model.CreateBackup) bool { return l.demandDone[c.Name] })
 	l.mu.Unlock()
 	l.observeLife(o)
 	spec := o.Store.Spec
@@ -76,7 +76,7 @@ func newToken() cluster.Token {
 }
 
 // askNodes fills in Nodes and Missing.
-func (l *leadership) askNodes(ctx context.Context, o *plan.Observation) {
+func (l *leadership) askNodes(ctx context.Context, o *model.Observation) {
 	ask := []cluster.NodeID{l.m.cfg.Self}
 	foreign := map[cluster.NodeID]bool{}
 	known := map[cluster.NodeID]bool{l.m.cfg.Self: true}
@@ -145,7 +145,7 @@ func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.No
 }
 
 // watchNodes keeps a stream open to every node that answers, by which it wakes the loop when something changes there.
-func (l *leadership) watchNodes(ctx context.Context, o *plan.Observation) {
+func (l *leadership) watchNodes(ctx context.Context, o *model.Observation) {
 	here := map[cluster.NodeID]bool{}
 	for _, n := range o.Nodes {
 		here[n.ID] = true
@@ -198,7 +198,7 @@ func (l *leadership) watchNode(ctx context.Context, id cluster.NodeID) {
 
 // storeView is what was read from the store, and by which stamps one can tell that it is still so.
 type storeView struct {
-	plan.Store
+	model.Store
 	listing     catalog.ControlListing
 	readAt      time.Time
 	failedAt    time.Time
@@ -320,19 +320,19 @@ func (l *leadership) readMarker(ctx context.Context) error {
 	m, ver, err := l.m.cfg.Catalog.Marker(ctx)
 	switch {
 	case errors.Is(err, catalog.ErrNotFound):
-		s.marker, s.markerVer, s.Marker = catalog.Marker{}, "", plan.Marker{}
+		s.marker, s.markerVer, s.Marker = catalog.Marker{}, "", model.Marker{}
 	case err != nil && objectProblem(err):
 		s.note("marker", err)
 		s.markerVer = ver
-		if s.Marker.Phase == plan.MarkerAbsent {
-			s.Marker.Phase = plan.MarkerFormed
+		if s.Marker.Phase == model.MarkerAbsent {
+			s.Marker.Phase = model.MarkerFormed
 		}
 		return nil
 	case err != nil:
 		return err
 	default:
 		s.marker, s.markerVer = m, ver
-		s.Marker = plan.Marker{Phase: plan.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
+		s.Marker = model.Marker{Phase: model.MarkerPhase(m.Phase), Token: m.Token, Founders: m.Founders, Version: m.Spec.EtcdVersion}
 	}
 	s.note("marker", nil)
 	return nil
@@ -368,12 +368,12 @@ func (l *leadership) readHolder(ctx context.Context, obj catalog.Object) error {
 	switch {
 	case err != nil && objectProblem(err):
 		// Nobody can tell whether another leader lives, so none counts as gone.
-		l.store.Holder, l.store.HolderError, l.store.holderSince = plan.Holder{}, err.Error(), time.Time{}
+		l.store.Holder, l.store.HolderError, l.store.holderSince = model.Holder{}, err.Error(), time.Time{}
 		return nil
 	case err != nil:
 		return err
 	}
-	l.store.Holder = plan.Holder{Term: r.Term, Node: r.Node}
+	l.store.Holder = model.Holder{Term: r.Term, Node: r.Node}
 	l.store.holderSince = l.m.holderSince(obj.Stamp, func() time.Duration { return l.recordAge(ctx, obj) })
 	if l.hold != nil && (r.Term != l.term || r.Node != l.m.cfg.Self || r.Instance != l.m.cfg.Instance) {
 		klog.Warningf("the store's leader record is of node %s, term %d now; stepping down", r.Node, r.Term)
@@ -500,13 +500,13 @@ func (l *leadership) readCommands(ctx context.Context, list catalog.ControlListi
 	s.CommandErrors, s.Commands, s.CreateBackups = errs, nil, nil
 	for _, c := range cmds {
 		if c.Create != nil {
-			s.CreateBackups = append(s.CreateBackups, plan.CreateBackup{Name: c.Name})
+			s.CreateBackups = append(s.CreateBackups, model.CreateBackup{Name: c.Name})
 			continue
 		}
-		p := plan.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, AcceptLoss: c.Options.AcceptLoss,
+		p := model.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, AcceptLoss: c.Options.AcceptLoss,
 			Ready: (c.Options.Now || l.m.wasQueued(c.Name)) && len(s.unread) == 0}
 		if c.Source != nil {
-			p.Source = plan.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
+			p.Source = model.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
 		}
 		s.Commands = append(s.Commands, p)
 	}

@@ -10,14 +10,14 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // demandAttempts is how often a backup that an operator asked for is tried until it counts as failed.
 const demandAttempts = 10
 
 // beginDemand shows in the store that a backup which was asked for is being taken. That it can't be shown doesn't hold it up.
-func (l *leadership) beginDemand(ctx context.Context, a plan.TakeBackup) {
+func (l *leadership) beginDemand(ctx context.Context, a model.TakeBackup) {
 	if a.Command == "" {
 		return
 	}
@@ -42,7 +42,7 @@ func (l *leadership) showDemand(ctx context.Context, command string, p catalog.C
 
 // closeDemand pins a backup that was asked for, if that was asked for too, writes the record and removes the command: in this order, so that what a
 // crash leaves undone is done again.
-func (l *leadership) closeDemand(ctx context.Context, a plan.TakeBackup, name string) error {
+func (l *leadership) closeDemand(ctx context.Context, a model.TakeBackup, name string) error {
 	if a.Command == "" {
 		return nil
 	}
@@ -99,7 +99,7 @@ func (l *leadership) endDemand(ctx context.Context, cmd catalog.Command, name st
 }
 
 // failDemand shows why a backup that was asked for has failed, and gives it up after many attempts.
-func (l *leadership) failDemand(ctx context.Context, a plan.TakeBackup, retryAt time.Time, cause error) {
+func (l *leadership) failDemand(ctx context.Context, a model.TakeBackup, retryAt time.Time, cause error) {
 	if a.Command == "" {
 		return
 	}

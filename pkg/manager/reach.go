@@ -12,7 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -28,7 +28,7 @@ type reached struct {
 
 // probeURLs finds out whether the peer URLs that are to go into the member list can be reached from every member: a wrong one there can cost the
 // quorum. It asks only when one may be due: a node without data where members are wanted, or a node with other URLs than its member has.
-func (l *leadership) probeURLs(ctx context.Context, o *plan.Observation, spec *cluster.Spec) {
+func (l *leadership) probeURLs(ctx context.Context, o *model.Observation, spec *cluster.Spec) {
 	var members []cluster.Member
 	var hosts []cluster.NodeID
 	for _, n := range o.Nodes {

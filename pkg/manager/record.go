@@ -13,7 +13,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // commitPatience is how long a step waits for the store while etcd is stopped, before it goes on without.
@@ -242,7 +242,7 @@ func laterOperation(a, b *catalog.Operation) bool {
 }
 
 // planOperation is the restore under way as plan sees it.
-func (l *leadership) planOperation() *plan.Operation {
+func (l *leadership) planOperation() *model.Operation {
 	if l.op == nil {
 		return nil
 	}
@@ -253,15 +253,15 @@ func (l *leadership) planOperation() *plan.Operation {
 	return op
 }
 
-func toPlan(op *catalog.Operation) *plan.Operation {
-	p := &plan.Operation{
-		ID: op.ID, Backup: op.Backup, State: plan.OperationState(op.State), Reason: op.Reason, Waiting: op.Waiting, Nodes: op.Members, Token: op.NewToken,
+func toPlan(op *catalog.Operation) *model.Operation {
+	p := &model.Operation{
+		ID: op.ID, Backup: op.Backup, State: model.OperationState(op.State), Reason: op.Reason, Waiting: op.Waiting, Nodes: op.Members, Token: op.NewToken,
 		OldToken: op.OldToken, Version: op.Spec.EtcdVersion, Size: op.Spec.MemberCount, Proven: op.Proven, SafetyBackup: op.SafetyBackup,
 		SafetyTried: op.SafetyTried, RevisionBefore: op.RevisionBefore, Revision: op.StagedRevision, Hash: op.StagedHash, Bytes: op.StagedBytes,
 		Written: op.Written, Unwritten: op.Unwritten, Verified: op.Verified, StateFor: time.Since(op.StateSince),
 	}
 	if op.Source != nil {
-		p.Source = plan.Source{Node: op.Source.Node, Token: op.Source.Token, OrBackup: op.Source.OrBackup}
+		p.Source = model.Source{Node: op.Source.Node, Token: op.Source.Token, OrBackup: op.Source.OrBackup}
 	}
 	return p
 }

@@ -15,45 +15,46 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 // actRestore carries out the steps of a restore.
-func (l *leadership) actRestore(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.Action) error {
+func (l *leadership) actRestore(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.Action) error {
 	switch a := a.(type) {
-	case plan.BeginRestore:
+	case model.BeginRestore:
 		return l.beginRestore(ctx, o, a)
-	case plan.SalvageData:
+	case model.SalvageData:
 		return l.step(ctx, l.salvage(ctx, spec, a))
-	case plan.ProveBackup:
+	case model.ProveBackup:
 		return l.step(ctx, l.proveAll(ctx, a))
-	case plan.StageBackup:
+	case model.StageBackup:
 		return l.step(ctx, l.stageAll(ctx, o, a))
-	case plan.SafetyBackup:
+	case model.SafetyBackup:
 		return l.step(ctx, l.safetyBackup(ctx, o, spec, a))
-	case plan.Advance:
+	case model.Advance:
 		return l.advance(ctx, o, a)
-	case plan.StopAll:
+	case model.StopAll:
 		return l.step(ctx, l.stopAll(ctx, a))
-	case plan.SwitchAll:
-		return l.step(ctx, each(a.Starts, func(s plan.StartEtcd) error {
+	case model.SwitchAll:
+		return l.step(ctx, each(a.Starts, func(s model.StartEtcd) error {
 			return l.urgent(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Switch{
 				Switch: &protosv1.Switch{Operation: a.Op.ID, State: wire.StateToProto(&s.State)}}})
 		}))
-	case plan.HaltAll:
+	case model.HaltAll:
 		return each(a.Nodes, func(id cluster.NodeID) error {
 			return l.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Halt{Halt: &protosv1.Halt{Operation: a.Op.ID}}})
 		})
-	case plan.VerifyAll:
+	case model.VerifyAll:
 		return l.verifyAll(ctx, a)
-	case plan.RollbackAll:
+	case model.RollbackAll:
 		return each(a.Nodes, func(id cluster.NodeID) error {
 			return l.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Rollback{Rollback: &protosv1.Rollback{Operation: a.Op.ID}}})
 		})
-	case plan.FinishRestore:
+	case model.FinishRestore:
 		return l.finish(ctx, o, a)
-	case plan.FailCommand:
+	case model.FailCommand:
 		return l.failCommand(ctx, a)
 	}
 	return fmt.Errorf("action %T is not known", a)
@@ -68,7 +69,7 @@ func (l *leadership) urgent(ctx context.Context, id cluster.NodeID, req *protosv
 }
 
 // stopAll stops etcd everywhere, and leaves the record with the nodes.
-func (l *leadership) stopAll(ctx context.Context, a plan.StopAll) error {
+func (l *leadership) stopAll(ctx context.Context, a model.StopAll) error {
 	record, err := catalog.EncodeOperation(*l.op)
 	if err != nil {
 		return err
@@ -112,7 +113,7 @@ func (l *leadership) step(ctx context.Context, err error) error {
 }
 
 // beginRestore writes the record before the first step.
-func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a plan.BeginRestore) error {
+func (l *leadership) beginRestore(ctx context.Context, o *model.Observation, a model.BeginRestore) error {
 	c, ok := l.store.commands[a.Command]
 	if !ok {
 		return fmt.Errorf("command %s is not queued any more", a.Command)
@@ -133,7 +134,7 @@ func (l *leadership) beginRestore(ctx context.Context, o *plan.Observation, a pl
 		RevisionBefore: before, BumpRevision: int64(plan.Bump()), Created: now, StateSince: now,
 		Term: l.term, Leader: l.m.cfg.Self, Instance: l.m.cfg.Instance,
 	}
-	if a.Op.State == plan.OpSalvaging {
+	if a.Op.State == model.OpSalvaging {
 		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup}
 	}
 	ver, err := l.m.cfg.Catalog.PutOperation(ctx, op, "")
@@ -152,7 +153,7 @@ func (l *leadership) highestStored(ctx context.Context) (int64, error) {
 }
 
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
-func (l *leadership) currentBackup(ctx context.Context, o *plan.Observation) string {
+func (l *leadership) currentBackup(ctx context.Context, o *model.Observation) string {
 	_, urls := servingURLs(o, l.m.cfg.Peers.Addresses)
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -216,7 +217,7 @@ func (l *leadership) showProgress(ctx context.Context) (report func(cluster.Node
 const maxUnknownLeases = 1 << 10
 
 // proveAll has the nodes fetch and prove the backup, all at once.
-func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
+func (l *leadership) proveAll(ctx context.Context, a model.ProveBackup) error {
 	if err := l.aim(ctx); err != nil {
 		return err
 	}
@@ -247,11 +248,11 @@ func (l *leadership) proveAll(ctx context.Context, a plan.ProveBackup) error {
 }
 
 // stageAll has the nodes build their new data dirs, all at once.
-func (l *leadership) stageAll(ctx context.Context, o *plan.Observation, a plan.StageBackup) error {
+func (l *leadership) stageAll(ctx context.Context, o *model.Observation, a model.StageBackup) error {
 	replay := l.replay()
 	report, stop := l.showProgress(ctx)
 	defer stop()
-	return each(a.Starts, func(s plan.StartEtcd) error {
+	return each(a.Starts, func(s model.StartEtcd) error {
 		_, err := l.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
 			Operation: a.Op.ID, Backup: a.Op.Backup, State: wire.StateToProto(&s.State), BumpRevision: plan.Bump(),
 			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, l.slowAction(), func(e *protosv1.PerformEvent) { report(s.Node, e) })
@@ -272,7 +273,7 @@ func (l *leadership) dropped() []string {
 }
 
 // salvage has a backup made of a data dir. Its name is recorded first, so that a repetition makes no second one.
-func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a plan.SalvageData) error {
+func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a model.SalvageData) error {
 	if l.op.SalvageName == "" {
 		name, err := l.m.cfg.Catalog.NextBackupName(ctx, time.Now())
 		if err != nil {
@@ -300,7 +301,7 @@ func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a plan.Sal
 }
 
 // verifyAll has the members compare what they hold with what was staged. They serve already: what differs is said, not undone.
-func (l *leadership) verifyAll(ctx context.Context, a plan.VerifyAll) error {
+func (l *leadership) verifyAll(ctx context.Context, a model.VerifyAll) error {
 	var mu sync.Mutex
 	var steps []catalog.Step
 	err := each(a.Nodes, func(id cluster.NodeID) error {
@@ -329,7 +330,7 @@ func (l *leadership) verifyAll(ctx context.Context, a plan.VerifyAll) error {
 }
 
 // safetyBackup copies the old cluster, so that the restore can be undone.
-func (l *leadership) safetyBackup(ctx context.Context, o *plan.Observation, spec *cluster.Spec, a plan.SafetyBackup) error {
+func (l *leadership) safetyBackup(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.SafetyBackup) error {
 	name := l.currentBackup(ctx, o)
 	if name == "" {
 		var err error
@@ -344,8 +345,8 @@ func (l *leadership) safetyBackup(ctx context.Context, o *plan.Observation, spec
 }
 
 // advance records the next state, and the one before as a step that is done.
-func (l *leadership) advance(ctx context.Context, o *plan.Observation, a plan.Advance) error {
-	if a.To == plan.OpSwitching && l.store.Marker.Phase == plan.MarkerAbsent && l.store.Error == "" {
+func (l *leadership) advance(ctx context.Context, o *model.Observation, a model.Advance) error {
+	if a.To == model.OpSwitching && l.store.Marker.Phase == model.MarkerAbsent && l.store.Error == "" {
 		m := l.newMarker(catalog.PhaseFormed, &l.op.Spec, l.op.NewToken, l.op.Members, l.op.Spec.EtcdVersion)
 		ver, err := l.m.cfg.Catalog.CreateMarker(ctx, m)
 		if err != nil {
@@ -358,7 +359,7 @@ func (l *leadership) advance(ctx context.Context, o *plan.Observation, a plan.Ad
 		stepTo(op, catalog.OperationState(a.To), a.Reason)
 		op.StagedRevision, op.StagedHash, op.StagedBytes = a.Op.Revision, a.Op.Hash, a.Op.Bytes
 		op.Written, op.Unwritten, op.Backup = a.Op.Written, a.Op.Unwritten, a.Op.Backup
-		if a.To == plan.OpStopping {
+		if a.To == model.OpStopping {
 			for _, n := range o.Nodes {
 				op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 			}

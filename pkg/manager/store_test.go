@@ -14,7 +14,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
 )
 
 // noPeers is a manager that is alone.
@@ -36,7 +37,7 @@ func (noPeers) SetWanted(int)                          {}
 func leads(t *testing.T, s blob.Store) *leadership {
 	t.Helper()
 	m, err := New(Config{ClusterName: "test", Self: "a", Instance: "i", Peers: noPeers{}, Catalog: catalog.New(s),
-		Policy: plan.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
+		Policy: model.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func TestOneBadObject(t *testing.T) {
 		check func(s *storeView) string
 	}{
 		"marker": {"control/etcd-cluster-created", func(s *storeView) string {
-			if s.Marker.Phase != plan.MarkerFormed {
+			if s.Marker.Phase != model.MarkerFormed {
 				return "a cluster may be formed"
 			}
 			return ready(s, true)
@@ -131,7 +132,7 @@ func checkBad(t *testing.T, s blob.Store, key string, check func(*storeView) str
 	if wrong := check(v); wrong != "" {
 		t.Error(wrong)
 	}
-	if why := plan.Check(&plan.Observation{Self: "a", Term: 4, Store: v.Store}, plan.CreateMarker{}, plan.Policy{}); why == nil {
+	if why := safety.Check(&model.Observation{Self: "a", Term: 4, Store: v.Store}, model.CreateMarker{}, model.Policy{}); why == nil {
 		t.Error("a cluster may be formed")
 	}
 	// Once the object is right again nothing is left of it.

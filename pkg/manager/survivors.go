@@ -10,13 +10,13 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // showSurvivors keeps in the store what data there are while the cluster has no quorum, since the operator's tool sees only the store.
 // A failure is harmless: it is tried again with the next look.
-func (l *leadership) showSurvivors(ctx context.Context, o *plan.Observation) {
-	if o.Store.Error != "" || o.Store.Operation != nil || o.Store.Marker.Phase != plan.MarkerFormed {
+func (l *leadership) showSurvivors(ctx context.Context, o *model.Observation) {
+	if o.Store.Error != "" || o.Store.Operation != nil || o.Store.Marker.Phase != model.MarkerFormed {
 		return
 	}
 	nodes, serving := survivors(o.Nodes)

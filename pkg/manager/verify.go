@@ -9,7 +9,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -32,7 +32,7 @@ type ProofReport struct {
 }
 
 // restful is the node on which a backup may be proven now, or "": nothing else is going on, all is well, and it doesn't lead etcd if another one can.
-func restful(o *plan.Observation, spec *cluster.Spec) cluster.NodeID {
+func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 	if !steady(o, spec) {
 		return ""
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -54,7 +54,7 @@ type witness struct {
 	heard bool
 	// unsure says what it doesn't see yet; apart what it is known not to see.
 	unsure string
-	apart  *plan.Apart
+	apart  *model.Apart
 	// finding is the last one that was bad, since when, and how often in vain since. Only its own goroutine uses them.
 	finding catalog.Finding
 	since   time.Time
@@ -64,7 +64,7 @@ type witness struct {
 }
 
 // askWitnesses has every node that answers asked, and fills in what is known. What was found of a node counts as long as it may be acting.
-func (l *leadership) askWitnesses(ctx context.Context, o *plan.Observation) {
+func (l *leadership) askWitnesses(ctx context.Context, o *model.Observation) {
 	if o.Store.Error != "" || !o.Store.Fences {
 		return
 	}
@@ -109,7 +109,7 @@ func (l *leadership) askWitnesses(ctx context.Context, o *plan.Observation) {
 	}
 	slices.Sort(unsure)
 	o.Store.Unsure = strings.Join(unsure, ", ")
-	slices.SortFunc(o.Store.Apart, func(a, b plan.Apart) int { return strings.Compare(string(a.Node), string(b.Node)) })
+	slices.SortFunc(o.Store.Apart, func(a, b model.Apart) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	o.Store.Fences = len(o.Store.Apart) == 0
 }
 
@@ -178,7 +178,7 @@ func (l *leadership) askWitness(ctx context.Context, w *witness) time.Duration {
 		w.unsure = fmt.Sprintf("node %s doesn't see yet what node %s does there, for which it has %s", w.node, l.m.cfg.Self, patience)
 		return min(witnessSoon, max(patience/10, time.Millisecond))
 	}
-	w.unsure, w.apart = "", &plan.Apart{Node: w.node, Why: why, Way: way}
+	w.unsure, w.apart = "", &model.Apart{Node: w.node, Why: why, Way: way}
 	w.fails++
 	l.said.Warningf("apart "+string(w.node), "%s. Two leaders could act at once. %s", why, way)
 	return w.pause(witnessBad)

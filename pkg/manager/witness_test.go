@@ -18,7 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -86,7 +86,7 @@ func witnesses(t *testing.T, f func(w *witnessed)) {
 		w := &witnessed{t: t, own: blobtest.NewMemory(), node: cluster.NodeStatus{ID: "b", Instance: "1"}}
 		w.peer = &witnessPeer{store: w.own}
 		m, err := New(Config{ClusterName: "test", Self: "a", Instance: "i", Peers: w.peer, Catalog: catalog.New(w.own), StoreName: "/mnt/a",
-			Policy: plan.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
+			Policy: model.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
 		must(t, err)
 		w.l = newLeadership(m, 4)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -102,18 +102,18 @@ func witnesses(t *testing.T, f func(w *witnessed)) {
 }
 
 // look is what the leader sees after a while. Without nodes b is missing.
-func (w *witnessed) look(after time.Duration, nodes ...cluster.NodeStatus) plan.Store {
+func (w *witnessed) look(after time.Duration, nodes ...cluster.NodeStatus) model.Store {
 	time.Sleep(after)
 	synctest.Wait()
-	o := &plan.Observation{Self: "a", Nodes: nodes, Store: plan.Store{Fences: true}}
+	o := &model.Observation{Self: "a", Nodes: nodes, Store: model.Store{Fences: true}}
 	if len(nodes) == 0 {
-		o.Missing = []plan.MissingNode{{ID: "b"}}
+		o.Missing = []model.MissingNode{{ID: "b"}}
 	}
 	w.l.askWitnesses(w.ctx, o)
 	return o.Store
 }
 
-func (w *witnessed) want(s plan.Store, fences bool, apart, unsure string) {
+func (w *witnessed) want(s model.Store, fences bool, apart, unsure string) {
 	w.t.Helper()
 	why := ""
 	if len(s.Apart) > 0 {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // ctl is how the operator's tool is called in messages.
@@ -51,7 +52,7 @@ func attended(d Decision, kind cluster.AttentionKind) Decision {
 
 // Attentions lists all that a person is needed for: what the decision says, and what holds beside it, whichever rule spoke first.
 // A decision that isn't an alarm stands for something that is being done; what it may still mend is not in the list.
-func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []cluster.Attention {
+func Attentions(o *model.Observation, spec *cluster.Spec, p model.Policy, d Decision) []cluster.Attention {
 	r := &rules{o: sorted(o), spec: spec, p: p}
 	r.v = look(r.o)
 	var list []cluster.Attention
@@ -117,7 +118,7 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 		list = append(list, deniedAttention(n))
 	}
 	settled := s.Operation == nil && r.v.serving
-	if m := s.Marker; settled && s.Error == "" && m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
+	if m := s.Marker; settled && s.Error == "" && m.Phase == model.MarkerFormed && m.Token != "" && m.Token != r.v.token {
 		add(r.markerAttention(), "This is cluster %s, but the store's marker names cluster %s.", r.v.token, m.Token)
 	}
 	if n := r.stranger(); n != nil && settled {
@@ -128,7 +129,7 @@ func Attentions(o *Observation, spec *cluster.Spec, p Policy, d Decision) []clus
 }
 
 // fewAttention is about a restore that waits for data dirs.
-func fewAttention(c Command) cluster.Attention {
+func fewAttention(c model.Command) cluster.Attention {
 	return cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(c.Name)}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // command starts the newest queued restore that may start, and marks the older ones superseded.
@@ -14,7 +15,7 @@ func (r *rules) command() (Decision, bool) {
 	if s.Error != "" {
 		return none, false
 	}
-	var ready []Command
+	var ready []model.Command
 	for _, c := range s.Commands {
 		if (c.Ready || r.v.token == "") && c.Name != r.tried {
 			ready = append(ready, c)
@@ -25,7 +26,7 @@ func (r *rules) command() (Decision, bool) {
 	}
 	if len(ready) > 1 {
 		c, by := ready[0], ready[len(ready)-1]
-		return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.What(), by.What())
+		return do(model.FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.What(), by.What())
 	}
 	if d, ok := r.free(); ok {
 		return d, true
@@ -44,20 +45,20 @@ func (r *rules) free() (Decision, bool) {
 	}
 	m := r.o.Store.Marker
 	for _, n := range r.o.Nodes {
-		if n.Holding && n.State != nil && r.o.Store.Operation == nil && m.Phase == MarkerFormed && m.Token != "" && m.Token != n.State.Token {
-			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "replaced by a restore"}, "node %s is still held for a restore that is over; its data are set aside before the next one begins", n.ID)
+		if n.Holding && n.State != nil && r.o.Store.Operation == nil && m.Phase == model.MarkerFormed && m.Token != "" && m.Token != n.State.Token {
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "replaced by a restore"}, "node %s is still held for a restore that is over; its data are set aside before the next one begins", n.ID)
 		}
 	}
 	return none, false
 }
 
 // refuse says why a command can never be carried out.
-func refuse(c Command, why string) (Decision, bool) {
-	return do(FailCommand{Command: c.Name, Backup: c.Backup, Reason: why}, "the restore of %s can't succeed: %s", c.What(), why)
+func refuse(c model.Command, why string) (Decision, bool) {
+	return do(model.FailCommand{Command: c.Name, Backup: c.Backup, Reason: why}, "the restore of %s can't succeed: %s", c.What(), why)
 }
 
 // begin picks the nodes and the version for a restore, and the data dir for a recovery.
-func (r *rules) begin(c Command) (Decision, bool) {
+func (r *rules) begin(c model.Command) (Decision, bool) {
 	spec := c.Spec
 	if spec.MemberCount == 0 && r.spec != nil {
 		spec.MemberCount = r.spec.MemberCount
@@ -88,20 +89,20 @@ func (r *rules) begin(c Command) (Decision, bool) {
 	if version == "" {
 		return refuse(c, missing)
 	}
-	op := Operation{ID: c.Name, Backup: c.Backup, State: OpProving, Nodes: selves(nodes), Token: r.o.FreshToken,
+	op := model.Operation{ID: c.Name, Backup: c.Backup, State: model.OpProving, Nodes: selves(nodes), Token: r.o.FreshToken,
 		OldToken: r.v.token, Version: version, Size: spec.MemberCount}
 	op.RevisionBefore = r.o.Store.HighestRevision
 	for _, n := range r.o.Nodes {
 		op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 	}
 	if c.Backup != "" {
-		return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", c.What(), cluster.Count(len(nodes), "master"))
+		return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", c.What(), cluster.Count(len(nodes), "master"))
 	}
 	return r.beginSalvage(c, op)
 }
 
 // beginSalvage begins a recovery: a backup is made of a data dir first.
-func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
+func (r *rules) beginSalvage(c model.Command, op model.Operation) (Decision, bool) {
 	id, missing := c.Source.Node, cluster.NodeID("")
 	if id == "" {
 		id, missing = r.newestTrash(c.Source.Token), r.o.recentlyMissing(stepDeadline)
@@ -118,7 +119,7 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 		return d, ok
 	case (n == nil || where(n, c.Source.Token) == nowhere) && c.Source.OrBackup != "":
 		op.Backup = c.Source.OrBackup
-		return do(BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.What(), op.Backup)
+		return do(model.BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.What(), op.Backup)
 	case n == nil:
 		return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
 	case where(n, c.Source.Token) == nowhere:
@@ -131,13 +132,13 @@ func (r *rules) beginSalvage(c Command, op Operation) (Decision, bool) {
 	} else if few != "" {
 		return needs(fewAttention(c), "%s", few)
 	}
-	op.State, op.Source = OpSalvaging, Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
-	return do(BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", op.What(), cluster.Count(len(op.Nodes), "master"))
+	op.State, op.Source = model.OpSalvaging, model.Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
+	return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", op.What(), cluster.Count(len(op.Nodes), "master"))
 }
 
 // fewDirs says why a command waits for more of a replaced cluster's data dirs; "" if it doesn't. What its clients were told last may be in any majority
 // of them, so fewer than that are not enough.
-func (r *rules) fewDirs(c Command) string {
+func (r *rules) fewDirs(c model.Command) string {
 	if c.Source.Token == "" || c.Source.Node != "" || c.AcceptLoss {
 		return ""
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // awayGrace is how long a node of the new cluster may be away in the middle of a commit before the others go on without it.
@@ -16,13 +17,13 @@ const awayGrace = 10 * time.Second
 const laggardTime = 2 * time.Minute
 
 // deadline is how long a state of the commit may last.
-func (r *rules) deadline(op *Operation) time.Duration {
+func (r *rules) deadline(op *model.Operation) time.Duration {
 	return r.p.CommitDeadline + cluster.LoadTime(op.Bytes)
 }
 
 // committing tells whether the old cluster may be stopped.
-func committing(s OperationState) bool {
-	return s == OpStopping || s == OpSwitching || s == OpVerifying || s == OpReverting
+func committing(s model.OperationState) bool {
+	return s == model.OpStopping || s == model.OpSwitching || s == model.OpVerifying || s == model.OpReverting
 }
 
 // muster is how the nodes of the new cluster stand in the middle of a commit.
@@ -39,7 +40,7 @@ type muster struct {
 	mute []string
 }
 
-func (r *rules) muster(op *Operation) muster {
+func (r *rules) muster(op *model.Operation) muster {
 	m := muster{quorum: cluster.Quorum(len(op.Nodes))}
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
@@ -72,12 +73,12 @@ func (r *rules) muster(op *Operation) muster {
 }
 
 // wants tells whether a node is one of the new cluster's.
-func wants(op *Operation, id cluster.NodeID) bool {
+func wants(op *model.Operation, id cluster.NodeID) bool {
 	return slices.ContainsFunc(op.Nodes, func(f cluster.EtcdNode) bool { return f.Name == string(id) })
 }
 
 // joined is a node that the restored cluster has taken in since it serves, or "".
-func (r *rules) joined(op *Operation) cluster.NodeID {
+func (r *rules) joined(op *model.Operation) cluster.NodeID {
 	for _, n := range r.o.Nodes {
 		if n.State != nil && n.State.Token == op.Token && staged(&n, op) == nil {
 			return n.ID
@@ -87,15 +88,15 @@ func (r *rules) joined(op *Operation) cluster.NodeID {
 }
 
 // served tells whether the restored cluster answers clients, as far as is seen from here.
-func (r *rules) served(op *Operation) bool { return lookAt(r.o, op.Token).serving }
+func (r *rules) served(op *model.Operation) bool { return lookAt(r.o, op.Token).serving }
 
 // final tells whether there is no way back: clients have written, or the store names the restored cluster as the one there is.
-func (r *rules) final(op *Operation) bool {
+func (r *rules) final(op *model.Operation) bool {
 	return op.Written || len(op.Verified) > 0 && r.o.Store.Marker.Token == op.Token
 }
 
 // overruled tells whether those that are away count as lost: they have been silent for long, and the operator waits for another restore.
-func (r *rules) overruled(op *Operation, m muster) bool {
+func (r *rules) overruled(op *model.Operation, m muster) bool {
 	return r.waiting(op) && r.silent(m)
 }
 
@@ -107,13 +108,13 @@ func (r *rules) silent(m muster) bool {
 }
 
 // waiting tells whether another restore is to follow.
-func (r *rules) waiting(op *Operation) bool {
-	return slices.ContainsFunc(r.o.Store.Commands, func(c Command) bool { return c.Ready && c.Name != op.ID })
+func (r *rules) waiting(op *model.Operation) bool {
+	return slices.ContainsFunc(r.o.Store.Commands, func(c model.Command) bool { return c.Ready && c.Name != op.ID })
 }
 
 // waitForStore decides whether a restore goes on while the store is away: only in the middle of a commit, and only if all who know of
 // it answer, so that nobody else can be acting.
-func (r *rules) waitForStore(op *Operation) (Decision, bool) {
+func (r *rules) waitForStore(op *model.Operation) (Decision, bool) {
 	if !committing(op.State) {
 		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s goes on when the store is back: %s", op.ID, figure{r.o.Store.Error})
 	}
@@ -131,7 +132,7 @@ func (r *rules) waitForStore(op *Operation) (Decision, bool) {
 }
 
 // leave goes on to the other rules, with the cluster that serves now: the restore's record waits for the store.
-func (r *rules) leave(op *Operation, token cluster.Token) (Decision, bool) {
+func (r *rules) leave(op *model.Operation, token cluster.Token) (Decision, bool) {
 	r.unwatched, r.v = false, lookAt(r.o, token)
 	r.pending = fmt.Sprintf("; the record of restore %s waits for the store", op.ID)
 	return none, false
@@ -139,7 +140,7 @@ func (r *rules) leave(op *Operation, token cluster.Token) (Decision, bool) {
 
 // unheard is a node of the new cluster, or a member of the old one, that doesn't answer or doesn't know of the restore; "" if there
 // is none. One that knows nothing of it may have been told by somebody else that it is over.
-func (r *rules) unheard(op *Operation) string {
+func (r *rules) unheard(op *model.Operation) string {
 	names := nodeNames(op.Nodes)
 	for _, n := range r.o.Nodes {
 		if n.State != nil && n.State.Token == op.OldToken {
@@ -157,7 +158,7 @@ func (r *rules) unheard(op *Operation) string {
 
 // reverted is a node that was held or halted for the restore and has its old data back, or "". It was only taken back because no
 // client's write can have been lost by it; so the others follow. A node that only gave its data for the backup is none.
-func (r *rules) reverted(op *Operation) cluster.NodeID {
+func (r *rules) reverted(op *model.Operation) cluster.NodeID {
 	for _, n := range r.o.Nodes {
 		if n.ID == op.Source.Node && !wants(op, n.ID) {
 			continue
@@ -170,7 +171,7 @@ func (r *rules) reverted(op *Operation) cluster.NodeID {
 }
 
 // commit goes on with a restore for which etcd is or will be stopped.
-func (r *rules) commit(op *Operation) (Decision, bool) {
+func (r *rules) commit(op *model.Operation) (Decision, bool) {
 	m := r.muster(op)
 	late := op.StateFor > r.deadline(op)
 	if !r.final(op) && !r.served(op) {
@@ -179,7 +180,7 @@ func (r *rules) commit(op *Operation) (Decision, bool) {
 		}
 	}
 	step := r.change
-	if op.State == OpVerifying {
+	if op.State == model.OpVerifying {
 		step = r.verify
 	}
 	d, ok := step(op, m)
@@ -190,7 +191,7 @@ func (r *rules) commit(op *Operation) (Decision, bool) {
 }
 
 // trouble says why a restored cluster that doesn't serve is taken back, or "".
-func (r *rules) trouble(op *Operation, late bool) string {
+func (r *rules) trouble(op *model.Operation, late bool) string {
 	switch id := r.reverted(op); {
 	case id != "":
 		return fmt.Sprintf("node %s has its old data back already", id)
@@ -203,34 +204,34 @@ func (r *rules) trouble(op *Operation, late bool) string {
 }
 
 // justServed tells whether the restored cluster was seen to serve and has lost its etcd leader only now.
-func (r *rules) justServed(op *Operation) bool {
+func (r *rules) justServed(op *model.Operation) bool {
 	return len(op.Verified) > 0 && slices.ContainsFunc(lookAt(r.o, op.Token).nodes, r.mayComeUp)
 }
 
 // stuck is for a restored cluster from which there is no way back and that doesn't come up. Another restore may take its place.
-func (r *rules) stuck(op *Operation, m muster, why string) (Decision, bool) {
+func (r *rules) stuck(op *model.Operation, m muster, why string) (Decision, bool) {
 	if r.overruled(op, m) && r.o.Store.Error == "" {
-		return do(FinishRestore{Op: *op, To: OpDone}, "%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
+		return do(model.FinishRestore{Op: *op, To: model.OpDone}, "%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
 	}
 	return needs(cluster.Attention{Command: undoCommand}, "%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: %s", why, undoCommand)
 }
 
 // takeBack begins the way back to the old data. Whether it may be gone to the end is decided when the restored etcd is halted.
-func (r *rules) takeBack(op *Operation, m muster, reason string, args ...any) (Decision, bool) {
+func (r *rules) takeBack(op *model.Operation, m muster, reason string, args ...any) (Decision, bool) {
 	reason = fmt.Sprintf(reason, args...)
 	next := *op
 	next.Unwritten = r.reverted(op) != ""
 	if len(m.mute) >= m.quorum && !next.Unwritten {
-		next.Unwritten = op.State == OpStopping && len(m.switched) == 0 && r.silent(m) // nobody was told to switch
+		next.Unwritten = op.State == model.OpStopping && len(m.switched) == 0 && r.silent(m) // nobody was told to switch
 		if !next.Unwritten && !r.overruled(op, m) {
 			return alarm("restore %s (%s): %s; it is not taken back before %s can be asked, as clients may have been served by them from the restored data", op.ID, op.State, reason, strings.Join(m.mute, ", "))
 		}
 	}
-	return do(Advance{Op: next, To: OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.What(), reason)
+	return do(model.Advance{Op: next, To: model.OpReverting, Reason: reason}, "the restore of %s is taken back: %s", op.What(), reason)
 }
 
 // change stops the old cluster and switches to the staged data. It is the only time in which nobody is served.
-func (r *rules) change(op *Operation, m muster) (Decision, bool) {
+func (r *rules) change(op *model.Operation, m muster) (Decision, bool) {
 	forth := r.final(op) || r.served(op)
 	few := len(m.ready) < m.quorum && !forth
 	switch {
@@ -247,8 +248,8 @@ func (r *rules) change(op *Operation, m muster) (Decision, bool) {
 	if r.oldMayServe(op) {
 		return hold("restore %s (%s): members that can't be reached from here may be serving", op.ID, op.State)
 	}
-	if op.State == OpStopping {
-		return do(Advance{Op: *op, To: OpSwitching}, "etcd is stopped everywhere%s", without(m.away))
+	if op.State == model.OpStopping {
+		return do(model.Advance{Op: *op, To: model.OpSwitching}, "etcd is stopped everywhere%s", without(m.away))
 	}
 	if d, ok := r.switchTo(op, m); ok {
 		return d, true
@@ -256,7 +257,7 @@ func (r *rules) change(op *Operation, m muster) (Decision, bool) {
 	if len(m.switched) < m.quorum && !r.served(op) {
 		return hold("restore %s (%s) waits for more than %d of %d nodes", op.ID, op.State, len(m.switched), len(op.Nodes))
 	}
-	return do(Advance{Op: *op, To: OpVerifying}, "%d of %d nodes have switched", len(m.switched), len(op.Nodes))
+	return do(model.Advance{Op: *op, To: model.OpVerifying}, "%d of %d nodes have switched", len(m.switched), len(op.Nodes))
 }
 
 func without(away []string) string {
@@ -267,7 +268,7 @@ func without(away []string) string {
 }
 
 // stopOthers stops every etcd that isn't of the restored cluster, also those that are down, so that they stay so.
-func (r *rules) stopOthers(op *Operation) (Decision, bool) {
+func (r *rules) stopOthers(op *model.Operation) (Decision, bool) {
 	var stop []cluster.NodeID
 	for _, n := range r.o.Nodes {
 		other := n.State != nil && n.State.Token != op.Token || n.State == nil && n.Etcd.Running
@@ -278,25 +279,25 @@ func (r *rules) stopOthers(op *Operation) (Decision, bool) {
 	if len(stop) == 0 {
 		return none, false
 	}
-	return do(StopAll{Op: *op, Nodes: stop}, "etcd is stopped on %s", ids(stop))
+	return do(model.StopAll{Op: *op, Nodes: stop}, "etcd is stopped on %s", ids(stop))
 }
 
 // switchTo has those switch that are ready and haven't yet, or were halted.
-func (r *rules) switchTo(op *Operation, m muster) (Decision, bool) {
-	var left []StartEtcd
+func (r *rules) switchTo(op *model.Operation, m muster) (Decision, bool) {
+	var left []model.StartEtcd
 	for _, n := range m.ready {
 		if wants(op, n.ID) && (n.State == nil || n.State.Token != op.Token || n.Holding) {
-			left = append(left, StartEtcd{Node: n.ID, State: restoredState(op)})
+			left = append(left, model.StartEtcd{Node: n.ID, State: restoredState(op)})
 		}
 	}
 	if len(left) == 0 {
 		return none, false
 	}
-	return do(SwitchAll{Op: *op, Starts: left}, "the staged data take their place on %s", cluster.Count(len(left), "node"))
+	return do(model.SwitchAll{Op: *op, Starts: left}, "the staged data take their place on %s", cluster.Count(len(left), "node"))
 }
 
 // verify waits until the restored cluster serves, with as many of its members as come.
-func (r *rules) verify(op *Operation, m muster) (Decision, bool) {
+func (r *rules) verify(op *model.Operation, m muster) (Decision, bool) {
 	forth, served := r.final(op), r.served(op)
 	if wrong := r.wrong(op); wrong != "" && !forth {
 		return r.takeBack(op, m, "%s", wrong)
@@ -341,7 +342,7 @@ func (r *rules) laggardLoads(lag []string) bool {
 
 // runsOn tells whether a node runs as a healthy voter of the restored cluster. One that refuses the manager, as the restored data have
 // users, doesn't say more.
-func runsOn(op *Operation, n *cluster.NodeStatus) bool {
+func runsOn(op *model.Operation, n *cluster.NodeStatus) bool {
 	return n.State != nil && n.State.Token == op.Token && n.Etcd.Votes() && (n.Etcd.Members != nil || n.Etcd.Denied)
 }
 
@@ -352,7 +353,7 @@ func named(n *cluster.NodeStatus) bool {
 
 // wrong says how the restored cluster has come up otherwise than it was staged, or "": with other data, or as two clusters. Other
 // members than were staged are no such sign: while the store is away some may have been replaced.
-func (r *rules) wrong(op *Operation) string {
+func (r *rules) wrong(op *model.Operation) string {
 	var up []*cluster.NodeStatus
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
@@ -378,7 +379,7 @@ func lists(n, other *cluster.NodeStatus) bool {
 }
 
 // conclude has the members compared with what was staged, for the record, and ends the restore.
-func (r *rules) conclude(op *Operation, well []cluster.NodeID, lag []string) (Decision, bool) {
+func (r *rules) conclude(op *model.Operation, well []cluster.NodeID, lag []string) (Decision, bool) {
 	var left []cluster.NodeID
 	for _, id := range well {
 		if !slices.Contains(op.Verified, id) {
@@ -386,7 +387,7 @@ func (r *rules) conclude(op *Operation, well []cluster.NodeID, lag []string) (De
 		}
 	}
 	if len(left) > 0 {
-		return do(VerifyAll{Op: *op, Nodes: left}, "the restored cluster serves; %s compare what they hold with what was staged", ids(left))
+		return do(model.VerifyAll{Op: *op, Nodes: left}, "the restored cluster serves; %s compare what they hold with what was staged", ids(left))
 	}
 	if r.o.Store.Error != "" {
 		return r.leave(op, op.Token)
@@ -395,12 +396,12 @@ func (r *rules) conclude(op *Operation, well []cluster.NodeID, lag []string) (De
 	if len(lag) > 0 {
 		words = "; not well are " + strings.Join(lag, ", ") + ", which are dealt with like any other member"
 	}
-	return do(FinishRestore{Op: *op, To: OpDone}, "the restored cluster serves on %d of %d members%s", len(op.Nodes)-len(lag), len(op.Nodes), words)
+	return do(model.FinishRestore{Op: *op, To: model.OpDone}, "the restored cluster serves on %d of %d members%s", len(op.Nodes)-len(lag), len(op.Nodes), words)
 }
 
 // revert brings the old data back on every node that was stopped or has switched, once it is certain that no client has written to
 // the restored data.
-func (r *rules) revert(op *Operation) (Decision, bool) {
+func (r *rules) revert(op *model.Operation) (Decision, bool) {
 	m := r.muster(op)
 	if !op.Unwritten {
 		return r.halt(op, m)
@@ -412,7 +413,7 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 		}
 	}
 	if len(left) > 0 {
-		return do(RollbackAll{Op: *op, Nodes: left}, "%s go back to the data from before the restore", ids(left))
+		return do(model.RollbackAll{Op: *op, Nodes: left}, "%s go back to the data from before the restore", ids(left))
 	}
 	old := lookAt(r.o, op.OldToken)
 	if len(m.away) > 0 && !old.serving && !r.overruled(op, m) {
@@ -425,19 +426,19 @@ func (r *rules) revert(op *Operation) (Decision, bool) {
 	case r.o.Store.Error != "":
 		return hold("restore %s is taken back; it ends when the store is back: %s", op.ID, figure{r.o.Store.Error})
 	}
-	return do(FinishRestore{Op: *op, To: OpRolledBack, Reason: op.Reason}, "the old data are back")
+	return do(model.FinishRestore{Op: *op, To: model.OpRolledBack, Reason: op.Reason}, "the old data are back")
 }
 
 // halt stops the restored etcd wherever it may run and reads from its log which way it goes. An acknowledged write, and every change of
 // the members, is in the log of one member of every quorum; so if none of those that are here has one, and the others are no quorum,
 // there is none.
-func (r *rules) halt(op *Operation, m muster) (Decision, bool) {
+func (r *rules) halt(op *model.Operation, m muster) (Decision, bool) {
 	var run []cluster.NodeID
 	why := ""
 	next := *op
 	if id := r.reverted(op); id != "" {
 		next.Unwritten = true
-		return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "node %s has its old data back already; the others follow", id)
+		return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason}, "node %s has its old data back already; the others follow", id)
 	}
 	if id := r.joined(op); id != "" {
 		why = fmt.Sprintf("node %s has joined the restored cluster", id)
@@ -458,21 +459,21 @@ func (r *rules) halt(op *Operation, m muster) (Decision, bool) {
 	switch {
 	case why != "":
 		next.Written = true
-		return do(Advance{Op: next, To: OpSwitching, Reason: "clients have written to the restored data"}, "%s; it goes on and is not taken back", why)
+		return do(model.Advance{Op: next, To: model.OpSwitching, Reason: "clients have written to the restored data"}, "%s; it goes on and is not taken back", why)
 	case len(run) > 0:
-		return do(HaltAll{Op: *op, Nodes: run}, "etcd is stopped on %s, to see whether clients have written to the restored data", ids(run))
+		return do(model.HaltAll{Op: *op, Nodes: run}, "etcd is stopped on %s, to see whether clients have written to the restored data", ids(run))
 	case len(m.mute) >= m.quorum && r.overruled(op, m):
 		next.Unwritten = true
-		return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
+		return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason}, "%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
 	case len(m.mute) >= m.quorum:
 		return needs(cluster.Attention{Command: restoreCommand}, "restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: %s", op.ID, op.Reason, strings.Join(m.mute, ", "), restoreCommand)
 	}
 	next.Unwritten = true
-	return do(Advance{Op: next, To: OpReverting, Reason: op.Reason}, "no client has written to the restored data; the old data are brought back")
+	return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason}, "no client has written to the restored data; the old data are brought back")
 }
 
 // wrote tells whether the log of a node, read when it was halted, has a client's write.
-func wrote(n *cluster.NodeStatus, op *Operation) bool {
+func wrote(n *cluster.NodeStatus, op *model.Operation) bool {
 	st := staged(n, op)
 	return st != nil && st.Halted && st.Written
 }
@@ -500,7 +501,7 @@ func (r *rules) leftover() (Decision, bool) {
 		case have >= cluster.Quorum(len(op.Nodes)):
 			return needs(cluster.Attention{Kind: cluster.AttentionClusters}, "%s have the data of restore %s, which was taken back without them, and may have served clients with it; a person has to decide which data are right", ids(left), op.ID)
 		default:
-			return do(RollbackAll{Op: op, Nodes: left}, "%s were away when restore %s was taken back", ids(left), op.ID)
+			return do(model.RollbackAll{Op: op, Nodes: left}, "%s were away when restore %s was taken back", ids(left), op.ID)
 		}
 	}
 	return none, false

@@ -5,18 +5,19 @@ import (
 	"fmt"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // dumb says what is wrong with an action. It is the third writing of the same invariants, after Next and Check, and uses nothing of
 // theirs: long-winded loops over the observation, one predicate after the other.
-func dumb(o *Observation, a Action, p Policy) error {
+func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 	if a == nil {
 		return nil
 	}
 	lasting := false // can't be taken back
 	switch a.(type) {
-	case CreateMarker, ReplaceMarker, StartAll, MarkFormed, BeginRestore, SalvageData, ProveBackup, StageBackup, SafetyBackup, StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore, FailCommand,
-		RestartMember, StopMember, EnableDowngrade, CancelDowngrade, Compact, Defragment, Disarm:
+	case model.CreateMarker, model.ReplaceMarker, model.StartAll, model.MarkFormed, model.BeginRestore, model.SalvageData, model.ProveBackup, model.StageBackup, model.SafetyBackup, model.StopAll, model.SwitchAll, model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore, model.FailCommand,
+		model.RestartMember, model.StopMember, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
 		lasting = true
 	}
 	away := o.Store.Error != ""
@@ -28,7 +29,7 @@ func dumb(o *Observation, a Action, p Policy) error {
 	case lasting && !o.Store.Holder.Mine:
 		return errors.New("another leader may hold the term")
 	case lasting && (!o.Store.Fences || o.Store.Unsure != "") && !p.AllowUnfenced:
-		if _, ends := a.(FinishRestore); ends {
+		if _, ends := a.(model.FinishRestore); ends {
 			break // what has been switched and verified is only written down
 		}
 		if err := dumbAlone(o, a); err != nil {
@@ -36,7 +37,7 @@ func dumb(o *Observation, a Action, p Policy) error {
 		}
 	}
 	op := o.Store.Operation
-	underWay := op != nil && op.State != OpDone && op.State != OpFailed && op.State != OpRolledBack
+	underWay := op != nil && op.State != model.OpDone && op.State != model.OpFailed && op.State != model.OpRolledBack
 	states := map[cluster.Token]int{}
 	broken := map[cluster.NodeID]bool{}
 	for _, n := range o.Nodes {
@@ -48,8 +49,8 @@ func dumb(o *Observation, a Action, p Policy) error {
 		}
 	}
 	switch a := a.(type) {
-	case CreateMarker:
-		if o.Store.Marker.Phase != MarkerAbsent || len(states) > 0 || len(broken) > 0 || len(o.Store.Commands) > 0 || underWay {
+	case model.CreateMarker:
+		if o.Store.Marker.Phase != model.MarkerAbsent || len(states) > 0 || len(broken) > 0 || len(o.Store.Commands) > 0 || underWay {
 			return errors.New("a second cluster, or one instead of a restore")
 		}
 		if len(o.Store.CommandErrors) > 0 || len(o.Store.FailedRestores) > 0 {
@@ -58,7 +59,7 @@ func dumb(o *Observation, a Action, p Policy) error {
 		if o.Store.Spec == nil || 2*len(a.Founders) <= o.Store.Spec.MemberCount {
 			return errors.New("founded by a minority")
 		}
-	case ReplaceMarker:
+	case model.ReplaceMarker:
 		here, open := 0, false
 		for _, f := range o.Store.Marker.Founders {
 			for _, n := range o.Nodes {
@@ -70,63 +71,63 @@ func dumb(o *Observation, a Action, p Policy) error {
 		for _, n := range o.Nodes {
 			open = open || n.State != nil && !n.State.Quarantined
 		}
-		if o.Store.Marker.Phase != MarkerForming || 2*here > len(o.Store.Marker.Founders) || open {
+		if o.Store.Marker.Phase != model.MarkerForming || 2*here > len(o.Store.Marker.Founders) || open {
 			return errors.New("starts over though the first cluster can go on or has served")
 		}
-	case StartAll:
+	case model.StartAll:
 		for _, s := range a.Starts {
 			for _, n := range o.Nodes {
 				if n.ID == s.Node && (n.State != nil || n.StateError != "" || n.DataPresent) {
 					return errors.New("founds on data")
 				}
 			}
-			if o.Store.Marker.Phase != MarkerForming || s.State.Token != o.Store.Marker.Token || !s.State.Quarantined || !s.State.NewCluster {
+			if o.Store.Marker.Phase != model.MarkerForming || s.State.Token != o.Store.Marker.Token || !s.State.Quarantined || !s.State.NewCluster {
 				return errors.New("founds without the marker's word")
 			}
 		}
-	case StartEtcd:
+	case model.StartEtcd:
 		return dumbStart(o, a, underWay)
-	case MarkFormed:
+	case model.MarkFormed:
 		well := 0
 		for _, n := range o.Nodes {
 			if n.State != nil && n.State.Token == a.Token && n.Etcd.Healthy && !n.Etcd.Learner {
 				well++
 			}
 		}
-		if a.Create && (o.Store.Marker.Phase != MarkerAbsent || well == 0 || underWay) {
+		if a.Create && (o.Store.Marker.Phase != model.MarkerAbsent || well == 0 || underWay) {
 			return errors.New("makes a marker for nothing, or in the place of another")
 		}
-		if !a.Create && (o.Store.Marker.Phase != MarkerForming || o.Store.Marker.Token != a.Token || 2*well <= len(o.Store.Marker.Founders)) {
+		if !a.Create && (o.Store.Marker.Phase != model.MarkerForming || o.Store.Marker.Token != a.Token || 2*well <= len(o.Store.Marker.Founders)) {
 			return errors.New("formed without a majority of the founders")
 		}
-	case AddLearner, Promote, RemoveMember, UpdateMember:
+	case model.AddLearner, model.Promote, model.RemoveMember, model.UpdateMember:
 		return dumbMembers(o, a, underWay)
-	case RestartMember, StopMember, EnableDowngrade, CancelDowngrade, Compact, Defragment, Disarm:
+	case model.RestartMember, model.StopMember, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
 		if underWay {
-			early := op.State == OpSalvaging || op.State == OpProving || op.State == OpStaging
-			_, history := a.(Compact)
-			_, alarm := a.(Disarm)
+			early := op.State == model.OpSalvaging || op.State == model.OpProving || op.State == model.OpStaging
+			_, history := a.(model.Compact)
+			_, alarm := a.(model.Disarm)
 			if !early || !history && !alarm || states[op.OldToken] == 0 {
 				return errors.New("tends members in the middle of a restore")
 			}
 		}
 		return dumbTend(o, a)
-	case SetAside:
+	case model.SetAside:
 		return dumbAside(o, a, underWay)
-	case TakeBackup, SafetyBackup:
+	case model.TakeBackup, model.SafetyBackup:
 		for _, n := range o.Nodes {
 			var id cluster.NodeID
-			if b, ok := a.(TakeBackup); ok {
+			if b, ok := a.(model.TakeBackup); ok {
 				id = b.Node
 			}
-			if b, ok := a.(SafetyBackup); ok {
+			if b, ok := a.(model.SafetyBackup); ok {
 				id = b.Node
 			}
 			if n.ID == id && (!n.Etcd.Healthy || n.Etcd.Learner) {
 				return errors.New("a backup of what isn't healthy")
 			}
 		}
-	case BeginRestore:
+	case model.BeginRestore:
 		for _, n := range o.Nodes {
 			if n.Etcd.Revision > a.Op.RevisionBefore || o.Store.HighestRevision > a.Op.RevisionBefore {
 				return errors.New("the revision will go back")
@@ -135,7 +136,7 @@ func dumb(o *Observation, a Action, p Policy) error {
 		if underWay || len(o.Store.Commands) == 0 || states[a.Op.Token] > 0 {
 			return errors.New("a restore beside another, or of nothing, or into data that are there")
 		}
-		if (a.Op.Backup == "") != (a.Op.State == OpSalvaging) || (a.Op.Backup == "") != (a.Op.Source.Node != "") {
+		if (a.Op.Backup == "") != (a.Op.State == model.OpSalvaging) || (a.Op.Backup == "") != (a.Op.Source.Node != "") {
 			return errors.New("a restore of neither a backup nor a data dir")
 		}
 		for _, c := range o.Store.Commands {
@@ -144,12 +145,12 @@ func dumb(o *Observation, a Action, p Policy) error {
 			}
 		}
 		return dumbSource(o, a.Op.Source)
-	case SalvageData:
-		if !underWay || op.State != OpSalvaging || op.Backup != "" || a.Node != op.Source.Node {
+	case model.SalvageData:
+		if !underWay || op.State != model.OpSalvaging || op.Backup != "" || a.Node != op.Source.Node {
 			return errors.New("salvages what the record doesn't name, or twice")
 		}
 		return dumbSource(o, op.Source)
-	case RollbackAll:
+	case model.RollbackAll:
 		for _, id := range a.Nodes {
 			for _, n := range o.Nodes {
 				for _, s := range n.Staged {
@@ -164,10 +165,10 @@ func dumb(o *Observation, a Action, p Policy) error {
 				return nil
 			}
 		}
-		if op == nil || op.Token != a.Op.Token || op.State != OpReverting || !op.Unwritten || op.Written {
+		if op == nil || op.Token != a.Op.Token || op.State != model.OpReverting || !op.Unwritten || op.Written {
 			return errors.New("rolls back what nobody gave up, or what clients may have written to")
 		}
-	case ProveBackup, StageBackup, StopAll, SwitchAll, HaltAll, VerifyAll, Advance, FinishRestore:
+	case model.ProveBackup, model.StageBackup, model.StopAll, model.SwitchAll, model.HaltAll, model.VerifyAll, model.Advance, model.FinishRestore:
 		if !underWay {
 			return errors.New("no restore is under way")
 		}
@@ -177,18 +178,18 @@ func dumb(o *Observation, a Action, p Policy) error {
 }
 
 // dumbAlone says why something lasting must not be done without the store.
-func dumbAlone(o *Observation, a Action) error {
+func dumbAlone(o *model.Observation, a model.Action) error {
 	op := o.Store.Operation
 	switch x := a.(type) {
-	case StopAll, SwitchAll, HaltAll, RollbackAll:
-	case Advance:
-		if x.To == OpStaging || x.To == OpSaving || x.To == OpStopping || x.To == OpProving {
+	case model.StopAll, model.SwitchAll, model.HaltAll, model.RollbackAll:
+	case model.Advance:
+		if x.To == model.OpStaging || x.To == model.OpSaving || x.To == model.OpStopping || x.To == model.OpProving {
 			return errors.New("begins a commit without the store")
 		}
 	default:
 		return errors.New("the store is away")
 	}
-	if op == nil || op.State != OpStopping && op.State != OpSwitching && op.State != OpVerifying && op.State != OpReverting {
+	if op == nil || op.State != model.OpStopping && op.State != model.OpSwitching && op.State != model.OpVerifying && op.State != model.OpReverting {
 		return errors.New("the store is away and no commit is under way")
 	}
 	var names []string
@@ -222,7 +223,7 @@ func dumbAlone(o *Observation, a Action) error {
 }
 
 // dumbSource says why nothing must be salvaged from there.
-func dumbSource(o *Observation, src Source) error {
+func dumbSource(o *model.Observation, src model.Source) error {
 	if src.Node == "" {
 		return nil
 	}
@@ -247,7 +248,7 @@ func dumbSource(o *Observation, src Source) error {
 	return errors.New("salvages what isn't there")
 }
 
-func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
+func dumbStart(o *model.Observation, a model.StartEtcd, underWay bool) error {
 	var n *cluster.NodeStatus
 	open := false // clients are in
 	for i := range o.Nodes {
@@ -286,7 +287,7 @@ func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
 		return errors.New("joins a cluster that doesn't expect it")
 	}
 	if n.State.Quarantined && !a.State.Quarantined && !open {
-		formed := o.Store.Error == "" && !underWay && o.Store.Marker.Phase == MarkerFormed && (o.Store.Marker.Token == a.State.Token || o.Store.Marker.Token == "")
+		formed := o.Store.Error == "" && !underWay && o.Store.Marker.Phase == model.MarkerFormed && (o.Store.Marker.Token == a.State.Token || o.Store.Marker.Token == "")
 		if !formed {
 			return errors.New("lets clients into what isn't formed or verified")
 		}
@@ -294,7 +295,7 @@ func dumbStart(o *Observation, a StartEtcd, underWay bool) error {
 	return nil
 }
 
-func dumbMembers(o *Observation, a Action, underWay bool) error {
+func dumbMembers(o *model.Observation, a model.Action, underWay bool) error {
 	if underWay && o.Store.Error == "" {
 		return errors.New("changes members in the middle of a restore")
 	}
@@ -320,10 +321,10 @@ func dumbMembers(o *Observation, a Action, underWay bool) error {
 		voters, healthy, after, healthyAfter, learners := 0, 0, 0, 0, 0
 		for _, m := range n.Etcd.Members {
 			gone, grows := false, false
-			if r, ok := a.(RemoveMember); ok {
+			if r, ok := a.(model.RemoveMember); ok {
 				gone = r.Member == m.ID
 			}
-			if r, ok := a.(Promote); ok {
+			if r, ok := a.(model.Promote); ok {
 				grows = r.Member == m.ID
 			}
 			if m.Learner {
@@ -345,18 +346,18 @@ func dumbMembers(o *Observation, a Action, underWay bool) error {
 		if 2*healthy <= voters || 2*healthyAfter <= after {
 			return fmt.Errorf("%d of %d before, %d of %d after", healthy, voters, healthyAfter, after)
 		}
-		if _, ok := a.(AddLearner); ok && learners > 0 {
+		if _, ok := a.(model.AddLearner); ok && learners > 0 {
 			return errors.New("two changes at once")
 		}
 	}
-	if r, ok := a.(RemoveMember); ok {
+	if r, ok := a.(model.RemoveMember); ok {
 		for _, m := range o.Missing {
 			if m.Foreign && string(m.ID) == r.Name {
 				return errors.New("removes what runs under other software")
 			}
 		}
 	}
-	if r, ok := a.(AddLearner); ok {
+	if r, ok := a.(model.AddLearner); ok {
 		for _, n := range o.Nodes {
 			if n.ID == r.Node && (n.State != nil || n.StateError != "") {
 				return errors.New("adds a node that has data")
@@ -366,7 +367,7 @@ func dumbMembers(o *Observation, a Action, underWay bool) error {
 	return nil
 }
 
-func dumbAside(o *Observation, a SetAside, underWay bool) error {
+func dumbAside(o *model.Observation, a model.SetAside, underWay bool) error {
 	var n *cluster.NodeStatus
 	served := false
 	for i := range o.Nodes {
@@ -380,9 +381,9 @@ func dumbAside(o *Observation, a SetAside, underWay bool) error {
 	switch {
 	case n == nil || n.State == nil || n.StateError != "":
 		return errors.New("sets aside what isn't known")
-	case n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" && o.Store.Marker.Phase == MarkerForming && o.Store.Marker.Token != a.Token && !underWay:
+	case n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" && o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token && !underWay:
 		return nil // an attempt that was given up
-	case n.Holding && !n.Etcd.Running && o.Store.Error == "" && !underWay && len(o.Store.Commands) > 0 && o.Store.Marker.Phase == MarkerFormed && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.Token:
+	case n.Holding && !n.Etcd.Running && o.Store.Error == "" && !underWay && len(o.Store.Commands) > 0 && o.Store.Marker.Phase == model.MarkerFormed && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.Token:
 		return nil // what was stopped for a restore that is over
 	case n.Etcd.Healthy && !n.Etcd.Learner:
 		return errors.New("sets a healthy member aside")
@@ -394,7 +395,7 @@ func dumbAside(o *Observation, a SetAside, underWay bool) error {
 	return nil
 }
 
-func dumbRestore(o *Observation, a Action) error {
+func dumbRestore(o *model.Observation, a model.Action) error {
 	op := o.Store.Operation
 	all := len(op.Nodes)
 	staged, switched, oldRuns, away, heldBack, serve, bad, wrote, unasked, back, wiped := 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
@@ -468,9 +469,9 @@ func dumbRestore(o *Observation, a Action) error {
 	}
 	have := staged + switched
 	final := op.Written || o.Store.Marker.Token == op.Token && len(op.Verified) > 0
-	inCommit := op.State == OpStopping || op.State == OpSwitching || op.State == OpVerifying
+	inCommit := op.State == model.OpStopping || op.State == model.OpSwitching || op.State == model.OpVerifying
 	switch a := a.(type) {
-	case StopAll:
+	case model.StopAll:
 		for _, id := range a.Nodes {
 			for _, n := range o.Nodes {
 				if n.ID == id && n.State != nil && n.State.Token == op.Token {
@@ -478,14 +479,14 @@ func dumbRestore(o *Observation, a Action) error {
 				}
 			}
 		}
-		if !inCommit || op.State != OpVerifying && 2*have <= all && !op.Written && serve == 0 {
+		if !inCommit || op.State != model.OpVerifying && 2*have <= all && !op.Written && serve == 0 {
 			return errors.New("stops before enough is staged")
 		}
-	case SwitchAll:
+	case model.SwitchAll:
 		if back > 0 && !op.Written {
 			return errors.New("switches beside a node that has gone back")
 		}
-		if oldRuns > 0 || op.State != OpSwitching && op.State != OpVerifying || op.State == OpSwitching && 2*have <= all && !op.Written && serve == 0 {
+		if oldRuns > 0 || op.State != model.OpSwitching && op.State != model.OpVerifying || op.State == model.OpSwitching && 2*have <= all && !op.Written && serve == 0 {
 			return errors.New("switches before the old one is stopped and enough is staged")
 		}
 		for _, s := range a.Starts {
@@ -493,52 +494,52 @@ func dumbRestore(o *Observation, a Action) error {
 				return errors.New("starts something else")
 			}
 		}
-	case HaltAll:
-		if op.State != OpReverting || op.Written || op.Unwritten {
+	case model.HaltAll:
+		if op.State != model.OpReverting || op.Written || op.Unwritten {
 			return errors.New("halts what isn't being taken back, or what was halted before")
 		}
-	case VerifyAll:
-		if op.State != OpVerifying {
+	case model.VerifyAll:
+		if op.State != model.OpVerifying {
 			return errors.New("compares before it is to run")
 		}
-	case Advance:
+	case model.Advance:
 		switch {
-		case a.To == OpProving && a.Op.Backup == "":
+		case a.To == model.OpProving && a.Op.Backup == "":
 			return errors.New("proves nothing")
-		case a.Op.Backup != op.Backup && (a.To != OpProving || a.Op.Backup != op.Source.OrBackup):
+		case a.Op.Backup != op.Backup && (a.To != model.OpProving || a.Op.Backup != op.Source.OrBackup):
 			return errors.New("becomes the restore of something else")
-		case a.To == OpStopping && have < all:
+		case a.To == model.OpStopping && have < all:
 			return errors.New("goes on to stop before all is staged")
-		case a.To == OpStopping && op.RevisionBefore >= op.Revision:
+		case a.To == model.OpStopping && op.RevisionBefore >= op.Revision:
 			return errors.New("the revision goes back")
-		case a.To == OpSwitching && op.State == OpReverting && (wrote == 0 || !a.Op.Written || op.Unwritten):
+		case a.To == model.OpSwitching && op.State == model.OpReverting && (wrote == 0 || !a.Op.Written || op.Unwritten):
 			return errors.New("goes on though nobody has written")
-		case a.To == OpSwitching && op.State != OpReverting && (oldRuns > 0 || 2*have <= all && !op.Written && serve == 0):
+		case a.To == model.OpSwitching && op.State != model.OpReverting && (oldRuns > 0 || 2*have <= all && !op.Written && serve == 0):
 			return errors.New("switches what isn't stopped or not staged")
-		case a.To == OpVerifying && 2*switched <= all && serve == 0:
+		case a.To == model.OpVerifying && 2*switched <= all && serve == 0:
 			return errors.New("verifies what a minority has")
-		case a.To == OpReverting && op.State != OpReverting && final:
+		case a.To == model.OpReverting && op.State != model.OpReverting && final:
 			return errors.New("takes back what the store names as the cluster")
-		case a.To == OpReverting && (op.Written || !inCommit && op.State != OpReverting):
+		case a.To == model.OpReverting && (op.Written || !inCommit && op.State != model.OpReverting):
 			return errors.New("takes back what clients have written to, or what was never begun")
-		case a.To == OpReverting && op.State != OpReverting && serve > 0 && bad == 0:
+		case a.To == model.OpReverting && op.State != model.OpReverting && serve > 0 && bad == 0:
 			return errors.New("takes back what serves")
-		case a.To == OpReverting && 2*(away+wiped) > all && !next && back == 0 && (op.State != OpStopping || switched > 0):
+		case a.To == model.OpReverting && 2*(away+wiped) > all && !next && back == 0 && (op.State != model.OpStopping || switched > 0):
 			return errors.New("takes back what may be serving elsewhere")
-		case a.To == OpReverting && a.Op.Unwritten && unasked+wrote > 0 && back == 0:
+		case a.To == model.OpReverting && a.Op.Unwritten && unasked+wrote > 0 && back == 0:
 			return errors.New("says that nobody has written, and hasn't asked all or has heard otherwise")
-		case a.Op.Unwritten && a.To != OpReverting, a.Op.Written && !op.Written && a.To != OpSwitching:
+		case a.Op.Unwritten && a.To != model.OpReverting, a.Op.Written && !op.Written && a.To != model.OpSwitching:
 			return errors.New("knows whether clients have written from nowhere")
 		}
-	case FinishRestore:
+	case model.FinishRestore:
 		switch {
-		case a.To == OpFailed && op.State != OpSalvaging && op.State != OpProving && op.State != OpStaging && op.State != OpSaving:
+		case a.To == model.OpFailed && op.State != model.OpSalvaging && op.State != model.OpProving && op.State != model.OpStaging && op.State != model.OpSaving:
 			return errors.New("fails after the stop, with no way back")
-		case a.To == OpDone && op.State != OpVerifying && !(final && next):
+		case a.To == model.OpDone && op.State != model.OpVerifying && !(final && next):
 			return errors.New("done before it was verified")
-		case a.To == OpDone && serve == 0 && !(final && next):
+		case a.To == model.OpDone && serve == 0 && !(final && next):
 			return errors.New("done and it doesn't serve")
-		case a.To == OpRolledBack && (op.State != OpReverting || heldBack > 0 || !op.Unwritten):
+		case a.To == model.OpRolledBack && (op.State != model.OpReverting || heldBack > 0 || !op.Unwritten):
 			return errors.New("rolled back and not all have the old data")
 		}
 	}

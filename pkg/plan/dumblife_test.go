@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // dumbOrder are the minor versions of etcd, oldest first.
@@ -29,14 +30,14 @@ func dumbApart(a, b string) int {
 }
 
 // dumbTend says why a member must not be restarted, or its database not be touched, or etcd not be told so.
-func dumbTend(o *Observation, a Action) error {
+func dumbTend(o *model.Observation, a model.Action) error {
 	tokens := map[cluster.Token]bool{}
 	for _, n := range o.Nodes {
 		if n.State != nil && n.Etcd.Healthy && !n.Etcd.Learner && !n.Etcd.Quarantined {
 			tokens[n.State.Token] = true
 		}
 	}
-	if x, ok := a.(RestartMember); ok && len(tokens) == 0 && (o.Store.Operation == nil || o.Store.Operation.State.Ended()) {
+	if x, ok := a.(model.RestartMember); ok && len(tokens) == 0 && (o.Store.Operation == nil || o.Store.Operation.State.Ended()) {
 		for _, n := range o.Nodes { // who is alone and serves nobody may be started otherwise
 			if n.ID == x.Node && n.State != nil && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(x.Node) && !n.Etcd.Healthy && x.State.EtcdVersion == n.State.EtcdVersion {
 				return dumbRestartMember(o, x, nil, 0)
@@ -71,9 +72,9 @@ func dumbTend(o *Observation, a Action) error {
 		return worst
 	}
 	switch x := a.(type) {
-	case RestartMember:
+	case model.RestartMember:
 		return dumbRestartMember(o, x, up, absent(x.Node))
-	case StopMember:
+	case model.StopMember:
 		accused, clean, all := false, map[cluster.MemberID]bool{}, map[cluster.MemberID]bool{}
 		for _, n := range up {
 			clean[n.Etcd.MemberID] = true
@@ -87,7 +88,7 @@ func dumbTend(o *Observation, a Action) error {
 					delete(clean, al.Member)
 				}
 				for _, x := range o.Nodes {
-					accused = accused || al.Type == "CORRUPT" && x.ID == a.(StopMember).Node && x.Etcd.MemberID == al.Member
+					accused = accused || al.Type == "CORRUPT" && x.ID == a.(model.StopMember).Node && x.Etcd.MemberID == al.Member
 				}
 			}
 		}
@@ -103,7 +104,7 @@ func dumbTend(o *Observation, a Action) error {
 		if !accused || 2*left <= voters {
 			return errors.New("stops what isn't known to be wrong, or too many")
 		}
-	case EnableDowngrade:
+	case model.EnableDowngrade:
 		for _, n := range up {
 			if dumbApart(x.Version, n.Etcd.Version) != 1 || strings.HasPrefix(n.Etcd.Version, "3.5.") || strings.HasPrefix(n.Etcd.Version, "3.4.") {
 				return errors.New("a downgrade that etcd can't do")
@@ -112,7 +113,7 @@ func dumbTend(o *Observation, a Action) error {
 		if absent("") > 0 {
 			return errors.New("a downgrade while a member is away")
 		}
-	case Defragment:
+	case model.Defragment:
 		full, votes, voters := false, 0, 0
 		for _, n := range up {
 			for _, al := range n.Etcd.Alarms {
@@ -138,7 +139,7 @@ func dumbTend(o *Observation, a Action) error {
 		if !full && (absent("") > 0 || len(up) == 2) {
 			return errors.New("stops a member while another one is away, or one of two")
 		}
-	case Compact:
+	case model.Compact:
 		full := false
 		for _, n := range up {
 			for _, al := range n.Etcd.Alarms {
@@ -151,7 +152,7 @@ func dumbTend(o *Observation, a Action) error {
 		if !full {
 			return errors.New("drops history for nothing")
 		}
-	case Disarm:
+	case model.Disarm:
 		for _, n := range up {
 			for _, m := range n.Etcd.Members {
 				if x.Alarm.Type == "CORRUPT" && m.ID == x.Alarm.Member && m.ID != 0 {
@@ -163,7 +164,7 @@ func dumbTend(o *Observation, a Action) error {
 	return nil
 }
 
-func dumbRestartMember(o *Observation, a RestartMember, up []cluster.NodeStatus, absent int) error {
+func dumbRestartMember(o *model.Observation, a model.RestartMember, up []cluster.NodeStatus, absent int) error {
 	var n cluster.NodeStatus
 	for _, x := range o.Nodes {
 		if x.ID == a.Node {

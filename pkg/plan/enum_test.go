@@ -10,6 +10,8 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
 )
 
 var enumCases = flag.Int("enum.cases", 60_000, "how many small worlds of each size are looked at")
@@ -204,13 +206,13 @@ func judge(text string, rng *rand.Rand, did map[string]int) error {
 	d := Next(o, spec, w.p)
 	kind := "nothing"
 	if d.Do != nil {
-		kind = strings.TrimPrefix(fmt.Sprintf("%T", d.Do), "plan.")
+		kind = strings.TrimPrefix(fmt.Sprintf("%T", d.Do), "model.")
 	}
 	did[kind]++
 	if d.Why == "" {
 		return fmt.Errorf("%s without a reason", kind)
 	}
-	if err := Check(o, d.Do, w.p); err != nil {
+	if err := safety.Check(o, d.Do, w.p); err != nil {
 		return fmt.Errorf("Next wants %s (%s), Check refuses: %w", d.Do, d.Why, err)
 	}
 	if err := dumb(o, d.Do, w.p); err != nil {
@@ -257,7 +259,7 @@ func (w *world) small(words []string) (err error) {
 }
 
 // shuffled is the same observation with its sets in another order.
-func shuffled(o *Observation, rng *rand.Rand) *Observation {
+func shuffled(o *model.Observation, rng *rand.Rand) *model.Observation {
 	c := *o
 	c.Nodes = slices.Clone(o.Nodes)
 	c.Missing = slices.Clone(o.Missing)

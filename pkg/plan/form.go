@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // pick picks the etcd version that every one of the nodes can run. The second result says what is missing.
@@ -103,7 +104,7 @@ func selves(nodes []*cluster.NodeStatus) []cluster.EtcdNode {
 
 // form creates the marker of a new cluster, if none was ever created and nothing queued is to be restored instead.
 func (r *rules) form() (Decision, bool) {
-	if r.v.token != "" || r.o.Store.Marker.Phase != MarkerAbsent {
+	if r.v.token != "" || r.o.Store.Marker.Phase != model.MarkerAbsent {
 		return none, false
 	}
 	if e := r.o.Store.Error; e != "" {
@@ -140,20 +141,20 @@ func (r *rules) form() (Decision, bool) {
 	if version == "" {
 		return alarm("no cluster can be formed: %s", missing)
 	}
-	return do(CreateMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
+	return do(model.CreateMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
 		"no cluster was ever created for this store and %d of %d masters are here", len(nodes), r.spec.MemberCount)
 }
 
 // forming goes on with a cluster whose marker exists but which no client was let into yet.
 func (r *rules) forming() (Decision, bool) {
 	m := r.o.Store.Marker
-	if m.Phase != MarkerForming || r.o.Store.Error != "" {
+	if m.Phase != model.MarkerForming || r.o.Store.Error != "" {
 		return none, false
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 && r.v.token == "" {
 		return needs(cluster.Attention{Command: deleteCommand(f[0])}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
 	}
-	var starts []StartEtcd
+	var starts []model.StartEtcd
 	var away, stuck []string
 	healthy := 0
 	for _, f := range m.Founders {
@@ -164,13 +165,13 @@ func (r *rules) forming() (Decision, bool) {
 		case n.StateError != "":
 			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, n.StateError))
 		case n.State == nil:
-			starts = append(starts, StartEtcd{Node: n.ID, MayBeEmpty: true, State: cluster.EtcdState{
+			starts = append(starts, model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: cluster.EtcdState{
 				NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders), EtcdVersion: m.Version}})
 		case n.State.Token != m.Token:
 			if !givenUp(n) {
 				return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
 			}
-			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"}, "node %s has data of an attempt to form that was given up", n.ID)
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"}, "node %s has data of an attempt to form that was given up", n.ID)
 		case n.Etcd.Votes():
 			healthy++
 		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
@@ -179,10 +180,10 @@ func (r *rules) forming() (Decision, bool) {
 	}
 	all, settled := len(m.Founders), r.o.SettledFor >= r.p.FormGrace
 	if len(starts) > 0 && (len(away) == 0 || settled && all-len(away) >= cluster.Quorum(all)) {
-		return do(StartAll{Starts: starts}, "cluster %s is being formed and %d of its founders have no etcd yet", m.Token, len(starts))
+		return do(model.StartAll{Starts: starts}, "cluster %s is being formed and %d of its founders have no etcd yet", m.Token, len(starts))
 	}
 	if healthy == all || healthy >= cluster.Quorum(all) && healthy+len(away)+len(stuck) == all && settled {
-		return do(MarkFormed{Token: m.Token}, "%d of %d founders are healthy", healthy, all)
+		return do(model.MarkFormed{Token: m.Token}, "%d of %d founders are healthy", healthy, all)
 	}
 	if len(away) > 0 && all-len(away) < cluster.Quorum(all) && !r.v.open {
 		return r.startOver(away)
@@ -222,6 +223,6 @@ func (r *rules) startOver(away []string) (Decision, bool) {
 	if version == "" {
 		return alarm("forming can't start over: %s", missing)
 	}
-	return do(ReplaceMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
+	return do(model.ReplaceMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
 		"founders of a cluster that never served are gone (%s); forming starts over with those that are here", strings.Join(away, ", "))
 }

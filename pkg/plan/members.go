@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // caughtUp is how many raft entries a learner may be behind the leader before its promotion is tried; etcd itself refuses below 90 %.
@@ -18,7 +19,7 @@ func (r *rules) backup() (Decision, bool) {
 	if !r.v.serving || r.o.BackupRunning != "" || s.Error != "" || !s.NewestBackupKnown || r.o.Now.Before(r.o.BackupRetryAt) {
 		return none, false
 	}
-	if s.Marker.Phase == MarkerForming {
+	if s.Marker.Phase == model.MarkerForming {
 		return none, false
 	}
 	if r.o.Restored {
@@ -47,12 +48,12 @@ func (r *rules) backup() (Decision, bool) {
 }
 
 // backupOnDemand takes the backup that an operator has asked for, whatever the interval.
-func (r *rules) backupOnDemand(c CreateBackup) (Decision, bool) {
+func (r *rules) backupOnDemand(c model.CreateBackup) (Decision, bool) {
 	n := r.backupNode()
 	if n == nil {
 		return none, false
 	}
-	return do(TakeBackup{Node: n.ID, Reason: "on-demand", Command: c.Name}, "command %s asks for a backup", c.Name)
+	return do(model.TakeBackup{Node: n.ID, Reason: "on-demand", Command: c.Name}, "command %s asks for a backup", c.Name)
 }
 
 func (r *rules) backupNow(reason, why string) (Decision, bool) {
@@ -60,7 +61,7 @@ func (r *rules) backupNow(reason, why string) (Decision, bool) {
 	if n == nil {
 		return none, false
 	}
-	return do(TakeBackup{Node: n.ID, Reason: reason}, "%s", why)
+	return do(model.TakeBackup{Node: n.ID, Reason: reason}, "%s", why)
 }
 
 // backupNode is the healthy follower with the lowest id, or the etcd leader if there is no other. Learners don't serve snapshots. A node
@@ -92,13 +93,13 @@ func (r *rules) backupNode() *cluster.NodeStatus {
 }
 
 // changing takes a backup before a change of the cluster, unless one was just taken or none can be taken now.
-func (r *rules) changing(a Action, why string, args ...any) (Decision, bool) {
+func (r *rules) changing(a model.Action, why string, args ...any) (Decision, bool) {
 	d, ok := r.changeNow(a, fmt.Sprintf(why, args...))
-	d.Key = fmt.Sprintf("%s; %s; %t", keyOf(why, args), Subject(d.Do), d.Waits)
+	d.Key = fmt.Sprintf("%s; %s; %t", keyOf(why, args), model.Subject(d.Do), d.Waits)
 	return d, ok
 }
 
-func (r *rules) changeNow(a Action, text string) (Decision, bool) {
+func (r *rules) changeNow(a model.Action, text string) (Decision, bool) {
 	s := r.o.Store
 	switch {
 	case r.o.BackupRunning != "":
@@ -114,7 +115,7 @@ func (r *rules) changeNow(a Action, text string) (Decision, bool) {
 	if n == nil {
 		return do(a, "%s; without a backup before it, as no member can give one", text)
 	}
-	return do(TakeBackup{Node: n.ID, Reason: "before-change"}, "%s; a backup first", text)
+	return do(model.TakeBackup{Node: n.ID, Reason: "before-change"}, "%s; a backup first", text)
 }
 
 // canChange tells whether the member list may be changed at all: a leader, a quorum of healthy voters, clients let in, and no
@@ -140,7 +141,7 @@ func (r *rules) learner() (Decision, bool) {
 		if n == nil {
 			return r.learnerGone(m)
 		}
-		remove := RemoveMember{Member: m.ID, Name: m.Name}
+		remove := model.RemoveMember{Member: m.ID, Name: m.Name}
 		ours := n.State != nil && n.State.Token == r.v.token
 		switch {
 		case n.StateError != "":
@@ -148,25 +149,31 @@ func (r *rules) learner() (Decision, bool) {
 		case n.State != nil && (!ours || n.Holding) && !r.mayFree(n):
 			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
 		case n.State != nil && !ours:
-			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
 		case m.Name == "" && m.Learner && r.o.StartFailing[n.ID] >= r.p.MemberDeadline:
-			return do(remove.failed(n), "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
+			return do(failed(remove, n), "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
 		case m.Name == "" && m.Learner && ours && (n.Etcd.MemberID == 0 || n.Etcd.MemberID == m.ID) && r.failsToJoin(n):
-			return do(remove.failed(n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %s): %s", m.ID, n.ID, figure{cluster.Times(n.Etcd.Restarts)}, figure{n.Etcd.Error})
+			return do(failed(remove, n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %s): %s", m.ID, n.ID, figure{cluster.Times(n.Etcd.Restarts)}, figure{n.Etcd.Error})
 		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
-			return do(StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
+			return do(model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
 		case !ours, !n.DataPresent && !n.Etcd.Running:
 			return do(remove, "learner %s has lost its data, so it can't catch up; it is added anew", n.ID)
 		case n.Etcd.MemberID != 0 && n.Etcd.MemberID != m.ID && !n.Etcd.Healthy:
-			return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of an earlier membership"}, "node %s still has data of an earlier membership", n.ID)
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of an earlier membership"}, "node %s still has data of an earlier membership", n.ID)
 		case m.Learner && r.behind(n) <= caughtUp && n.Etcd.Running && n.Etcd.MemberID == m.ID && n.Etcd.AppliedIndex > 0:
-			return do(Promote{Member: m.ID, Name: string(n.ID)}, "learner %s has caught up", n.ID)
+			return do(model.Promote{Member: m.ID, Name: string(n.ID)}, "learner %s has caught up", n.ID)
 		case m.Learner && r.failsToJoin(n):
-			return do(remove.failed(n), "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, figure{n.Etcd.Error})
+			return do(failed(remove, n), "member %s on node %s was added but doesn't get well: %s", m.ID, n.ID, figure{n.Etcd.Error})
 		}
 		return hold("member %s on node %s catches up (%d raft entries behind)", m.ID, n.ID, figure{r.behind(n)})
 	}
 	return none, false
+}
+
+// failed says that a member is removed since its node failed to join.
+func failed(a model.RemoveMember, n *cluster.NodeStatus) model.RemoveMember {
+	a.Failed, a.Why = n.ID, n.Etcd.Error
+	return a
 }
 
 // failsToJoin tells whether a member that was added has had its time: its etcd ends over and over, doesn't run, or doesn't catch up. What it takes
@@ -195,7 +202,7 @@ func (r *rules) learnerGone(m cluster.Member) (Decision, bool) {
 		}
 	}
 	if gone >= r.p.MemberDeadline {
-		return do(RemoveMember{Member: m.ID, Name: m.Name}, "learner %s (%s) was added but its node is gone", m.ID, label(m))
+		return do(model.RemoveMember{Member: m.ID, Name: m.Name}, "learner %s (%s) was added but its node is gone", m.ID, label(m))
 	}
 	return hold("learner %s (%s) was added and its node doesn't answer", m.ID, label(m))
 }
@@ -269,7 +276,7 @@ func (r *rules) strayNode() (Decision, bool) {
 		if n.State == nil || n.StateError != "" || r.memberOf(n) != nil || !r.mayFree(n) {
 			continue
 		}
-		return do(SetAside{Node: n.ID, Token: n.State.Token, Reason: "not a member"}, "node %s has data of a membership that the cluster doesn't have; it is set aside", n.ID)
+		return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "not a member"}, "node %s has data of a membership that the cluster doesn't have; it is set aside", n.ID)
 	}
 	return none, false
 }
@@ -284,7 +291,7 @@ func (r *rules) mayFree(n *cluster.NodeStatus) bool {
 	case n.State.Token == r.v.token:
 		return true
 	}
-	return s.Error == "" && s.Marker.Phase == MarkerFormed && s.Marker.Token == r.v.token
+	return s.Error == "" && s.Marker.Phase == model.MarkerFormed && s.Marker.Token == r.v.token
 }
 
 // memberOf is the member that lives on a node, or nil.
@@ -321,7 +328,7 @@ func (r *rules) moved() (Decision, bool) {
 			continue // etcd refuses it until the member that was there before is gone
 		}
 		if len(n.Self.PeerURLs) > 0 && !sameSet(m.PeerURLs, n.Self.PeerURLs) && r.o.ProbeErrors[n.ID] == "" {
-			return do(UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs}, "node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
+			return do(model.UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs}, "node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
 		}
 	}
 	return none, false
@@ -366,10 +373,10 @@ func (r *rules) deadMember() (Decision, bool) {
 			since = n.Etcd.UnhealthyFor
 		}
 		if r.o.BackupRunning != "" && since >= 2*r.p.MemberDeadline && (here || r.spare() != nil) {
-			return do(RemoveMember{Member: m.ID, Name: m.Name}, "%s; the backup that is being taken (%s) is not waited for any longer", why, r.o.BackupRunning)
+			return do(model.RemoveMember{Member: m.ID, Name: m.Name}, "%s; the backup that is being taken (%s) is not waited for any longer", why, r.o.BackupRunning)
 		}
 		if here || r.successor(m) != nil || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
-			return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
+			return r.changing(model.RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
 		}
 		stuck, stuckOn = cmp.Or(stuck, why), cmp.Or(stuckOn, cluster.NodeID(m.Name))
 	}
@@ -538,7 +545,7 @@ func (r *rules) tooMany() (Decision, bool) {
 	if r.v.healthy(m) && healthy-1 < cluster.Quorum(all-1) {
 		return alarm("%d members run and %d are wanted, but only %d are healthy; none is removed", all, r.spec.MemberCount, healthy)
 	}
-	return r.changing(RemoveMember{Member: m.ID, Name: m.Name}, "%d members run and %d are wanted; %s goes", all, r.spec.MemberCount, label(m))
+	return r.changing(model.RemoveMember{Member: m.ID, Name: m.Name}, "%d members run and %d are wanted; %s goes", all, r.spec.MemberCount, label(m))
 }
 
 // worth orders members by what is lost with them.
@@ -580,5 +587,5 @@ func (r *rules) tooFew() (Decision, bool) {
 	if want := r.runningVersion(n); cluster.NearestVersion(want, n.Versions) == "" {
 		return needs(cluster.Attention{Kind: cluster.AttentionVersion, Node: n.ID, NoCommand: "install that etcd on the node, or start another master that has it"}, "node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
 	}
-	return r.changing(AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%s and %d are wanted; node %s joins", running(all), r.spec.MemberCount, n.ID)
+	return r.changing(model.AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%s and %d are wanted; node %s joins", running(all), r.spec.MemberCount, n.ID)
 }

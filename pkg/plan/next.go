@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // Decision is the one next action and the sentence that goes to the log.
 type Decision struct {
 	// Do is nil if there is nothing to do now.
-	Do Action
+	Do model.Action
 	// Why says in the operator's words what is the case and why this follows.
 	Why string
 	// Key is the same as long as the same is decided for the same reason: Why without times and figures.
@@ -30,7 +31,7 @@ type Decision struct {
 
 // Next names the one next action for what was observed. Rules are asked in order; the first that speaks wins.
 // A nil spec means that nobody has said what is wanted.
-func Next(o *Observation, spec *cluster.Spec, p Policy) Decision {
+func Next(o *model.Observation, spec *cluster.Spec, p model.Policy) Decision {
 	r := &rules{o: sorted(o), spec: spec, p: p}
 	r.v = look(r.o)
 	if op := o.Store.Operation; op != nil {
@@ -118,7 +119,7 @@ func (r *rules) ordered() []rule {
 type rules struct {
 	o    observed
 	spec *cluster.Spec
-	p    Policy
+	p    model.Policy
 	v    view
 	// tried is the command of the restore that is recorded; it is not begun again.
 	tried string
@@ -128,7 +129,7 @@ type rules struct {
 	pending string
 }
 
-func do(a Action, why string, args ...any) (Decision, bool) {
+func do(a model.Action, why string, args ...any) (Decision, bool) {
 	return Decision{Do: a, Why: fmt.Sprintf(why, args...), Key: keyOf(why, args)}, true
 }
 
@@ -144,7 +145,7 @@ var none = Decision{}
 
 // fence puts taking the term before any step that can't be taken back.
 func (r *rules) fence(d Decision) Decision {
-	if d.Do == nil || !d.Do.fenced() {
+	if d.Do == nil || !d.Do.Fenced() {
 		return d
 	}
 	s, key := r.o.Store, d.Key
@@ -154,12 +155,12 @@ func (r *rules) fence(d Decision) Decision {
 	case s.Error != "":
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore}, "%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
 	case r.locked() && !r.goesOn(d.Do):
-		why, way := s.unfenced()
-		d, _ = needs(s.apartAttention(), "%s; but %s, so two leaders could do it at once; %s", d.Why, why, way)
+		why, way := unfenced(&s)
+		d, _ = needs(apartAttention(&s), "%s; but %s, so two leaders could do it at once; %s", d.Why, why, way)
 	case s.HolderError != "":
 		d, _ = needs(cluster.Attention{Kind: cluster.AttentionObject}, "%s; this can't be taken back, and the store's leader record can't be used: %s", d.Why, s.HolderError)
 	case !s.Holder.Mine:
-		d, _ = do(TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
+		d, _ = do(model.TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
 	case s.Unsure != "" && !r.p.AllowUnfenced && !r.goesOn(d.Do):
 		d, _ = hold("%s; this can't be taken back, so it waits until it is known whether the store fences between the nodes: %s", d.Why, figure{s.Unsure})
 	default:
@@ -211,9 +212,9 @@ func (r *rules) seesMembers() bool {
 		return !r.o.away(r.v.token, 0)
 	}
 	switch m.Phase {
-	case MarkerForming:
+	case model.MarkerForming:
 		return !r.o.quorumAway(nodeNames(m.Founders), 0)
-	case MarkerFormed:
+	case model.MarkerFormed:
 		return op != nil // all of its nodes are here, so nobody else can go on with it
 	}
 	return !r.holderElectedApart()
@@ -227,7 +228,7 @@ func (r *rules) holderElectedApart() bool {
 	}
 	apart := len(r.o.Missing)
 	holder := r.o.Store.Holder.Node
-	if r.o.Node(holder) == nil && !slices.ContainsFunc(r.o.Missing, func(m MissingNode) bool { return m.ID == holder }) {
+	if r.o.Node(holder) == nil && !slices.ContainsFunc(r.o.Missing, func(m model.MissingNode) bool { return m.ID == holder }) {
 		apart++
 	}
 	return apart >= cluster.Quorum(r.spec.MemberCount)
@@ -250,7 +251,7 @@ func (r *rules) held() (Decision, bool) {
 	}
 	for _, n := range r.v.nodes {
 		if n.Holding {
-			return do(StartEtcd{Node: n.ID, State: *n.State.Clone()}, "node %s was held for a restore that is over; its etcd goes on", n.ID)
+			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()}, "node %s was held for a restore that is over; its etcd goes on", n.ID)
 		}
 	}
 	return none, false
@@ -309,7 +310,7 @@ func (r *rules) lost() (Decision, bool) {
 		}
 	}
 	words := strings.Join(state, ", ")
-	if m := r.o.Store.Marker; m.Phase == MarkerFormed && m.Token != "" && m.Token != r.v.token {
+	if m := r.o.Store.Marker; m.Phase == model.MarkerFormed && m.Token != "" && m.Token != r.v.token {
 		words += fmt.Sprintf(" (these have cluster %s; the store's marker names cluster %s, of which no node is here)", r.v.token, m.Token)
 	}
 	unset := false
@@ -350,21 +351,21 @@ func (r *rules) lift() (Decision, bool) {
 	case !quarantined || !r.v.serving:
 		return none, false
 	case r.v.open:
-	case s.Error == "" && s.Marker.Phase == MarkerAbsent && r.complete() && len(r.v.members) > 0:
+	case s.Error == "" && s.Marker.Phase == model.MarkerAbsent && r.complete() && len(r.v.members) > 0:
 		return r.adopt("is quarantined, all its members are here")
 	case s.Error != "":
 		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", figure{s.Error})
-	case s.Marker.Phase != MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
+	case s.Marker.Phase != model.MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
 		return alarm("the cluster %s is quarantined, but the store's marker doesn't say that it is formed (%s), so clients are not let in; if its data are the right ones, delete control/etcd-cluster-created and restart the managers", r.v.token, markerWords(s.Marker))
 	}
 	return r.liftNext()
 }
 
-func markerWords(m Marker) string {
+func markerWords(m model.Marker) string {
 	switch m.Phase {
-	case MarkerAbsent:
+	case model.MarkerAbsent:
 		return "there is none"
-	case MarkerForming:
+	case model.MarkerForming:
 		return fmt.Sprintf("cluster %s is being formed", m.Token)
 	}
 	return fmt.Sprintf("it names cluster %s", m.Token)
@@ -395,20 +396,20 @@ func (r *rules) liftNext() (Decision, bool) {
 	}
 	st := *next.State.Clone()
 	st.NewCluster, st.Quarantined = false, false
-	return do(StartEtcd{Node: next.ID, State: st, Restart: true}, "the cluster is formed and healthy; node %s opens its client URLs", next.ID)
+	return do(model.StartEtcd{Node: next.ID, State: st, Restart: true}, "the cluster is formed and healthy; node %s opens its client URLs", next.ID)
 }
 
 // unmarked writes the marker for a cluster that serves without one, so that nobody forms a second one in this store.
 func (r *rules) unmarked() (Decision, bool) {
 	s := r.o.Store
-	if s.Error != "" || s.Marker.Phase != MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" || r.locked() || len(r.v.members) == 0 {
+	if s.Error != "" || s.Marker.Phase != model.MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" || r.locked() || len(r.v.members) == 0 {
 		return none, false
 	}
 	return r.adopt("serves")
 }
 
 func (r *rules) adopt(how string) (Decision, bool) {
-	return do(MarkFormed{Token: r.v.token, Create: true, Founders: r.membersAsNodes(), Version: r.runningVersion(nil)},
+	return do(model.MarkFormed{Token: r.v.token, Create: true, Founders: r.membersAsNodes(), Version: r.runningVersion(nil)},
 		"cluster %s %s, but the store has no etcd-cluster-created; it is written, so that no second cluster is formed", r.v.token, how)
 }
 
@@ -442,7 +443,7 @@ func (r *rules) record() (Decision, bool) {
 		}
 		st := *n.State.Clone()
 		st.Nodes, st.DesiredSize, st.NewCluster = r.membersAsNodes(), r.desired(), false
-		return do(StartEtcd{Node: n.ID, State: st}, "the state file of node %s doesn't have the members that etcd has", n.ID)
+		return do(model.StartEtcd{Node: n.ID, State: st}, "the state file of node %s doesn't have the members that etcd has", n.ID)
 	}
 	return none, false
 }
@@ -462,7 +463,7 @@ func (r *rules) present() (Decision, bool) {
 	if s.Error != "" || s.HolderError != "" || s.Holder.Mine || r.locked() || !r.v.serving {
 		return none, false
 	}
-	return do(TakeTerm{}, "the leader says in the store that it leads")
+	return do(model.TakeTerm{}, "the leader says in the store that it leads")
 }
 
 // locked tells whether the store can't fence and the operator hasn't allowed to go without.
@@ -470,20 +471,20 @@ func (r *rules) locked() bool { return !r.o.Store.Fences && !r.p.AllowUnfenced }
 
 // goesOn tells whether an action belongs to a commit that goes on although the store turned out not to fence: etcd is stopped, and all who
 // know of it answer, so that nobody else can be acting.
-func (r *rules) goesOn(a Action) bool {
+func (r *rules) goesOn(a model.Action) bool {
 	op := r.o.Store.Operation
 	if op == nil || !committing(op.State) || r.unheard(op) != "" {
 		return false
 	}
 	switch a.(type) {
-	case StopAll, SwitchAll, HaltAll, RollbackAll, Advance, FinishRestore:
+	case model.StopAll, model.SwitchAll, model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore:
 		return true
 	}
 	return false
 }
 
 // unfenced says why the store fences nothing, and how that ends.
-func (s *Store) unfenced() (why, way string) {
+func unfenced(s *model.Store) (why, way string) {
 	if len(s.Apart) > 0 {
 		return s.Apart[0].Why, s.Apart[0].Way
 	}
@@ -491,7 +492,7 @@ func (s *Store) unfenced() (why, way string) {
 }
 
 // apartAttention is about a store that fences nothing.
-func (s *Store) apartAttention() cluster.Attention {
+func apartAttention(s *model.Store) cluster.Attention {
 	a := cluster.Attention{Kind: cluster.AttentionUnfenced}
 	if len(s.Apart) > 0 {
 		a.Node, a.NoCommand = s.Apart[0].Node, s.Apart[0].Way
@@ -549,9 +550,9 @@ func (r *rules) steady() (d Decision) {
 		d.Why += fmt.Sprintf("; %d wanted, but no further master is here", r.spec.MemberCount)
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionMember, Command: sizeCommand}
 	case r.locked():
-		why, way := s.unfenced()
+		why, way := unfenced(&s)
 		d.Why += fmt.Sprintf("; %s, so nothing is formed or restored with it; %s", why, way)
-		d.Alarm, d.Attention = true, s.apartAttention()
+		d.Alarm, d.Attention = true, apartAttention(&s)
 	case len(s.Commands) > 0:
 		d.Why += fmt.Sprintf("; the restore of %s waits until the managers are restarted", s.Commands[0].What())
 	}

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 func TimeToStart(bytes int64) time.Duration { return startBase + cluster.LoadTime(bytes) }
 
 // Database is the size of the largest database that is seen: a member that loads, or is sent one, has no larger one.
-func Database(o *Observation) int64 {
+func Database(o *model.Observation) int64 {
 	var size int64
 	for _, n := range o.Nodes {
 		size = max(size, n.Etcd.DBSize)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // stepDeadline is how long a node that takes part in a restore may be away, before anything was stopped, until the restore is given up.
@@ -40,7 +41,7 @@ func (r *rules) wantedVersion() string {
 }
 
 // mayServeElsewhere holds a restore back while members that can't be reached could still be serving clients.
-func (r *rules) mayServeElsewhere(c Command) (Decision, bool) {
+func (r *rules) mayServeElsewhere(c model.Command) (Decision, bool) {
 	s := r.o.Store
 	if r.v.token != "" && (r.v.serving || s.Marker.Token == "" || s.Marker.Token == r.v.token) {
 		if r.v.serving || !r.o.away(r.v.token, r.p.HolderLease) {
@@ -48,7 +49,7 @@ func (r *rules) mayServeElsewhere(c Command) (Decision, bool) {
 		}
 		return hold("the restore of %s waits: members of the cluster that can't be reached from here may still be serving; after %s without an answer they count as gone", c.What(), round(r.p.HolderLease))
 	}
-	if s.Marker.Phase == MarkerAbsent {
+	if s.Marker.Phase == model.MarkerAbsent {
 		return none, false // there never was a cluster
 	}
 	if id := r.o.recentlyMissing(r.p.HolderLease); id != "" {
@@ -78,7 +79,7 @@ func (r *rules) operation() (Decision, bool) {
 			return none, false
 		}
 	}
-	preparing := slices.Contains([]OperationState{OpSalvaging, OpProving, OpStaging, OpSaving}, op.State)
+	preparing := slices.Contains([]model.OperationState{model.OpSalvaging, model.OpProving, model.OpStaging, model.OpSaving}, op.State)
 	switch {
 	case preparing && op.Withdrawn:
 		return giveUp(op, "withdrawn by the operator")
@@ -87,7 +88,7 @@ func (r *rules) operation() (Decision, bool) {
 			"restore %s waits and has stopped nothing: %s", op.ID, op.Waiting)
 	case r.o.Now.Before(op.RetryAt):
 		return hold("restore %s (%s): the last step failed and is tried again %s", op.ID, op.State, figure{cluster.In(op.RetryAt.Sub(r.o.Now))})
-	case op.State == OpSalvaging && op.Reason != "":
+	case op.State == model.OpSalvaging && op.Reason != "":
 		return r.instead(op, "%s", op.Reason)
 	case preparing && op.Reason != "":
 		return giveUp(op, "%s", op.Reason)
@@ -96,7 +97,7 @@ func (r *rules) operation() (Decision, bool) {
 			return d, true
 		}
 		return r.prepare(op)
-	case op.State == OpReverting:
+	case op.State == model.OpReverting:
 		return r.revert(op)
 	case committing(op.State):
 		return r.commit(op)
@@ -109,27 +110,27 @@ func (r *rules) operation() (Decision, bool) {
 func (r *rules) untouched() bool {
 	op := r.o.Store.Operation
 	return op != nil && r.o.Store.Error == "" && r.v.serving && r.v.open && r.v.token == op.OldToken && r.v.token != op.Token &&
-		slices.Contains([]OperationState{OpSalvaging, OpProving, OpStaging}, op.State)
+		slices.Contains([]model.OperationState{model.OpSalvaging, model.OpProving, model.OpStaging}, op.State)
 }
 
 // instead goes on with the backup that is to be restored if the source's data can't be used, or gives up.
-func (r *rules) instead(op *Operation, reason string, args ...any) (Decision, bool) {
+func (r *rules) instead(op *model.Operation, reason string, args ...any) (Decision, bool) {
 	if op.Source.OrBackup == "" {
 		return giveUp(op, reason, args...)
 	}
 	next := *op
 	next.Backup = op.Source.OrBackup
-	return do(Advance{Op: next, To: OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.What(), fmt.Sprintf(reason, args...), next.Backup)
+	return do(model.Advance{Op: next, To: model.OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.What(), fmt.Sprintf(reason, args...), next.Backup)
 }
 
 // giveUp ends a restore that can't go on; nothing was stopped yet.
-func giveUp(op *Operation, reason string, args ...any) (Decision, bool) {
+func giveUp(op *model.Operation, reason string, args ...any) (Decision, bool) {
 	reason = fmt.Sprintf(reason, args...)
-	return do(FinishRestore{Op: *op, To: OpFailed, Reason: reason}, "the restore of %s can't go on: %s; nothing was stopped", op.What(), reason)
+	return do(model.FinishRestore{Op: *op, To: model.OpFailed, Reason: reason}, "the restore of %s can't go on: %s; nothing was stopped", op.What(), reason)
 }
 
 // awayBeforeCommit gives up on a restore when one of its nodes stays away, or when it takes too long.
-func (r *rules) awayBeforeCommit(op *Operation) (Decision, bool) {
+func (r *rules) awayBeforeCommit(op *model.Operation) (Decision, bool) {
 	if r.v.open && r.v.token != op.OldToken && r.v.token != op.Token {
 		return giveUp(op, "cluster %s is here, which wasn't when the restore began; queue the restore again if it is to be replaced", r.v.token)
 	}
@@ -141,7 +142,7 @@ func (r *rules) awayBeforeCommit(op *Operation) (Decision, bool) {
 			return d, true
 		}
 	}
-	if op.State == OpSalvaging && op.Backup == "" {
+	if op.State == model.OpSalvaging && op.Backup == "" {
 		if d, ok := r.awaitNode(op, string(op.Source.Node), r.instead); ok {
 			return d, true
 		}
@@ -153,7 +154,7 @@ func (r *rules) awayBeforeCommit(op *Operation) (Decision, bool) {
 }
 
 // awaitNode waits for a node, and gives up in that way when it has been away for long.
-func (r *rules) awaitNode(op *Operation, name string, giveUp func(*Operation, string, ...any) (Decision, bool)) (Decision, bool) {
+func (r *rules) awaitNode(op *model.Operation, name string, giveUp func(*model.Operation, string, ...any) (Decision, bool)) (Decision, bool) {
 	if r.o.Node(cluster.NodeID(name)) != nil {
 		return none, false
 	}
@@ -164,11 +165,11 @@ func (r *rules) awaitNode(op *Operation, name string, giveUp func(*Operation, st
 }
 
 // prepare does what can be done while the old cluster serves.
-func (r *rules) prepare(op *Operation) (Decision, bool) {
+func (r *rules) prepare(op *model.Operation) (Decision, bool) {
 	switch op.State {
-	case OpSalvaging:
+	case model.OpSalvaging:
 		return r.salvage(op)
-	case OpProving:
+	case model.OpProving:
 		var left []cluster.NodeID
 		for _, f := range op.Nodes {
 			if id := cluster.NodeID(f.Name); !slices.Contains(op.Proven, id) {
@@ -176,17 +177,17 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 			}
 		}
 		if len(left) > 0 {
-			return do(ProveBackup{Op: *op, Nodes: left}, "backup %s is fetched and proven on %s before anything is touched", op.What(), ids(left))
+			return do(model.ProveBackup{Op: *op, Nodes: left}, "backup %s is fetched and proven on %s before anything is touched", op.What(), ids(left))
 		}
-		return do(Advance{Op: *op, To: OpStaging}, "backup %s is proven on %s", op.What(), cluster.Count(len(op.Nodes), "node"))
-	case OpStaging:
-		var left []StartEtcd
+		return do(model.Advance{Op: *op, To: model.OpStaging}, "backup %s is proven on %s", op.What(), cluster.Count(len(op.Nodes), "node"))
+	case model.OpStaging:
+		var left []model.StartEtcd
 		var first *cluster.StagedDir
 		for _, f := range op.Nodes {
 			n := r.o.Node(cluster.NodeID(f.Name))
 			st := staged(n, op)
 			if st == nil {
-				left = append(left, StartEtcd{Node: n.ID, State: restoredState(op)})
+				left = append(left, model.StartEtcd{Node: n.ID, State: restoredState(op)})
 				continue
 			}
 			if first == nil {
@@ -196,28 +197,28 @@ func (r *rules) prepare(op *Operation) (Decision, bool) {
 			}
 		}
 		if len(left) > 0 {
-			return do(StageBackup{Op: *op, Starts: left}, "backup %s is proven; the new data dir is built on %s while etcd serves", op.What(), cluster.Count(len(left), "node"))
+			return do(model.StageBackup{Op: *op, Starts: left}, "backup %s is proven; the new data dir is built on %s while etcd serves", op.What(), cluster.Count(len(left), "node"))
 		}
 		next := *op
 		next.Revision, next.Hash, next.Bytes = first.Revision, first.Hash, first.SizeBytes
-		return do(Advance{Op: next, To: OpSaving}, "revision %d is staged on %s with the same hash", first.Revision, cluster.Count(len(op.Nodes), "node"))
+		return do(model.Advance{Op: next, To: model.OpSaving}, "revision %d is staged on %s with the same hash", first.Revision, cluster.Count(len(op.Nodes), "node"))
 	}
 	return r.save(op)
 }
 
 // salvage has a backup made of the source.
-func (r *rules) salvage(op *Operation) (Decision, bool) {
+func (r *rules) salvage(op *model.Operation) (Decision, bool) {
 	if op.Backup != "" {
-		return do(Advance{Op: *op, To: OpProving}, "the data of cluster %s on node %s are in the store as backup %s", op.Source.Token, op.Source.Node, op.Backup)
+		return do(model.Advance{Op: *op, To: model.OpProving}, "the data of cluster %s on node %s are in the store as backup %s", op.Source.Token, op.Source.Node, op.Backup)
 	}
 	if where(r.o.Node(op.Source.Node), op.Source.Token) == nowhere {
 		return r.instead(op, "node %s doesn't have a data dir of cluster %s any more", op.Source.Node, op.Source.Token)
 	}
-	return do(SalvageData{Op: *op, Node: op.Source.Node}, "a backup is made of %s, with everything in its log", op.What())
+	return do(model.SalvageData{Op: *op, Node: op.Source.Node}, "a backup is made of %s, with everything in its log", op.What())
 }
 
 // save takes the last backup of the old cluster and makes sure of everything before the first etcd is stopped.
-func (r *rules) save(op *Operation) (Decision, bool) {
+func (r *rules) save(op *model.Operation) (Decision, bool) {
 	if op.RevisionBefore >= op.Revision {
 		return giveUp(op, "clients have seen revision %d, and what is staged only reaches revision %d", op.RevisionBefore, op.Revision)
 	}
@@ -231,7 +232,7 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 	}
 	if !op.SafetyTried && r.v.token == op.OldToken && op.OldToken != "" {
 		if n := r.backupNode(); n != nil {
-			return do(SafetyBackup{Op: *op, Node: n.ID}, "the cluster as it is now is backed up first, so that the restore can be undone")
+			return do(model.SafetyBackup{Op: *op, Node: n.ID}, "the cluster as it is now is backed up first, so that the restore can be undone")
 		}
 		recent := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool {
 			return !r.v.serving && r.mayComeUp(n)
@@ -243,12 +244,12 @@ func (r *rules) save(op *Operation) (Decision, bool) {
 	if r.oldMayServe(op) || r.v.serving && r.o.away(op.OldToken, 0) || r.unknownCluster(op) && r.o.recentlyMissing(r.p.HolderLease) != "" {
 		return hold("restore %s waits: members that can't be reached from here may be serving", op.ID)
 	}
-	return do(Advance{Op: *op, To: OpStopping}, "everything is staged and proven; now etcd is stopped")
+	return do(model.Advance{Op: *op, To: model.OpStopping}, "everything is staged and proven; now etcd is stopped")
 }
 
 // oldMayServe tells whether members of the old cluster that can't be reached from here may be serving. Who its members are is known from
 // those that are here. When none is, anyone may be one; until somebody has switched, which nobody is told before this is answered.
-func (r *rules) oldMayServe(op *Operation) bool {
+func (r *rules) oldMayServe(op *model.Operation) bool {
 	if r.o.away(op.OldToken, r.p.HolderLease) {
 		return true
 	}
@@ -261,13 +262,13 @@ func (r *rules) oldMayServe(op *Operation) bool {
 }
 
 // unknownCluster tells whether a cluster was created that isn't the one which is to be replaced: whoever doesn't answer may have it.
-func (r *rules) unknownCluster(op *Operation) bool {
+func (r *rules) unknownCluster(op *model.Operation) bool {
 	m := r.o.Store.Marker
-	return m.Phase != MarkerAbsent && (op.OldToken == "" || m.Token != "" && m.Token != op.OldToken)
+	return m.Phase != model.MarkerAbsent && (op.OldToken == "" || m.Token != "" && m.Token != op.OldToken)
 }
 
 // unstaged is the first node of the new cluster that has neither staged nor switched, or "".
-func (r *rules) unstaged(op *Operation) string {
+func (r *rules) unstaged(op *model.Operation) string {
 	for _, f := range op.Nodes {
 		n := r.o.Node(cluster.NodeID(f.Name))
 		if n == nil || n.State != nil && n.State.Token == op.Token {
@@ -280,7 +281,7 @@ func (r *rules) unstaged(op *Operation) string {
 	return ""
 }
 
-func staged(n *cluster.NodeStatus, op *Operation) *cluster.StagedDir {
+func staged(n *cluster.NodeStatus, op *model.Operation) *cluster.StagedDir {
 	for i := range n.Staged {
 		if n.Staged[i].Operation == op.ID && n.Staged[i].Token == op.Token {
 			return &n.Staged[i]
@@ -291,6 +292,6 @@ func staged(n *cluster.NodeStatus, op *Operation) *cluster.StagedDir {
 
 // restoredState is the state file of the restored cluster's members. They start with their client URLs open: what a quarantine would prove was
 // proven on the staged data, and a second start over a large database would cost as much as the first.
-func restoredState(op *Operation) cluster.EtcdState {
+func restoredState(op *model.Operation) cluster.EtcdState {
 	return cluster.EtcdState{Token: op.Token, Nodes: op.Nodes, DesiredSize: op.Size, EtcdVersion: op.Version}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // What makes a database worth to be rewritten.
@@ -72,12 +73,12 @@ func (r *rules) corrupt() (Decision, bool) {
 		return needs(cluster.Attention{Command: restoreCommand}, "etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv --cluster), empty the data dirs of the other members and take the alarm back (etcdctl alarm disarm), or restore: "+restoreCommand)
 	case len(in) == 0 && r.canChange():
 		a := cluster.Alarm{Member: accused[0], Type: cluster.AlarmCorrupt}
-		return do(Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])
+		return do(model.Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])
 	case len(in) > 0 && r.canChange() && clean >= cluster.Quorum(voters) && !r.o.missing(in[0].Name).Foreign:
 		if n := r.v.node(r.o, in[0]); n != nil && n.State != nil && n.State.Token == r.v.token && n.Etcd.Running && n.Etcd.MemberID == in[0].ID {
-			return do(StopMember{Node: n.ID, Reason: "its data are corrupt"}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so nobody may read from it any more", label(in[0]))
+			return do(model.StopMember{Node: n.ID, Reason: "its data are corrupt"}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so nobody may read from it any more", label(in[0]))
 		}
-		return do(RemoveMember{Member: in[0].ID, Name: in[0].Name}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
+		return do(model.RemoveMember{Member: in[0].ID, Name: in[0].Name}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
 	}
 	return needs(cluster.Attention{Command: restoreCommand}, "etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv --cluster), or restore: "+restoreCommand,
 		join(accused, func(m cluster.MemberID) string { return m.String() }, ", "), clean, voters)
@@ -146,17 +147,17 @@ func (r *rules) noSpace() (Decision, bool) {
 		revision = min(revision, x.node.Etcd.Revision)
 	}
 	if r.o.CompactedTo == 0 {
-		return r.changing(Compact{Revision: revision}, "%s; its history goes first", full)
+		return r.changing(model.Compact{Revision: revision}, "%s; its history goes first", full)
 	}
 	for _, x := range list {
 		e := x.node.Etcd
 		switch {
 		case r.untouched(): // the disks, and what the nodes do, belong to the restore
 		case free(x.node) >= defragUrgent:
-			return do(Defragment{Node: x.node.ID}, "%s; %s of %s are free inside the database of node %s, which is rewritten", full, mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID)
+			return do(model.Defragment{Node: x.node.ID}, "%s; %s of %s are free inside the database of node %s, which is rewritten", full, mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID)
 		case tight(x.node) && !slices.Contains(r.o.Rewritten, x.node.ID):
 			// etcd counts what a compaction has freed when it writes the next time, and nobody can write now.
-			return do(Defragment{Node: x.node.ID}, "%s; what is free inside the database of node %s (%s) shows when it is rewritten", full, x.node.ID, mib(e.DBSize))
+			return do(model.Defragment{Node: x.node.ID}, "%s; what is free inside the database of node %s (%s) shows when it is rewritten", full, x.node.ID, mib(e.DBSize))
 		}
 	}
 	for _, x := range list {
@@ -168,7 +169,7 @@ func (r *rules) noSpace() (Decision, bool) {
 		} else if tight(x.node) {
 			// Deleting goes on without room, and what was deleted is history.
 			if revision > r.o.CompactedTo && r.o.Now.Sub(r.o.CompactedAt) >= compactAgain {
-				return r.changing(Compact{Revision: revision}, "%s; keys have been deleted since its history was dropped", full)
+				return r.changing(model.Compact{Revision: revision}, "%s; keys have been deleted since its history was dropped", full)
 			}
 			way, raise := "delete keys", raiseQuota(e.DBQuota)
 			if raise != "" {
@@ -183,7 +184,7 @@ func (r *rules) noSpace() (Decision, bool) {
 			return hold("%s; node %s has %s of a quota of %s, and its database is rewritten once it is a voter", full, n.ID, mib(n.Etcd.DBSize), mib(n.Etcd.DBQuota))
 		}
 	}
-	return do(Disarm{Alarm: cluster.Alarm{Member: raised[0], Type: cluster.AlarmNoSpace}}, "there is room again: the largest database is %s; etcd may take writes", mib(largest(list)))
+	return do(model.Disarm{Alarm: cluster.Alarm{Member: raised[0], Type: cluster.AlarmNoSpace}}, "there is room again: the largest database is %s; etcd may take writes", mib(largest(list)))
 }
 
 // tight tells whether a database is so near its quota that the alarm stays.
@@ -210,7 +211,7 @@ func (r *rules) defragment() (Decision, bool) {
 	}
 	for _, x := range list {
 		if e := x.node.Etcd; e.DBSize >= defragLeast && free(x.node) >= r.p.DefragThreshold {
-			return do(Defragment{Node: x.node.ID}, "%s of %s are free inside the database of node %s (%.0f%%, the threshold is %.0f%%)", mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID, 100*free(x.node), 100*r.p.DefragThreshold)
+			return do(model.Defragment{Node: x.node.ID}, "%s of %s are free inside the database of node %s (%.0f%%, the threshold is %.0f%%)", mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID, 100*free(x.node), 100*r.p.DefragThreshold)
 		}
 	}
 	return none, false

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // settings restarts the members whose settings have really changed, one after the other, followers first.
@@ -36,7 +37,7 @@ func (r *rules) settings() (Decision, bool) {
 	if version == "" {
 		return needs(cluster.Attention{Node: n.ID}, "settings of etcd have changed, but node %s has no etcd like %s any more, which runs; install it under /opt/etcd-v%s", n.ID, n.Etcd.Version, n.Etcd.Version)
 	}
-	a := RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
+	a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
 	if a.Settings == nil {
 		a.Settings = cluster.Settings{}
 	}
@@ -75,7 +76,7 @@ func (r *rules) otherSettings() (Decision, bool) {
 		default:
 			continue
 		}
-		a := RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
+		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
 		if a.Settings == nil {
 			a.Settings = cluster.Settings{}
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 var (
@@ -29,7 +30,7 @@ type sim struct {
 	nodes   []*simNode
 	store   simStore
 	spec    cluster.Spec
-	policy  Policy
+	policy  model.Policy
 	lead    []*simLeader
 	faults  bool
 	n       int
@@ -131,7 +132,7 @@ func TestSimulation(t *testing.T) {
 		return
 	}
 	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed", "restore rolled-back", "restore served", "restore goes on after a write", "halted with a write",
-		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked", "wipe", "plan.ReplaceMarker", "plan.Promote", "plan.RemoveMember", "plan.SetAside", "plan.RestartMember", "plan.EnableDowngrade"} {
+		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked", "wipe", "model.ReplaceMarker", "model.Promote", "model.RemoveMember", "model.SetAside", "model.RestartMember", "model.EnableDowngrade"} {
 		if did[what] == 0 {
 			t.Errorf("no simulated cluster came to: %s", what)
 		}
@@ -142,7 +143,7 @@ func newSim(t *testing.T, seed int) *sim {
 	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true,
 		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}, eager: map[cluster.Token]bool{}, keeps: map[cluster.Token]int{}, downTo: map[cluster.Token]int{}}
 	s.store = simStore{up: true, backups: map[string]simBackup{"BAD": {corrupt: true}}}
-	s.policy = DefaultPolicy("3.6.16")
+	s.policy = model.DefaultPolicy("3.6.16")
 	size := []int{1, 2, 3, 3, 3, 4, 5, 5}[s.rng.IntN(8)]
 	for i := range size {
 		s.nodes = append(s.nodes, &simNode{id: cluster.NodeID(rune('a' + i)), up: true, manager: true, store: true,
@@ -220,7 +221,7 @@ func (s *sim) play() {
 				s.queue()
 				s.restartAll()
 			}
-			if storm && s.store.marker.Phase == MarkerForming && s.rng.IntN(12) == 0 {
+			if storm && s.store.marker.Phase == model.MarkerForming && s.rng.IntN(12) == 0 {
 				s.rout()
 			}
 		}
@@ -232,7 +233,7 @@ func (s *sim) play() {
 // delicate tells whether a cluster is being formed or a restore is being committed.
 func (s *sim) delicate() bool {
 	op := s.store.op
-	return s.store.marker.Phase == MarkerForming || op != nil && slices.Contains([]OperationState{OpSalvaging, OpStopping, OpSwitching, OpVerifying, OpReverting}, op.State)
+	return s.store.marker.Phase == model.MarkerForming || op != nil && slices.Contains([]model.OperationState{model.OpSalvaging, model.OpStopping, model.OpSwitching, model.OpVerifying, model.OpReverting}, op.State)
 }
 
 // rout makes all founders but one crash.
@@ -468,9 +469,9 @@ func (s *sim) startEtcd(n *simNode) {
 // replaced tells whether the store says that another cluster is the one now than that of a node that was off in the meantime.
 func (s *sim) replaced(n *simNode) bool {
 	st, t := &s.store, n.state.Token
-	committed := st.op != nil && slices.Contains([]OperationState{OpStopping, OpSwitching, OpVerifying}, st.op.State) && st.op.Token != t
+	committed := st.op != nil && slices.Contains([]model.OperationState{model.OpStopping, model.OpSwitching, model.OpVerifying}, st.op.State) && st.op.Token != t
 	makes := st.op != nil && st.op.Token == t
-	return committed || st.marker.Phase == MarkerFormed && st.marker.Token != t && !makes
+	return committed || st.marker.Phase == model.MarkerFormed && st.marker.Token != t && !makes
 }
 
 func (s *sim) boot(n *simNode) {
@@ -532,7 +533,7 @@ func (s *sim) spares(n *simNode, token cluster.Token) bool {
 // queue has the operator ask for a restore: of a good backup, of a corrupt one, of one that isn't there, of a survivor's data, of
 // data in a trash can.
 func (s *sim) queue() {
-	c := Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: "BAD", Spec: cluster.Spec{MemberCount: s.someSize()}}
+	c := model.Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: "BAD", Spec: cluster.Spec{MemberCount: s.someSize()}}
 	switch names := slices.Sorted(maps.Keys(s.store.backups)); s.rng.IntN(8) {
 	case 0:
 	case 1:
@@ -553,20 +554,20 @@ func (s *sim) queue() {
 }
 
 // someSource is a data dir that an operator may want to go on with.
-func (s *sim) someSource() Source {
+func (s *sim) someSource() model.Source {
 	n := s.nodes[s.rng.IntN(len(s.nodes))]
 	tokens := slices.Sorted(maps.Keys(n.trash))
 	switch {
 	case len(tokens) > 0 && s.rng.IntN(2) == 0:
-		src := Source{Node: n.id, Token: tokens[s.rng.IntN(len(tokens))]}
+		src := model.Source{Node: n.id, Token: tokens[s.rng.IntN(len(tokens))]}
 		if s.rng.IntN(2) == 0 {
 			src.Node = ""
 		}
 		return src
 	case n.state != nil && !s.restoreOver(n.state.Token):
-		return Source{Node: n.id, Token: n.state.Token}
+		return model.Source{Node: n.id, Token: n.state.Token}
 	}
-	return Source{}
+	return model.Source{}
 }
 
 func (s *sim) restoreOver(t cluster.Token) bool { return s.restores[t] != nil && s.restores[t].over }
@@ -612,7 +613,7 @@ func (s *sim) settle() {
 func (s *sim) askAgain() {
 	for _, name := range slices.Sorted(maps.Keys(s.store.backups)) {
 		if !s.store.backups[name].corrupt {
-			c := Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: name, Spec: s.spec}
+			c := model.Command{Name: fmt.Sprintf("r%06d", s.count()), Backup: name, Spec: s.spec}
 			s.store.commands = append(s.store.commands, c)
 			s.log("command %s restores %s, as nobody is served", c.Name, name)
 			break
@@ -632,7 +633,7 @@ func (s *sim) someoneServes() bool {
 
 // settled tells whether the cluster is what the spec says.
 func (s *sim) settled() bool {
-	if len(s.store.commands) > 0 || s.store.op != nil || s.store.marker.Phase != MarkerFormed || s.store.marker.Token != s.legit {
+	if len(s.store.commands) > 0 || s.store.op != nil || s.store.marker.Phase != model.MarkerFormed || s.store.marker.Token != s.legit {
 		return false
 	}
 	members := 0

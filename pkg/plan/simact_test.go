@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
 )
 
 // simLeader is one leadership: it observes, decides and acts in steps between which anything can happen.
@@ -18,7 +20,7 @@ type simLeader struct {
 	seen      map[cluster.NodeID]time.Duration // last answer
 	settled   time.Duration
 	reach     string
-	seenOp    *Operation // the record as it was read
+	seenOp    *model.Operation // the record as it was read
 	seenVer   int
 	seenSince time.Duration
 	beat      int
@@ -27,9 +29,9 @@ type simLeader struct {
 	doneAt    time.Duration
 	done      bool
 
-	o         *Observation
-	readStore bool  // the store answered
-	last      Store // what it said last
+	o         *model.Observation
+	readStore bool        // the store answered
+	last      model.Store // what it said last
 	mem       simRecord
 	haveN     bool
 	haveS     bool
@@ -68,7 +70,7 @@ func (s *sim) observeNodes(l *simLeader) {
 		if !ok {
 			last = l.started
 		}
-		o.Missing = append(o.Missing, MissingNode{ID: n.id, For: s.now - last})
+		o.Missing = append(o.Missing, model.MissingNode{ID: n.id, For: s.now - last})
 	}
 	if reach != l.reach {
 		l.reach, l.settled = reach, s.now
@@ -101,7 +103,7 @@ func (s *sim) observeStore(l *simLeader) {
 	if st.leaderBeat != l.beat {
 		l.beat, l.beatAt = st.leaderBeat, s.now
 	}
-	o.Store.Holder = Holder{Term: st.leaderTerm, Node: st.leaderNode, Mine: mine, UnchangedFor: s.now - l.beatAt}
+	o.Store.Holder = model.Holder{Term: st.leaderTerm, Node: st.leaderNode, Mine: mine, UnchangedFor: s.now - l.beatAt}
 	o.Store.Marker = st.marker
 	spec := s.spec
 	o.Store.Spec = &spec
@@ -137,7 +139,7 @@ func (s *sim) step(l *simLeader) {
 			l.o = nil
 		}
 	case l.o == nil:
-		l.o, l.haveN, l.haveS = &Observation{}, false, false
+		l.o, l.haveN, l.haveS = &model.Observation{}, false, false
 		s.half(l, s.rng.IntN(2) == 0)
 	case !l.haveN || !l.haveS:
 		s.half(l, !l.haveN)
@@ -151,7 +153,7 @@ func (s *sim) step(l *simLeader) {
 		spec := s.spec
 		l.decision = Next(l.o, &spec, s.policy)
 		s.log("%s term %d: %v (%s)", l.node.id, l.term, l.decision.Do, l.decision.Why)
-		if err := Check(l.o, l.decision.Do, s.policy); err != nil {
+		if err := safety.Check(l.o, l.decision.Do, s.policy); err != nil {
 			s.fail("Check refuses %s: %v", l.decision.Do, err)
 		}
 		if err := dumb(l.o, l.decision.Do, s.policy); err != nil {
@@ -188,9 +190,9 @@ func (s *sim) ask(l *simLeader, id cluster.NodeID, f func(n *simNode)) bool {
 func one(f func() bool) []func() bool { return []func() bool{f} }
 
 // act turns an action into steps. Every step stands for one request; the leader may die before any of them.
-func (s *sim) act(l *simLeader, a Action) []func() bool {
+func (s *sim) act(l *simLeader, a model.Action) []func() bool {
 	st := &s.store
-	swapMarker := func(m Marker) func() bool {
+	swapMarker := func(m model.Marker) func() bool {
 		return func() bool {
 			if !s.storeUp(l.node) || st.markerVer != l.marker {
 				return false
@@ -201,7 +203,7 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 		}
 	}
 	switch a := a.(type) {
-	case TakeTerm:
+	case model.TakeTerm:
 		return one(func() bool {
 			switch {
 			case !s.storeUp(l.node):
@@ -213,26 +215,26 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 			}
 			return false
 		})
-	case CreateMarker:
-		return one(swapMarker(Marker{Phase: MarkerForming, Token: a.Token, Founders: a.Founders, Version: a.Version}))
-	case ReplaceMarker:
-		return one(swapMarker(Marker{Phase: MarkerForming, Token: a.Token, Founders: a.Founders, Version: a.Version}))
-	case MarkFormed:
+	case model.CreateMarker:
+		return one(swapMarker(model.Marker{Phase: model.MarkerForming, Token: a.Token, Founders: a.Founders, Version: a.Version}))
+	case model.ReplaceMarker:
+		return one(swapMarker(model.Marker{Phase: model.MarkerForming, Token: a.Token, Founders: a.Founders, Version: a.Version}))
+	case model.MarkFormed:
 		m := l.o.Store.Marker
 		if a.Create {
-			m = Marker{Token: a.Token, Founders: a.Founders, Version: a.Version}
+			m = model.Marker{Token: a.Token, Founders: a.Founders, Version: a.Version}
 		}
-		m.Phase = MarkerFormed
+		m.Phase = model.MarkerFormed
 		return one(swapMarker(m))
-	case StartEtcd:
+	case model.StartEtcd:
 		return one(func() bool { return s.ask(l, a.Node, func(n *simNode) { s.start(n, a) }) })
-	case StartAll:
+	case model.StartAll:
 		var steps []func() bool
 		for _, x := range a.Starts {
 			steps = append(steps, func() bool { s.ask(l, x.Node, func(n *simNode) { s.start(n, x) }); return true })
 		}
 		return steps
-	case SetAside:
+	case model.SetAside:
 		return one(func() bool {
 			return s.ask(l, a.Node, func(n *simNode) {
 				if n.state != nil && n.state.Token == a.Token {
@@ -241,14 +243,14 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 				}
 			})
 		})
-	case TakeBackup:
+	case model.TakeBackup:
 		return one(func() bool {
 			if !s.takeBackup(l, a.Node) {
 				l.retryAt = s.now + 30*time.Second
 			}
 			return false
 		})
-	case RestartMember:
+	case model.RestartMember:
 		return one(func() bool {
 			return s.ask(l, a.Node, func(n *simNode) {
 				if n.state != nil && n.state.Token == a.State.Token && n.dir() != nil && !n.holding() {
@@ -257,11 +259,11 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 				}
 			})
 		})
-	case EnableDowngrade, CancelDowngrade:
+	case model.EnableDowngrade, model.CancelDowngrade:
 		return one(func() bool { return s.downgrade(l, a) })
-	case AddLearner, Promote, RemoveMember, UpdateMember:
+	case model.AddLearner, model.Promote, model.RemoveMember, model.UpdateMember:
 		return one(func() bool { return s.changeMembers(l, a) })
-	case FailCommand:
+	case model.FailCommand:
 		return one(func() bool {
 			if s.storeUp(l.node) {
 				s.endCommand(a.Command, a.Backup+": "+a.Reason, len(a.Reason) > 10 && a.Reason[:10] != "superseded")
@@ -273,7 +275,7 @@ func (s *sim) act(l *simLeader, a Action) []func() bool {
 }
 
 // start is the node's part of StartEtcd: it never changes the cluster that a node belongs to.
-func (s *sim) start(n *simNode, a StartEtcd) {
+func (s *sim) start(n *simNode, a model.StartEtcd) {
 	if n.state != nil && n.state.Token != a.State.Token {
 		return
 	}
@@ -339,7 +341,7 @@ func (s *sim) takeBackup(l *simLeader, id cluster.NodeID) bool {
 }
 
 // changeMembers asks the etcd that the leader saw for another member list; etcd itself refuses what would cost the quorum.
-func (s *sim) changeMembers(l *simLeader, a Action) bool {
+func (s *sim) changeMembers(l *simLeader, a model.Action) bool {
 	token := look(sorted(l.o)).token
 	for _, g := range s.groups() {
 		if g.token != token || g.nodes[0].side != l.node.side || !g.quorum {
@@ -353,20 +355,20 @@ func (s *sim) changeMembers(l *simLeader, a Action) bool {
 			}
 		}
 		switch a := a.(type) {
-		case AddLearner:
+		case model.AddLearner:
 			for _, m := range members {
 				if m.PeerURLs[0] == a.PeerURLs[0] {
 					return false
 				}
 			}
 			members = append(members, cluster.Member{ID: simMemberID(token, string(a.Node), s.count()), PeerURLs: a.PeerURLs, Learner: true})
-		case Promote:
+		case model.Promote:
 			m := findMember(members, a.Member)
 			if m == nil || !m.Learner {
 				return false
 			}
 			m.Learner = false
-		case RemoveMember:
+		case model.RemoveMember:
 			m := findMember(members, a.Member)
 			if m == nil {
 				return false
@@ -393,7 +395,7 @@ func (s *sim) changeMembers(l *simLeader, a Action) bool {
 
 func (s *sim) endCommand(name, why string, failed bool) {
 	before := len(s.store.commands)
-	s.store.commands = slices.DeleteFunc(s.store.commands, func(c Command) bool { return c.Name == name })
+	s.store.commands = slices.DeleteFunc(s.store.commands, func(c model.Command) bool { return c.Name == name })
 	if failed && len(s.store.commands) < before {
 		s.store.failed = append(s.store.failed, name+": "+why)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // The model world of the simulation: machines with disks, a much simplified etcd, and a store with compare-and-swap.
@@ -77,7 +78,7 @@ type simJournal struct {
 	wrong   bool // what it comes up with isn't what was staged
 	old     *cluster.EtcdState
 	written bool
-	record  *Operation // as the leader gave it with Stop
+	record  *model.Operation // as the leader gave it with Stop
 }
 
 func (j *simJournal) is(op string, phases ...string) bool {
@@ -136,18 +137,18 @@ type simBackup struct {
 
 type simStore struct {
 	up          bool
-	marker      Marker
+	marker      model.Marker
 	markerVer   int
 	leaderTerm  cluster.Term
 	leaderNode  cluster.NodeID
 	leaderInst  string
 	leaderBeat  int
-	commands    []Command
-	op          *Operation
+	commands    []model.Command
+	op          *model.Operation
 	opVer       int
 	opSince     time.Duration
 	failed      []string
-	rolledBack  []Operation
+	rolledBack  []model.Operation
 	backups     map[string]simBackup
 	newest      time.Duration
 	haveBackups bool
@@ -335,13 +336,13 @@ func (s *sim) settleVersion(g *group) {
 }
 
 // downgrade begins or ends etcd's own downgrade, in the cluster that the leader saw.
-func (s *sim) downgrade(l *simLeader, a Action) bool {
+func (s *sim) downgrade(l *simLeader, a model.Action) bool {
 	token := look(sorted(l.o)).token
 	for _, g := range s.groups() {
 		if g.token != token || g.nodes[0].side != l.node.side || !g.quorum {
 			continue
 		}
-		e, ok := a.(EnableDowngrade)
+		e, ok := a.(model.EnableDowngrade)
 		switch {
 		case !ok:
 			delete(s.downTo, token)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // simRestore is what the world knows of a restore: what is to be found in it once clients are served from it.
@@ -17,7 +18,7 @@ type simRestore struct {
 
 // simRecord is a leader's memory of the restore under way, for when the store is away.
 type simRecord struct {
-	op      *Operation
+	op      *model.Operation
 	since   time.Duration
 	unsaved bool // the store doesn't have it
 }
@@ -48,7 +49,7 @@ func (s *sim) knowsOp(l *simLeader) {
 	op := *l.mem.op
 	op.StateFor = s.now - l.mem.since
 	op.Proven, op.Verified = slices.Clone(op.Proven), slices.Clone(op.Verified)
-	op.Withdrawn = o.Store.Error == "" && !slices.ContainsFunc(o.Store.Commands, func(c Command) bool { return c.Name == op.ID })
+	op.Withdrawn = o.Store.Error == "" && !slices.ContainsFunc(o.Store.Commands, func(c model.Command) bool { return c.Name == op.ID })
 	o.Store.Operation = &op
 }
 
@@ -70,11 +71,11 @@ func (s *sim) recall(l *simLeader) {
 	}
 }
 
-var opOrder = map[OperationState]int{OpStopping: 1, OpSwitching: 2, OpVerifying: 3, OpReverting: 4}
+var opOrder = map[model.OperationState]int{model.OpStopping: 1, model.OpSwitching: 2, model.OpVerifying: 3, model.OpReverting: 4}
 
 // swapOp changes the record if it is still the one that was read. In a commit the leader goes on with what it remembers if the store
 // doesn't answer.
-func (s *sim) swapOp(l *simLeader, change func(op *Operation)) bool {
+func (s *sim) swapOp(l *simLeader, change func(op *model.Operation)) bool {
 	st := &s.store
 	if l.mem.op == nil {
 		return false
@@ -109,7 +110,7 @@ func (s *sim) swapOp(l *simLeader, change func(op *Operation)) bool {
 }
 
 // actRestore turns the steps of a restore into requests.
-func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
+func (s *sim) actRestore(l *simLeader, a model.Action) []func() bool {
 	st := &s.store
 	each := func(nodes []cluster.NodeID, f func(n *simNode)) []func() bool {
 		var steps []func() bool
@@ -118,7 +119,7 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 		}
 		return steps
 	}
-	starts := func(list []StartEtcd) []cluster.NodeID {
+	starts := func(list []model.StartEtcd) []cluster.NodeID {
 		var ids []cluster.NodeID
 		for _, x := range list {
 			ids = append(ids, x.Node)
@@ -126,7 +127,7 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 		return ids
 	}
 	switch a := a.(type) {
-	case BeginRestore:
+	case model.BeginRestore:
 		return one(func() bool {
 			if s.storeUp(l.node) && st.op == nil && st.opVer == l.op {
 				op := a.Op
@@ -136,9 +137,9 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 			}
 			return false
 		})
-	case SalvageData:
+	case model.SalvageData:
 		return one(func() bool { return s.salvage(l, a) })
-	case ProveBackup:
+	case model.ProveBackup:
 		var steps []func() bool
 		for _, id := range a.Nodes {
 			steps = append(steps, func() bool {
@@ -146,7 +147,7 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 				if n := s.node(id); !l.reaches(n) || !s.storeUp(n) {
 					return true
 				}
-				return s.swapOp(l, func(op *Operation) {
+				return s.swapOp(l, func(op *model.Operation) {
 					if !ok || b.corrupt {
 						op.Reason = "backup can't be proven"
 					} else if !slices.Contains(op.Proven, id) {
@@ -156,54 +157,54 @@ func (s *sim) actRestore(l *simLeader, a Action) []func() bool {
 			})
 		}
 		return steps
-	case StageBackup:
+	case model.StageBackup:
 		return each(starts(a.Starts), func(n *simNode) { s.stage(n, a.Op) })
-	case SafetyBackup:
+	case model.SafetyBackup:
 		return one(func() bool {
 			if s.takeBackup(l, a.Node) || s.rng.IntN(4) == 0 {
-				s.swapOp(l, func(op *Operation) { op.SafetyTried = true })
+				s.swapOp(l, func(op *model.Operation) { op.SafetyTried = true })
 			}
 			return false
 		})
-	case StopAll:
+	case model.StopAll:
 		return each(a.Nodes, func(n *simNode) { s.stop(n, a.Op) })
-	case SwitchAll:
+	case model.SwitchAll:
 		return each(starts(a.Starts), func(n *simNode) { s.switchNode(n, a.Op) })
-	case HaltAll:
+	case model.HaltAll:
 		return each(a.Nodes, func(n *simNode) { s.halt(n, a.Op.ID) })
-	case VerifyAll:
+	case model.VerifyAll:
 		return one(func() bool {
-			s.swapOp(l, func(op *Operation) { op.Verified = append(op.Verified, a.Nodes...) })
+			s.swapOp(l, func(op *model.Operation) { op.Verified = append(op.Verified, a.Nodes...) })
 			return false
 		})
-	case RollbackAll:
+	case model.RollbackAll:
 		return each(a.Nodes, func(n *simNode) { s.rollback(n, a.Op) })
-	case Advance:
+	case model.Advance:
 		return one(func() bool {
-			return s.swapOp(l, func(op *Operation) {
+			return s.swapOp(l, func(op *model.Operation) {
 				op.State, op.Revision, op.Hash, op.Reason = a.To, a.Op.Revision, a.Op.Hash, a.Reason
 				op.Written, op.Unwritten, op.Backup = a.Op.Written, a.Op.Unwritten, a.Op.Backup
 			})
 		})
-	case FinishRestore:
+	case model.FinishRestore:
 		return s.finish(l, a)
 	}
 	panic("no such action")
 }
 
 // finish writes marker, command and record, one after the other, and has the nodes forget what they needed to go back.
-func (s *sim) finish(l *simLeader, a FinishRestore) []func() bool {
+func (s *sim) finish(l *simLeader, a model.FinishRestore) []func() bool {
 	st := &s.store
 	steps := []func() bool{
 		func() bool {
-			if a.To != OpDone {
+			if a.To != model.OpDone {
 				return true
 			}
 			if !s.storeUp(l.node) || st.markerVer != l.marker || st.opVer != l.op {
 				return false
 			}
 			if st.marker.Token != a.Op.Token {
-				st.marker = Marker{Phase: MarkerFormed, Token: a.Op.Token, Founders: a.Op.Nodes, Version: a.Op.Version}
+				st.marker = model.Marker{Phase: model.MarkerFormed, Token: a.Op.Token, Founders: a.Op.Nodes, Version: a.Op.Version}
 				st.markerVer++
 				l.marker = st.markerVer
 			}
@@ -213,21 +214,21 @@ func (s *sim) finish(l *simLeader, a FinishRestore) []func() bool {
 			if !s.storeUp(l.node) || st.opVer != l.op {
 				return false
 			}
-			s.endCommand(a.Op.ID, a.Reason, a.To != OpDone)
+			s.endCommand(a.Op.ID, a.Reason, a.To != model.OpDone)
 			return true
 		},
 		func() bool {
-			if !s.swapOp(l, func(op *Operation) { op.State = a.To }) {
+			if !s.swapOp(l, func(op *model.Operation) { op.State = a.To }) {
 				return false
 			}
 			switch a.To {
-			case OpRolledBack:
+			case model.OpRolledBack:
 				st.rolledBack = append(st.rolledBack, *st.op)
 				s.restores[a.Op.Token].over = true
-			case OpFailed:
+			case model.OpFailed:
 				s.restores[a.Op.Token].over = true
-			case OpDone:
-				s.bargain = s.bargain || a.Op.State != OpVerifying || a.Op.Written
+			case model.OpDone:
+				s.bargain = s.bargain || a.Op.State != model.OpVerifying || a.Op.Written
 				st.highest = max(st.highest, a.Op.Revision)
 			}
 			st.op, l.mem = nil, simRecord{}
@@ -241,7 +242,7 @@ func (s *sim) finish(l *simLeader, a FinishRestore) []func() bool {
 }
 
 // salvage makes a backup of a data dir.
-func (s *sim) salvage(l *simLeader, a SalvageData) bool {
+func (s *sim) salvage(l *simLeader, a model.SalvageData) bool {
 	n := s.node(a.Node)
 	if !l.reaches(n) || !s.storeUp(n) {
 		return false
@@ -257,7 +258,7 @@ func (s *sim) salvage(l *simLeader, a SalvageData) bool {
 		return false
 	}
 	name := fmt.Sprintf("S%d", s.count())
-	return s.swapOp(l, func(op *Operation) {
+	return s.swapOp(l, func(op *model.Operation) {
 		if d == nil {
 			op.Reason = "the data dir is gone"
 			return
@@ -283,7 +284,7 @@ func (s *sim) enter(n *simNode, op string) bool {
 	return true
 }
 
-func (s *sim) stage(n *simNode, op Operation) {
+func (s *sim) stage(n *simNode, op model.Operation) {
 	b, ok := s.store.backups[op.Backup]
 	if !ok || !s.storeUp(n) || !s.enter(n, op.ID) || n.journal.phase != "" {
 		return
@@ -314,7 +315,7 @@ func (s *sim) stage(n *simNode, op Operation) {
 }
 
 // stop holds etcd. A node that has switched is further than that.
-func (s *sim) stop(n *simNode, op Operation) {
+func (s *sim) stop(n *simNode, op model.Operation) {
 	s.stopped(n, op)
 	if !s.enter(n, op.ID) {
 		return
@@ -331,7 +332,7 @@ func (s *sim) stop(n *simNode, op Operation) {
 }
 
 // switchNode makes the staged data current; the old data dir stays where it is.
-func (s *sim) switchNode(n *simNode, op Operation) {
+func (s *sim) switchNode(n *simNode, op model.Operation) {
 	j := n.journal
 	switch {
 	case j.is(op.ID, "switched", "halted"):
@@ -374,7 +375,7 @@ func (s *sim) halt(n *simNode, op string) {
 }
 
 // rollback brings the old data back, unless clients have written to the new ones.
-func (s *sim) rollback(n *simNode, op Operation) {
+func (s *sim) rollback(n *simNode, op model.Operation) {
 	s.halt(n, op.ID)
 	j := n.journal
 	if !j.is(op.ID, "stopped", "halted") || j.written {
@@ -409,7 +410,7 @@ func (n *simNode) toTrash(t cluster.Token) {
 }
 
 // stopped asserts that nothing is stopped for something that isn't staged on all nodes, nor for a restore that is over.
-func (s *sim) stopped(n *simNode, op Operation) {
+func (s *sim) stopped(n *simNode, op model.Operation) {
 	if !n.serving() {
 		return
 	}
@@ -419,17 +420,17 @@ func (s *sim) stopped(n *simNode, op Operation) {
 	for _, f := range op.Nodes {
 		x := s.node(cluster.NodeID(f.Name))
 		has := x.journal.is(op.ID, "staged", "stopped", "switched", "halted") || x.state != nil && x.state.Token == op.Token
-		if !has && op.State == OpStopping && !s.wipedSince(x.id, 10*time.Minute) {
+		if !has && op.State == model.OpStopping && !s.wipedSince(x.id, 10*time.Minute) {
 			s.fail("%s is stopped though %s has nothing staged", n.id, x.id)
 		}
 	}
 }
 
 // restoreMoved follows the record.
-func (s *sim) restoreMoved(before OperationState, op *Operation) {
+func (s *sim) restoreMoved(before model.OperationState, op *model.Operation) {
 	s.log("restore %s: %s -> %s %s", op.ID, before, op.State, op.Reason)
 	s.did["restore "+string(op.State)]++
-	if before == OpReverting && op.State == OpSwitching {
+	if before == model.OpReverting && op.State == model.OpSwitching {
 		s.did["restore goes on after a write"]++
 	}
 }

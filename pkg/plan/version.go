@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // firstFor36 is the oldest 3.5 from which a cluster may go to 3.6: older ones bring removed members back to life.
@@ -124,7 +125,7 @@ func (r *rules) isVersionPending(want cluster.Version) bool {
 // versionDone ends a downgrade that was enabled and isn't wanted any more.
 func (r *rules) versionDone(list []runner, want cluster.Version) (Decision, bool) {
 	if t := downgradeTarget(list); t != nil && t.Minor < want.Minor {
-		return do(CancelDowngrade{}, "etcd's downgrade to %d.%d is enabled, but %s is wanted and runs", t.Major, t.Minor, want)
+		return do(model.CancelDowngrade{}, "etcd's downgrade to %d.%d is enabled, but %s is wanted and runs", t.Major, t.Minor, want)
 	}
 	return none, false
 }
@@ -210,7 +211,7 @@ func (r *rules) suitable(want cluster.Version, list []runner) (string, string) {
 // up goes from a minor version to the next. Every version on the whole way has to be there before the first step.
 func (r *rules) up(list []runner, from int, want cluster.Version) (Decision, bool) {
 	if t := downgradeTarget(list); t != nil && t.Minor < want.Minor {
-		return do(CancelDowngrade{}, "etcd's downgrade to %d.%d is enabled, but %s is wanted", t.Major, t.Minor, want)
+		return do(model.CancelDowngrade{}, "etcd's downgrade to %d.%d is enabled, but %s is wanted", t.Major, t.Minor, want)
 	}
 	for minor := from + 1; minor <= want.Minor; minor++ {
 		if _, missing := r.hop(list, minor, want); missing != "" {
@@ -274,11 +275,11 @@ func (r *rules) down(list []runner, from int, want cluster.Version) (Decision, b
 		if why := disagree(list); why != "" {
 			return alarm("%s; etcd %s is wanted, but no version is changed before that is cleared up", why, want)
 		}
-		return r.changing(EnableDowngrade{Version: fmt.Sprintf("3.%d.0", below)}, "etcd 3.%d runs and %s is wanted; etcd's own downgrade to 3.%d begins", from, want, below)
+		return r.changing(model.EnableDowngrade{Version: fmt.Sprintf("3.%d.0", below)}, "etcd 3.%d runs and %s is wanted; etcd's own downgrade to 3.%d begins", from, want, below)
 	case target == nil: // etcd may raise that to what all run at any moment
 		return hold("etcd %s is wanted; waiting until all members say that they keep to 3.%d, before etcd's downgrade can begin", want, from)
 	case target.Minor != below:
-		return do(CancelDowngrade{}, "etcd's downgrade to %s is enabled, which isn't the way to %s", target, want)
+		return do(model.CancelDowngrade{}, "etcd's downgrade to %s is enabled, which isn't the way to %s", target, want)
 	case minor != below:
 		return hold("etcd's downgrade to 3.%d is enabled; waiting until all members keep to it", below)
 	}
@@ -323,7 +324,7 @@ func (r *rules) roll(list []runner, target string, want cluster.Version, due fun
 	case len(list) == 2:
 		return alarm("etcd %s is wanted, but of two members none can be restarted without an outage; waiting for a third", want)
 	}
-	a := RestartMember{Node: x.node.ID, State: *x.node.State.Clone(), Why: "version"}
+	a := model.RestartMember{Node: x.node.ID, State: *x.node.State.Clone(), Why: "version"}
 	a.State.EtcdVersion, a.State.NewCluster = target, false
 	text := fmt.Sprintf("etcd %s runs on node %s and %s is wanted; it becomes %s (%d of %d are done)", x.runs, x.node.ID, want, target, begun, len(list))
 	if begun > 0 {
@@ -358,7 +359,7 @@ func (r *rules) fallBack() (Decision, bool) {
 			tried.Compare(old) == 0 || !slices.Contains(n.Versions, others) || !r.keepsTo(old) {
 			continue
 		}
-		a := RestartMember{Node: n.ID, State: *n.State.Clone(), Why: "fall-back"}
+		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Why: "fall-back"}
 		a.State.EtcdVersion, a.State.NewCluster = others, false
 		return do(a, "node %s didn't get well with etcd %s within %s (%s); it goes back to %s, which all others run", n.ID, tried, round(n.Etcd.UnhealthyFor), n.Etcd.Error, others)
 	}

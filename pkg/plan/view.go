@@ -3,17 +3,19 @@ package plan
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // observed is what the rules ask of an observation.
-type observed struct{ *Observation }
+type observed struct{ *model.Observation }
 
 // sorted returns the observation with its sets in order, so that the order in which nodes answered decides nothing. A restore that
 // has ended is none.
-func sorted(o *Observation) observed {
+func sorted(o *model.Observation) observed {
 	c := *o
 	if op := o.Store.Operation; op != nil && op.State.Ended() {
 		c.Store.Operation = nil
@@ -21,19 +23,19 @@ func sorted(o *Observation) observed {
 	c.Nodes = slices.Clone(o.Nodes)
 	slices.SortFunc(c.Nodes, func(a, b cluster.NodeStatus) int { return cmp.Compare(a.ID, b.ID) })
 	c.Missing = slices.Clone(o.Missing)
-	slices.SortFunc(c.Missing, func(a, b MissingNode) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(c.Missing, func(a, b model.MissingNode) int { return cmp.Compare(a.ID, b.ID) })
 	return observed{&c}
 }
 
 // missing returns a node that is known but didn't answer. One that nobody knows has been missing for as long as the leader has
 // seen the same nodes.
-func (o observed) missing(name string) MissingNode {
+func (o observed) missing(name string) model.MissingNode {
 	for _, m := range o.Missing {
 		if string(m.ID) == name {
 			return m
 		}
 	}
-	return MissingNode{ID: cluster.NodeID(name), For: o.SettledFor}
+	return model.MissingNode{ID: cluster.NodeID(name), For: o.SettledFor}
 }
 
 // view is what an observation says of the etcd cluster that runs.
@@ -216,4 +218,16 @@ func (o observed) quorumAway(names []string, long time.Duration) bool {
 		}
 	}
 	return len(names) > 0 && away >= cluster.Quorum(len(names))
+}
+
+func join[T any](list []T, f func(T) string, sep string) string {
+	parts := make([]string, len(list))
+	for i, x := range list {
+		parts[i] = f(x)
+	}
+	return strings.Join(parts, sep)
+}
+
+func ids(nodes []cluster.NodeID) string {
+	return join(nodes, func(n cluster.NodeID) string { return string(n) }, ",")
 }

@@ -8,15 +8,17 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
 )
 
 // world is what a script describes. It fills in all that a script doesn't say, so that a healthy cluster is one line.
 type world struct {
 	nodes   []*worldNode
 	members []cluster.Member
-	o       Observation // all but the nodes
+	o       model.Observation // all but the nodes
 	spec    *cluster.Spec
-	p       Policy
+	p       model.Policy
 	leader  string
 	keeps   string // the minor version that all keep to, else the lowest that runs
 	downTo  string // for which etcd's downgrade is enabled
@@ -51,9 +53,9 @@ const (
 var worldNow = time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func newWorld() *world {
-	return &world{p: DefaultPolicy("3.6.16"), lostFor: 2 * time.Minute, o: Observation{
+	return &world{p: model.DefaultPolicy("3.6.16"), lostFor: 2 * time.Minute, o: model.Observation{
 		Now: worldNow, Term: 7, FreshToken: "NEW", SettledFor: time.Hour,
-		Store: Store{Fences: true, NewestBackupKnown: true, Holder: Holder{Term: 7, Mine: true}},
+		Store: model.Store{Fences: true, NewestBackupKnown: true, Holder: model.Holder{Term: 7, Mine: true}},
 	}}
 }
 
@@ -141,9 +143,9 @@ func (a args) list(key string) []string {
 }
 
 // source is the value of source=NODE:TOKEN, and of or=BACKUP.
-func (a args) source() Source {
+func (a args) source() model.Source {
 	node, token, _ := strings.Cut(a.str("source", ""), ":")
-	return Source{Node: cluster.NodeID(node), Token: cluster.Token(token), OrBackup: a.str("or", "")}
+	return model.Source{Node: cluster.NodeID(node), Token: cluster.Token(token), OrBackup: a.str("or", "")}
 }
 
 // settings are the words of the form name=value.
@@ -265,14 +267,14 @@ func (w *world) do(words []string) (answer string, err error) {
 			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "r9: control/r9/_command.json: corrupt")
 			break
 		}
-		c := Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"), AcceptLoss: a.has("accept-loss"),
+		c := model.Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"), AcceptLoss: a.has("accept-loss"),
 			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}}
 		if c.Source.Token != "" {
 			c.Backup = ""
 		}
 		w.o.Store.Commands = append(w.o.Store.Commands, c)
 	case "create-backup": // create-backup NAME
-		w.o.Store.CreateBackups = append(w.o.Store.CreateBackups, CreateBackup{Name: a[0]})
+		w.o.Store.CreateBackups = append(w.o.Store.CreateBackups, model.CreateBackup{Name: a[0]})
 	case "failed":
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
 	case "restore":
@@ -282,7 +284,7 @@ func (w *world) do(words []string) (answer string, err error) {
 		for _, n := range w.nodes {
 			ids = append(ids, n.id)
 		}
-		w.o.Store.RolledBack = []Operation{{ID: "r1", Backup: "B1", State: OpRolledBack, Token: restoreToken, OldToken: theToken, Nodes: etcdNodes(ids)}}
+		w.o.Store.RolledBack = []model.Operation{{ID: "r1", Backup: "B1", State: model.OpRolledBack, Token: restoreToken, OldToken: theToken, Nodes: etcdNodes(ids)}}
 	case "highest": // the highest revision that the store knows of
 		v, err := strconv.ParseInt(a[0], 10, 64)
 		if err != nil {
@@ -310,14 +312,14 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.silent = map[string]time.Duration{a[0]: a.dur(0)}
 	case "postponed": // postponed 5s times=3 "add-learner d": what has failed isn't tried again for so long
 		if w.o.Postponed == nil {
-			w.o.Postponed = map[string]Postponed{}
+			w.o.Postponed = map[string]model.Postponed{}
 		}
-		w.o.Postponed[a[len(a)-1]] = Postponed{For: a.dur(0), Times: a.num("times", 1), Error: "no"}
+		w.o.Postponed[a[len(a)-1]] = model.Postponed{For: a.dur(0), Times: a.num("times", 1), Error: "no"}
 	case "join-failed": // join-failed c times=2 30s
 		if w.o.JoinFailures == nil {
-			w.o.JoinFailures = map[cluster.NodeID]JoinFailure{}
+			w.o.JoinFailures = map[cluster.NodeID]model.JoinFailure{}
 		}
-		w.o.JoinFailures[cluster.NodeID(a[0])] = JoinFailure{Times: a.num("times", 1), For: a.dur(0), Why: "exec format error"}
+		w.o.JoinFailures[cluster.NodeID(a[0])] = model.JoinFailure{Times: a.num("times", 1), For: a.dur(0), Why: "exec format error"}
 	case "start-failing":
 		w.o.StartFailing = map[cluster.NodeID]time.Duration{cluster.NodeID(a[0]): a.dur(0)}
 	case "next":
@@ -340,7 +342,7 @@ func (w *world) cluster(ids []string) {
 	}
 	w.spec = &cluster.Spec{MemberCount: len(ids)}
 	w.o.Store.Spec = w.spec
-	w.o.Store.Marker = Marker{Phase: MarkerFormed, Token: theToken, Founders: etcdNodes(ids), Version: "3.6.16"}
+	w.o.Store.Marker = model.Marker{Phase: model.MarkerFormed, Token: theToken, Founders: etcdNodes(ids), Version: "3.6.16"}
 	w.o.Store.NewestBackup = worldNow.Add(-30 * time.Second)
 }
 
@@ -565,13 +567,13 @@ func (w *world) setStore(a args) {
 	case "away":
 		w.o.Store.Error = "put: connection refused"
 	case "unknown": // away since before this leader looked
-		w.o.Store = Store{Error: "get: connection refused", Fences: w.o.Store.Fences}
+		w.o.Store = model.Store{Error: "get: connection refused", Fences: w.o.Store.Fences}
 	case "lies":
 		w.o.Store.Fences = false
 	case "apart": // store apart NODE
 		node := cluster.NodeID(a[1])
 		w.o.Store.Fences, w.o.Store.Unsure = false, ""
-		w.o.Store.Apart = []Apart{{node, fmt.Sprintf("node %s has another store than the leader", node), "give both the same --backup-store"}}
+		w.o.Store.Apart = []model.Apart{{Node: node, Why: fmt.Sprintf("node %s has another store than the leader", node), Way: "give both the same --backup-store"}}
 	case "unsure": // store unsure NODE
 		w.o.Store.Unsure = "node " + a[1] + " hasn't seen yet what the leader has written"
 	case "object-error":
@@ -582,14 +584,14 @@ func (w *world) setStore(a args) {
 }
 
 func (w *world) setMarker(a args) {
-	m := Marker{Phase: MarkerPhase(a[0]), Token: cluster.Token(a.str("token", string(theToken))), Founders: etcdNodes(a.list("founders")), Version: "3.6.16"}
+	m := model.Marker{Phase: model.MarkerPhase(a[0]), Token: cluster.Token(a.str("token", string(theToken))), Founders: etcdNodes(a.list("founders")), Version: "3.6.16"}
 	switch a[0] {
 	case "absent":
-		m = Marker{}
+		m = model.Marker{}
 	case "foreign": // by another tool: no phase, which means formed, and no token
-		m = Marker{Phase: MarkerFormed}
+		m = model.Marker{Phase: model.MarkerFormed}
 	case "unreadable":
-		m = Marker{}
+		m = model.Marker{}
 		w.o.Store.Error = "control/etcd-cluster-created: corrupt: it is empty"
 	}
 	w.o.Store.Marker = m
@@ -598,13 +600,13 @@ func (w *world) setMarker(a args) {
 func (w *world) setHolder(a args) {
 	switch a[0] {
 	case "mine":
-		w.o.Store.Holder = Holder{Term: 7, Node: w.o.Self, Mine: true}
+		w.o.Store.Holder = model.Holder{Term: 7, Node: w.o.Self, Mine: true}
 	case "none":
-		w.o.Store.Holder = Holder{}
+		w.o.Store.Holder = model.Holder{}
 	case "corrupt":
-		w.o.Store.Holder, w.o.Store.HolderError = Holder{}, "control/leader: corrupt; stop the managers, delete it, start them"
+		w.o.Store.Holder, w.o.Store.HolderError = model.Holder{}, "control/leader: corrupt; stop the managers, delete it, start them"
 	default:
-		w.o.Store.Holder = Holder{Term: 6, Node: cluster.NodeID(a[0]), UnchangedFor: a.dur(0)}
+		w.o.Store.Holder = model.Holder{Term: 6, Node: cluster.NodeID(a[0]), UnchangedFor: a.dur(0)}
 	}
 }
 
@@ -628,7 +630,7 @@ func (w *world) setBackup(a args) {
 }
 
 func (w *world) setRestore(a args) {
-	op := &Operation{ID: "r1", Backup: "B1", State: OperationState(a[0]), Token: restoreToken, OldToken: cluster.Token(a.str("old", string(theToken))),
+	op := &model.Operation{ID: "r1", Backup: "B1", State: model.OperationState(a[0]), Token: restoreToken, OldToken: cluster.Token(a.str("old", string(theToken))),
 		Version: "3.6.16", StateFor: a.dur(5 * time.Second), Reason: a.str("reason", ""), SafetyTried: a.has("saved"), Source: a.source(),
 		Withdrawn: a.has("withdrawn"), Written: a.has("written"), Unwritten: a.has("unwritten")}
 	if op.OldToken == "none" {
@@ -651,7 +653,7 @@ func (w *world) setRestore(a args) {
 	if op.Source.Token != "" {
 		op.Backup = a.str("backup", "")
 	}
-	if !slices.Contains([]OperationState{OpSalvaging, OpProving, OpStaging}, op.State) {
+	if !slices.Contains([]model.OperationState{model.OpSalvaging, model.OpProving, model.OpStaging}, op.State) {
 		op.Revision, op.Hash, op.Bytes = stagedRev, 42, 1<<30
 	}
 	if d, ok := a.get("retry"); ok {
@@ -659,7 +661,7 @@ func (w *world) setRestore(a args) {
 		op.RetryAt = worldNow.Add(v)
 	}
 	w.o.Store.Operation = op
-	c := Command{Name: "r1", Backup: "B1", Ready: true, Spec: cluster.Spec{MemberCount: op.Size}}
+	c := model.Command{Name: "r1", Backup: "B1", Ready: true, Spec: cluster.Spec{MemberCount: op.Size}}
 	if op.Source.Token != "" {
 		c.Backup, c.Source = "", op.Source
 	}
@@ -667,7 +669,7 @@ func (w *world) setRestore(a args) {
 }
 
 // observe gives what the leader sees of the world.
-func (w *world) observe() (*Observation, *cluster.Spec) {
+func (w *world) observe() (*model.Observation, *cluster.Spec) {
 	o := w.o
 	o.Nodes, o.Missing = nil, nil
 	slices.SortFunc(w.nodes, func(a, b *worldNode) int { return strings.Compare(a.id, b.id) })
@@ -675,7 +677,7 @@ func (w *world) observe() (*Observation, *cluster.Spec) {
 		switch {
 		case n.unknown:
 		case n.away:
-			o.Missing = append(o.Missing, MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign, EtcdFor: w.silent[n.id]})
+			o.Missing = append(o.Missing, model.MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign, EtcdFor: w.silent[n.id]})
 		default:
 			o.Nodes = append(o.Nodes, w.status(n))
 		}
@@ -820,19 +822,19 @@ func (w *world) next() string {
 		b.WriteString("ATTENTION without an alarm\n")
 	}
 	fmt.Fprintf(&b, "because %s\n", d.Why)
-	if begin, ok := d.Do.(BeginRestore); ok && begin.Op.RevisionBefore > 0 {
+	if begin, ok := d.Do.(model.BeginRestore); ok && begin.Op.RevisionBefore > 0 {
 		fmt.Fprintf(&b, "revision before %d\n", begin.Op.RevisionBefore)
 	}
-	if adv, ok := d.Do.(Advance); ok && (adv.Op.Written || adv.Op.Unwritten) {
+	if adv, ok := d.Do.(model.Advance); ok && (adv.Op.Written || adv.Op.Unwritten) {
 		fmt.Fprintf(&b, "written %v, unwritten %v\n", adv.Op.Written, adv.Op.Unwritten)
 	}
-	if f, ok := d.Do.(FinishRestore); ok && f.Reason != "" {
+	if f, ok := d.Do.(model.FinishRestore); ok && f.Reason != "" {
 		fmt.Fprintf(&b, "reason %s\n", f.Reason)
 	}
-	if f, ok := d.Do.(FailCommand); ok {
+	if f, ok := d.Do.(model.FailCommand); ok {
 		fmt.Fprintf(&b, "reason %s\n", f.Reason)
 	}
-	if err := Check(o, d.Do, w.p); err != nil {
+	if err := safety.Check(o, d.Do, w.p); err != nil {
 		fmt.Fprintf(&b, "REFUSED %v\n", err)
 	}
 	return b.String()
@@ -841,84 +843,93 @@ func (w *world) next() string {
 // check asks whether an action of the script's choice is safe.
 func (w *world) check(a args) string {
 	o, _ := w.observe()
-	op := Operation{}
+	op := model.Operation{}
 	if o.Store.Operation != nil {
 		op = *o.Store.Operation
 	}
 	var nodes []cluster.NodeID
-	var starts []StartEtcd
+	var starts []model.StartEtcd
 	for _, id := range a[1:] {
 		nodes = append(nodes, cluster.NodeID(id))
-		starts = append(starts, StartEtcd{Node: cluster.NodeID(id), State: restoredState(&op)})
+		starts = append(starts, model.StartEtcd{Node: cluster.NodeID(id), State: restoredState(&op)})
 	}
-	var act Action
+	var act model.Action
 	switch a[0] {
 	case "create-marker":
-		act = CreateMarker{Token: "NEW", Founders: etcdNodes(a[1:]), Version: "3.6.16"}
+		act = model.CreateMarker{Token: "NEW", Founders: etcdNodes(a[1:]), Version: "3.6.16"}
 	case "replace-marker":
-		act = ReplaceMarker{Token: "NEW", Founders: etcdNodes(a[1:]), Version: "3.6.16"}
+		act = model.ReplaceMarker{Token: "NEW", Founders: etcdNodes(a[1:]), Version: "3.6.16"}
 	case "mark-formed":
-		act = MarkFormed{Token: theToken}
+		act = model.MarkFormed{Token: theToken}
 	case "remove-member":
-		act = RemoveMember{Member: memberID(a[1]), Name: a[1]}
+		act = model.RemoveMember{Member: memberID(a[1]), Name: a[1]}
 	case "add-learner":
-		act = AddLearner{Node: cluster.NodeID(a[1]), PeerURLs: etcdNode(a[1]).PeerURLs}
+		act = model.AddLearner{Node: cluster.NodeID(a[1]), PeerURLs: etcdNode(a[1]).PeerURLs}
 	case "set-aside":
-		act = SetAside{Node: cluster.NodeID(a[1]), Token: w.node(a[1]).status.State.Token}
+		act = model.SetAside{Node: cluster.NodeID(a[1]), Token: w.node(a[1]).status.State.Token}
 	case "found":
 		m := o.Store.Marker
 		starts[0].State = cluster.EtcdState{NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders}
-		act = StartAll{Starts: starts}
+		act = model.StartAll{Starts: starts}
 	case "open":
 		st := *w.node(a[1]).status.State
 		st.Quarantined, st.NewCluster = false, false
-		act = StartEtcd{Node: cluster.NodeID(a[1]), State: st, Restart: true}
+		act = model.StartEtcd{Node: cluster.NodeID(a[1]), State: st, Restart: true}
 	case "restart":
-		act = StartEtcd{Node: cluster.NodeID(a[1]), State: *w.node(a[1]).status.State, Restart: true}
+		act = model.StartEtcd{Node: cluster.NodeID(a[1]), State: *w.node(a[1]).status.State, Restart: true}
 	case "restart-member": // restart-member NODE VERSION
 		st := *w.node(a[1]).status.State
 		st.EtcdVersion = a[2]
-		act = RestartMember{Node: cluster.NodeID(a[1]), State: st, Why: "asked for"}
+		act = model.RestartMember{Node: cluster.NodeID(a[1]), State: st, Why: "asked for"}
 	case "enable-downgrade":
-		act = EnableDowngrade{Version: a[1]}
+		act = model.EnableDowngrade{Version: a[1]}
 	case "compact":
-		act = Compact{Revision: int64(a.num("to", 1))}
+		act = model.Compact{Revision: int64(a.num("to", 1))}
 	case "defragment":
-		act = Defragment{Node: cluster.NodeID(a[1])}
+		act = model.Defragment{Node: cluster.NodeID(a[1])}
 	case "disarm":
-		act = Disarm{Alarm: cluster.Alarm{Type: cluster.AlarmType(a[1]), Member: memberID(a[2])}}
+		act = model.Disarm{Alarm: cluster.Alarm{Type: cluster.AlarmType(a[1]), Member: memberID(a[2])}}
 	case "stop-all":
-		act = StopAll{Op: op, Nodes: nodes}
+		act = model.StopAll{Op: op, Nodes: nodes}
 	case "switch-all":
-		act = SwitchAll{Op: op, Starts: starts}
+		act = model.SwitchAll{Op: op, Starts: starts}
 	case "halt-all":
-		act = HaltAll{Op: op, Nodes: nodes}
+		act = model.HaltAll{Op: op, Nodes: nodes}
 	case "rollback-all":
-		act = RollbackAll{Op: op, Nodes: nodes}
+		act = model.RollbackAll{Op: op, Nodes: nodes}
 	case "begin": // as the command asks
-		b := BeginRestore{Command: a[1], Op: Operation{ID: a[1], Backup: "B1", State: OpProving, Token: "NEW", OldToken: theToken, Nodes: etcdNodes([]string{"a"})}}
+		b := model.BeginRestore{Command: a[1], Op: model.Operation{ID: a[1], Backup: "B1", State: model.OpProving, Token: "NEW", OldToken: theToken, Nodes: etcdNodes([]string{"a"})}}
 		for _, c := range o.Store.Commands {
 			if b.Op.Source = c.Source; c.Backup == "" {
-				b.Op.Backup, b.Op.State = "", OpSalvaging
+				b.Op.Backup, b.Op.State = "", model.OpSalvaging
 			}
 			if a.has("or") { // the backup in the stead of the data
-				b.Op.Backup, b.Op.State, b.Op.Source = c.Source.OrBackup, OpProving, Source{}
+				b.Op.Backup, b.Op.State, b.Op.Source = c.Source.OrBackup, model.OpProving, model.Source{}
 			}
 		}
 		act = b
 	case "salvage":
-		act = SalvageData{Op: op, Node: nodes[0]}
+		act = model.SalvageData{Op: op, Node: nodes[0]}
 	case "advance": // advance STATE [written|unwritten] [backup=B]
 		op.Backup = a.str("backup", op.Backup)
 		op.Written, op.Unwritten = op.Written || a.has("written"), op.Unwritten || a.has("unwritten")
-		act = Advance{Op: op, To: OperationState(a[1])}
+		act = model.Advance{Op: op, To: model.OperationState(a[1])}
 	case "finish":
-		act = FinishRestore{Op: op, To: OperationState(a[1]), Reason: "asked for"}
+		act = model.FinishRestore{Op: op, To: model.OperationState(a[1]), Reason: "asked for"}
 	default:
 		panic("no such action: " + a[0])
 	}
-	if err := Check(o, act, w.p); err != nil {
+	if err := safety.Check(o, act, w.p); err != nil {
 		return fmt.Sprintf("refused: %v\n", err)
 	}
 	return "safe\n"
+}
+
+// minorOf is the minor version of "3.6.16" or "3.6.0", or -1.
+func minorOf(s string) int {
+	v, err := cluster.ParseVersion(s)
+	if err != nil {
+		return -1
+	}
+	return v.Minor
 }

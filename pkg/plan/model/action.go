@@ -1,4 +1,4 @@
-package plan
+package model
 
 import (
 	"fmt"
@@ -10,8 +10,8 @@ import (
 // Action is one step. Carrying it out twice does no more than once.
 type Action interface {
 	fmt.Stringer
-	// fenced tells whether the leader must hold the store's leader record: the step can't be taken back.
-	fenced() bool
+	// Fenced tells whether the leader must hold the store's leader record: the step can't be taken back.
+	Fenced() bool
 	// subject names the kind of action and whom it concerns.
 	subject() string
 }
@@ -90,12 +90,6 @@ type RemoveMember struct {
 	// Failed is the node that the member was added for and that failed to join, Why the reason; empty if it is removed for another one.
 	Failed cluster.NodeID
 	Why    string
-}
-
-// failed says that a member is removed since its node failed to join.
-func (a RemoveMember) failed(n *cluster.NodeStatus) RemoveMember {
-	a.Failed, a.Why = n.ID, n.Etcd.Error
-	return a
 }
 
 // RestartMember restarts a member that runs, in another version or with other settings. What it is to run is proven on the node before.
@@ -214,41 +208,41 @@ type FinishRestore struct {
 // FailCommand marks a command failed that can't succeed.
 type FailCommand struct{ Command, Backup, Reason string }
 
-func (TakeTerm) fenced() bool      { return false }
-func (CreateMarker) fenced() bool  { return true }
-func (ReplaceMarker) fenced() bool { return true }
-func (StartEtcd) fenced() bool     { return false }
-func (a StartAll) fenced() bool    { return true }
-func (MarkFormed) fenced() bool    { return true }
-func (TakeBackup) fenced() bool    { return false }
-func (AddLearner) fenced() bool    { return false }
-func (Promote) fenced() bool       { return false }
-func (UpdateMember) fenced() bool  { return false }
-func (RemoveMember) fenced() bool  { return false }
-func (SetAside) fenced() bool      { return false }
+func (TakeTerm) Fenced() bool      { return false }
+func (CreateMarker) Fenced() bool  { return true }
+func (ReplaceMarker) Fenced() bool { return true }
+func (StartEtcd) Fenced() bool     { return false }
+func (a StartAll) Fenced() bool    { return true }
+func (MarkFormed) Fenced() bool    { return true }
+func (TakeBackup) Fenced() bool    { return false }
+func (AddLearner) Fenced() bool    { return false }
+func (Promote) Fenced() bool       { return false }
+func (UpdateMember) Fenced() bool  { return false }
+func (RemoveMember) Fenced() bool  { return false }
+func (SetAside) Fenced() bool      { return false }
 
 // Two leaders at once must not restart two members: each would leave the other one's out of account.
-func (RestartMember) fenced() bool   { return true }
-func (StopMember) fenced() bool      { return true }
-func (EnableDowngrade) fenced() bool { return true }
-func (CancelDowngrade) fenced() bool { return true }
-func (Compact) fenced() bool         { return true }
-func (Defragment) fenced() bool      { return true }
-func (Disarm) fenced() bool          { return true }
+func (RestartMember) Fenced() bool   { return true }
+func (StopMember) Fenced() bool      { return true }
+func (EnableDowngrade) Fenced() bool { return true }
+func (CancelDowngrade) Fenced() bool { return true }
+func (Compact) Fenced() bool         { return true }
+func (Defragment) Fenced() bool      { return true }
+func (Disarm) Fenced() bool          { return true }
 
-func (BeginRestore) fenced() bool  { return true }
-func (SalvageData) fenced() bool   { return true }
-func (ProveBackup) fenced() bool   { return true }
-func (StageBackup) fenced() bool   { return true }
-func (SafetyBackup) fenced() bool  { return true }
-func (StopAll) fenced() bool       { return true }
-func (SwitchAll) fenced() bool     { return true }
-func (HaltAll) fenced() bool       { return true }
-func (VerifyAll) fenced() bool     { return false }
-func (RollbackAll) fenced() bool   { return true }
-func (Advance) fenced() bool       { return true }
-func (FinishRestore) fenced() bool { return true }
-func (FailCommand) fenced() bool   { return true }
+func (BeginRestore) Fenced() bool  { return true }
+func (SalvageData) Fenced() bool   { return true }
+func (ProveBackup) Fenced() bool   { return true }
+func (StageBackup) Fenced() bool   { return true }
+func (SafetyBackup) Fenced() bool  { return true }
+func (StopAll) Fenced() bool       { return true }
+func (SwitchAll) Fenced() bool     { return true }
+func (HaltAll) Fenced() bool       { return true }
+func (VerifyAll) Fenced() bool     { return false }
+func (RollbackAll) Fenced() bool   { return true }
+func (Advance) Fenced() bool       { return true }
+func (FinishRestore) Fenced() bool { return true }
+func (FailCommand) Fenced() bool   { return true }
 
 func (TakeTerm) String() string { return "take-term" }
 func (a CreateMarker) String() string {

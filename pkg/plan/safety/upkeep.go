@@ -1,17 +1,16 @@
-package plan
+package safety
 
 import (
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
 // checkRestartMember: a member that serves is only restarted while all others are well, in a version that may run beside what the others
 // run and on the data that are there; one that isn't well, in the version that the others run.
-func checkRestartMember(o *Observation, a RestartMember) error {
+func checkRestartMember(o *model.Observation, a model.RestartMember) error {
 	n := o.Node(a.Node)
 	switch {
 	case n == nil || n.State == nil || n.StateError != "" || !n.DataPresent:
@@ -60,21 +59,8 @@ func checkRestartMember(o *Observation, a RestartMember) error {
 	return checkVersion(o, n, a.State.EtcdVersion)
 }
 
-// minorOf is the minor version of "3.6.16" or "3.6.0", or -1.
-func minorOf(s string) int {
-	parts := strings.Split(s, ".")
-	if len(parts) < 3 || parts[0] != "3" {
-		return -1
-	}
-	m, err := strconv.Atoi(parts[1])
-	if err != nil {
-		return -1
-	}
-	return m
-}
-
 // checkVersion: what may run on a node's data, beside the others. It works on the numbers alone.
-func checkVersion(o *Observation, n *cluster.NodeStatus, version string) error {
+func checkVersion(o *model.Observation, n *cluster.NodeStatus, version string) error {
 	to := minorOf(version)
 	v, err := cluster.ParseVersion(version)
 	if err != nil || v.Unsafe() != "" || to < 0 {
@@ -117,7 +103,7 @@ func checkVersion(o *Observation, n *cluster.NodeStatus, version string) error {
 }
 
 // allWell: every voter of the one cluster that serves is healthy, none is a learner, and there is no restore.
-func allWell(o *Observation) error {
+func allWell(o *model.Observation) error {
 	members := authority(o)
 	if len(members) == 0 || unfinished(o) != nil {
 		return fmt.Errorf("no one cluster serves, or a restore is under way")
@@ -131,7 +117,7 @@ func allWell(o *Observation) error {
 }
 
 // checkDowngrade: one minor version down, from one that knows how, with all members well and on the same minor version.
-func checkDowngrade(o *Observation, a EnableDowngrade) error {
+func checkDowngrade(o *model.Observation, a model.EnableDowngrade) error {
 	if err := allWell(o); err != nil {
 		return err
 	}
@@ -148,7 +134,7 @@ func checkDowngrade(o *Observation, a EnableDowngrade) error {
 }
 
 // checkUpkeep: what is done to databases and alarms never makes a cluster lose its quorum, the newest data, or a warning that still holds.
-func checkUpkeep(o *Observation, a Action) error {
+func checkUpkeep(o *model.Observation, a model.Action) error {
 	members, t := authority(o), servingToken(o)
 	if members == nil {
 		return fmt.Errorf("no healthy member with a leader tells the member list, or two clusters do")
@@ -163,7 +149,7 @@ func checkUpkeep(o *Observation, a Action) error {
 		return err
 	}
 	switch a := a.(type) {
-	case Compact:
+	case model.Compact:
 		for _, n := range here {
 			if a.Revision > n.Etcd.Revision && !n.Etcd.Learner {
 				return fmt.Errorf("compaction to revision %d, beyond what node %s has (%d)", a.Revision, n.ID, n.Etcd.Revision)
@@ -174,9 +160,9 @@ func checkUpkeep(o *Observation, a Action) error {
 		}) {
 			return fmt.Errorf("compaction though there is room")
 		}
-	case Defragment:
+	case model.Defragment:
 		return checkDefragment(o, a, members, here)
-	case Disarm:
+	case model.Disarm:
 		if a.Alarm.Type == cluster.AlarmCorrupt && a.Alarm.Member == 0 {
 			return fmt.Errorf("it isn't known whose data are corrupt")
 		}
@@ -195,14 +181,14 @@ func checkUpkeep(o *Observation, a Action) error {
 }
 
 // checkBeside: beside a restore nothing is tended but alarms and history of the cluster that is to be replaced, before any of it is stopped.
-func checkBeside(o *Observation, a Action, serving cluster.Token) error {
+func checkBeside(o *model.Observation, a model.Action, serving cluster.Token) error {
 	op := unfinished(o)
 	if op == nil {
 		return nil
 	}
 	switch a.(type) {
-	case Compact, Disarm:
-		if early := op.State == OpSalvaging || op.State == OpProving || op.State == OpStaging; early && op.OldToken == serving {
+	case model.Compact, model.Disarm:
+		if early := op.State == model.OpSalvaging || op.State == model.OpProving || op.State == model.OpStaging; early && op.OldToken == serving {
 			return nil
 		}
 	}
@@ -211,7 +197,7 @@ func checkBeside(o *Observation, a Action, serving cluster.Token) error {
 
 // checkDefragment: only a healthy member, one at a time. While clients can write, with all members well and never one of two; while etcd refuses
 // all writes for want of room, a quorum of healthy voters is enough.
-func checkDefragment(o *Observation, a Defragment, members []cluster.Member, here []*cluster.NodeStatus) error {
+func checkDefragment(o *model.Observation, a model.Defragment, members []cluster.Member, here []*cluster.NodeStatus) error {
 	n := o.Node(a.Node)
 	if n == nil || !slices.Contains(here, n) {
 		return fmt.Errorf("node %s isn't a healthy member", a.Node)
@@ -246,7 +232,7 @@ func checkDefragment(o *Observation, a Defragment, members []cluster.Member, her
 }
 
 // checkStopMember: only what etcd itself calls corrupt, and only beside a quorum of healthy voters that it doesn't.
-func checkStopMember(o *Observation, a StopMember) error {
+func checkStopMember(o *model.Observation, a model.StopMember) error {
 	n, members := o.Node(a.Node), authority(o)
 	if n == nil || n.State == nil || n.State.Token != servingToken(o) || unfinished(o) != nil {
 		return fmt.Errorf("node %s has no member of the cluster that serves, or a restore is under way", a.Node)
@@ -271,7 +257,7 @@ func checkStopMember(o *Observation, a StopMember) error {
 }
 
 // calledCorrupt tells whether a healthy member of the cluster that serves has the alarm.
-func calledCorrupt(o *Observation, id cluster.MemberID) bool {
+func calledCorrupt(o *model.Observation, id cluster.MemberID) bool {
 	t := servingToken(o)
 	for _, n := range o.Nodes {
 		if n.State == nil || n.State.Token != t || !n.Etcd.Healthy {
