@@ -37,12 +37,12 @@ func (l *leadership) slowAction() time.Duration {
 
 // act carries out one action.
 func (l *leadership) act(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.Action) error {
-	switch a.(type) {
-	case model.CreateMarker, model.ReplaceMarker, model.BeginRestore:
+	switch a.Fence() {
+	case model.FenceWritten:
 		if err := l.fence(ctx); err != nil {
 			return err
 		}
-	case model.Advance, model.StopAll, model.SwitchAll:
+	case model.FenceCommit:
 		if err := l.fenceCommit(ctx); err != nil {
 			return err
 		}

@@ -131,9 +131,6 @@ func (l *leadership) noteStart(id cluster.NodeID, err error) {
 
 // tend carries out what keeps a cluster that serves in shape.
 func (l *leadership) tend(ctx context.Context, o *model.Observation, a model.Action) error {
-	if err := l.fence(ctx); err != nil {
-		return err
-	}
 	l.changed = true
 	switch a := a.(type) {
 	case model.RestartMember:

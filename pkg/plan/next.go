@@ -145,7 +145,7 @@ var none = Decision{}
 
 // fence puts taking the term before any step that can't be taken back.
 func (r *rules) fence(d Decision) Decision {
-	if d.Do == nil || !d.Do.Fenced() {
+	if d.Do == nil || d.Do.Fence() == model.FenceNone {
 		return d
 	}
 	s, key := r.o.Store, d.Key

@@ -10,11 +10,26 @@ import (
 // Action is one step. Carrying it out twice does no more than once.
 type Action interface {
 	fmt.Stringer
-	// Fenced tells whether the leader must hold the store's leader record: the step can't be taken back.
-	Fenced() bool
+	// Fence says how the step is fenced. Every kind of action says it once, and planner, check and manager ask here.
+	Fence() Fence
 	// subject names the kind of action and whom it concerns.
 	subject() string
 }
+
+// Fence is what keeps two leaders from doing a step at once.
+type Fence int
+
+// The kinds of fences. All but FenceNone are for steps that can't be taken back: the leader must hold the store's leader record.
+const (
+	// FenceNone is for steps that etcd's raft, or the node by the term, puts in order.
+	FenceNone Fence = iota
+	// FenceHeld is for steps before which it is enough that the record was the leader's when it last looked.
+	FenceHeld
+	// FenceWritten is for steps right before which the leader writes the record again, so that one who has lost it finds out.
+	FenceWritten
+	// FenceCommit is FenceWritten, but in the middle of a commit the store may be away: then all who could obey another leader obey this one.
+	FenceCommit
+)
 
 // TakeTerm writes the leader's term into the store, where it fences every lower one.
 type TakeTerm struct{}
@@ -208,41 +223,41 @@ type FinishRestore struct {
 // FailCommand marks a command failed that can't succeed.
 type FailCommand struct{ Command, Backup, Reason string }
 
-func (TakeTerm) Fenced() bool      { return false }
-func (CreateMarker) Fenced() bool  { return true }
-func (ReplaceMarker) Fenced() bool { return true }
-func (StartEtcd) Fenced() bool     { return false }
-func (a StartAll) Fenced() bool    { return true }
-func (MarkFormed) Fenced() bool    { return true }
-func (TakeBackup) Fenced() bool    { return false }
-func (AddLearner) Fenced() bool    { return false }
-func (Promote) Fenced() bool       { return false }
-func (UpdateMember) Fenced() bool  { return false }
-func (RemoveMember) Fenced() bool  { return false }
-func (SetAside) Fenced() bool      { return false }
+func (TakeTerm) Fence() Fence      { return FenceNone }
+func (CreateMarker) Fence() Fence  { return FenceWritten }
+func (ReplaceMarker) Fence() Fence { return FenceWritten }
+func (StartEtcd) Fence() Fence     { return FenceNone }
+func (StartAll) Fence() Fence      { return FenceHeld }
+func (MarkFormed) Fence() Fence    { return FenceHeld }
+func (TakeBackup) Fence() Fence    { return FenceNone }
+func (AddLearner) Fence() Fence    { return FenceNone }
+func (Promote) Fence() Fence       { return FenceNone }
+func (UpdateMember) Fence() Fence  { return FenceNone }
+func (RemoveMember) Fence() Fence  { return FenceNone }
+func (SetAside) Fence() Fence      { return FenceNone }
 
 // Two leaders at once must not restart two members: each would leave the other one's out of account.
-func (RestartMember) Fenced() bool   { return true }
-func (StopMember) Fenced() bool      { return true }
-func (EnableDowngrade) Fenced() bool { return true }
-func (CancelDowngrade) Fenced() bool { return true }
-func (Compact) Fenced() bool         { return true }
-func (Defragment) Fenced() bool      { return true }
-func (Disarm) Fenced() bool          { return true }
+func (RestartMember) Fence() Fence   { return FenceWritten }
+func (StopMember) Fence() Fence      { return FenceWritten }
+func (EnableDowngrade) Fence() Fence { return FenceWritten }
+func (CancelDowngrade) Fence() Fence { return FenceWritten }
+func (Compact) Fence() Fence         { return FenceWritten }
+func (Defragment) Fence() Fence      { return FenceWritten }
+func (Disarm) Fence() Fence          { return FenceWritten }
 
-func (BeginRestore) Fenced() bool  { return true }
-func (SalvageData) Fenced() bool   { return true }
-func (ProveBackup) Fenced() bool   { return true }
-func (StageBackup) Fenced() bool   { return true }
-func (SafetyBackup) Fenced() bool  { return true }
-func (StopAll) Fenced() bool       { return true }
-func (SwitchAll) Fenced() bool     { return true }
-func (HaltAll) Fenced() bool       { return true }
-func (VerifyAll) Fenced() bool     { return false }
-func (RollbackAll) Fenced() bool   { return true }
-func (Advance) Fenced() bool       { return true }
-func (FinishRestore) Fenced() bool { return true }
-func (FailCommand) Fenced() bool   { return true }
+func (BeginRestore) Fence() Fence  { return FenceWritten }
+func (SalvageData) Fence() Fence   { return FenceHeld }
+func (ProveBackup) Fence() Fence   { return FenceHeld }
+func (StageBackup) Fence() Fence   { return FenceHeld }
+func (SafetyBackup) Fence() Fence  { return FenceHeld }
+func (StopAll) Fence() Fence       { return FenceCommit }
+func (SwitchAll) Fence() Fence     { return FenceCommit }
+func (HaltAll) Fence() Fence       { return FenceHeld }
+func (VerifyAll) Fence() Fence     { return FenceNone }
+func (RollbackAll) Fence() Fence   { return FenceHeld }
+func (Advance) Fence() Fence       { return FenceCommit }
+func (FinishRestore) Fence() Fence { return FenceHeld }
+func (FailCommand) Fence() Fence   { return FenceHeld }
 
 func (TakeTerm) String() string { return "take-term" }
 func (a CreateMarker) String() string {

@@ -1,10 +1,15 @@
 package safety
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
+
+// ErrUnknownAction is what Check says of an action for which it has no rule. What it doesn't know isn't safe.
+var ErrUnknownAction = errors.New("the safety check has no rule for it")
 
 // Check says whether an action is safe for what was observed. It shares no reasoning with Next: it knows no rules, only what
 // must never happen. A nil error means safe; anything else names the invariant (docs/design.md) that would be broken.
@@ -12,7 +17,7 @@ func Check(o *model.Observation, a model.Action, p model.Policy) error {
 	if a == nil {
 		return nil
 	}
-	if a.Fenced() {
+	if a.Fence() != model.FenceNone {
 		if err := checkFenced(o, a, p); err != nil {
 			return err
 		}
@@ -20,7 +25,14 @@ func Check(o *model.Observation, a model.Action, p model.Policy) error {
 	if err := checkCounted(o, a); err != nil {
 		return err
 	}
+	return checkKind(o, a, p)
+}
+
+// checkKind asks the one rule that there is for each kind of action.
+func checkKind(o *model.Observation, a model.Action, p model.Policy) error {
 	switch a := a.(type) {
+	case model.TakeTerm:
+		return checkTerm(o)
 	case model.CreateMarker:
 		return checkCreate(o, a.Founders)
 	case model.ReplaceMarker:
@@ -78,6 +90,33 @@ func Check(o *model.Observation, a model.Action, p model.Policy) error {
 		return checkAdvance(o, a, p)
 	case model.FinishRestore:
 		return checkFinish(o, a)
+	case model.FailCommand:
+		return checkFail(o, a)
+	}
+	return fmt.Errorf("%T: %w", a, ErrUnknownAction)
+}
+
+// checkTerm: a term is only taken by who leads in one, in a store whose leader record can be read.
+func checkTerm(o *model.Observation) error {
+	switch {
+	case o.Term == 0:
+		return fmt.Errorf("node %s leads in no term", o.Self)
+	case o.Store.Error != "" || o.Store.HolderError != "":
+		return fmt.Errorf("the store's leader record can't be read: %s%s", o.Store.Error, o.Store.HolderError)
+	}
+	return nil
+}
+
+// checkFail: only a command that is queued is failed, for a reason, and never that of the restore which is under way.
+func checkFail(o *model.Observation, a model.FailCommand) error {
+	op := unfinished(o)
+	switch {
+	case !slices.ContainsFunc(o.Store.Commands, func(c model.Command) bool { return c.Name == a.Command }):
+		return fmt.Errorf("command %s isn't queued", a.Command)
+	case op != nil && op.ID == a.Command:
+		return fmt.Errorf("restore %s is under way", op.ID)
+	case a.Reason == "":
+		return fmt.Errorf("command %s would fail without a reason", a.Command)
 	}
 	return nil
 }
