@@ -229,6 +229,9 @@ type TrashEntry struct {
 	Members int
 }
 
+// BusyDefragment is what NodeStatus.Busy says while a node rewrites its database: the name of that action in the protocol.
+const BusyDefragment = "defragment"
+
 // NodeStatus is what one node says of itself. It is plain data, as fresh as the moment it was asked for.
 type NodeStatus struct {
 	ID NodeID

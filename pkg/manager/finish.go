@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -213,7 +212,7 @@ func (l *leadership) failCommand(ctx context.Context, a model.FailCommand) error
 		ID: a.Command, Kind: catalog.KindRestore, State: catalog.StateFailed, Reason: a.Reason, Command: a.Command, Backup: a.Backup, Source: c.Source,
 		Options: c.Options, Spec: c.Spec, Created: now, StateSince: now, Finished: now, Term: l.term, Leader: l.m.cfg.Self, Instance: l.m.cfg.Instance,
 	}
-	if strings.HasPrefix(a.Reason, "superseded") {
+	if a.SupersededBy != "" {
 		op.State = catalog.StateSuperseded
 	}
 	if _, err := l.m.cfg.Catalog.PutOperation(ctx, op, ""); err != nil && !errors.Is(err, catalog.ErrConflict) {

@@ -80,7 +80,7 @@ func (l *leadership) observeLife(o *model.Observation) {
 	o.VersionsFailed, o.CompactedTo, o.CompactedAt, o.Rewritten = l.tending.failed, l.tending.compactedTo, l.tending.compactedAt, slices.Clone(l.tending.rewritten)
 	for i := range o.Nodes {
 		if o.Nodes[i].ID == l.tending.rewriting && o.Nodes[i].Busy == "" {
-			o.Nodes[i].Busy = "defragment" // it was asked to, and its answer is older than that
+			o.Nodes[i].Busy = cluster.BusyDefragment // it was asked to, and its answer is older than that
 		}
 	}
 }
@@ -188,7 +188,7 @@ func (l *leadership) restartMember(ctx context.Context, o *model.Observation, a 
 	if err := l.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: req}}); err != nil {
 		return err
 	}
-	if n := o.Node(a.Node); a.Why == "fall-back" && n != nil && n.State != nil {
+	if n := o.Node(a.Node); a.Why == model.RestartFallBack && n != nil && n.State != nil {
 		l.tending.failed = append(l.tending.failed, n.State.EtcdVersion)
 	}
 	return nil

@@ -26,7 +26,7 @@ func (r *rules) command() (Decision, bool) {
 	}
 	if len(ready) > 1 {
 		c, by := ready[0], ready[len(ready)-1]
-		return do(model.FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name}, "the restore of %s was queued before that of %s, which wins", c.What(), by.What())
+		return do(model.FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name, SupersededBy: by.Name}, "the restore of %s was queued before that of %s, which wins", c.What(), by.What())
 	}
 	if d, ok := r.free(); ok {
 		return d, true

@@ -82,7 +82,7 @@ func (r *rules) backupNode() *cluster.NodeStatus {
 		return w
 	}
 	for _, n := range r.v.nodes {
-		if !n.Etcd.Votes() || n.Etcd.Quarantined || r.accused(n.Etcd.MemberID) || n.Busy == busyDefragment {
+		if !n.Etcd.Votes() || n.Etcd.Quarantined || r.accused(n.Etcd.MemberID) || n.Busy == cluster.BusyDefragment {
 			continue
 		}
 		if best == nil || worth(n) > worth(best) {
@@ -404,7 +404,7 @@ func (r *rules) dead(m cluster.Member) string {
 	}
 	ours := n.State != nil && n.State.Token == r.v.token
 	switch {
-	case n.Holding, n.Busy == busyDefragment:
+	case n.Holding, n.Busy == cluster.BusyDefragment:
 		return ""
 	case n.StateError != "":
 		if n.Etcd.UnhealthyFor < r.p.MemberDeadline {

@@ -23,9 +23,6 @@ const (
 	compactAgain = time.Minute
 )
 
-// busyDefragment is what a node says that it does while its database is rewritten.
-const busyDefragment = "defragment"
-
 // alarms are those of a kind that any healthy member knows of, by member.
 func (r *rules) alarms(t cluster.AlarmType) []cluster.MemberID {
 	var list []cluster.MemberID
@@ -112,7 +109,7 @@ func (r *rules) writers() (list []runner, rewritten *cluster.NodeStatus) {
 		n := r.v.node(r.o, m)
 		switch {
 		case n == nil || m.Learner || n.State == nil || n.State.Token != r.v.token || n.Holding || isQuarantined(n):
-		case n.Busy == busyDefragment:
+		case n.Busy == cluster.BusyDefragment:
 			rewritten = cmp.Or(rewritten, n)
 		case n.Etcd.Votes() && n.Etcd.MemberID == m.ID:
 			list = append(list, runner{member: m, node: n})

@@ -37,7 +37,7 @@ func (r *rules) settings() (Decision, bool) {
 	if version == "" {
 		return needs(cluster.Attention{Node: n.ID}, "settings of etcd have changed, but node %s has no etcd like %s any more, which runs; install it under /opt/etcd-v%s", n.ID, n.Etcd.Version, n.Etcd.Version)
 	}
-	a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
+	a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: model.RestartSettings}
 	if a.Settings == nil {
 		a.Settings = cluster.Settings{}
 	}
@@ -76,7 +76,7 @@ func (r *rules) otherSettings() (Decision, bool) {
 		default:
 			continue
 		}
-		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: "settings"}
+		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: model.RestartSettings}
 		if a.Settings == nil {
 			a.Settings = cluster.Settings{}
 		}

@@ -266,7 +266,7 @@ func (s *sim) act(l *simLeader, a model.Action) []func() bool {
 	case model.FailCommand:
 		return one(func() bool {
 			if s.storeUp(l.node) {
-				s.endCommand(a.Command, a.Backup+": "+a.Reason, len(a.Reason) > 10 && a.Reason[:10] != "superseded")
+				s.endCommand(a.Command, a.Backup+": "+a.Reason, a.SupersededBy == "")
 			}
 			return false
 		})

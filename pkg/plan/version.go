@@ -324,7 +324,7 @@ func (r *rules) roll(list []runner, target string, want cluster.Version, due fun
 	case len(list) == 2:
 		return alarm("etcd %s is wanted, but of two members none can be restarted without an outage; waiting for a third", want)
 	}
-	a := model.RestartMember{Node: x.node.ID, State: *x.node.State.Clone(), Why: "version"}
+	a := model.RestartMember{Node: x.node.ID, State: *x.node.State.Clone(), Why: model.RestartVersion}
 	a.State.EtcdVersion, a.State.NewCluster = target, false
 	text := fmt.Sprintf("etcd %s runs on node %s and %s is wanted; it becomes %s (%d of %d are done)", x.runs, x.node.ID, want, target, begun, len(list))
 	if begun > 0 {
@@ -359,7 +359,7 @@ func (r *rules) fallBack() (Decision, bool) {
 			tried.Compare(old) == 0 || !slices.Contains(n.Versions, others) || !r.keepsTo(old) {
 			continue
 		}
-		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Why: "fall-back"}
+		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Why: model.RestartFallBack}
 		a.State.EtcdVersion, a.State.NewCluster = others, false
 		return do(a, "node %s didn't get well with etcd %s within %s (%s); it goes back to %s, which all others run", n.ID, tried, round(n.Etcd.UnhealthyFor), n.Etcd.Error, others)
 	}

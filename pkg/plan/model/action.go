@@ -113,9 +113,18 @@ type RestartMember struct {
 	State cluster.EtcdState
 	// Settings go with it; nil leaves the node's as they are.
 	Settings cluster.Settings
-	// Why is version, settings or fall-back.
-	Why string
+	Why      RestartCause
 }
+
+// RestartCause is why a member is restarted.
+type RestartCause string
+
+// The causes. After RestartFallBack the version that the member left is not tried again under this leader.
+const (
+	RestartVersion  RestartCause = "version"
+	RestartSettings RestartCause = "settings"
+	RestartFallBack RestartCause = "fall-back"
+)
 
 // StopMember stops a member whose data are wrong, at once and until it is set aside.
 type StopMember struct {
@@ -221,7 +230,11 @@ type FinishRestore struct {
 }
 
 // FailCommand marks a command failed that can't succeed.
-type FailCommand struct{ Command, Backup, Reason string }
+type FailCommand struct {
+	Command, Backup, Reason string
+	// SupersededBy is the command that wins over this one; empty if this one can't succeed by itself.
+	SupersededBy string
+}
 
 func (TakeTerm) Fence() Fence      { return FenceNone }
 func (CreateMarker) Fence() Fence  { return FenceWritten }

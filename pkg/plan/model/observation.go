@@ -204,7 +204,7 @@ type CreateBackup struct{ Name string }
 // OperationState says how far a restore is.
 type OperationState string
 
-// The states of a restore, in their order; the last three end it.
+// The states of a restore, in their order; the last four end it.
 const (
 	OpSalvaging  OperationState = "salvaging"
 	OpProving    OperationState = "proving"
@@ -217,11 +217,12 @@ const (
 	OpDone       OperationState = "done"
 	OpFailed     OperationState = "failed"
 	OpRolledBack OperationState = "rolled-back"
+	OpSuperseded OperationState = "superseded"
 )
 
 // Ended tells whether nothing is left to do.
 func (s OperationState) Ended() bool {
-	return s == OpDone || s == OpFailed || s == OpRolledBack || s == "superseded"
+	return s == OpDone || s == OpFailed || s == OpRolledBack || s == OpSuperseded
 }
 
 // Operation is a restore that is under way, as it stands in the store.

@@ -204,7 +204,7 @@ func checkDefragment(o *model.Observation, a model.Defragment, members []cluster
 	}
 	refuses := false
 	for _, x := range here {
-		if x.ID != a.Node && x.Busy == "defragment" {
+		if x.ID != a.Node && x.Busy == cluster.BusyDefragment {
 			return fmt.Errorf("the database of node %s is being rewritten", x.ID)
 		}
 		refuses = refuses || slices.ContainsFunc(x.Etcd.Alarms, func(x cluster.Alarm) bool { return x.Type == cluster.AlarmNoSpace })
