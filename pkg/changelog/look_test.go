@@ -205,6 +205,7 @@ func TestLastBefore(t *testing.T) {
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	clock := &clocked{}
 	r, _ := w.record(func(c *Config) { c.Interval, c.Now = 100*time.Millisecond, clock.now })
+	w.began(r)
 	ctx := t.Context()
 	del := func(key string) int64 {
 		t.Helper()
