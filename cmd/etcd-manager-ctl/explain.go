@@ -86,7 +86,7 @@ func (a *app) explain(err error) error {
 		outcome    *operator.OutcomeError
 		noBackup   *operator.NoVersionBackupError
 	)
-	text := ""
+	var text string
 	switch {
 	case errors.As(err, &empty):
 		text = empty.Error() + "\n  for a new store:  configure-cluster --member-count=N or import-backup, or any command with --allow-empty-store"

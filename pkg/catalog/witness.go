@@ -7,14 +7,16 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// What a node asks another one to find out whether both have one store that fences between them; see package blob.
 type (
-	// Posed is a question with what is kept for it in the store.
+	// Posed is a question of one node to another, whether both have one store that fences between them, with what is kept for it in
+	// the store; see package blob.
 	Posed = blob.Posed
-	// Question is what the other node gets, Testimony what it answers, and Finding what that means.
-	Question  = blob.Question
+	// Question is what the other node gets.
+	Question = blob.Question
+	// Testimony is what it answers.
 	Testimony = blob.Testimony
-	Finding   = blob.Finding
+	// Finding is what that means.
+	Finding = blob.Finding
 )
 
 // The findings.

@@ -236,41 +236,102 @@ type FailCommand struct {
 	SupersededBy string
 }
 
-func (TakeTerm) Fence() Fence      { return FenceNone }
-func (CreateMarker) Fence() Fence  { return FenceWritten }
+// Fence implements Action.
+func (TakeTerm) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (CreateMarker) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
 func (ReplaceMarker) Fence() Fence { return FenceWritten }
-func (StartEtcd) Fence() Fence     { return FenceNone }
-func (StartAll) Fence() Fence      { return FenceHeld }
-func (MarkFormed) Fence() Fence    { return FenceHeld }
-func (TakeBackup) Fence() Fence    { return FenceNone }
-func (AddLearner) Fence() Fence    { return FenceNone }
-func (Promote) Fence() Fence       { return FenceNone }
-func (UpdateMember) Fence() Fence  { return FenceNone }
-func (RemoveMember) Fence() Fence  { return FenceNone }
-func (SetAside) Fence() Fence      { return FenceNone }
 
+// Fence implements Action.
+func (StartEtcd) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (StartAll) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (MarkFormed) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (TakeBackup) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (AddLearner) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (Promote) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (UpdateMember) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (RemoveMember) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (SetAside) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
 // Two leaders at once must not restart two members: each would leave the other one's out of account.
-func (RestartMember) Fence() Fence   { return FenceWritten }
-func (StopMember) Fence() Fence      { return FenceWritten }
-func (EnableDowngrade) Fence() Fence { return FenceWritten }
-func (CancelDowngrade) Fence() Fence { return FenceWritten }
-func (Compact) Fence() Fence         { return FenceWritten }
-func (Defragment) Fence() Fence      { return FenceWritten }
-func (Disarm) Fence() Fence          { return FenceWritten }
+func (RestartMember) Fence() Fence { return FenceWritten }
 
-func (BeginRestore) Fence() Fence  { return FenceWritten }
-func (SalvageData) Fence() Fence   { return FenceHeld }
-func (ProveBackup) Fence() Fence   { return FenceHeld }
-func (StageBackup) Fence() Fence   { return FenceHeld }
-func (SafetyBackup) Fence() Fence  { return FenceHeld }
-func (StopAll) Fence() Fence       { return FenceCommit }
-func (SwitchAll) Fence() Fence     { return FenceCommit }
-func (HaltAll) Fence() Fence       { return FenceHeld }
-func (VerifyAll) Fence() Fence     { return FenceNone }
-func (RollbackAll) Fence() Fence   { return FenceHeld }
-func (Advance) Fence() Fence       { return FenceCommit }
+// Fence implements Action.
+func (StopMember) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (EnableDowngrade) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (CancelDowngrade) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (Compact) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (Defragment) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (Disarm) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (BeginRestore) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
+func (SalvageData) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (ProveBackup) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (StageBackup) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (SafetyBackup) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (StopAll) Fence() Fence { return FenceCommit }
+
+// Fence implements Action.
+func (SwitchAll) Fence() Fence { return FenceCommit }
+
+// Fence implements Action.
+func (HaltAll) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (VerifyAll) Fence() Fence { return FenceNone }
+
+// Fence implements Action.
+func (RollbackAll) Fence() Fence { return FenceHeld }
+
+// Fence implements Action.
+func (Advance) Fence() Fence { return FenceCommit }
+
+// Fence implements Action.
 func (FinishRestore) Fence() Fence { return FenceHeld }
-func (FailCommand) Fence() Fence   { return FenceHeld }
+
+// Fence implements Action.
+func (FailCommand) Fence() Fence { return FenceHeld }
 
 func (TakeTerm) String() string { return "take-term" }
 func (a CreateMarker) String() string {

@@ -61,6 +61,7 @@ func Size(n int64) string {
 // Clock prints a moment; all times that the tool prints are UTC.
 func Clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
 
+// Count says how many, with the noun in its singular or plural.
 func Count(n int, one string) string {
 	if n == 1 {
 		return "1 " + one
