@@ -92,11 +92,10 @@ type clients struct {
 func startClients(c *harness.Cluster, h *history, seed uint64) *clients {
 	ctx, cancel := context.WithCancel(context.Background())
 	cl := &clients{h: h, stop: cancel}
-	i := 0
-	for _, n := range c.Nodes {
-		for range 2 {
-			cl.wg.Go(func() { cl.work(ctx, c, n, i, rand.New(rand.NewPCG(seed, uint64(i)))) })
-			i++
+	for i, n := range c.Nodes {
+		for j := range 2 {
+			id := 2*i + j
+			cl.wg.Go(func() { cl.work(ctx, c, n, id, rand.New(rand.NewPCG(seed, uint64(id)))) })
 		}
 	}
 	return cl

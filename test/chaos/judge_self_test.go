@@ -28,6 +28,23 @@ func sound() ([]request, []era) {
 	return requests, eras
 }
 
+// named is the sound history with a restore of a whole snapshot, which ends somewhere between revisions 4 and most.
+func named(most int64) ([]request, []era) {
+	r, e := sound()
+	e[1] = era{Cluster: 2, From: 1, Call: 61, Return: 100, Reached: 4, AtMost: most, What: "name", Content: map[string]stored{"a": {"2", 3}}}
+	return slices.Delete(r, 9, 11), e
+}
+
+// TestJudgeDeletionsAtTheEnd: no key that came back shows that a snapshot has its last changes, if they were deletions.
+func TestJudgeDeletionsAtTheEnd(t *testing.T) {
+	if v := judge(named(5)); len(v.Violations) > 0 {
+		t.Errorf("a deletion that the snapshot may have: %q", v.Violations)
+	}
+	if v := judge(named(4)); !strings.Contains(strings.Join(v.Violations, "\n"), "key b is missing") {
+		t.Errorf("a deletion behind the snapshot: found %q", v.Violations)
+	}
+}
+
 // TestJudge shows that the judge lets a sound history pass, and finds each way of spoiling it.
 func TestJudge(t *testing.T) {
 	if v := judge(sound()); len(v.Violations) > 0 || v.Judged == 0 || v.Writes == 0 {

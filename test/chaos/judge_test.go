@@ -27,6 +27,9 @@ type era struct {
 	From uint64
 	// Reached is the revision of From up to which everything was brought back; math.MaxInt64 for all that was ever written there.
 	Reached int64
+	// AtMost is the revision of From that may have been reached, where Reached is only what the keys that came back show: the last
+	// changes of a snapshot may have been deletions. 0 if Reached is exact.
+	AtMost int64
 	// Promised is a moment: what was acknowledged before it in From must be there. 0 promises nothing but what Reached says.
 	Promised int64
 	// What names the kind of restore, for messages.
@@ -232,6 +235,9 @@ func (v *verdict) restored(requests []request, e, from *era) {
 				(e.Promised-r.Return)/1e6, e.Reached)
 		}
 		if r.Revision > e.Reached {
+			if r.Kind == del && r.Revision <= e.AtMost {
+				unknown[r.Key] = append(unknown[r.Key], r)
+			}
 			continue
 		}
 		v.Writes++

@@ -256,7 +256,7 @@ func (w *world) note(op catalog.Operation, what string, promised int64) {
 		m, err := w.c.Catalog.Manifest(w.t.Context(), op.Backup)
 		must(w.t, err)
 		e.From = uint64(m.ClusterID)
-		e.Reached = m.Revision // a lower bound: the snapshot may have a little more
+		e.Reached, e.AtMost = m.Revision, m.RevisionAtMost // a lower bound: the snapshot may have a little more
 		for _, s := range e.Content {
 			e.Reached = max(e.Reached, s.Revision)
 		}
