@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -44,7 +45,10 @@ func onWire(t *testing.T, cfg Config, h http.HandlerFunc) (*Store, *wire) {
 		t.Fatal(err)
 	}
 	w := &wire{to: to}
-	cfg.Bucket, cfg.AccessKeyID, cfg.SecretAccessKey = "bucket", "id", "secret"
+	cfg.Bucket = "bucket"
+	if os.Getenv("AWS_ACCESS_KEY_ID") == "" { // a configuration with keys reads no environment
+		cfg.AccessKeyID, cfg.SecretAccessKey = "id", "secret"
+	}
 	s, err := New(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -85,6 +89,26 @@ func TestDualStack(t *testing.T) {
 			}
 			if got := slices.Compact(w.hosts); !slices.Equal(got, x.want) {
 				t.Errorf("asked: %v; want %v", got, x.want)
+			}
+		})
+	}
+}
+
+// TestDualStackBesideAnEndpoint: an endpoint that the environment gives is used as it is, whichever of the SDK's variables has it.
+func TestDualStackBesideAnEndpoint(t *testing.T) {
+	for _, variable := range []string{"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} {
+		t.Run(variable, func(t *testing.T) {
+			t.Setenv(variable, "https://minio.example:9000")
+			t.Setenv("AWS_ACCESS_KEY_ID", "id")
+			t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+			s, w := onWire(t, Config{Region: "eu-west-3", PathStyle: true}, func(w http.ResponseWriter, r *http.Request) {
+				answer(w, r, http.StatusNotFound, "NoSuchKey", "")
+			})
+			if _, err := s.Stat(t.Context(), "k"); !errors.Is(err, blob.ErrNotFound) {
+				t.Error(err)
+			}
+			if got := slices.Compact(w.hosts); !s.custom || !slices.Equal(got, []string{"minio.example:9000"}) {
+				t.Errorf("asked: %v, another server than AWS: %t", got, s.custom)
 			}
 		})
 	}

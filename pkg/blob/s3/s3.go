@@ -111,7 +111,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 store: %w", err)
 	}
-	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, write: cfg.Write, custom: cfg.Endpoint != "" || base.BaseEndpoint != nil}
+	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, write: cfg.Write}
 	if s.partSize == 0 {
 		s.partSize = DefaultPartSize
 	}
@@ -126,7 +126,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 				o.BaseEndpoint = aws.String(cfg.Endpoint)
 			}
 			o.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateDisabled // the SDK refuses it beside an endpoint
-			if !s.custom && !cfg.SingleStack && hasDualStack(region) {
+			if o.BaseEndpoint == nil && !cfg.SingleStack && hasDualStack(region) {
 				o.EndpointOptions.UseDualStackEndpoint = aws.DualStackEndpointStateEnabled
 			}
 			// Checksums are sent and asked for explicitly, as headers: trailers are beyond many servers.
@@ -141,7 +141,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 			}
 		})
 	}
-	s.client.Store(s.newClient(base.Region))
+	c := s.newClient(base.Region)
+	s.custom = c.Options().BaseEndpoint != nil // AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3 and the AWS files can give one, too
+	s.client.Store(c)
 	return s, nil
 }
 
