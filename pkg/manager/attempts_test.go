@@ -37,7 +37,7 @@ func everyAction() []model.Action {
 }
 
 func TestEveryActionIsThere(t *testing.T) {
-	src, err := os.ReadFile("../plan/subject.go")
+	src, err := os.ReadFile("../plan/model/subject.go")
 	if err != nil {
 		t.Fatal(err)
 	}
