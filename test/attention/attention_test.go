@@ -111,6 +111,7 @@ func ended(t *testing.T, c *harness.Cluster) {
 
 // TestQuorumLost loses two of three masters, then their disks. The one that is left says so by itself, without any leader.
 func TestQuorumLost(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	c := harness.Start(t, harness.Options{})
 	c.WaitBackups(1)

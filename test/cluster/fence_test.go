@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -48,6 +49,7 @@ func twoMounts(t *testing.T) (one, other string) {
 // TestAnotherStore: a master of a cluster that serves comes back with a store that doesn't fence it off. It is named with the cause, nothing is
 // restored, and when it has the right store again the restore that was queued goes on by itself.
 func TestAnotherStore(t *testing.T) {
+	testutil.Long(t)
 	for name, x := range map[string]struct {
 		stores func(t *testing.T) (right, wrong string)
 		cause  string
@@ -132,6 +134,7 @@ func unfenced(t *testing.T, c *harness.Cluster, words ...string) string {
 
 // TestFoundersWithTwoStores: masters that find each other and were given two stores form nothing in either.
 func TestFoundersWithTwoStores(t *testing.T) {
+	testutil.Long(t)
 	seeds := t.TempDir()
 	other := filepath.Join(t.TempDir(), "other")
 	c := harness.New(t, harness.Options{Nodes: 3})

@@ -11,6 +11,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
@@ -40,6 +41,7 @@ func addresses(t testing.TB, client *clientv3.Client) []string {
 // TestMasterleases makes every kind of entry and has the tool tell them apart: of two masters that live, of an API server elsewhere that
 // renews its own, of a master that is gone with and without a lease, and one that expires while it is looked at.
 func TestMasterleases(t *testing.T) {
+	testutil.Long(t)
 	t.Parallel()
 	c := harness.Start(t, harness.Options{Args: []string{"--member-unhealthy-deadline=10m"}})
 	a, b, dead := c.Node("a"), c.Node("b"), c.Node("c")
