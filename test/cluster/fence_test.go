@@ -50,6 +50,7 @@ func twoMounts(t *testing.T) (one, other string) {
 // restored, and when it has the right store again the restore that was queued goes on by itself.
 func TestAnotherStore(t *testing.T) {
 	testutil.Long(t)
+	t.Parallel() // it mostly waits
 	for name, x := range map[string]struct {
 		stores func(t *testing.T) (right, wrong string)
 		cause  string
@@ -135,6 +136,7 @@ func unfenced(t *testing.T, c *harness.Cluster, words ...string) string {
 // TestFoundersWithTwoStores: masters that find each other and were given two stores form nothing in either.
 func TestFoundersWithTwoStores(t *testing.T) {
 	testutil.Long(t)
+	t.Parallel() // it mostly waits
 	seeds := t.TempDir()
 	other := filepath.Join(t.TempDir(), "other")
 	c := harness.New(t, harness.Options{Nodes: 3})
