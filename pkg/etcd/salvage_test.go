@@ -139,6 +139,48 @@ func TestSalvageOfASurvivor(t *testing.T) {
 	}
 }
 
+// TestSalvageOfALearner: the only one that is left is a learner, which has everything and no vote.
+func TestSalvageOfALearner(t *testing.T) {
+	bins := []Binary{builtin(t)}
+	if testutil.IsLong() {
+		bins = otherBinaries(t)
+	}
+	for _, bin := range bins {
+		for name, count := range map[string]uint64{"all of the log": 0, "a snapshot and the rest of the log": 10} {
+			t.Run(bin.Version+"/"+name, func(t *testing.T) {
+				ms := makeMembers(t, 2, bin, "old", nil, "127.0.0.1")
+				voter, learner := ms[0], ms[1]
+				all := voter.cfg.InitialCluster
+				voter.cfg.InitialCluster, voter.cfg.SnapshotCount, learner.cfg.SnapshotCount = all[:1], count, count
+				startAll(t, ms[:1])
+				fillStore(t, voter, 50)
+				_, err := voter.client.AddLearner(ctxOf(t), learner.cfg.PeerURLs)
+				must(t, err)
+				learner.cfg.NewCluster, learner.cfg.InitialCluster = false, all
+				learner.start(t)
+				eventually(t, "the learner has started", func() bool {
+					st, err := learner.client.Status(ctxOf(t))
+					return err == nil && st.Learner
+				})
+				last, err := voter.client.Raw().Put(ctxOf(t), "late", "acknowledged")
+				must(t, err)
+				want := contents(t, voter)
+				eventually(t, "the learner has caught up", func() bool {
+					st, err := learner.client.Status(ctxOf(t))
+					return err == nil && st.Revision >= last.Header.Revision
+				})
+				voter.kill(t)
+				learner.kill(t)
+				s, err := salvageOf(t, learner, t.TempDir()+"/work")
+				must(t, err)
+				if now := contents(t, restored(t, s, bin)); !maps.Equal(now, want) {
+					t.Errorf("%d keys are there, %d were", len(now), len(want))
+				}
+			})
+		}
+	}
+}
+
 // uncommitted appends a put to the log of a stopped member as a follower does that hasn't heard yet that the others have it too.
 func uncommitted(t testing.TB, dataDir string, req []byte) (index uint64) {
 	t.Helper()

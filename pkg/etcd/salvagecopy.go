@@ -201,7 +201,7 @@ func (o *salvageOrder) copyFile(ctx context.Context, name, to string, need int64
 	}
 }
 
-// commitAll raises the commit index of a log to its newest entry.
+// commitAll raises the commit index of a log to its newest entry. A learner gets a vote behind that.
 func commitAll(dir string) (*salvageCopy, error) {
 	lg := quietLogger()
 	snaps, err := wal.ValidSnapshotEntries(lg, dir)
@@ -216,7 +216,7 @@ func commitAll(dir string) (*salvageCopy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadLog, err)
 	}
-	_, state, ents, err := w.ReadAll()
+	metadata, state, ents, err := w.ReadAll()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		// The end was torn by a crash; what is whole before it stays.
 		if err := w.Close(); err != nil {
@@ -228,7 +228,7 @@ func commitAll(dir string) (*salvageCopy, error) {
 		if w, err = wal.Open(lg, dir, newest); err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrBadLog, err)
 		}
-		_, state, ents, err = w.ReadAll()
+		metadata, state, ents, err = w.ReadAll()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %w", ErrBadLog, err), w.Close())
@@ -241,5 +241,10 @@ func commitAll(dir string) (*salvageCopy, error) {
 		state.Term, state.Vote = c.Term, 0
 	}
 	state.Commit = max(state.Commit, c.Index)
-	return c, errors.Join(w.Save(state, nil), w.Close())
+	more, err := promotion(filepath.Join(filepath.Dir(dir), "snap"), newest, metadata, ents, c)
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	state.Commit += uint64(len(more))
+	return c, errors.Join(w.Save(state, more), w.Close())
 }
