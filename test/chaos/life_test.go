@@ -57,6 +57,36 @@ func (w *world) ofThisLife() {
 	})
 }
 
+// TestLatestAfterAWithdrawnUndo restores, lets clients write, and asks for an undo that is withdrawn once its salvage has put a backup of the replaced
+// cluster into the store. That backup is the newest by its name, and of another life: the latest state is that of the cluster that serves.
+func TestLatestAfterAWithdrawnUndo(t *testing.T) {
+	testutil.Long(t)
+	w, cl, _ := gatedWorld(t)
+	first := w.c.Backups()[0].Name
+	w.restore("name "+first, "restore-backup", first, "--now")
+	w.ofThisLife()
+	taken := len(w.c.Backups())
+
+	id := w.queue([]string{"undo-restore", "--now", "--yes"})
+	if !w.reaches(id, string(catalog.StateSalvaging)) {
+		t.Fatal("the undo was over before it was withdrawn")
+	}
+	if out, errOut, code := w.c.Ctl("delete-command", id); code != 0 {
+		t.Fatalf("delete-command: exit code %d\n%s%s", code, out, errOut)
+	}
+	op := w.ended(id)
+	if op.State != catalog.StateFailed {
+		t.Fatalf("the undo ended as %s: %s", op.State, op.Reason)
+	}
+	if n := len(w.c.Backups()); n <= taken {
+		t.Fatalf("the undo has salvaged nothing: %d backups, %d before", n, taken)
+	}
+	w.note(op, "undo", 0)
+	w.load()
+	w.restore("latest", latestNow...)
+	w.judged(cl)
+}
+
 // TestLatestWhileBackupsAreRefused restores, and from then on the store refuses backups while changes go through: no backup of the cluster that serves
 // is there. The latest state is refused, or all of it; never that of the cluster that was replaced. Once backups go through it is restored.
 func TestLatestWhileBackupsAreRefused(t *testing.T) {
