@@ -16,10 +16,10 @@ import (
 // faulty builds a manager with a fault: its plan and its safety check disagree about backups. No input can bring that about.
 func faulty(t *testing.T) string {
 	t.Helper()
-	const head = "func Check(o *Observation, a Action, p Policy) error {\n"
+	const head = "func Check(o *model.Observation, a model.Action, p model.Policy) error {\n"
 	root, err := filepath.Abs("../..")
 	must(t, err)
-	source := filepath.Join(root, "pkg", "plan", "check.go")
+	source := filepath.Join(root, "pkg", "plan", "safety", "check.go")
 	data, err := os.ReadFile(source)
 	must(t, err)
 	if strings.Count(string(data), head) != 1 {
@@ -28,7 +28,7 @@ func faulty(t *testing.T) string {
 	dir := t.TempDir()
 	changed := filepath.Join(dir, "check.go")
 	must(t, os.WriteFile(changed, []byte(strings.Replace(string(data), head, head+
-		"\tif _, ok := a.(TakeBackup); ok {\n\t\treturn fmt.Errorf(\"a fault made for a test\")\n\t}\n", 1)), 0o600))
+		"\tif _, ok := a.(model.TakeBackup); ok {\n\t\treturn fmt.Errorf(\"a fault made for a test\")\n\t}\n", 1)), 0o600))
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
