@@ -109,7 +109,7 @@ func (a *asker) settle(last int64) bool {
 	a.held = nil
 	open := len(a.book.open)
 	for q, ttl := range x.ttls {
-		a.book.answer(q, ttl)
+		a.book.answer(q, ttl, last)
 	}
 	learned := len(a.book.open) < open
 	if learned {

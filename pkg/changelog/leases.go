@@ -35,8 +35,8 @@ type leaseBook struct {
 type grant struct {
 	// from is the revision of the first attachment that was seen in the newest grant, open that of the oldest one whose TTL isn't known; 0 if all are.
 	from, open int64
-	// ttl is that of the newest grant, last the newest answer; 0 if unknown.
-	ttl, last int64
+	// ttl is that of the newest grant; 0 if unknown.
+	ttl int64
 	// witness is the hash of the key that was attached last; 0 if none is known.
 	witness uint64
 	ended   bool
@@ -135,8 +135,10 @@ func (b *leaseBook) again(q question) {
 	}
 }
 
-// answer takes over for how many seconds a lease was granted, 0 if it is gone. All changes that were made until etcd answered must have been seen.
-func (b *leaseBook) answer(q question, ttl int64) {
+// answer takes over for how many seconds a lease was granted, 0 if it is gone. seen is the newest revision that was seen; all changes
+// that were made until etcd answered must have been seen. An answer is of the grant that there was when etcd gave it: what it is not
+// surely of stays unknown, since an id that is granted again with the TTL of before may have had another one between.
+func (b *leaseBook) answer(q question, ttl, seen int64) {
 	g := b.grants[q.id]
 	switch {
 	case g == nil || g.open == 0:
@@ -144,23 +146,30 @@ func (b *leaseBook) answer(q question, ttl int64) {
 		g.ended = true
 		b.say(q.id, 0, g.open)
 		delete(b.open, q.id)
-		g.open, g.last = 0, 0
-	case ttl > 0 && (g.from == q.from && !g.ended || g.last == ttl):
-		b.say(q.id, ttl, g.open)
-		if g.open < g.from && g.last != ttl {
-			// The grants before this one had ended before they could be asked for.
-			b.told[len(b.told)-1].GrantedTtlSeconds = 0
-			b.say(q.id, ttl, g.from)
+		g.open = 0
+	case ttl > 0 && g.from == q.from && g.ended:
+		// It is this grant, which has other keys than the witness, or one after it that has none yet: it holds from now on.
+		b.say(q.id, 0, g.open)
+		b.know(q.id, ttl, seen)
+	case ttl > 0 && g.from == q.from:
+		if g.open < g.from { // the grants before this one had ended before they could be asked for
+			b.say(q.id, 0, g.open)
 		}
-		g.ttl, g.last, g.open = ttl, ttl, 0
-		delete(b.open, q.id)
+		b.know(q.id, ttl, g.from)
 	case ttl > 0: // the answer may be of a grant before or after
 		b.say(q.id, 0, g.open)
-		g.last, g.open, g.unknown = ttl, g.from, false
+		g.open, g.unknown = g.from, false
 		b.wanted[q.id] = true
 	default: // a lease that has run out, and isn't revoked yet, can be prolonged by a new leader of etcd
 		b.wanted[q.id] = true
 	}
+}
+
+// know says the TTL of a lease's newest grant, which holds from a revision on.
+func (b *leaseBook) know(id, ttl, from int64) {
+	b.say(id, ttl, from)
+	b.grants[id].ttl, b.grants[id].open = ttl, 0
+	delete(b.open, id)
 }
 
 func (b *leaseBook) say(id, ttl, from int64) {
