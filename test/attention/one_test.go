@@ -35,9 +35,12 @@ func TestOne(t *testing.T) {
 	s := &scene{t: t, c: harness.New(t, harness.Options{Nodes: 1, NoSpec: true, Args: quick()})}
 	s.a().Start()
 	s.play(oneRows())
-	if code, body := page(t, s.c, s.a(), "/readyz"); code != 200 {
-		t.Errorf("a node that serves isn't ready: %d %s", code, body)
-	}
+	s.c.WaitFor("a node that serves to be ready", time.Minute, func() string { // etcd has just been started with other settings
+		if code, body := page(t, s.c, s.a(), "/readyz"); code != 200 {
+			return fmt.Sprint(code, " ", body)
+		}
+		return ""
+	})
 }
 
 // oneRows are played one after the other in a cluster of one.
