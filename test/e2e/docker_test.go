@@ -43,8 +43,17 @@ func mustDocker(t testing.TB, args ...string) string {
 
 var errNoFile = errors.New("no such file in the container")
 
-// containerFile reads a file of a container, running or not.
-func containerFile(container, path string) ([]byte, error) {
+// containerFile reads a file of a container, running or not. Docker's archive is empty if the file goes away while it is made.
+func containerFile(container, path string) (data []byte, err error) {
+	for range 5 {
+		if data, err = copyOut(container, path); !errors.Is(err, io.EOF) {
+			break
+		}
+	}
+	return data, err
+}
+
+func copyOut(container, path string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	out, err := dockerIO(ctx, nil, "cp", container+":"+path, "-")
