@@ -111,6 +111,12 @@ func (b *Binaries) look(ctx context.Context, path string) (Binary, error) {
 	return Binary{Version: version, Path: path, id: id}, err
 }
 
+// scanContext bounds how long executables are asked for their versions. It is no caller's context: what doesn't answer is remembered,
+// and a caller that gives up must not make an executable count as one that can't be run.
+func scanContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), scanTime)
+}
+
 // Find returns how to run exactly this version. An installed binary is preferred over the compiled-in
 // etcd. The error wraps ErrNoBinary and names every place that was looked at, or ErrVersion if it is a
 // version that is never run.
@@ -123,7 +129,7 @@ func (b *Binaries) Find(version string) (Binary, error) {
 
 // find returns a version, from the directory of that name or from another one.
 func (b *Binaries) find(version string, why string) (Binary, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), scanTime)
+	ctx, cancel := scanContext()
 	defer cancel()
 	for _, root := range b.roots() {
 		bin, err := b.in(ctx, root, version)
@@ -169,7 +175,7 @@ func (b *Binaries) Nearest(version string) (Binary, error) {
 	if err == nil && ValidateVersion(version) == nil {
 		return exact, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), scanTime)
+	ctx, cancel := scanContext()
 	defer cancel()
 	for _, root := range b.roots() {
 		if bin, err := b.in(ctx, root, version); err == nil {
@@ -188,7 +194,7 @@ func (b *Binaries) Versions() []string { return b.Installed().Versions }
 
 // Installed looks at all executables. What takes longer than 10 s to say its version is looked at again the next time.
 func (b *Binaries) Installed() Installed {
-	ctx, cancel := context.WithTimeout(context.Background(), scanTime)
+	ctx, cancel := scanContext()
 	defer cancel()
 	list, problems := b.scan(ctx)
 	return Installed{Versions: b.versions(list), Problems: problems}

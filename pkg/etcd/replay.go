@@ -318,8 +318,7 @@ type replayAnswer struct {
 // what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
 func ReplayMain(path string, next func() (Replayed, error), report func() any) int {
 	limitSelf()
-	// As in ProveMain: who wants it to end kills the process.
-	res, err := ReplayDB(context.Background(), path, next)
+	res, err := ReplayDB(context.Background(), path, next) // as in ProveMain: who wants it to end kills the process
 	a := replayAnswer{Result: &res}
 	if err != nil {
 		a = replayAnswer{Error: err.Error(), Kind: kindOf(err)}
