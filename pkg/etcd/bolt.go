@@ -14,9 +14,6 @@ import (
 // way, so that a corrupt file yields an error: bbolt itself maps the file and panics, faults or hangs on one.
 // It is one pass in key order: pages are checked as they are walked.
 
-// ErrBadDatabase means that a file is not a sound etcd database.
-var ErrBadDatabase = errors.New("bad database")
-
 func badDB(format string, a ...any) error {
 	return fmt.Errorf("%w: %s", ErrBadDatabase, fmt.Sprintf(format, a...))
 }

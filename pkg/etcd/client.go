@@ -319,14 +319,6 @@ func (c *Client) Health(ctx context.Context) Health {
 	return h
 }
 
-// HashKV is etcd's hash over all that it keeps up to a revision.
-type HashKV struct {
-	// Revision is what the hash is of; CompactRevision must be equal too for hashes to be comparable. It is -1 or 0 if nothing was ever compacted.
-	Revision        int64
-	CompactRevision int64
-	Hash            uint32
-}
-
 // HashKV hashes up to a revision; 0 means the member's newest, and Revision of the result is then the one that was meant.
 // It reads the whole database of that member.
 func (c *Client) HashKV(ctx context.Context, rev int64) (HashKV, error) {

@@ -12,9 +12,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// ErrConfig is wrapped by every refusal of a [Config].
-var ErrConfig = errors.New("bad etcd configuration")
-
 // TLSFiles are paths of PEM files. etcd reads certificate and key again at every handshake, so a renewed certificate
 // is used without a restart; the trusted CAs it reads only when it starts.
 type TLSFiles struct {

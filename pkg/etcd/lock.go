@@ -12,12 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrDataDirInUse means that an etcd runs on the data dir already.
-var ErrDataDirInUse = errors.New("data dir is in use")
-
-// dbPath is the database below a data dir.
-func dbPath(dataDir string) string { return filepath.Join(dataDir, "member", "snap", "db") }
-
 // locked tells whether somebody holds the exclusive lock that etcd (bbolt) takes on its database.
 // It never waits and leaves nothing behind. An absent file isn't locked.
 func locked(path string) (bool, error) {
@@ -80,4 +74,44 @@ func lockHolderByInode(fi os.FileInfo) int {
 		}
 	}
 	return 0
+}
+
+// holders returns the processes other than this one that have the file open, as far as they can be seen.
+func holders(path string) []int {
+	want, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*/fd")
+	if err != nil {
+		return nil
+	}
+	var out []int
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(d)))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		fds, err := os.ReadDir(d)
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			if fi, err := os.Stat(filepath.Join(d, fd.Name())); err == nil && os.SameFile(fi, want) {
+				out = append(out, pid)
+				break
+			}
+		}
+	}
+	return out
+}
+
+func pidWords(pid int) string {
+	if pid == 0 {
+		return "a process that can't be seen from here"
+	}
+	if argv, err := readCmdline(pid); err == nil && argv[0] != "" {
+		return fmt.Sprintf("process %d (%s)", pid, filepath.Base(argv[0]))
+	}
+	return fmt.Sprintf("process %d", pid)
 }

@@ -19,9 +19,6 @@ import (
 
 // This file reads write-ahead logs one record after the other: etcd's own ReadAll keeps all of them in memory.
 
-// ErrBadLog means that a write-ahead log is damaged in a place other than its end, where a crash may tear it.
-var ErrBadLog = errors.New("bad write-ahead log")
-
 // logVisitor gets what a log holds, in the order in which it was written. An entry with an index that was there already replaces that one
 // and all behind it. Each may be nil.
 type logVisitor struct {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -244,16 +243,6 @@ func takeLaunchLock(pidFile, dataDir string) (*os.File, error) {
 		return nil, fmt.Errorf("start etcd: %w: %s (lock %s) is held by %s", ErrDataDirInUse, dataDir, path, pidWords(pid))
 	}
 	return nil, fmt.Errorf("start etcd: lock %s: %w", path, err)
-}
-
-func pidWords(pid int) string {
-	if pid == 0 {
-		return "a process that can't be seen from here"
-	}
-	if argv, err := readCmdline(pid); err == nil && argv[0] != "" {
-		return fmt.Sprintf("process %d (%s)", pid, filepath.Base(argv[0]))
-	}
-	return fmt.Sprintf("process %d", pid)
 }
 
 func (p *Process) waitChild(c *exec.Cmd) {

@@ -94,36 +94,6 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
-// holders returns the processes other than this one that have the file open, as far as they can be seen.
-func holders(path string) []int {
-	want, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
-	dirs, err := filepath.Glob("/proc/[0-9]*/fd")
-	if err != nil {
-		return nil
-	}
-	var out []int
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(d)))
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		fds, err := os.ReadDir(d)
-		if err != nil {
-			continue
-		}
-		for _, fd := range fds {
-			if fi, err := os.Stat(filepath.Join(d, fd.Name())); err == nil && os.SameFile(fi, want) {
-				out = append(out, pid)
-				break
-			}
-		}
-	}
-	return out
-}
-
 // oomKills reads the counter of the own control group (version 2, then 1). ok is false where there is none.
 func oomKills() (n uint64, ok bool) {
 	self, err := procfs.Self()

@@ -21,9 +21,6 @@ import (
 // ReplaySubcommand is the manager's hidden subcommand that ends in [ReplayMain].
 const ReplaySubcommand = "replay-db"
 
-// ErrGap means that a change to be replayed doesn't follow on what is there.
-var ErrGap = errors.New("changes are missing")
-
 // Replayed is a step of a replay: a transaction or a part of one, or a lease that a later one refers to.
 type Replayed struct {
 	// Revision is the transaction's; 0 for a lease.

@@ -69,34 +69,12 @@ type StageConfig struct {
 	SelfExe string
 }
 
-// StageResult describes a staged data dir. It is the same on every member but for MemberID.
-type StageResult struct {
-	// Revision is the one that etcd will start with, SnapshotRevision the one it was made from.
-	Revision         int64 `json:"revision"`
-	SnapshotRevision int64 `json:"snapshotRevision"`
-	// Hash is what HashKV will answer at Revision, on every member.
-	Hash HashKV `json:"hash"`
-	// Keys are those that exist; Dropped were deleted because of DropPrefixes.
-	Keys    int64 `json:"keys"`
-	Dropped int64 `json:"dropped"`
-	Leases  int   `json:"leases"`
-	// SizeBytes is the size of the database.
-	SizeBytes int64            `json:"sizeBytes"`
-	MemberID  cluster.MemberID `json:"memberID"`
-	ClusterID uint64           `json:"clusterID"`
-	// WrittenBy is the minor version that the snapshot was of; Version is the TargetVersion.
-	WrittenBy string `json:"writtenBy"`
-	Version   string `json:"version"`
-}
-
 // marker is the file in a staged data dir that says that it is complete and unused.
 type marker struct {
 	// For is the fingerprint of the StageConfig.
 	For    string      `json:"for"`
 	Result StageResult `json:"result"`
 }
-
-func markerPath(dataDir string) string { return filepath.Join(dataDir, "member", "staged.json") }
 
 // Staged returns what Stage made of a data dir in which no etcd was started since.
 func Staged(dataDir string) (StageResult, bool, error) {
@@ -117,18 +95,6 @@ func readMarker(dataDir string) (marker, bool, error) {
 		return m, false, fmt.Errorf("read stage marker of %s: %w: %w", dataDir, cluster.ErrCorrupt, err)
 	}
 	return m, true, nil
-}
-
-// unmarkStaged is called before an etcd is started on a data dir.
-func unmarkStaged(dataDir string) error {
-	err := os.Remove(markerPath(dataDir))
-	if err == nil {
-		return atomicfile.SyncDir(filepath.Dir(markerPath(dataDir)))
-	}
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
-		return nil
-	}
-	return fmt.Errorf("remove stage marker: %w", err)
 }
 
 // fingerprint covers what the result depends on, but for the source, which the token stands for.
@@ -255,23 +221,6 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 		err = trimHash(out, n)
 	}
 	return &stageOrder{Config: *cfg}, errors.Join(err, out.Close())
-}
-
-// trimHash cuts the hash off and writes the file to disk.
-func trimHash(f *os.File, size int64) error {
-	switch size % sectorSize {
-	case 0:
-		if size == 0 {
-			return badDB("the file is empty")
-		}
-	case hashSize:
-		if err := f.Truncate(size - hashSize); err != nil {
-			return err
-		}
-	default:
-		return badDB("%d bytes is not the size of a database: it is cut short, or something else", size)
-	}
-	return f.Sync()
 }
 
 // copyDB copies at the throttle's pace, which may be nil.

@@ -9,13 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"time"
 
-	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
@@ -24,28 +19,13 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // bootTerm is the raft term of a cluster that was made from a snapshot.
 const bootTerm = 1
-
-// quietLogger makes etcd's libraries panic where they would end the process; guard turns that into an error.
-func quietLogger() *zap.Logger {
-	return zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic), zap.WithPanicHook(zapcore.WriteThenPanic))
-}
-
-func guard(what string, f func() error) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("%s: etcd's library gave up: %v", what, r)
-		}
-	}()
-	return f()
-}
 
 // newCluster is the cluster as the members will know it.
 type newCluster struct {
@@ -147,75 +127,6 @@ func (o *stageOrder) plan(ctx context.Context, path string) (StageResult, *edits
 	return planDB(ctx, path, want, o.Moved != nil && !o.Config.SkipHash)
 }
 
-// cutHash makes what was moved what a copy is.
-func cutHash(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Chmod(0o600), trimHash(f, fi.Size()))
-}
-
-// edit is one change of the database; a nil value deletes.
-type edit struct {
-	Bucket []byte `json:"bucket"`
-	Key    []byte `json:"key"`
-	Value  []byte `json:"value"`
-}
-
-// edits are applied in one transaction.
-type edits struct {
-	// Clear are buckets that are emptied first.
-	Clear   [][]byte `json:"clear"`
-	Changes []edit   `json:"changes"`
-}
-
-func (e *edits) put(bucket, key, value []byte) {
-	e.Changes = append(e.Changes, edit{bucket, key, value})
-}
-
-// planRevisions drops keys and raises the revision.
-func planRevisions(p StagePlan, s *scan, res *StageResult, e *edits) (compact int64, extra [][2][]byte, err error) {
-	rev := s.revision()
-	record := func(k, v []byte) {
-		e.put(schema.Key.Name(), k, v)
-		extra = append(extra, [2][]byte{k, v})
-	}
-	if len(s.watched) > 0 {
-		rev++
-		names := make([]string, 0, len(s.watched))
-		for k := range s.watched {
-			names = append(names, k)
-		}
-		slices.Sort(names) // every member must write the same
-		for i, k := range names {
-			v, err := (&mvccpb.KeyValue{Key: []byte(k)}).Marshal()
-			if err != nil {
-				return 0, nil, err
-			}
-			record(revBytes(rev, int64(i), true), v)
-		}
-	}
-	compact = s.compactRevision()
-	if p.MarkCompacted {
-		rev = max(rev+int64(p.BumpRevision), rev+1, p.AtLeastRevision+1)
-		if !revisionFits(rev) {
-			return 0, nil, fmt.Errorf("%w: the revision would be raised to %d", ErrConfig, rev)
-		}
-		// As etcdutl does it: an empty record makes the revision, and a compaction to it is left for etcd to do.
-		record(revBytes(rev, 0, false), []byte{})
-		compact = rev
-		e.put(schema.Meta.Name(), schema.ScheduledCompactKeyName, revBytes(rev, 0, false))
-	}
-	res.Revision = rev
-	return compact, extra, nil
-}
-
 // planMembership replaces the old members by the new ones. Alarms were those of old members.
 func (n *newCluster) planMembership(e *edits) error {
 	e.Clear = append(e.Clear, schema.Members.Name(), schema.MembersRemoved.Name(), schema.Alarm.Name())
@@ -234,76 +145,6 @@ func (n *newCluster) planMembership(e *edits) error {
 	e.put(schema.Meta.Name(), schema.MetaConsistentIndexKeyName, binary.BigEndian.AppendUint64(nil, n.index))
 	e.put(schema.Meta.Name(), schema.MetaTermKeyName, binary.BigEndian.AppendUint64(nil, bootTerm))
 	return nil
-}
-
-// checkTarget refuses what can't be done. from is a minor version, target a full one or empty.
-func checkTarget(from, target string) error {
-	n := MinorNumber(from + ".0")
-	if n < 0 || n > newestMinor {
-		return fmt.Errorf("%w: the database was written by etcd %s, which is newer than 3.%d, the newest that is known here", ErrVersion, from, newestMinor)
-	}
-	if target == "" {
-		return nil
-	}
-	return ValidateVersion(target)
-}
-
-// planVersions lowers what an older etcd would refuse. Upwards etcd does what is needed by itself.
-func planVersions(target string, was Facts, e *edits) {
-	// A downgrade of the old cluster has nothing to do with the new one.
-	e.put(schema.Cluster.Name(), schema.ClusterDowngradeKeyName, nil)
-	m := MinorNumber(target)
-	if m < 0 {
-		return
-	}
-	to := fmt.Sprintf("3.%d.0", m)
-	if was.ClusterVersion != "" && Less(to, was.ClusterVersion) {
-		e.put(schema.Cluster.Name(), schema.ClusterClusterVersionKeyName, []byte(to))
-	}
-	if was.StorageVersion != "" && Less(to, was.StorageVersion) {
-		if m >= 6 {
-			e.put(schema.Meta.Name(), schema.MetaStorageVersionName, []byte(to))
-		} else {
-			// Before 3.6 there was no such field, and a later upgrade takes it for what is there.
-			e.put(schema.Meta.Name(), schema.MetaStorageVersionName, nil)
-		}
-	}
-}
-
-// apply writes everything in one transaction, with bbolt and etcd's own options for it.
-func (e *edits) apply(path string) error {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second,
-	})
-	if err != nil {
-		return err
-	}
-	err = db.Update(func(tx *bolt.Tx) error {
-		for _, name := range e.Clear {
-			if err := tx.DeleteBucket(name); err != nil && !errors.Is(err, berrors.ErrBucketNotFound) {
-				return err
-			}
-			if _, err := tx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		for _, c := range e.Changes {
-			b, err := tx.CreateBucketIfNotExists(c.Bucket)
-			if err != nil {
-				return err
-			}
-			if c.Value == nil {
-				err = b.Delete(c.Key)
-			} else {
-				err = b.Put(c.Key, c.Value)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return errors.Join(err, db.Close())
 }
 
 // writeRaft writes log and snapshot of a raft group whose members have just been added.
@@ -426,4 +267,14 @@ func stageInChild(ctx context.Context, exe string, w stageWork, dir string) (sta
 		return stageAnswer{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
 	}
 	return a, nil
+}
+
+func (c *StageConfig) plan() StagePlan {
+	return StagePlan{c.BumpRevision, c.AtLeastRevision, c.MarkCompacted, c.DropPrefixes, c.TargetVersion}
+}
+
+// forMember completes what is the same on every member.
+func (r StageResult) forMember(n *newCluster) StageResult {
+	r.MemberID, r.ClusterID = cluster.MemberID(n.own.ID), uint64(n.rc.ID())
+	return r
 }

@@ -26,10 +26,6 @@ type StagePlan struct {
 	TargetVersion   string   `json:"targetVersion,omitempty"`
 }
 
-func (c *StageConfig) plan() StagePlan {
-	return StagePlan{c.BumpRevision, c.AtLeastRevision, c.MarkCompacted, c.DropPrefixes, c.TargetVersion}
-}
-
 func (p *StagePlan) validate() error {
 	bad := func(why string) error { return fmt.Errorf("%w: %s", ErrConfig, why) }
 	raise := p.BumpRevision > 0 || p.AtLeastRevision > 0
@@ -184,8 +180,53 @@ func planDB(ctx context.Context, path string, p StagePlan, checkHash bool) (Stag
 	return s.planStage(ctx, p)
 }
 
-// forMember completes what is the same on every member.
-func (r StageResult) forMember(n *newCluster) StageResult {
-	r.MemberID, r.ClusterID = cluster.MemberID(n.own.ID), uint64(n.rc.ID())
-	return r
+// cutHash makes what was moved what a copy is.
+func cutHash(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(0o600), trimHash(f, fi.Size()))
+}
+
+// trimHash cuts the hash off and writes the file to disk.
+func trimHash(f *os.File, size int64) error {
+	switch size % sectorSize {
+	case 0:
+		if size == 0 {
+			return badDB("the file is empty")
+		}
+	case hashSize:
+		if err := f.Truncate(size - hashSize); err != nil {
+			return err
+		}
+	default:
+		return badDB("%d bytes is not the size of a database: it is cut short, or something else", size)
+	}
+	return f.Sync()
+}
+
+// StageResult describes a staged data dir. It is the same on every member but for MemberID.
+type StageResult struct {
+	// Revision is the one that etcd will start with, SnapshotRevision the one it was made from.
+	Revision         int64 `json:"revision"`
+	SnapshotRevision int64 `json:"snapshotRevision"`
+	// Hash is what HashKV will answer at Revision, on every member.
+	Hash HashKV `json:"hash"`
+	// Keys are those that exist; Dropped were deleted because of DropPrefixes.
+	Keys    int64 `json:"keys"`
+	Dropped int64 `json:"dropped"`
+	Leases  int   `json:"leases"`
+	// SizeBytes is the size of the database.
+	SizeBytes int64            `json:"sizeBytes"`
+	MemberID  cluster.MemberID `json:"memberID"`
+	ClusterID uint64           `json:"clusterID"`
+	// WrittenBy is the minor version that the snapshot was of; Version is the TargetVersion.
+	WrittenBy string `json:"writtenBy"`
+	Version   string `json:"version"`
 }

@@ -7,14 +7,8 @@ import (
 
 // Nothing manages an etcd here; databases are read here by the operator's tool.
 
-func dieWithParent(a *syscall.SysProcAttr) *syscall.SysProcAttr { return a }
-
 func openProcess(int) int { return -1 }
 
 func signalProcess(int, syscall.Signal) error {
 	return errors.New("there are no handles of processes on this system")
-}
-
-func changeTimes(st *syscall.Stat_t) (modified, changed int64) {
-	return st.Mtimespec.Nano(), st.Ctimespec.Nano()
 }

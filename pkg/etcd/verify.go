@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -16,9 +15,6 @@ const (
 	// sectorSize divides the size of every bbolt database.
 	sectorSize = 512
 )
-
-// ErrBadSnapshot means that a snapshot is short, empty, or not what its own hash says.
-var ErrBadSnapshot = errors.New("bad snapshot")
 
 // VerifyReader hands the bytes of a snapshot through and checks them.
 type VerifyReader struct {

@@ -1,7 +1,6 @@
 package etcd
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -13,9 +12,6 @@ const CompiledVersion = "3.6.16"
 
 // newestMinor is the newest minor version of etcd 3 that can be run, as cluster.Version.Unsafe has it.
 const newestMinor = 7
-
-// ErrVersion is wrapped by every refusal that is about an etcd version.
-var ErrVersion = errors.New("etcd version not suitable")
 
 // parseVersion reads "3.6.16"; a leading "v" is not accepted, as the store's spec has none.
 func parseVersion(v string) (cluster.Version, error) {

@@ -1,0 +1,22 @@
+package etcd
+
+import (
+	"fmt"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// quietLogger makes etcd's libraries panic where they would end the process; guard turns that into an error.
+func quietLogger() *zap.Logger {
+	return zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic), zap.WithPanicHook(zapcore.WriteThenPanic))
+}
+
+func guard(what string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%s: etcd's library gave up: %v", what, r)
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,85 @@
+package etcd
+
+import (
+	"context"
+	"encoding/binary"
+	"os"
+
+	"go.etcd.io/etcd/server/v3/storage/schema"
+)
+
+// newestRevision reads the last key of the bucket that has the revisions.
+func newestRevision(ctx context.Context, path string) (int64, error) {
+	r, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	fi, err := r.Stat()
+	if err != nil {
+		return 0, err
+	}
+	f, err := openBolt(r, fi.Size())
+	if err != nil {
+		return 0, err
+	}
+	buckets, err := f.buckets(ctx)
+	if err != nil {
+		return 0, err
+	}
+	f.again()
+	for _, b := range buckets {
+		if b.name != string(schema.Key.Name()) {
+			continue
+		}
+		k, err := f.lastKey(b)
+		if err != nil {
+			return 0, err
+		}
+		if k == nil {
+			return 1, nil
+		}
+		rev, err := parseRevKey(k)
+		return rev.main, err
+	}
+	return 0, badDB("no bucket %q", schema.Key.Name())
+}
+
+// lastKey goes down the right edge of a bucket's tree; nil if it is empty.
+func (f *boltFile) lastKey(b bucketRef) ([]byte, error) {
+	page, pgid := b.inline, b.root
+	for depth := 0; ; depth++ {
+		if pgid != 0 {
+			var err error
+			if page, err = f.page(pgid, depth); err != nil {
+				return nil, err
+			}
+		}
+		n := int(binary.LittleEndian.Uint16(page[10:]))
+		if n == 0 {
+			return nil, nil
+		}
+		at := pageHeaderSize + (n-1)*elemSize
+		if at+elemSize > len(page) {
+			return nil, badDB("page %d has %d elements", pgid, n)
+		}
+		switch kind := binary.LittleEndian.Uint16(page[8:]); kind {
+		case branchPage:
+			pgid = binary.LittleEndian.Uint64(page[at+8:])
+		case leafPage:
+			from := uint64(at) + uint64(binary.LittleEndian.Uint32(page[at+4:]))
+			size := uint64(binary.LittleEndian.Uint32(page[at+8:]))
+			if from+size > uint64(len(page)) {
+				return nil, badDB("leaf page %d points outside of the page", pgid)
+			}
+			return page[from : from+size], nil
+		default:
+			return nil, badDB("page %d is of kind %#x", pgid, kind)
+		}
+	}
+}
+
+// PeekRevision is the newest revision in the database of a member, on which its etcd may run.
+func PeekRevision(ctx context.Context, dataDir string) (int64, error) {
+	return newestRevision(ctx, dbPath(dataDir))
+}
