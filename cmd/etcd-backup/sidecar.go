@@ -76,7 +76,7 @@ func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion str
 	}
 	return &sidecar{
 		o: o, toolVersion: toolVersion, catalog: c, writer: backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
-		dialStream: func() (*etcd.Client, error) { return etcd.DialStream([]string{o.clientURL}, conf) }, client: client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
+		dialStream: func() (*etcd.Client, error) { return new(etcd.Streams).Dial([]string{o.clientURL}, conf) }, client: client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
 		fence: &fence{catalog: c, store: store, node: cluster.NodeID(host), patience: instancePatience},
 	}, nil
 }

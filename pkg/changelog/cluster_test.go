@@ -127,7 +127,7 @@ func (w *trio) leader() (leader, follower *trioMember) {
 // first are all members, with one before the others.
 func (w *trio) first(m *trioMember) func() []Dialer {
 	dialer := func(m *trioMember) Dialer {
-		return func(context.Context) (Source, error) { return etcd.DialStream([]string{m.url}, nil) }
+		return func(context.Context) (Source, error) { return new(etcd.Streams).Dial([]string{m.url}, nil) }
 	}
 	list := []Dialer{dialer(m)}
 	for _, o := range w.members {

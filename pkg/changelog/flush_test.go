@@ -199,7 +199,7 @@ func TestRevisionsLeftOut(t *testing.T) {
 			url := f.before(t, w)
 			begin := func() *Recorder {
 				r, _ := w.record(func(cfg *Config) {
-					cfg.Members = members(func(context.Context) (Source, error) { return etcd.DialStream([]string{url}, nil) })
+					cfg.Members = members(func(context.Context) (Source, error) { return new(etcd.Streams).Dial([]string{url}, nil) })
 				})
 				return r
 			}

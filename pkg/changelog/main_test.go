@@ -157,7 +157,7 @@ func (w *world) record(change func(*Config)) (*Recorder, func()) {
 	w.t.Helper()
 	cfg := Config{
 		ClusterName: "test", Node: "a", Term: 1, Catalog: w.catalog, Interval: 300 * time.Millisecond, SegmentBytes: 256 << 10,
-		Members: members(func(context.Context) (Source, error) { return etcd.DialStream([]string{w.url}, nil) }),
+		Members: members(func(context.Context) (Source, error) { return new(etcd.Streams).Dial([]string{w.url}, nil) }),
 		Gap: func(reason string) {
 			w.gaps <- reason
 		},

@@ -21,19 +21,20 @@ const (
 	streamWindow = 2 << 20
 )
 
-// streams counts, so that an endpoint that doesn't answer isn't tried again before the others.
-var streams atomic.Uint32
+// Streams dials for streams. It counts, so that an endpoint that doesn't answer isn't tried again before the others. The zero value is ready
+// for use, also concurrently; it must not be copied.
+type Streams struct{ dialed atomic.Uint32 }
 
-// DialStream is Dial for a client that follows a stream of many small messages: WatchAll has a connection of its own, which is read at most some
-// fifty times a second, all that has come by then; that costs a fraction of waking up for each message. Where little comes nothing is late; else
-// everything is, by calmSpacing at most. That connection is to one endpoint, another one with each call.
-func DialStream(endpoints []string, tlsConf *tls.Config) (*Client, error) {
+// Dial is like the function, for a client that follows a stream of many small messages: WatchAll has a connection of its own, which is read at
+// most some fifty times a second, all that has come by then; that costs a fraction of waking up for each message. Where little comes nothing is
+// late; else everything is, by calmSpacing at most. That connection is to one endpoint, another one with each call.
+func (s *Streams) Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
 	c, err := Dial(endpoints, tlsConf)
 	if err != nil {
 		return nil, err
 	}
 	var d net.Dialer
-	one := endpoints[int(streams.Add(1))%len(endpoints)]
+	one := endpoints[int(s.dialed.Add(1))%len(endpoints)]
 	stream, err := connect([]string{one}, tlsConf, streamWindow, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 		conn, err := d.DialContext(ctx, "tcp", address)
 		if err != nil {

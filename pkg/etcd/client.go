@@ -70,7 +70,7 @@ var sentinels = []struct{ from, to error }{
 // without a deadline they may wait for as long as the member is away.
 type Client struct {
 	c *clientv3.Client
-	// stream is the connection for WatchAll; the same one unless DialStream has made another.
+	// stream is the connection for WatchAll; the same one unless Streams.Dial has made another.
 	stream    *clientv3.Client
 	endpoints []string
 	tls       *tls.Config

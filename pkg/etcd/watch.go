@@ -69,7 +69,7 @@ func (e *SkippedError) Error() string {
 }
 
 // WatchAll opens the stream of all changes, beginning with revision from. It ends by itself when the member has no leader, and on a connection of
-// DialStream when the member is about to stop: etcd waits for streams until its requests time out. Close must be called in the end.
+// Streams.Dial when the member is about to stop: etcd waits for streams until its requests time out. Close must be called in the end.
 func (c *Client) WatchAll(ctx context.Context, from int64) (*Changes, error) {
 	ctx, end := context.WithCancelCause(clientv3.WithRequireLeader(ctx))
 	cancel := func() { end(nil) }

@@ -130,7 +130,7 @@ func (l *leadership) servingMembers() []changelog.Dialer {
 func (l *leadership) dialers(members [][]string) []changelog.Dialer {
 	var dialers []changelog.Dialer
 	for _, urls := range members {
-		dialers = append(dialers, func(context.Context) (changelog.Source, error) { return l.dialURLs(urls, nil, etcd.DialStream) })
+		dialers = append(dialers, func(context.Context) (changelog.Source, error) { return l.dialURLs(urls, nil, l.streams.Dial) })
 	}
 	return dialers
 }

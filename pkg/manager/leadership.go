@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
@@ -90,6 +91,8 @@ type leadership struct {
 	demandDone  map[string]bool
 	force       bool // the store is to be read again
 	wg          sync.WaitGroup
+	// streams dials for the recorder of changes, another endpoint each time.
+	streams etcd.Streams
 	// wanted says why a full backup is needed at once, and serving where etcd is asked for its changes.
 	wanted  string
 	serving [][]string

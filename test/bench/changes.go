@@ -120,7 +120,7 @@ func (b *bench) writeAll(c *harness.Cluster, lasts time.Duration) ([]answer, tim
 
 // watchAll follows all keys through a follower, as the leading manager does, and keeps nothing.
 func (b *bench) watchAll(c *harness.Cluster) {
-	client, err := etcd.DialStream(c.ClientURLs(), c.TLS())
+	client, err := new(etcd.Streams).Dial(c.ClientURLs(), c.TLS())
 	b.must(err)
 	b.Cleanup(func() { _ = client.Close() })
 	revision, _, err := client.Revision(b.ctx)
