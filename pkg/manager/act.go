@@ -28,6 +28,17 @@ import (
 // How long a step may take before the loop looks again. The node goes on with it, and the same request attaches to it.
 const quickAction = 30 * time.Second
 
+// noteDatabase remembers the size of the largest database there is, by which slowAction goes.
+func (l *leadership) noteDatabase(o *model.Observation) {
+	size := plan.Database(o)
+	if o.Store.Operation != nil {
+		size = max(size, o.Store.Operation.Bytes)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.database = size
+}
+
 // slowAction is the same for what grows with the database, or with the one that is restored.
 func (l *leadership) slowAction() time.Duration {
 	l.mu.Lock()
@@ -324,7 +335,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *model.Observation, a 
 		if err := c.Promote(ctx, a.Member); err != nil && !errors.Is(err, etcd.ErrNotCaughtUp) {
 			return err
 		} else if err != nil {
-			l.pause(ctx, 500*time.Millisecond)
+			pause(ctx, 500*time.Millisecond)
 			return nil
 		}
 		l.noteJoin(cluster.NodeID(a.Name), false, "")
@@ -354,7 +365,7 @@ func (l *leadership) changeMembers(ctx context.Context, o *model.Observation, a 
 	return nil
 }
 
-func (l *leadership) pause(ctx context.Context, d time.Duration) {
+func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-time.After(d):

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +67,37 @@ func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a mode
 	})
 }
 
+// observeBackups fills in what is known of backups.
+func (l *leadership) observeBackups(o *model.Observation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
+	o.BackupFailed, o.Restored, o.BackupWanted = l.avoided(), l.restored, l.wanted
+	o.BackupFailures, o.BackupError = l.backupFails, l.backupError
+	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
+}
+
+// reportBackups is the same for the report.
+func (l *leadership) reportBackups(r *Report) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.NewestBackup, r.BackupRunning, r.BackupError = l.newest, l.backup, cmp.Or(l.backupError, l.listError)
+}
+
+// noteRestored remembers that a restore has ended: a backup is due.
+func (l *leadership) noteRestored() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.restored = true
+}
+
+// noteFailedOn remembers that a backup has failed on a node.
+func (l *leadership) noteFailedOn(id cluster.NodeID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failedOn[id] = time.Now()
+}
+
 // failureMemory is how long a node on which a backup has failed is only asked if there is no other.
 const failureMemory = time.Hour
 
@@ -127,6 +159,13 @@ func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
 		klog.V(2).Infof("retention: the store keeps %d objects under lock; they are looked at again from %s on", r.Locked, r.Until.UTC().Format(time.RFC3339))
 	}
 	return r.More && err == nil && r.RetryAt.IsZero(), err
+}
+
+// reportRetention fills in what retention has found.
+func (l *leadership) reportRetention(r *Report) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r.Backups, r.PruneDenied, r.PruneLocked = l.backups, l.pruneDenied, l.pruneLocked
 }
 
 const (

@@ -79,13 +79,11 @@ func (l *leadership) finish(ctx context.Context, o *model.Observation, a model.F
 	} else {
 		klog.Errorf("the restore of %s ended as %s: %s", subject(op), op.State, op.Reason)
 	}
-	l.op, l.opVer = nil, ""
-	l.mu.Lock()
-	l.force = true
+	l.forgetOperation()
+	l.forceStore()
 	if a.To == model.OpDone {
-		l.restored = true
+		l.noteRestored()
 	}
-	l.mu.Unlock()
 	l.clearAway(ctx, o, op.ID)
 	l.pruneHistory(ctx)
 	return nil

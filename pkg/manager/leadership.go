@@ -1,7 +1,6 @@
 package manager
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -126,11 +125,7 @@ func (l *leadership) poke() {
 // run goes round until ctx ends. Work that was begun in the background ends with it.
 func (l *leadership) run(ctx context.Context) {
 	defer l.wg.Wait()
-	defer func() {
-		for _, cancel := range l.watching {
-			cancel()
-		}
-	}()
+	defer l.endWatches()
 	l.wg.Go(func() { l.learnBackups(ctx) })
 	l.wg.Go(func() { l.prune(ctx) })
 	l.wg.Go(func() { l.verifyBackups(ctx) })
@@ -152,12 +147,8 @@ func (l *leadership) run(ctx context.Context) {
 		}
 		l.showSurvivors(ctx, o)
 		l.keepChanges(ctx, o)
-		l.mu.Lock()
-		l.restful, l.database = restful(o, spec), plan.Database(o)
-		if o.Store.Operation != nil {
-			l.database = max(l.database, o.Store.Operation.Bytes)
-		}
-		l.mu.Unlock()
+		l.noteRestful(o, spec)
+		l.noteDatabase(o)
 		l.say(d)
 		l.sayDisks(o)
 		l.clearBehind(ctx, o.Nodes)
@@ -244,7 +235,7 @@ func (l *leadership) sayDisks(o *model.Observation) {
 func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
 	err := l.do(ctx, o, spec, d.Do)
 	if err == nil {
-		if l.opFails == 0 { // else the step has its own time
+		if !l.stepWaits() { // else the step has its own time
 			l.tries.done(d.Do, time.Now())
 		}
 		return 0
@@ -258,7 +249,7 @@ func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *c
 	var fenced *catalog.FencedError
 	switch {
 	case errors.Is(err, catalog.ErrConflict):
-		l.op, l.opVer, l.opUnsaved = nil, "", false // whatever it was, it is read again
+		l.forgetOperation() // whatever it was, it is read again
 		l.said.Warningf(key, "%s: something else was written in between (%v); looking again", d.Do, err)
 	case errors.As(err, &fenced):
 		l.said.Warningf(key, "%s: the store knows term %d of node %s; stepping down", d.Do, fenced.Stored.Term, fenced.Stored.Node)
@@ -280,15 +271,12 @@ func (l *leadership) forceStore() {
 
 // publish hands the report over.
 func (l *leadership) publish(o *model.Observation, spec *cluster.Spec, d plan.Decision, attention []cluster.Attention) {
-	attention = l.m.noted(scopeLeader, attention)
-	l.mu.Lock()
 	r := Report{
-		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: attention, At: o.Now, Nodes: o.Nodes, Missing: o.Missing, Spec: spec,
-		StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, NewestBackup: l.newest,
-		BackupRunning: l.backup, BackupError: cmp.Or(l.backupError, l.listError), Backups: l.backups, PruneDenied: l.pruneDenied, PruneLocked: l.pruneLocked,
-		CreateBackups: o.Store.CreateBackups,
+		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: l.m.noted(scopeLeader, attention), At: o.Now, Nodes: o.Nodes, Missing: o.Missing,
+		Spec: spec, StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, CreateBackups: o.Store.CreateBackups,
 	}
-	l.mu.Unlock()
+	l.reportBackups(&r)
+	l.reportRetention(&r)
 	l.m.mu.Lock()
 	l.m.report = r
 	l.m.mu.Unlock()

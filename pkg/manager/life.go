@@ -206,7 +206,7 @@ func (l *leadership) startDefragment(ctx context.Context, id cluster.NodeID) {
 		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Defragment{Defragment: &protosv1.Defragment{}}}, l.slowAction(), nil)
 		if err != nil && ctx.Err() == nil {
 			l.said.Errorf("rewrite "+string(id), "the database of node %s could not be rewritten: %v", id, err)
-			l.pause(ctx, 10*time.Second)
+			pause(ctx, 10*time.Second)
 		}
 		l.mu.Lock()
 		l.tending.rewriting = ""

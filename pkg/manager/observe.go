@@ -54,13 +54,8 @@ func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.
 	}
 	o.Store.Operation = l.planOperation()
 	o.Store.HighestRevision = l.store.highest
-	l.mu.Lock()
-	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
-	o.BackupFailed, o.Restored, o.BackupWanted = l.avoided(), l.restored, l.wanted
-	o.BackupFailures, o.BackupError = l.backupFails, l.backupError
-	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
-	o.Store.CreateBackups = slices.DeleteFunc(slices.Clone(o.Store.CreateBackups), func(c model.CreateBackup) bool { return l.demandDone[c.Name] })
-	l.mu.Unlock()
+	l.observeBackups(o)
+	l.observeDemands(o)
 	l.observeLife(o)
 	spec := o.Store.Spec
 	if l.m.cfg.Spec != nil {
@@ -142,6 +137,13 @@ func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.No
 		return s, fmt.Errorf("node %s answers in place of %s", s.ID, id)
 	}
 	return s, nil
+}
+
+// endWatches ends all streams.
+func (l *leadership) endWatches() {
+	for _, cancel := range l.watching {
+		cancel()
+	}
 }
 
 // watchNodes keeps a stream open to every node that answers, by which it wakes the loop when something changes there.

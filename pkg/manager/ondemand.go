@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -89,13 +90,20 @@ func (l *leadership) endDemand(ctx context.Context, cmd catalog.Command, name st
 		return err
 	}
 	l.pruneHistory(ctx)
+	l.forceStore()
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	delete(l.demandFails, cmd.Name)
 	delete(l.demandTaken, cmd.Name)
-	// Until the queue is read again it must not be taken a second time.
-	l.demandDone[cmd.Name], l.force = true, true
-	l.mu.Unlock()
+	l.demandDone[cmd.Name] = true // until the queue is read again it must not be taken a second time
 	return nil
+}
+
+// observeDemands leaves out what is done with.
+func (l *leadership) observeDemands(o *model.Observation) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	o.Store.CreateBackups = slices.DeleteFunc(slices.Clone(o.Store.CreateBackups), func(c model.CreateBackup) bool { return l.demandDone[c.Name] })
 }
 
 // failDemand shows why a backup that was asked for has failed, and gives it up after many attempts.

@@ -168,6 +168,14 @@ func subject(op *catalog.Operation) string {
 	return "backup " + op.Backup
 }
 
+// forgetOperation has the record read again.
+func (l *leadership) forgetOperation() {
+	l.op, l.opVer, l.opUnsaved = nil, "", false
+}
+
+// stepWaits tells whether the step that was just tried waits for its next attempt.
+func (l *leadership) stepWaits() bool { return l.opFails > 0 }
+
 // settle writes what could only be remembered while the store was away. Whoever wrote in between wins.
 func (l *leadership) settle(ctx context.Context) error {
 	if l.op == nil || !l.opUnsaved {
@@ -181,7 +189,7 @@ func (l *leadership) settle(ctx context.Context) error {
 	}
 	if !damaged && (gone || stored.State.Final() || stored.Term > l.term) {
 		klog.Warningf("restore %s: the store has another end of it than this leader; going by the store", l.op.ID)
-		l.op, l.opVer, l.opUnsaved = nil, "", false
+		l.forgetOperation()
 		return nil
 	}
 	if ver, err = l.m.cfg.Catalog.PutOperation(ctx, *l.op, ver); err != nil {

@@ -335,9 +335,7 @@ func (l *leadership) safetyBackup(ctx context.Context, o *model.Observation, spe
 	if name == "" {
 		var err error
 		if name, err = l.takeBackup(ctx, spec, a.Node, "before-restore"); err != nil {
-			l.mu.Lock()
-			l.failedOn[a.Node] = time.Now()
-			l.mu.Unlock()
+			l.noteFailedOn(a.Node)
 			return fmt.Errorf("back up the cluster as it is now: %w", err)
 		}
 	}

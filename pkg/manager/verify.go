@@ -46,6 +46,20 @@ func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 	return ""
 }
 
+// noteRestful remembers the node on which a backup may be proven now.
+func (l *leadership) noteRestful(o *model.Observation, spec *cluster.Spec) {
+	id := restful(o, spec)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.restful = id
+}
+
+func (l *leadership) restfulNode() cluster.NodeID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.restful
+}
+
 // verifyBackups proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
 // A machine that is busy puts a proof off, but one that is always busy must have its backups proven, too: after a whole interval it is done all the same.
 func (l *leadership) verifyBackups(ctx context.Context) {
@@ -98,9 +112,7 @@ func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, al
 	if name == "" {
 		return min(verifyAgain, interval), nil
 	}
-	l.mu.Lock()
-	node := l.restful
-	l.mu.Unlock()
+	node := l.restfulNode()
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
