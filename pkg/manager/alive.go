@@ -17,7 +17,7 @@ func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
 	if len(o.Missing) == 0 {
 		return
 	}
-	speaker, _ := l.speakers(o)
+	speaker, _ := l.etcd.speakers(o)
 	if speaker == nil {
 		return
 	}
@@ -28,7 +28,7 @@ func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
 			continue
 		}
 		wg.Go(func() {
-			c, err := l.dialURLs(m.ClientURLs, l.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), etcd.Dial)
+			c, err := l.etcd.dialURLs(m.ClientURLs, l.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), etcd.Dial)
 			if err != nil {
 				return
 			}
@@ -51,7 +51,7 @@ func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
 func (l *leadership) countAlive(o *model.Observation) {
 	now := time.Now()
 	missing := map[cluster.NodeID]bool{}
-	speaker, _ := l.speakers(o)
+	speaker, _ := l.etcd.speakers(o)
 	for i := range o.Missing {
 		x := &o.Missing[i]
 		missing[x.ID] = true

@@ -91,7 +91,7 @@ func spin(l *leadership, a model.Action, why func() string, long time.Duration) 
 	for n := 0; ctx.Err() == nil && n < 100_000; n++ { // far more looks than there can be, so that a loop that spins ends
 		o := &model.Observation{Now: time.Now(), Postponed: l.tries.postponed(time.Now())}
 		d := plan.Postpone(o, plan.Decision{Do: a, Why: why(), Key: "the same"})
-		l.say(d)
+		l.log.say(d)
 		wait := tickWaiting
 		if d.Do != nil {
 			wait = l.carryOut(ctx, o, nil, d)
@@ -144,8 +144,8 @@ func TestTurns(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLeadership(&Manager{}, 7)
 			for range 60 {
-				l.say(plan.Decision{Why: "one", Key: "one"})
-				l.say(plan.Decision{Why: "two", Key: "two"})
+				l.log.say(plan.Decision{Why: "one", Key: "one"})
+				l.log.say(plan.Decision{Why: "two", Key: "two"})
 				time.Sleep(time.Second)
 			}
 		})

@@ -123,7 +123,7 @@ func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cl
 	if spec != nil {
 		req.Spec = wire.SpecToProto(*spec)
 	}
-	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, l.slowAction(), nil)
+	e, err := l.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, l.nodes.slowAction(), nil)
 	if err != nil {
 		return "", err
 	}

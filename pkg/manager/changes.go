@@ -124,15 +124,7 @@ func (m *Manager) setRecorder(r *changelog.Recorder) {
 func (l *leadership) servingMembers() []changelog.Dialer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.dialers(l.serving)
-}
-
-func (l *leadership) dialers(members [][]string) []changelog.Dialer {
-	var dialers []changelog.Dialer
-	for _, urls := range members {
-		dialers = append(dialers, func(context.Context) (changelog.Source, error) { return l.dialURLs(urls, nil, l.streams.Dial) })
-	}
-	return dialers
+	return l.etcd.dialers(l.serving)
 }
 
 // wantBackup has a full backup taken at once.

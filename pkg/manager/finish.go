@@ -154,7 +154,7 @@ func (l *leadership) setSpec(ctx context.Context) error {
 // clearAway frees the nodes of what the operation has left. A node that misses it does so before its next restore.
 func (l *leadership) clearAway(ctx context.Context, o *model.Observation, id string) {
 	err := each(o.Nodes, func(n cluster.NodeStatus) error {
-		return l.quick(ctx, n.ID, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: id}}})
+		return l.nodes.quick(ctx, n.ID, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: id}}})
 	})
 	if err != nil && ctx.Err() == nil {
 		klog.V(2).Infof("clear away restore %s: %v", id, err)
@@ -191,7 +191,7 @@ func (l *leadership) clearBehind(ctx context.Context, nodes []cluster.NodeStatus
 		}
 		l.cleared[id] = time.Now()
 		l.wg.Go(func() {
-			err := l.quick(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: op}}})
+			err := l.nodes.quick(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: op}}})
 			switch {
 			case err == nil:
 				klog.Infof("node %s has cleared away what it had of operation %s, which ended without it", id, op)

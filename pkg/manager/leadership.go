@@ -6,16 +6,12 @@ import (
 	"sync"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/safety"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
-	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 // How long the loop waits when nothing wakes it.
@@ -27,9 +23,14 @@ const (
 
 // leadership is all that one term of leading knows. Only its own goroutine touches it, but for what mu guards.
 type leadership struct {
-	m     *Manager
-	term  cluster.Term
-	wake  chan struct{}
+	*shared
+	nodes       *nodes
+	etcd        *etcdClients
+	prober      *prober
+	witnesses   *witnesses
+	maintenance *maintenance
+	log         *decisionLog
+
 	store storeView
 	hold  *catalog.Hold
 	beat  time.Time // of the last heartbeat in the store
@@ -38,12 +39,10 @@ type leadership struct {
 	missing map[cluster.NodeID]time.Time
 	// lastAlive is when a member last answered whose manager was missing.
 	lastAlive map[cluster.NodeID]time.Time
-	changed   bool      // the member list was changed since the nodes were last asked
 	settled   string    // the set of reachable nodes
 	since     time.Time // of settled
 	started   time.Time
 	watching  map[cluster.NodeID]context.CancelFunc
-	witnesses map[cluster.NodeID]*witness
 
 	op    *catalog.Operation // the restore under way, as last written
 	opVer string
@@ -56,14 +55,8 @@ type leadership struct {
 	served    time.Time         // when a client was answered again after the stop
 	shown     catalog.Survivors // what was last written of the survivors
 
-	tending life
-
-	lastKey  string
-	lastSaid time.Time
-	said     repeat.Limiter
-	tries    attempts
-	database int64                        // size of the largest database that was seen, guarded by mu
-	cleared  map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
+	tries   attempts
+	cleared map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
 	// do carries out an action: act, but in tests.
 	do func(context.Context, *model.Observation, *cluster.Spec, model.Action) error
 
@@ -89,9 +82,6 @@ type leadership struct {
 	demandTaken map[string]string
 	demandDone  map[string]bool
 	force       bool // the store is to be read again
-	wg          sync.WaitGroup
-	// streams dials for the recorder of changes, another endpoint each time.
-	streams etcd.Streams
 	// wanted says why a full backup is needed at once, and serving where etcd is asked for its changes.
 	wanted  string
 	serving [][]string
@@ -105,21 +95,18 @@ type leadership struct {
 }
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
+	c := &shared{m: m, term: term, wake: make(chan struct{}, 1)}
 	l := &leadership{
-		m: m, term: term, tries: attempts{}, cleared: map[cluster.NodeID]time.Time{}, wake: make(chan struct{}, 1), missing: map[cluster.NodeID]time.Time{},
+		shared: c, nodes: &nodes{shared: c}, etcd: &etcdClients{shared: c}, prober: &prober{shared: c, reached: map[cluster.NodeID]reached{}},
+		witnesses: &witnesses{shared: c, known: map[cluster.NodeID]*witness{}}, log: &decisionLog{shared: c},
+		tries: attempts{}, cleared: map[cluster.NodeID]time.Time{}, missing: map[cluster.NodeID]time.Time{},
 		lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}, failedOn: map[cluster.NodeID]time.Time{},
-		witnesses: map[cluster.NodeID]*witness{}, started: time.Now(), force: true,
+		started: time.Now(), force: true,
 		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
 	}
+	l.maintenance = &maintenance{shared: c, nodes: l.nodes, etcd: l.etcd}
 	l.do, l.store.said = l.act, &l.said
 	return l
-}
-
-func (l *leadership) poke() {
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
 }
 
 // run goes round until ctx ends. Work that was begun in the background ends with it.
@@ -148,9 +135,9 @@ func (l *leadership) run(ctx context.Context) {
 		l.showSurvivors(ctx, o)
 		l.keepChanges(ctx, o)
 		l.noteRestful(o, spec)
-		l.noteDatabase(o)
-		l.say(d)
-		l.sayDisks(o)
+		l.nodes.noteDatabase(o)
+		l.log.say(d)
+		l.log.sayDisks(o)
 		l.clearBehind(ctx, o.Nodes)
 		l.publish(o, spec, d, plan.Attentions(o, spec, policy, d))
 		wait := min(tickSteady, l.m.cfg.Poll)
@@ -192,41 +179,6 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 	case <-l.wake:
 	case <-peers:
 	case <-time.After(d):
-	}
-}
-
-// say logs a decision when it is a new one; what needs a person is said again from time to time. Decisions that take turns are not new each time.
-func (l *leadership) say(d plan.Decision) {
-	text, key := d.Why, d.Key+" -> "+model.Subject(d.Do)
-	if d.Do != nil {
-		text += " -> " + d.Do.String()
-	}
-	same := key == l.lastKey
-	l.lastKey = key
-	if same && (!d.Alarm || time.Since(l.lastSaid) < repeatAlarm) {
-		return
-	}
-	if _, due := l.said.Allow(key); !due {
-		return
-	}
-	l.lastSaid = time.Now()
-	if !same {
-		l.m.remember(text)
-	}
-	if d.Alarm {
-		klog.Warningf("%s", text)
-		return
-	}
-	klog.Infof("%s", text)
-}
-
-// sayDisks names the nodes on whose disks etcd can't go on, again and again.
-func (l *leadership) sayDisks(o *model.Observation) {
-	for i := range o.Nodes {
-		if n := &o.Nodes[i]; plan.DiskFull(n) {
-			l.said.Warningf("disk "+string(n.ID), "The disk of node %s is full (%d of %d MiB are free). Make room on it, or enlarge it; etcd goes on by itself then",
-				n.ID, n.DiskFree>>20, n.DiskTotal>>20)
-		}
 	}
 }
 

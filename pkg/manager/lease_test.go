@@ -44,7 +44,7 @@ func TestNothingLeavesAfterTheLease(t *testing.T) {
 	} {
 		peers := &heldUp{}
 		l := newLeadership(&Manager{cfg: Config{Self: "a", Peers: peers}}, 4)
-		if _, err := l.perform(t.Context(), "b", action, time.Second, nil); !errors.Is(err, cluster.ErrLowerTerm) || len(peers.asked) > 0 {
+		if _, err := l.nodes.perform(t.Context(), "b", action, time.Second, nil); !errors.Is(err, cluster.ErrLowerTerm) || len(peers.asked) > 0 {
 			t.Errorf("%s: %v; asked were %v", name, err, peers.asked)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -19,7 +18,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
-	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -35,7 +33,7 @@ const (
 func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.Spec) {
 	o := &model.Observation{Self: l.m.cfg.Self, Term: l.term, FreshToken: newToken()}
 	l.askNodes(ctx, o)
-	l.changed = false
+	l.nodes.changed = false
 	l.noteServed(o.Nodes)
 	l.readStore(ctx)
 	l.recall(o.Nodes)
@@ -47,7 +45,7 @@ func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.
 	if problem != "" && o.Store.Error == "" {
 		o.Store.Error = problem
 	}
-	l.askWitnesses(ctx, o)
+	l.witnesses.ask(ctx, o)
 	o.Store.Holder.Mine = l.hold != nil
 	if !l.store.holderSince.IsZero() {
 		o.Store.Holder.UnchangedFor = time.Since(l.store.holderSince)
@@ -56,13 +54,13 @@ func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.
 	o.Store.HighestRevision = l.store.highest
 	l.observeBackups(o)
 	l.observeDemands(o)
-	l.observeLife(o)
+	l.maintenance.observe(o)
 	spec := o.Store.Spec
 	if l.m.cfg.Spec != nil {
 		spec = l.m.cfg.Spec
 		o.Store.Spec, o.Store.SpecError, o.Store.Commands, o.Store.CreateBackups, o.Store.CommandErrors = spec, "", nil, nil, nil
 	}
-	l.probeURLs(ctx, o, spec)
+	l.prober.probeURLs(ctx, o, spec)
 	return o, spec
 }
 
@@ -86,7 +84,7 @@ func (l *leadership) askNodes(ctx context.Context, o *model.Observation) {
 	var wg sync.WaitGroup
 	for _, id := range ask {
 		wg.Go(func() {
-			s, err := l.askNode(ctx, id)
+			s, err := l.nodes.askNode(ctx, id)
 			if err != nil {
 				klog.V(2).Infof("node %s doesn't answer: %v", id, err)
 				return
@@ -113,30 +111,6 @@ func (l *leadership) askNodes(ctx context.Context, o *model.Observation) {
 	l.countMissing(o, known, l.essential(o), foreign)
 	l.askMembers(ctx, o)
 	l.watchNodes(ctx, o)
-}
-
-func (l *leadership) askNode(ctx context.Context, id cluster.NodeID) (cluster.NodeStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
-	defer cancel()
-	c, err := l.m.cfg.Peers.Conn(id)
-	if err != nil {
-		return cluster.NodeStatus{}, err
-	}
-	p, err := protosv1.NewNodeServiceClient(c).Observe(ctx, &protosv1.ObserveRequest{
-		ClusterName: l.m.cfg.ClusterName, Fresh: l.changed, Term: uint64(l.term), Leader: string(l.m.cfg.Self), Summary: l.m.encode(),
-	})
-	if status.Code(err) == codes.Aborted {
-		l.said.Warningf("obeys "+string(id), "node %s obeys another leader (%s); stepping down", id, status.Convert(err).Message())
-		l.m.cfg.Peers.Exceed(l.term)
-	}
-	if err != nil {
-		return cluster.NodeStatus{}, err
-	}
-	s := wire.StatusFromProto(p)
-	if s.ID != id {
-		return s, fmt.Errorf("node %s answers in place of %s", s.ID, id)
-	}
-	return s, nil
 }
 
 // endWatches ends all streams.

@@ -26,9 +26,16 @@ type reached struct {
 	problem string
 }
 
+// prober finds out which nodes the members reach. Only the loop uses it.
+type prober struct {
+	*shared
+	// reached is what was found out of nodes that may join.
+	reached map[cluster.NodeID]reached
+}
+
 // probeURLs finds out whether the peer URLs that are to go into the member list can be reached from every member: a wrong one there can cost the
 // quorum. It asks only when one may be due: a node without data where members are wanted, or a node with other URLs than its member has.
-func (l *leadership) probeURLs(ctx context.Context, o *model.Observation, spec *cluster.Spec) {
+func (p *prober) probeURLs(ctx context.Context, o *model.Observation, spec *cluster.Spec) {
 	var members []cluster.Member
 	var hosts []cluster.NodeID
 	for _, n := range o.Nodes {
@@ -47,7 +54,7 @@ func (l *leadership) probeURLs(ctx context.Context, o *model.Observation, spec *
 		if !joins && !moved {
 			continue
 		}
-		if problem := l.reach(ctx, n, hosts); problem != "" {
+		if problem := p.reach(ctx, n, hosts); problem != "" {
 			if o.ProbeErrors == nil {
 				o.ProbeErrors = map[cluster.NodeID]string{}
 			}
@@ -57,9 +64,9 @@ func (l *leadership) probeURLs(ctx context.Context, o *model.Observation, spec *
 }
 
 // reach asks all the hosts at once whether they reach a node, or remembers it.
-func (l *leadership) reach(ctx context.Context, n cluster.NodeStatus, hosts []cluster.NodeID) string {
+func (p *prober) reach(ctx context.Context, n cluster.NodeStatus, hosts []cluster.NodeID) string {
 	urls := strings.Join(n.Self.PeerURLs, ",")
-	if r, ok := l.tending.reached[n.ID]; ok && r.urls == urls && time.Since(r.at) < reachAgain {
+	if r, ok := p.reached[n.ID]; ok && r.urls == urls && time.Since(r.at) < reachAgain {
 		return r.problem
 	}
 	ctx, cancel := context.WithTimeout(ctx, observeTimeout)
@@ -69,33 +76,30 @@ func (l *leadership) reach(ctx context.Context, n cluster.NodeStatus, hosts []cl
 	var wg sync.WaitGroup
 	for _, from := range hosts {
 		wg.Go(func() {
-			if p := l.reachFrom(ctx, from, n.Self.PeerURLs); p != "" {
+			if why := p.reachFrom(ctx, from, n.Self.PeerURLs); why != "" {
 				mu.Lock()
 				defer mu.Unlock()
-				problems = append(problems, fmt.Sprintf("from node %s: %s", from, p))
+				problems = append(problems, fmt.Sprintf("from node %s: %s", from, why))
 			}
 		})
 	}
 	wg.Wait()
 	slices.Sort(problems)
-	if l.tending.reached == nil {
-		l.tending.reached = map[cluster.NodeID]reached{}
-	}
 	problem := strings.Join(problems, "; ")
 	if problem != "" {
 		problem = "its peer URLs can't be reached " + problem
 	}
-	l.tending.reached[n.ID] = reached{urls, time.Now(), problem}
+	p.reached[n.ID] = reached{urls, time.Now(), problem}
 	return problem
 }
 
 // reachFrom asks one node. A manager that doesn't know the question has no say.
-func (l *leadership) reachFrom(ctx context.Context, id cluster.NodeID, urls []string) string {
-	c, err := l.m.cfg.Peers.Conn(id)
+func (p *prober) reachFrom(ctx context.Context, id cluster.NodeID, urls []string) string {
+	c, err := p.m.cfg.Peers.Conn(id)
 	if err != nil {
 		return err.Error()
 	}
-	r, err := protosv1.NewNodeServiceClient(c).Reach(ctx, &protosv1.ReachRequest{ClusterName: l.m.cfg.ClusterName, Urls: urls})
+	r, err := protosv1.NewNodeServiceClient(c).Reach(ctx, &protosv1.ReachRequest{ClusterName: p.m.cfg.ClusterName, Urls: urls})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return ""

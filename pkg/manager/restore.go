@@ -39,18 +39,18 @@ func (l *leadership) actRestore(ctx context.Context, o *model.Observation, spec 
 		return l.step(ctx, l.stopAll(ctx, a))
 	case model.SwitchAll:
 		return l.step(ctx, each(a.Starts, func(s model.StartEtcd) error {
-			return l.urgent(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Switch{
+			return l.nodes.urgent(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Switch{
 				Switch: &protosv1.Switch{Operation: a.Op.ID, State: wire.StateToProto(&s.State)}}})
 		}))
 	case model.HaltAll:
 		return each(a.Nodes, func(id cluster.NodeID) error {
-			return l.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Halt{Halt: &protosv1.Halt{Operation: a.Op.ID}}})
+			return l.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Halt{Halt: &protosv1.Halt{Operation: a.Op.ID}}})
 		})
 	case model.VerifyAll:
 		return l.verifyAll(ctx, a)
 	case model.RollbackAll:
 		return each(a.Nodes, func(id cluster.NodeID) error {
-			return l.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Rollback{Rollback: &protosv1.Rollback{Operation: a.Op.ID}}})
+			return l.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Rollback{Rollback: &protosv1.Rollback{Operation: a.Op.ID}}})
 		})
 	case model.FinishRestore:
 		return l.finish(ctx, o, a)
@@ -60,14 +60,6 @@ func (l *leadership) actRestore(ctx context.Context, o *model.Observation, spec 
 	return fmt.Errorf("action %T is not known", a)
 }
 
-// urgent is for steps while nobody is served: a node that doesn't answer must not keep the others waiting. The node goes on with what
-// was asked, and the same request attaches to it.
-func (l *leadership) urgent(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest) error {
-	const patience = 15 * time.Second
-	_, err := l.perform(ctx, id, req, patience, nil)
-	return err
-}
-
 // stopAll stops etcd everywhere, and leaves the record with the nodes.
 func (l *leadership) stopAll(ctx context.Context, a model.StopAll) error {
 	record, err := catalog.EncodeOperation(*l.op)
@@ -75,7 +67,7 @@ func (l *leadership) stopAll(ctx context.Context, a model.StopAll) error {
 		return err
 	}
 	return each(a.Nodes, func(id cluster.NodeID) error {
-		return l.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stop{
+		return l.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stop{
 			Stop: &protosv1.Stop{Operation: a.Op.ID, Record: record}}})
 	})
 }
@@ -157,7 +149,7 @@ func (l *leadership) currentBackup(ctx context.Context, o *model.Observation) st
 	_, urls := servingURLs(o, l.m.cfg.Peers.Addresses)
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	revision, id, err := changelog.NewestRevision(rctx, func() []changelog.Dialer { return l.dialers(urls) })
+	revision, id, err := changelog.NewestRevision(rctx, func() []changelog.Dialer { return l.etcd.dialers(urls) })
 	if err != nil {
 		return ""
 	}
@@ -226,9 +218,9 @@ func (l *leadership) proveAll(ctx context.Context, a model.ProveBackup) error {
 	var mu sync.Mutex
 	proven, reached, unknown := slices.Clone(l.op.Proven), l.op.Reached, l.op.UnknownLeases
 	err := each(a.Nodes, func(id cluster.NodeID) error {
-		e, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
+		e, err := l.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
-			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, l.slowAction(), func(e *protosv1.PerformEvent) { report(id, e) })
+			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, l.nodes.slowAction(), func(e *protosv1.PerformEvent) { report(id, e) })
 		if err != nil {
 			return err
 		}
@@ -253,9 +245,9 @@ func (l *leadership) stageAll(ctx context.Context, o *model.Observation, a model
 	report, stop := l.showProgress(ctx)
 	defer stop()
 	return each(a.Starts, func(s model.StartEtcd) error {
-		_, err := l.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
+		_, err := l.nodes.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
 			Operation: a.Op.ID, Backup: a.Op.Backup, State: wire.StateToProto(&s.State), BumpRevision: plan.Bump(),
-			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, l.slowAction(), func(e *protosv1.PerformEvent) { report(s.Node, e) })
+			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, l.nodes.slowAction(), func(e *protosv1.PerformEvent) { report(s.Node, e) })
 		return err
 	})
 }
@@ -291,7 +283,7 @@ func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a model.Sa
 		req.Spec = wire.SpecToProto(*spec)
 	}
 	report, stop := l.showProgress(ctx)
-	_, err := l.perform(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Salvage{Salvage: req}}, l.slowAction(),
+	_, err := l.nodes.perform(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Salvage{Salvage: req}}, l.nodes.slowAction(),
 		func(e *protosv1.PerformEvent) { report(a.Node, e) })
 	stop()
 	if err != nil {
@@ -306,7 +298,7 @@ func (l *leadership) verifyAll(ctx context.Context, a model.VerifyAll) error {
 	var steps []catalog.Step
 	err := each(a.Nodes, func(id cluster.NodeID) error {
 		step := catalog.Step{Name: "compare", Node: id, Started: time.Now(), Outcome: catalog.StepDone, Detail: "HashKV is as staged"}
-		_, err := l.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Verify{Verify: &protosv1.Verify{Operation: a.Op.ID}}}, l.slowAction(), nil)
+		_, err := l.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Verify{Verify: &protosv1.Verify{Operation: a.Op.ID}}}, l.nodes.slowAction(), nil)
 		if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) {
 			return err
 		}

@@ -116,7 +116,7 @@ func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, al
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
-	e, err := l.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}, l.slowAction(), nil)
+	e, err := l.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}, l.nodes.slowAction(), nil)
 	if err != nil {
 		return 0, err
 	}

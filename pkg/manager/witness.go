@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -45,7 +46,7 @@ const (
 	withdrawPatience = 500 * time.Millisecond
 )
 
-// witness is what is known of one node. mu of the leadership guards what changes.
+// witness is what is known of one node. mu of witnesses guards what changes.
 type witness struct {
 	node     cluster.NodeID
 	instance string
@@ -63,41 +64,50 @@ type witness struct {
 	posedAt time.Time
 }
 
-// askWitnesses has every node that answers asked, and fills in what is known. What was found of a node counts as long as it may be acting.
-func (l *leadership) askWitnesses(ctx context.Context, o *model.Observation) {
+// witnesses asks the other nodes whether they see what this one does in the store.
+type witnesses struct {
+	*shared
+	// known are the nodes that are asked. Only the loop touches the map.
+	known map[cluster.NodeID]*witness
+
+	mu sync.Mutex
+}
+
+// ask has every node that answers asked, and fills in what is known. What was found of a node counts as long as it may be acting.
+func (ws *witnesses) ask(ctx context.Context, o *model.Observation) {
 	if o.Store.Error != "" || !o.Store.Fences {
 		return
 	}
 	here := map[cluster.NodeID]bool{}
 	for _, n := range o.Nodes {
 		here[n.ID] = true
-		w := l.witnesses[n.ID]
-		if n.ID == l.m.cfg.Self || w != nil && w.instance == n.Instance {
+		w := ws.known[n.ID]
+		if n.ID == ws.m.cfg.Self || w != nil && w.instance == n.Instance {
 			continue
 		}
 		next := &witness{node: n.ID, instance: n.Instance}
-		l.mu.Lock()
+		ws.mu.Lock()
 		if w != nil { // restarted; what was known holds until it has said something else
 			w.cancel()
 			next.apart = w.apart
 		}
-		l.mu.Unlock()
+		ws.mu.Unlock()
 		wctx, cancel := context.WithCancel(ctx)
 		next.cancel = cancel
-		l.witnesses[n.ID] = next
-		l.wg.Go(func() { l.witness(wctx, next) })
+		ws.known[n.ID] = next
+		ws.wg.Go(func() { ws.follow(wctx, next) })
 	}
 	for _, m := range o.Missing {
 		here[m.ID] = true
 	}
 	var unsure []string
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id, w := range l.witnesses {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	for id, w := range ws.known {
 		switch {
 		case !here[id]:
 			w.cancel()
-			delete(l.witnesses, id)
+			delete(ws.known, id)
 		case w.apart != nil:
 			o.Store.Apart = append(o.Store.Apart, *w.apart)
 		case o.Node(id) == nil:
@@ -113,11 +123,11 @@ func (l *leadership) askWitnesses(ctx context.Context, o *model.Observation) {
 	o.Store.Fences = len(o.Store.Apart) == 0
 }
 
-// witness asks one node until ctx ends.
-func (l *leadership) witness(ctx context.Context, w *witness) {
-	defer l.withdraw(ctx, w)
+// follow asks one node until ctx ends.
+func (ws *witnesses) follow(ctx context.Context, w *witness) {
+	defer ws.withdraw(ctx, w)
 	for ctx.Err() == nil {
-		wait := l.askWitness(ctx, w)
+		wait := ws.askOne(ctx, w)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -126,7 +136,7 @@ func (l *leadership) witness(ctx context.Context, w *witness) {
 }
 
 // withdraw takes the question back that a node was asked.
-func (l *leadership) withdraw(ctx context.Context, w *witness) {
+func (ws *witnesses) withdraw(ctx context.Context, w *witness) {
 	if w.posed == nil {
 		return
 	}
@@ -142,18 +152,18 @@ func (l *leadership) withdraw(ctx context.Context, w *witness) {
 	w.posed = nil
 }
 
-// askWitness asks once. It returns after which time to ask again.
-func (l *leadership) askWitness(ctx context.Context, w *witness) time.Duration {
-	finding, store, err := l.examine(ctx, w)
+// askOne asks once. It returns after which time to ask again.
+func (ws *witnesses) askOne(ctx context.Context, w *witness) time.Duration {
+	finding, store, err := ws.examine(ctx, w)
 	if ctx.Err() != nil {
 		return 0
 	}
 	if err == nil && (finding == catalog.OneStore || finding == catalog.PutsApart) || err != nil {
-		l.withdraw(ctx, w) // it is posed anew
+		ws.withdraw(ctx, w) // it is posed anew
 	}
-	l.mu.Lock()
-	defer l.poke()
-	defer l.mu.Unlock()
+	ws.mu.Lock()
+	defer ws.poke()
+	defer ws.mu.Unlock()
 	w.heard = true
 	switch {
 	case errors.Is(err, errOld):
@@ -161,7 +171,7 @@ func (l *leadership) askWitness(ctx context.Context, w *witness) time.Duration {
 		return witnessAgain
 	case err != nil:
 		w.fails++
-		l.said.Infof("witness "+string(w.node), "node %s can't tell whether it has the same store, which is asked again: %v", w.node, err)
+		ws.said.Infof("witness "+string(w.node), "node %s can't tell whether it has the same store, which is asked again: %v", w.node, err)
 		return w.pause(witnessAgain)
 	case finding == catalog.OneStore:
 		if w.apart != nil {
@@ -172,38 +182,34 @@ func (l *leadership) askWitness(ctx context.Context, w *witness) time.Duration {
 	case w.since.IsZero() || w.finding != finding:
 		w.finding, w.since = finding, time.Now()
 	}
-	patience := l.m.cfg.Witnesses.of(finding)
-	why, way := l.apartWords(w.node, finding, store)
+	patience := ws.m.cfg.Witnesses.of(finding)
+	why, way := ws.words(w.node, finding, store)
 	if w.apart == nil && time.Since(w.since) < patience {
-		w.unsure = fmt.Sprintf("node %s doesn't see yet what node %s does there, for which it has %s", w.node, l.m.cfg.Self, patience)
+		w.unsure = fmt.Sprintf("node %s doesn't see yet what node %s does there, for which it has %s", w.node, ws.m.cfg.Self, patience)
 		return min(witnessSoon, max(patience/10, time.Millisecond))
 	}
 	w.unsure, w.apart = "", &model.Apart{Node: w.node, Why: why, Way: way}
 	w.fails++
-	l.said.Warningf("apart "+string(w.node), "%s. Two leaders could act at once. %s", why, way)
+	ws.said.Warningf("apart "+string(w.node), "%s. Two leaders could act at once. %s", why, way)
 	return w.pause(witnessBad)
-}
-
-func (w *witness) pause(longest time.Duration) time.Duration {
-	return min(witnessFirst<<min(w.fails-1, 10), longest)
 }
 
 // errOld is the answer of a manager that doesn't know the question.
 var errOld = errors.New("its manager is of an older version and doesn't know the question")
 
 // examine asks a node one question and looks what has become of it.
-func (l *leadership) examine(ctx context.Context, w *witness) (finding catalog.Finding, store string, err error) {
-	c, err := l.m.cfg.Peers.Conn(w.node)
+func (ws *witnesses) examine(ctx context.Context, w *witness) (finding catalog.Finding, store string, err error) {
+	c, err := ws.m.cfg.Peers.Conn(w.node)
 	if err != nil {
 		return 0, "", err
 	}
 	if time.Since(w.posedAt) >= witnessAgain {
-		l.withdraw(ctx, w) // the store may clear away what is old
+		ws.withdraw(ctx, w) // the store may clear away what is old
 	}
 	if w.posed == nil {
 		w.posedAt = time.Now()
 		err := inTime(ctx, func(ctx context.Context) (err error) {
-			w.posed, err = l.m.cfg.Catalog.Pose(ctx, l.m.cfg.Self)
+			w.posed, err = ws.m.cfg.Catalog.Pose(ctx, ws.m.cfg.Self)
 			return err
 		})
 		if err != nil {
@@ -214,7 +220,7 @@ func (l *leadership) examine(ctx context.Context, w *witness) (finding catalog.F
 	actx, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
 	r, err := protosv1.NewNodeServiceClient(c).Witness(actx, &protosv1.WitnessRequest{
-		ClusterName: l.m.cfg.ClusterName, Key: q.Key, Value: q.Value, Reply: q.Reply, Lock: q.Lock})
+		ClusterName: ws.m.cfg.ClusterName, Key: q.Key, Value: q.Value, Reply: q.Reply, Lock: q.Lock})
 	switch {
 	case status.Code(err) == codes.Unimplemented:
 		return 0, "", errOld
@@ -229,9 +235,9 @@ func (l *leadership) examine(ctx context.Context, w *witness) (finding catalog.F
 	return finding, r.GetStore(), err
 }
 
-// apartWords say what is wrong between this node and another one, and how it ends.
-func (l *leadership) apartWords(node cluster.NodeID, f catalog.Finding, store string) (why, way string) {
-	self, own := l.m.cfg.Self, l.m.cfg.StoreName
+// words say what is wrong between this node and another one, and how it ends.
+func (ws *witnesses) words(node cluster.NodeID, f catalog.Finding, store string) (why, way string) {
+	self, own := ws.m.cfg.Self, ws.m.cfg.StoreName
 	const otherwise = "or start all managers with --allow-unfenced-store"
 	switch f {
 	case catalog.LocksApart:

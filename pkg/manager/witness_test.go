@@ -79,8 +79,8 @@ type witnessed struct {
 	node cluster.NodeStatus
 }
 
-// witnesses runs f with time that passes by itself.
-func witnesses(t *testing.T, f func(w *witnessed)) {
+// withWitness runs f with time that passes by itself.
+func withWitness(t *testing.T, f func(w *witnessed)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &witnessed{t: t, own: blobtest.NewMemory(), node: cluster.NodeStatus{ID: "b", Instance: "1"}}
@@ -109,7 +109,7 @@ func (w *witnessed) look(after time.Duration, nodes ...cluster.NodeStatus) model
 	if len(nodes) == 0 {
 		o.Missing = []model.MissingNode{{ID: "b"}}
 	}
-	w.l.askWitnesses(w.ctx, o)
+	w.l.witnesses.ask(w.ctx, o)
 	return o.Store
 }
 
@@ -126,7 +126,7 @@ func (w *witnessed) want(s model.Store, fences bool, apart, unsure string) {
 
 // TestWitnessInOrder: the first answer settles it, and a node isn't asked again for an hour, or until its manager is another process.
 func TestWitnessInOrder(t *testing.T) {
-	witnesses(t, func(w *witnessed) {
+	withWitness(t, func(w *witnessed) {
 		w.want(w.look(0, w.node), true, "", "node b hasn't answered yet")
 		w.want(w.look(0, w.node), true, "", "")
 		w.want(w.look(50*time.Minute, w.node), true, "", "")
@@ -142,7 +142,7 @@ func TestWitnessInOrder(t *testing.T) {
 // TestWitnessApart: a node with another store isn't called that before it has had time to see what was written. Then it is named, also while
 // it is silent, until it has said otherwise.
 func TestWitnessApart(t *testing.T) {
-	witnesses(t, func(w *witnessed) {
+	withWitness(t, func(w *witnessed) {
 		w.peer.set(blobtest.NewMemory(), nil, false)
 		w.look(0, w.node)
 		w.want(w.look(0, w.node), true, "", "node b doesn't see yet")
@@ -177,7 +177,7 @@ func (s late) Get(ctx context.Context, key string, r blob.Range) (io.ReadCloser,
 
 // TestWitnessLate: a file system that remembers for a minute what a directory holds alarms nobody.
 func TestWitnessLate(t *testing.T) {
-	witnesses(t, func(w *witnessed) {
+	withWitness(t, func(w *witnessed) {
 		w.peer.set(late{w.own, time.Now().Add(time.Minute)}, nil, false)
 		w.look(0, w.node)
 		w.want(w.look(59*time.Second, w.node), true, "", "node b doesn't see yet")
@@ -187,7 +187,7 @@ func TestWitnessLate(t *testing.T) {
 
 // TestWitnessPuts: conditional puts that don't know of each other need no long patience, and each question is a new one.
 func TestWitnessPuts(t *testing.T) {
-	witnesses(t, func(w *witnessed) {
+	withWitness(t, func(w *witnessed) {
 		copied := blobtest.NewMemory()
 		w.peer.set(copying{copied, w.own}, nil, false)
 		w.look(0, w.node)
@@ -223,7 +223,7 @@ func TestWitnessWhoCannotTell(t *testing.T) {
 		"a node without the store": {status.Error(codes.Unavailable, "no route"), false, 15},
 	} {
 		t.Run(name, func(t *testing.T) {
-			witnesses(t, func(w *witnessed) {
+			withWitness(t, func(w *witnessed) {
 				w.peer.set(nil, x.err, x.hangs)
 				w.look(0, w.node)
 				w.want(w.look(observeTimeout, w.node), true, "", "")
@@ -246,7 +246,7 @@ func TestWitnessWords(t *testing.T) {
 	l := newLeadership(&Manager{cfg: Config{Self: "a", StoreName: "/mnt/a", Peers: noPeers{}}}, 4)
 	for _, f := range []catalog.Finding{catalog.OtherStore, catalog.LocksApart, catalog.PutsApart} {
 		for _, store := range []string{"/mnt/a", "/mnt/b"} {
-			why, way := l.apartWords("b", f, store)
+			why, way := l.witnesses.words("b", f, store)
 			if !strings.Contains(why, "node a") || !strings.Contains(why, "node b") || !strings.Contains(why, "/mnt/a") || way == "" {
 				t.Errorf("%v: %q, %q", fmt.Sprint(f), why, way)
 			}
