@@ -7,7 +7,6 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
-	"github.com/klauspost/pgzip"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
@@ -19,29 +18,21 @@ const (
 	zstdWindow = 4 << 20
 )
 
-// compressor is one end of a compression. Close writes the end of the stream; Reset without Close ends its goroutines after a failure.
-type compressor interface {
-	io.WriteCloser
-	Reset(w io.Writer)
-}
-
-// newCompressor returns the compressor of that name. Both take about as little as is to be had of the CPU that etcd needs.
-func (o Options) newCompressor(out io.Writer, started time.Time) (compressor, error) {
-	switch o.Compression {
+// newCompressor returns the compressor of that name. It works in the goroutine that writes to it, and has none of its own: what is more is
+// taken from the CPU that etcd needs. Close writes the end of the stream.
+func newCompressor(name string, out io.Writer, started time.Time) (io.WriteCloser, error) {
+	switch name {
 	case catalog.CompressionZstd:
-		return zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(zstdWindow), zstd.WithLowerEncoderMem(true))
+		return zstd.NewWriter(out, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(zstdWindow), zstd.WithLowerEncoderMem(true))
 	case catalog.CompressionGzip:
-		z, err := pgzip.NewWriterLevel(out, pgzip.BestSpeed)
+		z, err := gzip.NewWriterLevel(out, gzip.BestSpeed)
 		if err != nil {
 			return nil, err
 		}
-		if err := z.SetConcurrency(o.BlockSize, o.Blocks); err != nil {
-			return nil, err
-		}
-		z.Header.ModTime = started
+		z.ModTime = started
 		return z, nil
 	}
-	return nil, fmt.Errorf("compression %q is not known: it is %s or %s", o.Compression, catalog.CompressionGzip, catalog.CompressionZstd)
+	return nil, fmt.Errorf("compression %q is not known: it is %s or %s", name, catalog.CompressionGzip, catalog.CompressionZstd)
 }
 
 // newDecompressor reads what newCompressor's writer has written.

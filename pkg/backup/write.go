@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -21,10 +22,8 @@ type Options struct {
 	ToolVersion string
 	// Compression is catalog.CompressionGzip (the default, which other tools read) or catalog.CompressionZstd.
 	Compression string
-	// BlockSize is how many bytes are compressed at once (default 256 KiB), Blocks how many such blocks wait for the
-	// upload (default 2). Memory is about 4 × BlockSize × Blocks; more blocks take more of the CPU away from etcd.
+	// BlockSize is how many bytes are read, compressed and handed to the store at once (default 256 KiB). Memory is about five times as much.
 	BlockSize int
-	Blocks    int
 	// Now is the clock (default time.Now).
 	Now func() time.Time
 }
@@ -65,9 +64,6 @@ func NewWriter(c *catalog.Catalog, o Options) *Writer {
 	}
 	if o.Compression == "" {
 		o.Compression = catalog.DefaultCompression
-	}
-	if o.Blocks <= 0 {
-		o.Blocks = 2
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -202,9 +198,6 @@ func ctxError(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// readSize is how much is read of the snapshot at once; etcd sends it in pieces of 32 KiB.
-const readSize = 64 << 10
-
 // encode writes the snapshot to out, compressed and, if it is to be, sealed.
 func (w *Writer) encode(ctx context.Context, m *catalog.Manifest, snapshot io.Reader, out io.Writer, meter *meter) (raw catalog.Digest, err error) {
 	if m.Encryption == nil {
@@ -225,46 +218,74 @@ func (w *Writer) encode(ctx context.Context, m *catalog.Manifest, snapshot io.Re
 
 // compress reads the snapshot to its end, checks it and writes it compressed to out.
 func (w *Writer) compress(m *catalog.Manifest, snapshot io.Reader, out io.Writer, meter *meter) (raw catalog.Digest, err error) {
-	z, err := w.o.newCompressor(out, m.Started)
+	// Compressors write in pieces of some hundred bytes, and each would wake up who stores them.
+	packed := bufio.NewWriterSize(out, w.o.BlockSize)
+	z, err := newCompressor(w.o.Compression, packed, m.Started)
 	if err != nil {
 		return raw, fmt.Errorf("compress: %w", err)
 	}
-	closed := false
-	defer func() {
-		if !closed {
-			// The way to end its goroutines after a failure: Close would leave them behind.
-			z.Reset(io.Discard)
-		}
-	}()
 	sum := newSnapshotHash()
-	buf := make([]byte, readSize)
-	for {
-		n, rerr := snapshot.Read(buf)
-		if n > 0 {
-			_, _ = sum.Write(buf[:n])
-			if _, err := z.Write(buf[:n]); err != nil {
-				return raw, fmt.Errorf("compress: %w", err)
-			}
-			meter.add(n)
-		}
-		if rerr == io.EOF {
-			break
-		}
-		if rerr != nil {
-			return raw, fmt.Errorf("read snapshot after %d bytes: %w", sum.size, rerr)
-		}
+	if err := w.pump(snapshot, z, sum, meter); err != nil {
+		return raw, err
 	}
 	// The checksum is known before the last block is sent: a bad snapshot never reaches the end of the upload.
 	digest, err := sum.check(m.Backup)
 	if err != nil {
 		return raw, err
 	}
-	if err := z.Close(); err != nil {
+	if err := errors.Join(z.Close(), packed.Flush()); err != nil {
 		return raw, fmt.Errorf("compress: %w", err)
 	}
-	closed = true
 	meter.finish()
 	return catalog.Digest{Size: sum.size, SHA256: digest}, nil
+}
+
+// blocks is how many blocks there are of a snapshot: one is being read and hashed, one compressed, and one lies between.
+const blocks = 3
+
+// pump reads and hashes the snapshot here, and writes it to z in a goroutine of its own, which has ended when this returns.
+func (w *Writer) pump(snapshot io.Reader, z io.Writer, sum *snapshotHash, meter *meter) error {
+	// All blocks fit into each channel, so sending never waits.
+	full, empty := make(chan []byte, blocks), make(chan []byte, blocks)
+	for range blocks {
+		empty <- make([]byte, w.o.BlockSize)
+	}
+	var compressErr error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer close(empty)
+		for b := range full {
+			if _, compressErr = z.Write(b); compressErr != nil {
+				return
+			}
+			empty <- b[:cap(b)]
+		}
+	}()
+	var readErr error
+	for b := range empty {
+		n := 0
+		for n < len(b) && readErr == nil { // not io.ReadFull, which hides that a stream was cut
+			var m int
+			m, readErr = snapshot.Read(b[n:])
+			n += m
+		}
+		_, _ = sum.Write(b[:n])
+		meter.add(n)
+		full <- b[:n]
+		if readErr != nil {
+			break
+		}
+	}
+	close(full)
+	<-done
+	switch {
+	case compressErr != nil:
+		return fmt.Errorf("compress: %w", compressErr)
+	case readErr != io.EOF:
+		return fmt.Errorf("read snapshot after %d bytes: %w", sum.size, readErr)
+	}
+	return nil
 }
 
 // hashingWriter counts and hashes what it passes on.

@@ -80,8 +80,12 @@ type Client struct {
 }
 
 // window is how many bytes may be on their way to a client. Named, it keeps gRPC from measuring the connection all the time, which costs a
-// stream of small messages more than the messages do.
-const window = 256 << 10
+// stream of small messages more than the messages do. At every quarter of it the client tells the member that it has read so far, which is what a
+// smaller one costs a snapshot.
+const window = 1 << 20
+
+// readBuffer is how much is read of a connection at once, if so much is there.
+const readBuffer = 128 << 10
 
 // Dial prepares a client for one member, whose client URLs are the endpoints. It does no I/O: connecting
 // is part of the first request, and of the first one after a loss. tlsConf is nil for plain HTTP; to use a
@@ -147,7 +151,7 @@ func connect(endpoints []string, tlsConf *tls.Config, window int32, more ...grpc
 		DialOptions: append([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 25 * time.Millisecond, Multiplier: 1.3, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 3 * time.Second,
-		}), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window)}, more...),
+		}), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window), grpc.WithReadBufferSize(readBuffer)}, more...),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connect to etcd: %w", err)

@@ -10,7 +10,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/klauspost/pgzip"
+	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sys/unix"
 )
 
@@ -102,7 +102,7 @@ func gunzip(ctx context.Context, in io.Reader, size int64, path string) (err err
 	if err := CheckSpace(filepath.Dir(path), size); err != nil {
 		return err
 	}
-	z, err := pgzip.NewReader(in)
+	z, err := gzip.NewReader(in)
 	if err != nil {
 		return err
 	}
