@@ -32,7 +32,7 @@ const (
 	AttentionCorrupt AttentionKind = "data-corrupt"
 	// AttentionClusters: data of two clusters are here, or the marker names another cluster than the one that runs.
 	AttentionClusters AttentionKind = "two-clusters"
-	// AttentionStore: the backup store can't be used, so backups stand still.
+	// AttentionStore: the backup store can't be used, so no backups are taken.
 	AttentionStore AttentionKind = "store-away"
 	// AttentionUnfenced: the store ignores conditional puts.
 	AttentionUnfenced AttentionKind = "store-unfenced"

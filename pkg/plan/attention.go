@@ -66,7 +66,7 @@ func Attentions(o *model.Observation, spec *cluster.Spec, p model.Policy, d Deci
 	s := r.o.Store
 	if s.Error != "" {
 		add(cluster.Attention{Kind: cluster.AttentionStore, Node: o.Self},
-			"The leader can't use the backup store, so backups stand still: %s", s.Error)
+			"The leader can't use the backup store, so no backups are taken: %s", s.Error)
 	}
 	if s.Error == "" && r.locked() && len(s.Apart) == 0 {
 		add(cluster.Attention{Kind: cluster.AttentionUnfenced}, "The store ignores conditional puts, so nothing is formed or restored with it.")

@@ -105,7 +105,7 @@ func (r *rules) changeNow(a model.Action, text string) (Decision, bool) {
 	case r.o.BackupRunning != "":
 		return hold("%s; the backup that is being taken (%s) comes first", text, r.o.BackupRunning)
 	case s.Error != "":
-		return do(a, "%s; without a backup before it, as the store is away", text)
+		return do(a, "%s; without a backup before it, as the store can't be reached", text)
 	case r.o.Now.Before(r.o.BackupRetryAt):
 		return do(a, "%s; without a backup before it, as the last attempt failed", text)
 	case r.o.Now.Sub(s.NewestBackup).Abs() < time.Minute, r.o.Now.Sub(r.o.BackupDoneAt).Abs() < time.Minute:

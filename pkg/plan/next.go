@@ -510,8 +510,8 @@ func (r *rules) steady() (d Decision) {
 	defer func() { d.Key = cmp.Or(still, d.Why) }()
 	switch {
 	case s.Error != "":
-		still = d.Why + "; the store is away"
-		d.Why += r.pending + "; the store is away, backups stand still: " + s.Error
+		still = d.Why + "; the store can't be reached"
+		d.Why += r.pending + "; the store can't be reached, so no backups are taken: " + s.Error
 		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionStore, Node: r.o.Self}
 	case r.v.rival != "":
 		d.Why += fmt.Sprintf("; a node here serves another etcd cluster (token %s) than this one (token %s), so no members are changed; a person has to decide which is right and stop the other", r.v.rival, r.v.token)

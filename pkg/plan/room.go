@@ -127,7 +127,7 @@ func (r *rules) noSpace() (Decision, bool) {
 		return none, false
 	}
 	if !r.mayRoll() && !r.untouched() {
-		return alarm("%s; nothing is done about it while the store is away or a restore is recorded", full)
+		return alarm("%s; nothing is done about it while the store can't be reached or a restore is recorded", full)
 	}
 	list, rewritten := r.writers()
 	switch {
