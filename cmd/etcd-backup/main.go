@@ -27,6 +27,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
@@ -42,7 +43,7 @@ const (
 )
 
 func main() {
-	if code, ok := childMain(os.Args[1:]); ok {
+	if code, ok := etcd.DispatchChild(os.Args[1:], children()...); ok {
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

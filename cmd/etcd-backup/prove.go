@@ -23,18 +23,9 @@ const (
 	keepFree = 1 << 30
 )
 
-// childMain is the program as a child of itself, which works on databases at the lowest priority; ok is false if it isn't one.
-func childMain(args []string) (code int, ok bool) {
-	if len(args) == 0 {
-		return 0, false
-	}
-	switch args[0] {
-	case etcd.ProveSubcommand:
-		return etcd.ProveMain(args[1:]), true
-	case etcd.ReplaySubcommand:
-		return changelog.ReplayMain(args[1:]), true
-	}
-	return 0, false
+// children are the program's hidden subcommands, which work on databases at the lowest priority.
+func children() []etcd.ChildCommand {
+	return []etcd.ChildCommand{etcd.ProveCommand(), changelog.ReplayCommand()}
 }
 
 // proveBackups proves a backup every so often, the newest good one of the life that serves, until ctx ends. The interval counts from the last proof that the store knows of.

@@ -28,14 +28,10 @@ const instance = "instance"
 // TestMain makes the test binary able to run as the etcd that is compiled in, and as this program.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case etcd.Subcommand:
-			etcd.Main(os.Args[2:])
-			os.Exit(0)
-		case instance:
+		if os.Args[1] == instance {
 			os.Exit(instanceMain(os.Args[2:]))
 		}
-		if code, ok := childMain(os.Args[1:]); ok {
+		if code, ok := etcd.DispatchChild(os.Args[1:], append(children(), etcd.EtcdCommand())...); ok {
 			os.Exit(code)
 		}
 	}

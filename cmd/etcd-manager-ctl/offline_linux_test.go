@@ -36,9 +36,8 @@ func TestMain(m *testing.M) {
 	if code, ok := operator.ChildMain(os.Args[1:]); ok {
 		os.Exit(code)
 	}
-	if len(os.Args) > 1 && os.Args[1] == etcd.Subcommand {
-		etcd.Main(os.Args[2:])
-		os.Exit(0)
+	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand()); ok {
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

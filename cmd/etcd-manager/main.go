@@ -1,7 +1,7 @@
 // Command etcd-manager is the daemon that runs on every master next to etcd.
 //
 // Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "adopt" takes over an etcd that something else runs, "etcd" is the compiled-in etcd server,
-// "etcdctl" etcd's own tool, and "prove-db", "stage-db" and "replay-db" work on a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
+// "etcdctl" etcd's own tool, and "prove-db", "stage-db", "salvage-copy" and "replay-db" work on a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
 package main
 
 import (
@@ -45,17 +45,12 @@ func main() {
 
 // run picks the face by the first argument.
 func run(args []string) int {
+	code, ok := etcd.DispatchChild(args, etcd.EtcdCommand(), etcd.ProveCommand(), etcd.StageCommand(), etcd.SalvageCommand(), changelog.ReplayCommand())
+	if ok {
+		return code
+	}
 	if len(args) > 0 {
 		switch args[0] {
-		case "etcd":
-			etcd.Main(args[1:])
-			return exitOK
-		case "prove-db":
-			return etcd.ProveMain(args[1:])
-		case "stage-db":
-			return etcd.StageMain(args[1:])
-		case etcd.ReplaySubcommand:
-			return changelog.ReplayMain(args[1:])
 		case "etcdctl":
 			return etcdctlMain()
 		case "demo":

@@ -35,7 +35,7 @@ func (w Wanted) match(key []byte) bool {
 
 // Fetching says how a backup is read, if one has to be.
 type Fetching struct {
-	// Executable is a program that has etcd.ValuesMain as a hidden subcommand: a process of its own reads the database.
+	// Executable is a program that has etcd.ValuesCommand as a hidden subcommand: a process of its own reads the database.
 	Executable string
 	// Dir is where the decompressed backup stands for a while, in a directory of its own. Fetch brings it to a path at which nothing stands.
 	Dir   string

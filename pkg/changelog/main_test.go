@@ -27,14 +27,10 @@ import (
 // TestMain makes the test binary what the manager is: able to work on databases in a process of its own.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case etcd.ProveSubcommand:
-			os.Exit(etcd.ProveMain(os.Args[2:]))
-		case etcd.ValuesSubcommand:
-			os.Exit(etcd.ValuesMain(os.Args[2:]))
-		case etcd.ReplaySubcommand:
-			os.Exit(ReplayMain(os.Args[2:]))
-		case readerCommand:
+		if code, ok := etcd.DispatchChild(os.Args[1:], etcd.ProveCommand(), etcd.ValuesCommand(), ReplayCommand()); ok {
+			os.Exit(code)
+		}
+		if os.Args[1] == readerCommand {
 			os.Exit(readerMain(os.Args[2]))
 		}
 	}

@@ -53,9 +53,15 @@ func (f *segmentFault) error() *Error {
 	return e
 }
 
-// ReplayMain is the hidden subcommand etcd.ReplaySubcommand: a process of its own that reads segments from its standard input and brings a database file forward
+// ReplayCommand is the hidden subcommand that brings a database file forward by segments from its standard input: its arguments are the file's
+// path and the revision.
+func ReplayCommand() etcd.ChildCommand {
+	return etcd.ChildCommand{Name: etcd.ReplaySubcommand, Main: replayMain}
+}
+
+// replayMain is a process of its own that reads segments from its standard input and brings a database file forward
 // by what they say. args is the file's path and the revision. It prints one line of JSON and returns the exit code.
-func ReplayMain(args []string) int {
+func replayMain(args []string) int {
 	var revision int64
 	var err error
 	if len(args) == 2 {

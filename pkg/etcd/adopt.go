@@ -72,12 +72,12 @@ func watchIfSame(info ProcessInfo, pidFile, dataDir string) *Process {
 // adoptUnrecorded looks for an etcd by the locks that it holds.
 func adoptUnrecorded(pidFile, dataDir string) (*Process, error) {
 	var candidates []int
-	held, err := locked(launchLockFile(pidFile))
+	held, err := Locked(launchLockFile(pidFile))
 	if err != nil {
 		return nil, fmt.Errorf("adopt etcd: %w", err)
 	}
 	if held {
-		candidates = holders(launchLockFile(pidFile))
+		candidates = Holders(launchLockFile(pidFile))
 	}
 	pid, dbHeld, err := DataDirHolder(dataDir)
 	if err != nil {
@@ -98,7 +98,7 @@ func adoptUnrecorded(pidFile, dataDir string) (*Process, error) {
 		}
 	}
 	if dbHeld || held {
-		return nil, fmt.Errorf("adopt etcd: %w: %s is held by %s, which isn't an etcd that can be adopted", ErrDataDirInUse, dataDir, pidWords(pid))
+		return nil, fmt.Errorf("adopt etcd: %w: %s is held by %s, which isn't an etcd that can be adopted", ErrDataDirInUse, dataDir, ProcessName(pid))
 	}
 	return nil, nil
 }

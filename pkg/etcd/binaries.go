@@ -18,7 +18,7 @@ import (
 // ErrNoBinary means that a node has no etcd of the version that was asked for.
 var ErrNoBinary = errors.New("no etcd binary")
 
-// Subcommand is the manager's hidden subcommand that is etcd itself; see [Main].
+// Subcommand is the manager's hidden subcommand that is etcd itself; see [EtcdCommand].
 const Subcommand = "etcd"
 
 // Binary says how to run one version of etcd.
@@ -168,7 +168,7 @@ func (b *Binaries) find(version string, why string) (Binary, error) {
 // Nearest returns the version itself if it is there, else what is installed under its name, else the next higher patch of
 // the same minor version, else the highest lower one. Asked for 3.5.0 to 3.5.2, which are never run, it returns a newer patch.
 func (b *Binaries) Nearest(version string) (Binary, error) {
-	if v, err := parseVersion(version); err != nil || v.Unsafe() != "" && !v.Replaceable() {
+	if v, err := ParseVersion(version); err != nil || v.Unsafe() != "" && !v.Replaceable() {
 		return Binary{}, errors.Join(ValidateVersion(version), err)
 	}
 	exact, err := b.find(version, "")
@@ -221,7 +221,7 @@ func (b *Binaries) scan(ctx context.Context) (list []Binary, problems []string) 
 		}
 		for _, d := range dirs {
 			named := strings.TrimPrefix(filepath.Base(d), "etcd-v")
-			if v, err := parseVersion(named); err != nil || v.Unsafe() != "" && !v.Replaceable() {
+			if v, err := ParseVersion(named); err != nil || v.Unsafe() != "" && !v.Replaceable() {
 				continue
 			}
 			bin, err := b.in(ctx, root, named)
@@ -238,8 +238,11 @@ func (b *Binaries) scan(ctx context.Context) (list []Binary, problems []string) 
 	return list, slices.Compact(problems)
 }
 
-// Main is etcd itself, the version CompiledVersion. args are etcd's flags alone. It returns only when
-// etcd has ended, and etcd may end the process by itself: it is for a process of its own.
-func Main(args []string) {
-	etcdmain.Main(append([]string{Subcommand}, args...))
+// EtcdCommand is the hidden subcommand that is etcd itself, the version CompiledVersion. Its arguments are etcd's flags alone. etcd may end the
+// process by itself.
+func EtcdCommand() ChildCommand {
+	return ChildCommand{Name: Subcommand, Main: func(args []string) int {
+		etcdmain.Main(append([]string{Subcommand}, args...))
+		return 0
+	}}
 }

@@ -111,7 +111,7 @@ func openBolt(r io.ReaderAt, size int64) (*boltFile, error) {
 		return nil, badDB("no valid meta page (%v)", reasons[0])
 	}
 	m := *best
-	if m.pageSize < sectorSize || m.pageSize > 64<<10 || m.pageSize&(m.pageSize-1) != 0 {
+	if m.pageSize < SectorSize || m.pageSize > 64<<10 || m.pageSize&(m.pageSize-1) != 0 {
 		return nil, badDB("page size %d", m.pageSize)
 	}
 	if m.pages < 3 || m.pages > uint64(size)/uint64(m.pageSize) {

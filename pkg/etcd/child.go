@@ -3,6 +3,7 @@ package etcd
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +19,83 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// proveKinds are the sentinels that the answer of a child can name. No error wraps two of them.
-var proveKinds = map[string]error{
+// ChildCommand is a hidden subcommand of a program: what it does as a child of itself.
+type ChildCommand struct {
+	Name string
+	// Main gets what follows on the name, and returns the exit code.
+	Main func(args []string) int
+}
+
+// DispatchChild is called with a program's arguments, without its name, before it does anything else. It runs the command that they begin with,
+// if it is one of these; else ok is false.
+func DispatchChild(args []string, commands ...ChildCommand) (code int, ok bool) {
+	if len(args) == 0 {
+		return 0, false
+	}
+	for _, c := range commands {
+		if c.Name == args[0] {
+			return c.Main(args[1:]), true
+		}
+	}
+	return 0, false
+}
+
+// childAnswer is what a child prints: one line of JSON.
+type childAnswer[T any] struct {
+	Result *T     `json:"result,omitempty"`
+	Error  string `json:"error,omitempty"`
+	Kind   string `json:"kind,omitempty"`
+}
+
+// CallChild runs a subcommand of exe, which is [AnswerParent], with an order as its standard input, and returns the result or the error that it
+// answers. The error wraps the sentinel that the child's did.
+func CallChild[T any](ctx context.Context, exe string, order any, args ...string) (result T, err error) {
+	in, err := json.Marshal(order)
+	if err != nil {
+		return result, err
+	}
+	out, err := RunSelf(ctx, bytes.NewReader(in), exe, args...)
+	if ctx.Err() != nil {
+		return result, ctx.Err()
+	}
+	if err != nil {
+		return result, err
+	}
+	var a childAnswer[T]
+	if err := json.Unmarshal(out, &a); err != nil {
+		return result, fmt.Errorf("%s %s gave no answer: %w", exe, args[0], err)
+	}
+	if a.Error != "" {
+		return result, ToldError(a.Error, a.Kind)
+	}
+	if a.Result == nil {
+		return result, fmt.Errorf("%s %s gave no result", exe, args[0])
+	}
+	return *a.Result, nil
+}
+
+// AnswerParent is the whole of a child that [CallChild] runs. It returns the exit code, 0 also if the work has failed: the answer says so.
+func AnswerParent[O, T any](work func(ctx context.Context, order O) (T, error)) int {
+	LimitSelf()
+	var order O
+	if err := json.NewDecoder(os.Stdin).Decode(&order); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	result, err := work(context.Background(), order) // nobody cancels it: who wants it to end kills the process
+	a := childAnswer[T]{Result: &result}
+	if err != nil {
+		a = childAnswer[T]{Error: err.Error(), Kind: KindOf(err)}
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// childKinds are the sentinels that the answer of a child can name. No error wraps two of them.
+var childKinds = map[string]error{
 	"database": ErrBadDatabase, "snapshot": ErrBadSnapshot, "in-use": ErrDataDirInUse, "absent": os.ErrNotExist, "version": ErrVersion,
 	"config": ErrConfig, "log": ErrBadLog, "gap": ErrGap, "full": syscall.ENOSPC,
 }
@@ -29,11 +105,12 @@ func sentinelOf(kind string) error {
 	if kind == "full" {
 		return errors.Join(syscall.ENOSPC, cluster.ErrPermanent)
 	}
-	return proveKinds[kind]
+	return childKinds[kind]
 }
 
-func kindOf(err error) string {
-	for kind, sentinel := range proveKinds {
+// KindOf is the name of the sentinel that an error wraps; empty if a child's answer can't name it.
+func KindOf(err error) string {
+	for kind, sentinel := range childKinds {
 		if errors.Is(err, sentinel) {
 			return kind
 		}
@@ -41,13 +118,16 @@ func kindOf(err error) string {
 	return ""
 }
 
-// limitSelf makes sure that a bad file can't make the process leave a core file, that the process gives way to etcd, and that it is the one that
+// LimitSelf makes sure that a bad file can't make the process leave a core file, that the process gives way to etcd, and that it is the one that
 // the kernel ends where memory runs out. Failing is harmless.
-func limitSelf() {
+func LimitSelf() {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 	background.LowerProcess(os.Getpid())
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
+
+// ToldError is an error that a child has told, of a kind that [KindOf] gave there.
+func ToldError(message, kind string) error { return &childError{msg: message, kind: sentinelOf(kind)} }
 
 // childError is an error that was told by a child process.
 type childError struct {
@@ -59,34 +139,34 @@ func (e *childError) Error() string { return e.msg }
 
 func (e *childError) Unwrap() error { return e.kind }
 
-// errCrashed means that a child ended by a panic, or by a signal that it has caused itself.
-var errCrashed = errors.New("crashed")
+// ErrCrashed means that a child ended by a panic, or by a signal that it has caused itself.
+var ErrCrashed = errors.New("crashed")
 
-// errKilled means that a child was ended from outside.
-var errKilled = errors.New("the process that worked on it was killed, perhaps by the kernel because memory ran out; that says nothing of the data")
+// ErrKilled means that a child was ended from outside.
+var ErrKilled = errors.New("the process that worked on it was killed, perhaps by the kernel because memory ran out; that says nothing of the data")
 
-// runSelf runs a subcommand of the manager and returns what it printed, also where it wasn't to be told everything. stdin may be nil.
-func runSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) ([]byte, error) {
+// RunSelf runs a subcommand of the manager and returns what it printed, also where it wasn't to be told everything. stdin may be nil.
+func RunSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, exe, args...)
-	stdout, stderr := &headBuffer{most: maxAnswer}, &headBuffer{most: maxComplaint}
+	stdout, stderr := &HeadBuffer{most: maxAnswer}, Complaint()
 	c.Stdin, c.Stdout, c.Stderr = stdin, stdout, stderr
 	// Nothing of the environment is needed.
 	c.Env = []string{"GOTRACEBACK=single"}
 	c.WaitDelay = 2 * time.Second
 	// A child that outlived its manager would hold locks, and write where the next manager begins again. The kernel takes the end of the
 	// thread that has started it for that of its parent.
-	c.SysProcAttr = dieWithParent(&syscall.SysProcAttr{})
+	c.SysProcAttr = DieWithParent(&syscall.SysProcAttr{})
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err := c.Run()
-	switch ws, exited := exitStatus(err); {
+	switch ws, exited := ExitStatus(err); {
 	case exited && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
-		return stdout.b, errKilled
+		return stdout.b, ErrKilled
 	case exited:
-		return nil, fmt.Errorf("%w (%v): %s", errCrashed, err, bytes.TrimSpace(stderr.b))
+		return nil, fmt.Errorf("%w (%v): %s", ErrCrashed, err, bytes.TrimSpace(stderr.b))
 	}
 	if stdout.more {
-		return nil, fmt.Errorf("%w: it answered with more than %d bytes", errCrashed, maxAnswer)
+		return nil, fmt.Errorf("%w: it answered with more than %d bytes", ErrCrashed, maxAnswer)
 	}
 	if err != nil {
 		return stdout.b, fmt.Errorf("run %s %s: %w", exe, args[0], err)
@@ -94,8 +174,8 @@ func runSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) (
 	return stdout.b, nil
 }
 
-// exitStatus is how a child ended, if it did.
-func exitStatus(err error) (syscall.WaitStatus, bool) {
+// ExitStatus is how a child ended, if it did.
+func ExitStatus(err error) (syscall.WaitStatus, bool) {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		return 0, false
@@ -110,17 +190,29 @@ const (
 	maxComplaint = 500
 )
 
-// headBuffer keeps the beginning of what is written to it.
-type headBuffer struct {
+// Complaint keeps the beginning of what a child writes to its standard error.
+func Complaint() *HeadBuffer { return &HeadBuffer{most: maxComplaint} }
+
+// HeadBuffer keeps the beginning of what is written to it.
+type HeadBuffer struct {
 	b    []byte
 	most int
 	// more is true if that wasn't all.
 	more bool
 }
 
-func (t *headBuffer) Write(p []byte) (int, error) {
+// Write never fails.
+func (t *HeadBuffer) Write(p []byte) (int, error) {
 	n := min(len(p), t.most-len(t.b))
 	t.b = append(t.b, p[:n]...)
 	t.more = t.more || n < len(p)
 	return len(p), nil
+}
+
+// Bytes is what was kept.
+func (t *HeadBuffer) Bytes() []byte { return t.b }
+
+// ChildLimit is how long work on a database may take: a generous bound, because whoever has the lowest priority may wait for long.
+func ChildLimit(size int64) time.Duration {
+	return 5*time.Minute + time.Duration(size>>20)*time.Second
 }

@@ -2,4 +2,4 @@ package etcd
 
 import "syscall"
 
-func dieWithParent(a *syscall.SysProcAttr) *syscall.SysProcAttr { return a }
+func DieWithParent(a *syscall.SysProcAttr) *syscall.SysProcAttr { return a }

@@ -2,8 +2,8 @@ package etcd
 
 import "syscall"
 
-// dieWithParent has the kernel kill a child whose parent's thread ends.
-func dieWithParent(a *syscall.SysProcAttr) *syscall.SysProcAttr {
+// DieWithParent has the kernel kill a child whose parent's thread ends.
+func DieWithParent(a *syscall.SysProcAttr) *syscall.SysProcAttr {
 	a.Pdeathsig = syscall.SIGKILL
 	return a
 }

@@ -26,8 +26,8 @@ func (c *Client) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, c.wrap("open snapshot", err)
 	}
 	// What remains doesn't count the hash.
-	size := int64(r.message.remaining) + int64(r.message.left) + hashSize
-	return &Snapshot{Version: r.message.version, Size: size, VerifyReader: VerifyStream(r, size), stream: r, cancel: cancel}, nil
+	size := int64(r.message.remaining) + int64(r.message.left) + HashSize
+	return NewSnapshot(r.message.version, size, r, cancel), nil
 }
 
 // snapshotStream makes a reader of the messages.

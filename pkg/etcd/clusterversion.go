@@ -31,7 +31,7 @@ func (c *Client) ClusterVersion(ctx context.Context) (string, error) {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 4096)).Decode(&v); err != nil {
 		return "", fmt.Errorf("read cluster version at %s: %w", c.endpoints[0], err)
 	}
-	if parsed, err := parseVersion(v.Cluster); err != nil || parsed.Major == 0 {
+	if parsed, err := ParseVersion(v.Cluster); err != nil || parsed.Major == 0 {
 		return "", nil // "not_decided"
 	}
 	return v.Cluster, nil

@@ -32,8 +32,14 @@ type CommandLine struct {
 	id       exeID
 }
 
-// executable opens what is to run: the file that was asked for its version, or the manager's own. The caller closes what was opened.
-func (c CommandLine) executable(more ...*os.File) (*exec.Cmd, io.Closer, error) {
+// CommandLine runs this etcd with flags that aren't made of a Config. It has no environment, data dir or fingerprint.
+func (b Binary) CommandLine(flags ...string) CommandLine {
+	argv := append(append([]string{b.Path}, b.Args...), flags...)
+	return CommandLine{Argv: argv, Version: b.Version, compiled: b.Compiled, id: b.id}
+}
+
+// Executable opens what is to run: the file that was asked for its version, or the manager's own. The caller closes what was opened.
+func (c CommandLine) Executable(more ...*os.File) (*exec.Cmd, io.Closer, error) {
 	if c.compiled {
 		cmd := exec.Command(c.Argv[0], c.Argv[1:]...)
 		cmd.ExtraFiles = more
@@ -72,7 +78,7 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 	if bin.Path == "" {
 		return CommandLine{}, fmt.Errorf("%w: no executable for etcd %s", ErrConfig, bin.Version)
 	}
-	if err := cfg.validate(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return CommandLine{}, err
 	}
 	argv := append([]string{bin.Path}, bin.Args...)

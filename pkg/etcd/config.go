@@ -84,8 +84,8 @@ type Config struct {
 	ExtraEnv map[string]string
 }
 
-// validate says what is wrong before a process would fail on it.
-func (c *Config) validate() error {
+// Validate says what is wrong before a process would fail on it.
+func (c *Config) Validate() error {
 	bad := func(format string, a ...any) error {
 		return fmt.Errorf("%w of member %q: %s", ErrConfig, c.Name, fmt.Sprintf(format, a...))
 	}

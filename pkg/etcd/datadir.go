@@ -98,7 +98,7 @@ func inspectMember(dir, member string) (DataDirInfo, error) {
 		return DataDirInfo{}, err
 	}
 	info := DataDirInfo{DBSize: -1}
-	if fi, err := os.Stat(dbPath(dir)); err == nil {
+	if fi, err := os.Stat(DBPath(dir)); err == nil {
 		info.DBSize = fi.Size()
 	} else if !errors.Is(err, os.ErrNotExist) {
 		return DataDirInfo{}, fmt.Errorf("inspect data dir: %w", err)

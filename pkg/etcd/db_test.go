@@ -129,11 +129,11 @@ func TestProveAgreesWithEtcd(t *testing.T) {
 		t.Errorf("etcdutl says %+v, we %+v", st, f)
 	}
 	// The file of a running etcd is being written: not to be judged.
-	if _, err := Prove(t.Context(), self(t), dbPath(m.cfg.DataDir), ProveOptions{}); !errors.Is(err, ErrDataDirInUse) {
+	if _, err := Prove(t.Context(), self(t), DBPath(m.cfg.DataDir), ProveOptions{}); !errors.Is(err, ErrDataDirInUse) {
 		t.Errorf("proving a live database: %v", err)
 	}
 	m.stop(t)
-	if live, err := ProveDB(t.Context(), dbPath(m.cfg.DataDir), ProveOptions{}); err != nil || live.Hash != want || live.TrailingHash {
+	if live, err := ProveDB(t.Context(), DBPath(m.cfg.DataDir), ProveOptions{}); err != nil || live.Hash != want || live.TrailingHash {
 		t.Errorf("database of a stopped etcd: %+v %v", live, err)
 	}
 }
@@ -292,7 +292,7 @@ func TestEveryDamageIsFound(t *testing.T) {
 	check("text", bytes.Repeat([]byte("not a database. "), 1000), true)
 	check("gzip", append([]byte{0x1f, 0x8b, 8, 0}, good...), false)
 	// Without its hash a file can only be judged by its structure: every cut is found.
-	db := good[:len(good)-hashSize]
+	db := good[:len(good)-HashSize]
 	for n := 4096; n < len(db); n += len(db) / 10 / 4096 * 4096 {
 		p := dir + "/cut.db"
 		must(t, os.WriteFile(p, db[:n], 0o600))

@@ -6,7 +6,6 @@
 // write to a data dir that an etcd may be using, and never hand on a database that it hasn't checked
 // to the last byte.
 //
-// Some entry points are for processes of their own, started by re-executing the manager: [Main] is etcd
-// itself, [ProveMain] and [KeysMain] read a database that may be corrupt, [StageMain] works on one. All but the first give way
-// to etcd: they have the lowest priority for CPU and disk.
+// Some work is done by processes of their own, started by re-executing the manager with a hidden subcommand ([ChildCommand]): etcd itself, and
+// what reads a database that may be corrupt, or works on one. All but the first give way to etcd: they have the lowest priority for CPU and disk.
 package etcd

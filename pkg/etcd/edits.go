@@ -13,28 +13,29 @@ import (
 )
 
 // edit is one change of the database; a nil value deletes.
-type edit struct {
+type Edit struct {
 	Bucket []byte `json:"bucket"`
 	Key    []byte `json:"key"`
 	Value  []byte `json:"value"`
 }
 
-// edits are applied in one transaction.
-type edits struct {
+// Edits are applied in one transaction.
+type Edits struct {
 	// Clear are buckets that are emptied first.
 	Clear   [][]byte `json:"clear"`
-	Changes []edit   `json:"changes"`
+	Changes []Edit   `json:"changes"`
 }
 
-func (e *edits) put(bucket, key, value []byte) {
-	e.Changes = append(e.Changes, edit{bucket, key, value})
+// Put plans one change.
+func (e *Edits) Put(bucket, key, value []byte) {
+	e.Changes = append(e.Changes, Edit{bucket, key, value})
 }
 
 // planRevisions drops keys and raises the revision.
-func planRevisions(p StagePlan, s *scan, res *StageResult, e *edits) (compact int64, extra [][2][]byte, err error) {
+func planRevisions(p StagePlan, s *scan, res *StageResult, e *Edits) (compact int64, extra [][2][]byte, err error) {
 	rev := s.revision()
 	record := func(k, v []byte) {
-		e.put(schema.Key.Name(), k, v)
+		e.Put(schema.Key.Name(), k, v)
 		extra = append(extra, [2][]byte{k, v})
 	}
 	if len(s.watched) > 0 {
@@ -61,7 +62,7 @@ func planRevisions(p StagePlan, s *scan, res *StageResult, e *edits) (compact in
 		// As etcdutl does it: an empty record makes the revision, and a compaction to it is left for etcd to do.
 		record(revBytes(rev, 0, false), []byte{})
 		compact = rev
-		e.put(schema.Meta.Name(), schema.ScheduledCompactKeyName, revBytes(rev, 0, false))
+		e.Put(schema.Meta.Name(), schema.ScheduledCompactKeyName, revBytes(rev, 0, false))
 	}
 	res.Revision = rev
 	return compact, extra, nil
@@ -70,8 +71,8 @@ func planRevisions(p StagePlan, s *scan, res *StageResult, e *edits) (compact in
 // checkTarget refuses what can't be done. from is a minor version, target a full one or empty.
 func checkTarget(from, target string) error {
 	n := MinorNumber(from + ".0")
-	if n < 0 || n > newestMinor {
-		return fmt.Errorf("%w: the database was written by etcd %s, which is newer than 3.%d, the newest that is known here", ErrVersion, from, newestMinor)
+	if n < 0 || n > NewestMinor {
+		return fmt.Errorf("%w: the database was written by etcd %s, which is newer than 3.%d, the newest that is known here", ErrVersion, from, NewestMinor)
 	}
 	if target == "" {
 		return nil
@@ -80,29 +81,29 @@ func checkTarget(from, target string) error {
 }
 
 // planVersions lowers what an older etcd would refuse. Upwards etcd does what is needed by itself.
-func planVersions(target string, was Facts, e *edits) {
+func planVersions(target string, was Facts, e *Edits) {
 	// A downgrade of the old cluster has nothing to do with the new one.
-	e.put(schema.Cluster.Name(), schema.ClusterDowngradeKeyName, nil)
+	e.Put(schema.Cluster.Name(), schema.ClusterDowngradeKeyName, nil)
 	m := MinorNumber(target)
 	if m < 0 {
 		return
 	}
 	to := fmt.Sprintf("3.%d.0", m)
 	if was.ClusterVersion != "" && Less(to, was.ClusterVersion) {
-		e.put(schema.Cluster.Name(), schema.ClusterClusterVersionKeyName, []byte(to))
+		e.Put(schema.Cluster.Name(), schema.ClusterClusterVersionKeyName, []byte(to))
 	}
 	if was.StorageVersion != "" && Less(to, was.StorageVersion) {
 		if m >= 6 {
-			e.put(schema.Meta.Name(), schema.MetaStorageVersionName, []byte(to))
+			e.Put(schema.Meta.Name(), schema.MetaStorageVersionName, []byte(to))
 		} else {
 			// Before 3.6 there was no such field, and a later upgrade takes it for what is there.
-			e.put(schema.Meta.Name(), schema.MetaStorageVersionName, nil)
+			e.Put(schema.Meta.Name(), schema.MetaStorageVersionName, nil)
 		}
 	}
 }
 
-// apply writes everything in one transaction, with bbolt and etcd's own options for it.
-func (e *edits) apply(path string) error {
+// Apply writes everything in one transaction, with bbolt and etcd's own options for it.
+func (e *Edits) Apply(path string) error {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
 		NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second,
 	})

@@ -64,12 +64,9 @@ func startHelper(cfg SalvageConfig, d salvageDir) (_ *helper, err error) {
 	if h.client, err = Dial([]string{fmt.Sprintf("unix:///proc/self/fd/%d/%s", dir.Fd(), helperSocket)}, nil); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
-	line := CommandLine{
-		Argv:     append(append([]string{cfg.Binary.Path}, cfg.Binary.Args...), helperArgs(d.data(), cfg.Binary.Version)...),
-		compiled: cfg.Binary.Compiled, id: cfg.Binary.id,
-	}
+	line := cfg.Binary.CommandLine(helperArgs(d.data(), cfg.Binary.Version)...)
 	var opened io.Closer
-	if h.cmd, opened, err = line.executable(); err != nil {
+	if h.cmd, opened, err = line.Executable(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start etcd %s: %w", cfg.Binary.Version, err), h.client.Close(), dir.Close())
 	}
 	defer opened.Close()
@@ -84,7 +81,7 @@ func startHelper(cfg SalvageConfig, d salvageDir) (_ *helper, err error) {
 	if cfg.Stdout != nil {
 		h.cmd.Stdout = cfg.Stdout
 	}
-	h.cmd.SysProcAttr = dieWithParent(&syscall.SysProcAttr{Setpgid: true})
+	h.cmd.SysProcAttr = DieWithParent(&syscall.SysProcAttr{Setpgid: true})
 	started := make(chan error)
 	go h.run(started)
 	if err := <-started; err != nil {

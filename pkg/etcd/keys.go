@@ -17,7 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
-// KeysSubcommand is the hidden subcommand that is [KeysMain].
+// KeysSubcommand is the name of [KeysCommand].
 const KeysSubcommand = "keys-db"
 
 // LiveKey is a key that exists at a database's newest revision.
@@ -137,14 +137,17 @@ const (
 // maxKey bounds what the parent takes for one key; etcd's largest requests are far below.
 const maxKey = 64 << 20
 
-// KeysMain is a process of its own that writes the live keys of one file to its standard output: args is the file's path. It returns the
+// KeysCommand is the hidden subcommand that writes the live keys of one file to its standard output: its argument is the path.
+func KeysCommand() ChildCommand { return ChildCommand{Name: KeysSubcommand, Main: keysMain} }
+
+// keysMain is a process of its own that writes the live keys of one file to its standard output: args is the file's path. It returns the
 // exit code, 0 also if the file is bad: the end of the output says so.
-func KeysMain(args []string) int {
+func keysMain(args []string) int {
 	if len(args) != 1 {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH\n", KeysSubcommand)
 		return 2
 	}
-	limitSelf()
+	LimitSelf()
 	if err := writeKeys(bufio.NewWriterSize(os.Stdout, 256<<10), args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -157,7 +160,7 @@ var errKeysOutput = errors.New("write keys")
 
 func writeKeys(w *bufio.Writer, path string) error {
 	var buf []byte
-	err := WalkKeys(context.Background(), path, func(k LiveKey) error { // as in ProveMain: who wants it to end kills the process
+	err := WalkKeys(context.Background(), path, func(k LiveKey) error { // as in proveMain: who wants it to end kills the process
 		buf = append(buf[:0], keyFrame)
 		buf = binary.AppendUvarint(buf, uint64(len(k.Key)))
 		buf = append(buf, k.Key...)
@@ -179,12 +182,7 @@ func writeEnd(w *bufio.Writer, err error) error {
 	}
 	var a proveAnswer
 	if err != nil {
-		a.Error = err.Error()
-		for kind, sentinel := range proveKinds {
-			if errors.Is(err, sentinel) {
-				a.Kind = kind
-			}
-		}
+		a.Error, a.Kind = err.Error(), KindOf(err)
 	}
 	if err := w.WriteByte(endFrame); err != nil {
 		return fmt.Errorf("%w: %w", errKeysOutput, err)
@@ -218,7 +216,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c := exec.CommandContext(tctx, selfExe, args...)
-	stderr := &headBuffer{}
+	stderr := Complaint()
 	c.Stderr, c.Env, c.WaitDelay = stderr, []string{"GOTRACEBACK=single"}, 2*time.Second
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -233,7 +231,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 		_ = c.Process.Kill() // it may wait for a reader for ever; when it has ended already, so much the better
 	}
 	waitErr := c.Wait()
-	ws, exited := exitStatus(waitErr)
+	ws, exited := ExitStatus(waitErr)
 	switch {
 	case visitErr != nil:
 		return visitErr
@@ -242,15 +240,15 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	case tctx.Err() != nil:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the reader didn't end within %s", limit))
 	case exited && !ours && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
-		return fmt.Errorf("read keys of %s: %w", path, errKilled)
-	case readErr != nil && len(stderr.b) > 0, readErr == nil && exited:
-		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it crashed (%v): %s", waitErr, bytes.TrimSpace(stderr.b)))
+		return fmt.Errorf("read keys of %s: %w", path, ErrKilled)
+	case readErr != nil && len(stderr.Bytes()) > 0, readErr == nil && exited:
+		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it crashed (%v): %s", waitErr, bytes.TrimSpace(stderr.Bytes())))
 	case readErr != nil:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it broke off: %v", readErr))
 	case waitErr != nil:
 		return fmt.Errorf("read keys of %s: %w", path, waitErr)
 	case a.Error != "":
-		return &childError{msg: a.Error, kind: proveKinds[a.Kind]}
+		return ToldError(a.Error, a.Kind)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func TestKeysAgreeWithEtcd(t *testing.T) {
 	save(t, m, path)
 	all, err := m.client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey())
 	must(t, err)
-	if err := Keys(t.Context(), self(t), dbPath(m.cfg.DataDir), func(LiveKey) error { return nil }); !errors.Is(err, ErrDataDirInUse) {
+	if err := Keys(t.Context(), self(t), DBPath(m.cfg.DataDir), func(LiveKey) error { return nil }); !errors.Is(err, ErrDataDirInUse) {
 		t.Errorf("the keys of a live database: %v", err)
 	}
 	for name, walk := range map[string]func(func(LiveKey) error) error{

@@ -22,7 +22,7 @@ func TestKilledReader(t *testing.T) {
 	_, replay := Replay(t.Context(), killed, path, strings.NewReader("no changes"), &struct{}{}, "7")
 	keys := Keys(t.Context(), killed, path, func(LiveKey) error { return nil })
 	for what, err := range map[string]error{"prove": proof, "keys": keys} {
-		if !errors.Is(err, errKilled) || errors.Is(err, ErrBadDatabase) {
+		if !errors.Is(err, ErrKilled) || errors.Is(err, ErrBadDatabase) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -31,6 +31,21 @@ func TestKilledReader(t *testing.T) {
 	}
 	if _, err := Prove(t.Context(), self(t), path, ProveOptions{}); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestCrashedReader has the process that reads a database crash: the file counts as bad, and the error has the first words of the crash.
+func TestCrashedReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	randomStore(t, path, 1)
+	crashes := filepath.Join(t.TempDir(), "crashes")
+	must(t, os.WriteFile(crashes, []byte("#!/bin/sh\necho 'panic: out of range' >&2\nexit 2\n"), 0o700))
+	_, proof := Prove(t.Context(), crashes, path, ProveOptions{})
+	keys := Keys(t.Context(), crashes, path, func(LiveKey) error { return nil })
+	for what, err := range map[string]error{"prove": proof, "keys": keys} {
+		if !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "panic: out of range") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

@@ -11,13 +11,13 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 )
 
-func markerPath(dataDir string) string { return filepath.Join(dataDir, "member", "staged.json") }
+func StagedMarker(dataDir string) string { return filepath.Join(dataDir, "member", "staged.json") }
 
-// unmarkStaged is called before an etcd is started on a data dir.
-func unmarkStaged(dataDir string) error {
-	err := os.Remove(markerPath(dataDir))
+// UnmarkStaged is called before an etcd is started on a data dir.
+func UnmarkStaged(dataDir string) error {
+	err := os.Remove(StagedMarker(dataDir))
 	if err == nil {
-		return atomicfile.SyncDir(filepath.Dir(markerPath(dataDir)))
+		return atomicfile.SyncDir(filepath.Dir(StagedMarker(dataDir)))
 	}
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
@@ -25,5 +25,5 @@ func unmarkStaged(dataDir string) error {
 	return fmt.Errorf("remove stage marker: %w", err)
 }
 
-// dbPath is the database below a data dir.
-func dbPath(dataDir string) string { return filepath.Join(dataDir, "member", "snap", "db") }
+// DBPath is the database below a data dir.
+func DBPath(dataDir string) string { return filepath.Join(dataDir, "member", "snap", "db") }

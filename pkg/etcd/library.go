@@ -7,12 +7,12 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// quietLogger makes etcd's libraries panic where they would end the process; guard turns that into an error.
-func quietLogger() *zap.Logger {
+// QuietLogger makes etcd's libraries panic where they would end the process; Guard turns that into an error.
+func QuietLogger() *zap.Logger {
 	return zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic), zap.WithPanicHook(zapcore.WriteThenPanic))
 }
 
-func guard(what string, f func() error) (err error) {
+func Guard(what string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%s: etcd's library gave up: %v", what, r)

@@ -9,12 +9,13 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
-// locked tells whether somebody holds the exclusive lock that etcd (bbolt) takes on its database.
+// Locked tells whether somebody holds the exclusive lock that etcd (bbolt) takes on its database.
 // It never waits and leaves nothing behind. An absent file isn't locked.
-func locked(path string) (bool, error) {
+func Locked(path string) (bool, error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
@@ -33,19 +34,19 @@ func locked(path string) (bool, error) {
 // DataDirHolder tells whether a process holds the database of a data dir, and which. The pid is 0 if it
 // can't be seen from here (another pid namespace, or not permitted).
 func DataDirHolder(dataDir string) (pid int, held bool, err error) {
-	p := dbPath(dataDir)
-	held, err = locked(p)
+	p := DBPath(dataDir)
+	held, err = Locked(p)
 	if err != nil {
 		return 0, false, fmt.Errorf("look for a lock on %s: %w", p, err)
 	}
 	if !held {
 		return 0, false, nil
 	}
-	return lockHolder(p), true, nil
+	return LockHolder(p), true, nil
 }
 
-func lockHolder(path string) int {
-	for _, pid := range holders(path) {
+func LockHolder(path string) int {
+	for _, pid := range Holders(path) {
 		return pid
 	}
 	// /proc/locks knows it also where other users' descriptors can't be read.
@@ -76,8 +77,8 @@ func lockHolderByInode(fi os.FileInfo) int {
 	return 0
 }
 
-// holders returns the processes other than this one that have the file open, as far as they can be seen.
-func holders(path string) []int {
+// Holders returns the processes other than this one that have the file open, as far as they can be seen.
+func Holders(path string) []int {
 	want, err := os.Stat(path)
 	if err != nil {
 		return nil
@@ -106,12 +107,21 @@ func holders(path string) []int {
 	return out
 }
 
-func pidWords(pid int) string {
+func ProcessName(pid int) string {
 	if pid == 0 {
 		return "a process that can't be seen from here"
 	}
-	if argv, err := readCmdline(pid); err == nil && argv[0] != "" {
+	if argv, err := Cmdline(pid); err == nil && argv[0] != "" {
 		return fmt.Sprintf("process %d (%s)", pid, filepath.Base(argv[0]))
 	}
 	return fmt.Sprintf("process %d", pid)
+}
+
+// Cmdline is the command line of a process.
+func Cmdline(pid int) ([]string, error) {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return nil, err
+	}
+	return p.CmdLine()
 }

@@ -69,7 +69,7 @@ func readLog(dataDir string, v logVisitor) (cut bool, err error) {
 	if pid, held, err := DataDirHolder(dataDir); err != nil {
 		return false, err
 	} else if held {
-		return false, fmt.Errorf("read log: %w: %s is held by %s", ErrDataDirInUse, dataDir, pidWords(pid))
+		return false, fmt.Errorf("read log: %w: %s is held by %s", ErrDataDirInUse, dataDir, ProcessName(pid))
 	}
 	return readLogFiles(dataDir, v)
 }

@@ -165,7 +165,7 @@ func makeLog(t testing.TB, steps ...func(w *wal.WAL) error) string {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(dir, "member"), 0o700))
-	w, err := wal.Create(quietLogger(), filepath.Join(dir, "member", "wal"), []byte("meta"))
+	w, err := wal.Create(QuietLogger(), filepath.Join(dir, "member", "wal"), []byte("meta"))
 	must(t, err)
 	for _, s := range steps {
 		must(t, s(w))

@@ -25,18 +25,11 @@ import (
 // TestMain makes the test binary what the manager is: able to run as etcd and as the checkers.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
+		code, ok := DispatchChild(os.Args[1:], EtcdCommand(), ProveCommand(), ValuesCommand(), KeysCommand(), StageCommand(), SalvageCommand())
+		if ok {
+			os.Exit(code)
+		}
 		switch os.Args[1] {
-		case Subcommand:
-			Main(os.Args[2:])
-			os.Exit(0)
-		case ProveSubcommand:
-			os.Exit(ProveMain(os.Args[2:]))
-		case ValuesSubcommand:
-			os.Exit(ValuesMain(os.Args[2:]))
-		case KeysSubcommand:
-			os.Exit(KeysMain(os.Args[2:]))
-		case StageSubcommand:
-			os.Exit(StageMain(os.Args[2:]))
 		case "salvage-and-hang":
 			salvageAndHang(os.Args[2:])
 		case "etcd-and-hang":

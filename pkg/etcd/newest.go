@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
-// newestRevision reads the last key of the bucket that has the revisions.
-func newestRevision(ctx context.Context, path string) (int64, error) {
+// NewestRevision reads the last key of the bucket that has the revisions.
+func NewestRevision(ctx context.Context, path string) (int64, error) {
 	r, err := os.Open(path)
 	if err != nil {
 		return 0, err
@@ -79,7 +79,16 @@ func (f *boltFile) lastKey(b bucketRef) ([]byte, error) {
 	}
 }
 
-// PeekRevision is the newest revision in the database of a member, on which its etcd may run.
-func PeekRevision(ctx context.Context, dataDir string) (int64, error) {
-	return newestRevision(ctx, dbPath(dataDir))
+// UsedSize is the size of a database without the space behind it that etcd has taken in advance.
+func UsedSize(path string) (int64, error) {
+	f, size, _, err := openDB(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	b, err := openBolt(f, size)
+	if err != nil {
+		return 0, err
+	}
+	return int64(b.meta.pages) * int64(b.meta.pageSize), nil
 }

@@ -49,6 +49,11 @@ func PeekDataDir(ctx context.Context, dataDir string) (Peek, error) {
 			p.Written = fi.ModTime()
 		}
 	}
-	p.Revision, _ = newestRevision(ctx, dbPath(dataDir)) // a database that is being written may not be readable; the log tells enough to choose
+	p.Revision, _ = NewestRevision(ctx, DBPath(dataDir)) // a database that is being written may not be readable; the log tells enough to choose
 	return p, nil
+}
+
+// PeekRevision is the newest revision in the database of a member, on which its etcd may run.
+func PeekRevision(ctx context.Context, dataDir string) (int64, error) {
+	return NewestRevision(ctx, DBPath(dataDir))
 }

@@ -142,13 +142,13 @@ func Start(cmd CommandLine, o StartOptions) (*Process, error) {
 	if pid, held, err := DataDirHolder(cmd.DataDir); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	} else if held {
-		return nil, fmt.Errorf("start etcd: %w: %s is held by %s", ErrDataDirInUse, cmd.DataDir, pidWords(pid))
+		return nil, fmt.Errorf("start etcd: %w: %s is held by %s", ErrDataDirInUse, cmd.DataDir, ProcessName(pid))
 	}
-	if err := unmarkStaged(cmd.DataDir); err != nil {
+	if err := UnmarkStaged(cmd.DataDir); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
 	// The child keeps the launch lock as long as it lives, whatever becomes of this process.
-	c, opened, err := cmd.executable(lock)
+	c, opened, err := cmd.Executable(lock)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd %s: %w", cmd.Version, err)
 	}
@@ -237,10 +237,10 @@ func takeLaunchLock(pidFile, dataDir string) (*os.File, error) {
 	defer f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		pid := 0
-		for _, h := range holders(path) {
+		for _, h := range Holders(path) {
 			pid = h
 		}
-		return nil, fmt.Errorf("start etcd: %w: %s (lock %s) is held by %s", ErrDataDirInUse, dataDir, path, pidWords(pid))
+		return nil, fmt.Errorf("start etcd: %w: %s (lock %s) is held by %s", ErrDataDirInUse, dataDir, path, ProcessName(pid))
 	}
 	return nil, fmt.Errorf("start etcd: lock %s: %w", path, err)
 }

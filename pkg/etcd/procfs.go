@@ -35,14 +35,6 @@ func readStat(pid int) (procStat, error) {
 
 func (s procStat) dead() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
 
-func readCmdline(pid int) ([]string, error) {
-	p, err := procfs.NewProc(pid)
-	if err != nil {
-		return nil, err
-	}
-	return p.CmdLine()
-}
-
 // namesDataDir tells whether a command line runs etcd on that data dir.
 func namesDataDir(argv []string, dataDir string) bool {
 	want := filepath.Clean(dataDir)
@@ -63,7 +55,7 @@ func namesDataDir(argv []string, dataDir string) bool {
 
 // runsOn tells whether a process says, by flag or environment, that its data dir is dataDir.
 func runsOn(pid int, dataDir string) ([]string, bool) {
-	argv, err := readCmdline(pid)
+	argv, err := Cmdline(pid)
 	if err != nil {
 		return nil, false
 	}

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ProveSubcommand is the manager's hidden subcommand that is [ProveMain].
+// ProveSubcommand is the name of [ProveCommand].
 const ProveSubcommand = "prove-db"
 
 // Facts are what a sound database says of itself.
@@ -74,7 +74,7 @@ func (o *ProveOptions) validate() error {
 	if o.PlanPath == "" {
 		return fmt.Errorf("%w: a plan needs a path", ErrConfig)
 	}
-	return o.Plan.validate()
+	return o.Plan.Validate()
 }
 
 // WrittenBy is the minor version whose format the database has: "3.4" to "3.7". A cluster in the middle of
@@ -108,7 +108,7 @@ func ProveDB(ctx context.Context, path string, o ProveOptions) (Facts, error) {
 }
 
 // proveDB is ProveDB without writing the plan.
-func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *plannedStage, error) {
+func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *PlannedStage, error) {
 	if err := o.validate(); err != nil {
 		return Facts{}, nil, err
 	}
@@ -117,7 +117,7 @@ func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *plannedS
 		return Facts{}, nil, err
 	}
 	defer f.Close()
-	id, err := identify(f)
+	id, err := Identify(f)
 	if err != nil {
 		return Facts{}, nil, err
 	}
@@ -126,7 +126,7 @@ func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *plannedS
 		plan = *o.Plan
 	}
 	facts := Facts{SizeBytes: size, TrailingHash: hashed}
-	var planned *plannedStage
+	var planned *PlannedStage
 	err = checkBoth(ctx, f, size, hashed && !o.SkipHash, func(r io.ReaderAt) error {
 		s, err := scanDB(ctx, r, size, plan.DropPrefixes)
 		if err != nil {
@@ -144,13 +144,13 @@ func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *plannedS
 		}
 		res, e, err := s.planStage(ctx, plan)
 		facts.Planned = &res
-		planned = &plannedStage{Format: planFormat, File: id, For: plan.fingerprint(), Result: res, Edits: e}
+		planned = &PlannedStage{Format: planFormat, File: id, For: plan.fingerprint(), Result: res, Edits: e}
 		return err
 	})
 	if err != nil {
 		return Facts{}, nil, err
 	}
-	if now, err := identify(f); err != nil || now != id {
+	if now, err := Identify(f); err != nil || now != id {
 		return Facts{}, nil, errors.Join(badDB("the file was changed while it was read"), err)
 	}
 	return facts, planned, nil
@@ -225,7 +225,7 @@ func openDB(path string) (f *os.File, size int64, hashed bool, err error) {
 		return nil, 0, false, badDB("not a regular file")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, 0, false, fmt.Errorf("%w: the database is being written by %s", ErrDataDirInUse, pidWords(lockHolder(path)))
+		return nil, 0, false, fmt.Errorf("%w: the database is being written by %s", ErrDataDirInUse, ProcessName(LockHolder(path)))
 	}
 	size = fi.Size()
 	head := make([]byte, 4)
@@ -237,9 +237,9 @@ func openDB(path string) (f *os.File, size int64, hashed bool, err error) {
 		return nil, 0, false, badDB("it is compressed with gzip; decompress it first")
 	case bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return nil, 0, false, badDB("it is compressed with zstd; decompress it first")
-	case size%sectorSize == hashSize:
-		return f, size - hashSize, true, nil
-	case size%sectorSize != 0:
+	case size%SectorSize == HashSize:
+		return f, size - HashSize, true, nil
+	case size%SectorSize != 0:
 		return nil, 0, false, badDB("%d bytes is not the size of a database: it is cut short, or something else", size)
 	}
 	return f, size, false, nil
@@ -250,7 +250,7 @@ func checkTrailingHash(ctx context.Context, f io.ReaderAt, size int64) error {
 	if err := hashInto(ctx, h, f, size); err != nil {
 		return err
 	}
-	want := make([]byte, hashSize)
+	want := make([]byte, HashSize)
 	if _, err := f.ReadAt(want, size); err != nil {
 		return fmt.Errorf("read hash: %w", err)
 	}
@@ -260,8 +260,11 @@ func checkTrailingHash(ctx context.Context, f io.ReaderAt, size int64) error {
 	return nil
 }
 
+// hashChunk is how much is hashed at once.
+const hashChunk = 1 << 20
+
 func hashInto(ctx context.Context, h hash.Hash, f io.ReaderAt, size int64) error {
-	buf := make([]byte, copyChunk)
+	buf := make([]byte, hashChunk)
 	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -308,9 +311,13 @@ type proveAnswer struct {
 	Kind string `json:"kind,omitempty"`
 }
 
-// ProveMain is a process of its own that proves one file: args is its path and, if they aren't zero, the ProveOptions as JSON. It prints one line of
+// ProveCommand is the hidden subcommand that proves one file: its arguments are the path and, if they aren't zero, the ProveOptions as JSON. It
+// prints one line of JSON.
+func ProveCommand() ChildCommand { return ChildCommand{Name: ProveSubcommand, Main: proveMain} }
+
+// proveMain is a process of its own that proves one file: args is its path and, if they aren't zero, the ProveOptions as JSON. It prints one line of
 // JSON and returns the exit code, 0 also if the file is bad: the answer says so.
-func ProveMain(args []string) int {
+func proveMain(args []string) int {
 	var o ProveOptions
 	var err error
 	if len(args) == 2 {
@@ -320,7 +327,7 @@ func ProveMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH [OPTIONS]\n", ProveSubcommand)
 		return 2
 	}
-	limitSelf()
+	LimitSelf()
 	f, planned, err := proveDB(context.Background(), args[0], o) // the whole of a child process; who wants it to end kills it
 	if err == nil {
 		err = crossCheck(args[0], f)
@@ -330,7 +337,7 @@ func ProveMain(args []string) int {
 	}
 	a := proveAnswer{Facts: &f}
 	if err != nil {
-		a = proveAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: kindOf(err)}
+		a = proveAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: KindOf(err)}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -339,7 +346,7 @@ func ProveMain(args []string) int {
 	return 0
 }
 
-// Prove runs ProveMain in a process of its own, "<selfExe> prove-db <path>", at the lowest priority, so that no file whatever can
+// Prove runs [ProveCommand] in a process of its own, "<selfExe> prove-db <path>", at the lowest priority, so that no file whatever can
 // harm the caller. If the process crashes or doesn't end, the file is bad: ErrBadDatabase. When ctx ends the
 // process is killed and the error is ctx's.
 func Prove(ctx context.Context, selfExe, path string, o ProveOptions) (Facts, error) {
@@ -358,17 +365,17 @@ func Prove(ctx context.Context, selfExe, path string, o ProveOptions) (Facts, er
 		}
 		args = append(args, string(b))
 	}
-	limit := childLimit(fi.Size())
+	limit := ChildLimit(fi.Size())
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	out, err := runSelf(tctx, nil, selfExe, args...)
+	out, err := RunSelf(tctx, nil, selfExe, args...)
 	if ctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, ctx.Err())
 	}
 	if tctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, badDB("the check didn't end within %s", limit))
 	}
-	if errors.Is(err, errCrashed) {
+	if errors.Is(err, ErrCrashed) {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, badDB("the process that read it %v", err))
 	}
 	if err != nil {
@@ -379,12 +386,7 @@ func Prove(ctx context.Context, selfExe, path string, o ProveOptions) (Facts, er
 		return Facts{}, fmt.Errorf("prove %s: %s %s gave no answer: %w", path, selfExe, ProveSubcommand, err)
 	}
 	if a.Error != "" {
-		return Facts{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
+		return Facts{}, ToldError(a.Error, a.Kind)
 	}
 	return *a.Facts, nil
-}
-
-// childLimit is how long work on a database may take: a generous bound, because whoever has the lowest priority may wait for long.
-func childLimit(size int64) time.Duration {
-	return 5*time.Minute + time.Duration(size>>20)*time.Second
 }

@@ -18,7 +18,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 )
 
-// ReplaySubcommand is the manager's hidden subcommand that ends in [ReplayMain].
+// ReplaySubcommand is the name of the hidden subcommand that ends in [ReplayMain].
 const ReplaySubcommand = "replay-db"
 
 // Replayed is a step of a replay: a transaction or a part of one, or a lease that a later one refers to.
@@ -79,7 +79,7 @@ func ReplayDB(ctx context.Context, path string, next func() (Replayed, error)) (
 	if err := openForReplay(path); err != nil {
 		return res, fmt.Errorf("replay on %s: %w", path, err)
 	}
-	err = guard("replay", func() error {
+	err = Guard("replay", func() error {
 		db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second})
 		if err != nil {
 			return badDB("bbolt can't open it: %v", err)
@@ -104,7 +104,7 @@ func openForReplay(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Close(), cutHash(path))
+	return errors.Join(f.Close(), CutHash(path))
 }
 
 // appendHash makes a snapshot of a database: its SHA-256 comes behind it, and all is brought to the disk.
@@ -314,11 +314,11 @@ type replayAnswer struct {
 // ReplayMain is the whole of a process of its own that brings the database file at path forward by the steps that next yields. It prints one line of JSON, with
 // what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
 func ReplayMain(path string, next func() (Replayed, error), report func() any) int {
-	limitSelf()
-	res, err := ReplayDB(context.Background(), path, next) // as in ProveMain: who wants it to end kills the process
+	LimitSelf()
+	res, err := ReplayDB(context.Background(), path, next) // as in proveMain: who wants it to end kills the process
 	a := replayAnswer{Result: &res}
 	if err != nil {
-		a = replayAnswer{Error: err.Error(), Kind: kindOf(err)}
+		a = replayAnswer{Error: err.Error(), Kind: KindOf(err)}
 	}
 	if a.Report, err = json.Marshal(report()); err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(a)
@@ -334,11 +334,11 @@ func ReplayMain(path string, next func() (Replayed, error), report func() any) i
 // the caller: args follow on the subcommand and the file's path, and in is the child's standard input, which is read nowhere else. What the child reports is decoded into report, also where
 // it has failed.
 func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any, args ...string) (ReplayResult, error) {
-	out, err := runSelf(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
+	out, err := RunSelf(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
 	switch {
 	case ctx.Err() != nil:
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, context.Cause(ctx))
-	case errors.Is(err, errCrashed):
+	case errors.Is(err, ErrCrashed):
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, badDB("the process that wrote to it %v", err))
 	}
 	// A child that has found something wrong doesn't read to the end, so that it couldn't be told everything says nothing.
@@ -352,7 +352,7 @@ func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any,
 		}
 	}
 	if a.Error != "" {
-		return ReplayResult{}, &childError{msg: a.Error, kind: sentinelOf(a.Kind)}
+		return ReplayResult{}, ToldError(a.Error, a.Kind)
 	}
 	if err != nil {
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)

@@ -81,7 +81,7 @@ func salvage(ctx context.Context, cfg SalvageConfig) (_ *Salvaged, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dir.replay(ctx, cfg, c, childLimit(info.DBSize)); err != nil {
+	if err := dir.replay(ctx, cfg, c, ChildLimit(info.DBSize)); err != nil {
 		return nil, err
 	}
 	s := &Salvaged{Version: cfg.Binary.Version, Term: c.Term, Index: c.Index, dir: dir}
@@ -139,7 +139,7 @@ func (h *helper) applied(ctx context.Context, index uint64) error {
 
 // check proves the database and that it has the whole log.
 func (s *Salvaged) check(ctx context.Context, selfExe string) (err error) {
-	path := dbPath(s.dir.data())
+	path := DBPath(s.dir.data())
 	if selfExe != "" {
 		s.Facts, err = Prove(ctx, selfExe, path, ProveOptions{})
 	} else {
@@ -151,24 +151,14 @@ func (s *Salvaged) check(ctx context.Context, selfExe string) (err error) {
 	if s.Facts.ConsistentIndex < s.Index {
 		return fmt.Errorf("the database ends with entry %d, the log with %d: etcd didn't write everything before it ended", s.Facts.ConsistentIndex, s.Index)
 	}
-	f, size, _, err := openDB(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	b, err := openBolt(f, size)
-	if err != nil {
-		return err
-	}
-	// What follows is room that etcd has taken in advance.
-	s.size = int64(b.meta.pages) * int64(b.meta.pageSize)
+	s.size, err = UsedSize(path)
 	s.Facts.SizeBytes = s.size
-	return nil
+	return err
 }
 
 // Snapshot streams the database as Client.Snapshot does. It may be called more than once before Close. The context covers the whole stream.
 func (s *Salvaged) Snapshot(ctx context.Context) (*Snapshot, error) {
-	f, err := os.Open(dbPath(s.dir.data()))
+	f, err := os.Open(DBPath(s.dir.data()))
 	if err != nil {
 		return nil, fmt.Errorf("open salvaged database: %w", err)
 	}

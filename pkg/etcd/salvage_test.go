@@ -185,9 +185,9 @@ func TestSalvageOfALearner(t *testing.T) {
 func uncommitted(t testing.TB, dataDir string, req []byte) (index uint64) {
 	t.Helper()
 	walDir := filepath.Join(dataDir, "member", "wal")
-	snaps, err := wal.ValidSnapshotEntries(quietLogger(), walDir)
+	snaps, err := wal.ValidSnapshotEntries(QuietLogger(), walDir)
 	must(t, err)
-	w, err := wal.Open(quietLogger(), walDir, snaps[len(snaps)-1])
+	w, err := wal.Open(QuietLogger(), walDir, snaps[len(snaps)-1])
 	must(t, err)
 	_, st, ents, err := w.ReadAll()
 	must(t, err)
@@ -268,7 +268,7 @@ func TestSalvageWithUsers(t *testing.T) {
 	snap, err := s.Snapshot(t.Context())
 	must(t, err)
 	n, err := io.Copy(io.Discard, snap)
-	if err != nil || n != snap.Size || n != s.Facts.SizeBytes+hashSize {
+	if err != nil || n != snap.Size || n != s.Facts.SizeBytes+HashSize {
 		t.Errorf("streamed %d of %d bytes: %v", n, snap.Size, err)
 	}
 	must(t, snap.Close())
@@ -360,7 +360,7 @@ func salvageAndHang(args []string) {
 func etcdAndHang(args []string) {
 	for _, a := range args {
 		if dir, ok := strings.CutPrefix(a, "--data-dir="); ok {
-			f, err := os.OpenFile(dbPath(dir), os.O_RDWR, 0)
+			f, err := os.OpenFile(DBPath(dir), os.O_RDWR, 0)
 			if err == nil {
 				err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
 			}

@@ -23,6 +23,8 @@ const (
 	salvageMark = "salvage"
 	// salvageRoom is what etcd itself writes: a new file of the log, prepared in advance, and a few pages.
 	salvageRoom = 160 << 20
+	// salvageChunk is how much is copied at once.
+	salvageChunk = 1 << 20
 	// releaseWait is how long an etcd of a salvage whose manager has died may take to end.
 	releaseWait = 10 * time.Second
 )
@@ -58,7 +60,7 @@ func (d salvageDir) released(ctx context.Context) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %s is held by %s", ErrDataDirInUse, d.data(), pidWords(pid))
+			return fmt.Errorf("%w: %s is held by %s", ErrDataDirInUse, d.data(), ProcessName(pid))
 		}
 		select {
 		case <-ctx.Done():
@@ -85,6 +87,20 @@ func (d salvageDir) remove() error {
 	return os.RemoveAll(string(d))
 }
 
+// SalvageSubcommand is the name of [SalvageCommand].
+const SalvageSubcommand = "salvage-copy"
+
+// SalvageCommand is the hidden subcommand that makes the copy of a member: its argument is the data dir to make, standard input says of what.
+func SalvageCommand() ChildCommand {
+	return ChildCommand{Name: SalvageSubcommand, Main: func(args []string) int {
+		if len(args) != 1 {
+			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", SalvageSubcommand)
+			return 2
+		}
+		return AnswerParent(func(ctx context.Context, o *salvageOrder) (*salvageCopy, error) { return o.copy(ctx, args[0]) })
+	}}
+}
+
 // salvageOrder is the making of a copy.
 type salvageOrder struct {
 	From     string `json:"from"`
@@ -102,23 +118,19 @@ func (d salvageDir) fill(ctx context.Context, cfg SalvageConfig) (*salvageCopy, 
 	if cfg.SelfExe == "" {
 		return o.copy(ctx, d.data())
 	}
-	a, err := stageInChild(ctx, cfg.SelfExe, stageWork{Salvage: &o}, d.data())
-	if err == nil && a.Copy == nil {
-		err = fmt.Errorf("%s %s gave no result", cfg.SelfExe, StageSubcommand)
-	}
-	return a.Copy, err
+	return CallChild[*salvageCopy](ctx, cfg.SelfExe, &o, SalvageSubcommand, d.data())
 }
 
 // copy copies a member, and makes every entry of the copy's log a committed one.
 func (o *salvageOrder) copy(ctx context.Context, to string) (*salvageCopy, error) {
 	// As long as it is held like this, no etcd can start on it.
-	lock, err := os.Open(dbPath(o.From))
+	lock, err := os.Open(DBPath(o.From))
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: %s is held by %s", ErrDataDirInUse, o.From, pidWords(lockHolder(dbPath(o.From))))
+		return nil, fmt.Errorf("%w: %s is held by %s", ErrDataDirInUse, o.From, ProcessName(LockHolder(DBPath(o.From))))
 	}
 	files, total, err := memberFiles(o.From)
 	if err != nil {
@@ -133,7 +145,7 @@ func (o *salvageOrder) copy(ctx context.Context, to string) (*salvageCopy, error
 		need -= n
 	}
 	var c *salvageCopy
-	err = guard("read log", func() (err error) { c, err = commitAll(filepath.Join(to, "member", "wal")); return err })
+	err = Guard("read log", func() (err error) { c, err = commitAll(filepath.Join(to, "member", "wal")); return err })
 	return c, err
 }
 
@@ -183,7 +195,7 @@ func (o *salvageOrder) copyFile(ctx context.Context, name, to string, need int64
 	if err := w.Expect(need); err != nil {
 		return 0, err
 	}
-	buf := make([]byte, copyChunk)
+	buf := make([]byte, salvageChunk)
 	for {
 		if err := ctx.Err(); err != nil {
 			return w.Written(), err
@@ -203,7 +215,7 @@ func (o *salvageOrder) copyFile(ctx context.Context, name, to string, need int64
 
 // commitAll raises the commit index of a log to its newest entry. A learner gets a vote behind that.
 func commitAll(dir string) (*salvageCopy, error) {
-	lg := quietLogger()
+	lg := QuietLogger()
 	snaps, err := wal.ValidSnapshotEntries(lg, dir)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBadLog, err)

@@ -44,7 +44,7 @@ func isLearner(snapDir string, begin walpb.Snapshot, metadata []byte, ents []raf
 	}
 	self = who.NodeID
 	if begin.Index > 0 {
-		s, err := snap.New(quietLogger(), snapDir).LoadNewestAvailable([]walpb.Snapshot{begin})
+		s, err := snap.New(QuietLogger(), snapDir).LoadNewestAvailable([]walpb.Snapshot{begin})
 		switch {
 		case err == nil:
 			learner = slices.Contains(s.Metadata.ConfState.Learners, self)

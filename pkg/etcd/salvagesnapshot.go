@@ -15,7 +15,7 @@ func fileSnapshot(ctx context.Context, f *os.File, size int64, version string) *
 	h := sha256.New()
 	db := io.TeeReader(&contextReader{ctx, io.NewSectionReader(f, 0, size)}, h)
 	stream := io.MultiReader(db, &lateReader{make: func() []byte { return h.Sum(nil) }})
-	return &Snapshot{Version: version, Size: size + hashSize, VerifyReader: VerifyStream(stream, size+hashSize), stream: stream, cancel: cancel}
+	return NewSnapshot(version, size+HashSize, stream, cancel)
 }
 
 // contextReader says what ended the reading, rather than that the file is closed.

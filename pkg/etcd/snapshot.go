@@ -20,6 +20,11 @@ type Snapshot struct {
 	cancel context.CancelFunc
 }
 
+// NewSnapshot makes a snapshot of a stream of size bytes, hash included. cancel ends the stream; it is called by Close, perhaps more than once.
+func NewSnapshot(version string, size int64, stream io.Reader, cancel context.CancelFunc) *Snapshot {
+	return &Snapshot{Version: version, Size: size, VerifyReader: VerifyStream(stream, size), stream: stream, cancel: cancel}
+}
+
 // Unverified is the same stream for a reader that checks the hash itself, which saves doing it twice. It ends with io.EOF also where it
 // was cut short. Closing it closes the snapshot.
 func (s *Snapshot) Unverified() io.ReadCloser {

@@ -22,10 +22,11 @@ import (
 // ErrNotEmpty means that a data dir to be staged has something in it already.
 var ErrNotEmpty = errors.New("data dir is not empty")
 
-// StageSubcommand is the manager's hidden subcommand that is [StageMain].
+// StageSubcommand is the name of [StageCommand].
 const StageSubcommand = "stage-db"
 
 const (
+	// copyChunk is how much is copied at once.
 	copyChunk = 1 << 20
 	// stagingSuffix is the sibling directory in which a data dir is built.
 	stagingSuffix = ".staging"
@@ -84,7 +85,7 @@ func Staged(dataDir string) (StageResult, bool, error) {
 
 func readMarker(dataDir string) (marker, bool, error) {
 	var m marker
-	b, err := os.ReadFile(markerPath(dataDir))
+	b, err := os.ReadFile(StagedMarker(dataDir))
 	if errors.Is(err, os.ErrNotExist) {
 		return m, false, nil
 	}
@@ -120,7 +121,7 @@ func (c *StageConfig) validate() error {
 		return bad("member %q with its peer URLs is not part of the initial cluster", c.Name)
 	}
 	p := c.plan()
-	if err := p.validate(); err != nil {
+	if err := p.Validate(); err != nil {
 		return fmt.Errorf("stage %s: %w", c.DataDir, err)
 	}
 	return nil
@@ -172,10 +173,10 @@ func publish(tmp, dataDir string) error {
 }
 
 func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (StageResult, error) {
-	if err := os.MkdirAll(filepath.Dir(dbPath(tmp)), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(DBPath(tmp)), 0o700); err != nil {
 		return StageResult{}, err
 	}
-	o, err := fetchDB(ctx, cfg, dbPath(tmp))
+	o, err := fetchDB(ctx, cfg, DBPath(tmp))
 	if err != nil {
 		return StageResult{}, err
 	}
@@ -195,7 +196,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 		}
 		defer f.Close()
 		if cfg.Consume {
-			id, err := identify(f)
+			id, err := Identify(f)
 			if err != nil {
 				return nil, fmt.Errorf("open snapshot: %w", err)
 			}
@@ -218,7 +219,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 	}
 	n, err := copyDB(ctx, out, src, cfg.Throttle)
 	if err == nil {
-		err = trimHash(out, n)
+		err = TrimHash(out, n)
 	}
 	return &stageOrder{Config: *cfg}, errors.Join(err, out.Close())
 }

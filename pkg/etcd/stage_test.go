@@ -74,7 +74,7 @@ func TestStageThreeMembersFromASnapshot(t *testing.T) {
 		t.Errorf("staged %+v", res)
 	}
 	must(t, verifyDir(ms[0].cfg.DataDir))
-	proven, err := Prove(t.Context(), self(t), dbPath(ms[0].cfg.DataDir), ProveOptions{})
+	proven, err := Prove(t.Context(), self(t), DBPath(ms[0].cfg.DataDir), ProveOptions{})
 	if err != nil || proven.Hash != res.Hash || proven.Keys != res.Keys || proven.Revision != res.Revision {
 		t.Errorf("proof of the staged database: %+v %v, staged %+v", proven, err, res)
 	}
@@ -204,7 +204,7 @@ func TestStageIsIdempotentAndRefuses(t *testing.T) {
 	refused("flipped", ErrBadSnapshot, write(flipped))
 	refused("short", ErrBadSnapshot, write(good[:len(good)-100]))
 	refused("empty", ErrBadSnapshot, write(nil))
-	refused("without hash", ErrBadSnapshot, write(good[:len(good)-hashSize]))
+	refused("without hash", ErrBadSnapshot, write(good[:len(good)-HashSize]))
 	refused("cut, hash not asked for", ErrBadDatabase, func(c *StageConfig) { write(good[:8192])(c); c.SkipHash = true })
 	refused("cut, in a process of its own", ErrBadDatabase, func(c *StageConfig) { write(good[:8192])(c); c.SkipHash = true; c.SelfExe = self(t) })
 	refused("absent", os.ErrNotExist, func(c *StageConfig) { c.SnapshotPath = dir + "/absent" })
@@ -274,10 +274,10 @@ func TestDataDirStates(t *testing.T) {
 		t.Errorf("%+v, etcd says %+v", info, st)
 	}
 	m.stop(t)
-	must(t, os.Rename(dbPath(m.cfg.DataDir), m.dir+"/db"))
+	must(t, os.Rename(DBPath(m.cfg.DataDir), m.dir+"/db"))
 	want(DirBroken)
-	must(t, os.Rename(m.dir+"/db", dbPath(m.cfg.DataDir)))
-	must(t, os.Truncate(dbPath(m.cfg.DataDir), 1<<20))
+	must(t, os.Rename(m.dir+"/db", DBPath(m.cfg.DataDir)))
+	must(t, os.Truncate(DBPath(m.cfg.DataDir), 1<<20))
 	must(t, os.Rename(m.cfg.DataDir+"/member/wal", m.dir+"/wal"))
 	want(DirBroken)
 	must(t, os.Mkdir(m.cfg.DataDir+"/member/wal", 0o700))

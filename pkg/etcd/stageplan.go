@@ -26,7 +26,8 @@ type StagePlan struct {
 	TargetVersion   string   `json:"targetVersion,omitempty"`
 }
 
-func (p *StagePlan) validate() error {
+// Validate says what is wrong; the error wraps ErrConfig or ErrVersion.
+func (p *StagePlan) Validate() error {
 	bad := func(why string) error { return fmt.Errorf("%w: %s", ErrConfig, why) }
 	raise := p.BumpRevision > 0 || p.AtLeastRevision > 0
 	switch {
@@ -49,8 +50,8 @@ func (p *StagePlan) fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// fileID tells one state of a file from every other, also of the same file after a change.
-type fileID struct {
+// FileID tells one state of a file from every other, also of the same file after a change.
+type FileID struct {
 	Device   uint64 `json:"device"`
 	Inode    uint64 `json:"inode"`
 	Size     int64  `json:"size"`
@@ -59,34 +60,34 @@ type fileID struct {
 	Changed int64 `json:"changed"`
 }
 
-func identify(f *os.File) (fileID, error) {
+func Identify(f *os.File) (FileID, error) {
 	fi, err := f.Stat()
 	if err != nil {
-		return fileID{}, err
+		return FileID{}, err
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
 	if !ok {
-		return fileID{}, errors.New("the file system has no inodes")
+		return FileID{}, errors.New("the file system has no inodes")
 	}
 	modified, changed := changeTimes(st)
-	return fileID{Device: uint64(st.Dev), Inode: st.Ino, Size: st.Size, Modified: modified, Changed: changed}, nil //nolint:unconvert // other systems have other types
+	return FileID{Device: uint64(st.Dev), Inode: st.Ino, Size: st.Size, Modified: modified, Changed: changed}, nil //nolint:unconvert // other systems have other types
 }
 
-// moved tells whether the file is still the same but for its name and mode.
-func (id fileID) moved(now fileID) bool {
+// Moved tells whether the file is still the same but for its name and mode.
+func (id FileID) Moved(now FileID) bool {
 	now.Changed = id.Changed
 	return id == now
 }
 
-// plannedStage is a plan that was made for one file: everything that is to be changed in it on every member, and what comes out.
-type plannedStage struct {
+// PlannedStage is a plan that was made for one file: everything that is to be changed in it on every member, and what comes out.
+type PlannedStage struct {
 	// Format is planFormat.
 	Format int    `json:"format"`
-	File   fileID `json:"file"`
+	File   FileID `json:"file"`
 	// For is the fingerprint of the StagePlan.
 	For    string      `json:"for"`
 	Result StageResult `json:"result"`
-	Edits  *edits      `json:"edits"`
+	Edits  *Edits      `json:"edits"`
 }
 
 // planFormat changes with everything on which the result for the same file and the same StagePlan depends.
@@ -98,7 +99,7 @@ type planFile struct {
 	Plan   json.RawMessage `json:"plan"`
 }
 
-func (p *plannedStage) write(path string) error {
+func (p *PlannedStage) write(path string) error {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -114,8 +115,8 @@ func (p *plannedStage) write(path string) error {
 	return nil
 }
 
-// readPlan returns nil unless there is a plan that is whole, and for exactly this file and these options: it saves time and never decides anything.
-func readPlan(path string, source fileID, want StagePlan) *plannedStage {
+// ReadPlan returns nil unless there is a plan that is whole, and for exactly this file and these options: it saves time and never decides anything.
+func ReadPlan(path string, source FileID, want StagePlan) *PlannedStage {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil
@@ -127,7 +128,7 @@ func readPlan(path string, source fileID, want StagePlan) *plannedStage {
 	if sum := sha256.Sum256(f.Plan); f.SHA256 != hex.EncodeToString(sum[:]) {
 		return nil
 	}
-	var p plannedStage
+	var p PlannedStage
 	if err := json.Unmarshal(f.Plan, &p); err != nil {
 		return nil
 	}
@@ -138,12 +139,12 @@ func readPlan(path string, source fileID, want StagePlan) *plannedStage {
 }
 
 // planStage decides, from what was found in a database, what is changed in it on every member.
-func (s *scan) planStage(ctx context.Context, p StagePlan) (StageResult, *edits, error) {
+func (s *scan) planStage(ctx context.Context, p StagePlan) (StageResult, *Edits, error) {
 	was := s.versions()
 	if err := checkTarget(was.WrittenBy(), p.TargetVersion); err != nil {
 		return StageResult{}, nil, err
 	}
-	e := &edits{}
+	e := &Edits{}
 	res := StageResult{
 		SnapshotRevision: s.revision(), Dropped: int64(len(s.watched)), Leases: len(s.leases.ttls), WrittenBy: was.WrittenBy(), Version: p.TargetVersion,
 	}
@@ -159,8 +160,8 @@ func (s *scan) planStage(ctx context.Context, p StagePlan) (StageResult, *edits,
 	return res, e, err
 }
 
-// planDB plans without a proof before it. The hash behind the database is checked as well, if hashed says that there is one.
-func planDB(ctx context.Context, path string, p StagePlan, checkHash bool) (StageResult, *edits, error) {
+// PlanDB plans without a proof before it. The hash behind the database is checked as well, if hashed says that there is one.
+func PlanDB(ctx context.Context, path string, p StagePlan, checkHash bool) (StageResult, *Edits, error) {
 	f, size, hashed, err := openDB(path)
 	if err != nil {
 		return StageResult{}, nil, err
@@ -180,8 +181,8 @@ func planDB(ctx context.Context, path string, p StagePlan, checkHash bool) (Stag
 	return s.planStage(ctx, p)
 }
 
-// cutHash makes what was moved what a copy is.
-func cutHash(path string) error {
+// CutHash makes what was moved what a copy is.
+func CutHash(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -191,18 +192,18 @@ func cutHash(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Chmod(0o600), trimHash(f, fi.Size()))
+	return errors.Join(f.Chmod(0o600), TrimHash(f, fi.Size()))
 }
 
-// trimHash cuts the hash off and writes the file to disk.
-func trimHash(f *os.File, size int64) error {
-	switch size % sectorSize {
+// TrimHash cuts the hash off and writes the file to disk.
+func TrimHash(f *os.File, size int64) error {
+	switch size % SectorSize {
 	case 0:
 		if size == 0 {
 			return badDB("the file is empty")
 		}
-	case hashSize:
-		if err := f.Truncate(size - hashSize); err != nil {
+	case HashSize:
+		if err := f.Truncate(size - HashSize); err != nil {
 			return err
 		}
 	default:

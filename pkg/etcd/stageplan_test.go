@@ -69,7 +69,7 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 			t.Errorf("member %d: %+v, member 0: %+v", i, res, first)
 		}
 		must(t, verifyDir(m.cfg.DataDir))
-		again, err := Prove(t.Context(), self(t), dbPath(m.cfg.DataDir), ProveOptions{})
+		again, err := Prove(t.Context(), self(t), DBPath(m.cfg.DataDir), ProveOptions{})
 		if err != nil || again.Hash != res.Hash || again.Keys != res.Keys || again.Members != 3 || again.TrailingHash {
 			t.Errorf("member %d: proof of what was staged: %+v %v", i, again, err)
 		}
@@ -95,13 +95,13 @@ func TestPlanIsForOneFile(t *testing.T) {
 	save(t, src, snap)
 	plan := StagePlan{BumpRevision: bump, MarkCompacted: true, TargetVersion: CompiledVersion}
 	const mark = 123456 // in the result of a plan that is recognizable
-	rewrite := func(path string, change func(p *plannedStage)) {
+	rewrite := func(path string, change func(p *PlannedStage)) {
 		f, err := os.Open(strings.TrimSuffix(path, "plan.json") + "copy.db")
 		must(t, err)
 		defer f.Close()
-		id, err := identify(f)
+		id, err := Identify(f)
 		must(t, err)
-		p := readPlan(path, id, plan)
+		p := ReadPlan(path, id, plan)
 		if p == nil {
 			t.Fatal("there is no plan")
 		}
@@ -119,7 +119,7 @@ func TestPlanIsForOneFile(t *testing.T) {
 		make func(c *StageConfig)
 	}{
 		"as it is":       {true, func(*StageConfig) {}},
-		"another format": {false, func(c *StageConfig) { rewrite(c.PlanPath, func(p *plannedStage) { p.Format++ }) }},
+		"another format": {false, func(c *StageConfig) { rewrite(c.PlanPath, func(p *PlannedStage) { p.Format++ }) }},
 		"other options":  {false, func(c *StageConfig) { c.BumpRevision++ }},
 		"other version":  {false, func(c *StageConfig) { c.TargetVersion = "3.5.26" }},
 		"other keys":     {false, func(c *StageConfig) { c.DropPrefixes = [][]byte{[]byte("/x")} }},
@@ -146,7 +146,7 @@ func TestPlanIsForOneFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := makeMembers(t, 1, builtin(t), "new", nil, "127.0.0.1")[0]
 			cfg, f := planned(t, snap, t.TempDir(), m, plan)
-			rewrite(cfg.PlanPath, func(*plannedStage) {})
+			rewrite(cfg.PlanPath, func(*PlannedStage) {})
 			c.make(&cfg)
 			res, err := Stage(t.Context(), cfg)
 			must(t, err)
@@ -190,7 +190,7 @@ func TestPlanningRefuses(t *testing.T) {
 	// Written by an etcd that isn't known: found in the child, and told with the reason.
 	future := dir + "/future.db"
 	copyFile(t, snap, future)
-	must(t, os.Truncate(future, fileSize(t, future)-hashSize))
+	must(t, os.Truncate(future, fileSize(t, future)-HashSize))
 	db, err := bolt.Open(future, 0o600, nil)
 	must(t, err)
 	must(t, db.Update(func(tx *bolt.Tx) error {
@@ -213,7 +213,7 @@ func TestPlanningRefuses(t *testing.T) {
 		t.Errorf("a wrong hash that isn't looked at: %v", err)
 	}
 	must(t, os.Remove(dir+"/plan"))
-	must(t, os.WriteFile(bad, append(b[:len(b)/4096*2048:len(b)/4096*2048], make([]byte, hashSize)...), 0o600))
+	must(t, os.WriteFile(bad, append(b[:len(b)/4096*2048:len(b)/4096*2048], make([]byte, HashSize)...), 0o600))
 	if err := prove(bad, true, plan); !errors.Is(err, ErrBadDatabase) {
 		t.Errorf("half of it: %v", err)
 	}

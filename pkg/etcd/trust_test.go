@@ -99,7 +99,7 @@ func TestSwapped(t *testing.T) {
 	cmd, err := Command(cfg, bin)
 	must(t, err)
 	// What was opened runs, whatever becomes of its path.
-	c, opened, err := cmd.executable()
+	c, opened, err := cmd.Executable()
 	must(t, err)
 	defer opened.Close()
 	must(t, os.Remove(file))

@@ -16,7 +16,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
-// ValuesSubcommand is the hidden subcommand that is [ValuesMain].
+// ValuesSubcommand is the name of [ValuesCommand].
 const ValuesSubcommand = "values-db"
 
 // ValuesOptions say what is wanted of a database. The zero value is every key at the newest revision.
@@ -95,15 +95,19 @@ func walkValues(ctx context.Context, f *boltFile, o ValuesOptions, visit func(re
 	})
 }
 
-// valueFrame begins a record in what the child writes, which ends as that of KeysMain does.
+// valueFrame begins a record in what the child writes, which ends as that of keysMain does.
 const valueFrame byte = 'v'
 
 // maxValueFrame bounds what the parent takes for one record; etcd's largest requests are far below.
 const maxValueFrame = maxPageRun
 
-// ValuesMain is a process of its own that writes the records of one file to its standard output: args are the file's path, the prefix in hexadecimal and the
+// ValuesCommand is the hidden subcommand that writes the records of one file to its standard output: its arguments are the path, the prefix in
+// hexadecimal and the revision.
+func ValuesCommand() ChildCommand { return ChildCommand{Name: ValuesSubcommand, Main: valuesMain} }
+
+// valuesMain is a process of its own that writes the records of one file to its standard output: args are the file's path, the prefix in hexadecimal and the
 // revision. It returns the exit code, 0 also if the file is bad: the end of the output says so.
-func ValuesMain(args []string) int {
+func valuesMain(args []string) int {
 	var o ValuesOptions
 	var err error
 	if len(args) == 3 {
@@ -116,7 +120,7 @@ func ValuesMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH HEX-PREFIX REVISION\n", ValuesSubcommand)
 		return 2
 	}
-	limitSelf()
+	LimitSelf()
 	if err := writeValues(bufio.NewWriterSize(os.Stdout, 256<<10), args[0], o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -126,7 +130,7 @@ func ValuesMain(args []string) int {
 
 func writeValues(w *bufio.Writer, path string, o ValuesOptions) error {
 	var head []byte
-	err := WalkValues(context.Background(), path, o, func(record []byte) error { // as in ProveMain: who wants it to end kills the process
+	err := WalkValues(context.Background(), path, o, func(record []byte) error { // as in proveMain: who wants it to end kills the process
 		head = binary.AppendUvarint(append(head[:0], valueFrame), uint64(len(record)))
 		for _, b := range [][]byte{head, record} {
 			if _, err := w.Write(b); err != nil {

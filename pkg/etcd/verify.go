@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// hashSize is the length of the SHA-256 that a snapshot ends with.
-	hashSize = sha256.Size
-	// sectorSize divides the size of every bbolt database.
-	sectorSize = 512
+	// HashSize is the length of the SHA-256 that a snapshot ends with.
+	HashSize = sha256.Size
+	// SectorSize divides the size of every bbolt database.
+	SectorSize = 512
 )
 
 // VerifyReader hands the bytes of a snapshot through and checks them.
@@ -22,7 +22,7 @@ type VerifyReader struct {
 	size int64
 	n    int64
 	h    hash.Hash
-	tail []byte // the newest up to hashSize bytes, not in h yet
+	tail []byte // the newest up to HashSize bytes, not in h yet
 	err  error
 }
 
@@ -30,7 +30,7 @@ type VerifyReader struct {
 // known. Whoever sees io.EOF has got a whole snapshot; every other end, ErrBadSnapshot among them, means that
 // nothing of what was read may be trusted.
 func VerifyStream(r io.Reader, size int64) *VerifyReader {
-	return &VerifyReader{r: r, size: size, h: sha256.New(), tail: make([]byte, 0, 2*hashSize)}
+	return &VerifyReader{r: r, size: size, h: sha256.New(), tail: make([]byte, 0, 2*HashSize)}
 }
 
 // Read implements io.Reader.
@@ -53,16 +53,16 @@ func (v *VerifyReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// feed hashes all but the newest hashSize bytes.
+// feed hashes all but the newest HashSize bytes.
 func (v *VerifyReader) feed(b []byte) {
-	if len(b) >= hashSize {
+	if len(b) >= HashSize {
 		v.h.Write(v.tail)
-		v.h.Write(b[:len(b)-hashSize])
-		v.tail = append(v.tail[:0], b[len(b)-hashSize:]...)
+		v.h.Write(b[:len(b)-HashSize])
+		v.tail = append(v.tail[:0], b[len(b)-HashSize:]...)
 		return
 	}
 	v.tail = append(v.tail, b...)
-	if over := len(v.tail) - hashSize; over > 0 {
+	if over := len(v.tail) - HashSize; over > 0 {
 		v.h.Write(v.tail[:over])
 		v.tail = append(v.tail[:0], v.tail[over:]...)
 	}
@@ -74,7 +74,7 @@ func (v *VerifyReader) verdict() error {
 		return fmt.Errorf("%w: empty", ErrBadSnapshot)
 	case v.size > 0 && v.n != v.size:
 		return fmt.Errorf("%w: it ends after %d of %d bytes", ErrBadSnapshot, v.n, v.size)
-	case v.n%sectorSize != hashSize || v.n < sectorSize:
+	case v.n%SectorSize != HashSize || v.n < SectorSize:
 		return fmt.Errorf("%w: %d bytes is not the size of a database with a hash behind it", ErrBadSnapshot, v.n)
 	case !bytes.Equal(v.h.Sum(nil), v.tail):
 		return fmt.Errorf("%w: the SHA-256 at its end is not that of its content", ErrBadSnapshot)

@@ -10,11 +10,11 @@ import (
 // CompiledVersion is the etcd version that is compiled into the manager. A test holds it to the module.
 const CompiledVersion = "3.6.16"
 
-// newestMinor is the newest minor version of etcd 3 that can be run, as cluster.Version.Unsafe has it.
-const newestMinor = 7
+// NewestMinor is the newest minor version of etcd 3 that can be run, as cluster.Version.Unsafe has it.
+const NewestMinor = 7
 
-// parseVersion reads "3.6.16"; a leading "v" is not accepted, as the store's spec has none.
-func parseVersion(v string) (cluster.Version, error) {
+// ParseVersion reads "3.6.16"; a leading "v" is not accepted, as the store's spec has none.
+func ParseVersion(v string) (cluster.Version, error) {
 	p, err := cluster.ParseVersion(v)
 	if err != nil || strings.HasPrefix(v, "v") {
 		return cluster.Version{}, fmt.Errorf("%w: %q is not of the form 3.6.16", ErrVersion, v)
@@ -25,7 +25,7 @@ func parseVersion(v string) (cluster.Version, error) {
 // ValidateVersion returns nil if v is a version that the manager is willing to run: 3.4 to 3.7, and
 // not 3.5.0 to 3.5.2, which can corrupt data. It doesn't ask whether a binary is there.
 func ValidateVersion(v string) error {
-	p, err := parseVersion(v)
+	p, err := ParseVersion(v)
 	if err != nil {
 		return err
 	}
@@ -37,8 +37,8 @@ func ValidateVersion(v string) error {
 
 // Compare returns -1, 0 or 1. What can't be parsed comes before everything else.
 func Compare(a, b string) int {
-	pa, errA := parseVersion(a)
-	pb, errB := parseVersion(b)
+	pa, errA := ParseVersion(a)
+	pb, errB := ParseVersion(b)
 	switch {
 	case errA != nil && errB != nil:
 		return 0
@@ -55,7 +55,7 @@ func Less(a, b string) bool { return Compare(a, b) < 0 }
 
 // Minor returns "3.6" for "3.6.16", and "" for what can't be parsed.
 func Minor(v string) string {
-	p, err := parseVersion(v)
+	p, err := ParseVersion(v)
 	if err != nil {
 		return ""
 	}
@@ -64,7 +64,7 @@ func Minor(v string) string {
 
 // MinorNumber returns 6 for "3.6.16", and -1 for what can't be parsed or isn't etcd 3.
 func MinorNumber(v string) int {
-	p, err := parseVersion(v)
+	p, err := ParseVersion(v)
 	if err != nil || p.Major != 3 {
 		return -1
 	}

@@ -34,15 +34,11 @@ const managerSubcommand = "run-agent"
 // TestMain makes the test binary what the manager is: able to run as etcd, as the checkers, and as a manager that has nothing but an agent.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case etcd.Subcommand:
-			etcd.Main(os.Args[2:])
-			os.Exit(0)
-		case etcd.ProveSubcommand:
-			os.Exit(etcd.ProveMain(os.Args[2:]))
-		case etcd.StageSubcommand:
-			os.Exit(etcd.StageMain(os.Args[2:]))
-		case managerSubcommand:
+		code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), etcd.ProveCommand(), etcd.StageCommand(), etcd.SalvageCommand())
+		if ok {
+			os.Exit(code)
+		}
+		if os.Args[1] == managerSubcommand {
 			if err := runAgent(os.Args[2]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)

@@ -13,20 +13,7 @@ import (
 
 // ChildMain is the program as a child of itself; ok is false if it isn't one. args are those of the command line without the program's name.
 func ChildMain(args []string) (code int, ok bool) {
-	if len(args) == 0 {
-		return 0, false
-	}
-	switch args[0] {
-	case etcd.ProveSubcommand:
-		return etcd.ProveMain(args[1:]), true
-	case etcd.KeysSubcommand:
-		return etcd.KeysMain(args[1:]), true
-	case etcd.ReplaySubcommand:
-		return changelog.ReplayMain(args[1:]), true
-	case etcd.ValuesSubcommand:
-		return etcd.ValuesMain(args[1:]), true
-	}
-	return 0, false
+	return etcd.DispatchChild(args, etcd.ProveCommand(), etcd.KeysCommand(), etcd.ValuesCommand(), changelog.ReplayCommand())
 }
 
 // Children checks databases in processes of their own, so that no file whatever can harm the caller.
