@@ -47,7 +47,7 @@ func (l *leadership) act(ctx context.Context, o *model.Observation, spec *cluste
 		return l.nodes.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_SetAside{
 			SetAside: &protosv1.SetAside{Token: string(a.Token), Reason: a.Reason}}})
 	case model.TakeBackup:
-		l.startBackup(ctx, spec, a)
+		l.backups.start(ctx, spec, a)
 		return nil
 	case model.AddLearner, model.Promote, model.UpdateMember, model.RemoveMember:
 		return l.maintenance.changeMembers(ctx, o, a)

@@ -70,7 +70,7 @@ func (l *leadership) bringIn(ctx context.Context) (int64, error) {
 	}
 	fctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	revision, err := l.flush(fctx)
+	revision, err := l.changes.flush(fctx)
 	if err == nil || ctx.Err() != nil {
 		return revision, err
 	}
@@ -83,21 +83,6 @@ func (l *leadership) bringIn(ctx context.Context) (int64, error) {
 		return 0, l.behind(f.Stored, err.Error())
 	}
 	return 0, l.behind(0, err.Error())
-}
-
-// flush brings everything into the store that a quorum has acknowledged.
-func (l *leadership) flush(ctx context.Context) (int64, error) {
-	if r := l.recording; r != nil {
-		return r.recorder.Flush(ctx)
-	}
-	revision, _, err := changelog.NewestRevision(ctx, l.servingMembers)
-	if err != nil {
-		return 0, err
-	}
-	if l.m.cfg.Changes.Interval > 0 {
-		return 0, fmt.Errorf("the cluster has revision %d, and the recording of changes hasn't begun yet", revision)
-	}
-	return revision, nil // nothing is kept: what the newest backup has is compared with it
 }
 
 // behind is what a restore to the latest state waits with, and the ways out: the one without loss first.

@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -17,94 +16,120 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// startBackup takes a backup beside the loop.
-func (l *leadership) startBackup(ctx context.Context, spec *cluster.Spec, a model.TakeBackup) {
-	l.mu.Lock()
-	if l.backup != "" {
-		l.mu.Unlock()
+// backups takes backups, one at a time, and knows when the newest one was begun.
+type backups struct {
+	*shared
+	nodes     *nodes
+	demands   *demands
+	retention *retention
+
+	mu sync.Mutex
+	// running is the reason of the one that is being taken.
+	running string
+	retryAt time.Time
+	failure string
+	doneAt  time.Time
+	fails   int
+	// failedOn is when a backup last failed on a node.
+	failedOn map[cluster.NodeID]time.Time
+	// restored is true if a restore has ended and no backup was taken since.
+	restored    bool
+	newest      time.Time
+	newestKnown bool
+	// listError says why the newest backup isn't known.
+	listError string
+	// wanted says why a full backup is needed at once.
+	wanted string
+}
+
+// start takes a backup beside the loop.
+func (bs *backups) start(ctx context.Context, spec *cluster.Spec, a model.TakeBackup) {
+	bs.mu.Lock()
+	if bs.running != "" {
+		bs.mu.Unlock()
 		return
 	}
-	l.backup = a.Reason
-	wanted := l.wanted
-	l.mu.Unlock()
-	l.wg.Go(func() {
-		l.beginDemand(ctx, a)
-		name, err := l.taken(a.Command), error(nil)
+	bs.running = a.Reason
+	wanted := bs.wanted
+	bs.mu.Unlock()
+	bs.wg.Go(func() {
+		bs.demands.begin(ctx, a)
+		name, err := bs.demands.taken(a.Command), error(nil)
 		if name == "" {
-			name, err = l.takeBackup(ctx, spec, a.Node, a.Reason)
+			name, err = bs.take(ctx, spec, a.Node, a.Reason)
 		}
 		if err == nil {
-			err = l.closeDemand(ctx, a, name)
+			err = bs.demands.close(ctx, a, name)
 		}
-		l.mu.Lock()
-		l.backup = ""
+		bs.mu.Lock()
+		bs.running = ""
 		if err != nil && ctx.Err() == nil {
-			l.backupFails++
-			l.failedOn[a.Node] = time.Now()
-			wait := min(5*time.Second<<min(l.backupFails, 6), 5*time.Minute)
-			l.backupRetry, l.backupError = time.Now().Add(wait), err.Error()
-			l.said.Errorf("backup of "+string(a.Node), "the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
+			bs.fails++
+			bs.failedOn[a.Node] = time.Now()
+			wait := min(5*time.Second<<min(bs.fails, 6), 5*time.Minute)
+			bs.retryAt, bs.failure = time.Now().Add(wait), err.Error()
+			bs.said.Errorf("backup of "+string(a.Node), "the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
 		}
-		retryAt := l.backupRetry
+		retryAt := bs.retryAt
 		if err == nil {
-			l.backupFails, l.backupError, l.backupRetry, l.backupDone = 0, "", time.Time{}, time.Now()
-			l.newest, l.newestKnown, l.restored = catalog.BackupTime(name), true, false
-			delete(l.failedOn, a.Node)
-			if l.wanted == wanted { // else it was wanted after this one had begun
-				l.wanted = ""
+			bs.fails, bs.failure, bs.retryAt, bs.doneAt = 0, "", time.Time{}, time.Now()
+			bs.newest, bs.newestKnown, bs.restored = catalog.BackupTime(name), true, false
+			delete(bs.failedOn, a.Node)
+			if bs.wanted == wanted { // else it was wanted after this one had begun
+				bs.wanted = ""
 			}
 		}
-		l.mu.Unlock()
+		bs.mu.Unlock()
 		if err != nil && ctx.Err() == nil {
-			l.failDemand(ctx, a, retryAt, err)
+			bs.demands.fail(ctx, a, retryAt, err)
 		}
-		l.poke()
+		bs.poke()
 		if err == nil {
-			if _, err := l.thinOut(ctx); err != nil && ctx.Err() == nil {
-				l.said.Warningf("retention", "retention: %v", err)
+			if _, err := bs.retention.thinOut(ctx); err != nil && ctx.Err() == nil {
+				bs.said.Warningf("retention", "retention: %v", err)
 			}
 		}
 	})
 }
 
-// observeBackups fills in what is known of backups.
-func (l *leadership) observeBackups(o *model.Observation) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = l.backup, l.backupRetry, l.backupDone
-	o.BackupFailed, o.Restored, o.BackupWanted = l.avoided(), l.restored, l.wanted
-	o.BackupFailures, o.BackupError = l.backupFails, l.backupError
-	o.Store.NewestBackup, o.Store.NewestBackupKnown = l.newest, l.newestKnown
+// observe fills in what is known of backups.
+func (bs *backups) observe(o *model.Observation) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = bs.running, bs.retryAt, bs.doneAt
+	o.BackupFailed, o.Restored, o.BackupWanted = bs.avoided(), bs.restored, bs.wanted
+	o.BackupFailures, o.BackupError = bs.fails, bs.failure
+	o.Store.NewestBackup, o.Store.NewestBackupKnown = bs.newest, bs.newestKnown
 }
 
-// reportBackups is the same for the report.
-func (l *leadership) reportBackups(r *Report) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r.NewestBackup, r.BackupRunning, r.BackupError = l.newest, l.backup, cmp.Or(l.backupError, l.listError)
+// report is the same for the report.
+func (bs *backups) report(r *Report) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	r.NewestBackup, r.BackupRunning, r.BackupError = bs.newest, bs.running, cmp.Or(bs.failure, bs.listError)
 }
 
 // noteRestored remembers that a restore has ended: a backup is due.
-func (l *leadership) noteRestored() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.restored = true
+func (bs *backups) noteRestored() {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	bs.restored = true
 }
 
 // noteFailedOn remembers that a backup has failed on a node.
-func (l *leadership) noteFailedOn(id cluster.NodeID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failedOn[id] = time.Now()
+func (bs *backups) noteFailedOn(id cluster.NodeID) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	bs.failedOn[id] = time.Now()
 }
 
 // failureMemory is how long a node on which a backup has failed is only asked if there is no other.
 const failureMemory = time.Hour
 
 // avoided are the nodes on which a backup has failed lately. mu is held.
-func (l *leadership) avoided() []cluster.NodeID {
+func (bs *backups) avoided() []cluster.NodeID {
 	var list []cluster.NodeID
-	for id, at := range l.failedOn {
+	for id, at := range bs.failedOn {
 		if time.Since(at) < failureMemory {
 			list = append(list, id)
 		}
@@ -113,9 +138,9 @@ func (l *leadership) avoided() []cluster.NodeID {
 	return list
 }
 
-// takeBackup has a node stream its etcd into the store and returns the backup's name.
-func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cluster.NodeID, reason string) (string, error) {
-	name, err := l.m.cfg.Catalog.NextBackupName(ctx, time.Now())
+// take has a node stream its etcd into the store and returns the backup's name.
+func (bs *backups) take(ctx context.Context, spec *cluster.Spec, node cluster.NodeID, reason string) (string, error) {
+	name, err := bs.m.cfg.Catalog.NextBackupName(ctx, time.Now())
 	if err != nil {
 		return "", err
 	}
@@ -123,79 +148,57 @@ func (l *leadership) takeBackup(ctx context.Context, spec *cluster.Spec, node cl
 	if spec != nil {
 		req.Spec = wire.SpecToProto(*spec)
 	}
-	e, err := l.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, l.nodes.slowAction(), nil)
+	e, err := bs.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, bs.nodes.slowAction(), nil)
 	if err != nil {
 		return "", err
 	}
-	if _, err := l.m.cfg.Catalog.BackupInfo(ctx, e.GetBackup()); errors.Is(err, catalog.ErrNotFound) {
+	if _, err := bs.m.cfg.Catalog.BackupInfo(ctx, e.GetBackup()); errors.Is(err, catalog.ErrNotFound) {
 		return "", fmt.Errorf("backup %s isn't in this store: node %s has put it elsewhere; does it have another --backup-store?", e.GetBackup(), node)
 	}
 	return e.GetBackup(), nil
 }
 
-// thinOut removes what isn't kept of backups and changes, within the bounds of one run. It returns whether there is more.
-func (l *leadership) thinOut(ctx context.Context) (more bool, err error) {
-	l.pruning.Lock()
-	defer l.pruning.Unlock()
-	ex, err := l.pruner.Exempt(ctx)
+// learn finds the newest backup, then counts them all.
+func (bs *backups) learn(ctx context.Context) {
+	const what = "the newest backup isn't known yet, so no periodic backup is taken"
+	retry(ctx, what, once, func(ctx context.Context) error {
+		err := bs.learnNewest(ctx)
+		bs.mu.Lock()
+		defer bs.mu.Unlock()
+		switch {
+		case err != nil && ctx.Err() == nil:
+			bs.listError = fmt.Sprintf("%s: %v", what, err)
+		case err == nil:
+			bs.listError = ""
+		}
+		return err
+	})
+	bs.poke()
+	retry(ctx, "the backups can't be counted", once, bs.retention.countBackups)
+	bs.poke()
+}
+
+func (bs *backups) learnNewest(ctx context.Context) error {
+	list, err := bs.m.cfg.Catalog.RecentBackups(ctx, time.Now())
 	if err != nil {
-		return false, err
+		return err
 	}
-	r, err := l.pruner.Run(ctx, time.Now(), ex)
-	l.mu.Lock()
-	l.pruned = time.Now()
-	if err == nil {
-		l.backups, l.pruneDenied, l.pruneLocked = r.Stored, r.Hold(), r.Locked
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	if bs.newestKnown {
+		return nil // a backup was taken meanwhile
 	}
-	denied := l.pruneDenied
-	l.mu.Unlock()
-	if r.Backups+r.Objects+r.Segments > 0 {
-		klog.Infof("retention: removed %s (%s) and %s of changes", cluster.Count(r.Backups, "backup"), cluster.Count(r.Objects, "object"), cluster.Count(r.Segments, "segment"))
+	bs.newestKnown, bs.newest = true, time.Time{}
+	if b, ok := list.NewestSound(time.Now()); ok {
+		bs.newest = b.TakenBy(time.Now())
 	}
-	if r.News || r.Refused > 0 {
-		l.said.Warningf("retention denied", "retention: %s", denied)
-	}
-	if r.Locked > 0 {
-		klog.V(2).Infof("retention: the store keeps %d objects under lock; they are looked at again from %s on", r.Locked, r.Until.UTC().Format(time.RFC3339))
-	}
-	return r.More && err == nil && r.RetryAt.IsZero(), err
+	return nil
 }
 
-// reportRetention fills in what retention has found.
-func (l *leadership) reportRetention(r *Report) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r.Backups, r.PruneDenied, r.PruneLocked = l.backups, l.pruneDenied, l.pruneLocked
-}
-
-const (
-	// pruneInterval is how often what is too old is looked for, backups or not; pruneAgain when a run could not do everything.
-	pruneInterval = time.Hour
-	pruneAgain    = time.Minute
-)
-
-// prune thins out again and again, whether backups succeed or not.
-func (l *leadership) prune(ctx context.Context) {
-	wait := pruneInterval
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		l.mu.Lock()
-		due := l.pruned.Add(wait)
-		l.mu.Unlock()
-		if wait = time.Until(due); wait > 0 {
-			continue // a backup has done it
-		}
-		wait = pruneInterval
-		more, err := l.thinOut(ctx)
-		if err != nil && ctx.Err() == nil {
-			l.said.Warningf("retention", "retention: %v", err)
-		}
-		if more {
-			wait = pruneAgain
-		}
-	}
+// want has a full backup taken at once.
+func (bs *backups) want(reason string) {
+	bs.mu.Lock()
+	bs.wanted = reason
+	bs.mu.Unlock()
+	bs.poke()
 }

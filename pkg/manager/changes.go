@@ -3,7 +3,9 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -34,16 +36,31 @@ type recording struct {
 	ended    chan struct{}
 }
 
-// keepChanges has the changes of the cluster recorded that serves. Whoever writes must hold the store's leader record, so that there is one.
-func (l *leadership) keepChanges(ctx context.Context, o *model.Observation) {
-	if l.m.cfg.Changes.Interval <= 0 {
+// changes keeps the changes between backups, as long as this leadership may write.
+type changes struct {
+	*shared
+	etcd    *etcdClients
+	backups *backups
+
+	// recording is what runs now, or has run. Only the loop touches it.
+	recording *recording
+
+	mu sync.Mutex
+	// serving is where etcd is asked for its changes.
+	serving [][]string
+}
+
+// keep has the changes of the cluster recorded that serves. Whoever writes must hold the store's leader record, so that
+// there is one: mayWrite says so.
+func (cs *changes) keep(ctx context.Context, o *model.Observation, mayWrite bool) {
+	if cs.m.cfg.Changes.Interval <= 0 {
 		return
 	}
-	token, urls := servingURLs(o, l.m.cfg.Peers.Addresses)
-	if r := l.recording; r != nil {
+	token, urls := servingURLs(o, cs.m.cfg.Peers.Addresses)
+	if r := cs.recording; r != nil {
 		select {
 		case <-r.ended: // another cluster answers, or serves
-			l.recording = nil
+			cs.recording = nil
 		default:
 			if token != "" && token != r.token {
 				r.cancel() // it takes some seconds to store what it has; the loop hears of its end
@@ -53,11 +70,11 @@ func (l *leadership) keepChanges(ctx context.Context, o *model.Observation) {
 	if len(urls) == 0 {
 		return
 	}
-	l.mu.Lock()
-	l.serving = urls
-	l.mu.Unlock()
-	if l.recording == nil && o.Store.Error == "" && (l.hold != nil || !o.Store.Fences) {
-		l.startRecording(ctx, token)
+	cs.mu.Lock()
+	cs.serving = urls
+	cs.mu.Unlock()
+	if cs.recording == nil && o.Store.Error == "" && mayWrite {
+		cs.start(ctx, token)
 	}
 }
 
@@ -87,13 +104,13 @@ func servingURLs(o *model.Observation, addresses func(cluster.NodeID) []string) 
 	return token, urls
 }
 
-func (l *leadership) startRecording(ctx context.Context, token cluster.Token) {
-	c := l.m.cfg.Changes
+func (cs *changes) start(ctx context.Context, token cluster.Token) {
+	c := cs.m.cfg.Changes
 	rec, err := changelog.NewRecorder(changelog.Config{
-		ClusterName: l.m.cfg.ClusterName, Node: l.m.cfg.Self, Term: l.term, Token: token, ToolVersion: c.ToolVersion, Catalog: l.m.cfg.Catalog,
-		Members: l.servingMembers,
-		Origin:  func(ctx context.Context) *catalog.Origin { return l.origin(ctx, token) },
-		Dir:     c.Dir, Interval: c.Interval, Gap: l.wantBackup,
+		ClusterName: cs.m.cfg.ClusterName, Node: cs.m.cfg.Self, Term: cs.term, Token: token, ToolVersion: c.ToolVersion, Catalog: cs.m.cfg.Catalog,
+		Members: cs.servingMembers,
+		Origin:  func(ctx context.Context) *catalog.Origin { return cs.origin(ctx, token) },
+		Dir:     c.Dir, Interval: c.Interval, Gap: cs.backups.want,
 	})
 	if err != nil {
 		klog.Errorf("changes are not kept: %v", err)
@@ -101,12 +118,12 @@ func (l *leadership) startRecording(ctx context.Context, token cluster.Token) {
 	}
 	rctx, cancel := context.WithCancel(ctx)
 	r := &recording{token: token, recorder: rec, cancel: cancel, ended: make(chan struct{})}
-	l.recording = r
-	l.m.setRecorder(rec)
-	l.wg.Go(func() {
-		defer l.poke()
+	cs.recording = r
+	cs.m.setRecorder(rec)
+	cs.wg.Go(func() {
+		defer cs.poke()
 		defer close(r.ended)
-		defer l.m.setRecorder(nil)
+		defer cs.m.setRecorder(nil)
 		defer cancel()
 		if err := rec.Run(rctx); err != nil {
 			klog.Infof("changes of cluster %s are not kept any more: %v", token, err)
@@ -121,23 +138,15 @@ func (m *Manager) setRecorder(r *changelog.Recorder) {
 }
 
 // servingMembers are ways to connect to the members that serve, the followers first.
-func (l *leadership) servingMembers() []changelog.Dialer {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.etcd.dialers(l.serving)
-}
-
-// wantBackup has a full backup taken at once.
-func (l *leadership) wantBackup(reason string) {
-	l.mu.Lock()
-	l.wanted = reason
-	l.mu.Unlock()
-	l.poke()
+func (cs *changes) servingMembers() []changelog.Dialer {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.etcd.dialers(cs.serving)
 }
 
 // origin finds the restore that a cluster came from; nil if there is none, or it can't be read.
-func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.Origin {
-	ops, _, err := l.m.cfg.Catalog.Operations(ctx)
+func (cs *changes) origin(ctx context.Context, token cluster.Token) *catalog.Origin {
+	ops, _, err := cs.m.cfg.Catalog.Operations(ctx)
 	if err != nil {
 		return nil
 	}
@@ -147,7 +156,7 @@ func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.O
 	}
 	op := ops[i]
 	from := catalog.Origin{Operation: op.ID, Backup: op.Backup}
-	if m, err := l.m.cfg.Catalog.Manifest(ctx, op.Backup); err == nil {
+	if m, err := cs.m.cfg.Catalog.Manifest(ctx, op.Backup); err == nil {
 		from.Incarnation, from.Reached = catalog.IncarnationOf(uint64(m.ClusterID)), m.Revision
 	}
 	if op.Reached > 0 {
@@ -157,7 +166,7 @@ func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.O
 		from.Incarnation, from.Reached = op.Target.Incarnation, op.Target.Revision
 	}
 	if op.SafetyBackup != "" {
-		if m, err := l.m.cfg.Catalog.Manifest(ctx, op.SafetyBackup); err == nil {
+		if m, err := cs.m.cfg.Catalog.Manifest(ctx, op.SafetyBackup); err == nil {
 			from.Replaced = catalog.IncarnationOf(uint64(m.ClusterID))
 		}
 	}
@@ -167,8 +176,8 @@ func (l *leadership) origin(ctx context.Context, token cluster.Token) *catalog.O
 // planTarget plans a restore's point. The newest change is that of the life that serves: as etcd says if it answers, else as the store does.
 func (l *leadership) planTarget(ctx context.Context, archive *changelog.Archive, target changelog.Target) (*changelog.Plan, error) {
 	if target.Latest {
-		if l.recording != nil {
-			target.Life = l.recording.recorder.Status().Incarnation
+		if l.changes.recording != nil {
+			target.Life = l.changes.recording.recorder.Status().Incarnation
 		}
 		return archive.Plan(ctx, target)
 	}
@@ -190,10 +199,6 @@ func (l *leadership) planTarget(ctx context.Context, archive *changelog.Archive,
 	return nil, err
 }
 
-func (l *leadership) archive() *changelog.Archive {
-	return &changelog.Archive{Catalog: l.m.cfg.Catalog}
-}
-
 // replay names the point that the nodes are to bring the backup to; nil if it is the backup itself. Nodes list the segments for themselves: no message
 // grows with the archive.
 func (l *leadership) replay() *protosv1.Replay {
@@ -202,4 +207,19 @@ func (l *leadership) replay() *protosv1.Replay {
 		return nil
 	}
 	return &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision, Head: t.Head}
+}
+
+// flush brings everything into the store that a quorum has acknowledged.
+func (cs *changes) flush(ctx context.Context) (int64, error) {
+	if r := cs.recording; r != nil {
+		return r.recorder.Flush(ctx)
+	}
+	revision, _, err := changelog.NewestRevision(ctx, cs.servingMembers)
+	if err != nil {
+		return 0, err
+	}
+	if cs.m.cfg.Changes.Interval > 0 {
+		return 0, fmt.Errorf("the cluster has revision %d, and the recording of changes hasn't begun yet", revision)
+	}
+	return revision, nil // nothing is kept: what the newest backup has is compared with it
 }

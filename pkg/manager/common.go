@@ -2,7 +2,9 @@ package manager
 
 import (
 	"sync"
+	"sync/atomic"
 
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
@@ -15,6 +17,8 @@ type shared struct {
 	// wake holds one reason to look again, and wg what runs beside the loop and ends with it.
 	wake chan struct{}
 	wg   sync.WaitGroup
+	// force is true if the store is to be read again, due or not.
+	force atomic.Bool
 }
 
 // poke has the loop look again soon.
@@ -23,4 +27,11 @@ func (s *shared) poke() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// forceStore has the store read again with the next look.
+func (s *shared) forceStore() { s.force.Store(true) }
+
+func (s *shared) archive() *changelog.Archive {
+	return &changelog.Archive{Catalog: s.m.cfg.Catalog}
 }

@@ -82,22 +82,11 @@ func (l *leadership) finish(ctx context.Context, o *model.Observation, a model.F
 	l.forgetOperation()
 	l.forceStore()
 	if a.To == model.OpDone {
-		l.noteRestored()
+		l.backups.noteRestored()
 	}
 	l.clearAway(ctx, o, op.ID)
-	l.pruneHistory(ctx)
+	l.retention.pruneHistory(ctx)
 	return nil
-}
-
-// pruneHistory keeps the number of records bounded, beside the loop: whoever leads next reads them all.
-func (l *leadership) pruneHistory(ctx context.Context) {
-	l.wg.Go(func() {
-		l.pruning.Lock()
-		defer l.pruning.Unlock()
-		if _, err := l.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil && ctx.Err() == nil {
-			l.said.Warningf("old records", "the records of old operations stay for now: %v", err)
-		}
-	})
 }
 
 // markRestored makes the marker say which cluster there is now.
@@ -218,6 +207,6 @@ func (l *leadership) failCommand(ctx context.Context, a model.FailCommand) error
 	}
 	klog.Errorf("the queued restore of %s is not carried out: %s", subject(&op), a.Reason)
 	l.forceStore()
-	l.pruneHistory(ctx)
+	l.retention.pruneHistory(ctx)
 	return l.m.cfg.Catalog.RemoveCommand(ctx, a.Command)
 }

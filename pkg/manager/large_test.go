@@ -113,7 +113,7 @@ func TestLargeStore(t *testing.T) {
 	must(t, l.m.readFirst(ctx))
 	t.Logf("queue and spec were read first after %s and %d requests", time.Since(begun), s.Requests.Load())
 	counted := make(chan struct{})
-	l.wg.Go(func() { defer close(counted); l.learnBackups(ctx) })
+	l.wg.Go(func() { defer close(counted); l.backups.learn(ctx) })
 	l.readStore(ctx)
 	if l.store.Error != "" || ready(&l.store, true) != "" {
 		t.Fatalf("after %s: %+v", time.Since(begun), l.store.Store)
@@ -133,13 +133,13 @@ func TestLargeStore(t *testing.T) {
 		t.Errorf("the restore begins above revision %d, and the newest backup has %d", l.op.RevisionBefore, want)
 	}
 	<-counted
-	if l.backups != s.backups || !l.newestKnown || !l.newest.Equal(s.newest) {
-		t.Errorf("%d backups were counted, the newest of %s", l.backups, l.newest)
+	if l.retention.stored != s.backups || !l.backups.newestKnown || !l.backups.newest.Equal(s.newest) {
+		t.Errorf("%d backups were counted, the newest of %s", l.retention.stored, l.backups.newest)
 	}
 	for what, do := range map[string]func() error{
-		"retention": func() error { _, err := l.thinOut(ctx); return err },
+		"retention": func() error { _, err := l.retention.thinOut(ctx); return err },
 		"a look whether a proof is due": func() error {
-			if _, err := l.verifyIfDue(ctx, time.Hour, true); err == nil || !strings.Contains(err.Error(), "postponed") {
+			if _, err := l.proofs.verifyIfDue(ctx, time.Hour, true); err == nil || !strings.Contains(err.Error(), "postponed") {
 				return fmt.Errorf("a backup was to be found that is proven when the cluster is at rest: %v", err)
 			}
 			return nil

@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -30,6 +29,11 @@ type leadership struct {
 	witnesses   *witnesses
 	maintenance *maintenance
 	log         *decisionLog
+	retention   *retention
+	demands     *demands
+	backups     *backups
+	proofs      *proofs
+	changes     *changes
 
 	store storeView
 	hold  *catalog.Hold
@@ -59,39 +63,6 @@ type leadership struct {
 	cleared map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
 	// do carries out an action: act, but in tests.
 	do func(context.Context, *model.Observation, *cluster.Spec, model.Action) error
-
-	mu          sync.Mutex
-	backup      string // reason of the one that is being taken
-	backupRetry time.Time
-	backupError string
-	backupDone  time.Time
-	backupFails int
-	failedOn    map[cluster.NodeID]time.Time // when a backup last failed on a node
-	restored    bool                         // a restore has ended and no backup was taken since
-	newest      time.Time
-	newestKnown bool
-	listError   string // why the newest backup isn't known
-	backups     int
-	// pruned is when retention last ran, pruneDenied why it can't delete, and pruneLocked how many objects it found under lock.
-	pruned      time.Time
-	pruneDenied string
-	pruneLocked int
-	// demandFails counts by command how often a backup that was asked for has failed, demandTaken names the backup that only has to be pinned and
-	// recorded, and demandDone are the commands that are done with.
-	demandFails map[string]int
-	demandTaken map[string]string
-	demandDone  map[string]bool
-	force       bool // the store is to be read again
-	// wanted says why a full backup is needed at once, and serving where etcd is asked for its changes.
-	wanted  string
-	serving [][]string
-
-	recording *recording
-	// restful is the node on which a backup may be proven now, guarded by mu.
-	restful cluster.NodeID
-
-	pruning sync.Mutex // held by one who prunes
-	pruner  *prune.Pruner
 }
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
@@ -100,10 +71,14 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 		shared: c, nodes: &nodes{shared: c}, etcd: &etcdClients{shared: c}, prober: &prober{shared: c, reached: map[cluster.NodeID]reached{}},
 		witnesses: &witnesses{shared: c, known: map[cluster.NodeID]*witness{}}, log: &decisionLog{shared: c},
 		tries: attempts{}, cleared: map[cluster.NodeID]time.Time{}, missing: map[cluster.NodeID]time.Time{},
-		lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}, failedOn: map[cluster.NodeID]time.Time{},
-		started: time.Now(), force: true,
-		pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now(), demandFails: map[string]int{}, demandTaken: map[string]string{}, demandDone: map[string]bool{},
+		lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}, started: time.Now(),
 	}
+	l.forceStore()
+	l.retention = &retention{shared: c, pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now()}
+	l.demands = &demands{shared: c, retention: l.retention, fails: map[string]int{}, took: map[string]string{}, over: map[string]bool{}}
+	l.backups = &backups{shared: c, nodes: l.nodes, demands: l.demands, retention: l.retention, failedOn: map[cluster.NodeID]time.Time{}}
+	l.proofs = &proofs{shared: c, nodes: l.nodes, backups: l.backups}
+	l.changes = &changes{shared: c, etcd: l.etcd, backups: l.backups}
 	l.maintenance = &maintenance{shared: c, nodes: l.nodes, etcd: l.etcd}
 	l.do, l.store.said = l.act, &l.said
 	return l
@@ -113,9 +88,9 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 func (l *leadership) run(ctx context.Context) {
 	defer l.wg.Wait()
 	defer l.endWatches()
-	l.wg.Go(func() { l.learnBackups(ctx) })
-	l.wg.Go(func() { l.prune(ctx) })
-	l.wg.Go(func() { l.verifyBackups(ctx) })
+	l.wg.Go(func() { l.backups.learn(ctx) })
+	l.wg.Go(func() { l.retention.prune(ctx) })
+	l.wg.Go(func() { l.proofs.run(ctx) })
 	l.wg.Go(func() { l.removeRecords(ctx) })
 	for ctx.Err() == nil {
 		peersChanged := l.m.cfg.Peers.Changed()
@@ -133,8 +108,8 @@ func (l *leadership) run(ctx context.Context) {
 			d = plan.Decision{Why: why, Alarm: true, Attention: cluster.Attention{Kind: cluster.AttentionSafety, Text: why}}
 		}
 		l.showSurvivors(ctx, o)
-		l.keepChanges(ctx, o)
-		l.noteRestful(o, spec)
+		l.changes.keep(ctx, o, l.hold != nil || !o.Store.Fences)
+		l.proofs.noteRestful(o, spec)
 		l.nodes.noteDatabase(o)
 		l.log.say(d)
 		l.log.sayDisks(o)
@@ -215,20 +190,14 @@ func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *c
 	return wait
 }
 
-func (l *leadership) forceStore() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.force = true
-}
-
 // publish hands the report over.
 func (l *leadership) publish(o *model.Observation, spec *cluster.Spec, d plan.Decision, attention []cluster.Attention) {
 	r := Report{
 		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: l.m.noted(scopeLeader, attention), At: o.Now, Nodes: o.Nodes, Missing: o.Missing,
 		Spec: spec, StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, CreateBackups: o.Store.CreateBackups,
 	}
-	l.reportBackups(&r)
-	l.reportRetention(&r)
+	l.backups.report(&r)
+	l.retention.report(&r)
 	l.m.mu.Lock()
 	l.m.report = r
 	l.m.mu.Unlock()

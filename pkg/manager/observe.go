@@ -52,8 +52,8 @@ func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.
 	}
 	o.Store.Operation = l.planOperation()
 	o.Store.HighestRevision = l.store.highest
-	l.observeBackups(o)
-	l.observeDemands(o)
+	l.backups.observe(o)
+	l.demands.observe(o)
 	l.maintenance.observe(o)
 	spec := o.Store.Spec
 	if l.m.cfg.Spec != nil {
@@ -199,19 +199,15 @@ type storeView struct {
 
 // readStore lists control/ when it is due and reads what has changed. Errors leave the last view in place, with Error set.
 func (l *leadership) readStore(ctx context.Context) {
-	l.mu.Lock()
-	due := l.force || time.Since(l.store.readAt) >= l.m.cfg.Poll ||
+	due := l.force.Load() || time.Since(l.store.readAt) >= l.m.cfg.Poll ||
 		l.op != nil && !l.op.State.Committing() && time.Since(l.store.readAt) >= withdrawalPoll
 	if l.store.Error != "" {
 		due = time.Since(l.store.failedAt) >= min(time.Second<<min(l.store.failures, 4), 15*time.Second)
 	}
-	l.mu.Unlock()
 	if !due {
 		return
 	}
-	l.mu.Lock()
-	l.force = false
-	l.mu.Unlock()
+	l.force.Store(false)
 	if err := l.refresh(ctx); err != nil {
 		l.store.Error, l.store.failedAt = err.Error(), time.Now()
 		l.store.failures++

@@ -326,8 +326,8 @@ func (l *leadership) safetyBackup(ctx context.Context, o *model.Observation, spe
 	name := l.currentBackup(ctx, o)
 	if name == "" {
 		var err error
-		if name, err = l.takeBackup(ctx, spec, a.Node, "before-restore"); err != nil {
-			l.noteFailedOn(a.Node)
+		if name, err = l.backups.take(ctx, spec, a.Node, "before-restore"); err != nil {
+			l.backups.noteFailedOn(a.Node)
 			return fmt.Errorf("back up the cluster as it is now: %w", err)
 		}
 	}

@@ -147,7 +147,7 @@ func checkBad(t *testing.T, s blob.Store, key string, check func(*storeView) str
 	must(t, err)
 	_, err = inner.Put(t.Context(), key, strings.NewReader(string(data)), blob.PutOptions{})
 	must(t, err)
-	l.force = true
+	l.forceStore()
 	l.readStore(t.Context())
 	if len(v.ObjectErrors) != 0 || v.HolderError != "" || v.Error != "" || v.Marker.Token != "tok" || ready(v, true) != "" {
 		t.Errorf("after the repair: %+v", v.Store)
@@ -162,7 +162,7 @@ func TestNothingWaitsForTheList(t *testing.T) {
 	f.Add(blobtest.Fault{Op: "list", Match: func(prefix string) bool { return prefix == "" }, Hang: make(chan struct{})})
 	l := leads(t, f)
 	ctx, cancel := context.WithCancel(t.Context())
-	l.wg.Go(func() { l.learnBackups(ctx) })
+	l.wg.Go(func() { l.backups.learn(ctx) })
 	begun := time.Now()
 	l.readStore(ctx)
 	if took := time.Since(begun); l.store.Error != "" || ready(&l.store, true) != "" || took > storeTimeout {
@@ -170,7 +170,7 @@ func TestNothingWaitsForTheList(t *testing.T) {
 	}
 	cancel()
 	l.wg.Wait()
-	if l.newestKnown {
+	if l.backups.newestKnown {
 		t.Error("the newest backup can't be known")
 	}
 }

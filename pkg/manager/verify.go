@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -31,6 +32,17 @@ type ProofReport struct {
 	Postponed string
 }
 
+// proofs has backups proven that are in the store.
+type proofs struct {
+	*shared
+	nodes   *nodes
+	backups *backups
+
+	mu sync.Mutex
+	// restful is the node on which a backup may be proven now.
+	restful cluster.NodeID
+}
+
 // restful is the node on which a backup may be proven now, or "": nothing else is going on, all is well, and it doesn't lead etcd if another one can.
 func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 	if !steady(o, spec) {
@@ -47,23 +59,23 @@ func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 }
 
 // noteRestful remembers the node on which a backup may be proven now.
-func (l *leadership) noteRestful(o *model.Observation, spec *cluster.Spec) {
+func (pr *proofs) noteRestful(o *model.Observation, spec *cluster.Spec) {
 	id := restful(o, spec)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.restful = id
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	pr.restful = id
 }
 
-func (l *leadership) restfulNode() cluster.NodeID {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.restful
+func (pr *proofs) restfulNode() cluster.NodeID {
+	pr.mu.Lock()
+	defer pr.mu.Unlock()
+	return pr.restful
 }
 
-// verifyBackups proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
+// run proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
 // A machine that is busy puts a proof off, but one that is always busy must have its backups proven, too: after a whole interval it is done all the same.
-func (l *leadership) verifyBackups(ctx context.Context) {
-	interval := l.m.cfg.VerifyInterval
+func (pr *proofs) run(ctx context.Context) {
+	interval := pr.m.cfg.VerifyInterval
 	if interval <= 0 {
 		return
 	}
@@ -75,15 +87,15 @@ func (l *leadership) verifyBackups(ctx context.Context) {
 		case <-time.After(wait):
 		}
 		var err error
-		if wait, err = l.verifyIfDue(ctx, interval, overdue(putOff, interval)); err == nil {
+		if wait, err = pr.verifyIfDue(ctx, interval, overdue(putOff, interval)); err == nil {
 			putOff = time.Time{}
 		} else if ctx.Err() == nil {
 			if putOff.IsZero() {
 				putOff = time.Now()
 			}
 			wait = min(verifyAgain, interval)
-			l.said.Warningf("proof", "no backup is proven now, next attempt in %s: %v", wait, err)
-			l.m.setProof(func(p *ProofReport) { p.Postponed = err.Error() })
+			pr.said.Warningf("proof", "no backup is proven now, next attempt in %s: %v", wait, err)
+			pr.m.setProof(func(p *ProofReport) { p.Postponed = err.Error() })
 		}
 	}
 }
@@ -94,42 +106,42 @@ func overdue(putOff time.Time, interval time.Duration) bool {
 }
 
 // verifyIfDue returns when to look again.
-func (l *leadership) verifyIfDue(ctx context.Context, interval time.Duration, althoughBusy bool) (time.Duration, error) {
-	list, err := l.archive().ForProof(ctx, time.Now())
+func (pr *proofs) verifyIfDue(ctx context.Context, interval time.Duration, althoughBusy bool) (time.Duration, error) {
+	list, err := pr.archive().ForProof(ctx, time.Now())
 	if err != nil {
 		return 0, err
 	}
 	if last, ok := list.LastTried(time.Now()); ok {
-		l.tellProof(ctx, last)
+		pr.tell(ctx, last)
 		if left := last.ProofDue(time.Now(), interval); left > 0 {
 			return left, nil
 		}
 	}
-	name, err := l.archive().ToProve(ctx, list, time.Now())
+	name, err := pr.archive().ToProve(ctx, list, time.Now())
 	if err != nil {
 		return 0, err
 	}
 	if name == "" {
 		return min(verifyAgain, interval), nil
 	}
-	node := l.restfulNode()
+	node := pr.restfulNode()
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
-	e, err := l.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}, l.nodes.slowAction(), nil)
+	e, err := pr.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}, pr.nodes.slowAction(), nil)
 	if err != nil {
 		return 0, err
 	}
-	return interval, l.recordProof(ctx, name, e.GetVerified())
+	return interval, pr.record(ctx, name, e.GetVerified())
 }
 
-// tellProof reports what an earlier leader has found out.
-func (l *leadership) tellProof(ctx context.Context, b catalog.Backup) {
-	p, err := l.m.cfg.Catalog.Proof(ctx, b.Name)
+// tell reports what an earlier leader has found out.
+func (pr *proofs) tell(ctx context.Context, b catalog.Backup) {
+	p, err := pr.m.cfg.Catalog.Proof(ctx, b.Name)
 	if err != nil {
 		return // it is only shown
 	}
-	l.m.setProof(func(r *ProofReport) { *r = proofReport(b.Name, p) })
+	pr.m.setProof(func(r *ProofReport) { *r = proofReport(b.Name, p) })
 }
 
 func proofReport(name string, p catalog.Proof) ProofReport {
@@ -142,19 +154,19 @@ func proofReport(name string, p catalog.Proof) ProofReport {
 	return r
 }
 
-// recordProof puts what was found beside the backup. A backup that is sound though it can't be reached from the one before it is proven: it can be restored.
-func (l *leadership) recordProof(ctx context.Context, name string, v *protosv1.VerifiedBackup) error {
+// record puts what was found beside the backup. A backup that is sound though it can't be reached from the one before it is proven: it can be restored.
+func (pr *proofs) record(ctx context.Context, name string, v *protosv1.VerifiedBackup) error {
 	p := catalog.Proof{At: time.Now().UTC(), Outcome: catalog.Proven, Base: v.GetBase(), Segments: int(v.GetSegments()), Incarnation: catalog.Incarnation(v.GetIncarnation()),
-		Revision: v.GetRevision(), Hash: v.GetHash(), Duration: time.Duration(v.GetDurationNanos()), Error: v.GetChainProblem(), ToolVersion: l.m.cfg.Changes.ToolVersion}
+		Revision: v.GetRevision(), Hash: v.GetHash(), Duration: time.Duration(v.GetDurationNanos()), Error: v.GetChainProblem(), ToolVersion: pr.m.cfg.Changes.ToolVersion}
 	if v.GetBad() != "" {
 		p.Outcome, p.Error = catalog.Disproven, v.GetBad()
 		klog.Errorf("backup %s is BAD: %s; another one is taken at once", name, v.GetBad())
-		l.wantBackup("the newest backup was found to be bad")
+		pr.backups.want("the newest backup was found to be bad")
 	} else if p.Error != "" {
 		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, p.Error)
 	}
-	l.m.setProof(func(r *ProofReport) { *r = proofReport(name, p) })
-	return l.m.cfg.Catalog.PutProof(ctx, name, p)
+	pr.m.setProof(func(r *ProofReport) { *r = proofReport(name, p) })
+	return pr.m.cfg.Catalog.PutProof(ctx, name, p)
 }
 
 func (m *Manager) setProof(change func(*ProofReport)) {
