@@ -269,10 +269,19 @@ type NodeStatus struct {
 	Settings Settings
 	// Busy names the action that is being performed, or is empty.
 	Busy string
+	// Release is the data volume that the node is ready to give up; nil if it is to keep it.
+	Release *VolumeRelease
 	// Manager is the manager's version.
 	Manager string
 	// Clock is the node's wall clock when it answered; only shown, never compared for decisions.
 	Clock time.Time
+}
+
+// VolumeRelease names a data volume that gives way to another one. The node that has it does all that can be done beforehand, and then waits for the
+// leader, as it comes back without data.
+type VolumeRelease struct {
+	// Volume and Replacement are the provider's ids.
+	Volume, Replacement string
 }
 
 // Sentinel errors.

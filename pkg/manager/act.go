@@ -51,7 +51,7 @@ func (l *leadership) act(ctx context.Context, o *model.Observation, spec *cluste
 		return nil
 	case model.AddLearner, model.Promote, model.UpdateMember, model.RemoveMember:
 		return l.maintenance.changeMembers(ctx, o, a)
-	case model.RestartMember, model.StopMember, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
+	case model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
 		return l.maintenance.tend(ctx, o, a)
 	}
 	return l.actRestore(ctx, o, spec, a)

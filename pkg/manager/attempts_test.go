@@ -28,7 +28,7 @@ func everyAction() []model.Action {
 	return []model.Action{
 		model.TakeTerm{}, model.CreateMarker{}, model.ReplaceMarker{}, model.StartEtcd{Node: "a"}, model.StartAll{Starts: []model.StartEtcd{{Node: "a"}}},
 		model.MarkFormed{}, model.TakeBackup{Node: "a", Reason: "periodic"}, model.AddLearner{Node: "a"}, model.Promote{Member: 1}, model.UpdateMember{Member: 1},
-		model.RemoveMember{Member: 1}, model.RestartMember{Node: "a"}, model.StopMember{Node: "a"}, model.EnableDowngrade{}, model.CancelDowngrade{},
+		model.RemoveMember{Member: 1}, model.RestartMember{Node: "a"}, model.StopMember{Node: "a"}, model.ReleaseVolume{Node: "a"}, model.EnableDowngrade{}, model.CancelDowngrade{},
 		model.Compact{}, model.Defragment{Node: "a"}, model.Disarm{}, model.SetAside{Node: "a"}, model.BeginRestore{Command: "r1", Op: op},
 		model.SalvageData{Op: op}, model.ProveBackup{Op: op}, model.StageBackup{Op: op}, model.SafetyBackup{Op: op}, model.StopAll{Op: op}, model.SwitchAll{Op: op},
 		model.HaltAll{Op: op}, model.VerifyAll{Op: op}, model.RollbackAll{Op: op}, model.Advance{Op: op, To: model.OpStaging}, model.FinishRestore{Op: op},

@@ -195,6 +195,7 @@ func (l *leadership) publish(o *model.Observation, spec *cluster.Spec, d plan.De
 	r := Report{
 		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: l.m.noted(scopeLeader, attention), At: o.Now, Nodes: o.Nodes, Missing: o.Missing,
 		Spec: spec, StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, CreateBackups: o.Store.CreateBackups,
+		Releases: unreleased(o, d),
 	}
 	l.backups.report(&r)
 	l.retention.report(&r)

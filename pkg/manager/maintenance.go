@@ -142,6 +142,9 @@ func (mt *maintenance) tend(ctx context.Context, o *model.Observation, a model.A
 		return mt.restartMember(ctx, o, a)
 	case model.StopMember:
 		return mt.nodes.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StopMember{StopMember: &protosv1.StopMember{Reason: a.Reason}}})
+	case model.ReleaseVolume:
+		return mt.nodes.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_ReleaseVolume{
+			ReleaseVolume: &protosv1.ReleaseVolume{Volume: a.Volume, Replacement: a.Replacement}}})
 	case model.Defragment:
 		mt.startDefragment(ctx, a.Node)
 		return nil

@@ -144,8 +144,10 @@ type Report struct {
 	Backups       int
 	// CreateBackups are the queued backups. PruneDenied says why the store lets nothing be deleted, PruneLocked how many objects it has under lock.
 	CreateBackups []model.CreateBackup
-	PruneDenied   string
-	PruneLocked   int
+	// Releases says why nodes that are ready to give their data volumes up keep them still.
+	Releases    map[cluster.NodeID]string
+	PruneDenied string
+	PruneLocked int
 	// Proof is what the last proof of a backup has found.
 	Proof ProofReport
 	// Changes is nil if no changes are kept at the moment.

@@ -38,6 +38,8 @@ type Summary struct {
 	// Proof is what the last proof of a backup has found, Changes how changes are kept; nil if they aren't.
 	Proof   ProofReport       `json:"proof"`
 	Changes *changelog.Status `json:"changes,omitempty"`
+	// Releases says why nodes that are ready to give their data volumes up keep them still, by node.
+	Releases map[cluster.NodeID]string `json:"releases,omitempty"`
 	// Waiting are queued restores in words; Restore is the one under way.
 	Waiting []string `json:"waiting,omitempty"`
 	Restore string   `json:"restore,omitempty"`
@@ -86,6 +88,7 @@ func (r *Report) summary(self cluster.NodeID) Summary {
 	s := Summary{
 		Node: self, Term: r.Term, Why: r.Why, Attention: r.Attention, StoreError: r.StoreError, NewestBackup: r.NewestBackup, Backups: r.Backups,
 		BackupError: r.BackupError, PruneDenied: r.PruneDenied, PruneLocked: r.PruneLocked, Proof: r.Proof, Changes: r.Changes,
+		Releases: r.Releases,
 	}
 	for _, n := range r.Nodes {
 		if n.Etcd.Healthy && !n.Etcd.Learner {

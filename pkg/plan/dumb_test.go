@@ -17,7 +17,7 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 	lasting := false // can't be taken back
 	switch a.(type) {
 	case model.CreateMarker, model.ReplaceMarker, model.StartAll, model.MarkFormed, model.BeginRestore, model.SalvageData, model.ProveBackup, model.StageBackup, model.SafetyBackup, model.StopAll, model.SwitchAll, model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore, model.FailCommand,
-		model.RestartMember, model.StopMember, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
+		model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
 		lasting = true
 	}
 	away := o.Store.Error != ""
@@ -102,7 +102,7 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 		}
 	case model.AddLearner, model.Promote, model.RemoveMember, model.UpdateMember:
 		return dumbMembers(o, a, underWay)
-	case model.RestartMember, model.StopMember, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
+	case model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
 		if underWay {
 			early := op.State == model.OpSalvaging || op.State == model.OpProving || op.State == model.OpStaging
 			_, history := a.(model.Compact)

@@ -104,6 +104,21 @@ func dumbTend(o *model.Observation, a model.Action) error {
 		if !accused || 2*left <= voters {
 			return errors.New("stops what isn't known to be wrong, or too many")
 		}
+	case model.ReleaseVolume:
+		ready, wanted := false, 3
+		for _, n := range up {
+			ready = ready || n.ID == x.Node && n.Release != nil && n.Release.Volume == x.Volume && n.Release.Replacement == x.Replacement
+			wanted = max(wanted, n.State.DesiredSize)
+			if n.Busy != "" || n.Holding || n.Operation != "" || n.Etcd.Quarantined || n.Etcd.Learner {
+				return errors.New("empties a node while something is done on another one, or was never finished")
+			}
+		}
+		if o.Store.Spec != nil {
+			wanted = max(wanted, o.Store.Spec.MemberCount)
+		}
+		if !ready || len(up) < wanted || absent("") > 0 {
+			return errors.New("empties a node that didn't ask for it, or while another member is lacking")
+		}
 	case model.EnableDowngrade:
 		for _, n := range up {
 			if dumbApart(x.Version, n.Etcd.Version) != 1 || strings.HasPrefix(n.Etcd.Version, "3.5.") || strings.HasPrefix(n.Etcd.Version, "3.4.") {

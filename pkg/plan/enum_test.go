@@ -33,7 +33,7 @@ var nodeChoices = []string{
 	"switched halted", "switched halted=written",
 	"token=T1 runs=3.5.29", "token=T1 runs=3.5.21", "token=T1 runs=3.7.3", "token=T1 told=3.5.29 unhealthy 40s", "token=T1 told=3.7.3 unhealthy 40s", "token=T1 outdated", "token=T1 storage=3.6.0",
 	"token=T1 db=100/40 quota=100", "token=T1 db=99/98 quota=100", "token=T1 busy=defragment unhealthy 5m", "token=T1 has=snapshot-count:5000",
-	"token=T1 denied", "token=T1 staged denied", "switched denied",
+	"token=T1 release=vol-2", "token=T1 release=vol-2 busy=release_volume", "token=T1 denied", "token=T1 staged denied", "switched denied",
 }
 
 var commonLetters = []letter{
@@ -100,7 +100,7 @@ func TestSmallWorlds(t *testing.T) {
 	}
 	for _, kind := range []string{"TakeTerm", "CreateMarker", "ReplaceMarker", "StartAll", "StartEtcd", "MarkFormed", "TakeBackup", "AddLearner", "Promote", "RemoveMember", "SetAside",
 		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll", "VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand",
-		"RestartMember", "StopMember", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment", "Disarm", "nothing"} {
+		"RestartMember", "StopMember", "ReleaseVolume", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment", "Disarm", "nothing"} {
 		if did[kind] == 0 {
 			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
 		}
@@ -124,6 +124,7 @@ var themes = []map[string]string{
 	{"node": "token=T1 attempt", "marker": "marker forming founders=%n token=T1"},
 	{"node": "token=T1 quarantined"},
 	{"node": "token=T1 denied"},
+	{"node": "token=T1 release=vol-2"},
 	{"node": "switched denied", "restore": "restore verifying"},
 	{"node": "token=T1 staged", "restore": "restore saving"},
 	{"node": "token=T1 staged", "restore": "restore stopping"},

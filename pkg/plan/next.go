@@ -110,6 +110,7 @@ func (r *rules) ordered() []rule {
 		{ask: r.record, kind: cluster.AttentionMember, yields: true},
 		{ask: r.present, kind: cluster.AttentionOther, yields: true},
 		{ask: r.noSpace, kind: cluster.AttentionDatabase, yields: true},
+		{ask: r.release, kind: cluster.AttentionMember, yields: true},
 		{ask: r.version, kind: cluster.AttentionVersion, yields: true},
 		{ask: r.settings, kind: cluster.AttentionSettings, yields: true},
 		{ask: r.defragment, kind: cluster.AttentionDatabase, yields: true},

@@ -437,6 +437,10 @@ func (w *world) setNode(n *worldNode, a args) {
 			n.status.Etcd.Outdated = true
 		case "busy":
 			n.status.Busy = value
+		case "release": // release=vol-2: it is ready to give its volume up for that one
+			n.status.Release = &cluster.VolumeRelease{Volume: "vol-" + n.id, Replacement: value}
+		case "keeps-volume":
+			n.status.Release = nil
 		case "has": // has=quota-backend-bytes:1000: the settings that it was given
 			k, v, _ := strings.Cut(value, ":")
 			n.status.Settings = cluster.Settings{k: v}
@@ -881,6 +885,15 @@ func (w *world) check(a args) string {
 		st := *w.node(a[1]).status.State
 		st.EtcdVersion = a[2]
 		act = model.RestartMember{Node: cluster.NodeID(a[1]), State: st, Why: "asked for"}
+	case "release-volume": // release-volume NODE [VOLUME REPLACEMENT]
+		rel := model.ReleaseVolume{Node: cluster.NodeID(a[1])}
+		if n := o.Node(rel.Node); n != nil && n.Release != nil {
+			rel.Volume, rel.Replacement = n.Release.Volume, n.Release.Replacement
+		}
+		if len(a) > 3 {
+			rel.Volume, rel.Replacement = a[2], a[3]
+		}
+		act = rel
 	case "enable-downgrade":
 		act = model.EnableDowngrade{Version: a[1]}
 	case "compact":

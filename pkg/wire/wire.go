@@ -89,6 +89,9 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 		Operation: s.Operation, ManagerVersion: s.Manager, ClockUnixNanos: s.Clock.UnixNano(), OperationRecord: s.OperationRecord,
 		Settings: s.Settings, NameProblem: s.NameProblem,
 	}
+	if r := s.Release; r != nil {
+		p.Release = &protosv1.VolumeRelease{Volume: r.Volume, Replacement: r.Replacement}
+	}
 	for _, d := range s.Staged {
 		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash,
 			SizeBytes: d.SizeBytes, Switched: d.Switched, Halted: d.Halted, Written: d.Written})
@@ -108,6 +111,9 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), DiskTotal: p.GetDiskTotalBytes(), Busy: p.GetBusy(),
 		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
 		Settings: p.GetSettings(), NameProblem: p.GetNameProblem(),
+	}
+	if r := p.GetRelease(); r != nil {
+		s.Release = &cluster.VolumeRelease{Volume: r.GetVolume(), Replacement: r.GetReplacement()}
 	}
 	if err := CheckNames(p.GetState()); err != nil {
 		s.State, s.StateError = nil, err.Error()

@@ -217,8 +217,10 @@ type NodeStatus struct {
 	// Why members' names resolve to other addresses here than those at which the members are.
 	NameProblem    string `protobuf:"bytes,45,opt,name=name_problem,json=nameProblem,proto3" json:"name_problem,omitempty"`
 	DiskTotalBytes int64  `protobuf:"varint,41,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The data volume that this node is ready to give up, absent if it is to keep it. It does so only when it is told to: ReleaseVolume.
+	Release       *VolumeRelease `protobuf:"bytes,46,opt,name=release,proto3" json:"release,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -398,6 +400,67 @@ func (x *NodeStatus) GetDiskTotalBytes() int64 {
 	return 0
 }
 
+func (x *NodeStatus) GetRelease() *VolumeRelease {
+	if x != nil {
+		return x.Release
+	}
+	return nil
+}
+
+// VolumeRelease mirrors cluster.VolumeRelease.
+type VolumeRelease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider's ids of the node's volume, and of the one that takes its place.
+	Volume        string `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Replacement   string `protobuf:"bytes,2,opt,name=replacement,proto3" json:"replacement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeRelease) Reset() {
+	*x = VolumeRelease{}
+	mi := &file_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeRelease) ProtoMessage() {}
+
+func (x *VolumeRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeRelease.ProtoReflect.Descriptor instead.
+func (*VolumeRelease) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *VolumeRelease) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *VolumeRelease) GetReplacement() string {
+	if x != nil {
+		return x.Replacement
+	}
+	return ""
+}
+
 // TrashEntry mirrors cluster.TrashEntry.
 type TrashEntry struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -415,7 +478,7 @@ type TrashEntry struct {
 
 func (x *TrashEntry) Reset() {
 	*x = TrashEntry{}
-	mi := &file_v1_node_proto_msgTypes[4]
+	mi := &file_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -427,7 +490,7 @@ func (x *TrashEntry) String() string {
 func (*TrashEntry) ProtoMessage() {}
 
 func (x *TrashEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[4]
+	mi := &file_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -440,7 +503,7 @@ func (x *TrashEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrashEntry.ProtoReflect.Descriptor instead.
 func (*TrashEntry) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TrashEntry) GetToken() string {
@@ -526,7 +589,7 @@ type EtcdStatus struct {
 
 func (x *EtcdStatus) Reset() {
 	*x = EtcdStatus{}
-	mi := &file_v1_node_proto_msgTypes[5]
+	mi := &file_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +601,7 @@ func (x *EtcdStatus) String() string {
 func (*EtcdStatus) ProtoMessage() {}
 
 func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[5]
+	mi := &file_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +614,7 @@ func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtcdStatus.ProtoReflect.Descriptor instead.
 func (*EtcdStatus) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EtcdStatus) GetRunning() bool {
@@ -761,7 +824,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +836,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +849,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Alarm) GetMember() uint64 {
@@ -817,7 +880,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +892,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +905,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Member) GetId() uint64 {
@@ -897,7 +960,7 @@ type StagedDir struct {
 
 func (x *StagedDir) Reset() {
 	*x = StagedDir{}
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +972,7 @@ func (x *StagedDir) String() string {
 func (*StagedDir) ProtoMessage() {}
 
 func (x *StagedDir) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +985,7 @@ func (x *StagedDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedDir.ProtoReflect.Descriptor instead.
 func (*StagedDir) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StagedDir) GetOperation() string {
@@ -1005,6 +1068,7 @@ type PerformRequest struct {
 	//	*PerformRequest_VerifyBackup
 	//	*PerformRequest_Defragment
 	//	*PerformRequest_StopMember
+	//	*PerformRequest_ReleaseVolume
 	Action        isPerformRequest_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1012,7 +1076,7 @@ type PerformRequest struct {
 
 func (x *PerformRequest) Reset() {
 	*x = PerformRequest{}
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1088,7 @@ func (x *PerformRequest) String() string {
 func (*PerformRequest) ProtoMessage() {}
 
 func (x *PerformRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1101,7 @@ func (x *PerformRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest.ProtoReflect.Descriptor instead.
 func (*PerformRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PerformRequest) GetClusterName() string {
@@ -1203,6 +1267,15 @@ func (x *PerformRequest) GetStopMember() *StopMember {
 	return nil
 }
 
+func (x *PerformRequest) GetReleaseVolume() *ReleaseVolume {
+	if x != nil {
+		if x, ok := x.Action.(*PerformRequest_ReleaseVolume); ok {
+			return x.ReleaseVolume
+		}
+	}
+	return nil
+}
+
 type isPerformRequest_Action interface {
 	isPerformRequest_Action()
 }
@@ -1267,6 +1340,10 @@ type PerformRequest_StopMember struct {
 	StopMember *StopMember `protobuf:"bytes,41,opt,name=stop_member,json=stopMember,proto3,oneof"`
 }
 
+type PerformRequest_ReleaseVolume struct {
+	ReleaseVolume *ReleaseVolume `protobuf:"bytes,42,opt,name=release_volume,json=releaseVolume,proto3,oneof"`
+}
+
 func (*PerformRequest_StartEtcd) isPerformRequest_Action() {}
 
 func (*PerformRequest_SetAside) isPerformRequest_Action() {}
@@ -1297,6 +1374,8 @@ func (*PerformRequest_Defragment) isPerformRequest_Action() {}
 
 func (*PerformRequest_StopMember) isPerformRequest_Action() {}
 
+func (*PerformRequest_ReleaseVolume) isPerformRequest_Action() {}
+
 // StartEtcd writes the state and makes etcd run. It ends a hold that a restore has left.
 type StartEtcd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1313,7 +1392,7 @@ type StartEtcd struct {
 
 func (x *StartEtcd) Reset() {
 	*x = StartEtcd{}
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1404,7 @@ func (x *StartEtcd) String() string {
 func (*StartEtcd) ProtoMessage() {}
 
 func (x *StartEtcd) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1417,7 @@ func (x *StartEtcd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEtcd.ProtoReflect.Descriptor instead.
 func (*StartEtcd) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StartEtcd) GetState() *EtcdState {
@@ -1379,7 +1458,7 @@ type StopMember struct {
 
 func (x *StopMember) Reset() {
 	*x = StopMember{}
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1470,7 @@ func (x *StopMember) String() string {
 func (*StopMember) ProtoMessage() {}
 
 func (x *StopMember) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,12 +1483,66 @@ func (x *StopMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopMember.ProtoReflect.Descriptor instead.
 func (*StopMember) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StopMember) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+// ReleaseVolume has the node stop etcd and its manager's other work in order and give its data volume up for another one. The node comes back on that
+// one, without data. It is done once the node has begun; what was asked for has to be what the node's status says that it is ready for.
+type ReleaseVolume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        string                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Replacement   string                 `protobuf:"bytes,2,opt,name=replacement,proto3" json:"replacement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseVolume) Reset() {
+	*x = ReleaseVolume{}
+	mi := &file_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseVolume) ProtoMessage() {}
+
+func (x *ReleaseVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseVolume.ProtoReflect.Descriptor instead.
+func (*ReleaseVolume) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ReleaseVolume) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *ReleaseVolume) GetReplacement() string {
+	if x != nil {
+		return x.Replacement
 	}
 	return ""
 }
@@ -1424,7 +1557,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1569,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1582,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReachRequest) GetClusterName() string {
@@ -1476,7 +1609,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1621,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1634,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReachResponse) GetProblem() string {
@@ -1528,7 +1661,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1673,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1686,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WitnessRequest) GetClusterName() string {
@@ -1607,7 +1740,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1752,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1765,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WitnessResponse) GetStore() string {
@@ -1680,7 +1813,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1825,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1838,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Settings) GetValues() map[string]string {
@@ -1724,7 +1857,7 @@ type Defragment struct {
 
 func (x *Defragment) Reset() {
 	*x = Defragment{}
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1736,7 +1869,7 @@ func (x *Defragment) String() string {
 func (*Defragment) ProtoMessage() {}
 
 func (x *Defragment) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1749,7 +1882,7 @@ func (x *Defragment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Defragment.ProtoReflect.Descriptor instead.
 func (*Defragment) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 // SetAside stops etcd if it runs and moves the state and data dir of this token into the trash can. The node belongs to no cluster then.
@@ -1763,7 +1896,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1908,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1921,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetAside) GetToken() string {
@@ -1817,7 +1950,7 @@ type TakeBackup struct {
 
 func (x *TakeBackup) Reset() {
 	*x = TakeBackup{}
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1962,7 @@ func (x *TakeBackup) String() string {
 func (*TakeBackup) ProtoMessage() {}
 
 func (x *TakeBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1975,7 @@ func (x *TakeBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeBackup.ProtoReflect.Descriptor instead.
 func (*TakeBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TakeBackup) GetName() string {
@@ -1888,7 +2021,7 @@ type Prove struct {
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2033,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2046,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Prove) GetOperation() string {
@@ -1989,7 +2122,7 @@ type Replay struct {
 
 func (x *Replay) Reset() {
 	*x = Replay{}
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2001,7 +2134,7 @@ func (x *Replay) String() string {
 func (*Replay) ProtoMessage() {}
 
 func (x *Replay) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2014,7 +2147,7 @@ func (x *Replay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replay.ProtoReflect.Descriptor instead.
 func (*Replay) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Replay) GetIncarnation() string {
@@ -2063,7 +2196,7 @@ type ReplaySegment struct {
 
 func (x *ReplaySegment) Reset() {
 	*x = ReplaySegment{}
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2208,7 @@ func (x *ReplaySegment) String() string {
 func (*ReplaySegment) ProtoMessage() {}
 
 func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2221,7 @@ func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaySegment.ProtoReflect.Descriptor instead.
 func (*ReplaySegment) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReplaySegment) GetName() string {
@@ -2122,7 +2255,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_v1_node_proto_msgTypes[23]
+	mi := &file_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2267,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[23]
+	mi := &file_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2280,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Stage) GetOperation() string {
@@ -2211,7 +2344,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_v1_node_proto_msgTypes[24]
+	mi := &file_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2356,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[24]
+	mi := &file_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2369,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Stop) GetOperation() string {
@@ -2264,7 +2397,7 @@ type Switch struct {
 
 func (x *Switch) Reset() {
 	*x = Switch{}
-	mi := &file_v1_node_proto_msgTypes[25]
+	mi := &file_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2276,7 +2409,7 @@ func (x *Switch) String() string {
 func (*Switch) ProtoMessage() {}
 
 func (x *Switch) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[25]
+	mi := &file_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2289,7 +2422,7 @@ func (x *Switch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switch.ProtoReflect.Descriptor instead.
 func (*Switch) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Switch) GetOperation() string {
@@ -2316,7 +2449,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_v1_node_proto_msgTypes[26]
+	mi := &file_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2461,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[26]
+	mi := &file_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2474,7 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Rollback) GetOperation() string {
@@ -2361,7 +2494,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_v1_node_proto_msgTypes[27]
+	mi := &file_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2506,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[27]
+	mi := &file_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2519,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Halt) GetOperation() string {
@@ -2406,7 +2539,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_v1_node_proto_msgTypes[28]
+	mi := &file_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2551,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[28]
+	mi := &file_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2564,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Verify) GetOperation() string {
@@ -2457,7 +2590,7 @@ type Salvage struct {
 
 func (x *Salvage) Reset() {
 	*x = Salvage{}
-	mi := &file_v1_node_proto_msgTypes[29]
+	mi := &file_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2602,7 @@ func (x *Salvage) String() string {
 func (*Salvage) ProtoMessage() {}
 
 func (x *Salvage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[29]
+	mi := &file_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,7 +2615,7 @@ func (x *Salvage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Salvage.ProtoReflect.Descriptor instead.
 func (*Salvage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Salvage) GetOperation() string {
@@ -2530,7 +2663,7 @@ type Discard struct {
 
 func (x *Discard) Reset() {
 	*x = Discard{}
-	mi := &file_v1_node_proto_msgTypes[30]
+	mi := &file_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2675,7 @@ func (x *Discard) String() string {
 func (*Discard) ProtoMessage() {}
 
 func (x *Discard) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[30]
+	mi := &file_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2688,7 @@ func (x *Discard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discard.ProtoReflect.Descriptor instead.
 func (*Discard) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Discard) GetOperation() string {
@@ -2577,7 +2710,7 @@ type VerifyBackup struct {
 
 func (x *VerifyBackup) Reset() {
 	*x = VerifyBackup{}
-	mi := &file_v1_node_proto_msgTypes[31]
+	mi := &file_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2722,7 @@ func (x *VerifyBackup) String() string {
 func (*VerifyBackup) ProtoMessage() {}
 
 func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[31]
+	mi := &file_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2735,7 @@ func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackup.ProtoReflect.Descriptor instead.
 func (*VerifyBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyBackup) GetName() string {
@@ -2638,7 +2771,7 @@ type VerifiedBackup struct {
 
 func (x *VerifiedBackup) Reset() {
 	*x = VerifiedBackup{}
-	mi := &file_v1_node_proto_msgTypes[32]
+	mi := &file_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2783,7 @@ func (x *VerifiedBackup) String() string {
 func (*VerifiedBackup) ProtoMessage() {}
 
 func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[32]
+	mi := &file_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2796,7 @@ func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedBackup.ProtoReflect.Descriptor instead.
 func (*VerifiedBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerifiedBackup) GetBad() string {
@@ -2742,7 +2875,7 @@ type PerformEvent struct {
 
 func (x *PerformEvent) Reset() {
 	*x = PerformEvent{}
-	mi := &file_v1_node_proto_msgTypes[33]
+	mi := &file_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2887,7 @@ func (x *PerformEvent) String() string {
 func (*PerformEvent) ProtoMessage() {}
 
 func (x *PerformEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[33]
+	mi := &file_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2900,7 @@ func (x *PerformEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformEvent.ProtoReflect.Descriptor instead.
 func (*PerformEvent) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PerformEvent) GetPhase() string {
@@ -2836,7 +2969,7 @@ type Facts struct {
 
 func (x *Facts) Reset() {
 	*x = Facts{}
-	mi := &file_v1_node_proto_msgTypes[34]
+	mi := &file_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2848,7 +2981,7 @@ func (x *Facts) String() string {
 func (*Facts) ProtoMessage() {}
 
 func (x *Facts) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[34]
+	mi := &file_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2861,7 +2994,7 @@ func (x *Facts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Facts.ProtoReflect.Descriptor instead.
 func (*Facts) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Facts) GetRevision() int64 {
@@ -2928,7 +3061,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xeb\x06\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xa4\a\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -2953,10 +3086,14 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x05trash\x18\x12 \x03(\v2\x1a.etcdmanager.v1.TrashEntryR\x05trash\x12D\n" +
 	"\bsettings\x18( \x03(\v2(.etcdmanager.v1.NodeStatus.SettingsEntryR\bsettings\x12!\n" +
 	"\fname_problem\x18- \x01(\tR\vnameProblem\x12(\n" +
-	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x1a;\n" +
+	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x127\n" +
+	"\arelease\x18. \x01(\v2\x1d.etcdmanager.v1.VolumeReleaseR\arelease\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
+	"\rVolumeRelease\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12 \n" +
+	"\vreplacement\x18\x02 \x01(\tR\vreplacement\"\xc1\x01\n" +
 	"\n" +
 	"TrashEntry\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x1d\n" +
@@ -3018,7 +3155,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x06halted\x18\x06 \x01(\bR\x06halted\x12\x18\n" +
 	"\awritten\x18\a \x01(\bR\awritten\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\b \x01(\x03R\tsizeBytes\"\x9b\a\n" +
+	"size_bytes\x18\b \x01(\x03R\tsizeBytes\"\xe3\a\n" +
 	"\x0ePerformRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x16\n" +
@@ -3043,7 +3180,8 @@ const file_v1_node_proto_rawDesc = "" +
 	"defragment\x18( \x01(\v2\x1a.etcdmanager.v1.DefragmentH\x00R\n" +
 	"defragment\x12=\n" +
 	"\vstop_member\x18) \x01(\v2\x1a.etcdmanager.v1.StopMemberH\x00R\n" +
-	"stopMemberB\b\n" +
+	"stopMember\x12F\n" +
+	"\x0erelease_volume\x18* \x01(\v2\x1d.etcdmanager.v1.ReleaseVolumeH\x00R\rreleaseVolumeB\b\n" +
 	"\x06action\"\xae\x01\n" +
 	"\tStartEtcd\x12/\n" +
 	"\x05state\x18\x01 \x01(\v2\x19.etcdmanager.v1.EtcdStateR\x05state\x12 \n" +
@@ -3053,7 +3191,10 @@ const file_v1_node_proto_rawDesc = "" +
 	"\bsettings\x18( \x01(\v2\x18.etcdmanager.v1.SettingsR\bsettings\"$\n" +
 	"\n" +
 	"StopMember\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"E\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"I\n" +
+	"\rReleaseVolume\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\tR\x06volume\x12 \n" +
+	"\vreplacement\x18\x02 \x01(\tR\vreplacement\"E\n" +
 	"\fReachRequest\x12!\n" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\x12\x12\n" +
 	"\x04urls\x18\x02 \x03(\tR\x04urls\")\n" +
@@ -3184,100 +3325,104 @@ func file_v1_node_proto_rawDescGZIP() []byte {
 	return file_v1_node_proto_rawDescData
 }
 
-var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_v1_node_proto_goTypes = []any{
 	(*ObserveRequest)(nil),  // 0: etcdmanager.v1.ObserveRequest
 	(*WatchRequest)(nil),    // 1: etcdmanager.v1.WatchRequest
 	(*WatchEvent)(nil),      // 2: etcdmanager.v1.WatchEvent
 	(*NodeStatus)(nil),      // 3: etcdmanager.v1.NodeStatus
-	(*TrashEntry)(nil),      // 4: etcdmanager.v1.TrashEntry
-	(*EtcdStatus)(nil),      // 5: etcdmanager.v1.EtcdStatus
-	(*Alarm)(nil),           // 6: etcdmanager.v1.Alarm
-	(*Member)(nil),          // 7: etcdmanager.v1.Member
-	(*StagedDir)(nil),       // 8: etcdmanager.v1.StagedDir
-	(*PerformRequest)(nil),  // 9: etcdmanager.v1.PerformRequest
-	(*StartEtcd)(nil),       // 10: etcdmanager.v1.StartEtcd
-	(*StopMember)(nil),      // 11: etcdmanager.v1.StopMember
-	(*ReachRequest)(nil),    // 12: etcdmanager.v1.ReachRequest
-	(*ReachResponse)(nil),   // 13: etcdmanager.v1.ReachResponse
-	(*WitnessRequest)(nil),  // 14: etcdmanager.v1.WitnessRequest
-	(*WitnessResponse)(nil), // 15: etcdmanager.v1.WitnessResponse
-	(*Settings)(nil),        // 16: etcdmanager.v1.Settings
-	(*Defragment)(nil),      // 17: etcdmanager.v1.Defragment
-	(*SetAside)(nil),        // 18: etcdmanager.v1.SetAside
-	(*TakeBackup)(nil),      // 19: etcdmanager.v1.TakeBackup
-	(*Prove)(nil),           // 20: etcdmanager.v1.Prove
-	(*Replay)(nil),          // 21: etcdmanager.v1.Replay
-	(*ReplaySegment)(nil),   // 22: etcdmanager.v1.ReplaySegment
-	(*Stage)(nil),           // 23: etcdmanager.v1.Stage
-	(*Stop)(nil),            // 24: etcdmanager.v1.Stop
-	(*Switch)(nil),          // 25: etcdmanager.v1.Switch
-	(*Rollback)(nil),        // 26: etcdmanager.v1.Rollback
-	(*Halt)(nil),            // 27: etcdmanager.v1.Halt
-	(*Verify)(nil),          // 28: etcdmanager.v1.Verify
-	(*Salvage)(nil),         // 29: etcdmanager.v1.Salvage
-	(*Discard)(nil),         // 30: etcdmanager.v1.Discard
-	(*VerifyBackup)(nil),    // 31: etcdmanager.v1.VerifyBackup
-	(*VerifiedBackup)(nil),  // 32: etcdmanager.v1.VerifiedBackup
-	(*PerformEvent)(nil),    // 33: etcdmanager.v1.PerformEvent
-	(*Facts)(nil),           // 34: etcdmanager.v1.Facts
-	nil,                     // 35: etcdmanager.v1.NodeStatus.SettingsEntry
-	nil,                     // 36: etcdmanager.v1.Settings.ValuesEntry
-	(*EtcdNode)(nil),        // 37: etcdmanager.v1.EtcdNode
-	(*EtcdState)(nil),       // 38: etcdmanager.v1.EtcdState
-	(*ClusterSpec)(nil),     // 39: etcdmanager.v1.ClusterSpec
+	(*VolumeRelease)(nil),   // 4: etcdmanager.v1.VolumeRelease
+	(*TrashEntry)(nil),      // 5: etcdmanager.v1.TrashEntry
+	(*EtcdStatus)(nil),      // 6: etcdmanager.v1.EtcdStatus
+	(*Alarm)(nil),           // 7: etcdmanager.v1.Alarm
+	(*Member)(nil),          // 8: etcdmanager.v1.Member
+	(*StagedDir)(nil),       // 9: etcdmanager.v1.StagedDir
+	(*PerformRequest)(nil),  // 10: etcdmanager.v1.PerformRequest
+	(*StartEtcd)(nil),       // 11: etcdmanager.v1.StartEtcd
+	(*StopMember)(nil),      // 12: etcdmanager.v1.StopMember
+	(*ReleaseVolume)(nil),   // 13: etcdmanager.v1.ReleaseVolume
+	(*ReachRequest)(nil),    // 14: etcdmanager.v1.ReachRequest
+	(*ReachResponse)(nil),   // 15: etcdmanager.v1.ReachResponse
+	(*WitnessRequest)(nil),  // 16: etcdmanager.v1.WitnessRequest
+	(*WitnessResponse)(nil), // 17: etcdmanager.v1.WitnessResponse
+	(*Settings)(nil),        // 18: etcdmanager.v1.Settings
+	(*Defragment)(nil),      // 19: etcdmanager.v1.Defragment
+	(*SetAside)(nil),        // 20: etcdmanager.v1.SetAside
+	(*TakeBackup)(nil),      // 21: etcdmanager.v1.TakeBackup
+	(*Prove)(nil),           // 22: etcdmanager.v1.Prove
+	(*Replay)(nil),          // 23: etcdmanager.v1.Replay
+	(*ReplaySegment)(nil),   // 24: etcdmanager.v1.ReplaySegment
+	(*Stage)(nil),           // 25: etcdmanager.v1.Stage
+	(*Stop)(nil),            // 26: etcdmanager.v1.Stop
+	(*Switch)(nil),          // 27: etcdmanager.v1.Switch
+	(*Rollback)(nil),        // 28: etcdmanager.v1.Rollback
+	(*Halt)(nil),            // 29: etcdmanager.v1.Halt
+	(*Verify)(nil),          // 30: etcdmanager.v1.Verify
+	(*Salvage)(nil),         // 31: etcdmanager.v1.Salvage
+	(*Discard)(nil),         // 32: etcdmanager.v1.Discard
+	(*VerifyBackup)(nil),    // 33: etcdmanager.v1.VerifyBackup
+	(*VerifiedBackup)(nil),  // 34: etcdmanager.v1.VerifiedBackup
+	(*PerformEvent)(nil),    // 35: etcdmanager.v1.PerformEvent
+	(*Facts)(nil),           // 36: etcdmanager.v1.Facts
+	nil,                     // 37: etcdmanager.v1.NodeStatus.SettingsEntry
+	nil,                     // 38: etcdmanager.v1.Settings.ValuesEntry
+	(*EtcdNode)(nil),        // 39: etcdmanager.v1.EtcdNode
+	(*EtcdState)(nil),       // 40: etcdmanager.v1.EtcdState
+	(*ClusterSpec)(nil),     // 41: etcdmanager.v1.ClusterSpec
 }
 var file_v1_node_proto_depIdxs = []int32{
-	37, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
-	38, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
-	5,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
-	8,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
-	4,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
-	35, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
-	7,  // 6: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
-	6,  // 7: etcdmanager.v1.EtcdStatus.alarms:type_name -> etcdmanager.v1.Alarm
-	10, // 8: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
-	18, // 9: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
-	19, // 10: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
-	20, // 11: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
-	23, // 12: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
-	24, // 13: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
-	25, // 14: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
-	26, // 15: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
-	30, // 16: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
-	27, // 17: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
-	28, // 18: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
-	29, // 19: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
-	31, // 20: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
-	17, // 21: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
-	11, // 22: etcdmanager.v1.PerformRequest.stop_member:type_name -> etcdmanager.v1.StopMember
-	38, // 23: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
-	16, // 24: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
-	36, // 25: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
-	39, // 26: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
-	21, // 27: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
-	22, // 28: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
-	38, // 29: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
-	21, // 30: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
-	38, // 31: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
-	39, // 32: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
-	34, // 33: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
-	32, // 34: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
-	0,  // 35: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
-	1,  // 36: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
-	9,  // 37: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
-	12, // 38: etcdmanager.v1.NodeService.Reach:input_type -> etcdmanager.v1.ReachRequest
-	14, // 39: etcdmanager.v1.NodeService.Witness:input_type -> etcdmanager.v1.WitnessRequest
-	3,  // 40: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
-	2,  // 41: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
-	33, // 42: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
-	13, // 43: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
-	15, // 44: etcdmanager.v1.NodeService.Witness:output_type -> etcdmanager.v1.WitnessResponse
-	40, // [40:45] is the sub-list for method output_type
-	35, // [35:40] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	39, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
+	40, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
+	6,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
+	9,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
+	5,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
+	37, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
+	4,  // 6: etcdmanager.v1.NodeStatus.release:type_name -> etcdmanager.v1.VolumeRelease
+	8,  // 7: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
+	7,  // 8: etcdmanager.v1.EtcdStatus.alarms:type_name -> etcdmanager.v1.Alarm
+	11, // 9: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
+	20, // 10: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
+	21, // 11: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
+	22, // 12: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
+	25, // 13: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
+	26, // 14: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
+	27, // 15: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
+	28, // 16: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
+	32, // 17: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
+	29, // 18: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
+	30, // 19: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
+	31, // 20: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
+	33, // 21: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
+	19, // 22: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
+	12, // 23: etcdmanager.v1.PerformRequest.stop_member:type_name -> etcdmanager.v1.StopMember
+	13, // 24: etcdmanager.v1.PerformRequest.release_volume:type_name -> etcdmanager.v1.ReleaseVolume
+	40, // 25: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
+	18, // 26: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
+	38, // 27: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
+	41, // 28: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
+	23, // 29: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
+	24, // 30: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
+	40, // 31: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
+	23, // 32: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
+	40, // 33: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
+	41, // 34: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
+	36, // 35: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
+	34, // 36: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
+	0,  // 37: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
+	1,  // 38: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
+	10, // 39: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
+	14, // 40: etcdmanager.v1.NodeService.Reach:input_type -> etcdmanager.v1.ReachRequest
+	16, // 41: etcdmanager.v1.NodeService.Witness:input_type -> etcdmanager.v1.WitnessRequest
+	3,  // 42: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
+	2,  // 43: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
+	35, // 44: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
+	15, // 45: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
+	17, // 46: etcdmanager.v1.NodeService.Witness:output_type -> etcdmanager.v1.WitnessResponse
+	42, // [42:47] is the sub-list for method output_type
+	37, // [37:42] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_v1_node_proto_init() }
@@ -3286,7 +3431,7 @@ func file_v1_node_proto_init() {
 		return
 	}
 	file_v1_storage_proto_init()
-	file_v1_node_proto_msgTypes[9].OneofWrappers = []any{
+	file_v1_node_proto_msgTypes[10].OneofWrappers = []any{
 		(*PerformRequest_StartEtcd)(nil),
 		(*PerformRequest_SetAside)(nil),
 		(*PerformRequest_TakeBackup)(nil),
@@ -3302,6 +3447,7 @@ func file_v1_node_proto_init() {
 		(*PerformRequest_VerifyBackup)(nil),
 		(*PerformRequest_Defragment)(nil),
 		(*PerformRequest_StopMember)(nil),
+		(*PerformRequest_ReleaseVolume)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3309,7 +3455,7 @@ func file_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_node_proto_rawDesc), len(file_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

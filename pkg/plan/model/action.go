@@ -132,6 +132,14 @@ type StopMember struct {
 	Reason string
 }
 
+// ReleaseVolume has a node give its data volume up for another one. The node stops etcd in order and comes back without data, so the others
+// have to serve without it and fill it again.
+type ReleaseVolume struct {
+	Node cluster.NodeID
+	// Volume and Replacement are the provider's ids, as the node has named them.
+	Volume, Replacement string
+}
+
 // EnableDowngrade begins etcd's own downgrade: from then on all members keep to that version, and the older etcd can take their data.
 type EnableDowngrade struct{ Version string }
 
@@ -280,6 +288,10 @@ func (RestartMember) Fence() Fence { return FenceWritten }
 func (StopMember) Fence() Fence { return FenceWritten }
 
 // Fence implements Action.
+// Two leaders at once must not have two nodes give their data up.
+func (ReleaseVolume) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
 func (EnableDowngrade) Fence() Fence { return FenceWritten }
 
 // Fence implements Action.
@@ -387,7 +399,10 @@ func (a RestartMember) String() string {
 	}
 	return s
 }
-func (a StopMember) String() string      { return fmt.Sprintf("stop-member node=%s", a.Node) }
+func (a StopMember) String() string { return fmt.Sprintf("stop-member node=%s", a.Node) }
+func (a ReleaseVolume) String() string {
+	return fmt.Sprintf("release-volume node=%s volume=%s replacement=%s", a.Node, a.Volume, a.Replacement)
+}
 func (a EnableDowngrade) String() string { return "enable-downgrade version=" + a.Version }
 func (CancelDowngrade) String() string   { return "cancel-downgrade" }
 func (a Compact) String() string         { return fmt.Sprintf("compact revision=%d", a.Revision) }

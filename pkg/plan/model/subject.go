@@ -29,6 +29,7 @@ func (CancelDowngrade) subject() string { return "cancel-downgrade" }
 func (Compact) subject() string         { return "compact" }
 func (a Defragment) subject() string    { return "defragment " + string(a.Node) }
 func (a Disarm) subject() string        { return fmt.Sprintf("disarm %s %s", a.Alarm.Type, a.Alarm.Member) }
+func (a ReleaseVolume) subject() string { return "release-volume " + string(a.Node) }
 func (a SetAside) subject() string      { return "set-aside " + string(a.Node) }
 func (a BeginRestore) subject() string  { return "begin-restore " + a.Command }
 func (a SalvageData) subject() string   { return "salvage-data " + a.Op.ID }

@@ -57,6 +57,8 @@ func checkKind(o *model.Observation, a model.Action, p model.Policy) error {
 		return checkRestartMember(o, a)
 	case model.StopMember:
 		return checkStopMember(o, a)
+	case model.ReleaseVolume:
+		return checkRelease(o, a)
 	case model.EnableDowngrade:
 		return checkDowngrade(o, a)
 	case model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
@@ -181,7 +183,7 @@ func checkCounted(o *model.Observation, a model.Action) error {
 	}
 	start, ok := a.(model.StartEtcd)
 	switch a.(type) {
-	case model.AddLearner, model.Promote, model.UpdateMember, model.RemoveMember, model.SetAside:
+	case model.AddLearner, model.Promote, model.UpdateMember, model.RemoveMember, model.SetAside, model.ReleaseVolume:
 	default:
 		if !ok || !start.MayBeEmpty {
 			return nil

@@ -31,6 +31,7 @@ var refused = []struct {
 	{model.RemoveMember{}, "tells the member list"},
 	{model.RestartMember{}, "has no member to restart"},
 	{model.StopMember{}, "has no member"},
+	{model.ReleaseVolume{}, "doesn't answer"},
 	{model.EnableDowngrade{}, "no one cluster serves"},
 	{model.CancelDowngrade{}, "tells the member list"},
 	{model.Compact{}, "tells the member list"},
