@@ -211,6 +211,9 @@ func (d *daemon) openAgent() error {
 	}
 	if d.volume != nil {
 		cfg.Ready = d.volume.check
+		if d.volume.ebs != nil {
+			cfg.Release = d.release
+		}
 	}
 	d.agent, err = node.New(cfg)
 	return err

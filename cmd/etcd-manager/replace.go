@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -13,17 +10,21 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/node"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	ebs "github.com/etcd-manager/etcd-manager/pkg/volume/aws"
 )
 
 // How this node's volume is replaced by another one is written in docs/aws.md. The operator's tool tags the old volume; the node sees that with the
-// look at EC2 by which it finds the others, waits until it can be spared, and gives the volume up.
+// look at EC2 by which it finds the others. It finds out whether all is ready for the new volume and says so in its status. The leader decides
+// whether the member can be spared (plan, safety.MayRelease), and tells it to give the volume up.
 
-// spareTimeout bounds the question whether this member can be spared.
-const spareTimeout = 15 * time.Second
+const (
+	// volumeTimeout bounds what is asked of EC2 and of the store for one look.
+	volumeTimeout = 15 * time.Second
+	// leaderPatience is how long a leader may take to say something, before the node says that it waits for it.
+	leaderPatience = 15 * time.Second
+)
 
 // seen is what discovery saw last.
 type seen struct {
@@ -49,26 +50,64 @@ func (s *seen) find(id volume.ID) *volume.Volume {
 	return nil
 }
 
-// watchReplacement says in the store how this node's volume does, and whether it is to be given up now.
-func (d *daemon) watchReplacement(ctx context.Context) bool {
+// watchReplacement says in the store how this node's volume does, and tells the leader whether it is ready to be given up.
+func (d *daemon) watchReplacement(ctx context.Context) {
 	v := d.volume
 	record := catalog.VolumeRecord{Node: d.id, Volume: string(v.volume.ID), Instance: v.self.Instance}
 	s := d.agent.LastStatus()
 	record.Serving = s.Running && s.Votes() && !s.Quarantined
-	giveUp := false
-	if own := v.seen.find(v.volume.ID); own == nil || own.Tags[ebs.TagReplacedBy] == "" {
+	own := v.seen.find(v.volume.ID)
+	if own == nil || own.Tags[ebs.TagReplacedBy] == "" {
+		d.setRelease(nil)
 		d.endTurn(ctx, record.Serving)
+	} else if err := d.readyToRelease(ctx, own); err != nil {
+		d.setRelease(nil)
+		record.Waiting = err.Error()
 	} else {
-		if err := d.spared(ctx, own); err != nil {
-			record.Waiting = err.Error()
-			klog.V(2).Infof("volume %s is to be replaced by %s: not yet: %v", own.ID, own.Tags[ebs.TagReplacedBy], err)
-		} else {
-			klog.Infof("volume %s is to be replaced by %s, and every member is well: this node gives it up", own.ID, own.Tags[ebs.TagReplacedBy])
-			giveUp = true
-		}
+		d.setRelease(&cluster.VolumeRelease{Volume: string(own.ID), Replacement: own.Tags[ebs.TagReplacedBy]})
+		record.Waiting = d.leaderWaits()
+	}
+	if record.Waiting != "" {
+		klog.V(2).Infof("volume %s is to be replaced by %s: not yet: %v", own.ID, own.Tags[ebs.TagReplacedBy], record.Waiting)
 	}
 	d.publishVolume(ctx, record)
-	return giveUp
+}
+
+// setRelease tells the leader, with this node's status, which volume it is ready to give up.
+func (d *daemon) setRelease(r *cluster.VolumeRelease) {
+	switch {
+	case r == nil:
+		d.volume.readySince = time.Time{}
+	case d.volume.readySince.IsZero():
+		d.volume.readySince = time.Now()
+	}
+	d.agent.SetRelease(r)
+}
+
+// leaderWaits says why the leader has not yet told this node to give its volume up, or is "".
+func (d *daemon) leaderWaits() string {
+	leader, _ := d.peers.Leader()
+	return leaderWaits(leader, d.manager.Outlook().Releases[d.id], time.Since(d.volume.readySince))
+}
+
+// leaderWaits is what a node that is ready for so long waits for: told is what the leader says. A leader that says nothing, and doesn't act either,
+// has a manager that doesn't know of this: the node waits for one that does, and never decides by itself.
+func leaderWaits(leader cluster.NodeID, told string, ready time.Duration) string {
+	switch {
+	case told != "":
+		return told
+	case ready < leaderPatience:
+		return ""
+	case leader == "":
+		return "no manager leads, so nobody can say whether this member can be spared"
+	}
+	return fmt.Sprintf("node %s leads and has not said whether this member can be spared; if its manager is older than this one, it waits until that is upgraded", leader)
+}
+
+// release is called when the leader has told this node to give its volume up. run stops everything then.
+func (d *daemon) release(cluster.VolumeRelease) error {
+	close(d.giveUp)
+	return nil
 }
 
 // endTurn lets others have their volumes replaced, once this node serves.
@@ -76,7 +115,7 @@ func (d *daemon) endTurn(ctx context.Context, serving bool) {
 	if !serving || d.volume.turnEnded {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, spareTimeout)
+	ctx, cancel := context.WithTimeout(ctx, volumeTimeout)
 	defer cancel()
 	if err := d.catalog.EndTurn(ctx, d.id); err != nil {
 		klog.V(2).Infof("let others have their volumes replaced: %v", err)
@@ -92,7 +131,7 @@ func (d *daemon) publishVolume(ctx context.Context, r catalog.VolumeRecord) {
 	}
 	written := r
 	written.At = time.Now().UTC().Truncate(time.Second)
-	ctx, cancel := context.WithTimeout(ctx, spareTimeout)
+	ctx, cancel := context.WithTimeout(ctx, volumeTimeout)
 	defer cancel()
 	if err := d.catalog.PutVolume(ctx, written); err != nil {
 		klog.V(2).Infof("say which volume this node has: %v", err)
@@ -101,9 +140,9 @@ func (d *daemon) publishVolume(ctx context.Context, r catalog.VolumeRecord) {
 	d.volume.published = r
 }
 
-// spared returns nil if the others serve without this member, and everything is ready for it to come back on the new volume.
-func (d *daemon) spared(ctx context.Context, own *volume.Volume) error {
-	ctx, cancel := context.WithTimeout(ctx, spareTimeout)
+// readyToRelease returns nil if everything is ready for this node to come back on the new volume.
+func (d *daemon) readyToRelease(ctx context.Context, own *volume.Volume) error {
+	ctx, cancel := context.WithTimeout(ctx, volumeTimeout)
 	defer cancel()
 	next, err := d.volume.ebs.Volume(ctx, volume.ID(own.Tags[ebs.TagReplacedBy]))
 	switch {
@@ -121,77 +160,9 @@ func (d *daemon) spared(ctx context.Context, own *volume.Volume) error {
 		return err
 	}
 	// Whatever the tags say and however often the tool was started: the store lets one node at a time be without its data. Only who has the turn
-	// looks at the others, so that what it sees isn't changed by a replacement.
+	// is looked at by the leader, so that what it sees isn't changed by a replacement. Older managers keep to the turn too.
 	d.volume.turnEnded = false
-	if err := d.catalog.TakeTurn(ctx, catalog.Turn{Node: d.id, Volume: string(own.ID), Since: time.Now().UTC().Truncate(time.Second)}); err != nil {
-		return err
-	}
-	return d.othersAreWell(ctx)
-}
-
-// othersAreWell asks every member. All have to be healthy voters, as many as are wanted, so that a majority is left without this one.
-func (d *daemon) othersAreWell(ctx context.Context) error {
-	status := d.agent.Status(ctx)
-	switch {
-	case status.Operation != "" || status.Holding:
-		return fmt.Errorf("a restore is under way (%s)", status.Operation)
-	case !status.Etcd.Votes():
-		return fmt.Errorf("the member on this node is not a healthy voter: %s", status.Etcd.Error)
-	case status.Busy != "":
-		return fmt.Errorf("this node is busy with %s", status.Busy)
-	}
-	own, err := d.dialMember(d.id, d.self.ClientURLs)
-	if err != nil {
-		return err
-	}
-	defer own.Close()
-	members, err := own.Members(ctx, true)
-	if err != nil {
-		return err
-	}
-	if len(members) < 3 || len(members) < status.State.DesiredSize {
-		return fmt.Errorf("there are %d members; at least 3, and all %d that are wanted, are needed, so that the data stay when this one is rebuilt", len(members), status.State.DesiredSize)
-	}
-	var errs []error
-	for _, m := range members {
-		if err := d.memberIsWell(ctx, m); err != nil {
-			errs = append(errs, fmt.Errorf("member %s (%s): %w", m.Name, m.ID, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (d *daemon) memberIsWell(ctx context.Context, m cluster.Member) error {
-	if m.Learner || m.Name == "" || len(m.ClientURLs) == 0 {
-		return errors.New("it is no voter yet")
-	}
-	c, err := d.dialMember(cluster.NodeID(m.Name), m.ClientURLs)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	if err := c.IsMember(ctx, m.ID); err != nil {
-		return err
-	}
-	if h := c.Health(ctx); !h.Healthy {
-		return errors.New(h.Reason)
-	}
-	return nil
-}
-
-// dialMember connects to the member of a node, and not to one with which it shares a name.
-func (d *daemon) dialMember(id cluster.NodeID, urls []string) (*etcd.Client, error) {
-	endpoints := etcd.MemberEndpoints(urls, d.peers.Addresses(id))
-	if d.keeper == nil || d.o.etcdInsecure || strings.HasPrefix(urls[0], "http:") {
-		return etcd.Dial(endpoints, nil)
-	}
-	var hosts []string
-	for _, s := range urls {
-		if u, err := url.Parse(s); err == nil {
-			hosts = append(hosts, u.Hostname())
-		}
-	}
-	return etcd.Dial(endpoints, d.keeper.EtcdClient(hosts...))
+	return d.catalog.TakeTurn(ctx, catalog.Turn{Node: d.id, Volume: string(own.ID), Since: time.Now().UTC().Truncate(time.Second)})
 }
 
 // giveUpVolume is done when etcd was stopped in order and nothing uses the volume any more. The tag is the point of no return. It returns what

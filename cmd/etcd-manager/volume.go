@@ -43,6 +43,8 @@ type dataVolume struct {
 	published catalog.VolumeRecord
 	// turnEnded is true once it is known that this node doesn't have the turn to be without its data.
 	turnEnded bool
+	// readySince is when this node became ready to give the volume up; zero if it isn't.
+	readySince time.Time
 }
 
 // host is the machine on which volumes are mounted.
@@ -210,6 +212,9 @@ func (d *daemon) keepVolume(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-d.giveUp:
+			<-ctx.Done()
+			return nil
 		case <-tick.C:
 		}
 		if err := d.volume.check(); err != nil {
@@ -221,10 +226,8 @@ func (d *daemon) keepVolume(ctx context.Context) error {
 				d.said.Warningf("grow", "%v", err)
 			}
 		}
-		if d.volume.ebs != nil && d.watchReplacement(ctx) {
-			close(d.giveUp)
-			<-ctx.Done()
-			return nil
+		if d.volume.ebs != nil {
+			d.watchReplacement(ctx)
 		}
 	}
 }

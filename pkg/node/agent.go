@@ -65,6 +65,8 @@ type Config struct {
 	// Ready, if not nil, is asked before each start of etcd and before each action whether the data dir is still what it was when the manager
 	// started: a directory whose volume was unmounted is not. It is called concurrently and must not block.
 	Ready func() error
+	// Release, if not nil, begins to give a data volume up: the agent is stopped soon after. It must not block.
+	Release func(cluster.VolumeRelease) error
 }
 
 // Agent keeps one etcd running as the state file says. All exported methods may be called concurrently.
@@ -137,6 +139,8 @@ type Agent struct {
 	verification *verification // guarded by mu; nil if no backup is being proven
 
 	summary told // guarded by mu
+
+	volume volumeRelease // guarded by mu
 }
 
 // New opens the data dir and reads what is there. It starts nothing. The error wraps cluster.ErrOtherCluster,
@@ -317,7 +321,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
 		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: a.resources.free, DiskTotal: a.resources.total,
-		Busy: a.busy, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash), Settings: maps.Clone(a.j.Settings),
+		Busy: firstNonEmpty(a.busy, a.releasing()), Release: a.volume.ready, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash), Settings: maps.Clone(a.j.Settings),
 		NameProblem: a.nameProblem,
 	}
 	if a.stateErr != nil {

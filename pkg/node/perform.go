@@ -145,6 +145,9 @@ func (a *Agent) takeTurn(ctx context.Context, req *protosv1.PerformRequest, t *t
 	if err := ctx.Err(); err != nil {
 		return err // a higher leadership has asked for the same meanwhile
 	}
+	if req.GetReleaseVolume() == nil && a.volume.begun {
+		return errReleased
+	}
 	t.begun, a.busy = true, actionName(req)
 	return nil
 }
@@ -169,6 +172,8 @@ func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) 
 		return nil, a.rollback(ctx, x.Rollback.GetOperation())
 	case *protosv1.PerformRequest_StopMember:
 		return nil, a.stopMember(ctx, x.StopMember.GetReason())
+	case *protosv1.PerformRequest_ReleaseVolume:
+		return nil, a.releaseVolume(x.ReleaseVolume)
 	case *protosv1.PerformRequest_Defragment:
 		return nil, a.defragment(ctx)
 	case *protosv1.PerformRequest_Discard:
