@@ -65,7 +65,7 @@ func (a *Agent) releaseVolume(req *protosv1.ReleaseVolume) error {
 	if err := a.cfg.Release(asked); err != nil {
 		return err
 	}
-	klog.Infof("volume %s is given up for %s: the leader has said so", asked.Volume, asked.Replacement)
+	klog.Infof("volume %s is to be replaced by %s, and the leader says that every member is well: this node gives it up", asked.Volume, asked.Replacement)
 	a.volume.begun = true
 	a.bump()
 	return nil
