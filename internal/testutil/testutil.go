@@ -4,7 +4,12 @@ package testutil
 
 import (
 	"flag"
+	"fmt"
+	"math/rand"
+	"net"
+	"os"
 	"testing"
+	"time"
 )
 
 var long = flag.Bool("long", false, "also run the tests that are part of the package's long suite")
@@ -21,4 +26,47 @@ func Long(t testing.TB) {
 // IsLong tells whether the long suite runs, or a test that was named, for tests that do more then.
 func IsLong() bool {
 	return *long || flag.Lookup("test.run").Value.String() != "" || flag.Lookup("test.bench").Value.String() != ""
+}
+
+// Self is the test binary.
+func Self(t testing.TB) string {
+	t.Helper()
+	exe, err := os.Executable()
+	Must(t, err)
+	return exe
+}
+
+// Must ends a test that met an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Eventually waits for a condition.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// FreePort is below the range from which the kernel takes ports for connections, so that none takes it meanwhile.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 12000 + rand.Intn(20000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			Must(t, l.Close())
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
 }

@@ -11,13 +11,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-func (m *testMember) id(t testing.TB) cluster.MemberID {
-	t.Helper()
-	st, err := m.client.Status(ctxOf(t))
-	must(t, err)
-	return st.MemberID
-}
-
 // TestMembership grows a cluster from one to three over learners, hands leadership over and shrinks it again.
 func TestMembership(t *testing.T) {
 	pki := newPKI(t)

@@ -2,7 +2,6 @@ package etcd
 
 import (
 	"errors"
-
 	"maps"
 	"os"
 	"path/filepath"
@@ -17,15 +16,6 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
-
-func putRequest(t testing.TB, key, value string) []byte {
-	t.Helper()
-	b, err := (&etcdserverpb.InternalRaftRequest{
-		Header: &etcdserverpb.RequestHeader{ID: 77}, Put: &etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)},
-	}).Marshal()
-	must(t, err)
-	return b
-}
 
 // written asks, and makes sure that asking changes nothing.
 func written(t testing.TB, m *testMember) bool {

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,16 +11,24 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	mathrand "math/rand"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
 // TestMain makes the test binary what the manager is: able to run as etcd and as the checkers.
@@ -269,3 +278,131 @@ func startOne(t testing.TB, token string) *testMember {
 	startAll(t, ms)
 	return ms[0]
 }
+
+// fillStore writes a bit of everything: history, deletions, leases, compaction. It returns the lease that lives on.
+func fillStore(t testing.TB, m *testMember, keys int) clientv3.LeaseID {
+	t.Helper()
+	ctx, c := ctxOf(t), m.client.Raw()
+	lease, err := c.Grant(ctx, 3600)
+	must(t, err)
+	rnd := mathrand.New(mathrand.NewSource(7))
+	value := make([]byte, 600)
+	put := func(key string, opts ...clientv3.OpOption) {
+		t.Helper()
+		rnd.Read(value)
+		_, err := c.Put(ctx, key, string(value[:rnd.Intn(len(value))]), opts...)
+		must(t, err)
+	}
+	for i := range keys {
+		put(fmt.Sprintf("/registry/pods/p%05d", i))
+	}
+	for i := range keys / 2 {
+		put(fmt.Sprintf("/registry/pods/p%05d", i*2))
+	}
+	for i := range keys / 10 {
+		_, err := c.Delete(ctx, fmt.Sprintf("/registry/pods/p%05d", i*10))
+		must(t, err)
+	}
+	r, err := c.Get(ctx, "x")
+	must(t, err)
+	must(t, m.client.Compact(ctx, r.Header.Revision-int64(keys/4), true))
+	for i := range keys / 10 {
+		put(fmt.Sprintf("/registry/pods/p%05d", i*20))
+		_, err := c.Delete(ctx, fmt.Sprintf("/registry/pods/p%05d", i*20+1))
+		must(t, err)
+	}
+	big := bytes.Repeat([]byte("large value "), 20000) // with overflow pages
+	_, err = c.Put(ctx, "/registry/big", string(big))
+	must(t, err)
+	put("/registry/leases/alive", clientv3.WithLease(lease.ID))
+	put("/registry/masterleases/10.0.0.1", clientv3.WithLease(lease.ID))
+	put("/registry/masterleases/10.0.0.2")
+	_, err = c.Delete(ctx, "/registry/masterleases/10.0.0.2")
+	must(t, err)
+	put("/registry/masterleases/10.0.0.3")
+	return lease.ID
+}
+
+// save writes a snapshot to a file.
+func save(t testing.TB, m *testMember, path string) {
+	t.Helper()
+	s, err := m.client.Snapshot(ctxOf(t))
+	must(t, err)
+	defer s.Close()
+	f, err := os.Create(path)
+	must(t, err)
+	n, err := io.Copy(f, s)
+	must(t, err)
+	must(t, f.Close())
+	if n != s.Size || n != s.N() {
+		t.Fatalf("snapshot has %d bytes, %d were announced", n, s.Size)
+	}
+	if s.Version != "" && Minor(s.Version) != Minor(m.bin.Version) {
+		t.Errorf("snapshot's version is %q", s.Version)
+	}
+}
+
+func liveHash(t testing.TB, m *testMember, rev int64) HashKV {
+	t.Helper()
+	h, err := m.client.HashKV(ctxOf(t), rev)
+	must(t, err)
+	return h
+}
+
+// otherBinaries are real servers of the minor versions, oldest first; 3.4 only where it can be had.
+func otherBinaries(t *testing.T) []Binary {
+	t.Helper()
+	var out []Binary
+	add := func(name string) {
+		path := servers.Binary(t, name)
+		b, err := exec.Command(path, "--version").Output()
+		must(t, err)
+		v := regexp.MustCompile(`etcd Version: (\S+)`).FindSubmatch(b)
+		if v == nil {
+			t.Fatalf("%s --version says %s", path, b)
+		}
+		out = append(out, Binary{Version: string(v[1]), Path: path})
+	}
+	t.Run("find etcd 3.4", func(t *testing.T) { add("etcd-3.4") })
+	add("etcd-3.5")
+	out = append(out, builtin(t))
+	add("etcd-3.7")
+	return out
+}
+
+func (m *testMember) kill(t testing.TB) {
+	t.Helper()
+	must(t, m.proc.Signal(syscall.SIGKILL))
+	<-m.proc.Done()
+}
+
+// dirState tells one state of a directory from another.
+func dirState(t testing.TB, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	must(t, filepath.Walk(dir, func(path string, fi os.FileInfo, err error) error {
+		if err == nil {
+			all[path] = fmt.Sprint(fi.Size(), fi.ModTime().UnixNano(), fi.Mode())
+		}
+		return err
+	}))
+	return all
+}
+
+func putRequest(t testing.TB, key, value string) []byte {
+	t.Helper()
+	b, err := (&etcdserverpb.InternalRaftRequest{
+		Header: &etcdserverpb.RequestHeader{ID: 77}, Put: &etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)},
+	}).Marshal()
+	must(t, err)
+	return b
+}
+
+func (m *testMember) id(t testing.TB) cluster.MemberID {
+	t.Helper()
+	st, err := m.client.Status(ctxOf(t))
+	must(t, err)
+	return st.MemberID
+}
+
+const bump = 1_000_000_000

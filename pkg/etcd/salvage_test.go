@@ -22,12 +22,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-func (m *testMember) kill(t testing.TB) {
-	t.Helper()
-	must(t, m.proc.Signal(syscall.SIGKILL))
-	<-m.proc.Done()
-}
-
 // contents are the keys with everything that a client sees of them.
 func contents(t testing.TB, m *testMember) map[string]string {
 	t.Helper()
@@ -37,19 +31,6 @@ func contents(t testing.TB, m *testMember) map[string]string {
 	for _, kv := range r.Kvs {
 		all[string(kv.Key)] = fmt.Sprint(string(kv.Value), kv.ModRevision, kv.CreateRevision, kv.Version, kv.Lease)
 	}
-	return all
-}
-
-// dirState tells one state of a directory from another.
-func dirState(t testing.TB, dir string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	must(t, filepath.Walk(dir, func(path string, fi os.FileInfo, err error) error {
-		if err == nil {
-			all[path] = fmt.Sprint(fi.Size(), fi.ModTime().UnixNano(), fi.Mode())
-		}
-		return err
-	}))
 	return all
 }
 

@@ -23,8 +23,6 @@ import (
 	"go.uber.org/zap"
 )
 
-const bump = 1_000_000_000
-
 // stage stages all members from one snapshot and returns the result of the first.
 func stage(t testing.TB, ms []*testMember, cfg StageConfig) StageResult {
 	t.Helper()

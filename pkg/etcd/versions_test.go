@@ -1,36 +1,12 @@
 package etcd
 
 import (
-	"os/exec"
-	"regexp"
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
-	"github.com/etcd-manager/etcd-manager/test/servers"
 )
-
-// otherBinaries are real servers of the minor versions, oldest first; 3.4 only where it can be had.
-func otherBinaries(t *testing.T) []Binary {
-	t.Helper()
-	var out []Binary
-	add := func(name string) {
-		path := servers.Binary(t, name)
-		b, err := exec.Command(path, "--version").Output()
-		must(t, err)
-		v := regexp.MustCompile(`etcd Version: (\S+)`).FindSubmatch(b)
-		if v == nil {
-			t.Fatalf("%s --version says %s", path, b)
-		}
-		out = append(out, Binary{Version: string(v[1]), Path: path})
-	}
-	t.Run("find etcd 3.4", func(t *testing.T) { add("etcd-3.4") })
-	add("etcd-3.5")
-	out = append(out, builtin(t))
-	add("etcd-3.7")
-	return out
-}
 
 // TestEveryVersionFromEveryVersion starts each version with everything set, and stages its snapshot for each version.
 func TestEveryVersionFromEveryVersion(t *testing.T) {
