@@ -34,15 +34,11 @@ import (
 // TestMain makes the test binary what the manager is: able to run as etcd and as the checkers.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		code, ok := DispatchChild(os.Args[1:], EtcdCommand(), ProveCommand(), ValuesCommand(), KeysCommand(), StageCommand(), SalvageCommand())
+		code, ok := DispatchChild(os.Args[1:], EtcdCommand(), ProveCommand(), ValuesCommand(), KeysCommand(), StageCommand())
 		if ok {
 			os.Exit(code)
 		}
 		switch os.Args[1] {
-		case "salvage-and-hang":
-			salvageAndHang(os.Args[2:])
-		case "etcd-and-hang":
-			etcdAndHang(os.Args[2:])
 		case "launch-and-die":
 			launchAndDie(os.Args[2:])
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -79,7 +80,7 @@ func (a *Agent) salvaged(ctx context.Context, s *protosv1.Salvage) (*protosv1.Pe
 
 // salvagedData is the copy, and whose it is.
 type salvagedData struct {
-	*etcd.Salvaged
+	*salvage.Database
 	info etcd.DataDirInfo
 }
 
@@ -180,7 +181,7 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 	}
 	klog.Infof("copying %s, to make backup %s (%s) of it with etcd %s", from.dir, s.GetName(), s.GetReason(), bin.Version)
 	t.report("copy", 0, 0)
-	data, err := etcd.Salvage(ctx, etcd.SalvageConfig{
+	data, err := salvage.Run(ctx, salvage.Config{
 		DataDir: from.dir, WorkDir: work, Binary: bin, SelfExe: a.cfg.Executable, KeepFree: headroom, Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr,
 	})
 	if err != nil {

@@ -1,4 +1,4 @@
-package etcd
+package salvage
 
 import (
 	"context"
@@ -14,18 +14,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/procfs"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // contents are the keys with everything that a client sees of them.
 func contents(t testing.TB, m *testMember) map[string]string {
 	t.Helper()
-	r, err := m.client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey())
+	r, err := m.Client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey())
 	must(t, err)
 	all := map[string]string{}
 	for _, kv := range r.Kvs {
@@ -35,14 +37,14 @@ func contents(t testing.TB, m *testMember) map[string]string {
 }
 
 // restored is a one-member cluster out of a salvaged database.
-func restored(t testing.TB, s *Salvaged, bin Binary) *testMember {
+func restored(t testing.TB, s *Database, bin etcd.Binary) *testMember {
 	t.Helper()
 	snap, err := s.Snapshot(t.Context())
 	must(t, err)
 	defer snap.Close()
 	ms := makeMembers(t, 1, bin, "again", nil, "127.0.0.1")
-	_, err = Stage(t.Context(), StageConfig{
-		Snapshot: snap, DataDir: ms[0].cfg.DataDir, Name: ms[0].cfg.Name, InitialCluster: ms[0].cfg.InitialCluster, Token: ms[0].cfg.Token,
+	_, err = etcd.Stage(t.Context(), etcd.StageConfig{
+		Snapshot: snap, DataDir: ms[0].Cfg.DataDir, Name: ms[0].Cfg.Name, InitialCluster: ms[0].Cfg.InitialCluster, Token: ms[0].Cfg.Token,
 	})
 	must(t, err)
 	if snap.N() != snap.Size {
@@ -52,11 +54,11 @@ func restored(t testing.TB, s *Salvaged, bin Binary) *testMember {
 	return ms[0]
 }
 
-func salvageOf(t testing.TB, m *testMember, work string) (*Salvaged, error) {
+func salvageOf(t testing.TB, m *testMember, work string) (*Database, error) {
 	t.Helper()
-	before := dirState(t, m.cfg.DataDir)
-	s, err := Salvage(t.Context(), SalvageConfig{DataDir: m.cfg.DataDir, WorkDir: work, Binary: m.bin, SelfExe: self(t)})
-	if now := dirState(t, m.cfg.DataDir); !maps.Equal(before, now) {
+	before := dirState(t, m.Cfg.DataDir)
+	s, err := Run(t.Context(), Config{DataDir: m.Cfg.DataDir, WorkDir: work, Binary: m.Bin, SelfExe: self(t)})
+	if now := dirState(t, m.Cfg.DataDir); !maps.Equal(before, now) {
 		t.Errorf("the data dir was changed: %v, before %v", now, before)
 	}
 	if s != nil {
@@ -72,7 +74,7 @@ func salvageOf(t testing.TB, m *testMember, work string) (*Salvaged, error) {
 
 // TestSalvageOfASurvivor: what was acknowledged is there, out of one member's dir, although that member didn't know that it was committed.
 func TestSalvageOfASurvivor(t *testing.T) {
-	bins := []Binary{builtin(t)}
+	bins := []etcd.Binary{builtin(t)}
 	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
@@ -82,20 +84,20 @@ func TestSalvageOfASurvivor(t *testing.T) {
 			startAll(t, ms)
 			leaseID := fillStore(t, ms[0], 100)
 			// Every client stays with one member, and the last writes are acknowledged just before all are killed.
-			c := ms[1].client.Raw()
+			c := ms[1].Client.Raw()
 			for i := range 200 {
 				_, err := c.Put(ctxOf(t), fmt.Sprintf("late/%03d", i), "acknowledged")
 				must(t, err)
 			}
 			want := contents(t, ms[1])
 			for _, m := range ms {
-				m.kill(t)
+				m.Kill(t)
 			}
 			best := ms[0]
-			term, index, err := LastEntry(best.cfg.DataDir)
+			term, index, err := etcd.LastEntry(best.Cfg.DataDir)
 			must(t, err)
 			for _, m := range ms[1:] {
-				tm, i, err := LastEntry(m.cfg.DataDir)
+				tm, i, err := etcd.LastEntry(m.Cfg.DataDir)
 				must(t, err)
 				if tm > term || tm == term && i > index {
 					best, term, index = m, tm, i
@@ -110,10 +112,10 @@ func TestSalvageOfASurvivor(t *testing.T) {
 			if now := contents(t, m); !maps.Equal(now, want) {
 				t.Errorf("%d keys are there, %d were", len(now), len(want))
 			}
-			if st, err := m.client.Status(ctxOf(t)); err != nil || st.Revision != s.Facts.Revision {
+			if st, err := m.Client.Status(ctxOf(t)); err != nil || st.Revision != s.Facts.Revision {
 				t.Errorf("revision %d, salvaged %d, %v", st.Revision, s.Facts.Revision, err)
 			}
-			if ttl, err := m.client.Raw().TimeToLive(ctxOf(t), leaseID); err != nil || ttl.TTL <= 0 {
+			if ttl, err := m.Client.Raw().TimeToLive(ctxOf(t), leaseID); err != nil || ttl.TTL <= 0 {
 				t.Errorf("lease: %+v %v", ttl, err)
 			}
 		})
@@ -122,7 +124,7 @@ func TestSalvageOfASurvivor(t *testing.T) {
 
 // TestSalvageOfALearner: the only one that is left is a learner, which has everything and no vote.
 func TestSalvageOfALearner(t *testing.T) {
-	bins := []Binary{builtin(t)}
+	bins := []etcd.Binary{builtin(t)}
 	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
@@ -131,27 +133,27 @@ func TestSalvageOfALearner(t *testing.T) {
 			t.Run(bin.Version+"/"+name, func(t *testing.T) {
 				ms := makeMembers(t, 2, bin, "old", nil, "127.0.0.1")
 				voter, learner := ms[0], ms[1]
-				all := voter.cfg.InitialCluster
-				voter.cfg.InitialCluster, voter.cfg.SnapshotCount, learner.cfg.SnapshotCount = all[:1], count, count
+				all := voter.Cfg.InitialCluster
+				voter.Cfg.InitialCluster, voter.Cfg.SnapshotCount, learner.Cfg.SnapshotCount = all[:1], count, count
 				startAll(t, ms[:1])
 				fillStore(t, voter, 50)
-				_, err := voter.client.AddLearner(ctxOf(t), learner.cfg.PeerURLs)
+				_, err := voter.Client.AddLearner(ctxOf(t), learner.Cfg.PeerURLs)
 				must(t, err)
-				learner.cfg.NewCluster, learner.cfg.InitialCluster = false, all
-				learner.start(t)
+				learner.Cfg.NewCluster, learner.Cfg.InitialCluster = false, all
+				learner.Start(t)
 				eventually(t, "the learner has started", func() bool {
-					st, err := learner.client.Status(ctxOf(t))
+					st, err := learner.Client.Status(ctxOf(t))
 					return err == nil && st.Learner
 				})
-				last, err := voter.client.Raw().Put(ctxOf(t), "late", "acknowledged")
+				last, err := voter.Client.Raw().Put(ctxOf(t), "late", "acknowledged")
 				must(t, err)
 				want := contents(t, voter)
 				eventually(t, "the learner has caught up", func() bool {
-					st, err := learner.client.Status(ctxOf(t))
+					st, err := learner.Client.Status(ctxOf(t))
 					return err == nil && st.Revision >= last.Header.Revision
 				})
-				voter.kill(t)
-				learner.kill(t)
+				voter.Kill(t)
+				learner.Kill(t)
 				s, err := salvageOf(t, learner, t.TempDir()+"/work")
 				must(t, err)
 				if now := contents(t, restored(t, s, bin)); !maps.Equal(now, want) {
@@ -166,9 +168,9 @@ func TestSalvageOfALearner(t *testing.T) {
 func uncommitted(t testing.TB, dataDir string, req []byte) (index uint64) {
 	t.Helper()
 	walDir := filepath.Join(dataDir, "member", "wal")
-	snaps, err := wal.ValidSnapshotEntries(QuietLogger(), walDir)
+	snaps, err := wal.ValidSnapshotEntries(etcd.QuietLogger(), walDir)
 	must(t, err)
-	w, err := wal.Open(QuietLogger(), walDir, snaps[len(snaps)-1])
+	w, err := wal.Open(etcd.QuietLogger(), walDir, snaps[len(snaps)-1])
 	must(t, err)
 	_, st, ents, err := w.ReadAll()
 	must(t, err)
@@ -182,12 +184,12 @@ func TestSalvageKeepsWhatIsNotCommitted(t *testing.T) {
 	m := startOne(t, "single")
 	fillStore(t, m, 50)
 	want := contents(t, m)
-	m.kill(t)
-	index := uncommitted(t, m.cfg.DataDir, putRequest(t, "tail", "kept"))
+	m.Kill(t)
+	index := uncommitted(t, m.Cfg.DataDir, putRequest(t, "tail", "kept"))
 	work := t.TempDir() + "/work"
 	// What a crash left behind is cleared away; what is somebody else's isn't.
 	must(t, os.MkdirAll(work+"/data/member/snap", 0o700))
-	if _, err := salvageOf(t, m, work); !errors.Is(err, ErrNotEmpty) {
+	if _, err := salvageOf(t, m, work); !errors.Is(err, etcd.ErrNotEmpty) {
 		t.Errorf("into a strange directory: %v", err)
 	}
 	must(t, os.WriteFile(work+"/"+salvageMark, nil, 0o600))
@@ -196,7 +198,7 @@ func TestSalvageKeepsWhatIsNotCommitted(t *testing.T) {
 	if s.Index != index {
 		t.Errorf("salvaged up to entry %d, the log has %d", s.Index, index)
 	}
-	now := contents(t, restored(t, s, m.bin))
+	now := contents(t, restored(t, s, m.Bin))
 	if now["tail"] == "" {
 		t.Error("the entry that wasn't committed is gone")
 	}
@@ -209,21 +211,21 @@ func TestSalvageKeepsWhatIsNotCommitted(t *testing.T) {
 func TestSalvageOfAFullMember(t *testing.T) {
 	ms := makeMembers(t, 1, builtin(t), "full", nil, "127.0.0.1")
 	m := ms[0]
-	m.cfg.QuotaBytes = 2 << 20
+	m.Cfg.QuotaBytes = 2 << 20
 	startAll(t, ms)
 	for i := 0; ; i++ {
-		if _, err := m.client.Raw().Put(ctxOf(t), fmt.Sprintf("k%d", i), strings.Repeat("x", 100<<10)); err != nil {
+		if _, err := m.Client.Raw().Put(ctxOf(t), fmt.Sprintf("k%d", i), strings.Repeat("x", 100<<10)); err != nil {
 			break
 		}
 	}
 	want := contents(t, m)
-	if alarms, err := m.client.Alarms(ctxOf(t)); err != nil || len(alarms) != 1 {
+	if alarms, err := m.Client.Alarms(ctxOf(t)); err != nil || len(alarms) != 1 {
 		t.Fatalf("alarms %v %v", alarms, err)
 	}
-	m.kill(t)
+	m.Kill(t)
 	s, err := salvageOf(t, m, t.TempDir()+"/work")
 	must(t, err)
-	if now := contents(t, restored(t, s, m.bin)); !maps.Equal(now, want) || len(now) < 5 {
+	if now := contents(t, restored(t, s, m.Bin)); !maps.Equal(now, want) || len(now) < 5 {
 		t.Errorf("%d keys are there, %d were", len(now), len(want))
 	}
 }
@@ -231,7 +233,7 @@ func TestSalvageOfAFullMember(t *testing.T) {
 // TestSalvageWithUsers: etcd doesn't let the manager in, and the database is had all the same.
 func TestSalvageWithUsers(t *testing.T) {
 	m := startOne(t, "users")
-	ctx, c := ctxOf(t), m.client.Raw()
+	ctx, c := ctxOf(t), m.Client.Raw()
 	_, err := c.Put(ctx, "secret", "value")
 	must(t, err)
 	_, err = c.UserAdd(ctx, "root", "pw")
@@ -240,7 +242,7 @@ func TestSalvageWithUsers(t *testing.T) {
 	must(t, err)
 	_, err = c.AuthEnable(ctx)
 	must(t, err)
-	m.kill(t)
+	m.Kill(t)
 	s, err := salvageOf(t, m, t.TempDir()+"/work")
 	must(t, err)
 	if s.Facts.Keys != 1 {
@@ -249,7 +251,7 @@ func TestSalvageWithUsers(t *testing.T) {
 	snap, err := s.Snapshot(t.Context())
 	must(t, err)
 	n, err := io.Copy(io.Discard, snap)
-	if err != nil || n != snap.Size || n != s.Facts.SizeBytes+HashSize {
+	if err != nil || n != snap.Size || n != s.Facts.SizeBytes+etcd.HashSize {
 		t.Errorf("streamed %d of %d bytes: %v", n, snap.Size, err)
 	}
 	must(t, snap.Close())
@@ -259,11 +261,11 @@ func TestSalvageRefuses(t *testing.T) {
 	m := startOne(t, "refuse")
 	fillStore(t, m, 20)
 	work := t.TempDir() + "/work"
-	refused := func(name string, want error, change func(c *SalvageConfig)) error {
+	refused := func(name string, want error, change func(c *Config)) error {
 		t.Helper()
-		c := SalvageConfig{DataDir: m.cfg.DataDir, WorkDir: work, Binary: m.bin, SelfExe: self(t)}
+		c := Config{DataDir: m.Cfg.DataDir, WorkDir: work, Binary: m.Bin, SelfExe: self(t)}
 		change(&c)
-		_, err := Salvage(t.Context(), c)
+		_, err := Run(t.Context(), c)
 		if err == nil || want != nil && !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", name, err, want)
 		}
@@ -272,58 +274,66 @@ func TestSalvageRefuses(t *testing.T) {
 		}
 		return err
 	}
-	refused("a running member", ErrDataDirInUse, func(*SalvageConfig) {})
-	m.kill(t)
-	refused("an absent dir", ErrBadDatabase, func(c *SalvageConfig) { c.DataDir += "-absent" })
-	refused("relative", ErrConfig, func(c *SalvageConfig) { c.WorkDir = "work" })
-	err := refused("no room", syscall.ENOSPC, func(c *SalvageConfig) { c.KeepFree = 1 << 60 })
+	refused("a running member", etcd.ErrDataDirInUse, func(*Config) {})
+	m.Kill(t)
+	refused("an absent dir", etcd.ErrBadDatabase, func(c *Config) { c.DataDir += "-absent" })
+	refused("relative", etcd.ErrConfig, func(c *Config) { c.WorkDir = "work" })
+	err := refused("no room", syscall.ENOSPC, func(c *Config) { c.KeepFree = 1 << 60 })
 	if !errors.Is(err, cluster.ErrPermanent) || !strings.Contains(err.Error(), "MiB") {
 		t.Errorf("no room: %v", err)
 	}
-	err = refused("an etcd that ends", nil, func(c *SalvageConfig) {
-		c.Binary = Binary{Version: "3.6.0", Path: "/bin/sh", Args: []string{"-c", "echo 'no such luck' >&2; exit 3"}}
+	err = refused("an etcd that ends", nil, func(c *Config) {
+		c.Binary = etcd.Binary{Version: "3.6.0", Path: "/bin/sh", Args: []string{"-c", "echo 'no such luck' >&2; exit 3"}}
 	})
 	if !strings.Contains(err.Error(), "no such luck") || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("its words are lost: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Salvage(ctx, SalvageConfig{DataDir: m.cfg.DataDir, WorkDir: work, Binary: m.bin, SelfExe: self(t)}); !errors.Is(err, context.Canceled) {
+	if _, err := Run(ctx, Config{DataDir: m.Cfg.DataDir, WorkDir: work, Binary: m.Bin, SelfExe: self(t)}); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
 	// Its log is damaged in the middle.
-	names, err := filepath.Glob(m.cfg.DataDir + "/member/wal/*.wal")
+	names, err := filepath.Glob(m.Cfg.DataDir + "/member/wal/*.wal")
 	must(t, err)
 	b, err := os.ReadFile(names[0])
 	must(t, err)
 	at := strings.Index(string(b), "/registry/pods/p00003")
 	b[at] ^= 1
 	must(t, os.WriteFile(names[0], b, 0o600))
-	refused("a damaged log", ErrBadLog, func(*SalvageConfig) {})
+	refused("a damaged log", etcd.ErrBadLog, func(*Config) {})
 }
 
 // TestSalvageDiesWithTheManager kills a manager in the middle of a salvage: its etcd goes with it, and the next attempt succeeds.
 func TestSalvageDiesWithTheManager(t *testing.T) {
 	m := startOne(t, "orphan")
 	fillStore(t, m, 50)
-	m.kill(t)
+	m.Kill(t)
 	work := t.TempDir() + "/work"
-	manager := exec.Command(self(t), "salvage-and-hang", m.cfg.DataDir, work)
+	manager := exec.Command(self(t), "salvage-and-hang", m.Cfg.DataDir, work)
 	must(t, manager.Start())
 	defer manager.Wait()
 	pid := 0
 	eventually(t, "the helper holds its database", func() bool {
-		p, held, err := DataDirHolder(work + "/data")
+		p, held, err := etcd.DataDirHolder(work + "/data")
 		pid = p
 		return err == nil && held && p != manager.Process.Pid
 	})
 	must(t, manager.Process.Kill())
 	eventually(t, "the helper is gone", func() bool {
-		st, err := readStat(pid)
-		return err != nil || st.dead()
+		st, err := statOf(pid)
+		return err != nil || st.State == "Z" || st.State == "X"
 	})
 	_, err := salvageOf(t, m, work)
 	must(t, err)
+}
+
+func statOf(pid int) (procfs.ProcStat, error) {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return procfs.ProcStat{}, err
+	}
+	return p.Stat()
 }
 
 // salvageAndHang is a manager that is killed in the middle of a salvage: its etcd never gets as far as answering.
@@ -332,7 +342,7 @@ func salvageAndHang(args []string) {
 	if err != nil {
 		os.Exit(1)
 	}
-	_, err = Salvage(context.Background(), SalvageConfig{DataDir: args[0], WorkDir: args[1], SelfExe: self, Binary: Binary{Version: CompiledVersion, Path: self, Args: []string{"etcd-and-hang"}}})
+	_, err = Run(context.Background(), Config{DataDir: args[0], WorkDir: args[1], SelfExe: self, Binary: etcd.Binary{Version: etcd.CompiledVersion, Path: self, Args: []string{"etcd-and-hang"}}})
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
 }
@@ -341,7 +351,7 @@ func salvageAndHang(args []string) {
 func etcdAndHang(args []string) {
 	for _, a := range args {
 		if dir, ok := strings.CutPrefix(a, "--data-dir="); ok {
-			f, err := os.OpenFile(DBPath(dir), os.O_RDWR, 0)
+			f, err := os.OpenFile(etcd.DBPath(dir), os.O_RDWR, 0)
 			if err == nil {
 				err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
 			}

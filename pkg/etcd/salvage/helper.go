@@ -1,4 +1,4 @@
-package etcd
+package salvage
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 const (
@@ -31,7 +32,7 @@ const (
 // helper is an etcd for a moment, on a copy that nobody else has. It ends with this process.
 type helper struct {
 	cmd    *exec.Cmd
-	client *Client
+	client *etcd.Client
 	tail   *tailBuffer
 	// dir keeps the way to the socket short: socket paths may have about 100 bytes.
 	dir  *os.File
@@ -49,19 +50,19 @@ func helperArgs(dataDir, version string) []string {
 		// Without a quota: the data are as large as they are.
 		"--quota-backend-bytes=-1", "--logger=zap", "--log-outputs=stderr",
 	}
-	if MinorNumber(version) >= 5 {
+	if etcd.MinorNumber(version) >= 5 {
 		args = append(args, "--unsafe-no-fsync") // a crash costs nothing but the copy
 	}
 	return args
 }
 
-func startHelper(cfg SalvageConfig, d salvageDir) (_ *helper, err error) {
+func startHelper(cfg Config, d salvageDir) (_ *helper, err error) {
 	dir, err := os.Open(string(d))
 	if err != nil {
 		return nil, err
 	}
 	h := &helper{dir: dir, tail: &tailBuffer{}, done: make(chan struct{})}
-	if h.client, err = Dial([]string{fmt.Sprintf("unix:///proc/self/fd/%d/%s", dir.Fd(), helperSocket)}, nil); err != nil {
+	if h.client, err = etcd.Dial([]string{fmt.Sprintf("unix:///proc/self/fd/%d/%s", dir.Fd(), helperSocket)}, nil); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	line := cfg.Binary.CommandLine(helperArgs(d.data(), cfg.Binary.Version)...)
@@ -81,7 +82,7 @@ func startHelper(cfg SalvageConfig, d salvageDir) (_ *helper, err error) {
 	if cfg.Stdout != nil {
 		h.cmd.Stdout = cfg.Stdout
 	}
-	h.cmd.SysProcAttr = DieWithParent(&syscall.SysProcAttr{Setpgid: true})
+	h.cmd.SysProcAttr = etcd.DieWithParent(&syscall.SysProcAttr{Setpgid: true})
 	started := make(chan error)
 	go h.run(started)
 	if err := <-started; err != nil {

@@ -1,4 +1,4 @@
-package etcd
+package salvage
 
 import (
 	"encoding/json"
@@ -13,6 +13,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // promotion is the entry that makes a voter of a learner, to stand behind the last entry of its log; none if the member votes.
@@ -40,16 +42,16 @@ func promotion(snapDir string, begin walpb.Snapshot, metadata []byte, ents []raf
 func isLearner(snapDir string, begin walpb.Snapshot, metadata []byte, ents []raftpb.Entry) (learner bool, self uint64, err error) {
 	var who etcdserverpb.Metadata
 	if err := who.Unmarshal(metadata); err != nil {
-		return false, 0, fmt.Errorf("%w: whose it is: %w", ErrBadLog, err)
+		return false, 0, fmt.Errorf("%w: whose it is: %w", etcd.ErrBadLog, err)
 	}
 	self = who.NodeID
 	if begin.Index > 0 {
-		s, err := snap.New(QuietLogger(), snapDir).LoadNewestAvailable([]walpb.Snapshot{begin})
+		s, err := snap.New(etcd.QuietLogger(), snapDir).LoadNewestAvailable([]walpb.Snapshot{begin})
 		switch {
 		case err == nil:
 			learner = slices.Contains(s.Metadata.ConfState.Learners, self)
 		case !errors.Is(err, snap.ErrNoSnapshot):
-			return false, self, fmt.Errorf("%w: read snapshot in %s: %w", ErrBadLog, filepath.Base(snapDir), err)
+			return false, self, fmt.Errorf("%w: read snapshot in %s: %w", etcd.ErrBadLog, filepath.Base(snapDir), err)
 		case begin.ConfState != nil:
 			learner = slices.Contains(begin.ConfState.Learners, self)
 		}
@@ -60,7 +62,7 @@ func isLearner(snapDir string, begin walpb.Snapshot, metadata []byte, ents []raf
 		}
 		var c raftpb.ConfChange
 		if err := c.Unmarshal(e.Data); err != nil {
-			return false, self, fmt.Errorf("%w: entry %d: %w", ErrBadLog, e.Index, err)
+			return false, self, fmt.Errorf("%w: entry %d: %w", etcd.ErrBadLog, e.Index, err)
 		}
 		if c.NodeID == self {
 			learner = c.Type == raftpb.ConfChangeAddLearnerNode || learner && c.Type == raftpb.ConfChangeUpdateNode

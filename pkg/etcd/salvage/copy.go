@@ -1,4 +1,4 @@
-package etcd
+package salvage
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // salvageDir is the work dir: a mark that says whose it is, and the copied data dir.
@@ -46,7 +47,7 @@ func (d salvageDir) create(ctx context.Context) error {
 		return err
 	}
 	if entries, err := os.ReadDir(string(d)); err != nil || len(entries) > 0 {
-		return errors.Join(fmt.Errorf("%w: %s", ErrNotEmpty, d), err)
+		return errors.Join(fmt.Errorf("%w: %s", etcd.ErrNotEmpty, d), err)
 	}
 	return os.WriteFile(d.mark(), nil, 0o600)
 }
@@ -55,12 +56,12 @@ func (d salvageDir) create(ctx context.Context) error {
 func (d salvageDir) released(ctx context.Context) error {
 	deadline := time.Now().Add(releaseWait)
 	for {
-		pid, held, err := DataDirHolder(d.data())
+		pid, held, err := etcd.DataDirHolder(d.data())
 		if err != nil || !held {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%w: %s is held by %s", ErrDataDirInUse, d.data(), ProcessName(pid))
+			return fmt.Errorf("%w: %s is held by %s", etcd.ErrDataDirInUse, d.data(), etcd.ProcessName(pid))
 		}
 		select {
 		case <-ctx.Done():
@@ -87,17 +88,17 @@ func (d salvageDir) remove() error {
 	return os.RemoveAll(string(d))
 }
 
-// SalvageSubcommand is the name of [SalvageCommand].
-const SalvageSubcommand = "salvage-copy"
+// Subcommand is the name of [Command].
+const Subcommand = "salvage-copy"
 
-// SalvageCommand is the hidden subcommand that makes the copy of a member: its argument is the data dir to make, standard input says of what.
-func SalvageCommand() ChildCommand {
-	return ChildCommand{Name: SalvageSubcommand, Main: func(args []string) int {
+// Command is the hidden subcommand that makes the copy of a member: its argument is the data dir to make, standard input says of what.
+func Command() etcd.ChildCommand {
+	return etcd.ChildCommand{Name: Subcommand, Main: func(args []string) int {
 		if len(args) != 1 {
-			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", SalvageSubcommand)
+			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", Subcommand)
 			return 2
 		}
-		return AnswerParent(func(ctx context.Context, o *salvageOrder) (*salvageCopy, error) { return o.copy(ctx, args[0]) })
+		return etcd.AnswerParent(func(ctx context.Context, o *salvageOrder) (*salvageCopy, error) { return o.copy(ctx, args[0]) })
 	}}
 }
 
@@ -113,24 +114,24 @@ type salvageCopy struct {
 	Index uint64 `json:"index"`
 }
 
-func (d salvageDir) fill(ctx context.Context, cfg SalvageConfig) (*salvageCopy, error) {
+func (d salvageDir) fill(ctx context.Context, cfg Config) (*salvageCopy, error) {
 	o := salvageOrder{From: cfg.DataDir, KeepFree: cfg.KeepFree}
 	if cfg.SelfExe == "" {
 		return o.copy(ctx, d.data())
 	}
-	return CallChild[*salvageCopy](ctx, cfg.SelfExe, &o, SalvageSubcommand, d.data())
+	return etcd.CallChild[*salvageCopy](ctx, cfg.SelfExe, &o, Subcommand, d.data())
 }
 
 // copy copies a member, and makes every entry of the copy's log a committed one.
 func (o *salvageOrder) copy(ctx context.Context, to string) (*salvageCopy, error) {
 	// As long as it is held like this, no etcd can start on it.
-	lock, err := os.Open(DBPath(o.From))
+	lock, err := os.Open(etcd.DBPath(o.From))
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%w: %s is held by %s", ErrDataDirInUse, o.From, ProcessName(LockHolder(DBPath(o.From))))
+		return nil, fmt.Errorf("%w: %s is held by %s", etcd.ErrDataDirInUse, o.From, etcd.ProcessName(etcd.LockHolder(etcd.DBPath(o.From))))
 	}
 	files, total, err := memberFiles(o.From)
 	if err != nil {
@@ -145,7 +146,7 @@ func (o *salvageOrder) copy(ctx context.Context, to string) (*salvageCopy, error
 		need -= n
 	}
 	var c *salvageCopy
-	err = Guard("read log", func() (err error) { c, err = commitAll(filepath.Join(to, "member", "wal")); return err })
+	err = etcd.Guard("read log", func() (err error) { c, err = commitAll(filepath.Join(to, "member", "wal")); return err })
 	return c, err
 }
 
@@ -215,18 +216,18 @@ func (o *salvageOrder) copyFile(ctx context.Context, name, to string, need int64
 
 // commitAll raises the commit index of a log to its newest entry. A learner gets a vote behind that.
 func commitAll(dir string) (*salvageCopy, error) {
-	lg := QuietLogger()
+	lg := etcd.QuietLogger()
 	snaps, err := wal.ValidSnapshotEntries(lg, dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBadLog, err)
+		return nil, fmt.Errorf("%w: %w", etcd.ErrBadLog, err)
 	}
 	if len(snaps) == 0 {
-		return nil, fmt.Errorf("%w: it doesn't say where it begins", ErrBadLog)
+		return nil, fmt.Errorf("%w: it doesn't say where it begins", etcd.ErrBadLog)
 	}
 	newest := snaps[len(snaps)-1]
 	w, err := wal.Open(lg, dir, newest)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBadLog, err)
+		return nil, fmt.Errorf("%w: %w", etcd.ErrBadLog, err)
 	}
 	metadata, state, ents, err := w.ReadAll()
 	if errors.Is(err, io.ErrUnexpectedEOF) {
@@ -235,15 +236,15 @@ func commitAll(dir string) (*salvageCopy, error) {
 			return nil, err
 		}
 		if !wal.Repair(lg, dir) {
-			return nil, fmt.Errorf("%w: its end is torn and can't be cut off", ErrBadLog)
+			return nil, fmt.Errorf("%w: its end is torn and can't be cut off", etcd.ErrBadLog)
 		}
 		if w, err = wal.Open(lg, dir, newest); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrBadLog, err)
+			return nil, fmt.Errorf("%w: %w", etcd.ErrBadLog, err)
 		}
 		metadata, state, ents, err = w.ReadAll()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", ErrBadLog, err), w.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %w", etcd.ErrBadLog, err), w.Close())
 	}
 	c := &salvageCopy{Term: newest.Term, Index: newest.Index}
 	if n := len(ents); n > 0 {

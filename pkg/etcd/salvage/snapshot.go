@@ -1,4 +1,4 @@
-package etcd
+package salvage
 
 import (
 	"bytes"
@@ -6,16 +6,18 @@ import (
 	"crypto/sha256"
 	"io"
 	"os"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // fileSnapshot makes the same stream of the first size bytes of a database that nobody writes to. Closing it closes the file.
-func fileSnapshot(ctx context.Context, f *os.File, size int64, version string) *Snapshot {
+func fileSnapshot(ctx context.Context, f *os.File, size int64, version string) *etcd.Snapshot {
 	ctx, cancel := context.WithCancel(ctx)
 	context.AfterFunc(ctx, func() { _ = f.Close() }) // it was only read
 	h := sha256.New()
 	db := io.TeeReader(&contextReader{ctx, io.NewSectionReader(f, 0, size)}, h)
 	stream := io.MultiReader(db, &lateReader{make: func() []byte { return h.Sum(nil) }})
-	return NewSnapshot(version, size+HashSize, stream, cancel)
+	return etcd.NewSnapshot(version, size+etcd.HashSize, stream, cancel)
 }
 
 // contextReader says what ended the reading, rather than that the file is closed.

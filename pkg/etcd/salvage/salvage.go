@@ -1,4 +1,4 @@
-package etcd
+package salvage
 
 import (
 	"context"
@@ -8,16 +8,18 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
-// SalvageConfig says what is to be salvaged, and how.
-type SalvageConfig struct {
+// Config says what is to be salvaged, and how.
+type Config struct {
 	// DataDir is that of a stopped member. It is only read.
 	DataDir string
 	// WorkDir is the directory in which the copy is made. It must not exist, be empty, or be left from an earlier salvage; its parent must exist.
 	WorkDir string
 	// Binary is the etcd that opens the copy: of the version that ran on the data dir, or the next minor one.
-	Binary Binary
+	Binary etcd.Binary
 	// SelfExe, if set, is the manager's executable: the copy is then made and checked by processes of their own, at the lowest priority.
 	SelfExe string
 	// KeepFree is how many bytes must stay free on WorkDir's file system.
@@ -27,10 +29,10 @@ type SalvageConfig struct {
 	Stderr *os.File
 }
 
-// Salvaged is a database that has everything a member had, its write-ahead log included.
-type Salvaged struct {
+// Database is a database that has everything a member had, its write-ahead log included.
+type Database struct {
 	// Facts are what was found in the database; they hold for what Snapshot streams.
-	Facts Facts
+	Facts etcd.Facts
 	// Version is the etcd that has applied the log.
 	Version string
 	// Term and Index are of the newest entry in the member's log.
@@ -42,31 +44,31 @@ type Salvaged struct {
 	err   error
 }
 
-// Salvage makes a database out of the data dir of a cluster that has no quorum any more. It copies the member and has an etcd of its own apply all
+// Run makes a database out of the data dir of a cluster that has no quorum any more. It copies the member and has an etcd of its own apply all
 // that is in the copy's log: an entry that isn't known to be committed may have been acknowledged by the others, so it is kept. That etcd
-// is alone, reachable through sockets in WorkDir only, and has ended when Salvage returns; it also ends with the caller's process. Close must be
+// is alone, reachable through sockets in WorkDir only, and has ended when Run returns; it also ends with the caller's process. Close must be
 // called in the end.
 //
 // A disk that is too small is an error that wraps syscall.ENOSPC and cluster.ErrPermanent, an unreadable log ErrBadLog, a member that runs
 // ErrDataDirInUse, and a database that isn't sound ErrBadDatabase.
-func Salvage(ctx context.Context, cfg SalvageConfig) (*Salvaged, error) {
-	s, err := salvage(ctx, cfg)
+func Run(ctx context.Context, cfg Config) (*Database, error) {
+	s, err := run(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("salvage %s: %w", cfg.DataDir, err)
 	}
 	return s, nil
 }
 
-func salvage(ctx context.Context, cfg SalvageConfig) (_ *Salvaged, err error) {
+func run(ctx context.Context, cfg Config) (_ *Database, err error) {
 	if !filepath.IsAbs(cfg.DataDir) || !filepath.IsAbs(cfg.WorkDir) || cfg.Binary.Path == "" {
-		return nil, fmt.Errorf("%w: absolute paths and an etcd are needed", ErrConfig)
+		return nil, fmt.Errorf("%w: absolute paths and an etcd are needed", etcd.ErrConfig)
 	}
-	info, err := InspectDataDir(cfg.DataDir)
+	info, err := etcd.InspectDataDir(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
-	if info.State != DirMember {
-		return nil, fmt.Errorf("%w: the data dir is %s: %s", ErrBadDatabase, info.State, info.Reason)
+	if info.State != etcd.DirMember {
+		return nil, fmt.Errorf("%w: the data dir is %s: %s", etcd.ErrBadDatabase, info.State, info.Reason)
 	}
 	dir := salvageDir(cfg.WorkDir)
 	if err := dir.create(ctx); err != nil {
@@ -81,15 +83,15 @@ func salvage(ctx context.Context, cfg SalvageConfig) (_ *Salvaged, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dir.replay(ctx, cfg, c, ChildLimit(info.DBSize)); err != nil {
+	if err := dir.replay(ctx, cfg, c, etcd.ChildLimit(info.DBSize)); err != nil {
 		return nil, err
 	}
-	s := &Salvaged{Version: cfg.Binary.Version, Term: c.Term, Index: c.Index, dir: dir}
+	s := &Database{Version: cfg.Binary.Version, Term: c.Term, Index: c.Index, dir: dir}
 	return s, s.check(ctx, cfg.SelfExe)
 }
 
 // replay has etcd apply the whole log of the copy, and stops it.
-func (d salvageDir) replay(ctx context.Context, cfg SalvageConfig, c *salvageCopy, limit time.Duration) (err error) {
+func (d salvageDir) replay(ctx context.Context, cfg Config, c *salvageCopy, limit time.Duration) (err error) {
 	h, err := startHelper(cfg, d)
 	if err != nil {
 		return err
@@ -128,7 +130,7 @@ func (h *helper) applied(ctx context.Context, index uint64) error {
 	st, err := h.client.Status(ctx)
 	// etcd answers clients only when it is its own leader, and has applied what it proposed itself, which is behind all the rest. With users it
 	// refuses to tell a stranger more than that; what counts is checked in the database afterwards.
-	if errors.Is(err, ErrDenied) {
+	if errors.Is(err, etcd.ErrDenied) {
 		return nil
 	}
 	if err == nil && st.AppliedIndex < index {
@@ -138,12 +140,12 @@ func (h *helper) applied(ctx context.Context, index uint64) error {
 }
 
 // check proves the database and that it has the whole log.
-func (s *Salvaged) check(ctx context.Context, selfExe string) (err error) {
-	path := DBPath(s.dir.data())
+func (s *Database) check(ctx context.Context, selfExe string) (err error) {
+	path := etcd.DBPath(s.dir.data())
 	if selfExe != "" {
-		s.Facts, err = Prove(ctx, selfExe, path, ProveOptions{})
+		s.Facts, err = etcd.Prove(ctx, selfExe, path, etcd.ProveOptions{})
 	} else {
-		s.Facts, err = ProveDB(ctx, path, ProveOptions{})
+		s.Facts, err = etcd.ProveDB(ctx, path, etcd.ProveOptions{})
 	}
 	if err != nil {
 		return err
@@ -151,14 +153,14 @@ func (s *Salvaged) check(ctx context.Context, selfExe string) (err error) {
 	if s.Facts.ConsistentIndex < s.Index {
 		return fmt.Errorf("the database ends with entry %d, the log with %d: etcd didn't write everything before it ended", s.Facts.ConsistentIndex, s.Index)
 	}
-	s.size, err = UsedSize(path)
+	s.size, err = etcd.UsedSize(path)
 	s.Facts.SizeBytes = s.size
 	return err
 }
 
 // Snapshot streams the database as Client.Snapshot does. It may be called more than once before Close. The context covers the whole stream.
-func (s *Salvaged) Snapshot(ctx context.Context) (*Snapshot, error) {
-	f, err := os.Open(DBPath(s.dir.data()))
+func (s *Database) Snapshot(ctx context.Context) (*etcd.Snapshot, error) {
+	f, err := os.Open(etcd.DBPath(s.dir.data()))
 	if err != nil {
 		return nil, fmt.Errorf("open salvaged database: %w", err)
 	}
@@ -166,7 +168,7 @@ func (s *Salvaged) Snapshot(ctx context.Context) (*Snapshot, error) {
 }
 
 // Close removes the work dir. It may be called more than once.
-func (s *Salvaged) Close() error {
+func (s *Database) Close() error {
 	s.close.Do(func() { s.err = s.dir.remove() })
 	return s.err
 }

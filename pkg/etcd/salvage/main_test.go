@@ -1,0 +1,43 @@
+package salvage
+
+import (
+	"os"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// TestMain makes the test binary what the manager is, and two processes that a test kills.
+func TestMain(m *testing.M) {
+	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), etcd.ProveCommand(), etcd.StageCommand(), Command()); ok {
+		os.Exit(code)
+	}
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "salvage-and-hang":
+			salvageAndHang(os.Args[2:])
+		case "etcd-and-hang":
+			etcdAndHang(os.Args[2:])
+		}
+	}
+	os.Exit(m.Run())
+}
+
+type testMember = etcdtest.Member
+
+var (
+	must          = testutil.Must
+	self          = testutil.Self
+	eventually    = testutil.Eventually
+	ctxOf         = etcdtest.Context
+	builtin       = etcdtest.Builtin
+	makeMembers   = etcdtest.Members
+	startAll      = etcdtest.StartAll
+	startOne      = etcdtest.StartOne
+	fillStore     = etcdtest.Fill
+	otherBinaries = etcdtest.OtherBinaries
+	dirState      = etcdtest.DirState
+	putRequest    = etcdtest.PutRequest
+)
