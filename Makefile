@@ -9,9 +9,10 @@ units := ./cmd/etcd-backup ./pkg/operator/putback ./pkg/changelog ./pkg/envelope
 clusters := ./test/adopt ./test/attention ./test/cluster
 restores := ./test/archive ./test/chaos ./test/restore
 life := ./test/life
-disasters := ./test/disaster ./test/look
+disasters := ./docs/operator ./test/disaster
 containers := ./test/e2e
 stores := ./test/minio
+# A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
 .PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak chaos image generate generate-check bazel bazel-check \
@@ -40,11 +41,15 @@ test-all: test test-long
 
 # All long suites at once.
 test-long:
-	$(GO) test -timeout 40m $(foreach suite,$(SUITES),$($(suite))) -long
+	$(GO) test -timeout 40m $(foreach suite,$(filter-out kubernetes,$(SUITES)),$($(suite))) -long
+	$(GO) -C $(kubernetes) test -timeout 40m ./... -long
 
 # One long suite. The containers need a Docker engine.
-$(SUITES:%=test-%): test-%:
+$(patsubst %,test-%,$(filter-out kubernetes,$(SUITES))): test-%:
 	$(GO) test -count=1 -timeout 40m $($*) -long
+
+test-kubernetes:
+	$(GO) -C $(kubernetes) test -count=1 -timeout 40m ./... -long
 
 # The race detector needs a C compiler. Continuous integration has time for RACE only, where most goroutines are.
 RACE := ./pkg/background ./pkg/blob ./pkg/blob/file ./pkg/catalog ./pkg/manager ./pkg/operator ./pkg/peer ./pkg/prune ./pkg/relay ./pkg/repeat ./pkg/status
@@ -57,7 +62,7 @@ test-race-short:
 # Three real API servers, with clients of every kind, through backup, restore, undo, another version and a lost disk; prints what each saw. It builds
 # kube-apiserver, about ten minutes for the first time. As root it begins with an older etcd.
 e2e-kubernetes:
-	$(GO) test -count=1 -v -timeout 60m ./test/kubernetes -run TestAPIServers -apiservers
+	$(GO) -C $(kubernetes) test -count=1 -v -timeout 60m . -run TestAPIServers -apiservers
 
 # Prints the figures of the README, as ratios against etcd started by hand in the same run.
 bench:
@@ -95,6 +100,7 @@ bazel-check:
 
 lint:
 	$(GO) tool -modfile=test/tools/lint/go.mod golangci-lint run
+	cd $(kubernetes) && $(GO) tool -modfile=../tools/lint/go.mod golangci-lint run
 
 ci:
 	.ci/run

@@ -32,7 +32,7 @@ paste <(repo_name <"$work/modules") "$work/modules" |
 
 # 2. A copy of what gazelle reads, without its output.
 mkdir "$work/tree"
-find . \( -name .git -o -path ./test/tools -o -path ./bin \) -prune -o -type f \
+find . \( -name .git -o -path ./test/tools -o -path ./test/kubernetes -o -path ./bin \) -prune -o -type f \
   \( -name '*.go' -o -name '*.proto' -o -path '*/testdata/*' -o -path ./go.mod -o -path ./go.sum -o -path ./BUILD.bazel -o -path ./MODULE.bazel -o -path ./WORKSPACE \) \
   -print0 | tar --null -T - -cf - | tar -xf - -C "$work/tree"
 find "$work/tree" -mindepth 2 -name BUILD.bazel -delete
@@ -57,7 +57,7 @@ awk -v uses="$work/uses" '
 ' MODULE.bazel >"$work/tree/MODULE.bazel"
 
 # 5. Compare, and write what differs.
-list() { (cd "$1" && find . \( -name .git -o -path ./test/tools -o -path ./bin \) -prune -o \( -name BUILD.bazel -o -name BUILD -o -path ./MODULE.bazel \) -type f -print | LC_ALL=C sort); }
+list() { (cd "$1" && find . \( -name .git -o -path ./test/tools -o -path ./test/kubernetes -o -path ./bin \) -prune -o \( -name BUILD.bazel -o -name BUILD -o -path ./MODULE.bazel \) -type f -print | LC_ALL=C sort); }
 stale=()
 while read -r file; do
   cmp -s "$file" "$work/tree/$file" && continue

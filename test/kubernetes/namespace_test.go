@@ -1,5 +1,4 @@
-// Package look holds the end-to-end test of looking into the archive, with objects as an API server stores them.
-package look
+package kubernetes
 
 import (
 	"bytes"
@@ -23,15 +22,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m)) }
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // encode is an object as an API server stores it.
 func encode(t *testing.T, apiVersion, kind string, o interface{ Marshal() ([]byte, error) }) string {
 	t.Helper()
@@ -42,7 +32,7 @@ func encode(t *testing.T, apiVersion, kind string, o interface{ Marshal() ([]byt
 	return "k8s\x00" + string(b)
 }
 
-func meta(namespace, name string) metav1.ObjectMeta {
+func objectMeta(namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{Name: name, Namespace: namespace, UID: types.UID("uid-" + namespace + name), CreationTimestamp: metav1.NewTime(time.Now().Truncate(time.Second))}
 }
 
@@ -52,10 +42,10 @@ func objects(t *testing.T, ns string) map[string]string {
 	all := map[string]string{}
 	for i := range 20 {
 		name := fmt.Sprintf("web-%02d", i)
-		all["/registry/deployments/"+ns+"/"+name] = encode(t, "apps/v1", "Deployment", &appsv1.Deployment{ObjectMeta: meta(ns, name)})
-		all["/registry/pods/"+ns+"/"+name] = encode(t, "v1", "Pod", &corev1.Pod{ObjectMeta: meta(ns, name), Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "image"}}}})
-		all["/registry/secrets/"+ns+"/"+name] = encode(t, "v1", "Secret", &corev1.Secret{ObjectMeta: meta(ns, name), Data: map[string][]byte{"k": bytes.Repeat([]byte{0, 255, '\n'}, 50)}})
-		all["/registry/services/specs/"+ns+"/"+name] = encode(t, "v1", "Service", &corev1.Service{ObjectMeta: meta(ns, name)})
+		all["/registry/deployments/"+ns+"/"+name] = encode(t, "apps/v1", "Deployment", &appsv1.Deployment{ObjectMeta: objectMeta(ns, name)})
+		all["/registry/pods/"+ns+"/"+name] = encode(t, "v1", "Pod", &corev1.Pod{ObjectMeta: objectMeta(ns, name), Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "image"}}}})
+		all["/registry/secrets/"+ns+"/"+name] = encode(t, "v1", "Secret", &corev1.Secret{ObjectMeta: objectMeta(ns, name), Data: map[string][]byte{"k": bytes.Repeat([]byte{0, 255, '\n'}, 50)}})
+		all["/registry/services/specs/"+ns+"/"+name] = encode(t, "v1", "Service", &corev1.Service{ObjectMeta: objectMeta(ns, name)})
 		all["/registry/example.com/widgets/"+ns+"/"+name] = fmt.Sprintf(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":%q,"namespace":%q},"spec":{"n":%d}}`+"\n", name, ns, i)
 	}
 	return all
@@ -63,7 +53,7 @@ func objects(t *testing.T, ns string) map[string]string {
 
 func namespace(t *testing.T, name string, asked *metav1.Time, finalizers ...corev1.FinalizerName) string {
 	t.Helper()
-	n := &corev1.Namespace{ObjectMeta: meta("", name), Spec: corev1.NamespaceSpec{Finalizers: finalizers}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
+	n := &corev1.Namespace{ObjectMeta: objectMeta("", name), Spec: corev1.NamespaceSpec{Finalizers: finalizers}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
 	if n.DeletionTimestamp = asked; asked != nil {
 		n.Status.Phase = corev1.NamespaceTerminating
 	}
@@ -85,7 +75,7 @@ func TestDeletedNamespace(t *testing.T) {
 		c.Put(k, v)
 	}
 	event := "/registry/events/" + ns + "/e"
-	_, err = client.Put(ctx, event, encode(t, "v1", "Event", &corev1.Event{ObjectMeta: meta(ns, "e")}), clientv3.WithLease(lease.ID))
+	_, err = client.Put(ctx, event, encode(t, "v1", "Event", &corev1.Event{ObjectMeta: objectMeta(ns, "e")}), clientv3.WithLease(lease.ID))
 	must(t, err)
 	others := objects(t, "other")
 	for k, v := range others {
