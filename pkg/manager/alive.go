@@ -12,12 +12,12 @@ import (
 )
 
 // askMembers finds out which members serve although their manager is silent: a manager that died leaves its etcd running.
-func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
-	defer l.countAlive(o)
+func (ob *observer) askMembers(ctx context.Context, o *model.Observation) {
+	defer ob.countAlive(o)
 	if len(o.Missing) == 0 {
 		return
 	}
-	speaker, _ := l.etcd.speakers(o)
+	speaker, _ := ob.etcd.speakers(o)
 	if speaker == nil {
 		return
 	}
@@ -28,7 +28,7 @@ func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
 			continue
 		}
 		wg.Go(func() {
-			c, err := l.etcd.dialURLs(m.ClientURLs, l.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), etcd.Dial)
+			c, err := ob.etcd.dialURLs(m.ClientURLs, ob.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), etcd.Dial)
 			if err != nil {
 				return
 			}
@@ -48,10 +48,10 @@ func (l *leadership) askMembers(ctx context.Context, o *model.Observation) {
 }
 
 // countAlive remembers when members last served while their manager was silent: from then on it counts that they don't.
-func (l *leadership) countAlive(o *model.Observation) {
+func (ob *observer) countAlive(o *model.Observation) {
 	now := time.Now()
 	missing := map[cluster.NodeID]bool{}
-	speaker, _ := l.etcd.speakers(o)
+	speaker, _ := ob.etcd.speakers(o)
 	for i := range o.Missing {
 		x := &o.Missing[i]
 		missing[x.ID] = true
@@ -59,14 +59,14 @@ func (l *leadership) countAlive(o *model.Observation) {
 			return m.Name == string(x.ID) && slices.Contains(o.Alive, m.ID)
 		})
 		if alive {
-			l.lastAlive[x.ID] = now
-		} else if at, ok := l.lastAlive[x.ID]; ok {
+			ob.lastAlive[x.ID] = now
+		} else if at, ok := ob.lastAlive[x.ID]; ok {
 			x.EtcdFor = max(now.Sub(at), 1)
 		}
 	}
-	for id := range l.lastAlive {
+	for id := range ob.lastAlive {
 		if !missing[id] {
-			delete(l.lastAlive, id)
+			delete(ob.lastAlive, id)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package manager
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -15,7 +14,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
-	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 // Changes says how the changes between backups are kept.
@@ -171,42 +169,6 @@ func (cs *changes) origin(ctx context.Context, token cluster.Token) *catalog.Ori
 		}
 	}
 	return &from
-}
-
-// planTarget plans a restore's point. The newest change is that of the life that serves: as etcd says if it answers, else as the store does.
-func (l *leadership) planTarget(ctx context.Context, archive *changelog.Archive, target changelog.Target) (*changelog.Plan, error) {
-	if target.Latest {
-		if l.changes.recording != nil {
-			target.Life = l.changes.recording.recorder.Status().Incarnation
-		}
-		return archive.Plan(ctx, target)
-	}
-	target.Backup = l.op.Backup
-	p, err := archive.Plan(ctx, target)
-	var no *changelog.UnreachableError
-	if !errors.As(err, &no) {
-		return p, err
-	}
-	// The one that was named when it was queued may have gone, or be of no use; another one of the same life may do.
-	life, lerr := archive.LifeOf(ctx, target.Backup)
-	if lerr != nil {
-		return nil, lerr
-	}
-	target.Backup, target.Life = "", life
-	if other, oerr := archive.Plan(ctx, target); oerr == nil {
-		return other, nil
-	}
-	return nil, err
-}
-
-// replay names the point that the nodes are to bring the backup to; nil if it is the backup itself. Nodes list the segments for themselves: no message
-// grows with the archive.
-func (l *leadership) replay() *protosv1.Replay {
-	t := l.op.Target
-	if t == nil {
-		return nil
-	}
-	return &protosv1.Replay{Incarnation: string(t.Incarnation), BaseRevision: t.BaseRevision, Revision: t.Revision, Head: t.Head}
 }
 
 // flush brings everything into the store that a quorum has acknowledged.

@@ -115,22 +115,22 @@ func TestLargeStore(t *testing.T) {
 	counted := make(chan struct{})
 	l.wg.Go(func() { defer close(counted); l.backups.learn(ctx) })
 	l.readStore(ctx)
-	if l.store.Error != "" || ready(&l.store, true) != "" {
-		t.Fatalf("after %s: %+v", time.Since(begun), l.store.Store)
+	if l.store.away() || ready(l, true) != "" {
+		t.Fatalf("after %s: %+v", time.Since(begun), l.known())
 	}
-	command := l.store.Commands[0]
+	command := l.known().Commands[0]
 	op := model.Operation{ID: "2026-01-31T01:02:03Z-000000", Backup: command.Backup, Size: 3, Version: "3.6.0",
 		Nodes: []cluster.EtcdNode{{Name: "a"}}, Token: "new", OldToken: "tok"}
 	l.m.fences = true
-	must(t, l.takeTerm(ctx))
-	must(t, l.beginRestore(ctx, &model.Observation{}, model.BeginRestore{Command: command.Name, Op: op}))
+	must(t, l.record.takeTerm(ctx))
+	must(t, l.restorer.beginRestore(ctx, &model.Observation{}, model.BeginRestore{Command: command.Name, Op: op}))
 	took, requests := time.Since(begun), s.Requests.Load()
 	t.Logf("the restore was begun after %s and %d requests, those of the counting among them", took, requests)
 	if took > 7*time.Second || requests > 150 {
 		t.Errorf("it took %s and %d requests", took, requests)
 	}
-	if want := s.revision(s.newest); l.op.RevisionBefore < want {
-		t.Errorf("the restore begins above revision %d, and the newest backup has %d", l.op.RevisionBefore, want)
+	if want := s.revision(s.newest); l.operations.current().RevisionBefore < want {
+		t.Errorf("the restore begins above revision %d, and the newest backup has %d", l.operations.current().RevisionBefore, want)
 	}
 	<-counted
 	if l.retention.stored != s.backups || !l.backups.newestKnown || !l.backups.newest.Equal(s.newest) {

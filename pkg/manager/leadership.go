@@ -20,7 +20,7 @@ const (
 	repeatAlarm = 5 * time.Minute
 )
 
-// leadership is all that one term of leading knows. Only its own goroutine touches it, but for what mu guards.
+// leadership is one term of leading: the loop, and the parts that it looks and acts through. Each part says in its comment what guards it.
 type leadership struct {
 	*shared
 	nodes       *nodes
@@ -34,64 +34,54 @@ type leadership struct {
 	backups     *backups
 	proofs      *proofs
 	changes     *changes
+	store       *storeView
+	marker      *marker
+	record      *leaderRecord
+	operations  *operations
+	observer    *observer
+	restorer    *restorer
+	cleaner     *cleaner
+	survivors   *survivorNotes
 
-	store storeView
-	hold  *catalog.Hold
-	beat  time.Time // of the last heartbeat in the store
-	wrote bool      // the leader record was written since it was last looked at
-
-	missing map[cluster.NodeID]time.Time
-	// lastAlive is when a member last answered whose manager was missing.
-	lastAlive map[cluster.NodeID]time.Time
-	settled   string    // the set of reachable nodes
-	since     time.Time // of settled
-	started   time.Time
-	watching  map[cluster.NodeID]context.CancelFunc
-
-	op    *catalog.Operation // the restore under way, as last written
-	opVer string
-	// opUnsaved is true while op is ahead of its record, since the store doesn't answer.
-	opUnsaved bool
-	// opRemoved is the operation whose command this leadership has removed.
-	opRemoved string
-	opRetry   time.Time
-	opFails   int
-	served    time.Time         // when a client was answered again after the stop
-	shown     catalog.Survivors // what was last written of the survivors
-
-	tries   attempts
-	cleared map[cluster.NodeID]time.Time // when nodes were last asked to clear away what they have of an operation that is over
+	tries attempts
 	// do carries out an action: act, but in tests.
 	do func(context.Context, *model.Observation, *cluster.Spec, model.Action) error
 }
 
 func newLeadership(m *Manager, term cluster.Term) *leadership {
 	c := &shared{m: m, term: term, wake: make(chan struct{}, 1)}
-	l := &leadership{
-		shared: c, nodes: &nodes{shared: c}, etcd: &etcdClients{shared: c}, prober: &prober{shared: c, reached: map[cluster.NodeID]reached{}},
-		witnesses: &witnesses{shared: c, known: map[cluster.NodeID]*witness{}}, log: &decisionLog{shared: c},
-		tries: attempts{}, cleared: map[cluster.NodeID]time.Time{}, missing: map[cluster.NodeID]time.Time{},
-		lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}, started: time.Now(),
-	}
-	l.forceStore()
+	l := &leadership{shared: c, log: &decisionLog{shared: c}, tries: attempts{}}
+	l.nodes, l.etcd, l.store = &nodes{shared: c}, &etcdClients{shared: c}, &storeView{shared: c}
+	l.prober = &prober{shared: c, reached: map[cluster.NodeID]reached{}}
+	l.witnesses = &witnesses{shared: c, known: map[cluster.NodeID]*witness{}}
+	l.survivors = &survivorNotes{shared: c, store: l.store, started: time.Now()}
+	l.marker = &marker{shared: c, store: l.store}
+	l.record = &leaderRecord{shared: c, store: l.store}
+	l.operations = &operations{shared: c, store: l.store, ended: map[string]string{}, failed: map[string]string{}}
+	l.observer = &observer{shared: c, nodes: l.nodes, etcd: l.etcd, marker: l.marker, operations: l.operations,
+		missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}}
 	l.retention = &retention{shared: c, pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now()}
 	l.demands = &demands{shared: c, retention: l.retention, fails: map[string]int{}, took: map[string]string{}, over: map[string]bool{}}
 	l.backups = &backups{shared: c, nodes: l.nodes, demands: l.demands, retention: l.retention, failedOn: map[cluster.NodeID]time.Time{}}
 	l.proofs = &proofs{shared: c, nodes: l.nodes, backups: l.backups}
 	l.changes = &changes{shared: c, etcd: l.etcd, backups: l.backups}
 	l.maintenance = &maintenance{shared: c, nodes: l.nodes, etcd: l.etcd}
-	l.do, l.store.said = l.act, &l.said
+	l.cleaner = &cleaner{shared: c, nodes: l.nodes, operations: l.operations, cleared: map[cluster.NodeID]time.Time{}}
+	l.restorer = &restorer{shared: c, nodes: l.nodes, etcd: l.etcd, store: l.store, marker: l.marker, operations: l.operations,
+		backups: l.backups, changes: l.changes, retention: l.retention, cleaner: l.cleaner}
+	l.do = l.act
+	l.forceStore()
 	return l
 }
 
 // run goes round until ctx ends. Work that was begun in the background ends with it.
 func (l *leadership) run(ctx context.Context) {
 	defer l.wg.Wait()
-	defer l.endWatches()
+	defer l.observer.endWatches()
 	l.wg.Go(func() { l.backups.learn(ctx) })
 	l.wg.Go(func() { l.retention.prune(ctx) })
 	l.wg.Go(func() { l.proofs.run(ctx) })
-	l.wg.Go(func() { l.removeRecords(ctx) })
+	l.wg.Go(func() { l.cleaner.removeRecords(ctx) })
 	for ctx.Err() == nil {
 		peersChanged := l.m.cfg.Peers.Changed()
 		o, spec := l.observe(ctx)
@@ -107,13 +97,13 @@ func (l *leadership) run(ctx context.Context) {
 			why := "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")"
 			d = plan.Decision{Why: why, Alarm: true, Attention: cluster.Attention{Kind: cluster.AttentionSafety, Text: why}}
 		}
-		l.showSurvivors(ctx, o)
-		l.changes.keep(ctx, o, l.hold != nil || !o.Store.Fences)
+		l.survivors.show(ctx, o)
+		l.changes.keep(ctx, o, l.record.held() || !o.Store.Fences)
 		l.proofs.noteRestful(o, spec)
 		l.nodes.noteDatabase(o)
 		l.log.say(d)
 		l.log.sayDisks(o)
-		l.clearBehind(ctx, o.Nodes)
+		l.cleaner.clearBehind(ctx, o.Nodes)
 		l.publish(o, spec, d, plan.Attentions(o, spec, policy, d))
 		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {
@@ -162,7 +152,7 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
 	err := l.do(ctx, o, spec, d.Do)
 	if err == nil {
-		if !l.stepWaits() { // else the step has its own time
+		if !l.operations.stepWaits() { // else the step has its own time
 			l.tries.done(d.Do, time.Now())
 		}
 		return 0
@@ -176,7 +166,7 @@ func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *c
 	var fenced *catalog.FencedError
 	switch {
 	case errors.Is(err, catalog.ErrConflict):
-		l.forgetOperation() // whatever it was, it is read again
+		l.operations.forget() // whatever it was, it is read again
 		l.said.Warningf(key, "%s: something else was written in between (%v); looking again", d.Do, err)
 	case errors.As(err, &fenced):
 		l.said.Warningf(key, "%s: the store knows term %d of node %s; stepping down", d.Do, fenced.Stored.Term, fenced.Stored.Node)

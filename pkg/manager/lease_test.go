@@ -112,7 +112,7 @@ func TestNoMemberIsChangedAfterTheLease(t *testing.T) {
 				l := newLeadership(&Manager{cfg: Config{Self: "a", Instance: "i", Peers: peers, Catalog: c}}, 4)
 				hold, err := c.TakeTerm(t.Context(), 4, "a", "i")
 				must(t, err)
-				l.hold = hold
+				l.record.hold = hold
 				self := cluster.EtcdNode{Name: "a", ClientURLs: []string{url}}
 				o := &model.Observation{Nodes: []cluster.NodeStatus{{ID: "a", Self: self, State: &cluster.EtcdState{Token: "t", Nodes: []cluster.EtcdNode{self}},
 					Etcd: cluster.EtcdStatus{Running: true, Healthy: true, MemberID: 1, LeaderID: 1}}}}

@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -39,28 +38,6 @@ type maintenance struct {
 	failing map[cluster.NodeID]time.Time
 	// joins are the nodes that failed to join.
 	joins map[cluster.NodeID]joinFailure
-}
-
-// readSettings reads what the operator has chosen of etcd's settings.
-func (l *leadership) readSettings(ctx context.Context, obj catalog.Object) error {
-	s := &l.store
-	if !obj.Exists() {
-		s.Settings, s.SettingsError = nil, ""
-		return nil
-	}
-	got, _, err := l.m.cfg.Catalog.Settings(ctx)
-	var bad *catalog.ObjectError
-	switch {
-	case errors.Is(err, catalog.ErrNotFound):
-		s.Settings, s.SettingsError = nil, ""
-	case errors.As(err, &bad):
-		s.Settings, s.SettingsError = nil, err.Error()
-	case err != nil:
-		return err
-	default:
-		s.Settings, s.SettingsError = got, ""
-	}
-	return nil
 }
 
 // observeLife fills in what this leadership remembers.

@@ -48,10 +48,10 @@ func TestNodesThatAreGone(t *testing.T) {
 			f := &forgetful{}
 			l := newLeadership(&Manager{cfg: Config{Peers: f}}, 1)
 			since := time.Now().Add(-c.silent)
-			l.missing["b"], l.missing["former"] = since, since
+			l.observer.missing["b"], l.observer.missing["former"] = since, since
 			o := &model.Observation{Nodes: []cluster.NodeStatus{member}}
 			known, foreign := map[cluster.NodeID]bool{"a": true, "b": true, "former": true}, map[cluster.NodeID]bool{"former": c.foreign}
-			l.countMissing(o, known, l.essential(o), foreign)
+			l.observer.countMissing(o, known, l.observer.essential(o), foreign)
 			var missing []cluster.NodeID
 			for _, m := range o.Missing {
 				missing = append(missing, m.ID)
@@ -66,10 +66,10 @@ func TestNodesThatAreGone(t *testing.T) {
 // TestNothingServes: who may be a member by a state file alone is waited for, as long as no etcd here can tell the members.
 func TestNothingServes(t *testing.T) {
 	l := newLeadership(&Manager{cfg: Config{Peers: &forgetful{}}}, 1)
-	l.missing["b"] = time.Now().Add(-forgetAfter - time.Hour)
+	l.observer.missing["b"] = time.Now().Add(-forgetAfter - time.Hour)
 	state := &cluster.EtcdState{Nodes: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}}}
 	o := &model.Observation{Nodes: []cluster.NodeStatus{{ID: "a", State: state}}}
-	l.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true}, l.essential(o), nil)
+	l.observer.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true}, l.observer.essential(o), nil)
 	if len(o.Missing) != 1 || o.Missing[0].ID != "b" {
 		t.Errorf("missing %v", o.Missing)
 	}
@@ -90,19 +90,19 @@ func TestProofsGoOnWithoutALostNode(t *testing.T) {
 	l := newLeadership(&Manager{cfg: Config{Peers: &forgetful{}}}, 1)
 	look := func() *model.Observation {
 		o := &model.Observation{Nodes: nodes}
-		l.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true, "c": true, "vm-2345": true}, l.essential(o), nil)
+		l.observer.countMissing(o, map[cluster.NodeID]bool{"a": true, "b": true, "c": true, "vm-2345": true}, l.observer.essential(o), nil)
 		return o
 	}
 	spec := &cluster.Spec{MemberCount: 3}
 	if o := look(); restful(o, spec) != "" || len(o.Missing) != 1 {
 		t.Errorf("the lost node isn't waited for: %v is missing", o.Missing)
 	}
-	l.missing["c"] = time.Now().Add(-missingGrace - time.Second)
+	l.observer.missing["c"] = time.Now().Add(-missingGrace - time.Second)
 	if o := look(); restful(o, spec) == "" {
 		t.Errorf("no backup can be proven: %v is missing", o.Missing)
 	}
 	nodes = nodes[:2] // another one that is a member still is waited for
-	l.missing["vm-2345"] = time.Now().Add(-missingGrace - time.Second)
+	l.observer.missing["vm-2345"] = time.Now().Add(-missingGrace - time.Second)
 	if o := look(); restful(o, spec) != "" || len(o.Missing) != 1 || o.Missing[0].ID != "vm-2345" {
 		t.Errorf("a member that doesn't answer isn't waited for: %v is missing", o.Missing)
 	}
@@ -146,7 +146,7 @@ func TestRecordsOfNodesThatAreGone(t *testing.T) {
 	}
 	peers := connectedTo{ids: []cluster.NodeID{"b", "older-manager"}}
 	l := newLeadership(&Manager{cfg: Config{Self: "self", Catalog: c, Peers: peers}}, 1)
-	must(t, l.removeGone(t.Context()))
+	must(t, l.cleaner.removeGone(t.Context()))
 	records, _, err := c.Peers(t.Context(), nil)
 	must(t, err)
 	var ids []string

@@ -20,102 +20,84 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// actRestore carries out the steps of a restore.
-func (l *leadership) actRestore(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.Action) error {
+// restorer carries out the steps of a restore. What it knows stands in the operation's record. Only the loop uses it.
+type restorer struct {
+	*shared
+	nodes      *nodes
+	etcd       *etcdClients
+	store      *storeView
+	marker     *marker
+	operations *operations
+	backups    *backups
+	changes    *changes
+	retention  *retention
+	cleaner    *cleaner
+}
+
+// act carries out the steps of a restore.
+func (rs *restorer) act(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.Action) error {
 	switch a := a.(type) {
 	case model.BeginRestore:
-		return l.beginRestore(ctx, o, a)
+		return rs.beginRestore(ctx, o, a)
 	case model.SalvageData:
-		return l.step(ctx, l.salvage(ctx, spec, a))
+		return rs.operations.step(ctx, rs.salvage(ctx, spec, a))
 	case model.ProveBackup:
-		return l.step(ctx, l.proveAll(ctx, a))
+		return rs.operations.step(ctx, rs.proveAll(ctx, a))
 	case model.StageBackup:
-		return l.step(ctx, l.stageAll(ctx, o, a))
+		return rs.operations.step(ctx, rs.stageAll(ctx, o, a))
 	case model.SafetyBackup:
-		return l.step(ctx, l.safetyBackup(ctx, o, spec, a))
+		return rs.operations.step(ctx, rs.safetyBackup(ctx, o, spec, a))
 	case model.Advance:
-		return l.advance(ctx, o, a)
+		return rs.advance(ctx, o, a)
 	case model.StopAll:
-		return l.step(ctx, l.stopAll(ctx, a))
+		return rs.operations.step(ctx, rs.stopAll(ctx, a))
 	case model.SwitchAll:
-		return l.step(ctx, each(a.Starts, func(s model.StartEtcd) error {
-			return l.nodes.urgent(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Switch{
+		return rs.operations.step(ctx, each(a.Starts, func(s model.StartEtcd) error {
+			return rs.nodes.urgent(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Switch{
 				Switch: &protosv1.Switch{Operation: a.Op.ID, State: wire.StateToProto(&s.State)}}})
 		}))
 	case model.HaltAll:
 		return each(a.Nodes, func(id cluster.NodeID) error {
-			return l.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Halt{Halt: &protosv1.Halt{Operation: a.Op.ID}}})
+			return rs.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Halt{Halt: &protosv1.Halt{Operation: a.Op.ID}}})
 		})
 	case model.VerifyAll:
-		return l.verifyAll(ctx, a)
+		return rs.verifyAll(ctx, a)
 	case model.RollbackAll:
 		return each(a.Nodes, func(id cluster.NodeID) error {
-			return l.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Rollback{Rollback: &protosv1.Rollback{Operation: a.Op.ID}}})
+			return rs.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Rollback{Rollback: &protosv1.Rollback{Operation: a.Op.ID}}})
 		})
 	case model.FinishRestore:
-		return l.finish(ctx, o, a)
+		return rs.finish(ctx, o, a)
 	case model.FailCommand:
-		return l.failCommand(ctx, a)
+		return rs.failCommand(ctx, a)
 	}
 	return fmt.Errorf("action %T is not known", a)
 }
 
 // stopAll stops etcd everywhere, and leaves the record with the nodes.
-func (l *leadership) stopAll(ctx context.Context, a model.StopAll) error {
-	record, err := catalog.EncodeOperation(*l.op)
+func (rs *restorer) stopAll(ctx context.Context, a model.StopAll) error {
+	record, err := catalog.EncodeOperation(*rs.operations.current())
 	if err != nil {
 		return err
 	}
 	return each(a.Nodes, func(id cluster.NodeID) error {
-		return l.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stop{
+		return rs.nodes.urgent(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stop{
 			Stop: &protosv1.Stop{Operation: a.Op.ID, Record: record}}})
 	})
 }
 
-// opAttempts is how often a step is tried for a reason that may pass, about ten minutes in all.
-const opAttempts = 40
-
-// step turns the outcome of a step into what the next decision is made from: a reason if it can't succeed, a time to try again if it may.
-func (l *leadership) step(ctx context.Context, err error) error {
-	if err == nil {
-		l.opRetry, l.opFails = time.Time{}, 0
-		return nil
-	}
-	if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) || errors.Is(err, catalog.ErrConflict) {
-		return err // a conflict means that the record isn't what this leader remembers: it is read again
-	}
-	var waits *waitError
-	if errors.As(err, &waits) {
-		return l.waitOn(ctx, waits)
-	}
-	l.opFails++
-	if errors.Is(err, cluster.ErrPermanent) || l.opFails >= opAttempts {
-		l.opFails = 0
-		l.said.Errorf("restore "+l.op.ID+string(l.op.State), "restore %s (%s): %v", l.op.ID, l.op.State, err)
-		return l.save(ctx, func(op *catalog.Operation) { op.Reason = err.Error() })
-	}
-	longest := 15 * time.Second
-	if l.op.State.Committing() {
-		longest = 2 * time.Second
-	}
-	wait := min(250*time.Millisecond<<min(l.opFails, 6), longest)
-	l.opRetry = time.Now().Add(wait)
-	l.said.Warningf("step: "+string(l.op.State), "restore %s (%s), next attempt in %s: %v", l.op.ID, l.op.State, wait, err)
-	return nil
-}
-
 // beginRestore writes the record before the first step.
-func (l *leadership) beginRestore(ctx context.Context, o *model.Observation, a model.BeginRestore) error {
-	c, ok := l.store.commands[a.Command]
+func (rs *restorer) beginRestore(ctx context.Context, o *model.Observation, a model.BeginRestore) error {
+	c, ok := rs.store.command(a.Command)
 	if !ok {
 		return fmt.Errorf("command %s is not queued any more", a.Command)
 	}
 	now := time.Now()
-	before := max(l.store.highest, a.Op.RevisionBefore)
+	before := max(rs.operations.highestRecorded(), a.Op.RevisionBefore)
 	for _, n := range o.Nodes {
 		before = max(before, n.Etcd.Revision)
 	}
-	most, err := l.highestStored(ctx)
+	most, err := rs.highestStored(ctx)
 	if err != nil {
 		return err // a revision that clients have seen must not come back
 	}
@@ -124,39 +106,34 @@ func (l *leadership) beginRestore(ctx context.Context, o *model.Observation, a m
 		ID: a.Op.ID, Kind: catalog.KindRestore, State: catalog.StateProving, Command: a.Command, Backup: a.Op.Backup, Options: c.Options,
 		Spec: cluster.Spec{MemberCount: a.Op.Size, EtcdVersion: a.Op.Version}, Members: a.Op.Nodes, NewToken: a.Op.Token, OldToken: a.Op.OldToken,
 		RevisionBefore: before, BumpRevision: int64(plan.Bump()), Created: now, StateSince: now,
-		Term: l.term, Leader: l.m.cfg.Self, Instance: l.m.cfg.Instance,
+		Term: rs.term, Leader: rs.m.cfg.Self, Instance: rs.m.cfg.Instance,
 	}
 	if a.Op.State == model.OpSalvaging {
 		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup}
 	}
-	ver, err := l.m.cfg.Catalog.PutOperation(ctx, op, "")
-	if err != nil {
-		return err
-	}
-	l.op, l.opVer = &op, ver
-	return nil
+	return rs.operations.begin(ctx, op)
 }
 
 // highestStored is the highest revision that the store's last backups name. Those of lives before stand in the records of the restores.
-func (l *leadership) highestStored(ctx context.Context) (int64, error) {
+func (rs *restorer) highestStored(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
-	return l.archive().HighestRevision(ctx)
+	return rs.archive().HighestRevision(ctx)
 }
 
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
-func (l *leadership) currentBackup(ctx context.Context, o *model.Observation) string {
-	_, urls := servingURLs(o, l.m.cfg.Peers.Addresses)
+func (rs *restorer) currentBackup(ctx context.Context, o *model.Observation) string {
+	_, urls := servingURLs(o, rs.m.cfg.Peers.Addresses)
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	revision, id, err := changelog.NewestRevision(rctx, func() []changelog.Dialer { return l.etcd.dialers(urls) })
+	revision, id, err := changelog.NewestRevision(rctx, func() []changelog.Dialer { return rs.etcd.dialers(urls) })
 	if err != nil {
 		return ""
 	}
 	for _, n := range o.Nodes {
 		revision = max(revision, n.Etcd.Revision)
 	}
-	m, err := l.archive().CopyOf(ctx, l.m.cfg.ClusterName, id, revision)
+	m, err := rs.archive().CopyOf(ctx, rs.m.cfg.ClusterName, id, revision)
 	if err != nil || m == nil {
 		return ""
 	}
@@ -165,7 +142,7 @@ func (l *leadership) currentBackup(ctx context.Context, o *model.Observation) st
 }
 
 // showProgress keeps the operator informed through the record while a step takes long.
-func (l *leadership) showProgress(ctx context.Context) (report func(cluster.NodeID, *protosv1.PerformEvent), stop func()) {
+func (rs *restorer) showProgress(ctx context.Context) (report func(cluster.NodeID, *protosv1.PerformEvent), stop func()) {
 	var mu sync.Mutex
 	now := map[cluster.NodeID]catalog.Progress{}
 	changed := false
@@ -190,7 +167,7 @@ func (l *leadership) showProgress(ctx context.Context) (report func(cluster.Node
 			changed = false
 			mu.Unlock()
 			if dirty {
-				if err := l.save(ctx, func(op *catalog.Operation) { op.Progress = copied }); err != nil && ctx.Err() == nil {
+				if err := rs.operations.save(ctx, func(op *catalog.Operation) { op.Progress = copied }); err != nil && ctx.Err() == nil {
 					klog.V(2).Infof("show progress: %v", err)
 				}
 			}
@@ -209,18 +186,18 @@ func (l *leadership) showProgress(ctx context.Context) (report func(cluster.Node
 const maxUnknownLeases = 1 << 10
 
 // proveAll has the nodes fetch and prove the backup, all at once.
-func (l *leadership) proveAll(ctx context.Context, a model.ProveBackup) error {
-	if err := l.aim(ctx); err != nil {
+func (rs *restorer) proveAll(ctx context.Context, a model.ProveBackup) error {
+	if err := rs.aim(ctx); err != nil {
 		return err
 	}
-	replay := l.replay()
-	report, stop := l.showProgress(ctx)
+	replay := rs.replay()
+	report, stop := rs.showProgress(ctx)
 	var mu sync.Mutex
-	proven, reached, unknown := slices.Clone(l.op.Proven), l.op.Reached, l.op.UnknownLeases
+	proven, reached, unknown := slices.Clone(rs.operations.current().Proven), rs.operations.current().Reached, rs.operations.current().UnknownLeases
 	err := each(a.Nodes, func(id cluster.NodeID) error {
-		e, err := l.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
-			Operation: a.Op.ID, Backup: l.op.Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(),
-			EtcdVersion: a.Op.Version, ForceForeign: l.op.Options.ForceForeign}}}, l.nodes.slowAction(), func(e *protosv1.PerformEvent) { report(id, e) })
+		e, err := rs.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
+			Operation: a.Op.ID, Backup: rs.operations.current().Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: rs.leastRevision(), DropPrefixes: rs.dropped(),
+			EtcdVersion: a.Op.Version, ForceForeign: rs.operations.current().Options.ForceForeign}}}, rs.nodes.slowAction(), func(e *protosv1.PerformEvent) { report(id, e) })
 		if err != nil {
 			return err
 		}
@@ -231,8 +208,8 @@ func (l *leadership) proveAll(ctx context.Context, a model.ProveBackup) error {
 		return nil
 	})
 	stop()
-	if len(proven) > len(l.op.Proven) {
-		if serr := l.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached, op.UnknownLeases = proven, reached, unknown }); serr != nil {
+	if len(proven) > len(rs.operations.current().Proven) {
+		if serr := rs.operations.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached, op.UnknownLeases = proven, reached, unknown }); serr != nil {
 			return serr
 		}
 	}
@@ -240,65 +217,67 @@ func (l *leadership) proveAll(ctx context.Context, a model.ProveBackup) error {
 }
 
 // stageAll has the nodes build their new data dirs, all at once.
-func (l *leadership) stageAll(ctx context.Context, o *model.Observation, a model.StageBackup) error {
-	replay := l.replay()
-	report, stop := l.showProgress(ctx)
+func (rs *restorer) stageAll(ctx context.Context, o *model.Observation, a model.StageBackup) error {
+	replay := rs.replay()
+	report, stop := rs.showProgress(ctx)
 	defer stop()
 	return each(a.Starts, func(s model.StartEtcd) error {
-		_, err := l.nodes.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
+		_, err := rs.nodes.perform(ctx, s.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{
 			Operation: a.Op.ID, Backup: a.Op.Backup, State: wire.StateToProto(&s.State), BumpRevision: plan.Bump(),
-			AtLeastRevision: l.leastRevision(), DropPrefixes: l.dropped(), Replay: replay}}}, l.nodes.slowAction(), func(e *protosv1.PerformEvent) { report(s.Node, e) })
+			AtLeastRevision: rs.leastRevision(), DropPrefixes: rs.dropped(), Replay: replay}}}, rs.nodes.slowAction(), func(e *protosv1.PerformEvent) { report(s.Node, e) })
 		return err
 	})
 }
 
 // leastRevision is what the restored cluster's revision is above. What is written between now and the stop is far less than the bump.
-func (l *leadership) leastRevision() int64 { return l.op.RevisionBefore + int64(plan.Bump()) }
+func (rs *restorer) leastRevision() int64 {
+	return rs.operations.current().RevisionBefore + int64(plan.Bump())
+}
 
 // dropped are the prefixes that the restored data shall not have.
-func (l *leadership) dropped() []string {
-	drop := slices.Clone(l.op.Options.DropPrefixes)
-	if !l.op.Options.KeepMasterleases {
-		drop = append(drop, l.m.cfg.DropPrefixes...)
+func (rs *restorer) dropped() []string {
+	drop := slices.Clone(rs.operations.current().Options.DropPrefixes)
+	if !rs.operations.current().Options.KeepMasterleases {
+		drop = append(drop, rs.m.cfg.DropPrefixes...)
 	}
 	return drop
 }
 
 // salvage has a backup made of a data dir. Its name is recorded first, so that a repetition makes no second one.
-func (l *leadership) salvage(ctx context.Context, spec *cluster.Spec, a model.SalvageData) error {
-	if l.op.SalvageName == "" {
-		name, err := l.m.cfg.Catalog.NextBackupName(ctx, time.Now())
+func (rs *restorer) salvage(ctx context.Context, spec *cluster.Spec, a model.SalvageData) error {
+	if rs.operations.current().SalvageName == "" {
+		name, err := rs.m.cfg.Catalog.NextBackupName(ctx, time.Now())
 		if err != nil {
 			return err
 		}
-		if err := l.save(ctx, func(op *catalog.Operation) { op.SalvageName = name }); err != nil {
+		if err := rs.operations.save(ctx, func(op *catalog.Operation) { op.SalvageName = name }); err != nil {
 			return err
 		}
 	}
-	req := &protosv1.Salvage{Operation: a.Op.ID, Token: string(a.Op.Source.Token), Name: l.op.SalvageName, Reason: "survivor", Spec: &protosv1.ClusterSpec{}}
-	if c, ok := l.store.commands[l.op.Command]; ok && c.Source != nil && c.Source.Node == "" {
+	req := &protosv1.Salvage{Operation: a.Op.ID, Token: string(a.Op.Source.Token), Name: rs.operations.current().SalvageName, Reason: "survivor", Spec: &protosv1.ClusterSpec{}}
+	if c, ok := rs.store.command(rs.operations.current().Command); ok && c.Source != nil && c.Source.Node == "" {
 		req.Reason = "undo"
 	}
 	if spec != nil {
 		req.Spec = wire.SpecToProto(*spec)
 	}
-	report, stop := l.showProgress(ctx)
-	_, err := l.nodes.perform(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Salvage{Salvage: req}}, l.nodes.slowAction(),
+	report, stop := rs.showProgress(ctx)
+	_, err := rs.nodes.perform(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Salvage{Salvage: req}}, rs.nodes.slowAction(),
 		func(e *protosv1.PerformEvent) { report(a.Node, e) })
 	stop()
 	if err != nil {
 		return err
 	}
-	return l.save(ctx, func(op *catalog.Operation) { op.Backup = op.SalvageName })
+	return rs.operations.save(ctx, func(op *catalog.Operation) { op.Backup = op.SalvageName })
 }
 
 // verifyAll has the members compare what they hold with what was staged. They serve already: what differs is said, not undone.
-func (l *leadership) verifyAll(ctx context.Context, a model.VerifyAll) error {
+func (rs *restorer) verifyAll(ctx context.Context, a model.VerifyAll) error {
 	var mu sync.Mutex
 	var steps []catalog.Step
 	err := each(a.Nodes, func(id cluster.NodeID) error {
 		step := catalog.Step{Name: "compare", Node: id, Started: time.Now(), Outcome: catalog.StepDone, Detail: "HashKV is as staged"}
-		_, err := l.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Verify{Verify: &protosv1.Verify{Operation: a.Op.ID}}}, l.nodes.slowAction(), nil)
+		_, err := rs.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Verify{Verify: &protosv1.Verify{Operation: a.Op.ID}}}, rs.nodes.slowAction(), nil)
 		if ctx.Err() != nil || errors.Is(err, cluster.ErrLowerTerm) {
 			return err
 		}
@@ -316,36 +295,34 @@ func (l *leadership) verifyAll(ctx context.Context, a model.VerifyAll) error {
 		return err
 	}
 	slices.SortFunc(steps, func(a, b catalog.Step) int { return strings.Compare(string(a.Node), string(b.Node)) })
-	return l.save(ctx, func(op *catalog.Operation) {
+	return rs.operations.save(ctx, func(op *catalog.Operation) {
 		op.Steps, op.Verified = append(op.Steps, steps...), append(op.Verified, a.Nodes...)
 	})
 }
 
 // safetyBackup copies the old cluster, so that the restore can be undone.
-func (l *leadership) safetyBackup(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.SafetyBackup) error {
-	name := l.currentBackup(ctx, o)
+func (rs *restorer) safetyBackup(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.SafetyBackup) error {
+	name := rs.currentBackup(ctx, o)
 	if name == "" {
 		var err error
-		if name, err = l.backups.take(ctx, spec, a.Node, "before-restore"); err != nil {
-			l.backups.noteFailedOn(a.Node)
+		if name, err = rs.backups.take(ctx, spec, a.Node, "before-restore"); err != nil {
+			rs.backups.noteFailedOn(a.Node)
 			return fmt.Errorf("back up the cluster as it is now: %w", err)
 		}
 	}
-	return l.save(ctx, func(op *catalog.Operation) { op.SafetyBackup, op.SafetyTried = name, true })
+	return rs.operations.save(ctx, func(op *catalog.Operation) { op.SafetyBackup, op.SafetyTried = name, true })
 }
 
 // advance records the next state, and the one before as a step that is done.
-func (l *leadership) advance(ctx context.Context, o *model.Observation, a model.Advance) error {
-	if a.To == model.OpSwitching && l.store.Marker.Phase == model.MarkerAbsent && l.store.Error == "" {
-		m := l.newMarker(catalog.PhaseFormed, &l.op.Spec, l.op.NewToken, l.op.Members, l.op.Spec.EtcdVersion)
-		ver, err := l.m.cfg.Catalog.CreateMarker(ctx, m)
-		if err != nil {
+func (rs *restorer) advance(ctx context.Context, o *model.Observation, a model.Advance) error {
+	if a.To == model.OpSwitching && rs.marker.seen.Phase == model.MarkerAbsent && !rs.store.away() {
+		m := rs.marker.newMarker(catalog.PhaseFormed, &rs.operations.current().Spec, rs.operations.current().NewToken, rs.operations.current().Members, rs.operations.current().Spec.EtcdVersion)
+		if err := rs.marker.writeNew(ctx, m); err != nil {
 			return err
 		}
-		l.setMarker(m, ver)
 	}
-	l.opRetry, l.opFails = time.Time{}, 0
-	return l.save(ctx, func(op *catalog.Operation) {
+	rs.operations.stepAgain()
+	return rs.operations.save(ctx, func(op *catalog.Operation) {
 		stepTo(op, catalog.OperationState(a.To), a.Reason)
 		op.StagedRevision, op.StagedHash, op.StagedBytes = a.Op.Revision, a.Op.Hash, a.Op.Bytes
 		op.Written, op.Unwritten, op.Backup = a.Op.Written, a.Op.Unwritten, a.Op.Backup

@@ -74,22 +74,22 @@ func must(t *testing.T, err error) {
 func TestOneBadObject(t *testing.T) {
 	for object, x := range map[string]struct {
 		key   string
-		check func(s *storeView) string
+		check func(l *leadership) string
 	}{
-		"marker": {"control/etcd-cluster-created", func(s *storeView) string {
-			if s.Marker.Phase != model.MarkerFormed {
+		"marker": {"control/etcd-cluster-created", func(l *leadership) string {
+			if l.known().Marker.Phase != model.MarkerFormed {
 				return "a cluster may be formed"
 			}
-			return ready(s, true)
+			return ready(l, true)
 		}},
-		"leader": {"control/leader", func(s *storeView) string {
-			if !s.holderSince.IsZero() {
+		"leader": {"control/leader", func(l *leadership) string {
+			if !l.record.since.IsZero() {
 				return "a leader that nobody knows counts as gone"
 			}
-			return ready(s, true)
+			return ready(l, true)
 		}},
-		"operation": {"control/operations/2026-01-29T01:02:03Z-000000.json", func(s *storeView) string {
-			return ready(s, false) // it may be a restore that is under way
+		"operation": {"control/operations/2026-01-29T01:02:03Z-000000.json", func(l *leadership) string {
+			return ready(l, false) // it may be a restore that is under way
 		}},
 	} {
 		for kind, content := range map[string]string{"empty": "", "damaged": "{\"version\":1,", "newer": `{"version":99,"timestamp":1,"state":"x","phase":"x"}`, "too large": strings.Repeat("x", 2<<20)} {
@@ -111,28 +111,29 @@ func TestOneBadObject(t *testing.T) {
 	}
 }
 
-func ready(s *storeView, want bool) string {
+func ready(l *leadership, want bool) string {
+	s := l.known()
 	if len(s.Commands) != 1 || s.Commands[0].Ready != want {
 		return fmt.Sprintf("the commands are %+v; want one that is ready: %t", s.Commands, want)
 	}
 	return ""
 }
 
-func checkBad(t *testing.T, s blob.Store, key string, check func(*storeView) string) {
+func checkBad(t *testing.T, s blob.Store, key string, check func(*leadership) string) {
 	t.Helper()
 	l := leads(t, s)
 	l.readStore(t.Context())
-	v := &l.store
+	v := l.known()
 	if v.Error != "" || v.Spec == nil || v.Settings == nil {
-		t.Fatalf("the store counts as away, or isn't read: %q, %+v", v.Error, v.Store)
+		t.Fatalf("the store counts as away, or isn't read: %q, %+v", v.Error, v)
 	}
 	if said := strings.Join(v.ObjectErrors, "") + v.HolderError; !strings.Contains(said, key) {
 		t.Errorf("the object isn't named: %q", said)
 	}
-	if wrong := check(v); wrong != "" {
+	if wrong := check(l); wrong != "" {
 		t.Error(wrong)
 	}
-	if why := safety.Check(&model.Observation{Self: "a", Term: 4, Store: v.Store}, model.CreateMarker{}, model.Policy{}); why == nil {
+	if why := safety.Check(&model.Observation{Self: "a", Term: 4, Store: v}, model.CreateMarker{}, model.Policy{}); why == nil {
 		t.Error("a cluster may be formed")
 	}
 	// Once the object is right again nothing is left of it.
@@ -149,8 +150,9 @@ func checkBad(t *testing.T, s blob.Store, key string, check func(*storeView) str
 	must(t, err)
 	l.forceStore()
 	l.readStore(t.Context())
-	if len(v.ObjectErrors) != 0 || v.HolderError != "" || v.Error != "" || v.Marker.Token != "tok" || ready(v, true) != "" {
-		t.Errorf("after the repair: %+v", v.Store)
+	v = l.known()
+	if len(v.ObjectErrors) != 0 || v.HolderError != "" || v.Error != "" || v.Marker.Token != "tok" || ready(l, true) != "" {
+		t.Errorf("after the repair: %+v", v)
 	}
 }
 
@@ -165,8 +167,8 @@ func TestNothingWaitsForTheList(t *testing.T) {
 	l.wg.Go(func() { l.backups.learn(ctx) })
 	begun := time.Now()
 	l.readStore(ctx)
-	if took := time.Since(begun); l.store.Error != "" || ready(&l.store, true) != "" || took > storeTimeout {
-		t.Errorf("after %s: %+v", took, l.store.Store)
+	if took := time.Since(begun); l.store.away() || ready(l, true) != "" || took > storeTimeout {
+		t.Errorf("after %s: %+v", took, l.known())
 	}
 	cancel()
 	l.wg.Wait()
@@ -193,19 +195,19 @@ func TestManyRecords(t *testing.T) {
 	list, err := c.ControlListing(t.Context())
 	must(t, err)
 	tries := 0
-	for l.op == nil {
+	for l.operations.current() == nil {
 		if tries++; tries > 20 {
 			t.Fatal("it never comes to an end")
 		}
 		f.Heal()
 		f.Add(blobtest.Fault{Op: "get", Skip: 20, Err: blobtest.Transient("get", "")})
-		if err := l.readOperations(t.Context(), list); err == nil && l.op == nil {
+		if err := l.operations.read(t.Context(), list); err == nil && l.operations.current() == nil {
 			t.Fatal("the restore under way was not found")
-		} else if err != nil && l.op != nil {
+		} else if err != nil && l.operations.current() != nil {
 			t.Fatal("it goes on with a restore before it knows all records")
 		}
 	}
-	if tries < 4 || l.op.ID != "2026-01-29T01:02:03Z-000051" {
-		t.Errorf("after %d readings it goes on with %s", tries, l.op.ID)
+	if tries < 4 || l.operations.current().ID != "2026-01-29T01:02:03Z-000051" {
+		t.Errorf("after %d readings it goes on with %s", tries, l.operations.current().ID)
 	}
 }

@@ -13,9 +13,17 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
-// showSurvivors keeps in the store what data there are while the cluster has no quorum, since the operator's tool sees only the store.
+// survivorNotes shows in the store what data there are while the cluster has no quorum. Only the loop uses it.
+type survivorNotes struct {
+	*shared
+	store   *storeView
+	started time.Time
+	shown   catalog.Survivors // what was last written
+}
+
+// show keeps in the store what data there are while the cluster has no quorum, since the operator's tool sees only the store.
 // A failure is harmless: it is tried again with the next look.
-func (l *leadership) showSurvivors(ctx context.Context, o *model.Observation) {
+func (sn *survivorNotes) show(ctx context.Context, o *model.Observation) {
 	if o.Store.Error != "" || o.Store.Operation != nil || o.Store.Marker.Phase != model.MarkerFormed {
 		return
 	}
@@ -23,21 +31,22 @@ func (l *leadership) showSurvivors(ctx context.Context, o *model.Observation) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	switch {
-	case serving && (l.store.listing.Survivors.Exists() || !l.shown.At.IsZero()):
-		if err := l.m.cfg.Catalog.RemoveSurvivors(ctx); err != nil {
+	case serving && (sn.store.showsSurvivors() || !sn.shown.At.IsZero()):
+		if err := sn.m.cfg.Catalog.RemoveSurvivors(ctx); err != nil {
 			klog.V(2).Infof("%v", err)
 			return
 		}
-		l.shown, l.store.listing.Survivors = catalog.Survivors{}, catalog.Object{}
-	case serving || len(nodes) == 0 || reflect.DeepEqual(nodes, l.shown.Nodes) && time.Since(l.shown.At) < time.Minute:
-	case time.Since(l.started) < survivorGrace, time.Since(l.shown.At) < survivorGrace:
+		sn.shown = catalog.Survivors{}
+		sn.store.survivorsGone()
+	case serving || len(nodes) == 0 || reflect.DeepEqual(nodes, sn.shown.Nodes) && time.Since(sn.shown.At) < time.Minute:
+	case time.Since(sn.started) < survivorGrace, time.Since(sn.shown.At) < survivorGrace:
 	default:
 		s := catalog.Survivors{At: time.Now(), Nodes: nodes}
-		if err := l.m.cfg.Catalog.PutSurvivors(ctx, s); err != nil {
+		if err := sn.m.cfg.Catalog.PutSurvivors(ctx, s); err != nil {
 			klog.V(2).Infof("show survivors: %v", err)
 			return
 		}
-		l.shown = s
+		sn.shown = s
 	}
 }
 
