@@ -26,6 +26,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 )
 
@@ -241,7 +242,7 @@ func (p *Plan) ask(ctx context.Context, v map[string]string, o Options, secure b
 	if members, err = c.Members(ctx, true); err != nil {
 		return nil, self, fmt.Errorf("ask the running etcd at %s for its members: %w", strings.Join(urls, ", "), err)
 	}
-	info, err := etcd.InspectDataDir(p.OldDataDir)
+	info, err := datadir.Inspect(p.OldDataDir)
 	switch {
 	case err != nil:
 		return nil, self, fmt.Errorf("look at %s: %w", p.OldDataDir, err)

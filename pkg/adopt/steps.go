@@ -19,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 )
@@ -216,7 +217,7 @@ func (p *Plan) Move() error {
 		if state := unitState(p.Unit); state != "" {
 			return fmt.Errorf("%w, or systemd starts it again: unit %s is %s", ErrRuns, p.Unit, state)
 		}
-		if info, err := etcd.InspectDataDir(p.OldDataDir); err != nil || fmt.Sprintf("%016x", info.ClusterID) != p.ClusterID {
+		if info, err := datadir.Inspect(p.OldDataDir); err != nil || fmt.Sprintf("%016x", info.ClusterID) != p.ClusterID {
 			return fmt.Errorf("%s isn't a data dir of cluster %s any more (%s, cluster %x): %w", p.OldDataDir, p.ClusterID, info.Reason, info.ClusterID, errors.Join(err, ErrRefused))
 		}
 		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {

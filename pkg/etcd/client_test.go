@@ -122,20 +122,6 @@ func TestMaintenance(t *testing.T) {
 	if st.Version != CompiledVersion || st.DBQuota != m.cfg.QuotaBytes || st.StorageVersion == "" || len(st.Errors) == 0 {
 		t.Errorf("status %+v", st)
 	}
-	// A snapshot with an alarm in it: what is made of it has none.
-	path := t.TempDir() + "/alarm.db"
-	save(t, m, path)
-	f, err := ProveDB(t.Context(), path, ProveOptions{})
-	if err != nil || f.Alarms != 1 {
-		t.Errorf("%+v %v", f, err)
-	}
-	staged := makeMembers(t, 1, builtin(t), "noalarm", nil, "127.0.0.1")
-	stage(t, staged, StageConfig{SnapshotPath: path, BumpRevision: bump, MarkCompacted: true})
-	startAll(t, staged)
-	if alarms, err := staged[0].client.Alarms(ctxOf(t)); err != nil || len(alarms) != 0 {
-		t.Errorf("alarms after staging: %v %v", alarms, err)
-	}
-
 	must(t, c.Compact(ctxOf(t), st.Revision, true))
 	must(t, c.Compact(ctxOf(t), st.Revision, true)) // already done is success
 	if _, err := c.HashKV(ctxOf(t), 1); !errors.Is(err, ErrCompacted) {

@@ -99,7 +99,7 @@ func (f Facts) FitsVersion(target string) error { return checkTarget(f.WrittenBy
 func ProveDB(ctx context.Context, path string, o ProveOptions) (Facts, error) {
 	facts, planned, err := proveDB(ctx, path, o)
 	if err == nil && planned != nil {
-		err = planned.write(o.PlanPath)
+		err = planned.Write(o.PlanPath)
 	}
 	if err != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, err)
@@ -333,7 +333,7 @@ func proveMain(args []string) int {
 		err = crossCheck(args[0], f)
 	}
 	if err == nil && planned != nil {
-		err = planned.write(o.PlanPath)
+		err = planned.Write(o.PlanPath)
 	}
 	a := proveAnswer{Facts: &f}
 	if err != nil {

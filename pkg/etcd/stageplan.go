@@ -99,7 +99,8 @@ type planFile struct {
 	Plan   json.RawMessage `json:"plan"`
 }
 
-func (p *PlannedStage) write(path string) error {
+// Write writes the plan to a file.
+func (p *PlannedStage) Write(path string) error {
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -130,7 +131,7 @@ func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
 	if err := a.stopLocked(ctx, "restore "+string(op.ID)+" may have to be taken back", stopHard); err != nil {
 		return err
 	}
-	written, err := etcd.ClientWrites(a.l.data(op.Token))
+	written, err := datadir.ClientWrites(a.l.data(op.Token))
 	switch {
 	case errors.Is(err, etcd.ErrBadLog) || errors.Is(err, fs.ErrNotExist):
 		// It can't be known any more, and what was acknowledged must not be lost.

@@ -13,6 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 // How often etcd is asked how it is: often while it comes up, seldom once it is well. The leader asks anew before it acts.
@@ -152,7 +153,7 @@ func sameMember(a, b cluster.Member) bool {
 type peeked struct {
 	token cluster.Token
 	at    time.Time
-	found etcd.Peek
+	found datadir.Newest
 }
 
 // When the data are looked at in place of etcd, and how often.
@@ -172,7 +173,7 @@ func (a *Agent) peek(ctx context.Context) {
 	if !due || !a.l.hasMember(s.Token) {
 		return
 	}
-	p, err := etcd.PeekDataDir(ctx, a.l.data(s.Token))
+	p, err := datadir.ReadNewest(ctx, a.l.data(s.Token))
 	if err != nil {
 		klog.V(2).Infof("look at the data of cluster %s: %v", s.Token, err)
 	}
@@ -268,7 +269,7 @@ func (a *Agent) revisionOnDisk(ctx context.Context) int64 {
 	if s == nil {
 		return 0
 	}
-	revision, err := etcd.PeekRevision(ctx, a.l.data(s.Token))
+	revision, err := datadir.NewestRevision(ctx, a.l.data(s.Token))
 	if err != nil {
 		klog.V(2).Infof("read the revision of cluster %s from its data: %v", s.Token, err)
 	}

@@ -46,7 +46,7 @@ func (l layout) salvage(operation cluster.OperationID) string {
 // verifying is where a backup is proven while etcd serves.
 func (l layout) verifying() string { return filepath.Join(l.own(), "verify") }
 
-// halfStaged is what etcd.Stage leaves beside a data dir when it is killed.
+// halfStaged is what datadir.Stage leaves beside a data dir when it is killed.
 func (l layout) halfStaged(t cluster.Token) string { return l.data(t) + halfStagedSuffix }
 
 const halfStagedSuffix = cluster.StagingSuffix

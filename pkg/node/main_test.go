@@ -24,6 +24,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -35,7 +36,7 @@ const managerSubcommand = "run-agent"
 // TestMain makes the test binary what the manager is: able to run as etcd, as the checkers, and as a manager that has nothing but an agent.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), etcd.ProveCommand(), etcd.StageCommand(), salvage.Command())
+		code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), etcd.ProveCommand(), datadir.StageCommand(), salvage.Command())
 		if ok {
 			os.Exit(code)
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 // snapshotPatience is how long an etcd may take to write a raft snapshot after a restart for it.
@@ -28,7 +29,7 @@ func (a *Agent) clearOldEntries(ctx context.Context, s *cluster.EtcdState) error
 	if !running || now == nil || now.Token != s.Token || etcd.MinorNumber(s.EtcdVersion) < firstWithoutOld || etcd.MinorNumber(now.EtcdVersion) >= firstWithoutOld {
 		return nil
 	}
-	old, err := etcd.OldEntries(a.l.data(s.Token))
+	old, err := datadir.OldEntries(a.l.data(s.Token))
 	if err != nil || !old {
 		return err
 	}
@@ -37,7 +38,7 @@ func (a *Agent) clearOldEntries(ctx context.Context, s *cluster.EtcdState) error
 		return err
 	}
 	for deadline := time.Now().Add(snapshotPatience); time.Now().Before(deadline) && sleep(ctx, 100*time.Millisecond); {
-		if old, err = etcd.OldEntries(a.l.data(s.Token)); err == nil && !old && a.healthyNow(ctx) {
+		if old, err = datadir.OldEntries(a.l.data(s.Token)); err == nil && !old && a.healthyNow(ctx) {
 			return nil
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -380,7 +381,7 @@ func (a *Agent) claim(op *journalOperation, token cluster.Token) error {
 }
 
 func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (etcd.StageResult, error) {
-	cfg := etcd.StageConfig{
+	cfg := datadir.StageConfig{
 		SnapshotPath: a.l.snapshot(op.ID), PlanPath: a.l.stagePlan(op.ID), Consume: true, SelfExe: a.cfg.Executable, DataDir: a.l.data(s.Token),
 		Name: a.cfg.Self.Name, Token: s.Token, BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true,
 		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: s.EtcdVersion,
@@ -388,9 +389,9 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 	for _, n := range s.Nodes {
 		cfg.InitialCluster = append(cfg.InitialCluster, etcd.Peer{Name: n.Name, PeerURLs: n.PeerURLs})
 	}
-	if _, done, _ := etcd.Staged(cfg.DataDir); done {
+	if _, done, _ := datadir.Staged(cfg.DataDir); done {
 		// The journal wasn't written; what was made is found again, unless it is to become something else now.
-		if r, err := etcd.Stage(ctx, cfg); !errors.Is(err, etcd.ErrNotEmpty) {
+		if r, err := datadir.Stage(ctx, cfg); !errors.Is(err, datadir.ErrNotEmpty) {
 			return r, err
 		}
 	}
@@ -412,7 +413,7 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 		return etcd.StageResult{}, err
 	}
 	t.report("stage", 0, 0)
-	return etcd.Stage(ctx, cfg)
+	return datadir.Stage(ctx, cfg)
 }
 
 // removeStaged removes a data dir that is staged, wholly or in part. It must not be the current one.

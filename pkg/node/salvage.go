@@ -14,6 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -81,7 +82,7 @@ func (a *Agent) salvaged(ctx context.Context, s *protosv1.Salvage) (*protosv1.Pe
 // salvagedData is the copy, and whose it is.
 type salvagedData struct {
 	*salvage.Database
-	info etcd.DataDirInfo
+	info datadir.Info
 }
 
 // source is a data dir to be salvaged.
@@ -164,7 +165,7 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 	if err := a.room("a copy of "+from.dir, max(0, 2*diskUsage(from.dir)-diskUsage(work))); err != nil {
 		return nil, err
 	}
-	info, err := etcd.InspectDataDir(from.dir)
+	info, err := datadir.Inspect(from.dir)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 const (
@@ -263,7 +263,7 @@ func (a *Agent) logged(it trashItem) trashNote {
 	if n.RaftIndex != 0 {
 		return n
 	}
-	term, index, err := etcd.LastEntry(it.path)
+	term, index, err := datadir.LastEntry(it.path)
 	if err != nil {
 		klog.V(2).Infof("trash can: %s: %v", it.path, err)
 		return n

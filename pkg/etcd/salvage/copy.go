@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 // salvageDir is the work dir: a mark that says whose it is, and the copied data dir.
@@ -47,7 +48,7 @@ func (d salvageDir) create(ctx context.Context) error {
 		return err
 	}
 	if entries, err := os.ReadDir(string(d)); err != nil || len(entries) > 0 {
-		return errors.Join(fmt.Errorf("%w: %s", etcd.ErrNotEmpty, d), err)
+		return errors.Join(fmt.Errorf("%w: %s", datadir.ErrNotEmpty, d), err)
 	}
 	return os.WriteFile(d.mark(), nil, 0o600)
 }

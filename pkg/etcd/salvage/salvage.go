@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 // Config says what is to be salvaged, and how.
@@ -63,11 +64,11 @@ func run(ctx context.Context, cfg Config) (_ *Database, err error) {
 	if !filepath.IsAbs(cfg.DataDir) || !filepath.IsAbs(cfg.WorkDir) || cfg.Binary.Path == "" {
 		return nil, fmt.Errorf("%w: absolute paths and an etcd are needed", etcd.ErrConfig)
 	}
-	info, err := etcd.InspectDataDir(cfg.DataDir)
+	info, err := datadir.Inspect(cfg.DataDir)
 	if err != nil {
 		return nil, err
 	}
-	if info.State != etcd.DirMember {
+	if info.State != datadir.Member {
 		return nil, fmt.Errorf("%w: the data dir is %s: %s", etcd.ErrBadDatabase, info.State, info.Reason)
 	}
 	dir := salvageDir(cfg.WorkDir)

@@ -22,6 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 // contents are the keys with everything that a client sees of them.
@@ -43,7 +44,7 @@ func restored(t testing.TB, s *Database, bin etcd.Binary) *testMember {
 	must(t, err)
 	defer snap.Close()
 	ms := makeMembers(t, 1, bin, "again", nil, "127.0.0.1")
-	_, err = etcd.Stage(t.Context(), etcd.StageConfig{
+	_, err = datadir.Stage(t.Context(), datadir.StageConfig{
 		Snapshot: snap, DataDir: ms[0].Cfg.DataDir, Name: ms[0].Cfg.Name, InitialCluster: ms[0].Cfg.InitialCluster, Token: ms[0].Cfg.Token,
 	})
 	must(t, err)
@@ -94,10 +95,10 @@ func TestSalvageOfASurvivor(t *testing.T) {
 				m.Kill(t)
 			}
 			best := ms[0]
-			term, index, err := etcd.LastEntry(best.Cfg.DataDir)
+			term, index, err := datadir.LastEntry(best.Cfg.DataDir)
 			must(t, err)
 			for _, m := range ms[1:] {
-				tm, i, err := etcd.LastEntry(m.Cfg.DataDir)
+				tm, i, err := datadir.LastEntry(m.Cfg.DataDir)
 				must(t, err)
 				if tm > term || tm == term && i > index {
 					best, term, index = m, tm, i
@@ -189,7 +190,7 @@ func TestSalvageKeepsWhatIsNotCommitted(t *testing.T) {
 	work := t.TempDir() + "/work"
 	// What a crash left behind is cleared away; what is somebody else's isn't.
 	must(t, os.MkdirAll(work+"/data/member/snap", 0o700))
-	if _, err := salvageOf(t, m, work); !errors.Is(err, etcd.ErrNotEmpty) {
+	if _, err := salvageOf(t, m, work); !errors.Is(err, datadir.ErrNotEmpty) {
 		t.Errorf("into a strange directory: %v", err)
 	}
 	must(t, os.WriteFile(work+"/"+salvageMark, nil, 0o600))

@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"bytes"
@@ -10,19 +10,21 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // planned proves a snapshot and returns the configuration that uses the plan, on a copy that can be consumed.
-func planned(t testing.TB, snap, dir string, m *testMember, plan StagePlan) (StageConfig, Facts) {
+func planned(t testing.TB, snap, dir string, m *testMember, plan etcd.StagePlan) (StageConfig, etcd.Facts) {
 	t.Helper()
 	cfg := StageConfig{
 		SnapshotPath: dir + "/copy.db", Consume: true, PlanPath: dir + "/plan.json", SelfExe: self(t),
-		DataDir: m.cfg.DataDir, Name: m.cfg.Name, InitialCluster: m.cfg.InitialCluster, Token: m.cfg.Token,
+		DataDir: m.Cfg.DataDir, Name: m.Cfg.Name, InitialCluster: m.Cfg.InitialCluster, Token: m.Cfg.Token,
 		BumpRevision: plan.BumpRevision, AtLeastRevision: plan.AtLeastRevision, MarkCompacted: plan.MarkCompacted,
 		DropPrefixes: plan.DropPrefixes, TargetVersion: plan.TargetVersion,
 	}
 	copyFile(t, snap, cfg.SnapshotPath)
-	f, err := Prove(t.Context(), self(t), cfg.SnapshotPath, ProveOptions{SkipHash: true, Plan: &plan, PlanPath: cfg.PlanPath})
+	f, err := etcd.Prove(t.Context(), self(t), cfg.SnapshotPath, etcd.ProveOptions{SkipHash: true, Plan: &plan, PlanPath: cfg.PlanPath})
 	must(t, err)
 	return cfg, f
 }
@@ -34,16 +36,16 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 	leaseID := fillStore(t, src, 300)
 	snap := t.TempDir() + "/snap.db"
 	save(t, src, snap)
-	before, err := src.client.Status(ctxOf(t))
+	before, err := src.Client.Status(ctxOf(t))
 	must(t, err)
-	had, err := src.client.Raw().Get(ctxOf(t), "/registry/", clientv3.WithPrefix())
+	had, err := src.Client.Raw().Get(ctxOf(t), "/registry/", clientv3.WithPrefix())
 	must(t, err)
-	plan := StagePlan{
+	plan := etcd.StagePlan{
 		BumpRevision: bump, AtLeastRevision: before.Revision + 5, MarkCompacted: true,
-		DropPrefixes: [][]byte{[]byte("/registry/masterleases/")}, TargetVersion: CompiledVersion,
+		DropPrefixes: [][]byte{[]byte("/registry/masterleases/")}, TargetVersion: etcd.CompiledVersion,
 	}
 	ms := makeMembers(t, 3, builtin(t), "new", nil, "127.0.0.1")
-	var first StageResult
+	var first etcd.StageResult
 	for i, m := range ms {
 		dir := t.TempDir()
 		cfg, f := planned(t, snap, dir, m, plan)
@@ -55,10 +57,10 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 		}
 		res, err := Stage(t.Context(), cfg)
 		must(t, err)
-		if info, err := InspectDataDir(m.cfg.DataDir); err != nil || info.MemberID != res.MemberID || info.ClusterID != res.ClusterID || info.DBSize != res.SizeBytes {
+		if info, err := Inspect(m.Cfg.DataDir); err != nil || info.MemberID != res.MemberID || info.ClusterID != res.ClusterID || info.DBSize != res.SizeBytes {
 			t.Errorf("member %d: %+v %v, staged %+v", i, info, err, res)
 		}
-		if p := f.Planned; p == nil || p.Hash != res.Hash || p.Revision != res.Revision || p.Keys != res.Keys || p.Dropped != 2 || f.Hash != (HashKV{}) || f.Revision != before.Revision {
+		if p := f.Planned; p == nil || p.Hash != res.Hash || p.Revision != res.Revision || p.Keys != res.Keys || p.Dropped != 2 || f.Hash != (etcd.HashKV{}) || f.Revision != before.Revision {
 			t.Errorf("member %d: planned %+v in %+v, staged %+v", i, p, f, res)
 		}
 		if i == 0 {
@@ -68,8 +70,8 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 		if res != first {
 			t.Errorf("member %d: %+v, member 0: %+v", i, res, first)
 		}
-		must(t, verifyDir(m.cfg.DataDir))
-		again, err := Prove(t.Context(), self(t), DBPath(m.cfg.DataDir), ProveOptions{})
+		must(t, verifyDir(m.Cfg.DataDir))
+		again, err := etcd.Prove(t.Context(), self(t), etcd.DBPath(m.Cfg.DataDir), etcd.ProveOptions{})
 		if err != nil || again.Hash != res.Hash || again.Keys != res.Keys || again.Members != 3 || again.TrailingHash {
 			t.Errorf("member %d: proof of what was staged: %+v %v", i, again, err)
 		}
@@ -77,10 +79,10 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 	startAll(t, ms)
 	for _, m := range ms {
 		if h := liveHash(t, m, first.Revision); h != first.Hash {
-			t.Errorf("%s: HashKV %+v, staging said %+v", m.cfg.Name, h, first.Hash)
+			t.Errorf("%s: HashKV %+v, staging said %+v", m.Cfg.Name, h, first.Hash)
 		}
 	}
-	list, err := ms[0].client.Members(ctxOf(t), true)
+	list, err := ms[0].Client.Members(ctxOf(t), true)
 	if err != nil || len(list) != 3 {
 		t.Errorf("members %v %v", list, err)
 	}
@@ -93,21 +95,21 @@ func TestPlanIsForOneFile(t *testing.T) {
 	fillStore(t, src, 50)
 	snap := t.TempDir() + "/snap.db"
 	save(t, src, snap)
-	plan := StagePlan{BumpRevision: bump, MarkCompacted: true, TargetVersion: CompiledVersion}
+	plan := etcd.StagePlan{BumpRevision: bump, MarkCompacted: true, TargetVersion: etcd.CompiledVersion}
 	const mark = 123456 // in the result of a plan that is recognizable
-	rewrite := func(path string, change func(p *PlannedStage)) {
+	rewrite := func(path string, change func(p *etcd.PlannedStage)) {
 		f, err := os.Open(strings.TrimSuffix(path, "plan.json") + "copy.db")
 		must(t, err)
 		defer f.Close()
-		id, err := Identify(f)
+		id, err := etcd.Identify(f)
 		must(t, err)
-		p := ReadPlan(path, id, plan)
+		p := etcd.ReadPlan(path, id, plan)
 		if p == nil {
 			t.Fatal("there is no plan")
 		}
 		p.Result.Leases = mark
 		change(p)
-		must(t, p.write(path))
+		must(t, p.Write(path))
 	}
 	bytesOf := func(path string, change func(b []byte) []byte) {
 		b, err := os.ReadFile(path)
@@ -119,7 +121,7 @@ func TestPlanIsForOneFile(t *testing.T) {
 		make func(c *StageConfig)
 	}{
 		"as it is":       {true, func(*StageConfig) {}},
-		"another format": {false, func(c *StageConfig) { rewrite(c.PlanPath, func(p *PlannedStage) { p.Format++ }) }},
+		"another format": {false, func(c *StageConfig) { rewrite(c.PlanPath, func(p *etcd.PlannedStage) { p.Format++ }) }},
 		"other options":  {false, func(c *StageConfig) { c.BumpRevision++ }},
 		"other version":  {false, func(c *StageConfig) { c.TargetVersion = "3.5.26" }},
 		"other keys":     {false, func(c *StageConfig) { c.DropPrefixes = [][]byte{[]byte("/x")} }},
@@ -146,7 +148,7 @@ func TestPlanIsForOneFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := makeMembers(t, 1, builtin(t), "new", nil, "127.0.0.1")[0]
 			cfg, f := planned(t, snap, t.TempDir(), m, plan)
-			rewrite(cfg.PlanPath, func(*PlannedStage) {})
+			rewrite(cfg.PlanPath, func(*etcd.PlannedStage) {})
 			c.make(&cfg)
 			res, err := Stage(t.Context(), cfg)
 			must(t, err)
@@ -166,9 +168,9 @@ func TestPlanningRefuses(t *testing.T) {
 	dir := t.TempDir()
 	snap := dir + "/snap.db"
 	save(t, src, snap)
-	plan := StagePlan{BumpRevision: bump, MarkCompacted: true}
-	prove := func(path string, skip bool, p StagePlan) error {
-		_, err := Prove(t.Context(), self(t), path, ProveOptions{SkipHash: skip, Plan: &p, PlanPath: dir + "/plan"})
+	plan := etcd.StagePlan{BumpRevision: bump, MarkCompacted: true}
+	prove := func(path string, skip bool, p etcd.StagePlan) error {
+		_, err := etcd.Prove(t.Context(), self(t), path, etcd.ProveOptions{SkipHash: skip, Plan: &p, PlanPath: dir + "/plan"})
 		if _, serr := os.Stat(dir + "/plan"); err != nil && !errors.Is(serr, os.ErrNotExist) {
 			t.Errorf("a plan was made: %v", serr)
 		}
@@ -176,28 +178,28 @@ func TestPlanningRefuses(t *testing.T) {
 	}
 	unsafe, half := plan, plan
 	unsafe.TargetVersion, half.MarkCompacted = "3.5.1", false
-	if err := prove(snap, true, unsafe); !errors.Is(err, ErrVersion) {
+	if err := prove(snap, true, unsafe); !errors.Is(err, etcd.ErrVersion) {
 		t.Errorf("an unsafe version: %v", err)
 	}
-	if err := prove(snap, true, half); !errors.Is(err, ErrConfig) {
+	if err := prove(snap, true, half); !errors.Is(err, etcd.ErrConfig) {
 		t.Errorf("raised but not marked: %v", err)
 	}
 	far := plan
 	far.AtLeastRevision = 1<<62 - 1
-	if err := prove(snap, true, far); !errors.Is(err, ErrConfig) {
+	if err := prove(snap, true, far); !errors.Is(err, etcd.ErrConfig) {
 		t.Errorf("revision too high: %v", err)
 	}
 	// Written by an etcd that isn't known: found in the child, and told with the reason.
 	future := dir + "/future.db"
 	copyFile(t, snap, future)
-	must(t, os.Truncate(future, fileSize(t, future)-HashSize))
+	must(t, os.Truncate(future, fileSize(t, future)-etcd.HashSize))
 	db, err := bolt.Open(future, 0o600, nil)
 	must(t, err)
 	must(t, db.Update(func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte("cluster")).Put([]byte("clusterVersion"), []byte("3.9.0"))
 	}))
 	must(t, db.Close())
-	if err := prove(future, true, plan); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), "3.9") {
+	if err := prove(future, true, plan); !errors.Is(err, etcd.ErrVersion) || !strings.Contains(err.Error(), "3.9") {
 		t.Errorf("a database from the future: %v", err)
 	}
 	// The hash is the caller's if it says so, the structure never.
@@ -206,21 +208,21 @@ func TestPlanningRefuses(t *testing.T) {
 	must(t, err)
 	b[len(b)-1] ^= 1
 	must(t, os.WriteFile(bad, b, 0o600))
-	if err := prove(bad, false, plan); !errors.Is(err, ErrBadSnapshot) {
+	if err := prove(bad, false, plan); !errors.Is(err, etcd.ErrBadSnapshot) {
 		t.Errorf("a wrong hash: %v", err)
 	}
 	if err := prove(bad, true, plan); err != nil {
 		t.Errorf("a wrong hash that isn't looked at: %v", err)
 	}
 	must(t, os.Remove(dir+"/plan"))
-	must(t, os.WriteFile(bad, append(b[:len(b)/4096*2048:len(b)/4096*2048], make([]byte, HashSize)...), 0o600))
-	if err := prove(bad, true, plan); !errors.Is(err, ErrBadDatabase) {
+	must(t, os.WriteFile(bad, append(b[:len(b)/4096*2048:len(b)/4096*2048], make([]byte, etcd.HashSize)...), 0o600))
+	if err := prove(bad, true, plan); !errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("half of it: %v", err)
 	}
-	if _, err := Prove(t.Context(), self(t), snap, ProveOptions{Plan: &plan}); !errors.Is(err, ErrConfig) {
+	if _, err := etcd.Prove(t.Context(), self(t), snap, etcd.ProveOptions{Plan: &plan}); !errors.Is(err, etcd.ErrConfig) {
 		t.Errorf("a plan without a place: %v", err)
 	}
-	if _, err := Prove(t.Context(), self(t), snap, ProveOptions{Plan: &plan, PlanPath: dir + "/no/such/plan"}); !errors.Is(err, os.ErrNotExist) || errors.Is(err, ErrBadDatabase) {
+	if _, err := etcd.Prove(t.Context(), self(t), snap, etcd.ProveOptions{Plan: &plan, PlanPath: dir + "/no/such/plan"}); !errors.Is(err, os.ErrNotExist) || errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("a plan that can't be written: %v", err)
 	}
 	// A moved file whose hash is wrong and that has no plan.
@@ -230,8 +232,8 @@ func TestPlanningRefuses(t *testing.T) {
 	must(t, err)
 	_, err = f.WriteAt([]byte{1, 2, 3}, fileSize(t, bad)-5)
 	must(t, errors.Join(err, f.Close()))
-	_, err = Stage(t.Context(), StageConfig{SnapshotPath: bad, Consume: true, SelfExe: self(t), DataDir: m.cfg.DataDir, Name: m.cfg.Name, InitialCluster: m.cfg.InitialCluster, Token: "new"})
-	if !errors.Is(err, ErrBadSnapshot) {
+	_, err = Stage(t.Context(), StageConfig{SnapshotPath: bad, Consume: true, SelfExe: self(t), DataDir: m.Cfg.DataDir, Name: m.Cfg.Name, InitialCluster: m.Cfg.InitialCluster, Token: "new"})
+	if !errors.Is(err, etcd.ErrBadSnapshot) {
 		t.Errorf("staging a file with a wrong hash: %v", err)
 	}
 }

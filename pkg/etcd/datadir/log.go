@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"errors"
@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // This file reads write-ahead logs one record after the other: etcd's own ReadAll keeps all of them in memory.
@@ -66,10 +67,10 @@ func LastEntry(dataDir string) (term, index uint64, err error) {
 
 // readLog goes through the whole log of a stopped member. cut is true if its beginning isn't there any more. A torn end is no error.
 func readLog(dataDir string, v logVisitor) (cut bool, err error) {
-	if pid, held, err := DataDirHolder(dataDir); err != nil {
+	if pid, held, err := etcd.DataDirHolder(dataDir); err != nil {
 		return false, err
 	} else if held {
-		return false, fmt.Errorf("read log: %w: %s is held by %s", ErrDataDirInUse, dataDir, ProcessName(pid))
+		return false, fmt.Errorf("read log: %w: %s is held by %s", etcd.ErrDataDirInUse, dataDir, etcd.ProcessName(pid))
 	}
 	return readLogFiles(dataDir, v)
 }
@@ -81,14 +82,14 @@ func readLogFiles(dataDir string, v logVisitor) (cut bool, err error) {
 		return false, err
 	}
 	if len(names) == 0 {
-		return false, fmt.Errorf("read log: %w: no file in %s", ErrBadLog, dir)
+		return false, fmt.Errorf("read log: %w: no file in %s", etcd.ErrBadLog, dir)
 	}
 	var crc uint32
 	var expect uint64
 	for i, name := range names {
 		var seq, index uint64
 		if n, err := fmt.Sscanf(name, "%016x-%016x.wal", &seq, &index); err != nil || n != 2 || i > 0 && seq != expect {
-			return false, fmt.Errorf("read log: %w: %s is not the file that is due", ErrBadLog, filepath.Join(dir, name))
+			return false, fmt.Errorf("read log: %w: %s is not the file that is due", etcd.ErrBadLog, filepath.Join(dir, name))
 		}
 		expect = seq + 1
 		cut = cut || i == 0 && seq > 0
@@ -107,7 +108,7 @@ func readLogFile(path string, first, last bool, crc uint32, v logVisitor) (uint3
 		return 0, err
 	}
 	defer f.Close()
-	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", ErrBadLog, path, err) }
+	bad := func(err error) error { return fmt.Errorf("%w: %s: %w", etcd.ErrBadLog, path, err) }
 	d := wal.NewDecoder(fileutil.NewFileReader(f))
 	begun := false
 	for {

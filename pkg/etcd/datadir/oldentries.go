@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"

@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"errors"
@@ -15,15 +15,16 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // written asks, and makes sure that asking changes nothing.
 func written(t testing.TB, m *testMember) bool {
 	t.Helper()
-	before := dirState(t, m.cfg.DataDir)
-	got, err := ClientWrites(m.cfg.DataDir)
+	before := dirState(t, m.Cfg.DataDir)
+	got, err := ClientWrites(m.Cfg.DataDir)
 	must(t, err)
-	if now := dirState(t, m.cfg.DataDir); !maps.Equal(before, now) {
+	if now := dirState(t, m.Cfg.DataDir); !maps.Equal(before, now) {
 		t.Errorf("the data dir was changed: %v, before %v", now, before)
 	}
 	return got
@@ -35,7 +36,7 @@ func TestClientWrites(t *testing.T) {
 	fillStore(t, src, 50)
 	path := t.TempDir() + "/snap.db"
 	save(t, src, path)
-	bins := []Binary{builtin(t)}
+	bins := []etcd.Binary{builtin(t)}
 	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
@@ -49,32 +50,32 @@ func TestClientWrites(t *testing.T) {
 			}
 		}
 		startAll(t, ms)
-		if _, err := ClientWrites(ms[0].cfg.DataDir); !errors.Is(err, ErrDataDirInUse) {
+		if _, err := ClientWrites(ms[0].Cfg.DataDir); !errors.Is(err, etcd.ErrDataDirInUse) {
 			t.Errorf("%s: asked while it runs: %v", bin.Version, err)
 		}
 		ctx := ctxOf(t)
-		r, err := ms[0].client.Raw().Get(ctx, "x") // linearizable
+		r, err := ms[0].Client.Raw().Get(ctx, "x") // linearizable
 		must(t, err)
-		must(t, ms[0].client.Compact(ctx, r.Header.Revision, false))
+		must(t, ms[0].Client.Compact(ctx, r.Header.Revision, false))
 		eventually(t, "the cluster's version is set", func() bool {
-			st, err := ms[1].client.Status(ctxOf(t))
+			st, err := ms[1].Client.Status(ctxOf(t))
 			return err == nil && st.Leader != 0 && contains(t, ms[1], "cluster version")
 		})
 		for _, m := range ms {
-			m.kill(t)
+			m.Kill(t)
 			if written(t, m) {
-				t.Errorf("%s: %s counts as written, though no client wrote", bin.Version, m.cfg.Name)
+				t.Errorf("%s: %s counts as written, though no client wrote", bin.Version, m.Cfg.Name)
 			}
 		}
 		for _, m := range ms {
-			m.start(t)
+			m.Start(t)
 		}
-		eventually(t, "it is healthy", ms[2].healthy)
-		_, err = ms[2].client.Raw().Grant(ctxOf(t), 600)
+		eventually(t, "it is healthy", ms[2].Healthy)
+		_, err = ms[2].Client.Raw().Grant(ctxOf(t), 600)
 		must(t, err)
 		n := 0
 		for _, m := range ms {
-			m.kill(t)
+			m.Kill(t)
 			if written(t, m) {
 				n++
 			}
@@ -82,7 +83,7 @@ func TestClientWrites(t *testing.T) {
 		if n < 2 {
 			t.Errorf("%s: an acknowledged lease is in the logs of %d members", bin.Version, n)
 		}
-		term, index, err := LastEntry(ms[2].cfg.DataDir)
+		term, index, err := LastEntry(ms[2].Cfg.DataDir)
 		if err != nil || term < 2 || index < 8 {
 			t.Errorf("%s: the last entry is %d/%d, %v", bin.Version, term, index, err)
 		}
@@ -91,7 +92,7 @@ func TestClientWrites(t *testing.T) {
 
 func contains(t testing.TB, m *testMember, text string) bool {
 	t.Helper()
-	b, err := os.ReadFile(m.logFile())
+	b, err := os.ReadFile(m.LogFile())
 	must(t, err)
 	return strings.Contains(string(b), text)
 }
@@ -155,7 +156,7 @@ func makeLog(t testing.TB, steps ...func(w *wal.WAL) error) string {
 	t.Helper()
 	dir := t.TempDir()
 	must(t, os.MkdirAll(filepath.Join(dir, "member"), 0o700))
-	w, err := wal.Create(QuietLogger(), filepath.Join(dir, "member", "wal"), []byte("meta"))
+	w, err := wal.Create(etcd.QuietLogger(), filepath.Join(dir, "member", "wal"), []byte("meta"))
 	must(t, err)
 	for _, s := range steps {
 		must(t, s(w))
@@ -218,7 +219,7 @@ func TestLogsOfAllKinds(t *testing.T) {
 	for cut := first; cut < last-60; cut += 7 { // a record of the new state follows
 		must(t, os.WriteFile(torn+name, append(append([]byte{}, b[:cut]...), make([]byte, len(b)-cut)...), 0o600))
 		tm, i, err := LastEntry(torn)
-		if err != nil && !errors.Is(err, ErrBadLog) || err == nil && (tm != 2 || i < 2 || i > 3) {
+		if err != nil && !errors.Is(err, etcd.ErrBadLog) || err == nil && (tm != 2 || i < 2 || i > 3) {
 			t.Errorf("torn at %d: %d/%d %v", cut, tm, i, err)
 		}
 		must(t, os.WriteFile(torn+name, b[:cut], 0o600))
@@ -251,21 +252,21 @@ func TestLogsOfAllKinds(t *testing.T) {
 	bad := append([]byte{}, keep...)
 	bad[1000] ^= 1
 	must(t, os.WriteFile(files[1], bad, 0o600))
-	if _, err := ClientWrites(many); !errors.Is(err, ErrBadLog) {
+	if _, err := ClientWrites(many); !errors.Is(err, etcd.ErrBadLog) {
 		t.Errorf("damage in the middle: %v", err)
 	}
 	must(t, os.WriteFile(files[1], keep[:len(keep)/2], 0o600))
-	if _, err := ClientWrites(many); !errors.Is(err, ErrBadLog) {
+	if _, err := ClientWrites(many); !errors.Is(err, etcd.ErrBadLog) {
 		t.Errorf("a cut in the middle: %v", err)
 	}
 	must(t, os.WriteFile(files[1], keep, 0o600))
 	must(t, os.Remove(files[0]))
 	check("the beginning is gone", many, true, 2, 30)
 	must(t, os.Remove(files[2]))
-	if _, _, err := LastEntry(many); !errors.Is(err, ErrBadLog) {
+	if _, _, err := LastEntry(many); !errors.Is(err, etcd.ErrBadLog) {
 		t.Errorf("a hole: %v", err)
 	}
-	if _, err := ClientWrites(t.TempDir()); !errors.Is(err, ErrBadLog) {
+	if _, err := ClientWrites(t.TempDir()); !errors.Is(err, etcd.ErrBadLog) {
 		t.Errorf("no log: %v", err)
 	}
 

@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // BenchmarkPlannedStage measures what a node does with a snapshot that it has fetched: prove it, then make a data dir of it, without a plan
@@ -32,18 +33,18 @@ func BenchmarkPlannedStage(b *testing.B) {
 				path := filepath.Join(dir, "snapshot.db")
 				copyFile(b, src, path)
 				cfg := StageConfig{
-					SnapshotPath: path, Consume: true, DataDir: filepath.Join(dir, "data"), Name: "a", InitialCluster: []Peer{{"a", []string{"http://127.0.0.1:1"}}}, Token: "t",
+					SnapshotPath: path, Consume: true, DataDir: filepath.Join(dir, "data"), Name: "a", InitialCluster: []etcd.Peer{{Name: "a", PeerURLs: []string{"http://127.0.0.1:1"}}}, Token: "t",
 					BumpRevision: bump, MarkCompacted: true, SelfExe: self(b), DropPrefixes: [][]byte{[]byte("/registry/masterleases/")},
 				}
-				var o ProveOptions
+				var o etcd.ProveOptions
 				if planned {
 					p := cfg.plan()
 					cfg.PlanPath = filepath.Join(dir, "plan.json")
-					o = ProveOptions{SkipHash: true, Plan: &p, PlanPath: cfg.PlanPath}
+					o = etcd.ProveOptions{SkipHash: true, Plan: &p, PlanPath: cfg.PlanPath}
 				}
 				b.StartTimer()
 				c0, t0 := cpuTime(b), time.Now()
-				_, err := Prove(b.Context(), self(b), path, o)
+				_, err := etcd.Prove(b.Context(), self(b), path, o)
 				must(b, err)
 				c1, t1 := cpuTime(b), time.Now()
 				_, err = Stage(b.Context(), cfg)

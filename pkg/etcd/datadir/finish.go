@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"context"
@@ -21,6 +21,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // bootTerm is the raft term of a cluster that was made from a snapshot.
@@ -35,13 +36,13 @@ type newCluster struct {
 }
 
 func makeCluster(cfg *StageConfig) (*newCluster, error) {
-	urls, err := types.NewURLsMap(InitialClusterFlag(cfg.InitialCluster))
+	urls, err := types.NewURLsMap(etcd.InitialClusterFlag(cfg.InitialCluster))
 	if err != nil {
-		return nil, fmt.Errorf("%w: initial cluster: %w", ErrConfig, err)
+		return nil, fmt.Errorf("%w: initial cluster: %w", etcd.ErrConfig, err)
 	}
-	rc, err := membership.NewClusterFromURLsMap(QuietLogger(), string(cfg.Token), urls)
+	rc, err := membership.NewClusterFromURLsMap(etcd.QuietLogger(), string(cfg.Token), urls)
 	if err != nil {
-		return nil, fmt.Errorf("%w: initial cluster: %w", ErrConfig, err)
+		return nil, fmt.Errorf("%w: initial cluster: %w", etcd.ErrConfig, err)
 	}
 	n := &newCluster{rc: rc, own: rc.MemberByName(cfg.Name)}
 	for _, id := range rc.MemberIDs() {
@@ -55,79 +56,79 @@ func makeCluster(cfg *StageConfig) (*newCluster, error) {
 type stageOrder struct {
 	Config StageConfig
 	// Moved is what the file was before it was moved there, with the hash that may be behind it; nil if it was copied, checked and cut.
-	Moved *FileID
+	Moved *etcd.FileID
 }
 
 // finishStage turns the database at its place below dir into a data dir.
-func finishStage(ctx context.Context, o *stageOrder, dir string) (StageResult, error) {
+func finishStage(ctx context.Context, o *stageOrder, dir string) (etcd.StageResult, error) {
 	cfg := &o.Config
 	n, err := makeCluster(cfg)
 	if err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
-	res, e, err := o.plan(ctx, DBPath(dir))
+	res, e, err := o.plan(ctx, etcd.DBPath(dir))
 	if err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
 	if o.Moved != nil {
-		if err := CutHash(DBPath(dir)); err != nil {
-			return StageResult{}, err
+		if err := etcd.CutHash(etcd.DBPath(dir)); err != nil {
+			return etcd.StageResult{}, err
 		}
 	}
 	if err := n.planMembership(e); err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
-	if err := Guard("edit database", func() error { return e.Apply(DBPath(dir)) }); err != nil {
-		return StageResult{}, err
+	if err := etcd.Guard("edit database", func() error { return e.Apply(etcd.DBPath(dir)) }); err != nil {
+		return etcd.StageResult{}, err
 	}
-	if err := Guard("write raft state", func() error { return n.writeRaft(dir) }); err != nil {
-		return StageResult{}, err
+	if err := etcd.Guard("write raft state", func() error { return n.writeRaft(dir) }); err != nil {
+		return etcd.StageResult{}, err
 	}
-	fi, err := os.Stat(DBPath(dir))
+	fi, err := os.Stat(etcd.DBPath(dir))
 	if err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
-	res = res.forMember(n)
+	res = forMember(res, n)
 	res.SizeBytes = fi.Size()
 	b, err := json.Marshal(marker{For: cfg.fingerprint(), Result: res})
 	if err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
-	if err := atomicfile.Write(StagedMarker(dir), b, 0o600); err != nil {
-		return StageResult{}, fmt.Errorf("write stage marker: %w", err)
+	if err := atomicfile.Write(etcd.StagedMarker(dir), b, 0o600); err != nil {
+		return etcd.StageResult{}, fmt.Errorf("write stage marker: %w", err)
 	}
 	for _, d := range []string{filepath.Join("member", "snap"), filepath.Join("member", "wal"), "member", "."} {
 		if err := atomicfile.SyncDir(filepath.Join(dir, d)); err != nil {
-			return StageResult{}, err
+			return etcd.StageResult{}, err
 		}
 	}
 	return res, nil
 }
 
 // plan takes the plan that Prove made of this file, or else checks the file and plans now.
-func (o *stageOrder) plan(ctx context.Context, path string) (StageResult, *Edits, error) {
+func (o *stageOrder) plan(ctx context.Context, path string) (etcd.StageResult, *etcd.Edits, error) {
 	want := o.Config.plan()
 	if o.Moved != nil && o.Config.PlanPath != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return StageResult{}, nil, err
+			return etcd.StageResult{}, nil, err
 		}
-		now, err := Identify(f)
+		now, err := etcd.Identify(f)
 		if err := errors.Join(err, f.Close()); err != nil {
-			return StageResult{}, nil, err
+			return etcd.StageResult{}, nil, err
 		}
-		if p := ReadPlan(o.Config.PlanPath, *o.Moved, want); p != nil && o.Moved.Moved(now) {
+		if p := etcd.ReadPlan(o.Config.PlanPath, *o.Moved, want); p != nil && o.Moved.Moved(now) {
 			return p.Result, p.Edits, nil
 		}
 	}
-	return PlanDB(ctx, path, want, o.Moved != nil && !o.Config.SkipHash)
+	return etcd.PlanDB(ctx, path, want, o.Moved != nil && !o.Config.SkipHash)
 }
 
 // planMembership replaces the old members by the new ones. Alarms were those of old members.
-func (n *newCluster) planMembership(e *Edits) error {
+func (n *newCluster) planMembership(e *etcd.Edits) error {
 	e.Clear = append(e.Clear, schema.Members.Name(), schema.MembersRemoved.Name(), schema.Alarm.Name())
 	for _, m := range n.rc.Members() {
 		v, err := json.Marshal(m)
@@ -148,7 +149,7 @@ func (n *newCluster) planMembership(e *Edits) error {
 
 // writeRaft writes log and snapshot of a raft group whose members have just been added.
 func (n *newCluster) writeRaft(dir string) (err error) {
-	lg := QuietLogger()
+	lg := etcd.QuietLogger()
 	meta, err := (&etcdserverpb.Metadata{NodeID: uint64(n.own.ID), ClusterID: uint64(n.rc.ID())}).Marshal()
 	if err != nil {
 		return err
@@ -185,29 +186,34 @@ func (n *newCluster) writeRaft(dir string) (err error) {
 
 // StageCommand is the hidden subcommand that works on the database of a data dir that is being staged: its argument is the directory,
 // standard input says what to do.
-func StageCommand() ChildCommand {
-	return ChildCommand{Name: StageSubcommand, Main: func(args []string) int {
+func StageCommand() etcd.ChildCommand {
+	return etcd.ChildCommand{Name: StageSubcommand, Main: func(args []string) int {
 		if len(args) != 1 {
 			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", StageSubcommand)
 			return 2
 		}
-		return AnswerParent(func(ctx context.Context, o *stageOrder) (StageResult, error) { return finishStage(ctx, o, args[0]) })
+		return etcd.AnswerParent(func(ctx context.Context, o *stageOrder) (etcd.StageResult, error) {
+			return finishStage(ctx, o, args[0])
+		})
 	}}
 }
 
-func finishInChild(ctx context.Context, o *stageOrder, dir string) (StageResult, error) {
+func finishInChild(ctx context.Context, o *stageOrder, dir string) (etcd.StageResult, error) {
 	exe := o.Config.SelfExe
 	c := *o
 	c.Config.Snapshot, c.Config.Throttle, c.Config.SelfExe = nil, nil, ""
-	return CallChild[StageResult](ctx, exe, &c, StageSubcommand, dir)
+	return etcd.CallChild[etcd.StageResult](ctx, exe, &c, StageSubcommand, dir)
 }
 
 // forMember completes what is the same on every member.
-func (r StageResult) forMember(n *newCluster) StageResult {
+func forMember(r etcd.StageResult, n *newCluster) etcd.StageResult {
 	r.MemberID, r.ClusterID = cluster.MemberID(n.own.ID), uint64(n.rc.ID())
 	return r
 }
 
-func (c *StageConfig) plan() StagePlan {
-	return StagePlan{c.BumpRevision, c.AtLeastRevision, c.MarkCompacted, c.DropPrefixes, c.TargetVersion}
+func (c *StageConfig) plan() etcd.StagePlan {
+	return etcd.StagePlan{
+		BumpRevision: c.BumpRevision, AtLeastRevision: c.AtLeastRevision, MarkCompacted: c.MarkCompacted,
+		DropPrefixes: c.DropPrefixes, TargetVersion: c.TargetVersion,
+	}
 }

@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"errors"
@@ -13,41 +13,42 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
-// DataDirState is a judgement about a directory.
-type DataDirState int
+// State is a judgement about a directory.
+type State int
 
 // The states of a data dir.
 const (
-	// DirAbsent: there is nothing of that name.
-	DirAbsent DataDirState = iota
-	// DirEmpty: a directory in which no etcd has ever got as far as writing its log; a member can begin here.
-	DirEmpty
-	// DirMember: a member's log and database are there.
-	DirMember
-	// DirBroken: parts of a member are there, and essential parts are missing. It is never to be taken for empty.
-	DirBroken
+	// Absent: there is nothing of that name.
+	Absent State = iota
+	// Empty: a directory in which no etcd has ever got as far as writing its log; a member can begin here.
+	Empty
+	// Member: a member's log and database are there.
+	Member
+	// Broken: parts of a member are there, and essential parts are missing. It is never to be taken for empty.
+	Broken
 )
 
 // String is for the operator.
-func (s DataDirState) String() string {
+func (s State) String() string {
 	switch s {
-	case DirAbsent:
+	case Absent:
 		return "absent"
-	case DirEmpty:
+	case Empty:
 		return "empty"
-	case DirMember:
+	case Member:
 		return "holds a member"
 	default:
 		return "broken"
 	}
 }
 
-// DataDirInfo is what can be told about a data dir without reading much of it.
-type DataDirInfo struct {
-	State DataDirState
-	// Reason explains DirBroken, and DirEmpty if there is something in the directory.
+// Info is what can be told about a data dir without reading much of it.
+type Info struct {
+	State State
+	// Reason explains Broken, and Empty if there is something in the directory.
 	Reason string
 	// MemberID and ClusterID come from the log; 0 if they can't be read.
 	MemberID  cluster.MemberID
@@ -61,62 +62,62 @@ type DataDirInfo struct {
 // freshDBSize is more than the database of an etcd that was interrupted in its very first start has.
 const freshDBSize = 256 << 10
 
-// InspectDataDir judges a data dir. It may be called while etcd runs there. An error means that it couldn't be
+// Inspect judges a data dir. It may be called while etcd runs there. An error means that it couldn't be
 // looked at, which says nothing about what is there.
-func InspectDataDir(dir string) (DataDirInfo, error) {
+func Inspect(dir string) (Info, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return DataDirInfo{State: DirAbsent}, nil
+		return Info{State: Absent}, nil
 	}
 	if err != nil {
-		return DataDirInfo{}, fmt.Errorf("inspect data dir: %w", err)
+		return Info{}, fmt.Errorf("inspect data dir: %w", err)
 	}
 	member := filepath.Join(dir, "member")
 	fi, err := os.Stat(member)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		info := DataDirInfo{State: DirEmpty}
+		info := Info{State: Empty}
 		if len(entries) > 0 {
 			info.Reason = fmt.Sprintf("it holds %q, but no member", entries[0].Name())
 		}
 		return info, nil
 	case err != nil:
-		return DataDirInfo{}, fmt.Errorf("inspect data dir: %w", err)
+		return Info{}, fmt.Errorf("inspect data dir: %w", err)
 	case !fi.IsDir():
-		return DataDirInfo{State: DirBroken, Reason: member + " is not a directory"}, nil
+		return Info{State: Broken, Reason: member + " is not a directory"}, nil
 	}
 	return inspectMember(dir, member)
 }
 
-func inspectMember(dir, member string) (DataDirInfo, error) {
+func inspectMember(dir, member string) (Info, error) {
 	wals, err := namesWith(filepath.Join(member, "wal"), ".wal")
 	if err != nil {
-		return DataDirInfo{}, err
+		return Info{}, err
 	}
 	snaps, err := namesWith(filepath.Join(member, "snap"), ".snap")
 	if err != nil {
-		return DataDirInfo{}, err
+		return Info{}, err
 	}
-	info := DataDirInfo{DBSize: -1}
-	if fi, err := os.Stat(DBPath(dir)); err == nil {
+	info := Info{DBSize: -1}
+	if fi, err := os.Stat(etcd.DBPath(dir)); err == nil {
 		info.DBSize = fi.Size()
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return DataDirInfo{}, fmt.Errorf("inspect data dir: %w", err)
+		return Info{}, fmt.Errorf("inspect data dir: %w", err)
 	}
 	switch {
 	case len(wals) == 0 && len(snaps) == 0 && info.DBSize < freshDBSize:
-		return DataDirInfo{State: DirEmpty, Reason: "etcd was stopped in its first start, before it wrote its log"}, nil
+		return Info{State: Empty, Reason: "etcd was stopped in its first start, before it wrote its log"}, nil
 	case len(wals) == 0:
-		info.State, info.Reason = DirBroken, "the write-ahead log is missing"
+		info.State, info.Reason = Broken, "the write-ahead log is missing"
 		return info, nil
 	case info.DBSize <= 0:
-		info.State, info.Reason = DirBroken, "the database is missing or empty"
+		info.State, info.Reason = Broken, "the database is missing or empty"
 		return info, nil
 	}
-	info.State = DirMember
+	info.State = Member
 	meta, err := walMetadata(filepath.Join(member, "wal", wals[len(wals)-1]))
 	if err != nil {
-		info.State, info.Reason = DirBroken, fmt.Sprintf("the newest write-ahead log can't be read: %v", err)
+		info.State, info.Reason = Broken, fmt.Sprintf("the newest write-ahead log can't be read: %v", err)
 		return info, nil
 	}
 	info.MemberID, info.ClusterID = cluster.MemberID(meta.NodeID), meta.ClusterID

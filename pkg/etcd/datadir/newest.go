@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"context"
@@ -9,10 +9,12 @@ import (
 
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
-// Peek is what can be told about a member's data without asking its etcd.
-type Peek struct {
+// Newest is what can be told about a member's data without asking its etcd.
+type Newest struct {
 	// Term and Index are of the last entry in the write-ahead log.
 	Term, Index uint64
 	// Revision is the newest in the database; the log may have more. 0 if it can't be read.
@@ -21,10 +23,10 @@ type Peek struct {
 	Written time.Time
 }
 
-// PeekDataDir looks at a member's data while its etcd doesn't answer, for example since it has no quorum. etcd may run on them: nothing is
+// ReadNewest looks at a member's data while its etcd doesn't answer, for example since it has no quorum. etcd may run on them: nothing is
 // locked or changed, and what it writes meanwhile may be missed. It is for showing and choosing, and proves nothing.
-func PeekDataDir(ctx context.Context, dataDir string) (Peek, error) {
-	var p Peek
+func ReadNewest(ctx context.Context, dataDir string) (Newest, error) {
+	var p Newest
 	_, err := readLogFiles(dataDir, logVisitor{
 		entry: func(e *raftpb.Entry) { p.Term, p.Index = e.Term, e.Index },
 		snap: func(s *walpb.Snapshot) {
@@ -34,26 +36,26 @@ func PeekDataDir(ctx context.Context, dataDir string) (Peek, error) {
 		},
 	})
 	if err != nil {
-		return Peek{}, err
+		return Newest{}, err
 	}
 	names, err := namesWith(filepath.Join(dataDir, "member", "wal"), ".wal")
 	if err != nil {
-		return Peek{}, err
+		return Newest{}, err
 	}
 	for _, name := range names {
 		fi, err := os.Stat(filepath.Join(dataDir, "member", "wal", name))
 		if err != nil {
-			return Peek{}, fmt.Errorf("look at log: %w", err)
+			return Newest{}, fmt.Errorf("look at log: %w", err)
 		}
 		if fi.ModTime().After(p.Written) {
 			p.Written = fi.ModTime()
 		}
 	}
-	p.Revision, _ = NewestRevision(ctx, DBPath(dataDir)) // a database that is being written may not be readable; the log tells enough to choose
+	p.Revision, _ = etcd.NewestRevision(ctx, etcd.DBPath(dataDir)) // a database that is being written may not be readable; the log tells enough to choose
 	return p, nil
 }
 
-// PeekRevision is the newest revision in the database of a member, on which its etcd may run.
-func PeekRevision(ctx context.Context, dataDir string) (int64, error) {
-	return NewestRevision(ctx, DBPath(dataDir))
+// NewestRevision is the newest revision in the database of a member, on which its etcd may run.
+func NewestRevision(ctx context.Context, dataDir string) (int64, error) {
+	return etcd.NewestRevision(ctx, etcd.DBPath(dataDir))
 }

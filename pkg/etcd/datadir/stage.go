@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // ErrNotEmpty means that a data dir to be staged has something in it already.
@@ -50,7 +51,7 @@ type StageConfig struct {
 	DataDir string
 	// Name is the member's, InitialCluster the whole cluster, the member included.
 	Name           string
-	InitialCluster []Peer
+	InitialCluster []etcd.Peer
 	Token          cluster.Token
 
 	// BumpRevision is added to the revision; AtLeastRevision is a revision that the new one must be above. 0 means not.
@@ -73,19 +74,19 @@ type StageConfig struct {
 // marker is the file in a staged data dir that says that it is complete and unused.
 type marker struct {
 	// For is the fingerprint of the StageConfig.
-	For    string      `json:"for"`
-	Result StageResult `json:"result"`
+	For    string           `json:"for"`
+	Result etcd.StageResult `json:"result"`
 }
 
 // Staged returns what Stage made of a data dir in which no etcd was started since.
-func Staged(dataDir string) (StageResult, bool, error) {
+func Staged(dataDir string) (etcd.StageResult, bool, error) {
 	m, ok, err := readMarker(dataDir)
 	return m.Result, ok, err
 }
 
 func readMarker(dataDir string) (marker, bool, error) {
 	var m marker
-	b, err := os.ReadFile(StagedMarker(dataDir))
+	b, err := os.ReadFile(etcd.StagedMarker(dataDir))
 	if errors.Is(err, os.ErrNotExist) {
 		return m, false, nil
 	}
@@ -101,14 +102,14 @@ func readMarker(dataDir string) (marker, bool, error) {
 // fingerprint covers what the result depends on, but for the source, which the token stands for.
 func (c *StageConfig) fingerprint() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %d %d %t %q %q", c.Name, InitialClusterFlag(c.InitialCluster), c.Token,
+	fmt.Fprintf(h, "%q %q %q %d %d %t %q %q", c.Name, etcd.InitialClusterFlag(c.InitialCluster), c.Token,
 		c.BumpRevision, c.AtLeastRevision, c.MarkCompacted, c.DropPrefixes, c.TargetVersion)
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 func (c *StageConfig) validate() error {
 	bad := func(format string, a ...any) error {
-		return fmt.Errorf("stage %s: %w: %s", c.DataDir, ErrConfig, fmt.Sprintf(format, a...))
+		return fmt.Errorf("stage %s: %w: %s", c.DataDir, etcd.ErrConfig, fmt.Sprintf(format, a...))
 	}
 	switch {
 	case (c.SnapshotPath == "") == (c.Snapshot == nil):
@@ -117,7 +118,7 @@ func (c *StageConfig) validate() error {
 		return bad("the data dir must be an absolute path")
 	case c.Token == "":
 		return bad("no token")
-	case !slices.ContainsFunc(c.InitialCluster, func(p Peer) bool { return p.Name == c.Name && len(p.PeerURLs) > 0 }):
+	case !slices.ContainsFunc(c.InitialCluster, func(p etcd.Peer) bool { return p.Name == c.Name && len(p.PeerURLs) > 0 }):
 		return bad("member %q with its peer URLs is not part of the initial cluster", c.Name)
 	}
 	p := c.plan()
@@ -134,32 +135,32 @@ func (c *StageConfig) validate() error {
 // Nothing is trusted: a snapshot whose hash or structure is wrong is refused with ErrBadSnapshot or
 // ErrBadDatabase, one that the target version can't run with ErrVersion. Alarms, and a downgrade that was going
 // on, stay behind.
-func Stage(ctx context.Context, cfg StageConfig) (StageResult, error) {
+func Stage(ctx context.Context, cfg StageConfig) (etcd.StageResult, error) {
 	if err := cfg.validate(); err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
 	m, ok, err := readMarker(cfg.DataDir)
 	if err != nil {
-		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
+		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
 	}
 	if ok && m.For == cfg.fingerprint() {
 		return m.Result, nil
 	}
 	if entries, err := os.ReadDir(cfg.DataDir); err == nil && len(entries) > 0 {
-		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, ErrNotEmpty)
+		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, ErrNotEmpty)
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
+		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
 	}
 	tmp := filepath.Clean(cfg.DataDir) + stagingSuffix
 	if err := os.RemoveAll(tmp); err != nil {
-		return StageResult{}, fmt.Errorf("stage %s: remove an earlier attempt: %w", cfg.DataDir, err)
+		return etcd.StageResult{}, fmt.Errorf("stage %s: remove an earlier attempt: %w", cfg.DataDir, err)
 	}
 	res, err := stageInto(ctx, &cfg, tmp)
 	if err == nil {
 		err = publish(tmp, cfg.DataDir)
 	}
 	if err != nil {
-		return StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, errors.Join(err, os.RemoveAll(tmp)))
+		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, errors.Join(err, os.RemoveAll(tmp)))
 	}
 	return res, nil
 }
@@ -172,13 +173,13 @@ func publish(tmp, dataDir string) error {
 	return atomicfile.SyncDir(filepath.Dir(dataDir))
 }
 
-func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (StageResult, error) {
-	if err := os.MkdirAll(filepath.Dir(DBPath(tmp)), 0o700); err != nil {
-		return StageResult{}, err
+func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (etcd.StageResult, error) {
+	if err := os.MkdirAll(filepath.Dir(etcd.DBPath(tmp)), 0o700); err != nil {
+		return etcd.StageResult{}, err
 	}
-	o, err := fetchDB(ctx, cfg, DBPath(tmp))
+	o, err := fetchDB(ctx, cfg, etcd.DBPath(tmp))
 	if err != nil {
-		return StageResult{}, err
+		return etcd.StageResult{}, err
 	}
 	if cfg.SelfExe != "" {
 		return finishInChild(ctx, o, tmp)
@@ -196,7 +197,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 		}
 		defer f.Close()
 		if cfg.Consume {
-			id, err := Identify(f)
+			id, err := etcd.Identify(f)
 			if err != nil {
 				return nil, fmt.Errorf("open snapshot: %w", err)
 			}
@@ -211,7 +212,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 		src = f
 	}
 	if !cfg.SkipHash {
-		src = VerifyStream(src, 0)
+		src = etcd.VerifyStream(src, 0)
 	}
 	out, err := os.OpenFile(dst, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -219,7 +220,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 	}
 	n, err := copyDB(ctx, out, src, cfg.Throttle)
 	if err == nil {
-		err = TrimHash(out, n)
+		err = etcd.TrimHash(out, n)
 	}
 	return &stageOrder{Config: *cfg}, errors.Join(err, out.Close())
 }

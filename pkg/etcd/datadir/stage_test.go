@@ -1,4 +1,4 @@
-package etcd
+package datadir
 
 import (
 	"bytes"
@@ -21,15 +21,17 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.etcd.io/etcd/server/v3/verify"
 	"go.uber.org/zap"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // stage stages all members from one snapshot and returns the result of the first.
-func stage(t testing.TB, ms []*testMember, cfg StageConfig) StageResult {
+func stage(t testing.TB, ms []*testMember, cfg StageConfig) etcd.StageResult {
 	t.Helper()
-	var first StageResult
+	var first etcd.StageResult
 	for i, m := range ms {
 		c := cfg
-		c.DataDir, c.Name, c.InitialCluster, c.Token = m.cfg.DataDir, m.cfg.Name, m.cfg.InitialCluster, m.cfg.Token
+		c.DataDir, c.Name, c.InitialCluster, c.Token = m.Cfg.DataDir, m.Cfg.Name, m.Cfg.InitialCluster, m.Cfg.Token
 		if i == 1 {
 			c.SelfExe = self(t) // the same must come out of a process of its own
 		}
@@ -43,8 +45,8 @@ func stage(t testing.TB, ms []*testMember, cfg StageConfig) StageResult {
 		if res != first {
 			t.Errorf("member %d: %+v, member 0: %+v", i, res, first)
 		}
-		info, err := InspectDataDir(m.cfg.DataDir)
-		if err != nil || info.State != DirMember || !info.Staged || info.MemberID != id || info.ClusterID != res.ClusterID || info.DBSize != res.SizeBytes {
+		info, err := Inspect(m.Cfg.DataDir)
+		if err != nil || info.State != Member || !info.Staged || info.MemberID != id || info.ClusterID != res.ClusterID || info.DBSize != res.SizeBytes {
 			t.Errorf("data dir: %+v %v", info, err)
 		}
 	}
@@ -58,43 +60,43 @@ func TestStageThreeMembersFromASnapshot(t *testing.T) {
 	leaseID := fillStore(t, old[0], 300)
 	path := t.TempDir() + "/snap.db"
 	save(t, old[0], path)
-	before, err := old[0].client.Status(ctxOf(t))
+	before, err := old[0].Client.Status(ctxOf(t))
 	must(t, err)
-	had, err := old[0].client.Raw().Get(ctxOf(t), "/registry/", clientv3.WithPrefix())
+	had, err := old[0].Client.Raw().Get(ctxOf(t), "/registry/", clientv3.WithPrefix())
 	must(t, err)
 
 	ms := makeMembers(t, 3, builtin(t), "new", &pki, "127.0.0.1")
 	res := stage(t, ms, StageConfig{
 		SnapshotPath: path, BumpRevision: bump, AtLeastRevision: before.Revision, MarkCompacted: true,
-		DropPrefixes: [][]byte{[]byte("/registry/masterleases/")}, TargetVersion: CompiledVersion,
+		DropPrefixes: [][]byte{[]byte("/registry/masterleases/")}, TargetVersion: etcd.CompiledVersion,
 	})
 	if res.Dropped != 2 || res.Revision <= before.Revision+bump || res.SnapshotRevision != before.Revision || res.Keys != had.Count-2 {
 		t.Errorf("staged %+v", res)
 	}
-	must(t, verifyDir(ms[0].cfg.DataDir))
-	proven, err := Prove(t.Context(), self(t), DBPath(ms[0].cfg.DataDir), ProveOptions{})
+	must(t, verifyDir(ms[0].Cfg.DataDir))
+	proven, err := etcd.Prove(t.Context(), self(t), etcd.DBPath(ms[0].Cfg.DataDir), etcd.ProveOptions{})
 	if err != nil || proven.Hash != res.Hash || proven.Keys != res.Keys || proven.Revision != res.Revision {
 		t.Errorf("proof of the staged database: %+v %v, staged %+v", proven, err, res)
 	}
 	startAll(t, ms)
 	for _, m := range ms {
-		if _, staged, err := Staged(m.cfg.DataDir); staged || err != nil {
+		if _, staged, err := Staged(m.Cfg.DataDir); staged || err != nil {
 			t.Errorf("a data dir in use counts as staged: %v", err)
 		}
 		if h := liveHash(t, m, res.Revision); h != res.Hash {
-			t.Errorf("%s: HashKV %+v, staging said %+v", m.cfg.Name, h, res.Hash)
+			t.Errorf("%s: HashKV %+v, staging said %+v", m.Cfg.Name, h, res.Hash)
 		}
-		st, err := m.client.Status(ctxOf(t))
+		st, err := m.Client.Status(ctxOf(t))
 		must(t, err)
 		if st.ClusterID != res.ClusterID || st.Revision != res.Revision {
-			t.Errorf("%s: %+v", m.cfg.Name, st)
+			t.Errorf("%s: %+v", m.Cfg.Name, st)
 		}
 	}
 	checkRestored(t, ms[1], had, leaseID, before.Revision)
 
 	// Once more from what was restored: still upwards.
 	again := t.TempDir() + "/again.db"
-	eventually(t, "the follower has caught up", ms[2].healthy) // by a linearizable read
+	eventually(t, "the follower has caught up", ms[2].Healthy) // by a linearizable read
 	save(t, ms[2], again)
 	m2 := makeMembers(t, 1, builtin(t), "third", nil, "127.0.0.1")
 	res2 := stage(t, m2, StageConfig{SnapshotPath: again, BumpRevision: bump, MarkCompacted: true})
@@ -114,7 +116,7 @@ func verifyDir(dir string) error {
 // checkRestored looks with a client's eyes, and leaves one more key.
 func checkRestored(t *testing.T, m *testMember, had *clientv3.GetResponse, id clientv3.LeaseID, oldRev int64) {
 	t.Helper()
-	ctx, c := ctxOf(t), m.client.Raw()
+	ctx, c := ctxOf(t), m.Client.Raw()
 	now, err := c.Get(ctx, "/registry/", clientv3.WithPrefix())
 	must(t, err)
 	rest := map[string]string{}
@@ -176,8 +178,8 @@ func TestStageIsIdempotentAndRefuses(t *testing.T) {
 	save(t, m, path)
 	ms := makeMembers(t, 1, builtin(t), "dst", nil, "127.0.0.1")
 	cfg := StageConfig{
-		SnapshotPath: path, DataDir: ms[0].cfg.DataDir, Name: ms[0].cfg.Name, InitialCluster: ms[0].cfg.InitialCluster,
-		Token: ms[0].cfg.Token, BumpRevision: bump, MarkCompacted: true,
+		SnapshotPath: path, DataDir: ms[0].Cfg.DataDir, Name: ms[0].Cfg.Name, InitialCluster: ms[0].Cfg.InitialCluster,
+		Token: ms[0].Cfg.Token, BumpRevision: bump, MarkCompacted: true,
 	}
 	good, err := os.ReadFile(path)
 	must(t, err)
@@ -199,17 +201,17 @@ func TestStageIsIdempotentAndRefuses(t *testing.T) {
 	}
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)/3] ^= 4
-	refused("flipped", ErrBadSnapshot, write(flipped))
-	refused("short", ErrBadSnapshot, write(good[:len(good)-100]))
-	refused("empty", ErrBadSnapshot, write(nil))
-	refused("without hash", ErrBadSnapshot, write(good[:len(good)-HashSize]))
-	refused("cut, hash not asked for", ErrBadDatabase, func(c *StageConfig) { write(good[:8192])(c); c.SkipHash = true })
-	refused("cut, in a process of its own", ErrBadDatabase, func(c *StageConfig) { write(good[:8192])(c); c.SkipHash = true; c.SelfExe = self(t) })
+	refused("flipped", etcd.ErrBadSnapshot, write(flipped))
+	refused("short", etcd.ErrBadSnapshot, write(good[:len(good)-100]))
+	refused("empty", etcd.ErrBadSnapshot, write(nil))
+	refused("without hash", etcd.ErrBadSnapshot, write(good[:len(good)-etcd.HashSize]))
+	refused("cut, hash not asked for", etcd.ErrBadDatabase, func(c *StageConfig) { write(good[:8192])(c); c.SkipHash = true })
+	refused("cut, in a process of its own", etcd.ErrBadDatabase, func(c *StageConfig) { write(good[:8192])(c); c.SkipHash = true; c.SelfExe = self(t) })
 	refused("absent", os.ErrNotExist, func(c *StageConfig) { c.SnapshotPath = dir + "/absent" })
-	refused("version", ErrVersion, func(c *StageConfig) { c.TargetVersion = "3.5.1" })
-	refused("raised but not marked", ErrConfig, func(c *StageConfig) { c.MarkCompacted = false })
-	refused("not a member", ErrConfig, func(c *StageConfig) { c.Name = "stranger" })
-	refused("drops everything", ErrConfig, func(c *StageConfig) { c.DropPrefixes = [][]byte{{}} })
+	refused("version", etcd.ErrVersion, func(c *StageConfig) { c.TargetVersion = "3.5.1" })
+	refused("raised but not marked", etcd.ErrConfig, func(c *StageConfig) { c.MarkCompacted = false })
+	refused("not a member", etcd.ErrConfig, func(c *StageConfig) { c.Name = "stranger" })
+	refused("drops everything", etcd.ErrConfig, func(c *StageConfig) { c.DropPrefixes = [][]byte{{}} })
 	slow := errors.New("throttled for good")
 	refused("throttle", slow, func(c *StageConfig) { c.Throttle = func(context.Context, int) error { return slow } })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -251,36 +253,36 @@ func TestStageIsIdempotentAndRefuses(t *testing.T) {
 
 func TestDataDirStates(t *testing.T) {
 	m := makeMembers(t, 1, builtin(t), "dirs", nil, "127.0.0.1")[0]
-	want := func(s DataDirState) DataDirInfo {
+	want := func(s State) Info {
 		t.Helper()
-		info, err := InspectDataDir(m.cfg.DataDir)
+		info, err := Inspect(m.Cfg.DataDir)
 		must(t, err)
 		if info.State != s {
 			t.Errorf("%v (%s), want %v", info.State, info.Reason, s)
 		}
 		return info
 	}
-	want(DirAbsent)
-	must(t, os.Mkdir(m.cfg.DataDir, 0o700))
-	want(DirEmpty)
-	must(t, os.MkdirAll(m.cfg.DataDir+"/member/snap", 0o700))
-	want(DirEmpty)
+	want(Absent)
+	must(t, os.Mkdir(m.Cfg.DataDir, 0o700))
+	want(Empty)
+	must(t, os.MkdirAll(m.Cfg.DataDir+"/member/snap", 0o700))
+	want(Empty)
 	startAll(t, []*testMember{m})
-	st, err := m.client.Status(ctxOf(t))
+	st, err := m.Client.Status(ctxOf(t))
 	must(t, err)
-	if info := want(DirMember); info.MemberID != st.MemberID || info.ClusterID != st.ClusterID || info.Staged {
+	if info := want(Member); info.MemberID != st.MemberID || info.ClusterID != st.ClusterID || info.Staged {
 		t.Errorf("%+v, etcd says %+v", info, st)
 	}
-	m.stop(t)
-	must(t, os.Rename(DBPath(m.cfg.DataDir), m.dir+"/db"))
-	want(DirBroken)
-	must(t, os.Rename(m.dir+"/db", DBPath(m.cfg.DataDir)))
-	must(t, os.Truncate(DBPath(m.cfg.DataDir), 1<<20))
-	must(t, os.Rename(m.cfg.DataDir+"/member/wal", m.dir+"/wal"))
-	want(DirBroken)
-	must(t, os.Mkdir(m.cfg.DataDir+"/member/wal", 0o700))
-	must(t, os.WriteFile(m.cfg.DataDir+"/member/wal/0.wal", []byte("garbage, long enough to be read"), 0o600))
-	want(DirBroken)
+	m.Stop(t)
+	must(t, os.Rename(etcd.DBPath(m.Cfg.DataDir), m.Dir+"/db"))
+	want(Broken)
+	must(t, os.Rename(m.Dir+"/db", etcd.DBPath(m.Cfg.DataDir)))
+	must(t, os.Truncate(etcd.DBPath(m.Cfg.DataDir), 1<<20))
+	must(t, os.Rename(m.Cfg.DataDir+"/member/wal", m.Dir+"/wal"))
+	want(Broken)
+	must(t, os.Mkdir(m.Cfg.DataDir+"/member/wal", 0o700))
+	must(t, os.WriteFile(m.Cfg.DataDir+"/member/wal/0.wal", []byte("garbage, long enough to be read"), 0o600))
+	want(Broken)
 }
 
 // BenchmarkLarge measures proof and staging of a database of ETCD_TEST_MIB (default 64) mebibytes.
@@ -295,12 +297,12 @@ func BenchmarkLarge(b *testing.B) {
 	largeStore(b, path, mib)
 	for b.Loop() {
 		start := time.Now()
-		f, err := Prove(b.Context(), self(b), path, ProveOptions{})
+		f, err := etcd.Prove(b.Context(), self(b), path, etcd.ProveOptions{})
 		must(b, err)
 		b.ReportMetric(float64(time.Since(start).Milliseconds()), "prove-ms")
 		dir := b.TempDir()
 		cfg := StageConfig{
-			SnapshotPath: path, DataDir: dir + "/d", Name: "a", InitialCluster: []Peer{{"a", []string{"http://127.0.0.1:1"}}}, Token: "t",
+			SnapshotPath: path, DataDir: dir + "/d", Name: "a", InitialCluster: []etcd.Peer{{Name: "a", PeerURLs: []string{"http://127.0.0.1:1"}}}, Token: "t",
 			BumpRevision: bump, MarkCompacted: true, SelfExe: self(b), DropPrefixes: [][]byte{[]byte("/registry/masterleases/")},
 		}
 		start = time.Now()
@@ -336,4 +338,28 @@ func largeStore(b *testing.B, path string, mib int) {
 	_, err = f.WriteAt(h.Sum(nil), size)
 	must(b, err)
 	must(b, f.Close())
+}
+
+// TestStagingDropsAlarms: what is made of a snapshot with an alarm in it has none.
+func TestStagingDropsAlarms(t *testing.T) {
+	m := makeMembers(t, 1, builtin(t), "alarm", nil, "127.0.0.1")[0]
+	m.Cfg.QuotaBytes = 4 << 20
+	startAll(t, []*testMember{m})
+	value := string(make([]byte, 100<<10))
+	eventually(t, "out of space", func() bool {
+		_, err := m.Client.Raw().Put(ctxOf(t), "k", value)
+		return err != nil
+	})
+	path := t.TempDir() + "/alarm.db"
+	save(t, m, path)
+	f, err := etcd.ProveDB(t.Context(), path, etcd.ProveOptions{})
+	if err != nil || f.Alarms != 1 {
+		t.Errorf("%+v %v", f, err)
+	}
+	staged := makeMembers(t, 1, builtin(t), "noalarm", nil, "127.0.0.1")
+	stage(t, staged, StageConfig{SnapshotPath: path, BumpRevision: bump, MarkCompacted: true})
+	startAll(t, staged)
+	if alarms, err := staged[0].Client.Alarms(ctxOf(t)); err != nil || len(alarms) != 0 {
+		t.Errorf("alarms after staging: %v %v", alarms, err)
+	}
 }

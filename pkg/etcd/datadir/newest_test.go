@@ -1,9 +1,11 @@
-package etcd
+package datadir
 
 import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // TestPeek looks at the data of an etcd that runs without a quorum, and so tells nothing itself.
@@ -13,21 +15,21 @@ func TestPeek(t *testing.T) {
 	startAll(t, ms)
 	var revision int64
 	for i := range 300 {
-		r, err := ms[0].client.Raw().Put(ctxOf(t), fmt.Sprintf("key/%03d", i), "value")
+		r, err := ms[0].Client.Raw().Put(ctxOf(t), fmt.Sprintf("key/%03d", i), "value")
 		must(t, err)
 		revision = r.Header.Revision
 	}
 	for _, m := range ms {
-		m.kill(t)
+		m.Kill(t)
 	}
-	term, index, err := LastEntry(ms[1].cfg.DataDir)
+	term, index, err := LastEntry(ms[1].Cfg.DataDir)
 	must(t, err)
-	ms[1].start(t)
+	ms[1].Start(t)
 	eventually(t, "etcd to have opened its data", func() bool {
-		_, held, err := DataDirHolder(ms[1].cfg.DataDir)
+		_, held, err := etcd.DataDirHolder(ms[1].Cfg.DataDir)
 		return err == nil && held
 	})
-	p, err := PeekDataDir(ctxOf(t), ms[1].cfg.DataDir)
+	p, err := ReadNewest(ctxOf(t), ms[1].Cfg.DataDir)
 	must(t, err)
 	if p.Term != term || p.Index != index {
 		t.Errorf("the log ends with %d/%d; seen was %d/%d", term, index, p.Term, p.Index)
@@ -39,7 +41,7 @@ func TestPeek(t *testing.T) {
 	if p.Written.Before(began) || p.Written.After(time.Now()) {
 		t.Errorf("the log was written at %s; seen was %s", began, p.Written)
 	}
-	if _, err := PeekDataDir(ctxOf(t), t.TempDir()); err == nil {
+	if _, err := ReadNewest(ctxOf(t), t.TempDir()); err == nil {
 		t.Error("an empty directory has something to be seen")
 	}
 }

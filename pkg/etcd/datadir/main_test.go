@@ -1,0 +1,40 @@
+package datadir
+
+import (
+	"os"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// TestMain makes the test binary what the manager is: able to run as etcd and as the checkers.
+func TestMain(m *testing.M) {
+	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), etcd.ProveCommand(), StageCommand()); ok {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+const bump = 1_000_000_000
+
+type testMember = etcdtest.Member
+
+var (
+	must          = testutil.Must
+	self          = testutil.Self
+	eventually    = testutil.Eventually
+	ctxOf         = etcdtest.Context
+	builtin       = etcdtest.Builtin
+	newPKI        = etcdtest.NewPKI
+	makeMembers   = etcdtest.Members
+	startAll      = etcdtest.StartAll
+	startOne      = etcdtest.StartOne
+	fillStore     = etcdtest.Fill
+	save          = etcdtest.Save
+	liveHash      = etcdtest.LiveHash
+	otherBinaries = etcdtest.OtherBinaries
+	dirState      = etcdtest.DirState
+	putRequest    = etcdtest.PutRequest
+)
