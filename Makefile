@@ -41,8 +41,8 @@ test-all: test test-long
 
 # All long suites at once.
 test-long:
-	$(GO) test -timeout 40m $(foreach suite,$(filter-out kubernetes,$(SUITES)),$($(suite))) -long
-	$(GO) -C $(kubernetes) test -timeout 40m ./... -long
+	$(GO) test $(TESTFLAGS) -timeout 40m $(foreach suite,$(filter-out kubernetes,$(SUITES)),$($(suite))) -long
+	$(GO) -C $(kubernetes) test $(TESTFLAGS) -timeout 40m ./... -long
 
 # One long suite. The containers need a Docker engine.
 $(patsubst %,test-%,$(filter-out kubernetes,$(SUITES))): test-%:
@@ -57,7 +57,7 @@ test-race:
 	CGO_ENABLED=1 $(GO) test -race ./cmd/... ./pkg/...
 
 test-race-short:
-	CGO_ENABLED=1 $(GO) test -race $(RACE)
+	CGO_ENABLED=1 $(GO) test $(TESTFLAGS) -race $(RACE)
 
 # Three real API servers, with clients of every kind, through backup, restore, undo, another version and a lost disk; prints what each saw. It builds
 # kube-apiserver, about ten minutes for the first time. As root it begins with an older etcd.
