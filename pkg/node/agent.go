@@ -77,6 +77,15 @@ type Agent struct {
 	lock   *os.File
 	runCtx context.Context // of Run; what an action outlives its caller with
 
+	// The parts guard themselves. They may be used under mu, and use nothing of the agent's.
+	changes   *changes
+	disk      *disk
+	trash     *trashCan
+	versions  *versions
+	verifier  *verifier
+	volume    *volumeRelease
+	summaries summaries
+
 	// one is held while an action changes the node: one at a time.
 	one chan struct{}
 
@@ -100,47 +109,27 @@ type Agent struct {
 	restarts   int
 	startErr   string
 	busy       string
-	sequence   uint64
-	changed    chan struct{}
 	tasks      map[string]*task
 	// nameProblem says why members' names don't resolve here as they should.
 	nameProblem string
 	// heeded is the highest leadership that has looked at this node.
 	heeded leadershipID
 	kick   chan struct{}
-	// loadavg is the file in which the kernel tells how busy the machine is.
-	loadavg  string
-	versions []string
-	versAt   time.Time
-	// unused are the executables of etcd that aren't used, and why.
-	unused []string
 	// paused says why etcd must not be started for the moment. It is not on disk: after a restart of the manager etcd runs again.
 	paused string
 	// outdated is true if proc runs with other settings than it would be started with now.
 	outdated bool
 	// snapshotNow has the next etcd that is started write a raft snapshot at once.
 	snapshotNow bool
-	// salvaging is the entry of the trash can that is being read.
-	salvaging string
-	trash     []cluster.TrashEntry
-	trashKick chan struct{}
 
-	looking sync.Mutex // one look for installed etcds at a time
 	probeMu sync.Mutex // one probe at a time
 	peekMu  sync.Mutex // and one look at the data
 	peeked  peeked     // guarded by mu
 
-	resources resources // guarded by mu
 	// upSince is when proc was started, answeredAt when it first answered; guarded by mu.
 	upSince, answeredAt time.Time
 	// said bounds what is logged of what fails again and again.
 	said repeat.Limiter
-
-	verification *verification // guarded by mu; nil if no backup is being proven
-
-	summary told // guarded by mu
-
-	volume volumeRelease // guarded by mu
 }
 
 // New opens the data dir and reads what is there. It starts nothing. The error wraps cluster.ErrOtherCluster,
@@ -168,10 +157,14 @@ func New(cfg Config) (*Agent, error) {
 		cfg.StopGrace = 20 * time.Second
 	}
 	a := &Agent{
-		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changed: make(chan struct{}),
-		tasks: map[string]*task{}, kick: make(chan struct{}, 1), trashKick: make(chan struct{}, 1),
-		loadavg: "/proc/loadavg",
+		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changes: newChanges(), tasks: map[string]*task{}, kick: make(chan struct{}, 1),
 	}
+	a.disk = &disk{cfg: &a.cfg, l: a.l, changes: a.changes}
+	a.trash = &trashCan{cfg: &a.cfg, l: a.l, disk: a.disk, changes: a.changes, turn: a.one, operation: a.currentOperation, kicked: make(chan struct{}, 1)}
+	a.disk.short = a.trash.kick
+	a.versions = &versions{cfg: &a.cfg, changes: a.changes}
+	a.verifier = &verifier{cfg: &a.cfg, l: a.l, disk: a.disk, operation: a.currentOperation, loadavg: "/proc/loadavg"}
+	a.volume = &volumeRelease{cfg: &a.cfg, changes: a.changes}
 	if cfg.Catalog != nil {
 		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version, Compression: cfg.Compression})
 	}
@@ -253,30 +246,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.supervise(ctx) })
 	wg.Go(func() { a.watchHealth(ctx) })
 	wg.Go(func() { a.watchSettings(ctx) })
-	wg.Go(func() { a.watchResources(ctx) })
-	aside.Go(func() { a.tendTrash(ctx) }) // etcd isn't kept waiting for it
+	wg.Go(func() { a.disk.watch(ctx, a.whatRuns) })
+	aside.Go(func() { a.trash.tend(ctx) }) // etcd isn't kept waiting for it
 	defer aside.Wait()
 	wg.Wait()
 	a.waitTasks()
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.stopGrace()+10*time.Second)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.disk.stopGrace()+10*time.Second)
 	defer cancel()
 	return a.stopLocked(stop, "the manager ends", stopServing)
 }
 
 // Changed returns a channel that is closed at the next change of what the leader acts on, and the number of changes so far.
 func (a *Agent) Changed() (<-chan struct{}, uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.changed, a.sequence
-}
-
-// bump tells the watchers that something changed. mu is held.
-func (a *Agent) bump() {
-	a.sequence++
-	close(a.changed)
-	a.changed = make(chan struct{})
+	return a.changes.next()
 }
 
 func (a *Agent) poke() {
@@ -302,10 +286,30 @@ func (a *Agent) operation() *journalOperation {
 	return &op
 }
 
+// currentOperation is operation for who doesn't hold mu.
+func (a *Agent) currentOperation() *journalOperation {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.operation()
+}
+
+// whatRuns is the token of the data, and the pid of etcd; 0 if it doesn't run.
+func (a *Agent) whatRuns() (token cluster.Token, pid int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.state != nil {
+		token = a.state.Token
+	}
+	if a.proc != nil {
+		pid = a.proc.PID()
+	}
+	return token, pid
+}
+
 // setJournal writes the journal and takes it over. mu is held.
 func (a *Agent) setJournal(j journal) error {
 	if err := j.write(a.l.journal()); err != nil {
-		return a.nameDisk(err)
+		return a.disk.name(err)
 	}
 	a.j = j
 	return nil
@@ -315,13 +319,15 @@ func (a *Agent) setJournal(j journal) error {
 func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	a.probe(ctx, 250*time.Millisecond)
 	a.peek(ctx)
-	versions := a.knownVersions()
+	versions := a.versions.known()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	seen := a.disk.last()
+	ready, releasing := a.volume.status()
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
-		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: a.resources.free, DiskTotal: a.resources.total,
-		Busy: firstNonEmpty(a.busy, a.releasing()), Release: a.volume.ready, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: slices.Clone(a.trash), Settings: maps.Clone(a.j.Settings),
+		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: seen.free, DiskTotal: seen.total,
+		Busy: firstNonEmpty(a.busy, releasing), Release: ready, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: a.trash.list(), Settings: maps.Clone(a.j.Settings),
 		NameProblem: a.nameProblem,
 	}
 	if a.stateErr != nil {
@@ -352,7 +358,7 @@ func (a *Agent) SetNameProblem(problem string) {
 	defer a.mu.Unlock()
 	if a.nameProblem != problem {
 		a.nameProblem = problem
-		a.bump()
+		a.changes.note()
 	}
 }
 

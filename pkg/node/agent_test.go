@@ -178,7 +178,7 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 			t.Errorf("token %s isn't in the trash can", token)
 		}
 	}
-	a.lookAtTrash()
+	a.trash.look()
 	s := a.Status(t.Context())
 	if len(s.Trash) != 6 {
 		t.Errorf("the trash can has %+v; want 6 entries, since there is no store with a newer backup", s.Trash)

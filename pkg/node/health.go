@@ -27,6 +27,7 @@ const (
 func (a *Agent) watchHealth(ctx context.Context) {
 	for {
 		a.probe(ctx, 0)
+		changed, _ := a.changes.next()
 		a.mu.Lock()
 		wait := probeWell
 		if a.proc != nil && (!a.health.Healthy || a.health.Learner) {
@@ -39,7 +40,6 @@ func (a *Agent) watchHealth(ctx context.Context) {
 				wait = 2 * time.Second
 			}
 		}
-		changed := a.changed
 		a.mu.Unlock()
 		select {
 		case <-ctx.Done():
@@ -94,7 +94,7 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 	if s.Healthy != before.Healthy || s.Denied != before.Denied || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
 		s.Version != before.Version || s.ClusterVersion != before.ClusterVersion || s.StorageVersion != before.StorageVersion || s.DowngradeTarget != before.DowngradeTarget ||
 		!slices.Equal(s.Alarms, before.Alarms) || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
-		a.bump()
+		a.changes.note()
 	}
 }
 
@@ -108,7 +108,7 @@ func (a *Agent) noteData() {
 	j := a.j
 	j.MayBeEmpty = ""
 	if err := a.setJournal(j); err != nil {
-		a.said.Errorf("journal", "%v", a.nameDisk(err))
+		a.said.Errorf("journal", "%v", a.disk.name(err))
 	}
 }
 

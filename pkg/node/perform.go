@@ -97,7 +97,7 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 	case *protosv1.PerformRequest_Salvage:
 		return a.salvage(ctx, req, t)
 	case *protosv1.PerformRequest_VerifyBackup:
-		return a.verifyBackup(ctx, x.VerifyBackup, t)
+		return a.verifier.verifyBackup(ctx, x.VerifyBackup, t)
 	case *protosv1.PerformRequest_Verify:
 		event = &protosv1.PerformEvent{Done: true}
 		event.Facts, err = a.verify(ctx, x.Verify.GetOperation())
@@ -110,7 +110,7 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 		})
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", name, a.nameDisk(err))
+		return nil, fmt.Errorf("%s: %w", name, a.disk.name(err))
 	}
 	klog.V(2).Infof("did %s for leader %s (term %d) in %s", name, req.GetLeader(), req.GetTerm(), time.Since(started).Round(time.Millisecond))
 	return event, nil
@@ -145,7 +145,7 @@ func (a *Agent) takeTurn(ctx context.Context, req *protosv1.PerformRequest, t *t
 	if err := ctx.Err(); err != nil {
 		return err // a higher leadership has asked for the same meanwhile
 	}
-	if req.GetReleaseVolume() == nil && a.volume.begun {
+	if _, releasing := a.volume.status(); releasing != "" && req.GetReleaseVolume() == nil {
 		return errReleased
 	}
 	t.begun, a.busy = true, actionName(req)
@@ -173,7 +173,7 @@ func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) 
 	case *protosv1.PerformRequest_StopMember:
 		return nil, a.stopMember(ctx, x.StopMember.GetReason())
 	case *protosv1.PerformRequest_ReleaseVolume:
-		return nil, a.releaseVolume(x.ReleaseVolume)
+		return nil, a.volume.begin(x.ReleaseVolume)
 	case *protosv1.PerformRequest_Defragment:
 		return nil, a.defragment(ctx)
 	case *protosv1.PerformRequest_Discard:
@@ -241,7 +241,7 @@ func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 		if err := a.l.discardDir(s.Token, "", 0); err != nil {
 			return err
 		}
-		a.kickTrash()
+		a.trash.kick()
 		if a.j.Begun != "" { // another membership begins
 			j := a.j
 			j.Begun = ""
@@ -273,7 +273,7 @@ func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 		return err
 	}
 	a.state = s
-	a.bump()
+	a.changes.note()
 	return nil
 }
 
@@ -313,7 +313,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 	if err := a.l.discardDir(token, s.EtcdVersion, 0); err != nil {
 		return err
 	}
-	a.kickTrash()
+	a.trash.kick()
 	if err := removeFile(a.l.state()); err != nil {
 		return err
 	}
@@ -321,7 +321,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 	a.state, a.lastExit, a.startErr, a.paused = nil, "", "", ""
 	a.health = cluster.EtcdStatus{}
 	err := a.release(token)
-	a.bump()
+	a.changes.note()
 	a.mu.Unlock()
 	if err != nil {
 		return err

@@ -89,7 +89,7 @@ func (a *Agent) took(p *etcd.Process, as *cluster.EtcdState) error {
 	if a.badSince.IsZero() {
 		a.badSince = time.Now()
 	}
-	a.bump()
+	a.changes.note()
 	return nil
 }
 
@@ -299,10 +299,10 @@ func (a *Agent) setStartError(err error) {
 		a.startErr = ""
 		return
 	}
-	if err = a.nameDisk(err); a.startErr != err.Error() {
+	if err = a.disk.name(err); a.startErr != err.Error() {
 		a.startErr = err.Error()
 		a.said.Errorf("start", "etcd can't be started: %v", err)
-		a.bump()
+		a.changes.note()
 	}
 }
 

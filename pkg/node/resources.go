@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -30,69 +32,96 @@ type resources struct {
 	readAt      time.Time // when that was last seen to grow
 }
 
-// watchResources looks at disk and process until ctx ends.
-func (a *Agent) watchResources(ctx context.Context) {
+// disk watches the file system of the data dir, and how etcd uses it. All methods may be called concurrently.
+type disk struct {
+	cfg     *Config
+	l       layout
+	changes *changes
+	// short is called when there is too little room.
+	short func()
+
+	mu   sync.Mutex // guards what follows
+	seen resources
+}
+
+// watch looks at disk and process until ctx ends. of tells which cluster's data this node has, and the pid of its etcd; 0 if none runs.
+func (d *disk) watch(ctx context.Context, of func() (cluster.Token, int)) {
 	for {
-		a.lookAtResources()
+		d.look(of())
 		if !sleep(ctx, resourcesEvery) {
 			return
 		}
 	}
 }
 
-func (a *Agent) lookAtResources() {
-	a.mu.Lock()
-	s, p, seen := a.state, a.proc, a.resources
-	a.mu.Unlock()
+func (d *disk) look(token cluster.Token, pid int) {
+	d.mu.Lock()
+	seen := d.seen
+	d.mu.Unlock()
 	was := seen
-	seen.total, seen.free = diskSpace(a.cfg.DataDir)
+	seen.total, seen.free = diskSpace(d.cfg.DataDir)
 	seen.database = 0
-	if s != nil {
-		if info, err := os.Stat(filepath.Join(a.l.memberDir(s.Token), "snap", "db")); err == nil {
+	if token != "" {
+		if info, err := os.Stat(filepath.Join(d.l.memberDir(token), "snap", "db")); err == nil {
 			seen.database = info.Size()
 		}
 	}
-	if p != nil {
-		read, ok := bytesRead(p.PID())
-		if ok && p.PID() == seen.pid && read > seen.read {
+	if pid != 0 {
+		read, ok := bytesRead(pid)
+		if ok && pid == seen.pid && read > seen.read {
 			seen.readAt = time.Now()
 		}
-		seen.pid, seen.read = p.PID(), read
+		seen.pid, seen.read = pid, read
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.resources = seen
-	if a.diskFull() != cluster.DiskFull(was.total, was.free) {
-		a.bump()
+	d.mu.Lock()
+	d.seen = seen
+	d.mu.Unlock()
+	full := cluster.DiskFull(seen.total, seen.free)
+	if full != cluster.DiskFull(was.total, was.free) {
+		d.changes.note()
 	}
-	if a.diskFull() || seen.total > 0 && seen.free < a.trashLeast() {
-		a.kickTrash()
+	if full || seen.total > 0 && seen.free < d.least() {
+		d.short()
 	}
 }
 
-// diskFull tells whether etcd can't go on for lack of disk space. mu is held.
-func (a *Agent) diskFull() bool {
-	return cluster.DiskFull(a.resources.total, a.resources.free)
+// least is what the trash can leaves free on the disk for etcd: room to grow to twice its size, and to stage a restore.
+func (d *disk) least() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(2*d.seen.database+headroom, d.seen.total/4)
 }
 
 // stopGrace is what etcd gets between SIGTERM and SIGKILL: what was configured, and the time to write a database as large as its own.
-func (a *Agent) stopGrace() time.Duration {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.cfg.StopGrace + cluster.LoadTime(a.resources.database)
+func (d *disk) stopGrace() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cfg.StopGrace + cluster.LoadTime(d.seen.database)
+}
+
+// last is what was last seen.
+func (d *disk) last() resources {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.seen
+}
+
+// reading tells whether a process was seen to read from the disk lately.
+func (r *resources) reading(pid int) bool {
+	return r.pid == pid && time.Since(r.readAt) < readsLately
 }
 
 // Disk is the size of the data dir's file system, what was last seen to be free of it, and whether that is too little for etcd to go on.
 func (a *Agent) Disk() (total, free int64, full bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.resources.total, a.resources.free, a.diskFull()
+	r := a.disk.last()
+	return r.total, r.free, cluster.DiskFull(r.total, r.free)
 }
 
 // withResources adds what was seen to the status. mu is held.
 func (a *Agent) withResources(s *cluster.EtcdStatus) {
+	seen := a.disk.last()
 	if s.DBSize == 0 {
-		s.DBSize = a.resources.database
+		s.DBSize = seen.database
 	}
 	if a.proc == nil || s.Healthy {
 		return
@@ -103,7 +132,7 @@ func (a *Agent) withResources(s *cluster.EtcdStatus) {
 	if !a.answeredAt.IsZero() {
 		s.AnsweringFor = max(time.Since(a.answeredAt), 1)
 	}
-	s.Reading = a.resources.pid == a.proc.PID() && time.Since(a.resources.readAt) < readsLately
+	s.Reading = seen.reading(a.proc.PID())
 }
 
 // bytesRead is how much a process has read from the disk, page faults on mapped files included.
@@ -121,13 +150,32 @@ func bytesRead(pid int) (uint64, bool) {
 	return 0, false
 }
 
-// nameDisk says of an error that comes from a full disk which disk it is, and what to do.
-func (a *Agent) nameDisk(err error) error {
+// name says of an error that comes from a full disk which disk it is, and what to do.
+func (d *disk) name(err error) error {
 	if !errors.Is(err, syscall.ENOSPC) {
 		return err
 	}
-	total, free := diskSpace(a.cfg.DataDir)
-	return fmt.Errorf("the disk of %s is full (%d of %d MiB are free); make room or enlarge it: %w", a.cfg.DataDir, free>>20, total>>20, err)
+	total, free := diskSpace(d.cfg.DataDir)
+	return fmt.Errorf("the disk of %s is full (%d of %d MiB are free); make room or enlarge it: %w", d.cfg.DataDir, free>>20, total>>20, err)
+}
+
+// room checks that the disk can take so many bytes and etcd's log beside them.
+func (d *disk) room(what string, size int64) error {
+	need, free := size+headroom, diskFree(d.cfg.DataDir)
+	if free < need {
+		return fmt.Errorf("%s needs %d MiB on the disk of %s, %d MiB are free; make room or use a larger volume: %w",
+			what, need>>20, d.cfg.DataDir, free>>20, cluster.ErrPermanent)
+	}
+	return nil
+}
+
+// explain makes an error of a disk that is full one that the operator understands and that isn't tried again. A child process tells it in words.
+func (d *disk) explain(err error) error {
+	full := errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error())
+	if !full || errors.Is(err, cluster.ErrPermanent) {
+		return err
+	}
+	return fmt.Errorf("there is no room on the disk of %s (%d MiB are free), make some or use a larger volume: %w (%w)", d.cfg.DataDir, diskFree(d.cfg.DataDir)>>20, err, cluster.ErrPermanent)
 }
 
 // diskSpace is the size of a file system and what is free of it; 0 if it can't be told.

@@ -53,8 +53,8 @@ func TestBytesRead(t *testing.T) {
 // TestStopGrace: an etcd with a large database gets the time to write it before it is killed.
 func TestStopGrace(t *testing.T) {
 	for size, want := range map[int64]time.Duration{0: 20 * time.Second, 16 << 20: 20 * time.Second, 8 << 30: 449 * time.Second} {
-		a := &Agent{cfg: Config{StopGrace: 20 * time.Second}, resources: resources{database: size}}
-		if got := a.stopGrace(); got != want {
+		d := &disk{cfg: &Config{StopGrace: 20 * time.Second}, seen: resources{database: size}}
+		if got := d.stopGrace(); got != want {
 			t.Errorf("%d MiB: %s, want %s", size>>20, got, want)
 		}
 	}
@@ -62,15 +62,15 @@ func TestStopGrace(t *testing.T) {
 
 // TestNameDisk: an error of a full disk names the disk, and no other error does.
 func TestNameDisk(t *testing.T) {
-	a := &Agent{cfg: Config{DataDir: t.TempDir()}}
-	err := a.nameDisk(&os.PathError{Op: "write", Path: "etcd.pid", Err: syscall.ENOSPC})
-	if !strings.Contains(err.Error(), "the disk of "+a.cfg.DataDir+" is full") {
+	d := &disk{cfg: &Config{DataDir: t.TempDir()}}
+	err := d.name(&os.PathError{Op: "write", Path: "etcd.pid", Err: syscall.ENOSPC})
+	if !strings.Contains(err.Error(), "the disk of "+d.cfg.DataDir+" is full") {
 		t.Errorf("the error says %q", err)
 	}
-	if err := a.nameDisk(cluster.ErrCorrupt); err != cluster.ErrCorrupt {
+	if err := d.name(cluster.ErrCorrupt); err != cluster.ErrCorrupt {
 		t.Errorf("the error says %q", err)
 	}
-	total, free := diskSpace(a.cfg.DataDir)
+	total, free := diskSpace(d.cfg.DataDir)
 	if total <= 0 || free <= 0 || free > total {
 		t.Errorf("%d of %d bytes are free", free, total)
 	}

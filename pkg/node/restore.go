@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
-	"syscall"
 
 	"google.golang.org/protobuf/proto"
 	"k8s.io/klog/v2"
@@ -68,7 +66,7 @@ func (a *Agent) note(op *journalOperation) error {
 	if err := a.setJournal(j); err != nil {
 		return err
 	}
-	a.bump()
+	a.changes.note()
 	return nil
 }
 
@@ -97,7 +95,7 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 	if err := a.beginFetch(op, req.GetBackup()); err != nil {
 		return nil, err
 	}
-	if err := a.endVerification(ctx, op.ID); err != nil {
+	if err := a.verifier.end(ctx, op.ID); err != nil {
 		return nil, err
 	}
 	f := fetcher{a: a, op: op.ID, backup: op.Backup, replay: req.GetReplay(), anyCluster: req.GetForceForeign(), plan: etcd.StagePlan{
@@ -179,7 +177,7 @@ func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
 		}
 		return facts, nil
 	}
-	err = f.a.fullDisk(err)
+	err = f.a.disk.explain(err)
 	if errors.Is(err, etcd.ErrConfig) {
 		err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
@@ -294,26 +292,7 @@ func (f *fetcher) suits(m *catalog.Manifest) error {
 			f.backup, m.ClusterName, f.a.cfg.ClusterName, f.backup, cluster.ErrPermanent)
 	}
 	// The database is moved into its place, not copied.
-	return f.a.room("backup "+f.backup, m.Raw.Size)
-}
-
-// room checks that the disk can take so many bytes and etcd's log beside them.
-func (a *Agent) room(what string, size int64) error {
-	need, free := size+headroom, diskFree(a.cfg.DataDir)
-	if free < need {
-		return fmt.Errorf("%s needs %d MiB on the disk of %s, %d MiB are free; make room or use a larger volume: %w",
-			what, need>>20, a.cfg.DataDir, free>>20, cluster.ErrPermanent)
-	}
-	return nil
-}
-
-// fullDisk makes an error of a disk that is full one that the operator understands and that isn't tried again. A child process tells it in words.
-func (a *Agent) fullDisk(err error) error {
-	full := errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error())
-	if !full || errors.Is(err, cluster.ErrPermanent) {
-		return err
-	}
-	return fmt.Errorf("there is no room on the disk of %s (%d MiB are free), make some or use a larger volume: %w (%w)", a.cfg.DataDir, diskFree(a.cfg.DataDir)>>20, err, cluster.ErrPermanent)
+	return f.a.disk.room("backup "+f.backup, m.Raw.Size)
 }
 
 // stage builds the new data dir beside the running one.
@@ -345,7 +324,7 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 	}
 	r, err := a.stageData(ctx, op, req, s, t)
 	if err != nil {
-		err = a.fullDisk(err)
+		err = a.disk.explain(err)
 		if errors.Is(err, etcd.ErrConfig) {
 			err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 		}
@@ -406,7 +385,7 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 		if _, err := f.prove(ctx, t); err != nil {
 			return etcd.StageResult{}, err
 		}
-	} else if err := a.room("staging backup "+req.GetBackup(), 0); err != nil {
+	} else if err := a.disk.room("staging backup "+req.GetBackup(), 0); err != nil {
 		return etcd.StageResult{}, err
 	}
 	if err := a.l.makeDir(a.l.dataRoot()); err != nil {
@@ -464,7 +443,7 @@ func (a *Agent) discard(name string) error {
 	if err := a.note(nil); err != nil {
 		return err
 	}
-	a.kickTrash()
+	a.trash.kick()
 	return nil
 }
 

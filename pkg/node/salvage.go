@@ -1,7 +1,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +39,7 @@ func (a *Agent) salvage(ctx context.Context, req *protosv1.PerformRequest, t *ta
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("salvage the data of cluster %s: %w", s.GetToken(), a.fullDisk(err))
+		return nil, fmt.Errorf("salvage the data of cluster %s: %w", s.GetToken(), a.disk.explain(err))
 	}
 	defer func() {
 		if err := data.Close(); err != nil {
@@ -102,43 +101,11 @@ func (a *Agent) findData(token cluster.Token) (from source, release func(), err 
 	if s != nil && s.Token == token && a.l.hasMember(token) {
 		return source{dir: a.l.data(token), version: s.EtcdVersion, own: true}, func() {}, nil
 	}
-	it, err := a.newestOf(token)
+	it, release, err := a.trash.pin(token)
 	if err != nil {
 		return source{}, nil, err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !exists(it.path) {
-		return source{}, nil, fmt.Errorf("%s was removed a moment ago", it.path)
-	}
-	a.salvaging = it.path
-	return source{dir: it.path, version: it.note.EtcdVersion}, func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.salvaging = ""
-	}, nil
-}
-
-// newestOf finds the entry of a token in the trash can; where a token has several, the one whose log is the longest.
-func (a *Agent) newestOf(token cluster.Token) (trashItem, error) {
-	items, err := a.l.trashItems()
-	if err != nil {
-		return trashItem{}, err
-	}
-	var best *trashItem
-	for _, it := range items {
-		if it.note.Token != token && it.name != string(token) || !exists(filepath.Join(it.path, "member")) {
-			continue
-		}
-		it.note = a.logged(it)
-		if best == nil || cmp.Or(cmp.Compare(it.note.RaftTerm, best.note.RaftTerm), cmp.Compare(it.note.RaftIndex, best.note.RaftIndex)) > 0 {
-			best = &it
-		}
-	}
-	if best == nil {
-		return trashItem{}, fmt.Errorf("this node has no data of cluster %s, neither as its own nor in %s: %w", token, a.l.trashRoot(), cluster.ErrPermanent)
-	}
-	return *best, nil
+	return source{dir: it.path, version: it.note.EtcdVersion}, release, nil
 }
 
 // copyData makes a copy of the data dir that can be read like a running etcd's.
@@ -162,7 +129,7 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 		return nil, fmt.Errorf("create staging area: %w", err)
 	}
 	// A copy, and what its etcd makes of the log. What an earlier attempt has left is removed.
-	if err := a.room("a copy of "+from.dir, max(0, 2*diskUsage(from.dir)-diskUsage(work))); err != nil {
+	if err := a.disk.room("a copy of "+from.dir, max(0, 2*diskUsage(from.dir)-diskUsage(work))); err != nil {
 		return nil, err
 	}
 	info, err := datadir.Inspect(from.dir)

@@ -202,7 +202,7 @@ func TestHungStoreHoldsNothingUp(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
 	store.Add(blobtest.Fault{Op: "list", Hang: hang})
-	a.kickTrash()
+	a.trash.kick()
 	n.do(asideAction("NEW"))
 	if s := n.status(); s.State != nil {
 		t.Errorf("status %+v", s)

@@ -33,7 +33,7 @@ func (s *service) Observe(ctx context.Context, req *protosv1.ObserveRequest) (*p
 			return nil, toStatus(err)
 		}
 	}
-	s.agent.noteSummary(req.GetSummary(), req.GetTerm())
+	s.agent.summaries.note(req.GetSummary(), req.GetTerm())
 	if req.GetFresh() {
 		s.agent.probe(ctx, 0)
 	}

@@ -52,58 +52,6 @@ func (a *Agent) provable(s *cluster.EtcdState) error {
 	return nil
 }
 
-// versionsPoll is how often it is looked which etcds are installed.
-const versionsPoll = 30 * time.Second
-
-// knownVersions are the etcds that this node can run. Only the first look is waited for.
-func (a *Agent) knownVersions() []string {
-	a.mu.Lock()
-	first, due := a.versAt.IsZero(), time.Since(a.versAt) >= versionsPoll
-	a.mu.Unlock()
-	if first {
-		a.lookVersions()
-	} else if due && a.looking.TryLock() {
-		go func() {
-			defer a.looking.Unlock()
-			a.readVersions()
-		}()
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.versions)
-}
-
-// lookVersions looks for the first time; who comes meanwhile waits for it.
-func (a *Agent) lookVersions() {
-	a.looking.Lock()
-	defer a.looking.Unlock()
-	a.mu.Lock()
-	done := !a.versAt.IsZero()
-	a.mu.Unlock()
-	if !done {
-		a.readVersions()
-	}
-}
-
-// readVersions looks which etcds are installed, and says in one line which aren't used, when that has changed.
-func (a *Agent) readVersions() {
-	found := a.cfg.Binaries.Installed()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !slices.Equal(found.Versions, a.versions) && !a.versAt.IsZero() {
-		a.bump()
-	}
-	a.versions, a.versAt = found.Versions, time.Now()
-	if slices.Equal(found.Problems, a.unused) {
-		return
-	}
-	a.unused = found.Problems
-	const shown = 3
-	if n := len(a.unused); n > 0 {
-		klog.Warningf("Not used as etcd (%d in all): %s%s", n, strings.Join(a.unused[:min(n, shown)], "; "), map[bool]string{true: "; …"}[n > shown])
-	}
-}
-
 // takeSettings remembers the settings that the leader gives. mu is held.
 func (a *Agent) takeSettings(s cluster.Settings) error {
 	if a.j.Settings.Equal(s) {
@@ -131,7 +79,7 @@ func (a *Agent) noteOutdated() {
 	defer a.mu.Unlock()
 	if a.outdated != outdated {
 		a.outdated = outdated
-		a.bump()
+		a.changes.note()
 	}
 }
 

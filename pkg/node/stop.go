@@ -38,7 +38,7 @@ func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error
 	if p == nil {
 		return nil
 	}
-	grace := a.stopGrace()
+	grace := a.disk.stopGrace()
 	if mode == stopHard || as.Quarantined {
 		grace = hardGrace
 	}
@@ -119,7 +119,7 @@ func (a *Agent) gone(p *etcd.Process, why string) {
 	if a.badSince.IsZero() {
 		a.badSince = time.Now()
 	}
-	a.bump()
+	a.changes.note()
 }
 
 // moveLeader hands etcd's leadership to another voter, so that clients don't wait for an election.

@@ -1,6 +1,9 @@
 package node
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // told is what a leader has last sent of what it knows.
 type told struct {
@@ -16,22 +19,29 @@ const (
 	summaryHeld = time.Minute
 )
 
-// noteSummary keeps what a leader knows of the cluster, for the status page. It changes nothing else.
-func (a *Agent) noteSummary(summary []byte, term uint64) {
+// summaries keeps the last one. It may be used concurrently.
+type summaries struct {
+	mu   sync.Mutex
+	last told
+}
+
+// note keeps what a leader knows of the cluster, for the status page. It changes nothing else.
+func (s *summaries) note(summary []byte, term uint64) {
 	if len(summary) == 0 || len(summary) > summaryMost {
 		return
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if term < a.summary.term && time.Since(a.summary.at) < summaryHeld {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if term < s.last.term && time.Since(s.last.at) < summaryHeld {
 		return
 	}
-	a.summary = told{summary: summary, term: term, at: time.Now()}
+	s.last = told{summary: summary, term: term, at: time.Now()}
 }
 
 // Summary is what a leader has last told this node of the cluster, and when; nil if none has.
 func (a *Agent) Summary() ([]byte, time.Time) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.summary.summary, a.summary.at
+	s := &a.summaries
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last.summary, s.last.at
 }

@@ -133,7 +133,7 @@ func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
 		if a.tasks[key] == t {
 			delete(a.tasks, key)
 		}
-		a.bump()
+		a.changes.note()
 		a.mu.Unlock()
 		t.mu.Lock()
 		t.result, t.err = event, err

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -155,27 +157,44 @@ func tokenOfEntry(name string) cluster.Token {
 	return cluster.Token(numbered.ReplaceAllString(name, ""))
 }
 
-// kickTrash has the trash can looked at soon.
-func (a *Agent) kickTrash() {
+// trashCan keeps the data dirs that were set aside, within bounds. All methods may be called concurrently.
+type trashCan struct {
+	cfg     *Config
+	l       layout
+	disk    *disk
+	changes *changes
+	// turn is held while an action changes the node, and operation is the one in the journal, or nil.
+	turn      chan struct{}
+	operation func() *journalOperation
+	kicked    chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	entries []cluster.TrashEntry
+	// pinned is the entry that is being salvaged; it stays.
+	pinned string
+}
+
+// kick has the trash can looked at soon.
+func (t *trashCan) kick() {
 	select {
-	case a.trashKick <- struct{}{}:
+	case t.kicked <- struct{}{}:
 	default:
 	}
 }
 
-// tendTrash keeps the trash can, and what is told of it, within bounds until ctx ends. Nobody waits for it: it asks the store, and large
+// tend keeps the trash can, and what is told of it, within bounds until ctx ends. Nobody waits for it: it asks the store, and large
 // files take long to remove.
-func (a *Agent) tendTrash(ctx context.Context) {
-	a.sweep(ctx)
+func (t *trashCan) tend(ctx context.Context) {
+	t.sweep(ctx)
 	for {
-		a.lookAtTrash()
-		if a.emptyTrash(ctx) {
-			a.lookAtTrash()
+		t.look()
+		if t.empty(ctx) {
+			t.look()
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-a.trashKick:
+		case <-t.kicked:
 		case <-time.After(trashInterval):
 		}
 	}
@@ -183,45 +202,43 @@ func (a *Agent) tendTrash(ctx context.Context) {
 
 // sweep removes what a manager that was killed has left: entries half removed, notes of entries that never came, and staged data of operations
 // that this node doesn't take part in any more.
-func (a *Agent) sweep(ctx context.Context) {
+func (t *trashCan) sweep(ctx context.Context) {
 	select {
-	case a.one <- struct{}{}: // no action begins anything meanwhile
-		defer func() { <-a.one }()
+	case t.turn <- struct{}{}: // no action begins anything meanwhile
+		defer func() { <-t.turn }()
 	case <-ctx.Done():
 		return
 	}
-	for _, path := range a.leftovers() {
+	for _, path := range t.leftovers() {
 		klog.Infof("removing %s, which was left from before", path)
-		if err := a.l.removeAll(path); err != nil {
+		if err := t.l.removeAll(path); err != nil {
 			klog.Warningf("%v", err)
 		}
 	}
 }
 
 // leftovers lists what belongs to nothing.
-func (a *Agent) leftovers() []string {
-	a.mu.Lock()
+func (t *trashCan) leftovers() []string {
 	op := journalOperation{}
-	if a.j.Operation != nil {
-		op = *a.j.Operation
+	if now := t.operation(); now != nil {
+		op = *now
 	}
-	a.mu.Unlock()
 	var list []string
-	for _, e := range names(a.l.trashRoot()) {
+	for _, e := range names(t.l.trashRoot()) {
 		entry := strings.TrimSuffix(strings.TrimPrefix(e, "."), ".json")
-		orphan := strings.HasPrefix(e, ".") && strings.HasSuffix(e, ".json") && !exists(filepath.Join(a.l.trashRoot(), entry))
+		orphan := strings.HasPrefix(e, ".") && strings.HasSuffix(e, ".json") && !exists(filepath.Join(t.l.trashRoot(), entry))
 		if strings.HasPrefix(e, doomedPrefix) || orphan {
-			list = append(list, filepath.Join(a.l.trashRoot(), e))
+			list = append(list, filepath.Join(t.l.trashRoot(), e))
 		}
 	}
-	for _, e := range names(a.l.stagingRoot()) {
+	for _, e := range names(t.l.stagingRoot()) {
 		if e != string(op.ID) {
-			list = append(list, filepath.Join(a.l.stagingRoot(), e))
+			list = append(list, filepath.Join(t.l.stagingRoot(), e))
 		}
 	}
-	for _, e := range names(a.l.dataRoot()) {
-		if t, half := strings.CutSuffix(e, halfStagedSuffix); half && cluster.Token(t) != op.Token {
-			list = append(list, filepath.Join(a.l.dataRoot(), e))
+	for _, e := range names(t.l.dataRoot()) {
+		if token, half := strings.CutSuffix(e, halfStagedSuffix); half && cluster.Token(token) != op.Token {
+			list = append(list, filepath.Join(t.l.dataRoot(), e))
 		}
 	}
 	return list
@@ -237,28 +254,28 @@ func names(dir string) []string {
 	return list
 }
 
-// lookAtTrash finds out what is in the trash can, for the status.
-func (a *Agent) lookAtTrash() {
-	items, err := a.l.trashItems()
+// look finds out what is in the trash can, for the status.
+func (t *trashCan) look() {
+	items, err := t.l.trashItems()
 	if err != nil {
 		klog.Warningf("%v", err)
 		return
 	}
 	var list []cluster.TrashEntry
 	for _, it := range items {
-		n := a.logged(it)
+		n := t.logged(it)
 		list = append(list, cluster.TrashEntry{Token: n.Token, SizeBytes: diskUsage(it.path), Since: n.Since, RaftTerm: n.RaftTerm, RaftIndex: n.RaftIndex, Members: n.Members})
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !slices.Equal(a.trash, list) {
-		a.trash = list
-		a.bump()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !slices.Equal(t.entries, list) {
+		t.entries = list
+		t.changes.note()
 	}
 }
 
 // logged is the note of an entry with what its write-ahead log tells, which is read once.
-func (a *Agent) logged(it trashItem) trashNote {
+func (t *trashCan) logged(it trashItem) trashNote {
 	n := it.note
 	if n.RaftIndex != 0 {
 		return n
@@ -269,18 +286,18 @@ func (a *Agent) logged(it trashItem) trashNote {
 		return n
 	}
 	n.RaftTerm, n.RaftIndex = term, index
-	if exists(a.l.trashNote(it.name)) { // the age of an entry without a note is read from its directory, also later
-		if err := a.l.writeNote(it.name, n); err != nil {
+	if exists(t.l.trashNote(it.name)) { // the age of an entry without a note is read from its directory, also later
+		if err := t.l.writeNote(it.name, n); err != nil {
 			klog.V(2).Infof("%v", err)
 		}
 	}
 	return n
 }
 
-// emptyTrash removes what is beyond the bounds, and tells whether it removed anything. Nothing goes before a backup that is newer than it
+// empty removes what is beyond the bounds, and tells whether it removed anything. Nothing goes before a backup that is newer than it
 // is in the store: until then it may be the only copy of something.
-func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
-	items, err := a.l.trashItems()
+func (t *trashCan) empty(ctx context.Context) (removed bool) {
+	items, err := t.l.trashItems()
 	if err != nil {
 		return false // said already
 	}
@@ -289,21 +306,21 @@ func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
 		why string
 	}
 	var due []doomed
-	over := a.trashOver(items)
+	tooLarge := t.over(items)
 	for i, it := range items {
 		switch age := time.Since(it.note.Since); {
-		case over[i] != "":
-			due = append(due, doomed{it, over[i]})
-		case i >= a.cfg.KeepTrash:
-			due = append(due, doomed{it, fmt.Sprintf("%d newer ones are kept", a.cfg.KeepTrash)})
-		case age > a.cfg.TrashAge:
+		case tooLarge[i] != "":
+			due = append(due, doomed{it, tooLarge[i]})
+		case i >= t.cfg.KeepTrash:
+			due = append(due, doomed{it, fmt.Sprintf("%d newer ones are kept", t.cfg.KeepTrash)})
+		case age > t.cfg.TrashAge:
 			due = append(due, doomed{it, fmt.Sprintf("it was set aside %s ago", age.Round(time.Minute))})
 		}
 	}
 	if len(due) == 0 {
 		return false
 	}
-	newest, err := a.newestBackup(ctx)
+	newest, err := t.newestBackup(ctx)
 	if err != nil {
 		klog.V(2).Infof("trash can: %d entries are beyond the bounds and stay: %v", len(due), err)
 		return false
@@ -314,7 +331,7 @@ func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
 			continue
 		}
 		size := diskUsage(d.path)
-		if err := a.removeTrash(d.trashItem); err != nil {
+		if err := t.remove(d.trashItem); err != nil {
 			klog.Warningf("trash can: %v", err)
 			continue
 		}
@@ -324,19 +341,11 @@ func (a *Agent) emptyTrash(ctx context.Context) (removed bool) {
 	return removed
 }
 
-// trashLeast is what the trash can leaves free on the disk for etcd: room to grow to twice its size, and to stage a restore. mu is held.
-func (a *Agent) trashLeast() int64 {
-	return min(2*a.resources.database+headroom, a.resources.total/4)
-}
-
-// trashOver says, by entry, which are too large together. They may take a quarter of the disk and never what etcd needs; the oldest go first. The
+// over says, by entry, which are too large together. They may take a quarter of the disk and never what etcd needs; the oldest go first. The
 // newest is what an undo goes back to: it goes only when the disk is about to be full, as the store has that cluster's last backup too.
-func (a *Agent) trashOver(items []trashItem) map[int]string {
-	total, free := diskSpace(a.cfg.DataDir)
-	a.mu.Lock()
-	least := a.trashLeast()
-	a.mu.Unlock()
-	return overBytes(diskUsages(items), total, free, least)
+func (t *trashCan) over(items []trashItem) map[int]string {
+	total, free := diskSpace(t.cfg.DataDir)
+	return overBytes(diskUsages(items), total, free, t.disk.least())
 }
 
 func diskUsages(items []trashItem) []int64 {
@@ -371,24 +380,24 @@ func overBytes(sizes []int64, total, free, least int64) map[int]string {
 	return over
 }
 
-// removeTrash removes an entry unless it is being salvaged. It gets another name first, so that nobody finds half of it.
-func (a *Agent) removeTrash(it trashItem) error {
-	away := filepath.Join(a.l.trashRoot(), doomedPrefix+it.name)
-	if err := a.l.removeAll(away); err != nil {
+// remove removes an entry unless it is being salvaged. It gets another name first, so that nobody finds half of it.
+func (t *trashCan) remove(it trashItem) error {
+	away := filepath.Join(t.l.trashRoot(), doomedPrefix+it.name)
+	if err := t.l.removeAll(away); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	if a.salvaging == it.path {
-		a.mu.Unlock()
+	t.mu.Lock()
+	if t.pinned == it.path {
+		t.mu.Unlock()
 		return fmt.Errorf("%s is being salvaged and stays", it.path)
 	}
-	err := a.l.rename(it.path, away)
-	a.mu.Unlock()
+	err := t.l.rename(it.path, away)
+	t.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", it.path, err)
 	}
-	_ = a.l.removeAll(a.l.trashNote(it.name)) // one that stays behind is swept away later
-	if err := a.l.removeAll(away); err != nil {
+	_ = t.l.removeAll(t.l.trashNote(it.name)) // one that stays behind is swept away later
+	if err := t.l.removeAll(away); err != nil {
 		return err
 	}
 	return nil
@@ -396,13 +405,13 @@ func (a *Agent) removeTrash(it trashItem) error {
 
 // newestBackup tells when the newest good backup of this cluster was begun that is complete, as far as its manifest and its size tell. One that a proof
 // has found bad frees nothing, and one that is dated ahead counts from when the store had it.
-func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
-	if a.cfg.Catalog == nil {
+func (t *trashCan) newestBackup(ctx context.Context) (time.Time, error) {
+	if t.cfg.Catalog == nil {
 		return time.Time{}, errors.New("there is no store that could have a newer backup")
 	}
 	ctx, cancel := context.WithTimeout(ctx, trashPatience)
 	defer cancel()
-	list, _, err := a.cfg.Catalog.LastBackups(ctx, time.Now(), manifestTries)
+	list, _, err := t.cfg.Catalog.LastBackups(ctx, time.Now(), manifestTries)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("the store doesn't say which backups there are: %w", err)
 	}
@@ -416,14 +425,14 @@ func (a *Agent) newestBackup(ctx context.Context) (time.Time, error) {
 		if tries++; tries > manifestTries {
 			break
 		}
-		m, err := a.cfg.Catalog.Manifest(ctx, b.Name)
+		m, err := t.cfg.Catalog.Manifest(ctx, b.Name)
 		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
 			continue
 		}
 		if err != nil {
 			return time.Time{}, fmt.Errorf("the store doesn't say whether backup %s is complete: %w", b.Name, err)
 		}
-		if m.ClusterName == a.cfg.ClusterName && m.Stored.Size == b.Size {
+		if m.ClusterName == t.cfg.ClusterName && m.Stored.Size == b.Size {
 			if b.Modified.IsZero() || m.Started.Before(b.Modified) {
 				return m.Started, nil
 			}
@@ -450,4 +459,51 @@ func diskUsage(dir string) int64 {
 		return nil
 	})
 	return sum
+}
+
+// list is what is in the trash can, newest first, as it was last looked at.
+func (t *trashCan) list() []cluster.TrashEntry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.entries)
+}
+
+// pin finds the entry of a token and keeps it until release is called.
+func (t *trashCan) pin(token cluster.Token) (it trashItem, release func(), err error) {
+	if it, err = t.newestOf(token); err != nil {
+		return trashItem{}, nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !exists(it.path) {
+		return trashItem{}, nil, fmt.Errorf("%s was removed a moment ago", it.path)
+	}
+	t.pinned = it.path
+	return it, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.pinned = ""
+	}, nil
+}
+
+// newestOf finds the entry of a token in the trash can; where a token has several, the one whose log is the longest.
+func (t *trashCan) newestOf(token cluster.Token) (trashItem, error) {
+	items, err := t.l.trashItems()
+	if err != nil {
+		return trashItem{}, err
+	}
+	var best *trashItem
+	for _, it := range items {
+		if it.note.Token != token && it.name != string(token) || !exists(filepath.Join(it.path, "member")) {
+			continue
+		}
+		it.note = t.logged(it)
+		if best == nil || cmp.Or(cmp.Compare(it.note.RaftTerm, best.note.RaftTerm), cmp.Compare(it.note.RaftIndex, best.note.RaftIndex)) > 0 {
+			best = &it
+		}
+	}
+	if best == nil {
+		return trashItem{}, fmt.Errorf("this node has no data of cluster %s, neither as its own nor in %s: %w", token, t.l.trashRoot(), cluster.ErrPermanent)
+	}
+	return *best, nil
 }

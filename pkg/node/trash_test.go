@@ -71,7 +71,7 @@ func TestTrashBounds(t *testing.T) {
 	all := []string{"T4", "T3", "T2", "T1", "T0"}
 	step := func(what string, want ...string) {
 		t.Helper()
-		a.emptyTrash(t.Context())
+		a.trash.empty(t.Context())
 		if got := tokens(a); !slices.Equal(got, want) {
 			t.Fatalf("%s: the trash can has %v, want %v", what, got, want)
 		}
@@ -89,9 +89,9 @@ func TestTrashBounds(t *testing.T) {
 		step("the store is away", all...)
 		away()
 	}
-	a.salvaging = a.l.trash("T1")
+	a.trash.pinned = a.l.trash("T1")
 	step("one is being salvaged", "T4", "T3", "T2", "T1")
-	a.salvaging = ""
+	a.trash.pinned = ""
 	step("a newer backup", "T4", "T3", "T2")
 
 	a.cfg.TrashAge = 36 * time.Hour
@@ -119,7 +119,7 @@ func TestTrashOfOtherTools(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Join(dir, "member"), 0o700))
 		must(t, os.Chtimes(dir, since, since))
 	}
-	a.lookAtTrash()
+	a.trash.look()
 	s := a.Status(t.Context()).Trash
 	if len(s) != 2 || s[0].Token != "OTHER" || s[1].Token != "OTHER" || !s[0].Since.Equal(since) {
 		t.Errorf("status: %+v", s)
@@ -139,7 +139,7 @@ func TestNewestOfAToken(t *testing.T) {
 		n.Token, n.Since = "T", time.Now().Add(time.Duration(i)*time.Hour)
 		must(t, a.l.writeNote(name, n))
 	}
-	if it, err := a.newestOf("T"); err != nil || it.name != "T.2" {
+	if it, err := a.trash.newestOf("T"); err != nil || it.name != "T.2" {
 		t.Errorf("got %+v, %v", it, err)
 	}
 }
@@ -153,7 +153,7 @@ func TestTrashAndWrongDates(t *testing.T) {
 	bad := catalog.NewBackupName(now.Add(-day), nil)
 	putBackup(t, a.cfg.Catalog, now.Add(-day), nil)
 	must(t, a.cfg.Catalog.PutProof(t.Context(), bad, catalog.Proof{Outcome: catalog.Disproven}))
-	if a.emptyTrash(t.Context()); !slices.Equal(tokens(a), []string{"old"}) {
+	if a.trash.empty(t.Context()); !slices.Equal(tokens(a), []string{"old"}) {
 		t.Errorf("a bad backup has freed the trash can: %v", tokens(a))
 	}
 	setAsideSince(t, a, "ahead", now.Add(365*day))
@@ -166,12 +166,12 @@ func TestTrashAndWrongDates(t *testing.T) {
 	}
 	a.cfg.KeepTrash = 2
 	putBackup(t, a.cfg.Catalog, now.Add(364*day), nil) // the store had it now
-	if a.emptyTrash(t.Context()); !slices.Equal(tokens(a), []string{"new", "ahead"}) {
+	if a.trash.empty(t.Context()); !slices.Equal(tokens(a), []string{"new", "ahead"}) {
 		t.Errorf("a good backup, dated ahead, that is newer than the entry: %v", tokens(a))
 	}
 	a.cfg.KeepTrash = 0
 	setAsideSince(t, a, "newest", time.Now().Add(time.Minute))
-	if a.emptyTrash(t.Context()); !slices.Contains(tokens(a), "newest") {
+	if a.trash.empty(t.Context()); !slices.Contains(tokens(a), "newest") {
 		t.Errorf("a backup that is dated ahead has freed what was set aside after it: %v", tokens(a))
 	}
 }

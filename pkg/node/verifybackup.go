@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	"k8s.io/klog/v2"
 
@@ -24,36 +25,50 @@ type verification struct {
 	done   chan struct{} // closed when nothing of it is left on the disk
 }
 
-// beginVerification makes a proof known, so that there is one at a time and a restore can end it.
-func (a *Agent) beginVerification(ctx context.Context) (_ context.Context, end func(), err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.verification != nil {
+// verifier proves backups, one at a time. All methods may be called concurrently.
+type verifier struct {
+	cfg  *Config
+	l    layout
+	disk *disk
+	// operation is the restore in the journal, or nil.
+	operation func() *journalOperation
+	// loadavg is the file in which the kernel tells how busy the machine is.
+	loadavg string
+
+	mu      sync.Mutex
+	current *verification // guarded by mu; nil if no backup is being proven
+}
+
+// begin makes a proof known, so that there is one at a time and a restore can end it.
+func (v *verifier) begin(ctx context.Context) (_ context.Context, end func(), err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.current != nil {
 		return nil, nil, errors.New("postponed: another backup is being proven here")
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	v := &verification{cancel, make(chan struct{})}
-	a.verification = v
+	now := &verification{cancel, make(chan struct{})}
+	v.current = now
 	return ctx, func() {
 		cancel(nil)
-		a.mu.Lock()
-		a.verification = nil
-		a.mu.Unlock()
-		close(v.done)
+		v.mu.Lock()
+		v.current = nil
+		v.mu.Unlock()
+		close(now.done)
 	}, nil
 }
 
-// endVerification ends a proof that is under way, since a restore needs the disk and the processor now, and waits until what it had on the disk is gone.
-func (a *Agent) endVerification(ctx context.Context, operation cluster.OperationID) error {
-	a.mu.Lock()
-	v := a.verification
-	a.mu.Unlock()
-	if v == nil {
+// end ends a proof that is under way, since a restore needs the disk and the processor now, and waits until what it had on the disk is gone.
+func (v *verifier) end(ctx context.Context, operation cluster.OperationID) error {
+	v.mu.Lock()
+	now := v.current
+	v.mu.Unlock()
+	if now == nil {
 		return nil
 	}
-	v.cancel(fmt.Errorf("postponed: restore %s has begun", operation))
+	now.cancel(fmt.Errorf("postponed: restore %s has begun", operation))
 	select {
-	case <-v.done:
+	case <-now.done:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -62,28 +77,28 @@ func (a *Agent) endVerification(ctx context.Context, operation cluster.Operation
 
 // verifyBackup proves a backup beside the running etcd, until a restore begins. What is bad about the backup is the result, anything else an error: it can be
 // tried again later.
-func (a *Agent) verifyBackup(ctx context.Context, req *protosv1.VerifyBackup, t *task) (*protosv1.PerformEvent, error) {
+func (v *verifier) verifyBackup(ctx context.Context, req *protosv1.VerifyBackup, t *task) (*protosv1.PerformEvent, error) {
 	name := req.GetName()
-	if a.cfg.Catalog == nil {
+	if v.cfg.Catalog == nil {
 		return nil, fmt.Errorf("verify backup: no store: %w", cluster.ErrPermanent)
 	}
-	ctx, end, err := a.beginVerification(ctx)
+	ctx, end, err := v.begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("verify backup %s: %w", name, err)
 	}
 	defer end()
-	if err := a.timeForMore(ctx, name, req.GetAlthoughBusy()); err != nil {
+	if err := v.timeForMore(ctx, name, req.GetAlthoughBusy()); err != nil {
 		return nil, fmt.Errorf("verify backup %s: %w", name, err)
 	}
-	archive := changelog.Archive{Catalog: a.cfg.Catalog}
-	v, err := archive.Verify(ctx, name, changelog.VerifyOptions{Executable: a.cfg.Executable, Dir: a.l.verifying(), KeepFree: headroom, Progress: t.report})
-	out := &protosv1.VerifiedBackup{Base: v.Base, Incarnation: string(v.Incarnation), Segments: int32(v.Segments), ChainProblem: v.ChainProblem,
-		Revision: v.Facts.Revision, Hash: v.Facts.Hash.Hash, DurationNanos: int64(v.Took)}
+	archive := changelog.Archive{Catalog: v.cfg.Catalog}
+	found, err := archive.Verify(ctx, name, changelog.VerifyOptions{Executable: v.cfg.Executable, Dir: v.l.verifying(), KeepFree: headroom, Progress: t.report})
+	out := &protosv1.VerifiedBackup{Base: found.Base, Incarnation: string(found.Incarnation), Segments: int32(found.Segments), ChainProblem: found.ChainProblem,
+		Revision: found.Facts.Revision, Hash: found.Facts.Hash.Hash, DurationNanos: int64(found.Took)}
 	switch {
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("verify backup %s: %w", name, context.Cause(ctx))
 	case err == nil:
-		klog.Infof("backup %s is proven: revision %d, reached from %q with %s %s", name, v.Facts.Revision, v.Base, cluster.Count(v.Segments, "segment"), v.ChainProblem)
+		klog.Infof("backup %s is proven: revision %d, reached from %q with %s %s", name, found.Facts.Revision, found.Base, cluster.Count(found.Segments, "segment"), found.ChainProblem)
 	case changelog.Disproves(err):
 		out.Bad = err.Error()
 	default:
@@ -93,26 +108,23 @@ func (a *Agent) verifyBackup(ctx context.Context, req *protosv1.VerifyBackup, t 
 }
 
 // timeForMore tells why work that can wait should: a restore, a disk without room, a machine that is busy unless that doesn't count.
-func (a *Agent) timeForMore(ctx context.Context, name string, althoughBusy bool) error {
-	a.mu.Lock()
-	op := a.operation()
-	a.mu.Unlock()
-	if op != nil {
+func (v *verifier) timeForMore(ctx context.Context, name string, althoughBusy bool) error {
+	if op := v.operation(); op != nil {
 		return fmt.Errorf("postponed: restore %s is under way", op.ID)
 	}
-	if data, err := os.ReadFile(a.loadavg); err == nil && !althoughBusy {
+	if data, err := os.ReadFile(v.loadavg); err == nil && !althoughBusy {
 		if err := busy(string(data), runtime.NumCPU()); err != nil {
 			return err
 		}
 	}
-	m, err := a.cfg.Catalog.Manifest(ctx, name)
+	m, err := v.cfg.Catalog.Manifest(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := a.room("proving a backup", m.Raw.Size+m.Raw.Size/4); err != nil {
+	if err := v.disk.room("proving a backup", m.Raw.Size+m.Raw.Size/4); err != nil {
 		return fmt.Errorf("postponed: %w", err)
 	}
 	return nil

@@ -13,10 +13,10 @@ import (
 
 // TestRestoreEndsAVerification: one backup is proven at a time, and a restore doesn't begin before what the proof had on the disk is gone.
 func TestRestoreEndsAVerification(t *testing.T) {
-	a := &Agent{}
-	ctx, end, err := a.beginVerification(t.Context())
+	v := &verifier{}
+	ctx, end, err := v.begin(t.Context())
 	must(t, err)
-	if _, _, err := a.beginVerification(t.Context()); err == nil || !strings.Contains(err.Error(), "another backup is being proven") {
+	if _, _, err := v.begin(t.Context()); err == nil || !strings.Contains(err.Error(), "another backup is being proven") {
 		t.Errorf("a second one: %v", err)
 	}
 	gone := false
@@ -25,16 +25,16 @@ func TestRestoreEndsAVerification(t *testing.T) {
 		gone = true
 		end()
 	}()
-	must(t, a.endVerification(t.Context(), "op1"))
+	must(t, v.end(t.Context(), "op1"))
 	if !gone || !strings.Contains(context.Cause(ctx).Error(), "postponed: restore op1 has begun") {
 		t.Errorf("cleared away: %v, because %v", gone, context.Cause(ctx))
 	}
-	must(t, a.endVerification(t.Context(), "op1"))
-	_, end, err = a.beginVerification(t.Context())
+	must(t, v.end(t.Context(), "op1"))
+	_, end, err = v.begin(t.Context())
 	must(t, err)
 	stuck, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := a.endVerification(stuck, "op2"); err == nil {
+	if err := v.end(stuck, "op2"); err == nil {
 		t.Error("a restore went on beside a proof that doesn't end")
 	}
 	end()
@@ -47,10 +47,10 @@ func TestBusy(t *testing.T) {
 			t.Errorf("%q on two processors: %v", loadavg, err)
 		}
 	}
-	a := &Agent{cfg: Config{Catalog: catalog.New(blobtest.NewMemory())}, loadavg: filepath.Join(t.TempDir(), "loadavg")}
-	must(t, os.WriteFile(a.loadavg, []byte("99999.00 1.00 1.00 1/1 1\n"), 0o600))
-	if err := a.timeForMore(t.Context(), "x", false); err == nil || !strings.Contains(err.Error(), "the machine is busy") {
+	v := &verifier{cfg: &Config{Catalog: catalog.New(blobtest.NewMemory())}, loadavg: filepath.Join(t.TempDir(), "loadavg"), operation: func() *journalOperation { return nil }}
+	must(t, os.WriteFile(v.loadavg, []byte("99999.00 1.00 1.00 1/1 1\n"), 0o600))
+	if err := v.timeForMore(t.Context(), "x", false); err == nil || !strings.Contains(err.Error(), "the machine is busy") {
 		t.Errorf("with a load of 99999: %v", err)
 	}
-	must(t, a.timeForMore(t.Context(), "x", true))
+	must(t, v.timeForMore(t.Context(), "x", true))
 }
