@@ -43,6 +43,26 @@ func TestEveryByteArrives(t *testing.T) {
 	}
 }
 
+func TestSteadyFilesAreWhole(t *testing.T) {
+	f := create(t, t.TempDir())
+	w := NewSteady(f)
+	var want bytes.Buffer
+	for i, n := range []int{0, 1, 4095, smallStep - 1, smallStep, smallStep + 1, 3*smallStep + 17, 100} {
+		p := bytes.Repeat([]byte{byte(i + 1)}, n)
+		want.Write(p)
+		if m, err := w.Write(p); m != n || err != nil {
+			t.Fatalf("wrote %d of %d bytes: %v", m, n, err)
+		}
+		if w.written-w.begun >= smallStep {
+			t.Fatalf("%d bytes were written of which nobody has told the kernel", w.written-w.begun)
+		}
+	}
+	got, err := os.ReadFile(f.Name())
+	if err != nil || !bytes.Equal(got, want.Bytes()) {
+		t.Errorf("%d bytes are there, %d were written: %v", len(got), want.Len(), err)
+	}
+}
+
 func full(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, cluster.ErrPermanent) {

@@ -494,3 +494,24 @@ func TestBaseGone(t *testing.T) {
 		t.Errorf("the base is there again: %v", err)
 	}
 }
+
+// A disk that is full may have room again soon, whatever writes steadily thinks of it.
+func TestFullDiskIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4194304"); err != nil {
+		t.Skipf("a file system of its own needs root: %v", err)
+	}
+	defer func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	}()
+	s, err := New(filepath.Join(dir, "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Put(t.Context(), "large", bytes.NewReader(make([]byte, 8<<20)), blob.PutOptions{})
+	if !errors.Is(err, blob.ErrTransient) || !errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), "larger volume") {
+		t.Fatalf("a full disk: %v", err)
+	}
+}

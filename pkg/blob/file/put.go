@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 )
 
@@ -87,7 +88,9 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 	table := crc32.MakeTable(crc32.Castagnoli)
 	written := crc32.New(table)
 	buf := make([]byte, copyBuffer)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(f, written)}, blob.BodyReader(ctx, body), buf)
+	// Bringing all of a large object to the disk at the end would hold up an etcd that writes its log to the same one.
+	steady := background.NewSteady(f)
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(steady, written)}, blob.BodyReader(ctx, body), buf)
 	if err != nil {
 		return "", nil, err
 	}
