@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -243,7 +244,8 @@ func (w *Writer) compress(m *catalog.Manifest, snapshot io.Reader, out io.Writer
 // blocks is how many blocks there are of a snapshot: one is being read and hashed, one compressed, and one lies between.
 const blocks = 3
 
-// pump reads and hashes the snapshot here, and writes it to z in a goroutine of its own, which has ended when this returns.
+// pump reads and hashes the snapshot here, and writes it to z in a goroutine of its own, which has ended when this returns. That is most of a backup's
+// work, and clients of the etcd beside it would wait for the CPU: so it has a thread of the lowest priority.
 func (w *Writer) pump(snapshot io.Reader, z io.Writer, sum *snapshotHash, meter *meter) error {
 	// All blocks fit into each channel, so sending never waits.
 	full, empty := make(chan []byte, blocks), make(chan []byte, blocks)
@@ -252,7 +254,7 @@ func (w *Writer) pump(snapshot io.Reader, z io.Writer, sum *snapshotHash, meter 
 	}
 	var compressErr error
 	done := make(chan struct{})
-	go func() {
+	background.Go(func() {
 		defer close(done)
 		defer close(empty)
 		for b := range full {
@@ -261,7 +263,7 @@ func (w *Writer) pump(snapshot io.Reader, z io.Writer, sum *snapshotHash, meter 
 			}
 			empty <- b[:cap(b)]
 		}
-	}()
+	})
 	var readErr error
 	for b := range empty {
 		n := 0
