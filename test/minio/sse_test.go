@@ -32,7 +32,7 @@ func TestServerSideEncryption(t *testing.T) {
 			if r, err := blob.Probe(t.Context(), s, "node"); err != nil || !r.Fenced() {
 				t.Fatalf("probe: %s, %v", r, err)
 			}
-			for key, size := range map[string]int{"small": 100, "large": 2*s3.DefaultPartSize + 1} {
+			for key, size := range map[string]int{"small": 100, "large": 2*s3.DefaultSingle + 1} {
 				data := bytes.Repeat([]byte("x"), size)
 				info, err := s.Put(t.Context(), key, bytes.NewReader(data), blob.PutOptions{})
 				if err != nil {
@@ -84,7 +84,7 @@ func holds(t *testing.T, server *servers.S3, key string, w s3.WriteOptions) {
 // TestUnknownKMSKey: a key that the server doesn't have is named as the reason, before a byte is stored.
 func TestUnknownKMSKey(t *testing.T) {
 	s := s3suite.Connect(t, servers.StartMinIO(t), "main", func(c *s3.Config) { c.Write = s3.WriteOptions{SSE: "aws:kms", KMSKeyID: "no-such-key"} })
-	for _, size := range []int{100, s3.DefaultPartSize + 1} {
+	for _, size := range []int{100, s3.DefaultSingle + 1} {
 		_, err := s.Put(t.Context(), "x", bytes.NewReader(make([]byte, size)), blob.PutOptions{})
 		if err == nil || !strings.Contains(strings.ToLower(err.Error()), "key") {
 			t.Errorf("put of %d bytes: %v", size, err)

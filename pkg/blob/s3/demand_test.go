@@ -171,7 +171,7 @@ func denyPlain(h http.Header) int {
 // TestDemandedEncryption: a bucket whose policy denies what names no encryption is written to as it wants it; all others keep their
 // own default.
 func TestDemandedEncryption(t *testing.T) {
-	small, large := 100, DefaultPartSize+1
+	small, large := 100, DefaultSingle+1
 	for name, x := range map[string]struct {
 		judge func(h http.Header) int
 		size  int
@@ -222,7 +222,7 @@ func TestDemandedEncryption(t *testing.T) {
 // TestACL: what is put has the ACL that is asked for, and else that of the bucket.
 func TestACL(t *testing.T) {
 	for _, acl := range []string{"", "bucket-owner-full-control"} {
-		for _, size := range []int{100, DefaultPartSize + 1} {
+		for _, size := range []int{100, DefaultSingle + 1} {
 			b := &bucket{judge: func(http.Header) int { return 0 }, sizes: map[string]int64{}}
 			s, _ := onWire(t, Config{Region: "eu-west-3", Write: WriteOptions{ACL: acl}}, b.ServeHTTP)
 			if _, err := s.Put(t.Context(), "k", bytes.NewReader(make([]byte, size)), blob.PutOptions{}); err != nil {

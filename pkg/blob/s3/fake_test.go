@@ -250,8 +250,8 @@ func TestPurgeReportsByReason(t *testing.T) {
 // The buffers of a put are what bounds its memory.
 func TestPutBuffers(t *testing.T) {
 	s := fake(t, http.NotFound)
-	if buffers := s.partSize * (uploads + 1); buffers > 40<<20 {
-		t.Errorf("a put needs %d bytes of buffers, more than 40 MiB", buffers)
+	if buffers := s.single + s.partSize*uploads; buffers > 18<<20 {
+		t.Errorf("a put needs %d bytes of buffers, more than 18 MiB", buffers)
 	}
 }
 

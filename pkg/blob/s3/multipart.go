@@ -98,15 +98,21 @@ func (u *upload) run(ctx context.Context, first []byte, body io.Reader, opts blo
 	return r, err
 }
 
-// sendAll sends the body in parts, at most uploads at once, with uploads+1 buffers in all.
+// sendAll sends first and the rest of body in parts, at most uploads at once, with first and uploads buffers in all. All parts but the last are of the
+// same size, as some servers want it.
 func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) error {
 	g, gctx := errgroup.WithContext(ctx)
 	free := make(chan []byte, uploads+1)
 	for range uploads {
 		free <- nil
 	}
+	data := first
+	if int64(len(first)) > u.s.partSize {
+		body = io.MultiReader(bytes.NewReader(first[u.s.partSize:]), body)
+		data = first[:u.s.partSize:u.s.partSize]
+	}
 	err := func() error {
-		data, end := first, false
+		end := false
 		for number := int32(1); len(data) > 0; number++ {
 			if number > maxParts {
 				return &blob.BodyError{Err: fmt.Errorf("the body is longer than %d parts of %d bytes", maxParts, u.s.partSize)}
@@ -125,6 +131,9 @@ func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) erro
 			case buf = <-free:
 			case <-gctx.Done():
 				return nil // Wait returns why.
+			}
+			if buf == nil {
+				buf = make([]byte, 0, u.s.partSize) // nearly always it is filled
 			}
 			var err error
 			if data, end, err = fill(body, buf, u.s.partSize); err != nil {

@@ -32,7 +32,7 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 		return blob.Info{}, s.hide(ctx, key)
 	}
 	body = blob.BodyReader(ctx, body)
-	first, end, err := fill(body, nil, s.partSize)
+	first, end, err := fill(body, nil, s.single)
 	if err != nil {
 		return blob.Info{}, s.fail(ctx, "put", actionPut, key, err)
 	}

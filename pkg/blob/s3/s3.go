@@ -36,8 +36,10 @@ import (
 )
 
 const (
-	// DefaultPartSize is the size of the parts of a multipart upload in bytes; smaller bodies are stored by a single PUT.
-	DefaultPartSize = 8 << 20
+	// DefaultSingle is how many bytes are stored by a single PUT, which carries its condition on every server.
+	DefaultSingle = 8 << 20
+	// DefaultPartSize is the size of the parts of a multipart upload in bytes: the smallest, since so many of them are held in memory.
+	DefaultPartSize = MinPartSize
 	// MinPartSize is the smallest part that S3 takes, in bytes.
 	MinPartSize = 5 << 20
 	// maxParts is the greatest number of parts of an upload.
@@ -74,7 +76,8 @@ type Config struct {
 	SingleStack bool
 	// RequesterPays says that who asks pays, for buckets that want that.
 	RequesterPays bool
-	// PartSize is the size of the parts of a multipart upload in bytes; 0 means DefaultPartSize. A put needs up to four times as much memory.
+	// PartSize is the size of the parts of a multipart upload in bytes, and of what is stored by a single PUT. 0 means DefaultPartSize and
+	// DefaultSingle. A put needs up to four times as much memory.
 	PartSize int64
 	// Write is what is asked of the store for every object that is put.
 	Write WriteOptions
@@ -87,6 +90,7 @@ type Config struct {
 type Store struct {
 	bucket, prefix string
 	partSize       int64
+	single         int64 // Larger bodies are stored in parts.
 	write          WriteOptions
 	custom         bool // An endpoint of its own, so not AWS.
 	newClient      func(region string) *awss3.Client
@@ -111,9 +115,9 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 store: %w", err)
 	}
-	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, write: cfg.Write}
+	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, single: cfg.PartSize, write: cfg.Write}
 	if s.partSize == 0 {
-		s.partSize = DefaultPartSize
+		s.partSize, s.single = DefaultPartSize, DefaultSingle
 	}
 	if s.prefix != "" {
 		s.prefix += "/"

@@ -19,7 +19,7 @@ func TestIgnoredEncryption(t *testing.T) {
 	const message = "ignores the server-side encryption"
 	for _, sse := range []string{"aws:kms", "AES256"} {
 		s := s3suite.Connect(t, server, "main", func(c *s3.Config) { c.Write.SSE = sse })
-		for what, size := range map[string]int{"small": 100, "large": s3.DefaultPartSize + 1} {
+		for what, size := range map[string]int{"small": 100, "large": s3.DefaultSingle + 1} {
 			_, err := s.Put(t.Context(), what, bytes.NewReader(make([]byte, size)), blob.PutOptions{IfAbsent: true})
 			if err == nil || !strings.Contains(err.Error(), message) || !strings.Contains(err.Error(), sse) || errors.Is(err, blob.ErrTransient) {
 				t.Errorf("%s: %v", what, err)
