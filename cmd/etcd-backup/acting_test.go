@@ -21,7 +21,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // instanceMain is this program, but that it takes another instance for gone after a second.
@@ -123,7 +123,7 @@ func planned(t *testing.T, c *catalog.Catalog, revision int64) *changelog.Plan {
 }
 
 // reach replays to a revision and returns what a proof says of the data.
-func reach(t *testing.T, c *catalog.Catalog, revision int64) etcd.Facts {
+func reach(t *testing.T, c *catalog.Catalog, revision int64) database.Facts {
 	t.Helper()
 	p := planned(t, c, revision)
 	exe, err := os.Executable()
@@ -138,7 +138,7 @@ func reach(t *testing.T, c *catalog.Catalog, revision int64) etcd.Facts {
 	if _, err := archive.Replay(t.Context(), exe, path, p.Chain, p.Revision, nil); err != nil {
 		t.Fatal(err)
 	}
-	f, err := etcd.Prove(t.Context(), exe, path, etcd.ProveOptions{})
+	f, err := database.Check(t.Context(), exe, path, database.CheckOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
 
@@ -25,7 +26,7 @@ const (
 
 // children are the program's hidden subcommands, which work on databases at the lowest priority.
 func children() []etcd.ChildCommand {
-	return []etcd.ChildCommand{etcd.ProveCommand(), changelog.ReplayCommand()}
+	return []etcd.ChildCommand{database.CheckCommand(), changelog.ReplayCommand()}
 }
 
 // proveBackups proves a backup every so often, the newest good one of the life that serves, until ctx ends. The interval counts from the last proof that the store knows of.

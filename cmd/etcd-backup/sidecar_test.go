@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/file"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
@@ -225,7 +226,7 @@ func TestSidecar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	facts, err := etcd.Prove(context.Background(), exe, path, etcd.ProveOptions{})
+	facts, err := database.Check(context.Background(), exe, path, database.CheckOptions{})
 	if err != nil || facts.Keys != 50 || facts.Revision != 51 {
 		t.Errorf("the snapshot holds %+v, %v", facts, err)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // Wanted says which values are wanted.
@@ -35,7 +35,7 @@ func (w Wanted) match(key []byte) bool {
 
 // Fetching says how a backup is read, if one has to be.
 type Fetching struct {
-	// Executable is a program that has etcd.ValuesCommand as a hidden subcommand: a process of its own reads the database.
+	// Executable is a program that has database.ValuesCommand as a hidden subcommand: a process of its own reads the database.
 	Executable string
 	// Dir is where the decompressed backup stands for a while, in a directory of its own. Fetch brings it to a path at which nothing stands.
 	Dir   string
@@ -153,7 +153,7 @@ func (a *Archive) baseValues(ctx context.Context, p *Plan, w Wanted, f Fetching)
 		return nil, err
 	}
 	state := map[string]*mvccpb.KeyValue{}
-	err = etcd.Values(ctx, f.Executable, path, etcd.ValuesOptions{Prefix: []byte(w.Key), Revision: p.Revision}, func(kv *mvccpb.KeyValue) error {
+	err = database.Values(ctx, f.Executable, path, database.ValuesOptions{Prefix: []byte(w.Key), Revision: p.Revision}, func(kv *mvccpb.KeyValue) error {
 		if w.match(kv.Key) {
 			state[string(kv.Key)] = kv
 		}

@@ -24,7 +24,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 var (
@@ -34,7 +34,7 @@ var (
 
 const (
 	year    = 365 * 24 * 3600
-	unknown = etcd.UnknownLeaseTTL
+	unknown = database.UnknownLeaseTTL
 )
 
 // leased is what a database has: the lease of each key that has one, its value, and for how long each of these leases is granted.
@@ -53,7 +53,7 @@ func (w *world) leasesAt(p *Plan) leased {
 	_, err = w.archive.Replay(ctx, self(w.t), path, p.Chain, p.Revision, nil)
 	must(w.t, err)
 	x := leased{keys: map[string]*mvccpb.KeyValue{}, ttls: map[int64]int64{}}
-	must(w.t, etcd.Values(ctx, self(w.t), path, etcd.ValuesOptions{}, func(kv *mvccpb.KeyValue) error {
+	must(w.t, database.Values(ctx, self(w.t), path, database.ValuesOptions{}, func(kv *mvccpb.KeyValue) error {
 		if kv.Lease != 0 {
 			x.keys[string(kv.Key)] = kv
 		}

@@ -21,13 +21,14 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
 // TestMain makes the test binary what the manager is: able to work on databases in a process of its own.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		if code, ok := etcd.DispatchChild(os.Args[1:], etcd.ProveCommand(), etcd.ValuesCommand(), ReplayCommand()); ok {
+		if code, ok := etcd.DispatchChild(os.Args[1:], database.CheckCommand(), database.ValuesCommand(), ReplayCommand()); ok {
 			os.Exit(code)
 		}
 		if os.Args[1] == readerCommand {
@@ -223,7 +224,7 @@ func (w *world) put(key, value string, opts ...clientv3.OpOption) int64 {
 }
 
 // replay carries out a plan, and returns what a proof finds in the snapshot that comes out, with the hash of an etcd that has compacted so far.
-func (w *world) replay(p *Plan, compact int64) etcd.Facts {
+func (w *world) replay(p *Plan, compact int64) database.Facts {
 	w.t.Helper()
 	ctx := w.t.Context()
 	path := filepath.Join(w.t.TempDir(), "db")
@@ -231,7 +232,7 @@ func (w *world) replay(p *Plan, compact int64) etcd.Facts {
 	must(w.t, err)
 	_, err = w.archive.Replay(ctx, self(w.t), path, p.Chain, p.Revision, nil)
 	must(w.t, err)
-	f, err := etcd.Prove(ctx, self(w.t), path, etcd.ProveOptions{HashCompact: compact})
+	f, err := database.Check(ctx, self(w.t), path, database.CheckOptions{HashCompact: compact})
 	must(w.t, err)
 	if f.Revision != p.Revision || !f.TrailingHash {
 		w.t.Errorf("%+v, want revision %d", f, p.Revision)

@@ -14,7 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -136,17 +136,17 @@ func (c *countingReader) Read(p []byte) (int, error) {
 }
 
 // replayed makes the step of a replay of an entry; false if it is none.
-func (e Entry) replayed() (etcd.Replayed, bool, error) {
+func (e Entry) replayed() (database.Replayed, bool, error) {
 	switch {
 	case e.Lease != nil:
-		return etcd.Replayed{LeaseID: e.Lease.GetId(), LeaseTTL: e.Lease.GetGrantedTtlSeconds(), LeaseFrom: e.Lease.GetFromRevision()}, true, nil
+		return database.Replayed{LeaseID: e.Lease.GetId(), LeaseTTL: e.Lease.GetGrantedTtlSeconds(), LeaseFrom: e.Lease.GetFromRevision()}, true, nil
 	case e.Transaction == nil:
-		return etcd.Replayed{}, false, nil
+		return database.Replayed{}, false, nil
 	}
 	t := e.Transaction
-	x := etcd.Replayed{Revision: t.GetRevision(), Sub: e.Sub, Records: make([]etcd.Record, 0, len(t.GetChanges()))}
+	x := database.Replayed{Revision: t.GetRevision(), Sub: e.Sub, Records: make([]database.Record, 0, len(t.GetChanges()))}
 	for _, c := range t.GetChanges() {
-		r, err := etcd.NewRecord(&mvccpb.KeyValue{
+		r, err := database.NewRecord(&mvccpb.KeyValue{
 			Key: c.GetKey(), CreateRevision: c.GetCreateRevision(), ModRevision: t.GetRevision(), Version: c.GetVersion(), Value: c.GetValue(), Lease: c.GetLease(),
 		}, c.GetDeleted())
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // ahead is how many segments are fetched before they are needed.
@@ -23,7 +23,7 @@ const ahead = 4
 // decompresses and reads the changes and writes to the file; this one fetches and decrypts, and holds a few small segments. A bad segment is an *Error; where the
 // snapshot is ahead of the revision already, or not as far as the chain begins, it is an *UnreachableError. progress, which may be nil, gets the stored bytes of
 // the segments that were handed on.
-func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, revision int64, progress func(bytes int64)) (etcd.ReplayResult, error) {
+func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, revision int64, progress func(bytes int64)) (database.ReplayResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	in, out := io.Pipe()
@@ -34,7 +34,7 @@ func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, rev
 		_ = out.CloseWithError(err) // it returns nil
 	}()
 	var rep replayReport
-	res, err := etcd.Replay(ctx, selfExe, path, in, &rep, strconv.FormatInt(revision, 10))
+	res, err := database.Replay(ctx, selfExe, path, in, &rep, strconv.FormatInt(revision, 10))
 	cancel()
 	_ = in.CloseWithError(errChildEnded) // it returns nil
 	ferr := <-fed

@@ -13,6 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // replayReport is what the child says of the segments that it has read.
@@ -56,7 +57,7 @@ func (f *segmentFault) error() *Error {
 // ReplayCommand is the hidden subcommand that brings a database file forward by segments from its standard input: its arguments are the file's
 // path and the revision.
 func ReplayCommand() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: etcd.ReplaySubcommand, Main: replayMain}
+	return etcd.ChildCommand{Name: database.ReplaySubcommand, Main: replayMain}
 }
 
 // replayMain is a process of its own that reads segments from its standard input and brings a database file forward
@@ -68,29 +69,29 @@ func replayMain(args []string) int {
 		revision, err = strconv.ParseInt(args[1], 10, 64)
 	}
 	if len(args) != 2 || err != nil {
-		fmt.Fprintf(os.Stderr, "usage: %s PATH REVISION\n", etcd.ReplaySubcommand)
+		fmt.Fprintf(os.Stderr, "usage: %s PATH REVISION\n", database.ReplaySubcommand)
 		return 2
 	}
 	p := newReplayInput(os.Stdin, revision)
-	return etcd.ReplayMain(args[0], p.next, p.report)
+	return database.ReplayMain(args[0], p.next, p.report)
 }
 
 // replayInput makes steps of what the parent sends. It reads while the steps before are carried out; both together hold two parts of transactions.
 type replayInput struct {
 	in       *bufio.Reader
 	revision int64
-	batches  chan []etcd.Replayed
-	rest     []etcd.Replayed
+	batches  chan []database.Replayed
+	rest     []database.Replayed
 	// err and rep are the reader's until batches is closed.
 	err error
 	rep replayReport
 	// building is the batch that grows, of so many bytes.
-	building []etcd.Replayed
+	building []database.Replayed
 	size     int
 }
 
 func newReplayInput(r io.Reader, revision int64) *replayInput {
-	p := &replayInput{in: bufio.NewReaderSize(r, 256<<10), revision: revision, batches: make(chan []etcd.Replayed)}
+	p := &replayInput{in: bufio.NewReaderSize(r, 256<<10), revision: revision, batches: make(chan []database.Replayed)}
 	go func() {
 		defer close(p.batches)
 		if p.err = p.read(); p.err == nil {
@@ -105,16 +106,16 @@ func newReplayInput(r io.Reader, revision int64) *replayInput {
 	return p
 }
 
-func (p *replayInput) next() (etcd.Replayed, error) {
+func (p *replayInput) next() (database.Replayed, error) {
 	for len(p.rest) == 0 {
 		batch, ok := <-p.batches
 		if !ok {
-			return etcd.Replayed{}, p.err
+			return database.Replayed{}, p.err
 		}
 		p.rest = batch
 	}
 	x := p.rest[0]
-	p.rest[0], p.rest = etcd.Replayed{}, p.rest[1:]
+	p.rest[0], p.rest = database.Replayed{}, p.rest[1:]
 	return x, nil
 }
 
@@ -138,7 +139,7 @@ func (p *replayInput) send() {
 	p.building, p.size = nil, 0
 }
 
-func (p *replayInput) add(x etcd.Replayed) {
+func (p *replayInput) add(x database.Replayed) {
 	p.building = append(p.building, x)
 	p.size += 64
 	for _, r := range x.Records {
@@ -209,7 +210,7 @@ func (p *replayInput) content(head segmentFrameHead, chunks *chunkReader) error 
 	if err != nil {
 		return err
 	}
-	var leases []etcd.Replayed
+	var leases []database.Replayed
 	own, err := c.parse(chunks, false, func(e Entry) error {
 		x, ok, err := e.replayed()
 		switch {

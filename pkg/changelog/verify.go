@@ -14,13 +14,14 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // Verified is what a verification has found.
 type Verified struct {
 	// Backup is what was verified: Facts are what its database says of itself.
 	Backup string
-	Facts  etcd.Facts
+	Facts  database.Facts
 	// Base is the backup before it from which it was reached by replaying Segments; empty if there is none, and ChainProblem says why.
 	Base         string
 	Incarnation  catalog.Incarnation
@@ -86,12 +87,12 @@ func (a *Archive) Verify(ctx context.Context, name string, o VerifyOptions) (v V
 }
 
 // fetchAndProve returns what a backup's database says of itself; the file is gone afterwards.
-func (a *Archive) fetchAndProve(ctx context.Context, name, path string, o VerifyOptions) (etcd.Facts, error) {
+func (a *Archive) fetchAndProve(ctx context.Context, name, path string, o VerifyOptions) (database.Facts, error) {
 	if err := a.fetch(ctx, name, path, o); err != nil {
-		return etcd.Facts{}, err
+		return database.Facts{}, err
 	}
 	o.report("check", 0, 0)
-	f, err := etcd.Prove(ctx, o.Executable, path, etcd.ProveOptions{SkipHash: true})
+	f, err := database.Check(ctx, o.Executable, path, database.CheckOptions{SkipHash: true})
 	if err != nil {
 		return f, fmt.Errorf("backup %s: %w", name, err)
 	}
@@ -137,10 +138,10 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	}
 	total := p.Chain.Size()
 	_, err = a.Replay(ctx, o.Executable, path, p.Chain, v.Facts.Revision, func(n int64) { o.report("replay", n, total) })
-	var f etcd.Facts
+	var f database.Facts
 	if err == nil {
 		o.report("compare", 0, 0)
-		f, err = etcd.Prove(ctx, o.Executable, path, etcd.ProveOptions{SkipHash: true, HashCompact: v.Facts.Hash.CompactRevision})
+		f, err = database.Check(ctx, o.Executable, path, database.CheckOptions{SkipHash: true, HashCompact: v.Facts.Hash.CompactRevision})
 	}
 	// The backup itself was found sound: what is wrong with the one before it says nothing against it.
 	if kept := chainProblem(err); kept != "" || errors.Is(err, etcd.ErrBadDatabase) || errors.Is(err, etcd.ErrBadSnapshot) {
@@ -166,7 +167,7 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 }
 
 // leasesDiffer says why the leases of a backup aren't what the changes lead to. It says nothing against the backup, which etcd itself has written.
-func leasesDiffer(name, base string, replayed, stored etcd.LeaseFacts) string {
+func leasesDiffer(name, base string, replayed, stored database.LeaseFacts) string {
 	text := fmt.Sprintf("backup %s with the changes after it has the keys of backup %s, but not its leases (%d with keys, %d in the backup): ids, TTLs or keys differ", base, name, replayed.Attached, stored.Attached)
 	if replayed.Unknowns > 0 {
 		text = fmt.Sprintf("backup %s with the changes after it leads to backup %s, but the TTL of %s", base, name, UnknownLeases(replayed))
@@ -175,7 +176,7 @@ func leasesDiffer(name, base string, replayed, stored etcd.LeaseFacts) string {
 }
 
 // UnknownLeases names the leases of a database whose TTL nobody knows; empty if there are none.
-func UnknownLeases(f etcd.LeaseFacts) string {
+func UnknownLeases(f database.LeaseFacts) string {
 	if f.Unknowns == 0 {
 		return ""
 	}

@@ -34,7 +34,7 @@ import (
 // TestMain makes the test binary what the manager is: able to run as etcd and as the checkers.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		code, ok := DispatchChild(os.Args[1:], EtcdCommand(), ProveCommand(), ValuesCommand(), KeysCommand())
+		code, ok := DispatchChild(os.Args[1:], EtcdCommand())
 		if ok {
 			os.Exit(code)
 		}

@@ -7,7 +7,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // TestUnknownLeasesAreTold has a backup with leases whose TTL nobody knows: what a node answers to the leader names some of them, also when it is
@@ -18,9 +18,9 @@ func TestUnknownLeasesAreTold(t *testing.T) {
 	c := n.client().Raw()
 	const leases = 30
 	for i := range leases {
-		_, err := c.Lease.Grant(n.ctx(), etcd.UnknownLeaseTTL)
+		_, err := c.Lease.Grant(n.ctx(), database.UnknownLeaseTTL)
 		must(t, err)
-		g, err := c.Lease.Grant(n.ctx(), etcd.UnknownLeaseTTL)
+		g, err := c.Lease.Grant(n.ctx(), database.UnknownLeaseTTL)
 		must(t, err)
 		_, err = c.Put(n.ctx(), fmt.Sprintf("/leased/%d", i), "1", clientv3.WithLease(g.ID))
 		must(t, err)

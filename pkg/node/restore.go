@@ -15,6 +15,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -98,7 +99,7 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 	if err := a.verifier.end(ctx, op.ID); err != nil {
 		return nil, err
 	}
-	f := fetcher{a: a, op: op.ID, backup: op.Backup, replay: req.GetReplay(), anyCluster: req.GetForceForeign(), plan: etcd.StagePlan{
+	f := fetcher{a: a, op: op.ID, backup: op.Backup, replay: req.GetReplay(), anyCluster: req.GetForceForeign(), plan: database.StagePlan{
 		BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: req.GetBumpRevision() > 0 || req.GetAtLeastRevision() > 0,
 		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: req.GetEtcdVersion(),
 	}}
@@ -157,13 +158,13 @@ type fetcher struct {
 	replay *protosv1.Replay
 	// anyCluster permits the backup of another cluster.
 	anyCluster bool
-	plan       etcd.StagePlan
+	plan       database.StagePlan
 	// fresh is true once this fetcher has downloaded the backup itself.
 	fresh bool
 }
 
 // prove fetches the backup unless it lies here whole, checks it, and plans its staging. What can never succeed leaves nothing behind.
-func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
+func (f *fetcher) prove(ctx context.Context, t *task) (database.Facts, error) {
 	facts, err := f.try(ctx, t)
 	if permanent(err) && !f.fresh { // the file has suffered here; the backup may be as good as ever
 		klog.Warningf("%v; it is fetched again", err)
@@ -184,26 +185,26 @@ func (f *fetcher) prove(ctx context.Context, t *task) (etcd.Facts, error) {
 	if permanent(err) {
 		_ = f.a.l.removeAll(f.a.l.staging(f.op))
 	}
-	return etcd.Facts{}, err
+	return database.Facts{}, err
 }
 
-func (f *fetcher) try(ctx context.Context, t *task) (etcd.Facts, error) {
+func (f *fetcher) try(ctx context.Context, t *task) (database.Facts, error) {
 	path := f.a.l.snapshot(f.op)
 	// A snapshot has this name only once all its checksums were found right. One from before may have suffered on disk since.
 	f.fresh = !exists(path)
 	if f.fresh {
 		if err := f.fetch(ctx, path, t); err != nil {
-			return etcd.Facts{}, err
+			return database.Facts{}, err
 		}
 	}
 	t.report("check", 0, 0)
-	o := etcd.ProveOptions{SkipHash: f.fresh, PlanPath: f.a.l.stagePlan(f.op)}
+	o := database.CheckOptions{SkipHash: f.fresh, PlanPath: f.a.l.stagePlan(f.op)}
 	if f.plan.MarkCompacted || f.plan.TargetVersion != "" {
 		o.Plan = &f.plan
 	}
-	facts, err := etcd.Prove(ctx, f.a.cfg.Executable, path, o)
+	facts, err := database.Check(ctx, f.a.cfg.Executable, path, o)
 	if err != nil {
-		return etcd.Facts{}, fmt.Errorf("backup %s: %w", f.backup, err)
+		return database.Facts{}, fmt.Errorf("backup %s: %w", f.backup, err)
 	}
 	return facts, nil
 }
@@ -359,7 +360,7 @@ func (a *Agent) claim(op *journalOperation, token cluster.Token) error {
 	return a.note(op)
 }
 
-func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (etcd.StageResult, error) {
+func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (database.StageResult, error) {
 	cfg := datadir.StageConfig{
 		SnapshotPath: a.l.snapshot(op.ID), PlanPath: a.l.stagePlan(op.ID), Consume: true, SelfExe: a.cfg.Executable, DataDir: a.l.data(s.Token),
 		Name: a.cfg.Self.Name, Token: s.Token, BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true,
@@ -377,19 +378,19 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 	if !exists(cfg.SnapshotPath) {
 		// It was moved by an attempt that was cut.
 		if err := a.removeStaged(s.Token); err != nil {
-			return etcd.StageResult{}, err
+			return database.StageResult{}, err
 		}
-		f := fetcher{a: a, op: op.ID, backup: req.GetBackup(), replay: req.GetReplay(), anyCluster: true, plan: etcd.StagePlan{
+		f := fetcher{a: a, op: op.ID, backup: req.GetBackup(), replay: req.GetReplay(), anyCluster: true, plan: database.StagePlan{
 			BumpRevision: cfg.BumpRevision, AtLeastRevision: cfg.AtLeastRevision, MarkCompacted: true, DropPrefixes: cfg.DropPrefixes, TargetVersion: cfg.TargetVersion,
 		}}
 		if _, err := f.prove(ctx, t); err != nil {
-			return etcd.StageResult{}, err
+			return database.StageResult{}, err
 		}
 	} else if err := a.disk.room("staging backup "+req.GetBackup(), 0); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if err := a.l.makeDir(a.l.dataRoot()); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	t.report("stage", 0, 0)
 	return datadir.Stage(ctx, cfg)

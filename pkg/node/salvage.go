@@ -13,6 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
@@ -162,7 +163,7 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 func (a *Agent) reader(ctx context.Context, from source) (etcd.Binary, error) {
 	version := from.version
 	if version == "" {
-		facts, err := etcd.Prove(ctx, a.cfg.Executable, filepath.Join(from.dir, "member", "snap", "db"), etcd.ProveOptions{SkipHash: true})
+		facts, err := database.Check(ctx, a.cfg.Executable, filepath.Join(from.dir, "member", "snap", "db"), database.CheckOptions{SkipHash: true})
 		if err != nil {
 			return etcd.Binary{}, err
 		}

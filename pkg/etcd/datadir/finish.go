@@ -22,6 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // bootTerm is the raft term of a cluster that was made from a snapshot.
@@ -56,79 +57,79 @@ func makeCluster(cfg *StageConfig) (*newCluster, error) {
 type stageOrder struct {
 	Config StageConfig
 	// Moved is what the file was before it was moved there, with the hash that may be behind it; nil if it was copied, checked and cut.
-	Moved *etcd.FileID
+	Moved *database.FileID
 }
 
 // finishStage turns the database at its place below dir into a data dir.
-func finishStage(ctx context.Context, o *stageOrder, dir string) (etcd.StageResult, error) {
+func finishStage(ctx context.Context, o *stageOrder, dir string) (database.StageResult, error) {
 	cfg := &o.Config
 	n, err := makeCluster(cfg)
 	if err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	res, e, err := o.plan(ctx, etcd.DBPath(dir))
 	if err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if o.Moved != nil {
-		if err := etcd.CutHash(etcd.DBPath(dir)); err != nil {
-			return etcd.StageResult{}, err
+		if err := database.CutHash(etcd.DBPath(dir)); err != nil {
+			return database.StageResult{}, err
 		}
 	}
 	if err := n.planMembership(e); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if err := etcd.Guard("edit database", func() error { return e.Apply(etcd.DBPath(dir)) }); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if err := etcd.Guard("write raft state", func() error { return n.writeRaft(dir) }); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	fi, err := os.Stat(etcd.DBPath(dir))
 	if err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	res = forMember(res, n)
 	res.SizeBytes = fi.Size()
 	b, err := json.Marshal(marker{For: cfg.fingerprint(), Result: res})
 	if err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if err := atomicfile.Write(etcd.StagedMarker(dir), b, 0o600); err != nil {
-		return etcd.StageResult{}, fmt.Errorf("write stage marker: %w", err)
+		return database.StageResult{}, fmt.Errorf("write stage marker: %w", err)
 	}
 	for _, d := range []string{filepath.Join("member", "snap"), filepath.Join("member", "wal"), "member", "."} {
 		if err := atomicfile.SyncDir(filepath.Join(dir, d)); err != nil {
-			return etcd.StageResult{}, err
+			return database.StageResult{}, err
 		}
 	}
 	return res, nil
 }
 
 // plan takes the plan that Prove made of this file, or else checks the file and plans now.
-func (o *stageOrder) plan(ctx context.Context, path string) (etcd.StageResult, *etcd.Edits, error) {
+func (o *stageOrder) plan(ctx context.Context, path string) (database.StageResult, *database.Edits, error) {
 	want := o.Config.plan()
 	if o.Moved != nil && o.Config.PlanPath != "" {
 		f, err := os.Open(path)
 		if err != nil {
-			return etcd.StageResult{}, nil, err
+			return database.StageResult{}, nil, err
 		}
-		now, err := etcd.Identify(f)
+		now, err := database.Identify(f)
 		if err := errors.Join(err, f.Close()); err != nil {
-			return etcd.StageResult{}, nil, err
+			return database.StageResult{}, nil, err
 		}
-		if p := etcd.ReadPlan(o.Config.PlanPath, *o.Moved, want); p != nil && o.Moved.Moved(now) {
+		if p := database.ReadPlan(o.Config.PlanPath, *o.Moved, want); p != nil && o.Moved.Moved(now) {
 			return p.Result, p.Edits, nil
 		}
 	}
-	return etcd.PlanDB(ctx, path, want, o.Moved != nil && !o.Config.SkipHash)
+	return database.PlanDB(ctx, path, want, o.Moved != nil && !o.Config.SkipHash)
 }
 
 // planMembership replaces the old members by the new ones. Alarms were those of old members.
-func (n *newCluster) planMembership(e *etcd.Edits) error {
+func (n *newCluster) planMembership(e *database.Edits) error {
 	e.Clear = append(e.Clear, schema.Members.Name(), schema.MembersRemoved.Name(), schema.Alarm.Name())
 	for _, m := range n.rc.Members() {
 		v, err := json.Marshal(m)
@@ -192,27 +193,27 @@ func StageCommand() etcd.ChildCommand {
 			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", StageSubcommand)
 			return 2
 		}
-		return etcd.AnswerParent(func(ctx context.Context, o *stageOrder) (etcd.StageResult, error) {
+		return etcd.AnswerParent(func(ctx context.Context, o *stageOrder) (database.StageResult, error) {
 			return finishStage(ctx, o, args[0])
 		})
 	}}
 }
 
-func finishInChild(ctx context.Context, o *stageOrder, dir string) (etcd.StageResult, error) {
+func finishInChild(ctx context.Context, o *stageOrder, dir string) (database.StageResult, error) {
 	exe := o.Config.SelfExe
 	c := *o
 	c.Config.Snapshot, c.Config.Throttle, c.Config.SelfExe = nil, nil, ""
-	return etcd.CallChild[etcd.StageResult](ctx, exe, &c, StageSubcommand, dir)
+	return etcd.CallChild[database.StageResult](ctx, exe, &c, StageSubcommand, dir)
 }
 
 // forMember completes what is the same on every member.
-func forMember(r etcd.StageResult, n *newCluster) etcd.StageResult {
+func forMember(r database.StageResult, n *newCluster) database.StageResult {
 	r.MemberID, r.ClusterID = cluster.MemberID(n.own.ID), uint64(n.rc.ID())
 	return r
 }
 
-func (c *StageConfig) plan() etcd.StagePlan {
-	return etcd.StagePlan{
+func (c *StageConfig) plan() database.StagePlan {
+	return database.StagePlan{
 		BumpRevision: c.BumpRevision, AtLeastRevision: c.AtLeastRevision, MarkCompacted: c.MarkCompacted,
 		DropPrefixes: c.DropPrefixes, TargetVersion: c.TargetVersion,
 	}

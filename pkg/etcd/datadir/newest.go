@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // Newest is what can be told about a member's data without asking its etcd.
@@ -51,11 +52,11 @@ func ReadNewest(ctx context.Context, dataDir string) (Newest, error) {
 			p.Written = fi.ModTime()
 		}
 	}
-	p.Revision, _ = etcd.NewestRevision(ctx, etcd.DBPath(dataDir)) // a database that is being written may not be readable; the log tells enough to choose
+	p.Revision, _ = database.NewestRevision(ctx, etcd.DBPath(dataDir)) // a database that is being written may not be readable; the log tells enough to choose
 	return p, nil
 }
 
 // NewestRevision is the newest revision in the database of a member, on which its etcd may run.
 func NewestRevision(ctx context.Context, dataDir string) (int64, error) {
-	return etcd.NewestRevision(ctx, etcd.DBPath(dataDir))
+	return database.NewestRevision(ctx, etcd.DBPath(dataDir))
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // BenchmarkPlannedStage measures what a node does with a snapshot that it has fetched: prove it, then make a data dir of it, without a plan
@@ -36,15 +37,15 @@ func BenchmarkPlannedStage(b *testing.B) {
 					SnapshotPath: path, Consume: true, DataDir: filepath.Join(dir, "data"), Name: "a", InitialCluster: []etcd.Peer{{Name: "a", PeerURLs: []string{"http://127.0.0.1:1"}}}, Token: "t",
 					BumpRevision: bump, MarkCompacted: true, SelfExe: self(b), DropPrefixes: [][]byte{[]byte("/registry/masterleases/")},
 				}
-				var o etcd.ProveOptions
+				var o database.CheckOptions
 				if planned {
 					p := cfg.plan()
 					cfg.PlanPath = filepath.Join(dir, "plan.json")
-					o = etcd.ProveOptions{SkipHash: true, Plan: &p, PlanPath: cfg.PlanPath}
+					o = database.CheckOptions{SkipHash: true, Plan: &p, PlanPath: cfg.PlanPath}
 				}
 				b.StartTimer()
 				c0, t0 := cpuTime(b), time.Now()
-				_, err := etcd.Prove(b.Context(), self(b), path, o)
+				_, err := database.Check(b.Context(), self(b), path, o)
 				must(b, err)
 				c1, t1 := cpuTime(b), time.Now()
 				_, err = Stage(b.Context(), cfg)

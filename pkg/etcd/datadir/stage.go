@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // ErrNotEmpty means that a data dir to be staged has something in it already.
@@ -74,12 +75,12 @@ type StageConfig struct {
 // marker is the file in a staged data dir that says that it is complete and unused.
 type marker struct {
 	// For is the fingerprint of the StageConfig.
-	For    string           `json:"for"`
-	Result etcd.StageResult `json:"result"`
+	For    string               `json:"for"`
+	Result database.StageResult `json:"result"`
 }
 
 // Staged returns what Stage made of a data dir in which no etcd was started since.
-func Staged(dataDir string) (etcd.StageResult, bool, error) {
+func Staged(dataDir string) (database.StageResult, bool, error) {
 	m, ok, err := readMarker(dataDir)
 	return m.Result, ok, err
 }
@@ -135,32 +136,32 @@ func (c *StageConfig) validate() error {
 // Nothing is trusted: a snapshot whose hash or structure is wrong is refused with ErrBadSnapshot or
 // ErrBadDatabase, one that the target version can't run with ErrVersion. Alarms, and a downgrade that was going
 // on, stay behind.
-func Stage(ctx context.Context, cfg StageConfig) (etcd.StageResult, error) {
+func Stage(ctx context.Context, cfg StageConfig) (database.StageResult, error) {
 	if err := cfg.validate(); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	m, ok, err := readMarker(cfg.DataDir)
 	if err != nil {
-		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
+		return database.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
 	}
 	if ok && m.For == cfg.fingerprint() {
 		return m.Result, nil
 	}
 	if entries, err := os.ReadDir(cfg.DataDir); err == nil && len(entries) > 0 {
-		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, ErrNotEmpty)
+		return database.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, ErrNotEmpty)
 	} else if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
+		return database.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, err)
 	}
 	tmp := filepath.Clean(cfg.DataDir) + stagingSuffix
 	if err := os.RemoveAll(tmp); err != nil {
-		return etcd.StageResult{}, fmt.Errorf("stage %s: remove an earlier attempt: %w", cfg.DataDir, err)
+		return database.StageResult{}, fmt.Errorf("stage %s: remove an earlier attempt: %w", cfg.DataDir, err)
 	}
 	res, err := stageInto(ctx, &cfg, tmp)
 	if err == nil {
 		err = publish(tmp, cfg.DataDir)
 	}
 	if err != nil {
-		return etcd.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, errors.Join(err, os.RemoveAll(tmp)))
+		return database.StageResult{}, fmt.Errorf("stage %s: %w", cfg.DataDir, errors.Join(err, os.RemoveAll(tmp)))
 	}
 	return res, nil
 }
@@ -173,13 +174,13 @@ func publish(tmp, dataDir string) error {
 	return atomicfile.SyncDir(filepath.Dir(dataDir))
 }
 
-func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (etcd.StageResult, error) {
+func stageInto(ctx context.Context, cfg *StageConfig, tmp string) (database.StageResult, error) {
 	if err := os.MkdirAll(filepath.Dir(etcd.DBPath(tmp)), 0o700); err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	o, err := fetchDB(ctx, cfg, etcd.DBPath(tmp))
 	if err != nil {
-		return etcd.StageResult{}, err
+		return database.StageResult{}, err
 	}
 	if cfg.SelfExe != "" {
 		return finishInChild(ctx, o, tmp)
@@ -197,7 +198,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 		}
 		defer f.Close()
 		if cfg.Consume {
-			id, err := etcd.Identify(f)
+			id, err := database.Identify(f)
 			if err != nil {
 				return nil, fmt.Errorf("open snapshot: %w", err)
 			}
@@ -220,7 +221,7 @@ func fetchDB(ctx context.Context, cfg *StageConfig, dst string) (*stageOrder, er
 	}
 	n, err := copyDB(ctx, out, src, cfg.Throttle)
 	if err == nil {
-		err = etcd.TrimHash(out, n)
+		err = database.TrimHash(out, n)
 	}
 	return &stageOrder{Config: *cfg}, errors.Join(err, out.Close())
 }

@@ -23,12 +23,13 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // stage stages all members from one snapshot and returns the result of the first.
-func stage(t testing.TB, ms []*testMember, cfg StageConfig) etcd.StageResult {
+func stage(t testing.TB, ms []*testMember, cfg StageConfig) database.StageResult {
 	t.Helper()
-	var first etcd.StageResult
+	var first database.StageResult
 	for i, m := range ms {
 		c := cfg
 		c.DataDir, c.Name, c.InitialCluster, c.Token = m.Cfg.DataDir, m.Cfg.Name, m.Cfg.InitialCluster, m.Cfg.Token
@@ -74,7 +75,7 @@ func TestStageThreeMembersFromASnapshot(t *testing.T) {
 		t.Errorf("staged %+v", res)
 	}
 	must(t, verifyDir(ms[0].Cfg.DataDir))
-	proven, err := etcd.Prove(t.Context(), self(t), etcd.DBPath(ms[0].Cfg.DataDir), etcd.ProveOptions{})
+	proven, err := database.Check(t.Context(), self(t), etcd.DBPath(ms[0].Cfg.DataDir), database.CheckOptions{})
 	if err != nil || proven.Hash != res.Hash || proven.Keys != res.Keys || proven.Revision != res.Revision {
 		t.Errorf("proof of the staged database: %+v %v, staged %+v", proven, err, res)
 	}
@@ -297,7 +298,7 @@ func BenchmarkLarge(b *testing.B) {
 	largeStore(b, path, mib)
 	for b.Loop() {
 		start := time.Now()
-		f, err := etcd.Prove(b.Context(), self(b), path, etcd.ProveOptions{})
+		f, err := database.Check(b.Context(), self(b), path, database.CheckOptions{})
 		must(b, err)
 		b.ReportMetric(float64(time.Since(start).Milliseconds()), "prove-ms")
 		dir := b.TempDir()
@@ -352,7 +353,7 @@ func TestStagingDropsAlarms(t *testing.T) {
 	})
 	path := t.TempDir() + "/alarm.db"
 	save(t, m, path)
-	f, err := etcd.ProveDB(t.Context(), path, etcd.ProveOptions{})
+	f, err := database.CheckFile(t.Context(), path, database.CheckOptions{})
 	if err != nil || f.Alarms != 1 {
 		t.Errorf("%+v %v", f, err)
 	}

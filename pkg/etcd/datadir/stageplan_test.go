@@ -12,10 +12,11 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // planned proves a snapshot and returns the configuration that uses the plan, on a copy that can be consumed.
-func planned(t testing.TB, snap, dir string, m *testMember, plan etcd.StagePlan) (StageConfig, etcd.Facts) {
+func planned(t testing.TB, snap, dir string, m *testMember, plan database.StagePlan) (StageConfig, database.Facts) {
 	t.Helper()
 	cfg := StageConfig{
 		SnapshotPath: dir + "/copy.db", Consume: true, PlanPath: dir + "/plan.json", SelfExe: self(t),
@@ -24,7 +25,7 @@ func planned(t testing.TB, snap, dir string, m *testMember, plan etcd.StagePlan)
 		DropPrefixes: plan.DropPrefixes, TargetVersion: plan.TargetVersion,
 	}
 	copyFile(t, snap, cfg.SnapshotPath)
-	f, err := etcd.Prove(t.Context(), self(t), cfg.SnapshotPath, etcd.ProveOptions{SkipHash: true, Plan: &plan, PlanPath: cfg.PlanPath})
+	f, err := database.Check(t.Context(), self(t), cfg.SnapshotPath, database.CheckOptions{SkipHash: true, Plan: &plan, PlanPath: cfg.PlanPath})
 	must(t, err)
 	return cfg, f
 }
@@ -40,12 +41,12 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 	must(t, err)
 	had, err := src.Client.Raw().Get(ctxOf(t), "/registry/", clientv3.WithPrefix())
 	must(t, err)
-	plan := etcd.StagePlan{
+	plan := database.StagePlan{
 		BumpRevision: bump, AtLeastRevision: before.Revision + 5, MarkCompacted: true,
 		DropPrefixes: [][]byte{[]byte("/registry/masterleases/")}, TargetVersion: etcd.CompiledVersion,
 	}
 	ms := makeMembers(t, 3, builtin(t), "new", nil, "127.0.0.1")
-	var first etcd.StageResult
+	var first database.StageResult
 	for i, m := range ms {
 		dir := t.TempDir()
 		cfg, f := planned(t, snap, dir, m, plan)
@@ -71,7 +72,7 @@ func TestPlannedStageIsTheSame(t *testing.T) {
 			t.Errorf("member %d: %+v, member 0: %+v", i, res, first)
 		}
 		must(t, verifyDir(m.Cfg.DataDir))
-		again, err := etcd.Prove(t.Context(), self(t), etcd.DBPath(m.Cfg.DataDir), etcd.ProveOptions{})
+		again, err := database.Check(t.Context(), self(t), etcd.DBPath(m.Cfg.DataDir), database.CheckOptions{})
 		if err != nil || again.Hash != res.Hash || again.Keys != res.Keys || again.Members != 3 || again.TrailingHash {
 			t.Errorf("member %d: proof of what was staged: %+v %v", i, again, err)
 		}
@@ -95,15 +96,15 @@ func TestPlanIsForOneFile(t *testing.T) {
 	fillStore(t, src, 50)
 	snap := t.TempDir() + "/snap.db"
 	save(t, src, snap)
-	plan := etcd.StagePlan{BumpRevision: bump, MarkCompacted: true, TargetVersion: etcd.CompiledVersion}
+	plan := database.StagePlan{BumpRevision: bump, MarkCompacted: true, TargetVersion: etcd.CompiledVersion}
 	const mark = 123456 // in the result of a plan that is recognizable
-	rewrite := func(path string, change func(p *etcd.PlannedStage)) {
+	rewrite := func(path string, change func(p *database.PlannedStage)) {
 		f, err := os.Open(strings.TrimSuffix(path, "plan.json") + "copy.db")
 		must(t, err)
 		defer f.Close()
-		id, err := etcd.Identify(f)
+		id, err := database.Identify(f)
 		must(t, err)
-		p := etcd.ReadPlan(path, id, plan)
+		p := database.ReadPlan(path, id, plan)
 		if p == nil {
 			t.Fatal("there is no plan")
 		}
@@ -121,7 +122,7 @@ func TestPlanIsForOneFile(t *testing.T) {
 		make func(c *StageConfig)
 	}{
 		"as it is":       {true, func(*StageConfig) {}},
-		"another format": {false, func(c *StageConfig) { rewrite(c.PlanPath, func(p *etcd.PlannedStage) { p.Format++ }) }},
+		"another format": {false, func(c *StageConfig) { rewrite(c.PlanPath, func(p *database.PlannedStage) { p.Format++ }) }},
 		"other options":  {false, func(c *StageConfig) { c.BumpRevision++ }},
 		"other version":  {false, func(c *StageConfig) { c.TargetVersion = "3.5.26" }},
 		"other keys":     {false, func(c *StageConfig) { c.DropPrefixes = [][]byte{[]byte("/x")} }},
@@ -148,7 +149,7 @@ func TestPlanIsForOneFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := makeMembers(t, 1, builtin(t), "new", nil, "127.0.0.1")[0]
 			cfg, f := planned(t, snap, t.TempDir(), m, plan)
-			rewrite(cfg.PlanPath, func(*etcd.PlannedStage) {})
+			rewrite(cfg.PlanPath, func(*database.PlannedStage) {})
 			c.make(&cfg)
 			res, err := Stage(t.Context(), cfg)
 			must(t, err)
@@ -168,9 +169,9 @@ func TestPlanningRefuses(t *testing.T) {
 	dir := t.TempDir()
 	snap := dir + "/snap.db"
 	save(t, src, snap)
-	plan := etcd.StagePlan{BumpRevision: bump, MarkCompacted: true}
-	prove := func(path string, skip bool, p etcd.StagePlan) error {
-		_, err := etcd.Prove(t.Context(), self(t), path, etcd.ProveOptions{SkipHash: skip, Plan: &p, PlanPath: dir + "/plan"})
+	plan := database.StagePlan{BumpRevision: bump, MarkCompacted: true}
+	prove := func(path string, skip bool, p database.StagePlan) error {
+		_, err := database.Check(t.Context(), self(t), path, database.CheckOptions{SkipHash: skip, Plan: &p, PlanPath: dir + "/plan"})
 		if _, serr := os.Stat(dir + "/plan"); err != nil && !errors.Is(serr, os.ErrNotExist) {
 			t.Errorf("a plan was made: %v", serr)
 		}
@@ -219,10 +220,10 @@ func TestPlanningRefuses(t *testing.T) {
 	if err := prove(bad, true, plan); !errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("half of it: %v", err)
 	}
-	if _, err := etcd.Prove(t.Context(), self(t), snap, etcd.ProveOptions{Plan: &plan}); !errors.Is(err, etcd.ErrConfig) {
+	if _, err := database.Check(t.Context(), self(t), snap, database.CheckOptions{Plan: &plan}); !errors.Is(err, etcd.ErrConfig) {
 		t.Errorf("a plan without a place: %v", err)
 	}
-	if _, err := etcd.Prove(t.Context(), self(t), snap, etcd.ProveOptions{Plan: &plan, PlanPath: dir + "/no/such/plan"}); !errors.Is(err, os.ErrNotExist) || errors.Is(err, etcd.ErrBadDatabase) {
+	if _, err := database.Check(t.Context(), self(t), snap, database.CheckOptions{Plan: &plan, PlanPath: dir + "/no/such/plan"}); !errors.Is(err, os.ErrNotExist) || errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("a plan that can't be written: %v", err)
 	}
 	// A moved file whose hash is wrong and that has no plan.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // TestEveryVersionFromEveryVersion starts each version with everything set, and stages its snapshot for each version.
@@ -26,14 +27,14 @@ func TestEveryVersionFromEveryVersion(t *testing.T) {
 		if want := etcd.Minor(from.Version); etcd.MinorNumber(from.Version) >= 5 {
 			eventually(t, "the versions are written down", func() bool {
 				save(t, src[0], path)
-				f, err := etcd.Prove(t.Context(), self(t), path, etcd.ProveOptions{})
+				f, err := database.Check(t.Context(), self(t), path, database.CheckOptions{})
 				must(t, err)
 				return f.WrittenBy() == want
 			})
 		} else {
 			save(t, src[0], path)
 		}
-		f, err := etcd.Prove(t.Context(), self(t), path, etcd.ProveOptions{})
+		f, err := database.Check(t.Context(), self(t), path, database.CheckOptions{})
 		must(t, err)
 		if h := liveHash(t, src[0], f.Revision); h.Hash != f.Hash.Hash {
 			t.Errorf("%s: HashKV %+v, proof says %+v", from.Version, h, f.Hash)

@@ -7,12 +7,13 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
 // TestMain makes the test binary what the manager is, and two processes that a test kills.
 func TestMain(m *testing.M) {
-	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), etcd.ProveCommand(), datadir.StageCommand(), Command()); ok {
+	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), Command()); ok {
 		os.Exit(code)
 	}
 	if len(os.Args) > 1 {

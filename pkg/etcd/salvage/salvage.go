@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
@@ -33,7 +34,7 @@ type Config struct {
 // Database is a database that has everything a member had, its write-ahead log included.
 type Database struct {
 	// Facts are what was found in the database; they hold for what Snapshot streams.
-	Facts etcd.Facts
+	Facts database.Facts
 	// Version is the etcd that has applied the log.
 	Version string
 	// Term and Index are of the newest entry in the member's log.
@@ -144,9 +145,9 @@ func (h *helper) applied(ctx context.Context, index uint64) error {
 func (s *Database) check(ctx context.Context, selfExe string) (err error) {
 	path := etcd.DBPath(s.dir.data())
 	if selfExe != "" {
-		s.Facts, err = etcd.Prove(ctx, selfExe, path, etcd.ProveOptions{})
+		s.Facts, err = database.Check(ctx, selfExe, path, database.CheckOptions{})
 	} else {
-		s.Facts, err = etcd.ProveDB(ctx, path, etcd.ProveOptions{})
+		s.Facts, err = database.CheckFile(ctx, path, database.CheckOptions{})
 	}
 	if err != nil {
 		return err
@@ -154,7 +155,7 @@ func (s *Database) check(ctx context.Context, selfExe string) (err error) {
 	if s.Facts.ConsistentIndex < s.Index {
 		return fmt.Errorf("the database ends with entry %d, the log with %d: etcd didn't write everything before it ended", s.Facts.ConsistentIndex, s.Index)
 	}
-	s.size, err = etcd.UsedSize(path)
+	s.size, err = database.UsedSize(path)
 	s.Facts.SizeBytes = s.size
 	return err
 }

@@ -9,11 +9,12 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // ChildMain is the program as a child of itself; ok is false if it isn't one. args are those of the command line without the program's name.
 func ChildMain(args []string) (code int, ok bool) {
-	return etcd.DispatchChild(args, etcd.ProveCommand(), etcd.KeysCommand(), etcd.ValuesCommand(), changelog.ReplayCommand())
+	return etcd.DispatchChild(args, database.CheckCommand(), database.KeysCommand(), database.ValuesCommand(), changelog.ReplayCommand())
 }
 
 // Children checks databases in processes of their own, so that no file whatever can harm the caller.
@@ -25,7 +26,7 @@ func (Children) Check(ctx context.Context, path string) (Facts, error) {
 	if err != nil {
 		return Facts{}, fmt.Errorf("check database: %w", err)
 	}
-	f, err := etcd.Prove(ctx, exe, path, etcd.ProveOptions{})
+	f, err := database.Check(ctx, exe, path, database.CheckOptions{})
 	if err != nil {
 		return Facts{}, Judged(path, err)
 	}
@@ -41,7 +42,7 @@ func (Children) Keys(ctx context.Context, path string, visit func(Key) error) er
 	if err != nil {
 		return fmt.Errorf("read keys: %w", err)
 	}
-	return Judged(path, etcd.Keys(ctx, exe, path, func(k etcd.LiveKey) error {
+	return Judged(path, database.Keys(ctx, exe, path, func(k database.LiveKey) error {
 		return visit(Key{Key: k.Key, ValueSize: k.ValueSize, Lease: k.Lease, Revision: k.ModRevision})
 	}))
 }

@@ -8,7 +8,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // ErrBad: a file is not a sound etcd database.
@@ -34,7 +34,7 @@ type Facts struct {
 	// TrailingHash is false for a file that was copied from a data dir.
 	TrailingHash bool `json:"-"`
 
-	facts etcd.Facts
+	facts database.Facts
 }
 
 // Fits returns nil if the database can be restored into that version of etcd.

@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bytes"
@@ -18,10 +18,12 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
-// ProveSubcommand is the name of [ProveCommand].
-const ProveSubcommand = "prove-db"
+// CheckSubcommand is the name of [CheckCommand].
+const CheckSubcommand = "prove-db"
 
 // Facts are what a sound database says of itself.
 type Facts struct {
@@ -43,19 +45,19 @@ type Facts struct {
 	InUseBytes int64 `json:"inUseBytes"`
 	// ConsistentIndex is the raft index of the last entry that was applied to it; 0 if it was never written down.
 	ConsistentIndex uint64 `json:"consistentIndex,omitempty"`
-	// TrailingHash is true if the file ends with its SHA-256, as a snapshot does, and it is right, if ProveOptions didn't leave that alone.
+	// TrailingHash is true if the file ends with its SHA-256, as a snapshot does, and it is right, if CheckOptions didn't leave that alone.
 	TrailingHash bool `json:"trailingHash"`
 	// Hash is what etcd's HashKV answers at Revision; it is zero where a plan was asked for, which has the hash of what is to be staged.
-	Hash HashKV `json:"hash"`
+	Hash etcd.HashKV `json:"hash"`
 	// StorageVersion is empty if it was last written before 3.6; ClusterVersion if before 3.5.
 	StorageVersion string `json:"storageVersion,omitempty"`
 	ClusterVersion string `json:"clusterVersion,omitempty"`
-	// Planned is what will be staged, if ProveOptions asked for a plan; MemberID, ClusterID and SizeBytes are 0 in it.
+	// Planned is what will be staged, if CheckOptions asked for a plan; MemberID, ClusterID and SizeBytes are 0 in it.
 	Planned *StageResult `json:"planned,omitempty"`
 }
 
-// ProveOptions say what a proof leaves out and what it makes on the way. The zero value proves everything and makes nothing.
-type ProveOptions struct {
+// CheckOptions say what a proof leaves out and what it makes on the way. The zero value proves everything and makes nothing.
+type CheckOptions struct {
 	// SkipHash leaves the SHA-256 behind the database alone, for a file that was checked when it was written. The structure is checked all the same.
 	SkipHash bool `json:"skipHash,omitempty"`
 	// Plan, if set, has the staging of this database planned in the same pass, and the plan written to PlanPath, where
@@ -67,12 +69,12 @@ type ProveOptions struct {
 	HashCompact int64 `json:"hashCompact,omitempty"`
 }
 
-func (o *ProveOptions) validate() error {
+func (o *CheckOptions) validate() error {
 	if o.Plan == nil {
 		return nil
 	}
 	if o.PlanPath == "" {
-		return fmt.Errorf("%w: a plan needs a path", ErrConfig)
+		return fmt.Errorf("%w: a plan needs a path", etcd.ErrConfig)
 	}
 	return o.Plan.Validate()
 }
@@ -82,7 +84,7 @@ func (o *ProveOptions) validate() error {
 func (f Facts) WrittenBy() string {
 	newest := "3.4"
 	for _, v := range []string{f.ClusterVersion, f.StorageVersion} {
-		if m := Minor(v); m != "" && Less(newest+".0", m+".0") {
+		if m := etcd.Minor(v); m != "" && etcd.Less(newest+".0", m+".0") {
 			newest = m
 		}
 	}
@@ -92,12 +94,12 @@ func (f Facts) WrittenBy() string {
 // FitsVersion returns nil if Stage can prepare this database for that etcd version, else ErrVersion with the reason.
 func (f Facts) FitsVersion(target string) error { return checkTarget(f.WrittenBy(), target) }
 
-// ProveDB checks a database file, or a snapshot with its hash behind it, to the last page: the SHA-256, bbolt's
+// CheckFile checks a database file, or a snapshot with its hash behind it, to the last page: the SHA-256, bbolt's
 // structure, and the sense of what etcd keeps in it. It reads the file twice or thrice with plain reads, never
 // maps it, and needs memory for about 16 bytes a key. It fails with ErrBadDatabase (or ErrBadSnapshot for the
 // hash) in words for the operator, and with ErrDataDirInUse if an etcd has the file open for writing.
-func ProveDB(ctx context.Context, path string, o ProveOptions) (Facts, error) {
-	facts, planned, err := proveDB(ctx, path, o)
+func CheckFile(ctx context.Context, path string, o CheckOptions) (Facts, error) {
+	facts, planned, err := checkFile(ctx, path, o)
 	if err == nil && planned != nil {
 		err = planned.Write(o.PlanPath)
 	}
@@ -107,8 +109,8 @@ func ProveDB(ctx context.Context, path string, o ProveOptions) (Facts, error) {
 	return facts, nil
 }
 
-// proveDB is ProveDB without writing the plan.
-func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *PlannedStage, error) {
+// checkFile is CheckFile without writing the plan.
+func checkFile(ctx context.Context, path string, o CheckOptions) (Facts, *PlannedStage, error) {
 	if err := o.validate(); err != nil {
 		return Facts{}, nil, err
 	}
@@ -139,7 +141,7 @@ func proveDB(ctx context.Context, path string, o ProveOptions) (Facts, *PlannedS
 				compact = max(compact, o.HashCompact)
 			}
 			sum, err := s.hashKV(ctx, compact, nil)
-			facts.Hash = HashKV{Revision: facts.Revision, CompactRevision: compact, Hash: sum}
+			facts.Hash = etcd.HashKV{Revision: facts.Revision, CompactRevision: compact, Hash: sum}
 			return err
 		}
 		res, e, err := s.planStage(ctx, plan)
@@ -225,7 +227,7 @@ func openDB(path string) (f *os.File, size int64, hashed bool, err error) {
 		return nil, 0, false, badDB("not a regular file")
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, 0, false, fmt.Errorf("%w: the database is being written by %s", ErrDataDirInUse, ProcessName(LockHolder(path)))
+		return nil, 0, false, fmt.Errorf("%w: the database is being written by %s", etcd.ErrDataDirInUse, etcd.ProcessName(etcd.LockHolder(path)))
 	}
 	size = fi.Size()
 	head := make([]byte, 4)
@@ -237,9 +239,9 @@ func openDB(path string) (f *os.File, size int64, hashed bool, err error) {
 		return nil, 0, false, badDB("it is compressed with gzip; decompress it first")
 	case bytes.Equal(head, []byte{0x28, 0xb5, 0x2f, 0xfd}):
 		return nil, 0, false, badDB("it is compressed with zstd; decompress it first")
-	case size%SectorSize == HashSize:
-		return f, size - HashSize, true, nil
-	case size%SectorSize != 0:
+	case size%etcd.SectorSize == etcd.HashSize:
+		return f, size - etcd.HashSize, true, nil
+	case size%etcd.SectorSize != 0:
 		return nil, 0, false, badDB("%d bytes is not the size of a database: it is cut short, or something else", size)
 	}
 	return f, size, false, nil
@@ -250,12 +252,12 @@ func checkTrailingHash(ctx context.Context, f io.ReaderAt, size int64) error {
 	if err := hashInto(ctx, h, f, size); err != nil {
 		return err
 	}
-	want := make([]byte, HashSize)
+	want := make([]byte, etcd.HashSize)
 	if _, err := f.ReadAt(want, size); err != nil {
 		return fmt.Errorf("read hash: %w", err)
 	}
 	if !bytes.Equal(want, h.Sum(nil)) {
-		return fmt.Errorf("%w: the SHA-256 at its end is not that of its content", ErrBadSnapshot)
+		return fmt.Errorf("%w: the SHA-256 at its end is not that of its content", etcd.ErrBadSnapshot)
 	}
 	return nil
 }
@@ -303,41 +305,43 @@ func crossCheck(path string, f Facts) error {
 	})
 }
 
-// proveAnswer is what the child prints.
-type proveAnswer struct {
+// checkAnswer is what the child prints.
+type checkAnswer struct {
 	Facts *Facts `json:"facts,omitempty"`
 	Error string `json:"error,omitempty"`
 	// Kind names the sentinel.
 	Kind string `json:"kind,omitempty"`
 }
 
-// ProveCommand is the hidden subcommand that proves one file: its arguments are the path and, if they aren't zero, the ProveOptions as JSON. It
+// CheckCommand is the hidden subcommand that proves one file: its arguments are the path and, if they aren't zero, the CheckOptions as JSON. It
 // prints one line of JSON.
-func ProveCommand() ChildCommand { return ChildCommand{Name: ProveSubcommand, Main: proveMain} }
+func CheckCommand() etcd.ChildCommand {
+	return etcd.ChildCommand{Name: CheckSubcommand, Main: checkMain}
+}
 
-// proveMain is a process of its own that proves one file: args is its path and, if they aren't zero, the ProveOptions as JSON. It prints one line of
+// checkMain is a process of its own that proves one file: args is its path and, if they aren't zero, the CheckOptions as JSON. It prints one line of
 // JSON and returns the exit code, 0 also if the file is bad: the answer says so.
-func proveMain(args []string) int {
-	var o ProveOptions
+func checkMain(args []string) int {
+	var o CheckOptions
 	var err error
 	if len(args) == 2 {
 		err = json.Unmarshal([]byte(args[1]), &o)
 	}
 	if len(args) != 1 && len(args) != 2 || err != nil {
-		fmt.Fprintf(os.Stderr, "usage: %s PATH [OPTIONS]\n", ProveSubcommand)
+		fmt.Fprintf(os.Stderr, "usage: %s PATH [OPTIONS]\n", CheckSubcommand)
 		return 2
 	}
-	LimitSelf()
-	f, planned, err := proveDB(context.Background(), args[0], o) // the whole of a child process; who wants it to end kills it
+	etcd.LimitSelf()
+	f, planned, err := checkFile(context.Background(), args[0], o) // the whole of a child process; who wants it to end kills it
 	if err == nil {
 		err = crossCheck(args[0], f)
 	}
 	if err == nil && planned != nil {
 		err = planned.Write(o.PlanPath)
 	}
-	a := proveAnswer{Facts: &f}
+	a := checkAnswer{Facts: &f}
 	if err != nil {
-		a = proveAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: KindOf(err)}
+		a = checkAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: etcd.KindOf(err)}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -346,16 +350,16 @@ func proveMain(args []string) int {
 	return 0
 }
 
-// Prove runs [ProveCommand] in a process of its own, "<selfExe> prove-db <path>", at the lowest priority, so that no file whatever can
+// Check runs [CheckCommand] in a process of its own, "<selfExe> prove-db <path>", at the lowest priority, so that no file whatever can
 // harm the caller. If the process crashes or doesn't end, the file is bad: ErrBadDatabase. When ctx ends the
 // process is killed and the error is ctx's.
-func Prove(ctx context.Context, selfExe, path string, o ProveOptions) (Facts, error) {
+func Check(ctx context.Context, selfExe, path string, o CheckOptions) (Facts, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return Facts{}, fmt.Errorf("prove: %w", err)
 	}
-	args := []string{ProveSubcommand, path}
-	if o != (ProveOptions{}) {
+	args := []string{CheckSubcommand, path}
+	if o != (CheckOptions{}) {
 		if err := o.validate(); err != nil {
 			return Facts{}, fmt.Errorf("prove %s: %w", path, err)
 		}
@@ -365,28 +369,28 @@ func Prove(ctx context.Context, selfExe, path string, o ProveOptions) (Facts, er
 		}
 		args = append(args, string(b))
 	}
-	limit := ChildLimit(fi.Size())
+	limit := etcd.ChildLimit(fi.Size())
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	out, err := RunSelf(tctx, nil, selfExe, args...)
+	out, err := etcd.RunSelf(tctx, nil, selfExe, args...)
 	if ctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, ctx.Err())
 	}
 	if tctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, badDB("the check didn't end within %s", limit))
 	}
-	if errors.Is(err, ErrCrashed) {
+	if errors.Is(err, etcd.ErrCrashed) {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, badDB("the process that read it %v", err))
 	}
 	if err != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, err)
 	}
-	var a proveAnswer
+	var a checkAnswer
 	if err := json.Unmarshal(out, &a); err != nil {
-		return Facts{}, fmt.Errorf("prove %s: %s %s gave no answer: %w", path, selfExe, ProveSubcommand, err)
+		return Facts{}, fmt.Errorf("prove %s: %s %s gave no answer: %w", path, selfExe, CheckSubcommand, err)
 	}
 	if a.Error != "" {
-		return Facts{}, ToldError(a.Error, a.Kind)
+		return Facts{}, etcd.ToldError(a.Error, a.Kind)
 	}
 	return *a.Facts, nil
 }

@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bufio"
@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/storage/schema"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // KeysSubcommand is the name of [KeysCommand].
@@ -31,8 +33,8 @@ type LiveKey struct {
 }
 
 // WalkKeys visits the live keys of a database file, or of a snapshot with its hash behind it, in the order in which they were last
-// written. The key is valid during the call only. It reads like ProveDB, twice, and needs as much memory, but it doesn't look at the hash: that
-// the file is sound is for ProveDB to say. It fails with ErrBadDatabase, with ErrDataDirInUse, or with what visit returned.
+// written. The key is valid during the call only. It reads like CheckFile, twice, and needs as much memory, but it doesn't look at the hash: that
+// the file is sound is for CheckFile to say. It fails with ErrBadDatabase, with ErrDataDirInUse, or with what visit returned.
 func WalkKeys(ctx context.Context, path string, visit func(LiveKey) error) error {
 	f, size, _, err := openDB(path)
 	if err != nil {
@@ -138,7 +140,7 @@ const (
 const maxKey = 64 << 20
 
 // KeysCommand is the hidden subcommand that writes the live keys of one file to its standard output: its argument is the path.
-func KeysCommand() ChildCommand { return ChildCommand{Name: KeysSubcommand, Main: keysMain} }
+func KeysCommand() etcd.ChildCommand { return etcd.ChildCommand{Name: KeysSubcommand, Main: keysMain} }
 
 // keysMain is a process of its own that writes the live keys of one file to its standard output: args is the file's path. It returns the
 // exit code, 0 also if the file is bad: the end of the output says so.
@@ -147,7 +149,7 @@ func keysMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH\n", KeysSubcommand)
 		return 2
 	}
-	LimitSelf()
+	etcd.LimitSelf()
 	if err := writeKeys(bufio.NewWriterSize(os.Stdout, 256<<10), args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -160,7 +162,7 @@ var errKeysOutput = errors.New("write keys")
 
 func writeKeys(w *bufio.Writer, path string) error {
 	var buf []byte
-	err := WalkKeys(context.Background(), path, func(k LiveKey) error { // as in proveMain: who wants it to end kills the process
+	err := WalkKeys(context.Background(), path, func(k LiveKey) error { // as in checkMain: who wants it to end kills the process
 		buf = append(buf[:0], keyFrame)
 		buf = binary.AppendUvarint(buf, uint64(len(k.Key)))
 		buf = append(buf, k.Key...)
@@ -180,9 +182,9 @@ func writeEnd(w *bufio.Writer, err error) error {
 	if errors.Is(err, errKeysOutput) {
 		return err
 	}
-	var a proveAnswer
+	var a checkAnswer
 	if err != nil {
-		a.Error, a.Kind = err.Error(), KindOf(err)
+		a.Error, a.Kind = err.Error(), etcd.KindOf(err)
 	}
 	if err := w.WriteByte(endFrame); err != nil {
 		return fmt.Errorf("%w: %w", errKeysOutput, err)
@@ -197,7 +199,7 @@ func writeEnd(w *bufio.Writer, err error) error {
 // crashes or doesn't end, the file is bad: ErrBadDatabase. visit must not keep the key. When ctx ends or visit fails, the process is
 // killed and the error is ctx's or visit's.
 func Keys(ctx context.Context, selfExe, path string, visit func(LiveKey) error) error {
-	return readInChild(ctx, selfExe, path, []string{KeysSubcommand, path}, func(r *bufio.Reader) (a proveAnswer, readErr, visitErr error) {
+	return readInChild(ctx, selfExe, path, []string{KeysSubcommand, path}, func(r *bufio.Reader) (a checkAnswer, readErr, visitErr error) {
 		a, readErr = readKeys(r, func(k LiveKey) error {
 			visitErr = visit(k)
 			return visitErr
@@ -207,16 +209,16 @@ func Keys(ctx context.Context, selfExe, path string, visit func(LiveKey) error) 
 }
 
 // readInChild runs this program as a reader of the file at path, and has read take what it writes; visitErr is what the one for whom it is read said.
-func readInChild(ctx context.Context, selfExe, path string, args []string, read func(*bufio.Reader) (a proveAnswer, readErr, visitErr error)) error {
+func readInChild(ctx context.Context, selfExe, path string, args []string, read func(*bufio.Reader) (a checkAnswer, readErr, visitErr error)) error {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("read keys: %w", err)
 	}
-	limit := time.Minute + time.Duration(fi.Size()/(5<<20))*time.Second // as Prove
+	limit := time.Minute + time.Duration(fi.Size()/(5<<20))*time.Second // as Check
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c := exec.CommandContext(tctx, selfExe, args...)
-	stderr := Complaint()
+	stderr := etcd.Complaint()
 	c.Stderr, c.Env, c.WaitDelay = stderr, []string{"GOTRACEBACK=single"}, 2*time.Second
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -231,7 +233,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 		_ = c.Process.Kill() // it may wait for a reader for ever; when it has ended already, so much the better
 	}
 	waitErr := c.Wait()
-	ws, exited := ExitStatus(waitErr)
+	ws, exited := etcd.ExitStatus(waitErr)
 	switch {
 	case visitErr != nil:
 		return visitErr
@@ -240,7 +242,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	case tctx.Err() != nil:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the reader didn't end within %s", limit))
 	case exited && !ours && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
-		return fmt.Errorf("read keys of %s: %w", path, ErrKilled)
+		return fmt.Errorf("read keys of %s: %w", path, etcd.ErrKilled)
 	case readErr != nil && len(stderr.Bytes()) > 0, readErr == nil && exited:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it crashed (%v): %s", waitErr, bytes.TrimSpace(stderr.Bytes())))
 	case readErr != nil:
@@ -248,45 +250,45 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	case waitErr != nil:
 		return fmt.Errorf("read keys of %s: %w", path, waitErr)
 	case a.Error != "":
-		return ToldError(a.Error, a.Kind)
+		return etcd.ToldError(a.Error, a.Kind)
 	}
 	return nil
 }
 
 // readKeys reads what writeKeys writes.
-func readKeys(r *bufio.Reader, visit func(LiveKey) error) (proveAnswer, error) {
+func readKeys(r *bufio.Reader, visit func(LiveKey) error) (checkAnswer, error) {
 	var key []byte
 	for {
 		kind, err := r.ReadByte()
 		if err != nil {
-			return proveAnswer{}, noEOF(err)
+			return checkAnswer{}, noEOF(err)
 		}
 		if kind == endFrame {
-			var a proveAnswer
+			var a checkAnswer
 			err := json.NewDecoder(r).Decode(&a)
 			return a, noEOF(err)
 		}
 		n, err := binary.ReadUvarint(r)
 		if err != nil || kind != keyFrame || n > maxKey {
-			return proveAnswer{}, fmt.Errorf("not a list of keys: %w", noEOF(err))
+			return checkAnswer{}, fmt.Errorf("not a list of keys: %w", noEOF(err))
 		}
 		if uint64(cap(key)) < n {
 			key = make([]byte, n)
 		}
 		key = key[:n]
 		if _, err := io.ReadFull(r, key); err != nil {
-			return proveAnswer{}, noEOF(err)
+			return checkAnswer{}, noEOF(err)
 		}
 		k := LiveKey{Key: key}
 		for _, f := range []*int64{&k.ValueSize, &k.Lease, &k.CreateRevision, &k.ModRevision, &k.Version} {
 			v, err := binary.ReadUvarint(r)
 			if err != nil {
-				return proveAnswer{}, noEOF(err)
+				return checkAnswer{}, noEOF(err)
 			}
 			*f = int64(v)
 		}
 		if err := visit(k); err != nil {
-			return proveAnswer{}, err
+			return checkAnswer{}, err
 		}
 	}
 }

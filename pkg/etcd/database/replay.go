@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bytes"
@@ -16,6 +16,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/server/v3/lease/leasepb"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // ReplaySubcommand is the name of the hidden subcommand that ends in [ReplayMain].
@@ -72,14 +74,14 @@ const (
 	replayBytes = 4 << 20
 )
 
-// ReplayDB brings a database file forward: it writes the records of every transaction that it doesn't have yet, as etcd's own store would have
+// ReplayFile brings a database file forward: it writes the records of every transaction that it doesn't have yet, as etcd's own store would have
 // written them, so that revisions and HashKV come out the same. The file is a snapshot in the end, with its SHA-256 behind it. next returns io.EOF at the
 // end. A transaction that doesn't follow on the one before is an error that wraps ErrGap. The file is of use only after a success.
-func ReplayDB(ctx context.Context, path string, next func() (Replayed, error)) (res ReplayResult, err error) {
+func ReplayFile(ctx context.Context, path string, next func() (Replayed, error)) (res ReplayResult, err error) {
 	if err := openForReplay(path); err != nil {
 		return res, fmt.Errorf("replay on %s: %w", path, err)
 	}
-	err = Guard("replay", func() error {
+	err = etcd.Guard("replay", func() error {
 		db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second})
 		if err != nil {
 			return badDB("bbolt can't open it: %v", err)
@@ -189,7 +191,7 @@ func (r *replay) step(w *replayTx, x Replayed) error {
 		r.open = 0
 		return nil
 	case x.Revision != r.Revision+1 || x.Sub > 0:
-		return fmt.Errorf("%w: revision %d is to follow on %d", ErrGap, x.Revision, r.Revision)
+		return fmt.Errorf("%w: revision %d is to follow on %d", etcd.ErrGap, x.Revision, r.Revision)
 	default:
 		r.Revision, r.open = x.Revision, x.Revision
 		r.Transactions++
@@ -314,11 +316,11 @@ type replayAnswer struct {
 // ReplayMain is the whole of a process of its own that brings the database file at path forward by the steps that next yields. It prints one line of JSON, with
 // what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
 func ReplayMain(path string, next func() (Replayed, error), report func() any) int {
-	LimitSelf()
-	res, err := ReplayDB(context.Background(), path, next) // as in proveMain: who wants it to end kills the process
+	etcd.LimitSelf()
+	res, err := ReplayFile(context.Background(), path, next) // as in checkMain: who wants it to end kills the process
 	a := replayAnswer{Result: &res}
 	if err != nil {
-		a = replayAnswer{Error: err.Error(), Kind: KindOf(err)}
+		a = replayAnswer{Error: err.Error(), Kind: etcd.KindOf(err)}
 	}
 	if a.Report, err = json.Marshal(report()); err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(a)
@@ -334,11 +336,11 @@ func ReplayMain(path string, next func() (Replayed, error), report func() any) i
 // the caller: args follow on the subcommand and the file's path, and in is the child's standard input, which is read nowhere else. What the child reports is decoded into report, also where
 // it has failed.
 func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any, args ...string) (ReplayResult, error) {
-	out, err := RunSelf(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
+	out, err := etcd.RunSelf(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
 	switch {
 	case ctx.Err() != nil:
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, context.Cause(ctx))
-	case errors.Is(err, ErrCrashed):
+	case errors.Is(err, etcd.ErrCrashed):
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, badDB("the process that wrote to it %v", err))
 	}
 	// A child that has found something wrong doesn't read to the end, so that it couldn't be told everything says nothing.
@@ -352,7 +354,7 @@ func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any,
 		}
 	}
 	if a.Error != "" {
-		return ReplayResult{}, ToldError(a.Error, a.Kind)
+		return ReplayResult{}, etcd.ToldError(a.Error, a.Kind)
 	}
 	if err != nil {
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)

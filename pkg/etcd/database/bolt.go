@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // This file reads bbolt's file format with plain reads and checks every reference, length and order on the
@@ -15,7 +17,7 @@ import (
 // It is one pass in key order: pages are checked as they are walked.
 
 func badDB(format string, a ...any) error {
-	return fmt.Errorf("%w: %s", ErrBadDatabase, fmt.Sprintf(format, a...))
+	return fmt.Errorf("%w: %s", etcd.ErrBadDatabase, fmt.Sprintf(format, a...))
 }
 
 const (
@@ -111,7 +113,7 @@ func openBolt(r io.ReaderAt, size int64) (*boltFile, error) {
 		return nil, badDB("no valid meta page (%v)", reasons[0])
 	}
 	m := *best
-	if m.pageSize < SectorSize || m.pageSize > 64<<10 || m.pageSize&(m.pageSize-1) != 0 {
+	if m.pageSize < etcd.SectorSize || m.pageSize > 64<<10 || m.pageSize&(m.pageSize-1) != 0 {
 		return nil, badDB("page size %d", m.pageSize)
 	}
 	if m.pages < 3 || m.pages > uint64(size)/uint64(m.pageSize) {

@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // StagePlan says what staging changes in a database, as far as it is the same on every member of the new cluster.
@@ -28,7 +29,7 @@ type StagePlan struct {
 
 // Validate says what is wrong; the error wraps ErrConfig or ErrVersion.
 func (p *StagePlan) Validate() error {
-	bad := func(why string) error { return fmt.Errorf("%w: %s", ErrConfig, why) }
+	bad := func(why string) error { return fmt.Errorf("%w: %s", etcd.ErrConfig, why) }
 	raise := p.BumpRevision > 0 || p.AtLeastRevision > 0
 	switch {
 	case raise != p.MarkCompacted:
@@ -39,7 +40,7 @@ func (p *StagePlan) Validate() error {
 		return bad("an empty prefix would drop every key")
 	}
 	if p.TargetVersion != "" {
-		return ValidateVersion(p.TargetVersion)
+		return etcd.ValidateVersion(p.TargetVersion)
 	}
 	return nil
 }
@@ -157,7 +158,7 @@ func (s *scan) planStage(ctx context.Context, p StagePlan) (StageResult, *Edits,
 	}
 	planVersions(p.TargetVersion, was, e)
 	sum, err := s.hashKV(ctx, compact, s.watched, extra...)
-	res.Hash = HashKV{Revision: res.Revision, CompactRevision: compact, Hash: sum}
+	res.Hash = etcd.HashKV{Revision: res.Revision, CompactRevision: compact, Hash: sum}
 	return res, e, err
 }
 
@@ -169,7 +170,7 @@ func PlanDB(ctx context.Context, path string, p StagePlan, checkHash bool) (Stag
 	}
 	defer f.Close()
 	if checkHash && !hashed {
-		return StageResult{}, nil, fmt.Errorf("%w: %d bytes is not the size of a database with a hash behind it", ErrBadSnapshot, size)
+		return StageResult{}, nil, fmt.Errorf("%w: %d bytes is not the size of a database with a hash behind it", etcd.ErrBadSnapshot, size)
 	}
 	var s *scan
 	err = checkBoth(ctx, f, size, checkHash, func(r io.ReaderAt) (err error) {
@@ -198,13 +199,13 @@ func CutHash(path string) error {
 
 // TrimHash cuts the hash off and writes the file to disk.
 func TrimHash(f *os.File, size int64) error {
-	switch size % SectorSize {
+	switch size % etcd.SectorSize {
 	case 0:
 		if size == 0 {
 			return badDB("the file is empty")
 		}
-	case HashSize:
-		if err := f.Truncate(size - HashSize); err != nil {
+	case etcd.HashSize:
+		if err := f.Truncate(size - etcd.HashSize); err != nil {
 			return err
 		}
 	default:
@@ -219,7 +220,7 @@ type StageResult struct {
 	Revision         int64 `json:"revision"`
 	SnapshotRevision int64 `json:"snapshotRevision"`
 	// Hash is what HashKV will answer at Revision, on every member.
-	Hash HashKV `json:"hash"`
+	Hash etcd.HashKV `json:"hash"`
 	// Keys are those that exist; Dropped were deleted because of DropPrefixes.
 	Keys    int64 `json:"keys"`
 	Dropped int64 `json:"dropped"`

@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // TestKilledReader has the process that reads a database killed from outside, as the kernel does when memory runs out: that says nothing of the data.
@@ -18,18 +20,18 @@ func TestKilledReader(t *testing.T) {
 	randomStore(t, path, 1)
 	killed := filepath.Join(t.TempDir(), "killed")
 	must(t, os.WriteFile(killed, []byte("#!/bin/sh\nkill -9 $$\n"), 0o700))
-	_, proof := Prove(t.Context(), killed, path, ProveOptions{})
+	_, proof := Check(t.Context(), killed, path, CheckOptions{})
 	_, replay := Replay(t.Context(), killed, path, strings.NewReader("no changes"), &struct{}{}, "7")
 	keys := Keys(t.Context(), killed, path, func(LiveKey) error { return nil })
 	for what, err := range map[string]error{"prove": proof, "keys": keys} {
-		if !errors.Is(err, ErrKilled) || errors.Is(err, ErrBadDatabase) {
+		if !errors.Is(err, etcd.ErrKilled) || errors.Is(err, etcd.ErrBadDatabase) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if replay == nil || errors.Is(replay, ErrBadDatabase) {
+	if replay == nil || errors.Is(replay, etcd.ErrBadDatabase) {
 		t.Errorf("replay: %v", replay)
 	}
-	if _, err := Prove(t.Context(), self(t), path, ProveOptions{}); err != nil {
+	if _, err := Check(t.Context(), self(t), path, CheckOptions{}); err != nil {
 		t.Errorf("afterwards: %v", err)
 	}
 }
@@ -40,10 +42,10 @@ func TestCrashedReader(t *testing.T) {
 	randomStore(t, path, 1)
 	crashes := filepath.Join(t.TempDir(), "crashes")
 	must(t, os.WriteFile(crashes, []byte("#!/bin/sh\necho 'panic: out of range' >&2\nexit 2\n"), 0o700))
-	_, proof := Prove(t.Context(), crashes, path, ProveOptions{})
+	_, proof := Check(t.Context(), crashes, path, CheckOptions{})
 	keys := Keys(t.Context(), crashes, path, func(LiveKey) error { return nil })
 	for what, err := range map[string]error{"prove": proof, "keys": keys} {
-		if !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "panic: out of range") {
+		if !errors.Is(err, etcd.ErrBadDatabase) || !strings.Contains(err.Error(), "panic: out of range") {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -57,9 +59,9 @@ func TestTalkativeReader(t *testing.T) {
 	must(t, os.WriteFile(talks, []byte("#!/bin/sh\nhead -c 300000000 /dev/zero\n"), 0o700))
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err := Prove(t.Context(), talks, path, ProveOptions{})
+	_, err := Check(t.Context(), talks, path, CheckOptions{})
 	runtime.ReadMemStats(&after)
-	if !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "answered with more than") {
+	if !errors.Is(err, etcd.ErrBadDatabase) || !strings.Contains(err.Error(), "answered with more than") {
 		t.Error(err)
 	}
 	if took := after.TotalAlloc - before.TotalAlloc; took > 20<<20 {
@@ -81,7 +83,7 @@ func TestLongVersion(t *testing.T) {
 		return b.Put(schema.ClusterClusterVersionKeyName, []byte("3.5.0-"+strings.Repeat("a", 8<<20)))
 	}))
 	must(t, db.Close())
-	f, err := Prove(t.Context(), self(t), path, ProveOptions{})
+	f, err := Check(t.Context(), self(t), path, CheckOptions{})
 	if err != nil || f.ClusterVersion != "" {
 		t.Errorf("%.100q, %v", f.ClusterVersion, err)
 	}

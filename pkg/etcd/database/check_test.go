@@ -1,9 +1,8 @@
-package etcd
+package database
 
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -23,13 +21,15 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.uber.org/zap"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 func TestProveAgreesWithEtcd(t *testing.T) {
 	m := startOne(t, "prove")
 	path := t.TempDir() + "/snap.db"
 	save(t, m, path)
-	empty, err := Prove(t.Context(), self(t), path, ProveOptions{})
+	empty, err := Check(t.Context(), self(t), path, CheckOptions{})
 	must(t, err)
 	if empty.Keys != 0 || empty.Revision != 1 || empty.CompactRevision != -1 || !empty.TrailingHash {
 		t.Errorf("an empty store: %+v", empty)
@@ -39,13 +39,13 @@ func TestProveAgreesWithEtcd(t *testing.T) {
 	}
 	fillStore(t, m, 400)
 	save(t, m, path)
-	f, err := Prove(t.Context(), self(t), path, ProveOptions{})
+	f, err := Check(t.Context(), self(t), path, CheckOptions{})
 	must(t, err)
 	want := liveHash(t, m, 0)
 	if f.Hash != want {
 		t.Errorf("hash %+v, etcd says %+v", f.Hash, want)
 	}
-	all, err := m.client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
+	all, err := m.Client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
 	must(t, err)
 	if f.Keys != all.Count || f.Revision != all.Header.Revision {
 		t.Errorf("%d keys at revision %d, etcd says %d at %d", f.Keys, f.Revision, all.Count, all.Header.Revision)
@@ -59,11 +59,11 @@ func TestProveAgreesWithEtcd(t *testing.T) {
 		t.Errorf("etcdutl says %+v, we %+v", st, f)
 	}
 	// The file of a running etcd is being written: not to be judged.
-	if _, err := Prove(t.Context(), self(t), DBPath(m.cfg.DataDir), ProveOptions{}); !errors.Is(err, ErrDataDirInUse) {
+	if _, err := Check(t.Context(), self(t), etcd.DBPath(m.Cfg.DataDir), CheckOptions{}); !errors.Is(err, etcd.ErrDataDirInUse) {
 		t.Errorf("proving a live database: %v", err)
 	}
-	m.stop(t)
-	if live, err := ProveDB(t.Context(), DBPath(m.cfg.DataDir), ProveOptions{}); err != nil || live.Hash != want || live.TrailingHash {
+	m.Stop(t)
+	if live, err := CheckFile(t.Context(), etcd.DBPath(m.Cfg.DataDir), CheckOptions{}); err != nil || live.Hash != want || live.TrailingHash {
 		t.Errorf("database of a stopped etcd: %+v %v", live, err)
 	}
 }
@@ -73,7 +73,7 @@ func TestHashAgainstTheDumbWay(t *testing.T) {
 	for seed := range int64(30) {
 		path := filepath.Join(t.TempDir(), "db")
 		want, rev := randomStore(t, path, seed)
-		got, err := ProveDB(t.Context(), path, ProveOptions{})
+		got, err := CheckFile(t.Context(), path, CheckOptions{})
 		must(t, err)
 		if got.Hash.Hash != want.Hash || got.CompactRevision != want.CompactRevision || got.Revision != rev {
 			t.Errorf("seed %d: %+v at %d, want %+v at %d", seed, got.Hash, got.Revision, want, rev)
@@ -144,7 +144,7 @@ func TestWalkerAgainstBbolt(t *testing.T) {
 			}
 		} else {
 			found++
-			if !errors.Is(err, ErrBadDatabase) {
+			if !errors.Is(err, etcd.ErrBadDatabase) {
 				t.Fatalf("byte %d: %v", at, err)
 			}
 		}
@@ -184,17 +184,17 @@ func TestEveryDamageIsFound(t *testing.T) {
 	must(t, err)
 	check := func(name string, b []byte, inChild bool) {
 		t.Helper()
-		if _, err := io.Copy(io.Discard, VerifyStream(bytes.NewReader(b), 0)); !errors.Is(err, ErrBadSnapshot) {
+		if _, err := io.Copy(io.Discard, etcd.VerifyStream(bytes.NewReader(b), 0)); !errors.Is(err, etcd.ErrBadSnapshot) {
 			t.Errorf("%s: stream check says %v", name, err)
 		}
 		p := dir + "/bad.db"
 		must(t, os.WriteFile(p, b, 0o600))
-		prove := func(ctx context.Context, path string) (Facts, error) { return ProveDB(ctx, path, ProveOptions{}) }
+		prove := func(ctx context.Context, path string) (Facts, error) { return CheckFile(ctx, path, CheckOptions{}) }
 		if inChild {
 			// With a plan everything is found as well, and none is left behind.
 			prove = func(ctx context.Context, path string) (Facts, error) {
-				o := ProveOptions{Plan: &StagePlan{BumpRevision: bump, MarkCompacted: true}, PlanPath: dir + "/plan"}
-				f, err := Prove(ctx, self(t), path, o)
+				o := CheckOptions{Plan: &StagePlan{BumpRevision: bump, MarkCompacted: true}, PlanPath: dir + "/plan"}
+				f, err := Check(ctx, self(t), path, o)
 				if _, serr := os.Stat(o.PlanPath); !errors.Is(serr, os.ErrNotExist) {
 					t.Errorf("%s: a plan was made: %v", name, serr)
 				}
@@ -202,7 +202,7 @@ func TestEveryDamageIsFound(t *testing.T) {
 			}
 		}
 		_, err := prove(t.Context(), p)
-		if !errors.Is(err, ErrBadSnapshot) && !errors.Is(err, ErrBadDatabase) {
+		if !errors.Is(err, etcd.ErrBadSnapshot) && !errors.Is(err, etcd.ErrBadDatabase) {
 			t.Errorf("%s: proof says %v", name, err)
 		}
 	}
@@ -222,11 +222,11 @@ func TestEveryDamageIsFound(t *testing.T) {
 	check("text", bytes.Repeat([]byte("not a database. "), 1000), true)
 	check("gzip", append([]byte{0x1f, 0x8b, 8, 0}, good...), false)
 	// Without its hash a file can only be judged by its structure: every cut is found.
-	db := good[:len(good)-HashSize]
+	db := good[:len(good)-etcd.HashSize]
 	for n := 4096; n < len(db); n += len(db) / 10 / 4096 * 4096 {
 		p := dir + "/cut.db"
 		must(t, os.WriteFile(p, db[:n], 0o600))
-		if _, err := Prove(t.Context(), self(t), p, ProveOptions{}); !errors.Is(err, ErrBadDatabase) {
+		if _, err := Check(t.Context(), self(t), p, CheckOptions{}); !errors.Is(err, etcd.ErrBadDatabase) {
 			t.Errorf("database without hash cut to %d: %v", n, err)
 		}
 	}
@@ -235,55 +235,18 @@ func TestEveryDamageIsFound(t *testing.T) {
 	must(t, err)
 	must(t, o.Update(func(tx *bolt.Tx) error { _, err := tx.CreateBucket([]byte("something")); return err }))
 	must(t, o.Close())
-	if _, err := Prove(t.Context(), self(t), other, ProveOptions{}); !errors.Is(err, ErrBadDatabase) || !strings.Contains(err.Error(), "not etcd's") {
+	if _, err := Check(t.Context(), self(t), other, CheckOptions{}); !errors.Is(err, etcd.ErrBadDatabase) || !strings.Contains(err.Error(), "not etcd's") {
 		t.Errorf("another program's database: %v", err)
 	}
-	if _, err := Prove(t.Context(), self(t), dir+"/absent", ProveOptions{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Check(t.Context(), self(t), dir+"/absent", CheckOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent file: %v", err)
 	}
-	if _, err := Prove(t.Context(), "/bin/false", path, ProveOptions{}); !errors.Is(err, ErrBadDatabase) {
+	if _, err := Check(t.Context(), "/bin/false", path, CheckOptions{}); !errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("a checker that fails: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Nanosecond)
 	defer cancel()
-	if _, err := Prove(ctx, self(t), path, ProveOptions{}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Check(ctx, self(t), path, CheckOptions{}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("no time: %v", err)
-	}
-}
-
-func TestVerifyStream(t *testing.T) {
-	db := bytes.Repeat([]byte("0123456789abcdef"), 64)
-	sum := sha256.Sum256(db)
-	good := append(bytes.Clone(db), sum[:]...)
-	for name, r := range map[string]io.Reader{
-		"at once": bytes.NewReader(good), "byte by byte": iotest.OneByteReader(bytes.NewReader(good)),
-		"half": iotest.HalfReader(bytes.NewReader(good)), "data with EOF": iotest.DataErrReader(bytes.NewReader(good)),
-	} {
-		for _, size := range []int64{0, int64(len(good))} {
-			v := VerifyStream(r, size)
-			got, err := io.ReadAll(v)
-			if err != nil || !bytes.Equal(got, good) || v.Sum() != fmt.Sprintf("%x", sum) {
-				t.Errorf("%s: %v", name, err)
-			}
-			if s, ok := r.(io.Seeker); ok {
-				_, err := s.Seek(0, io.SeekStart)
-				must(t, err)
-			} else {
-				break
-			}
-		}
-	}
-	if _, err := io.ReadAll(VerifyStream(bytes.NewReader(good), int64(len(good))+512)); !errors.Is(err, ErrBadSnapshot) {
-		t.Errorf("shorter than announced: %v", err)
-	}
-	if _, err := io.ReadAll(VerifyStream(bytes.NewReader(good), 544)); !errors.Is(err, ErrBadSnapshot) {
-		t.Errorf("longer than announced: %v", err)
-	}
-	broken := errors.New("connection lost")
-	if _, err := io.ReadAll(VerifyStream(io.MultiReader(bytes.NewReader(good), iotest.ErrReader(broken)), 0)); !errors.Is(err, broken) {
-		t.Errorf("broken stream: %v", err)
-	}
-	if _, err := io.ReadAll(VerifyStream(io.MultiReader(bytes.NewReader(good[:600]), iotest.ErrReader(io.ErrUnexpectedEOF)), 0)); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("cut compressed stream: %v", err)
 	}
 }

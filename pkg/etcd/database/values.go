@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bufio"
@@ -14,6 +14,8 @@ import (
 	"strconv"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // ValuesSubcommand is the name of [ValuesCommand].
@@ -103,7 +105,9 @@ const maxValueFrame = maxPageRun
 
 // ValuesCommand is the hidden subcommand that writes the records of one file to its standard output: its arguments are the path, the prefix in
 // hexadecimal and the revision.
-func ValuesCommand() ChildCommand { return ChildCommand{Name: ValuesSubcommand, Main: valuesMain} }
+func ValuesCommand() etcd.ChildCommand {
+	return etcd.ChildCommand{Name: ValuesSubcommand, Main: valuesMain}
+}
 
 // valuesMain is a process of its own that writes the records of one file to its standard output: args are the file's path, the prefix in hexadecimal and the
 // revision. It returns the exit code, 0 also if the file is bad: the end of the output says so.
@@ -120,7 +124,7 @@ func valuesMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH HEX-PREFIX REVISION\n", ValuesSubcommand)
 		return 2
 	}
-	LimitSelf()
+	etcd.LimitSelf()
 	if err := writeValues(bufio.NewWriterSize(os.Stdout, 256<<10), args[0], o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -130,7 +134,7 @@ func valuesMain(args []string) int {
 
 func writeValues(w *bufio.Writer, path string, o ValuesOptions) error {
 	var head []byte
-	err := WalkValues(context.Background(), path, o, func(record []byte) error { // as in proveMain: who wants it to end kills the process
+	err := WalkValues(context.Background(), path, o, func(record []byte) error { // as in checkMain: who wants it to end kills the process
 		head = binary.AppendUvarint(append(head[:0], valueFrame), uint64(len(record)))
 		for _, b := range [][]byte{head, record} {
 			if _, err := w.Write(b); err != nil {
@@ -145,7 +149,7 @@ func writeValues(w *bufio.Writer, path string, o ValuesOptions) error {
 // Values is WalkValues in a process of its own, "<selfExe> values-db <path> <prefix> <revision>", with errors as those of Keys. visit may keep what it gets.
 func Values(ctx context.Context, selfExe, path string, o ValuesOptions, visit func(*mvccpb.KeyValue) error) error {
 	args := []string{ValuesSubcommand, path, hex.EncodeToString(o.Prefix), strconv.FormatInt(o.Revision, 10)}
-	return readInChild(ctx, selfExe, path, args, func(r *bufio.Reader) (a proveAnswer, readErr, visitErr error) {
+	return readInChild(ctx, selfExe, path, args, func(r *bufio.Reader) (a checkAnswer, readErr, visitErr error) {
 		a, readErr = readValues(r, func(kv *mvccpb.KeyValue) error {
 			visitErr = visit(kv)
 			return visitErr
@@ -155,31 +159,31 @@ func Values(ctx context.Context, selfExe, path string, o ValuesOptions, visit fu
 }
 
 // readValues reads what writeValues writes.
-func readValues(r *bufio.Reader, visit func(*mvccpb.KeyValue) error) (proveAnswer, error) {
+func readValues(r *bufio.Reader, visit func(*mvccpb.KeyValue) error) (checkAnswer, error) {
 	for {
 		kind, err := r.ReadByte()
 		if err != nil {
-			return proveAnswer{}, noEOF(err)
+			return checkAnswer{}, noEOF(err)
 		}
 		if kind == endFrame {
-			var a proveAnswer
+			var a checkAnswer
 			err := json.NewDecoder(r).Decode(&a)
 			return a, noEOF(err)
 		}
 		n, err := binary.ReadUvarint(r)
 		if err != nil || kind != valueFrame || n > maxValueFrame {
-			return proveAnswer{}, fmt.Errorf("not a list of records: %w", noEOF(err))
+			return checkAnswer{}, fmt.Errorf("not a list of records: %w", noEOF(err))
 		}
 		b := make([]byte, n)
 		if _, err := io.ReadFull(r, b); err != nil {
-			return proveAnswer{}, noEOF(err)
+			return checkAnswer{}, noEOF(err)
 		}
 		kv := &mvccpb.KeyValue{}
 		if err := kv.Unmarshal(b); err != nil {
-			return proveAnswer{}, errors.New("a record can't be read")
+			return checkAnswer{}, errors.New("a record can't be read")
 		}
 		if err := visit(kv); err != nil {
-			return proveAnswer{}, err
+			return checkAnswer{}, err
 		}
 	}
 }

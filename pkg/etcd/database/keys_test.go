@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bufio"
@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // TestKeysAgreeWithEtcd compares every live key with what etcd answers, in this process and from one of its own.
@@ -18,9 +20,9 @@ func TestKeysAgreeWithEtcd(t *testing.T) {
 	fillStore(t, m, 300)
 	path := filepath.Join(t.TempDir(), "snap.db")
 	save(t, m, path)
-	all, err := m.client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey())
+	all, err := m.Client.Raw().Get(ctxOf(t), "\x00", clientv3.WithFromKey())
 	must(t, err)
-	if err := Keys(t.Context(), self(t), DBPath(m.cfg.DataDir), func(LiveKey) error { return nil }); !errors.Is(err, ErrDataDirInUse) {
+	if err := Keys(t.Context(), self(t), etcd.DBPath(m.Cfg.DataDir), func(LiveKey) error { return nil }); !errors.Is(err, etcd.ErrDataDirInUse) {
 		t.Errorf("the keys of a live database: %v", err)
 	}
 	for name, walk := range map[string]func(func(LiveKey) error) error{
@@ -59,7 +61,7 @@ func TestKeysErrors(t *testing.T) {
 	garbage := filepath.Join(dir, "garbage")
 	must(t, os.WriteFile(garbage, bytes.Repeat([]byte("garbage!"), 4096), 0o600))
 	none := func(LiveKey) error { return nil }
-	if err := Keys(t.Context(), self(t), garbage, none); !errors.Is(err, ErrBadDatabase) {
+	if err := Keys(t.Context(), self(t), garbage, none); !errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("garbage: %v", err)
 	}
 	if err := Keys(t.Context(), self(t), filepath.Join(dir, "absent"), none); !errors.Is(err, os.ErrNotExist) {
@@ -69,7 +71,7 @@ func TestKeysErrors(t *testing.T) {
 	if err := Keys(t.Context(), "/bin/echo", garbage, none); err == nil {
 		t.Error("the output of another program was taken")
 	}
-	if err := Keys(t.Context(), "/bin/true", garbage, none); !errors.Is(err, ErrBadDatabase) {
+	if err := Keys(t.Context(), "/bin/true", garbage, none); !errors.Is(err, etcd.ErrBadDatabase) {
 		t.Errorf("a reader that says nothing: %v", err)
 	}
 	m := startOne(t, "keys-errors")

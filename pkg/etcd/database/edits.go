@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"errors"
@@ -10,6 +10,8 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/server/v3/storage/schema"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // edit is one change of the database; a nil value deletes.
@@ -57,7 +59,7 @@ func planRevisions(p StagePlan, s *scan, res *StageResult, e *Edits) (compact in
 	if p.MarkCompacted {
 		rev = max(rev+int64(p.BumpRevision), rev+1, p.AtLeastRevision+1)
 		if !revisionFits(rev) {
-			return 0, nil, fmt.Errorf("%w: the revision would be raised to %d", ErrConfig, rev)
+			return 0, nil, fmt.Errorf("%w: the revision would be raised to %d", etcd.ErrConfig, rev)
 		}
 		// As etcdutl does it: an empty record makes the revision, and a compaction to it is left for etcd to do.
 		record(revBytes(rev, 0, false), []byte{})
@@ -70,29 +72,29 @@ func planRevisions(p StagePlan, s *scan, res *StageResult, e *Edits) (compact in
 
 // checkTarget refuses what can't be done. from is a minor version, target a full one or empty.
 func checkTarget(from, target string) error {
-	n := MinorNumber(from + ".0")
-	if n < 0 || n > NewestMinor {
-		return fmt.Errorf("%w: the database was written by etcd %s, which is newer than 3.%d, the newest that is known here", ErrVersion, from, NewestMinor)
+	n := etcd.MinorNumber(from + ".0")
+	if n < 0 || n > etcd.NewestMinor {
+		return fmt.Errorf("%w: the database was written by etcd %s, which is newer than 3.%d, the newest that is known here", etcd.ErrVersion, from, etcd.NewestMinor)
 	}
 	if target == "" {
 		return nil
 	}
-	return ValidateVersion(target)
+	return etcd.ValidateVersion(target)
 }
 
 // planVersions lowers what an older etcd would refuse. Upwards etcd does what is needed by itself.
 func planVersions(target string, was Facts, e *Edits) {
 	// A downgrade of the old cluster has nothing to do with the new one.
 	e.Put(schema.Cluster.Name(), schema.ClusterDowngradeKeyName, nil)
-	m := MinorNumber(target)
+	m := etcd.MinorNumber(target)
 	if m < 0 {
 		return
 	}
 	to := fmt.Sprintf("3.%d.0", m)
-	if was.ClusterVersion != "" && Less(to, was.ClusterVersion) {
+	if was.ClusterVersion != "" && etcd.Less(to, was.ClusterVersion) {
 		e.Put(schema.Cluster.Name(), schema.ClusterClusterVersionKeyName, []byte(to))
 	}
-	if was.StorageVersion != "" && Less(to, was.StorageVersion) {
+	if was.StorageVersion != "" && etcd.Less(to, was.StorageVersion) {
 		if m >= 6 {
 			e.Put(schema.Meta.Name(), schema.MetaStorageVersionName, []byte(to))
 		} else {

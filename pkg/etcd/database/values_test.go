@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"bufio"
@@ -19,11 +19,11 @@ func TestValuesAgreeWithEtcd(t *testing.T) {
 	fillStore(t, m, 300)
 	path := filepath.Join(t.TempDir(), "snap.db")
 	save(t, m, path)
-	now, err := m.client.Raw().Get(ctxOf(t), "x")
+	now, err := m.Client.Raw().Get(ctxOf(t), "x")
 	must(t, err)
 	for _, prefix := range []string{"/registry/", "/registry/pods/p0000", "/registry/big", "/absent"} {
 		for _, revision := range []int64{0, now.Header.Revision - 20, now.Header.Revision} {
-			want, err := m.client.Raw().Get(ctxOf(t), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))
+			want, err := m.Client.Raw().Get(ctxOf(t), prefix, clientv3.WithPrefix(), clientv3.WithRev(revision))
 			must(t, err)
 			have := map[string]*mvccpb.KeyValue{}
 			must(t, Values(t.Context(), self(t), path, ValuesOptions{Prefix: []byte(prefix), Revision: revision}, func(kv *mvccpb.KeyValue) error {

@@ -1,4 +1,4 @@
-package etcd
+package database
 
 import (
 	"crypto/sha256"

@@ -1,0 +1,32 @@
+package database
+
+import (
+	"os"
+	"testing"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// TestMain makes the test binary what the manager is: able to run as etcd and as the readers of databases.
+func TestMain(m *testing.M) {
+	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), CheckCommand(), KeysCommand(), ValuesCommand()); ok {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+const bump = 1_000_000_000
+
+type testMember = etcdtest.Member
+
+var (
+	must      = testutil.Must
+	self      = testutil.Self
+	ctxOf     = etcdtest.Context
+	startOne  = etcdtest.StartOne
+	fillStore = etcdtest.Fill
+	save      = etcdtest.Save
+	liveHash  = etcdtest.LiveHash
+)
