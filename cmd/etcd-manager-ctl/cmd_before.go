@@ -20,10 +20,10 @@ func (a *app) beforeCommand() *cobra.Command {
 		revision int64
 	}
 	cmd := &cobra.Command{
-		Use: "before KEY", Short: "Find the last revision before a key, or what is below a prefix, was deleted", Args: exactlyOne("a key, or a prefix that ends with a slash"),
-		Long: `Find the newest deletion of a key in the archive, and the revision right before it. For a prefix, which is what ends with a slash, it is the newest burst of deletions
-below it, between which was no pause of more than five minutes, and the revision before the first of them. An object of Kubernetes is marked first and removed later: then it
-is the revision before it was marked, with which a namespace still has everything that was in it.`,
+		Use: "before KEY", Short: "Find the last revision before a key, or keys below a prefix, were deleted", Args: exactlyOne("a key, or a prefix that ends with a slash"),
+		Long: `Find the newest deletion of a key in the archive, and the revision right before it. A key that ends with a slash is a prefix. For a prefix, find the newest
+series of deletions below it, without a pause of more than five minutes, and the revision before the first one. Kubernetes first marks an object for
+deletion and removes it later: then it is the revision before the mark, at which a namespace still has all its objects.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix before /registry/namespaces/shop",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := a.whenFlag("until", o.until)
@@ -37,9 +37,9 @@ is the revision before it was marked, with which a namespace still has everythin
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&o.prefix, "prefix", false, "the key is what keys begin with, also if it doesn't end with a slash")
-	f.StringVar(&o.until, "until", "", "look back from this `time` on")
-	f.Int64Var(&o.revision, "until-revision", 0, "look back from this revision on")
+	f.BoolVar(&o.prefix, "prefix", false, "the key is a prefix, also if it doesn't end with a slash")
+	f.StringVar(&o.until, "until", "", "begin the search at this `time`")
+	f.Int64Var(&o.revision, "until-revision", 0, "begin the search at this revision")
 	return cmd
 }
 

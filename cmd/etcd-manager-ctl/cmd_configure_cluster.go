@@ -19,7 +19,7 @@ type specFlags struct {
 }
 
 func (s *specFlags) add(cmd *cobra.Command) {
-	cmd.Flags().IntVar(&s.count, "member-count", 0, "the wanted `number` of members: odd, 1 to 9")
+	cmd.Flags().IntVar(&s.count, "member-count", 0, "the wanted `number` of members: an odd number from 1 to 9")
 	cmd.Flags().StringVar(&s.version, "etcd-version", "", "the wanted etcd `version`, for example 3.5.21")
 }
 
@@ -40,8 +40,8 @@ type settingsFlags struct{ set, unset []string }
 
 func (s *settingsFlags) add(cmd *cobra.Command) {
 	names := strings.Join(cluster.SettingNames(), ", ")
-	cmd.Flags().StringArrayVar(&s.set, "set", nil, "choose one of etcd's settings, as `NAME=VALUE`; may be repeated; names are "+names)
-	cmd.Flags().StringArrayVar(&s.unset, "unset", nil, "leave a setting to etcd again, by its `NAME`; may be repeated")
+	cmd.Flags().StringArrayVar(&s.set, "set", nil, "set one of etcd's settings, as `NAME=VALUE`; may be repeated; names are "+names)
+	cmd.Flags().StringArrayVar(&s.unset, "unset", nil, "return a setting to etcd's default, by its `NAME`; may be repeated")
 }
 
 func (s *settingsFlags) read() (operator.SettingsChange, error) {
@@ -60,16 +60,16 @@ func (s *settingsFlags) read() (operator.SettingsChange, error) {
 type outageFlags struct{ allow, wait bool }
 
 func (o *outageFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.allow, "allow-outage", false, "go to an --etcd-version that etcd can't go to while it serves, by a restore into it at once")
-	cmd.Flags().BoolVar(&o.wait, "wait", false, "with --allow-outage: follow the restore to its end; interrupting that doesn't interrupt it")
+	cmd.Flags().BoolVar(&o.allow, "allow-outage", false, "also change to an --etcd-version that etcd can't reach while it serves: by a restore, at once, with an outage")
+	cmd.Flags().BoolVar(&o.wait, "wait", false, "with --allow-outage: follow the restore to its end; interrupting the tool doesn't interrupt the restore")
 }
 
 func (o *outageFlags) check(change operator.SpecChange) error {
 	switch {
 	case o.allow && change.EtcdVersion == nil:
-		return ui.Usagef("--allow-outage goes with --etcd-version: only a change of the version may need an outage")
+		return ui.Usagef("--allow-outage needs --etcd-version: only a change of the version may need an outage")
 	case o.wait && !o.allow:
-		return ui.Usagef("--wait goes with --allow-outage: all else is done by the managers in their own time (the leading manager's status shows how far they are)")
+		return ui.Usagef("--wait needs --allow-outage: the managers make all other changes by themselves (the leading manager's status shows their progress)")
 	}
 	return nil
 }
@@ -79,14 +79,14 @@ func (a *app) configureCommand() *cobra.Command {
 	var set settingsFlags
 	var out outageFlags
 	cmd := &cobra.Command{
-		Use: "configure-cluster", Short: "Write the cluster spec, keeping what is not given", Args: noArgs,
+		Use: "configure-cluster", Short: "Write the cluster spec; values that are not given stay as they are", Args: noArgs,
 		Annotations: map[string]string{createsStore: "yes"},
-		Long: `Write the cluster spec and etcd's settings, keeping what is not given. The managers see it within a minute and change the
-cluster accordingly, one safe step at a time. What is refused, and why, is in the leading manager's log and status.
+		Long: `Write the cluster spec and etcd's settings. Values that are not given stay as they are. The managers see the change within a minute and change the
+cluster, one safe step at a time. If they refuse something, the leading manager's log and status say why.
 
-A version that etcd can't go to while it serves, like 3.4 from 3.5, is only gone to with --allow-outage: a backup is taken and restored into that
-version at once; how long nobody is served for it, and what isn't in it, is said before it is queued. Nothing is stopped before the backup is
-proven and staged on every node, and undo-restore takes it back. Where no outage is needed the flag changes nothing.`,
+Some versions can't be reached while etcd serves, like 3.4 from 3.5. Then --allow-outage is needed: a backup is taken and restored into that
+version at once. Before it is queued, the command says how long etcd will be stopped and which writes will be lost. Nothing is stopped before every
+node has checked the backup and staged its data, and undo-restore undoes it. If no outage is needed, the flag has no effect.`,
 		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --member-count=3 --etcd-version=3.5.21
   etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --set=quota-backend-bytes=8GiB --set=auto-compaction-retention=1h
   etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --etcd-version=3.4.23 --allow-outage --wait`,
@@ -136,7 +136,7 @@ func (a *app) changeVersion(ctx context.Context, c *operator.Client, v operator.
 	for event, err := range c.ChangeVersion(ctx, v) {
 		var none *operator.NoVersionBackupError
 		if errors.As(err, &none) {
-			a.note("nothing is changed; give the command again when what is in the way is gone")
+			a.note("nothing is changed; remove the cause, then run the command again")
 		}
 		if err != nil {
 			return err
@@ -144,9 +144,9 @@ func (a *app) changeVersion(ctx context.Context, c *operator.Client, v operator.
 		switch e := event.(type) {
 		case operator.VersionBackup:
 			a.sayWaits(e.Queued)
-			a.note("a backup is taken first, which also tells which etcd runs (%s)", e.Queued.Command.Name)
+			a.note("a backup is taken first, which also shows the running version of etcd (%s)", e.Queued.Command.Name)
 		case operator.VersionRolls:
-			a.note("etcd %s becomes %s while it serves, one member after the other: no outage is needed", e.From, e.To)
+			a.note("etcd %s is changed to %s while it serves, one member after the other: no outage is needed", e.From, e.To)
 		case operator.VersionOutage:
 			a.sayOutage(e)
 		case operator.Configured:
@@ -163,9 +163,9 @@ func (a *app) changeVersion(ctx context.Context, c *operator.Client, v operator.
 // sayOutage says what nobody being served costs.
 func (a *app) sayOutage(e operator.VersionOutage) {
 	total, outage := e.Path.Estimate.Total.Seconds(), e.Path.Estimate.Outage.Seconds()
-	a.note(`etcd %s can't become %s while it serves: all there is (at least revision %d) is restored into it
+	a.note(`etcd %s can't be changed to %s while it serves: everything (at least revision %d) is restored into it
   takes about %s, of it about %s without etcd (%s)
-  What is written from its beginning until etcd stops, for about %s, is not in it: stop the clients (API servers) first if nothing may be missing.
-  Before etcd stops it is backed up once more, and undo-restore goes back to that.`,
+  Writes from its beginning until etcd stops, for about %s, are lost: if no write may be lost, stop the clients (API servers) first.
+  Before etcd stops it is backed up once more, and undo-restore brings that state back.`,
 		e.From, e.To, e.Path.Revision, ui.Took(round(total)), ui.Took(round(outage)), estimatedFrom(e.Path.Estimate), ui.Took(round(max(total-outage, 1))))
 }

@@ -10,11 +10,11 @@ import (
 
 func (a *app) confirmCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "confirm-cluster TOKEN", Short: "Say that the cluster that runs is the right one, though the store's marker names another",
-		Args: exactlyOne("the token of the cluster that runs (the managers' status page names it)"),
-		Long: `The store's marker (control/etcd-cluster-created) names the cluster whose data are the right ones. After other software has restored a backup, a cluster runs
-that the marker doesn't name; the managers leave both alone until a person decides. This command writes the token of the cluster that runs into the marker.
-Look at the data first. Nothing is stopped, started or deleted by it, and it can be taken back with the token that it names.`,
+		Use: "confirm-cluster TOKEN", Short: "Confirm that the running cluster is the right one, although the store's marker names another",
+		Args: exactlyOne("the token of the running cluster (the managers' status page names it)"),
+		Long: `The store's marker (control/etcd-cluster-created) names the cluster with the right data. If other software has restored a backup, the running cluster
+isn't the one in the marker. Then the managers change neither, until a person decides. This command writes the token of the running cluster to the marker.
+Look at the data first. The command stops, starts and deletes nothing. It prints the old token, with which you can undo it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.confirmCluster(cmd.Context(), cluster.Token(args[0]))
 		},
@@ -33,10 +33,10 @@ func (a *app) confirmCluster(ctx context.Context, token cluster.Token) error {
 	case err != nil:
 		return err
 	case before == token:
-		return a.printf("the marker names cluster %s already\n", token)
+		return a.printf("the marker already names cluster %s\n", token)
 	case before == "":
 		return a.printf("the marker names cluster %s now; it named none before\n", token)
 	default:
-		return a.printf("the marker names cluster %s now, not %s\n  take it back:  %s\n", token, before, a.ctl("confirm-cluster", string(before)))
+		return a.printf("the marker names cluster %s now, not %s\n  undo it:  %s\n", token, before, a.ctl("confirm-cluster", string(before)))
 	}
 }

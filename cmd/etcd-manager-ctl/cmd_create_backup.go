@@ -12,15 +12,15 @@ func (a *app) createBackupCommand() *cobra.Command {
 	var b operator.BackupRequest
 	var wait bool
 	cmd := &cobra.Command{
-		Use: "create-backup", Short: "Have the managers take a backup now", Args: noArgs,
-		Long: `Queue a backup, which the leader takes as soon as it sees the command, within about half a minute: nothing has to be restarted, and nothing is stopped.
-It waits for a cluster that serves, and is tried again when it fails; list-commands shows why, and delete-command withdraws it.
+		Use: "create-backup", Short: "Ask the managers to take a backup now", Args: noArgs,
+		Long: `Queue a backup. The leader takes it as soon as it sees the command, within about half a minute. Nothing is restarted or stopped.
+The backup waits for a cluster that serves, and is tried again if it fails. list-commands shows the error, and delete-command withdraws it.
 A cluster with a static configuration reads no commands.
 
 Exit codes with --wait: 0 taken, 1 failed, 6 withdrawn, 7 not followed to its end.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.createBackup(cmd.Context(), b, wait) },
 	}
-	cmd.Flags().BoolVar(&wait, "wait", false, "follow it to its end; interrupting that doesn't interrupt the backup")
+	cmd.Flags().BoolVar(&wait, "wait", false, "follow it to its end; interrupting the tool doesn't interrupt the backup")
 	cmd.Flags().BoolVar(&b.Pin, "pin", false, "keep the backup until it is unpinned, whatever its age")
 	cmd.Flags().StringVar(&b.Reason, "reason", "", "a `note` of your own, kept with the record and the pin")
 	return cmd
@@ -46,13 +46,13 @@ func (a *app) createBackup(ctx context.Context, b operator.BackupRequest, wait b
 	case a.output == "json":
 		return a.printJSON(commandRow(operator.Command{Name: cmd.Name, Queued: &cmd}))
 	}
-	return a.printf("queued: %s (a backup on demand)\n  watch it:     %s\n  withdraw it:  %s\n", cmd.Name, a.ctl("follow", cmd.Name), a.ctl("delete-command", cmd.Name))
+	return a.printf("queued: %s (a backup on demand)\n  follow it:    %s\n  withdraw it:  %s\n", cmd.Name, a.ctl("follow", cmd.Name), a.ctl("delete-command", cmd.Name))
 }
 
 // sayWaits says what a backup waits for.
 func (a *app) sayWaits(q operator.BackupQueued) {
 	if q.NotFormed {
-		a.note("no cluster was formed for this store yet, as far as it knows: the backup waits for one that serves")
+		a.note("this store has no record of a cluster yet: the backup waits for a cluster that serves")
 	}
 	if q.NoQuorum {
 		a.note("the cluster has no quorum: the backup waits until it serves again")

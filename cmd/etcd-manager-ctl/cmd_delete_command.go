@@ -13,13 +13,13 @@ import (
 
 func (a *app) deleteCommandCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete-command NAME", Short: "Withdraw queued restores, also one that has begun but stopped nothing yet", Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
+		Use: "delete-command NAME", Short: "Withdraw queued restores, also one that has begun but hasn't stopped anything yet", Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
 		Long: `Withdraw all queued restores of the backup NAME. NAME may also be the command's own name, as list-commands shows it.
 
-One that is being executed is given up by the managers as long as nothing was stopped for it (salvaging, proving, staging, saving).
-Later than that it is not withdrawn: let it end, then undo-restore takes it back.
+The managers abandon a restore that is being executed, as long as nothing was stopped for it (salvaging, proving, staging, saving).
+Later it can't be withdrawn: let it end, then undo it with undo-restore.
 
-Where no cluster was created yet, NAME may also be a restore that has failed: its record keeps the managers from forming an empty cluster.`,
+If no cluster was created yet, NAME may also be a failed restore: its record keeps the managers from forming an empty cluster.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.deleteCommand(cmd.Context(), args[0]) },
 		ValidArgsFunction: a.complete(queuedNames),
 	}
@@ -64,18 +64,18 @@ func (a *app) whyKept(k *operator.KeptError) error {
 	case op == nil:
 		return &notFoundError{fmt.Sprintf("%s isn't queued: %s is the record of an operation", e.Name, e.Name)}
 	case op.State == catalog.StateReverting:
-		return fmt.Errorf("%s (%s) is being taken back already\n  see how it ends:  %s", e.Name, subjectOf(e), a.ctl("follow", e.Name))
+		return fmt.Errorf("%s (%s) is already being rolled back\n  follow it:  %s", e.Name, subjectOf(e), a.ctl("follow", e.Name))
 	case operator.Stopped(op.State):
-		return fmt.Errorf("%s (%s) can't be withdrawn any more: etcd was stopped for it (%s). Let it end, then take it back\n  see how it ends:  %s\n  take it back:     %s",
+		return fmt.Errorf("%s (%s) can't be withdrawn any more: etcd was stopped for it (%s). Let it end, then undo it\n  follow it:  %s\n  undo it:    %s",
 			e.Name, subjectOf(e), op.State, a.ctl("follow", e.Name), a.ctl("undo-restore", e.Name))
 	case op.State == catalog.StateDone && e.Creates():
 		return &notFoundError{fmt.Sprintf("%s isn't queued any more: backup %s was taken", e.Name, op.Backup)}
 	case op.State == catalog.StateDone:
-		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it was done\n  take it back:  %s", e.Name, a.ctl("undo-restore", e.Name))}
+		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it was done\n  undo it:  %s", e.Name, a.ctl("undo-restore", e.Name))}
 	case op.State.Final():
 		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it ended as %s", e.Name, op.State)}
 	}
-	return &notFoundError{fmt.Sprintf("%s is withdrawn already; the managers are giving it up\n  see how it ends:  %s", e.Name, a.ctl("follow", e.Name))}
+	return &notFoundError{fmt.Sprintf("%s is already withdrawn; the managers are abandoning it\n  follow it:  %s", e.Name, a.ctl("follow", e.Name))}
 }
 
 // sayWithdrawn reports what was removed.
@@ -85,7 +85,7 @@ func (a *app) sayWithdrawn(w operator.Withdrawn) error {
 		if a.output != "" {
 			return nil
 		}
-		return a.printf("forgotten: %s (%s), which has failed; the managers may form an empty cluster now\n", e.Name, subjectOf(e))
+		return a.printf("removed: %s (%s), which has failed; the managers may form an empty cluster now\n", e.Name, subjectOf(e))
 	}
 	if a.output == "" {
 		if err := a.printf("withdrawn: %s (%s)\n", e.Name, subjectOf(e)); err != nil {
@@ -94,10 +94,10 @@ func (a *app) sayWithdrawn(w operator.Withdrawn) error {
 	}
 	switch {
 	case w.TooLate != "":
-		a.note("%s began to stop etcd at this very moment (%s), so it goes on. Let it end, then take it back\n  see how it ends:  %s\n  take it back:     %s",
+		a.note("%s began to stop etcd at this moment (%s), so it continues. Let it end, then undo it\n  follow it:  %s\n  undo it:    %s",
 			e.Name, w.TooLate, a.ctl("follow", e.Name), a.ctl("undo-restore", e.Name))
 	case e.Running():
-		a.note("%s is being executed (%s), but nothing was stopped for it: the managers give it up now\n  see how it ends:  %s", e.Name, e.Operation.State, a.ctl("follow", e.Name))
+		a.note("%s is being executed (%s), but nothing was stopped for it: the managers abandon it now\n  follow it:  %s", e.Name, e.Operation.State, a.ctl("follow", e.Name))
 	}
 	return nil
 }

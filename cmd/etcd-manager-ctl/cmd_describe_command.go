@@ -129,7 +129,7 @@ func (a *app) describeRequest(line func(name, format string, args ...any), e ope
 	}
 	if e.Creates() {
 		if e.Queued != nil && e.Queued.Create.Pin {
-			line("pinned", "as soon as it is taken")
+			line("pinned", "as soon as it has been taken")
 		}
 		if e.Backup() != "" {
 			line("backup", "%s", e.Backup())

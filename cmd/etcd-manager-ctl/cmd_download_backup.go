@@ -13,8 +13,8 @@ func (a *app) downloadCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "download-backup NAME|latest [FILE]", Short: "Fetch a backup as an ordinary snapshot file",
-		Long: `Fetch a backup as an ordinary snapshot file, such as "etcdctl snapshot save" writes and "etcdutl snapshot restore" takes. All checksums are checked on
-the way; the file appears under its name when it is whole. Without FILE it is NAME.db in the current directory.`,
+		Long: `Fetch a backup as an ordinary snapshot file, as "etcdctl snapshot save" writes it and "etcdutl snapshot restore" reads it. All checksums are
+checked, and the file gets its name only when it is complete. Without FILE it is NAME.db in the current directory.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > 2 {
 				return ui.Usagef("download-backup needs the name of a backup (see list-backups), and at most a file")
@@ -35,7 +35,7 @@ the way; the file appears under its name when it is whole. Without FILE it is NA
 			return a.complete(restorableNames)(cmd, args, word)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "replace a file that is there")
+	cmd.Flags().BoolVar(&force, "force", false, "replace an existing file")
 	return cmd
 }
 
@@ -56,6 +56,6 @@ func (a *app) download(ctx context.Context, name, file string, force bool) error
 		return a.printJSON(d)
 	}
 	return a.printf(`%s: %s, all checksums are right
-  restore it by hand:  etcdutl snapshot restore %s --data-dir=NEW-DIRECTORY --bump-revision=1000000000 --mark-compacted
+  restore it manually:  etcdutl snapshot restore %s --data-dir=NEW-DIRECTORY --bump-revision=1000000000 --mark-compacted
 `, d.File, ui.Size(d.SizeBytes), d.File)
 }

@@ -27,10 +27,10 @@ type extractOptions struct {
 func (a *app) extractCommand() *cobra.Command {
 	var o extractOptions
 	cmd := &cobra.Command{
-		Use: "extract [KEY]", Short: "Write out a key, or all keys of a prefix, as they were", Args: atMostOne,
-		Long: `Write out the value of a key as it was at a time or a revision (without either: as it is kept last), byte by byte, to standard output or a file. With --prefix, or
---namespace, all keys below it are written into a directory that mustn't exist: a file for each value, index.json, which says what they are, and put-back.sh, which puts them back with
-etcdctl. Nothing is restored.`,
+		Use: "extract [KEY]", Short: "Write the old value of a key, or of all keys of a prefix", Args: atMostOne,
+		Long: `Write the old value of a key, byte by byte, to standard output or a file: the value at a time or a revision, or without either the newest kept value.
+With --prefix or --namespace, all keys below it are written to a new directory: a file for each value, index.json, which describes them, and put-back.sh,
+which puts them back with etcdctl. Nothing is restored.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix extract /registry/configmaps/shop/settings --at=12:03:06 --output-file=settings",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -40,12 +40,12 @@ etcdctl. Nothing is restored.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.at, "at", "", "as it was at this `time`: RFC 3339, \"2026-11-22 12:03:06\", 12:03:06 (today, UTC), or how long ago")
-	f.Int64Var(&o.revision, "at-revision", 0, "as it was at this revision")
+	f.StringVar(&o.at, "at", "", "the value at this `time`: RFC 3339, \"2026-11-22 12:03:06\", 12:03:06 (today, UTC), or how long ago")
+	f.Int64Var(&o.revision, "at-revision", 0, "the value at this revision")
 	f.BoolVar(&o.prefix, "prefix", false, "all keys that begin with KEY")
-	f.StringVar(&o.namespace, "namespace", "", "all that was in this Kubernetes `namespace`, and itself")
-	f.StringVar(&o.file, "output-file", "", "the `file` for a single value, which mustn't exist (default: standard output)")
-	f.StringVar(&o.dir, "output-dir", "", "the `directory` for many, which mustn't exist (default: extracted-REVISION)")
+	f.StringVar(&o.namespace, "namespace", "", "all objects of this Kubernetes `namespace`, and the namespace itself")
+	f.StringVar(&o.file, "output-file", "", "the `file` for a single value, which must not exist (default: standard output)")
+	f.StringVar(&o.dir, "output-dir", "", "the `directory` for many values, which must not exist (default: extracted-REVISION)")
 	addTempDir(cmd, &o.tempDir)
 	return cmd
 }
@@ -84,7 +84,7 @@ func (a *app) extract(ctx context.Context, o extractOptions) error {
 			continue
 		}
 		if _, err := os.Lstat(path); err == nil {
-			return ui.Usagef("%s exists: name one that doesn't", path)
+			return ui.Usagef("%s exists: name a new file", path)
 		}
 	}
 	c, err := a.client(ctx)
@@ -131,7 +131,7 @@ func (a *app) tellLeases(x *operator.Extracted) {
 		}
 	}
 	if n > 0 {
-		a.note("%s hung on a lease; put back so, it stays for ever", ui.Count(n, "key"))
+		a.note("%s had a lease; put back like this, it has none and never expires", ui.Count(n, "key"))
 	}
 }
 
@@ -142,7 +142,7 @@ func (a *app) writeMany(o extractOptions, x *operator.Extracted) error {
 		what = "namespace " + o.namespace
 	}
 	if len(x.Values) == 0 {
-		return &notFoundError{fmt.Sprintf("nothing of %s is there at revision %d: etcd-manager-ctl before finds the revision before a deletion", what, x.Plan.Revision)}
+		return &notFoundError{fmt.Sprintf("%s has no keys at revision %d: etcd-manager-ctl before finds the revision before a deletion", what, x.Plan.Revision)}
 	}
 	dir := o.dir
 	if dir == "" {
@@ -162,7 +162,7 @@ func (a *app) writeMany(o extractOptions, x *operator.Extracted) error {
 	a.tellLeases(x)
 	return a.printf(`%s as it was at revision %d: %s, %s, in %s
 put one back:  etcdctl put KEY <FILE        (index.json says which file is which key's)
-put all back:  cd %s && sh -e put-back.sh   (what exists is left alone; ETCDCTL names another etcdctl)
-API servers see it as any other write: nothing has to be restarted.
+put all back:  cd %s && sh -e put-back.sh   (existing keys are left alone; ETCDCTL names another etcdctl)
+API servers see it like any other write: you don't need to restart anything.
 `, what, x.Plan.Revision, ui.Count(len(x.Values), "key"), ui.Size(size), dir, ui.ShellWord(dir))
 }

@@ -22,7 +22,7 @@ func (a *app) showSpec(spec operator.ClusterSpec) error {
 	}
 	version := spec.EtcdVersion
 	if version == "" {
-		version = "not set (what runs, else the version that the managers have compiled in)"
+		version = "not set (the running version; for a new cluster the version that is compiled into the managers)"
 	}
 	if err := a.printf("member count: %d\netcd version: %s\n", spec.MemberCount, version); err != nil || len(spec.Settings) == 0 {
 		return err

@@ -34,10 +34,10 @@ type historyOptions struct {
 func (a *app) historyCommand() *cobra.Command {
 	var o historyOptions
 	cmd := &cobra.Command{
-		Use: "history [PREFIX]", Short: "List what was changed, from the archive", Args: atMostOne,
-		Long: `List the changes that are kept between backups, oldest first: when, by which revision, put or delete, size and key; Kubernetes' objects by kind, namespace and
-name. Without --since it is the last hour. Values are shown with --show-values only, since they may be secrets. Where changes are lacking, and where a restore took
-place, a line of its own says so.`,
+		Use: "history [PREFIX]", Short: "List the changes of keys, from the archive", Args: atMostOne,
+		Long: `List the changes that are kept between backups, oldest first: time, revision, put or delete, size and key; Kubernetes objects by kind, namespace and
+name. Without --since it lists the last hour. Values are only shown with --show-values, because they may be secrets. Missing changes and
+restores have lines of their own.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix history /registry/deployments/ --since=90m --deletes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -77,7 +77,7 @@ func (a *app) history(ctx context.Context, o historyOptions) error {
 		case err != nil:
 			return err
 		case e.Note == "" && o.limit > 0 && shown == o.limit:
-			a.note("there is more: go on with --from-revision=%d, or show all with --limit=0", e.Revision)
+			a.note("there are more: continue with --from-revision=%d, or show all with --limit=0", e.Revision)
 			return show.end()
 		case e.Note == "":
 			shown++
@@ -95,7 +95,7 @@ func (a *app) rangeOf(o historyOptions) (r operator.HistoryRequest, err error) {
 		return r, ui.Usagef("--limit, --from-revision and --to-revision can't be negative")
 	}
 	if o.to > 0 && o.from > o.to {
-		return r, ui.Usagef("--from-revision=%d is behind --to-revision=%d", o.from, o.to)
+		return r, ui.Usagef("--from-revision=%d is after --to-revision=%d", o.from, o.to)
 	}
 	r.From, r.To = o.from, o.to
 	if r.Since, err = a.whenFlag("since", o.since); err != nil {
@@ -112,7 +112,7 @@ func (a *app) rangeOf(o historyOptions) (r operator.HistoryRequest, err error) {
 		r.Since = end.Add(-defaultBack)
 	}
 	if !r.Until.IsZero() && r.Since.After(r.Until) {
-		return r, ui.Usagef("--since (%s) is behind --until (%s)", ui.Clock(r.Since), ui.Clock(r.Until))
+		return r, ui.Usagef("--since (%s) is after --until (%s)", ui.Clock(r.Since), ui.Clock(r.Until))
 	}
 	r.Prefix, r.Namespace, r.Deletes = o.prefix, o.namespace, o.deletes
 	return r, nil
@@ -179,7 +179,7 @@ func (v *historyView) event(e operator.Change) error {
 		what += "  (" + o.String() + ")"
 	}
 	if !e.Since.IsZero() {
-		what += "  [it came late: made between " + ui.Clock(e.Since) + " and then]"
+		what += "  [recorded late: made between " + ui.Clock(e.Since) + " and then]"
 	}
 	if err := v.a.printf(historyRow, ui.Moment(e.Time, time.Time{}), strconv.FormatInt(e.Revision, 10), change, size, what); err != nil {
 		return err

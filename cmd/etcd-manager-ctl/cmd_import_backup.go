@@ -15,17 +15,17 @@ import (
 func (a *app) importCommand() *cobra.Command {
 	var r operator.ImportRequest
 	cmd := &cobra.Command{
-		Use: "import-backup FILE", Short: "Make a backup in this store out of a snapshot file", Args: exactlyOne("a snapshot file"),
+		Use: "import-backup FILE", Short: "Create a backup in this store from a snapshot file", Args: exactlyOne("a snapshot file"),
 		Annotations: map[string]string{createsStore: "yes"},
-		Long: `Make a backup in this store out of a snapshot file: one of "etcdctl snapshot save", of download-backup, or another store's etcd.backup.gz. It is checked like a
-backup that is restored, and then stored under a name with the time of now; restore-backup restores it, also into a new cluster elsewhere. It names no
-cluster, so it isn't taken for another one's.`,
+		Long: `Create a backup in this store from a snapshot file: a file of "etcdctl snapshot save" or download-backup, or another store's etcd.backup.gz. It is checked
+as in a restore, and then stored under a name with the current time. restore-backup restores it, also into a new cluster elsewhere. Its manifest names no
+cluster, so it isn't refused as another cluster's.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.importFile(cmd.Context(), args[0], r) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&r.Reason, "reason", "import", "the `reason` that the manifest names")
-	f.StringVar(&r.EtcdVersion, "etcd-version", "", "the etcd `version` that it was taken with (default: as far as the file tells)")
-	f.BoolVar(&r.SkipHashCheck, "skip-hash-check", false, "take a database that was copied from a data dir, which has no checksum at its end; its structure is checked all the same")
+	f.StringVar(&r.Reason, "reason", "import", "the `reason` in the manifest")
+	f.StringVar(&r.EtcdVersion, "etcd-version", "", "the etcd `version` that it was taken with (default: as far as the file shows it)")
+	f.BoolVar(&r.SkipHashCheck, "skip-hash-check", false, "accept a database that was copied from a data dir, which has no checksum at its end; its structure is still checked")
 	f.StringVar(&r.Compression, "backup-compression", catalog.DefaultCompression, "gzip, which other tools read too, or zstd")
 	f.StringSliceVar(&a.encryption, "backup-encryption", nil, "who can read the backup: age:`FILE` with recipients, or aws-kms:ARN; may be repeated (default: not encrypted)")
 	addTempDir(cmd, &r.TempDir)

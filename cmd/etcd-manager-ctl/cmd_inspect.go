@@ -16,14 +16,14 @@ import (
 func (a *app) inspectCommand() *cobra.Command {
 	var r operator.InspectRequest
 	cmd := &cobra.Command{
-		Use: "inspect NAME|latest", Short: "Show what is in a backup: revision, keys, leases, the largest prefixes", Args: exactlyOne("the name of a backup (see list-backups)"),
-		Long: `Fetch a backup, check it as verify-backup does, and show what is in it: revision, keys, leases, sizes, and under which prefixes most keys, and most
-bytes, are. Only keys that exist at the backup's revision are counted, with the bytes of key and value.`,
+		Use: "inspect NAME|latest", Short: "Show the content of a backup: revision, keys, leases, the largest prefixes", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Long: `Fetch a backup, check it like verify-backup, and show its content: revision, keys, leases, sizes, and the prefixes with most keys and most
+bytes. Only keys that exist at the backup's revision are counted, with the bytes of key and value.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0], r) },
 		ValidArgsFunction: a.complete(restorableNames),
 	}
 	f := cmd.Flags()
-	f.IntVar(&r.Depth, "depth", 2, "how many parts between slashes make a `prefix`")
+	f.IntVar(&r.Depth, "depth", 2, "the number of path elements in a `prefix`")
 	f.IntVar(&r.Top, "top", 15, "how many prefixes to show, 0 for all")
 	addTempDir(cmd, &r.TempDir)
 	return cmd
@@ -34,7 +34,7 @@ func (a *app) inspect(ctx context.Context, name string, r operator.InspectReques
 		return err
 	}
 	if r.Depth < 1 || r.Top < 0 {
-		return ui.Usagef("--depth has to be at least 1, and --top at least 0")
+		return ui.Usagef("--depth must be at least 1, and --top at least 0")
 	}
 	c, err := a.client(ctx)
 	if err != nil {

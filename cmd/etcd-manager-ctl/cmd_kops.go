@@ -24,11 +24,11 @@ type kopsRequest struct {
 func (a *app) kopsCommand() *cobra.Command {
 	var r kopsRequest
 	cmd := &cobra.Command{
-		Use: "kops", Short: "Make what a kOps cluster file says about etcd",
-		Long: `Read what a kOps cluster file says about etcd, show what differs from what exists, and make it so: the volumes of the members, the cluster spec in the
-backup store, the key pairs of the authorities, and the static pods. The file is what "kops get --name=NAME -o yaml" writes.
+		Use: "kops", Short: "Create the volumes, the spec and the static pods of a kOps cluster file",
+		Long: `Compare the etcd parts of a kOps cluster file with what exists, show the differences, and apply them: the volumes of the members, the cluster spec in the
+backup store, the key pairs of the CAs, and the static pods. "kops get --name=NAME -o yaml" writes this file.
 
-The stores are those that the file names, so --backup-store isn't needed.`,
+The file names the stores, so --backup-store isn't needed.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return ui.Usagef("kops needs plan, apply or render")
@@ -47,7 +47,7 @@ The stores are those that the file names, so --backup-store isn't needed.`,
 
 func (a *app) kopsPlanCommand(r *kopsRequest) *cobra.Command {
 	return &cobra.Command{
-		Use: "plan", Short: "Show what differs between the file and what exists; change nothing", Args: noArgs,
+		Use: "plan", Short: "Show the differences between the file and what exists; change nothing", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format("json"); err != nil {
 				return err
@@ -62,7 +62,7 @@ func (a *app) kopsPlanCommand(r *kopsRequest) *cobra.Command {
 			if err := a.printPlan(p); err != nil || p.Empty() || len(p.Refused()) > 0 {
 				return err
 			}
-			return a.printf("Nothing was changed. Do it: etcd-manager-ctl kops apply -f %s --yes\n", r.file)
+			return a.printf("Nothing was changed. Apply it: etcd-manager-ctl kops apply -f %s --yes\n", r.file)
 		},
 	}
 }
@@ -70,7 +70,7 @@ func (a *app) kopsPlanCommand(r *kopsRequest) *cobra.Command {
 func (a *app) kopsApplyCommand(r *kopsRequest) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "apply", Short: "Make what the file says, after showing it and asking", Args: noArgs,
+		Use: "apply", Short: "Apply the differences, after showing them and asking", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format(); err != nil {
 				return err
@@ -218,11 +218,11 @@ func (a *app) printPlan(p kops.Plan) error {
 		}
 	}
 	if p.Empty() {
-		return a.printf("Everything is as the file says.\n")
+		return a.printf("There are no differences.\n")
 	}
 	s := fmt.Sprintf("%d to create, %d to modify", counts[kops.ActionCreate], counts[kops.ActionModify])
 	if n := counts[kops.ActionRefuse]; n > 0 {
-		s += fmt.Sprintf("; %d can't be done, so nothing is", n)
+		s += fmt.Sprintf("; %d are impossible, so nothing is changed", n)
 	}
 	return a.printf("%s.\n", s)
 }

@@ -66,7 +66,7 @@ func (a *app) listBackups(ctx context.Context) error {
 
 func (a *app) backupTable(backups []catalog.Backup) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tCHECKSUMS\tPINNED\tPROOF")
+	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tCHECKSUMS\tPINNED\tVERIFIED")
 	for _, b := range backups {
 		age, sums := "unknown", "gzip and etcd"
 		if !b.Time.IsZero() {
@@ -75,14 +75,17 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 		if b.HasManifest {
 			sums = "manifest"
 		}
-		pinned, proof := "no", "never tried"
+		pinned, verified := "no", "never"
 		if b.Pinned {
 			pinned = "yes"
 		}
-		if p := proofOf(b); p != "" {
-			proof = fmt.Sprintf("%s %s", p, ui.Ago(a.now().Sub(b.ProofAt)))
+		switch ago := ui.Ago(a.now().Sub(b.ProofAt)); proofOf(b) {
+		case string(catalog.Proven):
+			verified = "good, " + ago
+		case string(catalog.Disproven):
+			verified = "BAD, " + ago
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.Name, age, ui.Size(b.Size), sums, pinned, proof)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.Name, age, ui.Size(b.Size), sums, pinned, verified)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

@@ -10,16 +10,16 @@ import (
 
 func (a *app) listCommandsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "list-commands", Short: "List what is queued, and what became of what was", Args: noArgs,
+		Use: "list-commands", Short: "List the queued commands, and the results of earlier ones", Args: noArgs,
 		Long: `List the queued commands, oldest first, and before them the finished ones that the store still remembers.
 
-waiting      nobody has begun; the managers look into the queue when they start, or at once with --now
-running      it is being executed; the phase says how far it is
+waiting      not begun; the managers read the queue when they start, or at once for --now
+running      it is being executed; the phase shows the progress
 done         it was executed
 failed       it can't be executed, for the reason given, and is not tried again
-rolled-back  it went wrong on the way, and the old cluster serves again
-superseded   a later restore took its place
-unreadable   the queue has something that isn't a command
+rolled-back  it failed halfway, and the old cluster serves again
+superseded   a later restore replaced it
+unreadable   an object in the queue that isn't a command
 
 describe-command shows one of them in full.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.listCommands(cmd.Context()) },

@@ -27,13 +27,13 @@ type leaseRequest struct {
 func (a *app) masterleasesCommand() *cobra.Command {
 	var r leaseRequest
 	cmd := &cobra.Command{
-		Use: "masterleases", Short: "Look at the API servers' master leases in etcd, and remove stale ones",
-		Long: `Every API server keeps its address below /registry/masterleases/, with a lease of 15 seconds that it renews every ten; from these entries come the endpoints
-of the "kubernetes" service. An entry without a lease, as restores by other tools leave behind, stays for ever, and clients go on being sent to a master that
-is gone.
+		Use: "masterleases", Short: "Show the API servers' master leases in etcd, and remove stale ones",
+		Long: `Every API server keeps its address below /registry/masterleases/, with a lease of 15 seconds that it renews every ten. The endpoints of the "kubernetes"
+service come from these entries. A restore by another tool can leave entries without a lease. They stay for ever, and clients are still sent to a master that
+no longer exists.
 
-These commands talk to etcd, not to the store. Run them on a master: certificates and endpoint are found where kOps and kubeadm put them, or are named
-with flags.`,
+These commands connect to etcd, not to the store. Run them on a master: they find certificates and endpoint where kOps and kubeadm put them. Flags name
+others.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return ui.Usagef("masterleases needs list or prune")
@@ -44,7 +44,7 @@ with flags.`,
 	}
 	f := cmd.PersistentFlags()
 	r.etcd.addFlags(f)
-	f.StringVar(&r.prefix, "prefix", kube.MasterleasesPrefix, "where the entries are; other than the default only for API servers with --etcd-prefix")
+	f.StringVar(&r.prefix, "prefix", kube.MasterleasesPrefix, "prefix of the entries; only needed for API servers with --etcd-prefix")
 	f.StringSliceVar(&r.masters, "live-master", nil, "`IP` of a live master that runs no member of this etcd; may be repeated")
 	f.DurationVar(&r.watch, "watch", kube.RenewalWatch, "how long an API server has time to renew an entry before it counts as stale")
 	cmd.AddCommand(a.leaseListCommand(&r), a.leasePruneCommand(&r))
@@ -80,8 +80,8 @@ func (a *app) leasePruneCommand(r *leaseRequest) *cobra.Command {
 	var all, dry, yes bool
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the master leases that are stale", Args: noArgs,
-		Long: `Remove the master leases that are stale: no live master has the address, and no API server renewed the entry while it was watched. It first shows
-what it would do, and asks. With --all every entry goes; the API servers that live write theirs anew within ten seconds.`,
+		Long: `Remove the stale master leases: no live master has the address, and no API server renewed the entry while it was watched. The command first shows
+what it would do, and asks. With --all it removes every entry; running API servers write theirs again within ten seconds.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format(); err != nil {
 				return err
@@ -125,7 +125,7 @@ func (a *app) masterleases(c *clientv3.Client, r *leaseRequest) (*kube.Masterlea
 		NotLive: func(member string, why error) {
 			var name *kube.UnresolvedError
 			if errors.As(why, &name) {
-				why = fmt.Errorf("its name is not to be resolved here (name its address with --live-master): %w", name.Err)
+				why = fmt.Errorf("its name can't be resolved here (name its address with --live-master): %w", name.Err)
 			}
 			a.note("member %s doesn't count as a live master: %v", member, why)
 		},
@@ -146,7 +146,7 @@ func chosenLeases(leases []kube.Masterlease, all bool) []kube.Masterlease {
 // pruneLeases removes entries unless they have changed since they were looked at.
 func (a *app) pruneLeases(ctx context.Context, m *kube.Masterleases, chosen []kube.Masterlease, dry, yes bool) error {
 	if len(chosen) == 0 {
-		return a.printf("nothing is to be removed\n")
+		return a.printf("there is nothing to remove\n")
 	}
 	var names []string
 	for _, l := range chosen {
@@ -166,7 +166,7 @@ func (a *app) pruneLeases(ctx context.Context, m *kube.Masterleases, chosen []ku
 		}
 		outcome := "removed"
 		if !removed {
-			outcome = "left alone, since it was renewed, or has expired, in the meantime:"
+			outcome = "left alone, because it was renewed or has expired in the meantime:"
 		}
 		if err := a.printf("%s %s\n", outcome, l.Key()); err != nil {
 			return err

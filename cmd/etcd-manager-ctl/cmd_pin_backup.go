@@ -25,7 +25,7 @@ func (a *app) pinCommand() *cobra.Command {
 
 func (a *app) unpinCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "unpin-backup NAME|latest", Short: "Let retention decide about a backup again", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Use: "unpin-backup NAME|latest", Short: "Remove the pin; retention then decides about the backup again", Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.onBackup(cmd.Context(), args[0], "unpinned: retention decides about %s again\n", func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
 				return c.UnpinBackup(ctx, name)

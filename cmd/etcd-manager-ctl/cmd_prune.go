@@ -22,12 +22,13 @@ type pruneOptions struct {
 func (a *app) pruneCommand() *cobra.Command {
 	o := pruneOptions{retention: operator.DefaultRetention()}
 	cmd := &cobra.Command{
-		Use: "prune", Short: "Remove the backups and changes that retention gives up, or explain each decision (--dry-run)", Args: noArgs,
-		Long: `Remove what retention gives up: what the managers do by themselves, after each backup and every hour, with the settings of their own.
-With --dry-run nothing is removed, and every decision is explained. Give the settings that the managers have, as flags or in the environment
+		Use: "prune", Short: "Remove the backups and changes that retention no longer keeps, or explain each decision (--dry-run)", Args: noArgs,
+		Long: `Remove the backups and changes that retention no longer keeps. The managers do the same after each backup and every hour, with their own settings.
+With --dry-run nothing is removed, and every decision is explained. Give the same settings as the managers have, as flags or in the environment
 (ETCD_MANAGER_HOURLY_BACKUPS_RETENTION, ETCD_MANAGER_DAILY_BACKUPS_RETENTION).
 
-What is pinned, what a queued restore names, the newest backup, and the newest proven one with what leads to it are never removed.`,
+These are never removed: pinned backups, a backup that a queued restore names, the newest backup, and the newest verified backup with the changes that lead
+to it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.pruneEnv(cmd, &o.retention); err != nil {
 				return err
@@ -94,7 +95,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	}
 	backups, segments := pl.Counts()
 	if backups+segments == 0 && !pl.More {
-		return a.printf("nothing is to be removed\n")
+		return a.printf("there is nothing to remove\n")
 	}
 	a.note("%s and %s of changes are to be removed; prune --dry-run says which, and why", ui.Count(backups, "backup"), ui.Count(segments, "segment"))
 	if err := a.confirm(ctx, o.yes, "prune", "remove them"); err != nil {
@@ -102,7 +103,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	}
 	sum, err := c.Prune(ctx, pl)
 	if sum.Locked > 0 && (err == nil || !refusedAll(err)) {
-		a.note("the store keeps %s under lock; they go later", ui.Count(sum.Locked, "object"))
+		a.note("the store keeps %s under lock; they are removed later", ui.Count(sum.Locked, "object"))
 	}
 	if err != nil {
 		return explainPrune(err)
@@ -126,7 +127,7 @@ func explainPrune(err error) error {
 	if denied.All {
 		return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Segments, "segment"), operator.ErrDenied, denied.Why)
 	}
-	return fmt.Errorf("removed %s (%s) and %s of changes; the store would not delete %s: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"),
+	return fmt.Errorf("removed %s (%s) and %s of changes; the store refused to delete %s: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"),
 		ui.Count(sum.Segments, "segment"), ui.Count(sum.Refused, "object"), operator.ErrDenied, denied.Why)
 }
 

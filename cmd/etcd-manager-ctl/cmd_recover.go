@@ -23,20 +23,20 @@ func (a *app) recoverCommand() *cobra.Command {
 	var node string
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "recover --from-survivor[=NODE]", Short: "Make a new cluster from what a survivor of a lost quorum has",
+		Use: "recover --from-survivor[=NODE]", Short: "Create a new cluster from the data of a survivor of a lost quorum",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return ui.Usagef("recover takes no argument: a node is named with an equals sign, --from-survivor=%s", args[0])
 			}
 			return nil
 		},
-		Long: `For a cluster that has lost its quorum for good: queue a recovery that makes a new cluster out of one survivor's own data dir, which has writes
-that no backup has. It shows the survivors beside the newest backup first, and asks. Nothing of it ever happens by itself.
+		Long: `For a cluster that has lost its quorum for good: queue a recovery that creates a new cluster from one survivor's data dir, which has writes
+that no backup has. The command first shows the survivors and the newest backup, and asks. The managers never recover without this command.
 
-Without a node's name the survivor with the newest data is taken (highest raft term and index). The survivor's data are first copied into the
-store as an ordinary backup, which is then restored: proven and staged before anything is touched, and what was is kept in the nodes' trash cans.
+Without a node's name it takes the survivor with the newest data (highest raft term and index). The survivor's data are first copied to the
+store as an ordinary backup. This backup is then restored: checked and staged before anything is touched. The old data stay in the nodes' trash cans.
 
-If it can be, bring the lost masters back instead: a cluster that has its quorum again needs no recovery.`,
+If possible, bring the lost masters back instead: a cluster that has its quorum again needs no recovery.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix recover --from-survivor --wait",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("from-survivor") {
@@ -50,7 +50,7 @@ If it can be, bring the lost masters back instead: a cluster that has its quorum
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&node, "from-survivor", "", "the `node` whose data are taken; without a name the one with the newest data")
+	f.StringVar(&node, "from-survivor", "", "the `node` whose data are used; without a name the one with the newest data")
 	f.Lookup("from-survivor").NoOptDefVal = newestSurvivor
 	q.add(cmd, true)
 	f.BoolVar(&yes, "yes", false, "don't ask")
@@ -79,8 +79,8 @@ func (a *app) recover(ctx context.Context, r operator.RecoveryRequest, yes, wait
 	}
 	a.compareWithBackup(p)
 	node := p.Chosen.Node
-	a.note(`A new cluster of %s is made from the data of node %s. What only other nodes have is not in it:
-if the lost masters can be brought back, do that instead, and nothing is lost.`, clusterOf(p.Spec), node)
+	a.note(`A new cluster of %s is created from the data of node %s. Data that only other nodes have are not in it.
+If you can bring the lost masters back, do that instead: then nothing is lost.`, clusterOf(p.Spec), node)
 	if err := a.confirm(ctx, yes, string(node), "recover from the data of node "+string(node)); err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func (a *app) showSurvivors(s catalog.Survivors) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	if age > staleSurvivors {
-		a.note("That is old news: look whether a manager leads at all (the status page, or the log) before you rely on it.")
+		a.note("This is old. Before you rely on it, check whether a manager leads (status page, or log).")
 	}
 	return nil
 }
@@ -130,7 +130,7 @@ func (a *app) compareWithBackup(p *operator.RecoveryPlan) {
 		a.note("Newest backup:  not known. %s", a.undecided(p.Undecided))
 		return
 	case newest == nil:
-		a.note("There is no backup at all: the survivor's data are all there is.")
+		a.note("There is no backup: the survivor's data are the only copy.")
 		return
 	}
 	age := "at a time that isn't known"
@@ -145,10 +145,10 @@ func (a *app) compareWithBackup(p *operator.RecoveryPlan) {
 	a.note("Newest backup:  %s, %s, revision %d.", newest.Name, age, m.Revision)
 	switch d := s.Revision - m.Revision; {
 	case s.Revision == 0:
-		a.note("The revision of node %s isn't known, as its etcd doesn't answer; all that its log holds is recovered.", s.Node)
+		a.note("The revision of node %s isn't known, because its etcd doesn't answer; everything in its log is recovered.", s.Node)
 	case d >= 0:
-		a.note("Node %s is %d revisions newer than the newest backup: restoring that backup instead would lose these.", s.Node, d)
+		a.note("Node %s is %d revisions newer than the newest backup: if you restore that backup instead, you lose these.", s.Node, d)
 	default:
-		a.note("Node %s is %d revisions OLDER than the newest backup: restore that instead (%s) unless you know better.", s.Node, -d, a.ctl("restore-backup", newest.Name))
+		a.note("Node %s is %d revisions OLDER than the newest backup: restore that backup instead (%s), unless you are sure that you want the survivor's data.", s.Node, -d, a.ctl("restore-backup", newest.Name))
 	}
 }

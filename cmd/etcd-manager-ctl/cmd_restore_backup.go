@@ -18,15 +18,15 @@ func (a *app) restoreCommand() *cobra.Command {
 	var q queueFlags
 	var to targetFlags
 	cmd := &cobra.Command{
-		Use: "restore-backup [NAME|latest]", Short: "Queue the restore of a backup, or of any revision or second", Args: atMostOne,
-		Long: `Queue the restore of a backup with the current spec, or of a point behind one: a second, a revision, or all that was kept. The backup that a point
-is reached from is found by itself unless NAME says which; --dry-run shows it, and what would be lost.
+		Use: "restore-backup [NAME|latest]", Short: "Queue the restore of a backup, or of any revision or time", Args: atMostOne,
+		Long: `Queue the restore of a backup with the current spec, or of a point after a backup: a time, a revision, or everything that was kept. For a point, the
+command chooses the backup to begin with, unless NAME names it. --dry-run shows it, and what would be lost.
 
-Unless --now is given it does not start at once: the managers look into
-the queue when they start, so restart them (docker stop, kill, a roll of the masters) when the moment has come.
-The backup is proven to be good, and staged on every node, before the running cluster is touched; a restore that is done can be taken back with undo-restore.
+Without --now the restore does not start at once: the managers read the queue when they start. Restart them (docker stop, kill, a rolling update of
+the masters) when you want the restore. Every node checks the backup and stages the new data before the running cluster is touched. undo-restore undoes a
+restore that is done.
 
---member-count and --etcd-version are written into the cluster spec too: else the restored cluster would be changed back to it.`,
+--member-count and --etcd-version are written to the cluster spec too: otherwise the managers would change the restored cluster back.`,
 		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup latest --now --wait
   etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup --to-time=12:03:06 --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,8 +55,8 @@ The backup is proven to be good, and staged on every node, before the running cl
 	f := cmd.Flags()
 	f.BoolVar(&q.options.KeepMasterleases, "keep-masterleases", false, "keep the API servers' master leases, also those of servers that are gone")
 	f.StringArrayVar(&q.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
-	f.BoolVar(&q.options.AcceptLoss, "accept-loss", false, "with --latest: go to what the store has, though it isn't certain that this is all that clients were told of")
-	f.BoolVar(&q.options.ForceForeign, "force-foreign", false, "restore it although it is another cluster's backup")
+	f.BoolVar(&q.options.AcceptLoss, "accept-loss", false, "with --latest: restore what the store has, although acknowledged writes may be missing")
+	f.BoolVar(&q.options.ForceForeign, "force-foreign", false, "restore the backup although it is of another cluster")
 	return cmd
 }
 
@@ -94,7 +94,7 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 // sayPlanned tells what was found out on the way.
 func (a *app) sayPlanned(p *operator.RestorePlan) {
 	if p.Before != nil {
-		a.note("%s was last deleted behind revision %d (%s shows the details)", p.Request.Before, p.Before.Revision, a.ctl("before", p.Request.Before))
+		a.note("%s was last deleted after revision %d (%s shows the details)", p.Request.Before, p.Before.Revision, a.ctl("before", p.Request.Before))
 	}
 	a.latest(p.Notes)
 	if p.Backup != nil && p.Request.Backup == operator.Latest {
@@ -108,7 +108,7 @@ func (a *app) dryRun(ctx context.Context, c *operator.Client, p *operator.Restor
 		return err
 	}
 	if p.Path == nil {
-		return a.printf("this would be restored: %s; it has no manifest, so its revision isn't known before it is read (inspect shows it)\n", a.describeBackup(*p.Backup))
+		return a.printf("this would be restored: %s; it has no manifest, so its revision is only known after it was read (inspect shows it)\n", a.describeBackup(*p.Backup))
 	}
 	o := planned(p.Path)
 	if a.output == "json" {
@@ -145,9 +145,9 @@ func (f *targetFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.time, "to-time", "", "the state at this `time`: 2026-11-22T12:03:06Z, 12:03:06 (today, UTC), or how long ago, as 90m")
 	fs.Int64Var(&f.revision, "to-revision", 0, "the state at this `revision`")
-	fs.BoolVar(&f.latest, "latest", false, "everything that was kept, to the last change")
-	fs.StringVar(&f.before, "before", "", "the state right before this `key` was last deleted, or before what is below it was, if it ends with a slash")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "only say what would be restored, from what, what would be lost, and how long it takes; nothing is queued")
+	fs.BoolVar(&f.latest, "latest", false, "everything that was kept, up to the last change")
+	fs.StringVar(&f.before, "before", "", "the state right before the last deletion of this `key`, or of keys below it, if it ends with a slash")
+	fs.BoolVar(&f.dryRun, "dry-run", false, "only show what would be restored, from which backup, what would be lost, and how long it takes; nothing is queued")
 }
 
 // target reads the flags. It is zero if none of them names a point.

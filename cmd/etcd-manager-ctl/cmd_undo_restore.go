@@ -15,11 +15,12 @@ func (a *app) undoCommand() *cobra.Command {
 	var q queueFlags
 	var yes bool
 	cmd := &cobra.Command{
-		Use: "undo-restore [OPERATION]", Short: "Queue the way back to the data from before a restore", Args: atMostOne,
-		Long: `Queue the way back to the data from before a restore; by default the newest one that was done. It is itself a restore: of the data dirs in the nodes' trash cans,
-which have everything to the last write, or, if they are gone, of the backup that was made right before. So it too is proven first, and can be undone.
+		Use: "undo-restore [OPERATION]", Short: "Queue an operation that brings back the data from before a restore", Args: atMostOne,
+		Long: `Queue an operation that brings back the data from before a restore; by default the newest one that was done. It is itself
+a restore: of the data dirs in the nodes' trash cans, which have everything up to the last write, or, if they are gone, of the backup that was taken right
+before. So it is checked first too, and can be undone.
 
-What was written since that restore is lost by it. The command shows what that is and asks, unless --yes is given.`,
+Writes since that restore are lost. The command shows them and asks, unless --yes is given.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := operator.UndoRequest{Operation: strings.Join(args, ""), Spec: q.change.read(cmd), Options: q.options}
 			return a.undo(cmd.Context(), r, yes, q.wait)
@@ -28,7 +29,7 @@ What was written since that restore is lost by it. The command shows what that i
 	}
 	q.add(cmd, false)
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
-	cmd.Flags().BoolVar(&q.options.AcceptLoss, "accept-loss", false, "go back though fewer old data dirs are there than are sure to have everything that clients were told of")
+	cmd.Flags().BoolVar(&q.options.AcceptLoss, "accept-loss", false, "undo although so few old data dirs are left that acknowledged writes may be missing")
 	return cmd
 }
 
@@ -42,7 +43,7 @@ func (a *app) undo(ctx context.Context, r operator.UndoRequest, yes, wait bool) 
 	}
 	p, err := c.PlanUndo(ctx, r)
 	for _, e := range p.EndedSince {
-		a.note("%s (%s) came later and ended as %s: nothing of it is to be undone", e.Name, subjectOf(e), e.Operation.State)
+		a.note("%s (%s) came later and ended as %s: it needs no undo", e.Name, subjectOf(e), e.Operation.State)
 	}
 	if err != nil {
 		return err
@@ -76,17 +77,17 @@ func (a *app) showUndo(p *operator.UndoPlan) {
 		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), for the old cluster could not be backed up, into %s", op.OldToken, into)
 	}
 	if op.RevisionBefore > 0 {
-		a.note("  that is:      revision %d or so, the highest that clients had seen before", op.RevisionBefore)
+		a.note("  that is:      about revision %d, the highest that clients had seen before", op.RevisionBefore)
 	}
-	a.note("  loses:        all that was written in the %s since then%s", ui.Age(max(since, 0)), a.writtenSince(p))
+	a.note("  loses:        all writes of the %s since then%s", ui.Age(max(since, 0)), a.writtenSince(p))
 	for _, o := range p.Later {
-		a.note("  with it goes: %s (%s), done later", o.ID, subject(o.Backup, o.Source))
+		a.note("  also undone:  %s (%s), done later", o.ID, subject(o.Backup, o.Source))
 	}
 	if b := p.SpecBefore; b != nil && p.Request.Spec.Empty() && b.MemberCount != p.Spec.MemberCount {
 		a.note("  note:         before that restore the spec was %s; to go back to that too, add --member-count=%d", clusterOf(*b), b.MemberCount)
 	}
 	if p.Backup != "" || p.Source.OrBackup != "" {
-		a.note("  afterwards:   this can be undone too, as the cluster is backed up once more before it")
+		a.note("  afterwards:   this can be undone too, because the cluster is backed up once more before it")
 	}
 }
 

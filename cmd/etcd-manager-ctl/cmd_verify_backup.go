@@ -17,18 +17,18 @@ func (a *app) verifyCommand() *cobra.Command {
 	var tempDir string
 	var all, chain bool
 	cmd := &cobra.Command{
-		Use: "verify-backup NAME|latest", Short: "Fetch a backup and check everything about it", Args: atMostOne,
-		Long: `Fetch a backup and check everything about it that a restore checks: sizes and SHA-256 against the manifest, gzip's checksum, etcd's own checksum at the
+		Use: "verify-backup NAME|latest", Short: "Fetch a backup and check it completely", Args: atMostOne,
+		Long: `Fetch a backup and make the same checks as a restore: sizes and SHA-256 against the manifest, gzip's checksum, etcd's own checksum at the
 end of the snapshot, and every page and record of the database. With --all all backups are checked, the newest first.
 
-With --chain the backup is also reached a second time, from the backup before it by the changes that were kept between the two, and compared: this proves
+With --chain the changes between the backup before it and this one are replayed too, and the result is compared with this backup. This verifies
 both backups and every segment between them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) == 1) {
 				return ui.Usagef("verify-backup needs the name of a backup (see list-backups), or --all")
 			}
 			if all && chain {
-				return ui.Usagef("--chain and --all don't go together: a chain leads from one backup to the next")
+				return ui.Usagef("--chain and --all can't be combined: a chain leads from one backup to the next")
 			}
 			if all {
 				return a.verifyAll(cmd.Context(), tempDir)
@@ -41,7 +41,7 @@ both backups and every segment between them.`,
 		ValidArgsFunction: a.complete(restorableNames),
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "check all backups")
-	cmd.Flags().BoolVar(&chain, "chain", false, "also reach it from the backup before it by the changes between them, and compare")
+	cmd.Flags().BoolVar(&chain, "chain", false, "also replay the changes from the backup before it, and compare the result")
 	addTempDir(cmd, &tempDir)
 	return cmd
 }
@@ -85,11 +85,11 @@ func (a *app) printVerified(out operator.Verified) error {
 	fmt.Fprintf(&b, "sound: %s\n", out.Name)
 	fmt.Fprintf(&b, "  stored file:   %s; %s\n", ui.Size(out.StoredBytes), sums)
 	fmt.Fprintf(&b, "  snapshot:      %s; etcd's own checksum at its end is right\n", ui.Size(out.SizeBytes))
-	fmt.Fprintf(&b, "  database:      every page and record was read and makes sense; format of etcd %s\n", out.Format)
+	fmt.Fprintf(&b, "  database:      every page and record was read and is valid; format of etcd %s\n", out.Format)
 	fmt.Fprintf(&b, "  content:       revision %d, %s, %s, HashKV %d\n", out.Revision, ui.Count(int(out.Keys), "key"), ui.Count(out.Leases, "lease"), out.Hash)
 	taken := "with etcd " + out.EtcdVersion
 	if out.EtcdVersion == "" {
-		taken = "with an etcd that isn't known"
+		taken = "with an unknown version of etcd"
 	}
 	if out.ClusterName != "" {
 		taken += fmt.Sprintf(", from cluster %q", out.ClusterName)
@@ -102,7 +102,7 @@ func (a *app) printVerified(out operator.Verified) error {
 	}
 	fmt.Fprintf(&b, "  taken:         %s\n", taken)
 	if out.Unfit != "" {
-		fmt.Fprintf(&b, "  BUT:           it can't be restored with the present spec: %s\n", out.Unfit)
+		fmt.Fprintf(&b, "  BUT:           it can't be restored with the current spec: %s\n", out.Unfit)
 	}
 	return a.printf("%s", b.String())
 }
@@ -156,7 +156,7 @@ func (a *app) printLine(out operator.Verified) error {
 	case !out.Sound:
 		return a.printf("BAD    %s  %s\n", out.Name, out.Problem)
 	case out.Unfit != "":
-		return a.printf("sound  %s  revision %d, %d keys, %s; not with the present spec: %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes), out.Unfit)
+		return a.printf("sound  %s  revision %d, %d keys, %s; not with the current spec: %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes), out.Unfit)
 	}
 	return a.printf("sound  %s  revision %d, %d keys, %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes))
 }
@@ -211,6 +211,6 @@ func (a *app) verifyChain(ctx context.Context, name, tempDir string) error {
 	case a.output == "json":
 		return nil
 	}
-	return a.printf("sound: %s\n  content:   revision %d, %s, HashKV %d\n  chain:     the same comes out of backup %s with the %s behind it\n  took:      %s\n",
+	return a.printf("sound: %s\n  content:   revision %d, %s, HashKV %d\n  chain:     backup %s with the %s after it gives the same\n  took:      %s\n",
 		v.Backup, v.Facts.Revision, ui.Count(int(v.Facts.Keys), "key"), v.Facts.Hash.Hash, v.Base, ui.Count(v.Segments, "segment"), ui.Took(v.Took))
 }

@@ -25,11 +25,11 @@ type volumeFlags struct {
 func (a *app) volumesCommand() *cobra.Command {
 	f := &volumeFlags{}
 	c := &cobra.Command{
-		Use: "volumes", Short: "Look at the members' volumes on AWS, and encrypt them",
-		Long: `Look at the members' EBS volumes, and replace them by encrypted ones while the cluster runs.
+		Use: "volumes", Short: "Show the members' volumes on AWS, and encrypt them",
+		Long: `Show the members' EBS volumes, and replace them by encrypted ones while the cluster runs.
 
-The flags --cluster-name, --volume-tag and --volume-name-tag are those with which the managers run. For AWS the SDK's usual variables and
-files apply (AWS_REGION, AWS_PROFILE, …), with permissions as in docs/aws.md.`,
+Give the same --cluster-name, --volume-tag and --volume-name-tag as the managers have. For AWS the SDK's usual variables and
+files apply (AWS_REGION, AWS_PROFILE, …), with the permissions in docs/aws.md.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return ui.Usagef("volumes has no command %q%s", args[0], didYouMean(args[0], cmd))
@@ -37,7 +37,7 @@ files apply (AWS_REGION, AWS_PROFILE, …), with permissions as in docs/aws.md.`
 			return nil
 		},
 		RunE: func(*cobra.Command, []string) error {
-			return ui.Usagef("say what to do: volumes check, volumes encrypt or volumes confirm")
+			return ui.Usagef("a command is missing: volumes check, volumes encrypt or volumes confirm")
 		},
 	}
 	p := c.PersistentFlags()
@@ -64,10 +64,10 @@ func (f *volumeFlags) open(ctx context.Context) (*aws.Client, volume.Encryption,
 func (a *app) volumesCheckCommand(f *volumeFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Show every member's volume, and whether it is encrypted", Args: noArgs,
-		Long: `Show for every member its volume, size, type, encryption, key and state. Members without a volume are shown too, as far as the tags of
-others name them, and so are volumes that were replaced and are kept.
+		Long: `Show each member's volume: size, type, encryption, key and state. Members without a volume are shown too, if the tags of
+others name them, and so are replaced volumes that are kept.
 
-With --require-encrypted-volume[=KEY-ARN] the exit code is 1 if a member's volume isn't encrypted so.`,
+With --require-encrypted-volume[=KEY-ARN] the exit code is 1 if a member's volume isn't encrypted as required.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesCheck(cmd.Context(), f) },
 	}
 	requireFlag(c, &f.encryption)
@@ -75,7 +75,7 @@ With --require-encrypted-volume[=KEY-ARN] the exit code is 1 if a member's volum
 }
 
 func requireFlag(c *cobra.Command, to *string) {
-	c.Flags().StringVar(to, "require-encrypted-volume", "", "what is wanted: encrypted with any key, or with the `KEY-ARN`")
+	c.Flags().StringVar(to, "require-encrypted-volume", "", "the requirement: encrypted with any key, or with the `KEY-ARN`")
 	c.Flags().Lookup("require-encrypted-volume").NoOptDefVal = "true"
 }
 
@@ -219,7 +219,7 @@ func (a *app) volumesConfirmCommand(f *volumeFlags) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "confirm", Short: "Delete the volumes that were replaced and are kept", Args: noArgs,
-		Long: `Delete the volumes that "volumes encrypt" has replaced. Until then they are kept as they were given up, with the data of that moment.`,
+		Long: `Delete the volumes that "volumes encrypt" has replaced. Until then they are kept unchanged, with their old data.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesConfirm(cmd.Context(), f, yes) },
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "don't ask")

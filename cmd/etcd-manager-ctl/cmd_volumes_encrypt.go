@@ -21,15 +21,15 @@ func (a *app) volumesEncryptCommand(f *volumeFlags) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "encrypt", Short: "Replace the members' volumes by encrypted ones, one after the other, while the cluster runs", Args: noArgs,
-		Long: `Replace every volume that isn't encrypted as wanted by an encrypted one of the same size and type, one member after the other, while the cluster
+		Long: `Replace every volume that isn't encrypted as required by an encrypted one of the same size and type, one member after the other, while the cluster
 serves its clients:
 
   1. An empty encrypted volume is created in the member's zone, with the same tags.
-  2. The member's node sees that, waits until every other member is well, stops its etcd in order, gives the old volume up and takes the new one.
-  3. The leader takes a backup, and has the member join again as a learner that is filled by the others and promoted.
+  2. The member's node sees it, waits until every other member is healthy, stops its etcd gracefully, releases the old volume and attaches the new one.
+  3. The leader takes a backup, and adds the member again as a learner, which gets its data from the others and is promoted.
   4. The old volume is kept, under another tag, until "volumes confirm" deletes it.
 
-It can be interrupted at any point and started again: it goes on where it was. It needs at least three members, and managers that run with
+You can interrupt it at any point and start it again: it continues. It needs at least three members, and managers that run with
 --volume-provider=aws. --require-encrypted-volume=KEY-ARN encrypts with that key; without it, the account's default key for EBS is used.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesEncrypt(cmd.Context(), f, yes) },
 	}
@@ -70,7 +70,7 @@ func (a *app) volumesEncrypt(ctx context.Context, f *volumeFlags, yes bool) erro
 	left, err := r.left(ctx)
 	if err != nil || len(left) == 0 {
 		if err == nil {
-			a.note("every member's volume is encrypted as wanted")
+			a.note("every member's volume is encrypted as required")
 		}
 		return err
 	}
@@ -93,7 +93,7 @@ func (r *encryptRun) run(ctx context.Context) error {
 		case err != nil:
 			return err
 		case done:
-			r.a.note("every member's volume is encrypted as wanted. The old volumes are kept; when you are sure, delete them with \"volumes confirm\"")
+			r.a.note("every member's volume is encrypted as required. The old volumes are kept; when you are sure, delete them with \"volumes confirm\"")
 			return nil
 		}
 		if !r.a.pause(ctx) {
@@ -103,7 +103,7 @@ func (r *encryptRun) run(ctx context.Context) error {
 }
 
 func (r *encryptRun) interrupted() error {
-	return &outcomeError{exitUnfollowed, "interrupted: what was begun goes on by itself; the same command goes on with the rest"}
+	return &outcomeError{exitUnfollowed, "interrupted: the replacement that was begun continues; run the same command again for the rest"}
 }
 
 // left are the members' volumes that aren't as wanted, or whose replacement isn't finished.
@@ -150,15 +150,15 @@ func (r *encryptRun) step(ctx context.Context) (done bool, err error) {
 		if err := r.ec2.Keep(ctx, old, next); err != nil {
 			return false, err
 		}
-		r.say("%s: serves from %s (encrypted, %s); %s is kept", old.Node, next.ID, next.Key, old.ID)
+		r.say("%s: serves from %s (encrypted, %s); the old volume %s is kept", old.Node, next.ID, next.Key, old.ID)
 	case record.Volume == string(id):
-		r.say("%s: has taken %s; the others fill it", old.Node, next.ID)
+		r.say("%s: has attached %s; the other members fill it", old.Node, next.ID)
 	case old.Tags[aws.TagGivenUp] != "":
-		r.say("%s: has given %s up and takes %s", old.Node, old.ID, next.ID)
+		r.say("%s: has released %s and attaches %s", old.Node, old.ID, next.ID)
 	case record.Waiting != "":
 		r.say("%s: not yet: %s", old.Node, record.Waiting)
 	default:
-		r.say("%s: waiting until its manager sees that %s is to take the place of %s (--discovery-poll-interval)", old.Node, next.ID, old.ID)
+		r.say("%s: waiting until its manager sees that %s will replace %s (--discovery-poll-interval)", old.Node, next.ID, old.ID)
 	}
 	return false, nil
 }
@@ -184,13 +184,13 @@ func (r *encryptRun) begin(ctx context.Context, old *volume.Volume, records map[
 		return err
 	}
 	if next.State != "available" {
-		r.say("%s: waiting until %s is made (it is %s)", old.Node, next.ID, next.State)
+		r.say("%s: waiting until %s is created (it is %s)", old.Node, next.ID, next.State)
 		return nil
 	}
 	if err := r.ec2.Tag(ctx, old.ID, map[string]string{aws.TagReplacedBy: string(next.ID)}); err != nil {
 		return err
 	}
-	r.say("%s: made %s, encrypted with %s, which is to take the place of %s", old.Node, next.ID, next.Key, old.ID)
+	r.say("%s: created %s, encrypted with %s, which will replace %s", old.Node, next.ID, next.Key, old.ID)
 	return nil
 }
 
@@ -207,9 +207,9 @@ func (r *encryptRun) made(ctx context.Context, old *volume.Volume) (*volume.Volu
 		if r.want.Check(v) == nil {
 			return v, nil
 		}
-		r.say("%s: %s was made for it before, with the key %s, and isn't used; delete it", old.Node, v.ID, cmp.Or(v.Key, "of nobody"))
+		r.say("%s: %s was created for it before, with the key %s, and isn't used; delete it", old.Node, v.ID, cmp.Or(v.Key, "of nobody"))
 	}
-	r.say("%s: an encrypted volume like %s is made", old.Node, old.ID)
+	r.say("%s: an encrypted volume like %s is created", old.Node, old.ID)
 	return r.ec2.Create(ctx, old, r.want)
 }
 
@@ -228,13 +228,13 @@ func (r *encryptRun) allServe(ctx context.Context, records map[cluster.NodeID]ca
 		members++
 		switch record, ok := records[v.Node]; {
 		case !ok:
-			errs = append(errs, fmt.Errorf("%s has not said which volume it has (does its manager run, in this version, with --volume-provider=aws?)", v.Node))
+			errs = append(errs, fmt.Errorf("%s has not reported its volume (does its manager run, in this version, with --volume-provider=aws?)", v.Node))
 		case !record.Serving || record.Volume != string(v.ID):
 			errs = append(errs, fmt.Errorf("%s doesn't serve from %s", v.Node, v.ID))
 		}
 	}
 	if members < 3 {
-		errs = append(errs, fmt.Errorf("there are %d members with a volume; at least 3 are needed, so that the data stay while one is rebuilt", members))
+		errs = append(errs, fmt.Errorf("there are %d members with a volume; at least 3 are needed, because one has no data while it is rebuilt", members))
 	}
 	return errors.Join(errs...)
 }

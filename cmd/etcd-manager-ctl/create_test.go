@@ -80,7 +80,7 @@ func TestPins(t *testing.T) {
 		t.Errorf("the pin is %+v, %v", p, err)
 	}
 	must(t, w.catalog().PutProof(context.Background(), newest, catalog.Proof{At: w.now, Outcome: catalog.Proven}))
-	if out, _, _ := w.tell("list-backups", "-o", "wide"); !strings.Contains(out, "yes") || !strings.Contains(out, "proven") {
+	if out, _, _ := w.tell("list-backups", "-o", "wide"); !strings.Contains(out, "yes") || !strings.Contains(out, "good, ") {
 		t.Errorf("the table:\n%s", out)
 	}
 	out, _, code := w.tell("prune", "--dry-run")

@@ -75,7 +75,7 @@ func (e *etcdTarget) complete(candidates []installation) error {
 	for _, c := range candidates {
 		looked = append(looked, c.ca)
 	}
-	return ui.Usagef("how to reach etcd isn't known, for neither kOps nor kubeadm has left its files here (%s): run it on a master, or give --endpoints, --cacert, --cert and --key",
+	return ui.Usagef("etcd's address isn't known: there are no files of kOps or kubeadm here (%s). Run this on a master, or give --endpoints, --cacert, --cert and --key",
 		strings.Join(looked, ", "))
 }
 

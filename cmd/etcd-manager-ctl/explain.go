@@ -95,9 +95,9 @@ func (a *app) explain(err error) error {
 	case errors.As(err, &undecided):
 		text = a.undecided(undecided)
 	case errors.As(err, &foreign):
-		text = foreign.Error() + "; if this cluster shall get the other one's data, add --force-foreign"
+		text = foreign.Error() + "; if you want the other cluster's data in this cluster, add --force-foreign"
 	case errors.As(err, &uncertain):
-		text = fmt.Sprintf("%v; whether it is queued all the same shows %s", uncertain.Err, a.ctl("list-commands"))
+		text = fmt.Sprintf("%v. It may be queued anyway: check with %s", uncertain.Err, a.ctl("list-commands"))
 	case errors.As(err, &noSpec) && noSpec.Change:
 		text = fmt.Sprintf("there is no cluster spec in %s yet: --member-count is needed too", noSpec.Store)
 	case errors.As(err, &noSpec):
@@ -145,7 +145,7 @@ func (a *app) explainFlags(err error) error {
 	case errors.As(err, &unsafe):
 		return ui.Usagef("--etcd-version=%s is refused: %s", unsafe.Version, unsafe.Why)
 	case errors.As(err, &busy):
-		return fmt.Errorf("%s (%s) is under way and writes the marker itself; see how it ends: %s", busy.Command.Name, subjectOf(busy.Command), a.ctl("follow", busy.Command.Name))
+		return fmt.Errorf("%s (%s) is running and writes the marker itself; follow it: %s", busy.Command.Name, subjectOf(busy.Command), a.ctl("follow", busy.Command.Name))
 	case errors.As(err, &sum):
 		return &explained{sum.Error() + "; if it is such a copy, add --skip-hash-check", err}
 	case errors.As(err, &temp):
@@ -172,7 +172,7 @@ func (a *app) undecided(e *operator.UndecidedError) string {
 	for _, k := range e.Candidates {
 		text += fmt.Sprintf("\n  this one:  %s", a.ctl("restore-backup", k.Name, "--dry-run"))
 		if k.Life != "" {
-			text += fmt.Sprintf("\n  with the changes of its life:  %s", a.ctl("restore-backup", k.Name, "--latest", "--dry-run"))
+			text += fmt.Sprintf("\n  with the changes of its incarnation:  %s", a.ctl("restore-backup", k.Name, "--latest", "--dry-run"))
 		}
 	}
 	return text
@@ -182,10 +182,10 @@ func (a *app) explainUndo(e *operator.UndoError) string {
 	name := e.Command.Name
 	switch e.Why {
 	case operator.UndoRunning:
-		return fmt.Sprintf("%s (%s) is being executed (%s), so nothing is to be undone yet; to undo an earlier one, name it\n  follow it:    %s\n  withdraw it:  %s (while nothing is stopped for it)",
+		return fmt.Sprintf("%s (%s) is being executed (%s), so there is nothing to undo yet; to undo an earlier one, name it\n  follow it:    %s\n  withdraw it:  %s (while nothing is stopped for it)",
 			name, subjectOf(e.Command), e.Command.Operation.State, a.ctl("follow", name), a.ctl("delete-command", name))
 	case operator.UndoWaiting:
-		return fmt.Sprintf("%s (%s) waits, and nothing of it has happened yet; to undo an earlier one all the same, name it\n  withdraw it:  %s",
+		return fmt.Sprintf("%s (%s) waits and has not begun yet; to undo an earlier one anyway, name it\n  withdraw it:  %s",
 			name, subjectOf(e.Command), a.ctl("delete-command", name))
 	case operator.UndoNotBegun:
 		return e.Error() + " with delete-command"
@@ -200,22 +200,22 @@ func (a *app) explainNoSurvivors(e *operator.NoSurvivorsError) string {
 	text := e.Error()
 	switch {
 	case e.Leader == nil:
-		text += "\nNo manager has ever led here."
+		text += "\nNo manager has ever been leader here."
 	case e.Led():
-		return text + fmt.Sprintf("\nA manager on node %s leads (it said so %s). If the quorum was lost this minute, try again in a minute.", e.Leader.Node, ui.Ago(e.Age))
+		return text + fmt.Sprintf("\nA manager on node %s leads (last reported %s). If the quorum was lost just now, try again in a minute.", e.Leader.Node, ui.Ago(e.Age))
 	default:
-		text += fmt.Sprintf("\nBut no manager seems to lead: the last one, on node %s, was heard of %s.", e.Leader.Node, ui.Ago(e.Age))
+		text += fmt.Sprintf("\nBut no manager seems to lead: the last one, on node %s, last reported %s.", e.Leader.Node, ui.Ago(e.Age))
 	}
 	need := "a majority of the spec's masters"
 	if e.Members > 0 {
 		need = fmt.Sprintf("at least %d of the %d masters of the spec", cluster.Quorum(e.Members), e.Members)
 	}
 	return text + fmt.Sprintf(`
-Survivors are reported by a leading manager, and one leads only while %s run etcd-manager. So
-  start replacements for the lost masters (empty ones will do), or
-  if there are none, make do with fewer: %s
-    and restart the survivor's manager, which reads that when it starts,
-and then try again.`, need, a.ctl("configure-cluster", "--member-count=1"))
+Only a leading manager reports survivors, and a manager can only lead while %s run etcd-manager. So
+  start new masters for the lost ones (they can be empty), or
+  if you have none, lower the member count: %s
+    and restart the survivor's manager, which reads it at its start.
+Then try again.`, need, a.ctl("configure-cluster", "--member-count=1"))
 }
 
 func explainSurvivor(e *operator.SurvivorError) string {
@@ -236,10 +236,10 @@ func (a *app) explainUnfollowed(e *operator.UnfollowedError) error {
 	}
 	text := fmt.Sprintf("%s is not followed any more: %s\n", e.Command, why)
 	if e.Operation == nil {
-		text += fmt.Sprintf("It stays queued.\n  look again:   %s\n  withdraw it:  %s", a.ctl("follow", e.Command), a.ctl("delete-command", e.Command))
+		text += fmt.Sprintf("It stays queued.\n  follow it:    %s\n  withdraw it:  %s", a.ctl("follow", e.Command), a.ctl("delete-command", e.Command))
 		return &outcomeError{exitUnfollowed, text}
 	}
-	text += fmt.Sprintf("The managers go on with it (%s).\n  look again:   %s", e.Operation.State, a.ctl("follow", e.Command))
+	text += fmt.Sprintf("The managers continue it (%s).\n  follow it:    %s", e.Operation.State, a.ctl("follow", e.Command))
 	if !operator.Stopped(e.Operation.State) {
 		text += "\n  withdraw it:  " + a.ctl("delete-command", e.Command)
 	}
@@ -264,15 +264,15 @@ func explainOutcome(e *operator.OutcomeError) error {
 	case e.Withdrawn:
 		return &outcomeError{exitNotDone, e.Error()}
 	case op.State == catalog.StateRolledBack:
-		text := fmt.Sprintf("%s was rolled back: %s\nThe old data are back; nothing is to be undone.", name, op.Reason)
+		text := fmt.Sprintf("%s was rolled back: %s\nThe old data are back; there is nothing to undo.", name, op.Reason)
 		if op.Outage > 0 {
-			text += fmt.Sprintf(" etcd served nobody for %s.", ui.Took(op.Outage))
+			text += fmt.Sprintf(" etcd was stopped for %s.", ui.Took(op.Outage))
 		}
 		return &outcomeError{exitRolledBack, text}
 	case op.State == catalog.StateSuperseded:
-		return &outcomeError{exitNotDone, fmt.Sprintf("%s was superseded: %s\nNothing was changed by it (list-commands shows the one that took its place)", name, op.Reason)}
+		return &outcomeError{exitNotDone, fmt.Sprintf("%s was superseded: %s\nIt changed nothing (list-commands shows the one that replaced it)", name, op.Reason)}
 	case op.Kind == catalog.KindBackup:
 		return &outcomeError{exitFailure, fmt.Sprintf("%s failed: %s", name, op.Reason)}
 	}
-	return &outcomeError{exitFailure, fmt.Sprintf("%s failed: %s\nNothing was stopped for it; what served before serves on.", name, op.Reason)}
+	return &outcomeError{exitFailure, fmt.Sprintf("%s failed: %s\nNothing was stopped for it; the cluster keeps serving.", name, op.Reason)}
 }

@@ -11,7 +11,7 @@ import (
 
 // addTempDir declares the flag for where backups are put for a while.
 func addTempDir(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "temp-dir", "", "the `directory` for temporary files, which needs room for the decompressed backup (default: the system's)")
+	cmd.Flags().StringVar(dir, "temp-dir", "", "the `directory` for temporary files, with enough disk space for the decompressed backup (default: the system's)")
 }
 
 // transfers shows a bar on the standard error for what is fetched or stored, if that is a screen.

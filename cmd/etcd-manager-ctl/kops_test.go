@@ -112,7 +112,7 @@ func (w *world) apply() {
 	}
 	after := w.snapshot()
 	code, out, errOut = w.exec("kops", "apply", "-f", "cluster.yaml", "--yes")
-	if code != 0 || !strings.Contains(out, "Everything is as the file says.") || w.snapshot() != after || strings.Contains(errOut, "done:") {
+	if code != 0 || !strings.Contains(out, "There are no differences.") || w.snapshot() != after || strings.Contains(errOut, "done:") {
 		w.t.Errorf("a second apply: exit code %d\n%s%s", code, out, errOut)
 	}
 }

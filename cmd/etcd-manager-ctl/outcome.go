@@ -63,8 +63,8 @@ func (a *app) sayDone(op *catalog.Operation) error {
 	default:
 		b.WriteString("  undo it:        not possible: there was no cluster before\n")
 	}
-	b.WriteString(`If this is Kubernetes' etcd: API servers see what was restored by themselves. Soon, restart them one after the other, then kube-controller-manager and kube-scheduler,
-then operators of your own (docs/kubernetes.md says why).
+	b.WriteString(`If this is Kubernetes' etcd: API servers see the restored data without a restart. Restart them soon anyway, one after the other, then kube-controller-manager and kube-scheduler,
+then your own operators (docs/kubernetes.md says why).
 `)
 	return a.printf("%s", b.String())
 }

@@ -70,7 +70,7 @@ func planned(p *operator.Path) planOutput {
 
 func estimatedFrom(e operator.Estimate) string {
 	if e.Like == nil {
-		return "estimated by the size; no restore was done here yet"
+		return "estimated from the size; no restore was done here yet"
 	}
 	return fmt.Sprintf("as the last one, %s, with %s", e.Like.ID, ui.Size(e.Like.StagedBytes))
 }
@@ -110,29 +110,29 @@ func (o planOutput) text() string {
 func (o planOutput) losses(line func(name, format string, args ...any)) {
 	switch {
 	case o.LostRevisions > 0 && o.LostMore:
-		line("loses", "what came after it: at least %d revisions, until %s and longer", o.LostRevisions, ui.Exactly(o.LostUntil))
+		line("loses", "the changes after it: at least %d revisions, until %s and longer", o.LostRevisions, ui.Exactly(o.LostUntil))
 	case o.LostMore:
-		line("loses", "what came after it: changes of more than %s later are kept, too", ui.Took(changelog.Enough))
+		line("loses", "the changes after it: changes of more than %s later are kept, too", ui.Took(changelog.Enough))
 	case o.LostRevisions > 0:
-		line("loses", "what came after it: at least %d revisions, until %s", o.LostRevisions, ui.Exactly(o.LostUntil))
+		line("loses", "the changes after it: at least %d revisions, until %s", o.LostRevisions, ui.Exactly(o.LostUntil))
 	case o.LostServing == nil:
-		line("loses", "what came after it; nothing of that is in the store")
+		line("loses", "the changes after it; none of them is in the store")
 	}
 	l := o.LostServing
 	if l == nil {
 		if o.ServingIncarnation == "" && o.Incarnation != "" {
-			line("note", "the store doesn't tell which life of the cluster serves; this point is of life %s", o.Incarnation)
+			line("note", "the store doesn't show which incarnation of the cluster serves; this point is of incarnation %s", o.Incarnation)
 		}
 		return
 	}
-	line("OTHER LIFE", "this point is of life %s, and life %s serves, since %s", o.Incarnation, o.ServingIncarnation, ui.Exactly(l.Began))
+	line("OTHER LIFE", "this point is of incarnation %s, and incarnation %s serves, since %s", o.Incarnation, o.ServingIncarnation, ui.Exactly(l.Began))
 	if l.LastRevision > 0 {
-		line("loses too", "all that was written in the life that serves: in the store up to revision %d, until %s", l.LastRevision, ui.Exactly(l.Until))
+		line("loses too", "all writes of the incarnation that serves: in the store up to revision %d, until %s", l.LastRevision, ui.Exactly(l.Until))
 	} else {
-		line("loses too", "all that was written in the life that serves; nothing of that is in the store")
+		line("loses too", "all writes of the incarnation that serves; none of them is in the store")
 	}
 	if l.Backup == "" && l.LastRevision > 0 {
-		line("note", "no backup of the life that serves is in the store, so its changes can't be brought back (create-backup takes one)")
+		line("note", "no backup of the incarnation that serves is in the store, so its changes can't be restored (create-backup takes one)")
 	}
 }
 

@@ -18,8 +18,8 @@ type queueFlags struct {
 
 func (q *queueFlags) add(cmd *cobra.Command, now bool) {
 	f := cmd.Flags()
-	f.BoolVar(&q.options.Now, "now", now, "don't wait for a restart of the managers: the leader sees it within about half a minute")
-	f.BoolVar(&q.wait, "wait", false, "follow it to its end; interrupting that doesn't interrupt the restore")
+	f.BoolVar(&q.options.Now, "now", now, "don't wait for a restart of the managers: the leader sees the command within about half a minute")
+	f.BoolVar(&q.wait, "wait", false, "follow it to its end; interrupting the tool doesn't interrupt the restore")
 	f.StringVar(&q.options.Reason, "reason", "", "a `note` of your own, kept with the record")
 	q.change.add(cmd)
 }
@@ -49,14 +49,14 @@ func (a *app) saySpec(s operator.SpecEffect) {
 	switch s.When {
 	case operator.SpecKept:
 	case operator.SpecWhenDone:
-		a.note("the cluster spec is %s; when the restore is done it becomes %s, else the restored cluster would be changed back to it", clusterOf(*s.Before), clusterOf(s.After))
+		a.note("the cluster spec is %s. When the restore is done it becomes %s; otherwise the managers would change the restored cluster back", clusterOf(*s.Before), clusterOf(s.After))
 	case operator.SpecWritten:
 		was := "there was none"
 		if s.Before != nil {
 			was = "it was " + clusterOf(*s.Before)
 		}
-		a.note(`the cluster spec is written too: %s (%s); else the restored cluster would be changed back to it
-  A cluster that serves is changed accordingly from now on; withdrawing the restore doesn't take that back.`, clusterOf(s.After), was)
+		a.note(`the cluster spec is written too: %s (%s); otherwise the managers would change the restored cluster back
+  A cluster that serves is changed to it from now on; withdrawing the restore doesn't undo that.`, clusterOf(s.After), was)
 	}
 }
 
@@ -66,9 +66,9 @@ func (a *app) sayOthers(others []operator.Command) {
 		switch {
 		case o.Creates():
 		case o.Running():
-			a.note("%s (%s) is being executed (%s); this one begins after it has ended", o.Name, subjectOf(o), o.Operation.State)
+			a.note("%s (%s) is being executed (%s); this one begins when it has ended", o.Name, subjectOf(o), o.Operation.State)
 		case o.Waiting():
-			a.note("%s (%s) was waiting too: the later one wins, so it is superseded when this one begins", o.Name, subjectOf(o))
+			a.note("%s (%s) was waiting too: it is superseded when this one begins", o.Name, subjectOf(o))
 		}
 	}
 }
@@ -82,13 +82,13 @@ func (a *app) sayQueued(q operator.Queued, wait bool) error {
 	if wait {
 		return nil
 	}
-	begin := `Nothing has changed yet: the cluster serves on until the managers are restarted.
-  start it:     restart etcd-manager on the masters, one after the other (docker stop, kill, or a roll of the masters): each stops its etcd
+	begin := `Nothing has changed yet: the cluster keeps serving until the managers are restarted.
+  start it:     restart etcd-manager on the masters, one after the other (docker stop, kill, or a rolling update of the masters): each stops its etcd
 `
 	if cmd.Options.Now {
-		begin = "The leader sees it within about half a minute and begins; nothing is stopped before all is proven and staged.\n"
+		begin = "The leader sees it within about half a minute and begins; nothing is stopped before everything is checked and staged.\n"
 	}
-	return a.printf(`%s  watch it:     %s
+	return a.printf(`%s  follow it:    %s
   withdraw it:  %s
 `, begin, a.ctl("follow", cmd.Name), a.ctl("delete-command", cmd.Name))
 }

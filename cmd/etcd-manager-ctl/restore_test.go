@@ -168,7 +168,7 @@ func TestDeleteFailedFirst(t *testing.T) {
 	must(t, w.catalog().RemoveCommand(context.Background(), name))
 	w.ended(name, "bad", catalog.StateFailed, nil)
 	code, out, errOut := w.exec("--backup-store=mem://x", "delete-command", name)
-	if code != exitOK || !strings.Contains(out, "forgotten: "+name) {
+	if code != exitOK || !strings.Contains(out, "removed: "+name) {
 		t.Errorf("%d %s%s", code, out, errOut)
 	}
 	if _, _, err := w.catalog().Operation(context.Background(), name); !errors.Is(err, catalog.ErrNotFound) {
@@ -188,7 +188,7 @@ func TestDeleteRace(t *testing.T) {
 	l := w.begin(w.queue("x", catalog.RestoreOptions{}), catalog.StateSaving)
 	w.store = onPurge{w.store, func() { l.op.SafetyBackup = "s"; l.op.State = catalog.StateStopping; l.save() }}
 	code, _, errOut := w.exec("--backup-store=mem://x", "delete-command", "x")
-	if code != 0 || !strings.Contains(errOut, "at this very moment") || !strings.Contains(errOut, "undo-restore") {
+	if code != 0 || !strings.Contains(errOut, "at this moment") || !strings.Contains(errOut, "undo-restore") {
 		t.Errorf("%d %s", code, errOut)
 	}
 }

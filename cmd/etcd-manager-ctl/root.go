@@ -78,9 +78,9 @@ func run(ctx context.Context, d deps) int {
 	switch {
 	case errors.As(err, &outcome):
 	case errors.Is(err, context.DeadlineExceeded):
-		fmt.Fprintf(d.errOut, "the store %s gave no answer within %s (--timeout)\n", a.store, a.timeout)
+		fmt.Fprintf(d.errOut, "the store %s didn't answer within %s (--timeout)\n", a.store, a.timeout)
 	case errors.Is(err, catalog.ErrDenied):
-		fmt.Fprintf(d.errOut, "the store refuses: check the credentials and the permissions of this machine for %s\n", a.store)
+		fmt.Fprintf(d.errOut, "the store refuses access: check the credentials and the permissions of this machine for %s\n", a.store)
 	case code == exitStore:
 		fmt.Fprintf(d.errOut, "the store %s can't be reached: nothing is known about its content\n", a.store)
 	case code == exitUsage:
@@ -92,12 +92,12 @@ func run(ctx context.Context, d deps) int {
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "etcd-manager-ctl --backup-store=URL [command]",
-		Short: "Look at, configure and restore an etcd cluster through its backup store",
-		Long: `etcd-manager-ctl works on the backup store alone: it never needs a route to the masters.
-Without a command it does "get". Flags may stand before the command, with one dash or two.
+		Short: "Show, configure and restore an etcd cluster through its backup store",
+		Long: `etcd-manager-ctl only needs the backup store: it never needs a network route to the masters.
+Without a command it runs "get". Flags may be before the command, with one dash or two.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be reached or refuses.
-Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn, 7 not followed to its end.`,
+Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn, 7 not followed to its end.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -115,9 +115,9 @@ Of what is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn,
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
-	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store; while following, how long it may be silent (default: without end)")
+	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store; while following, how long it may not answer (default: no limit)")
 	f.StringSliceVar(&a.identities, "identity", nil, "`file` with secret keys of age that open encrypted backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
-	f.BoolVar(&a.emptyStore, "allow-empty-store", false, "go on though nothing is stored at the URL yet; without it only configure-cluster and import-backup do")
+	f.BoolVar(&a.emptyStore, "allow-empty-store", false, "continue although nothing is stored at the URL yet; without it only configure-cluster and import-backup do")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	logFlags.VisitAll(func(lf *flag.Flag) {

@@ -76,7 +76,7 @@ func commandRow(c operator.Command) commandOutput {
 	}
 	if op == nil {
 		if c.Overtaken != "" {
-			r.Reason = fmt.Sprintf("%s was queued later and wins", c.Overtaken)
+			r.Reason = fmt.Sprintf("%s was queued later and replaces it", c.Overtaken)
 		}
 		return r
 	}
@@ -124,7 +124,7 @@ func (r commandOutput) detail() string {
 		}
 		return s
 	case r.Reason == "" && r.OutageSeconds > 0:
-		return fmt.Sprintf("etcd served nobody for %.1fs", r.OutageSeconds)
+		return fmt.Sprintf("etcd was stopped for %.1fs", r.OutageSeconds)
 	}
 	return r.Reason
 }

@@ -9,15 +9,15 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-const restartManager = "until the managers are restarted (docker stop, kill, or a roll of the masters); the cluster serves on until then"
+const restartManager = "until the managers are restarted (docker stop, kill, or a rolling update of the masters); the cluster keeps serving until then"
 
 // phases say what happens in each state of an operation.
 var phases = map[catalog.OperationState]string{
 	catalog.StateSalvaging: "a backup is made of that data dir; nothing is stopped yet",
 	catalog.StateProving:   "each node fetches the backup and checks it; nothing is stopped yet",
 	catalog.StateStaging:   "each node builds its new data dir; nothing is stopped yet",
-	catalog.StateSaving:    "the cluster is backed up as it is now, so that this can be undone; nothing is stopped yet",
-	catalog.StateStopping:  "etcd is stopped; from here on no client is served",
+	catalog.StateSaving:    "the cluster is backed up as it is now, so this can be undone; nothing is stopped yet",
+	catalog.StateStopping:  "etcd is stopped; the time without etcd begins",
 	catalog.StateSwitching: "the nodes switch to the new data and start etcd",
 	catalog.StateVerifying: "the restored cluster starts and is compared with what was staged",
 	catalog.StateReverting: "the nodes go back to the data from before",
@@ -62,13 +62,13 @@ func eventLine(event operator.Event) string {
 	case operator.Waiting:
 		return waitLine(e)
 	case operator.Overtaken:
-		return fmt.Sprintf("%s was queued later and wins: this one will be superseded", e.By)
+		return fmt.Sprintf("%s was queued later and replaces it: this one will be superseded", e.By)
 	case operator.NoLeader:
 		return noLeaderLine(e)
 	case operator.Begun:
 		return fmt.Sprintf("begun; node %s leads (term %d)", e.Leader, e.Term)
 	case operator.LeaderChanged:
-		return fmt.Sprintf("node %s leads now (term %d) and goes on with it", e.Leader, e.Term)
+		return fmt.Sprintf("node %s leads now (term %d) and continues it", e.Leader, e.Term)
 	case operator.StepEnded:
 		return stepLine(e)
 	case operator.SafetyBackup:
@@ -80,9 +80,9 @@ func eventLine(event operator.Event) string {
 	case operator.StateReason:
 		return fmt.Sprintf("%s: %s", e.State, e.Reason)
 	case operator.NoNews:
-		return fmt.Sprintf("nothing new for %s; if it stays so, look at the managers' log (the last leader was on node %s)", ui.Age(e.For), e.Leader)
+		return fmt.Sprintf("no progress for %s; if this continues, look at the managers' log (the last leader was on node %s)", ui.Age(e.For), e.Leader)
 	case operator.StoreSilent:
-		return fmt.Sprintf("the store doesn't answer; the managers go on meanwhile, and it is tried again: %v", e.Err)
+		return fmt.Sprintf("the store doesn't answer; the managers continue meanwhile, and the tool tries again: %v", e.Err)
 	case operator.StoreAnswers:
 		return "the store answers again, after " + ui.Took(e.After)
 	}

@@ -211,7 +211,7 @@ func TestEncryptAgain(t *testing.T) {
 		}
 	}
 	code, _, errOut := c.ctl(100, "encrypt", "--yes", "--require-encrypted-volume="+someKey)
-	if v, ok := c.Volume(left); code != exitOK || !strings.Contains(errOut, left+" was made for it before") || !ok || v.Attachment != nil {
+	if v, ok := c.Volume(left); code != exitOK || !strings.Contains(errOut, left+" was created for it before") || !ok || v.Attachment != nil {
 		t.Errorf("exit code %d, %s is %+v: %s", code, left, v, errOut)
 	}
 

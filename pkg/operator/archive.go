@@ -66,7 +66,7 @@ type BeforeRequest struct {
 // deleted from then on; of a namespace, what was deleted in it meanwhile is counted. It is ErrNotFound if nothing was deleted.
 func (c *Client) Before(ctx context.Context, r BeforeRequest) (*Deletion, error) {
 	if r.Key == "" || r.UntilRevision < 0 || r.UntilRevision > 0 && !r.Until.IsZero() {
-		return nil, invalidf("a deletion needs a key, and at most one of a moment and a revision from which on is looked back")
+		return nil, invalidf("a search for a deletion needs a key, and at most one of a time and a revision to begin at")
 	}
 	d := changelog.Deleted{Key: r.Key, Prefix: r.Prefix || strings.HasSuffix(r.Key, "/"), Dying: kube.DeletionAsked, Until: r.Until, UntilRevision: r.UntilRevision}
 	if namespace, ok := strings.CutPrefix(r.Key, kube.NamespacesPrefix); ok && !d.Prefix {
@@ -90,9 +90,9 @@ type ExtractRequest struct {
 func (r ExtractRequest) check() error {
 	switch {
 	case r.Namespace != "" && r.Key != "", r.Namespace == "" && r.Key == "":
-		return invalidf("either a key or a namespace has to be named")
+		return invalidf("a key or a namespace is needed, not both")
 	case !r.At.IsZero() && r.Revision != 0, r.Revision < 0:
-		return invalidf("either a moment or a revision can be named, which is positive")
+		return invalidf("a time or a positive revision can be given, not both")
 	}
 	return nil
 }

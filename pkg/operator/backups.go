@@ -42,7 +42,7 @@ func (e *NoBackupError) Error() string {
 	case e.Name == Latest:
 		message += ": check the URL"
 	default:
-		message += ": there is none at all; check the URL"
+		message += ": there are no backups; check the URL"
 	}
 	return message
 }

@@ -15,14 +15,14 @@ type FormingError struct {
 }
 
 func (e *FormingError) Error() string {
-	return fmt.Sprintf("the marker in %s is of a cluster that is being formed (%s); the managers end that by themselves", e.Store, e.Token)
+	return fmt.Sprintf("the marker in %s is of a cluster that is being formed (%s); the managers finish this by themselves", e.Store, e.Token)
 }
 
 // BusyError says that a command is being executed, which has to end first.
 type BusyError struct{ Command Command }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("%s is under way and writes the marker itself; see how it ends", e.Command.Name)
+	return fmt.Sprintf("%s is running and writes the marker itself; follow it", e.Command.Name)
 }
 
 // ConfirmCluster writes the token of the cluster that runs into the store's marker, which names the cluster whose data are the right ones. It is for a

@@ -60,7 +60,7 @@ type EmptyStoreError struct {
 }
 
 func (e *EmptyStoreError) Error() string {
-	s := fmt.Sprintf("there is no cluster in %s: nothing of one is stored at this URL", e.Store)
+	s := fmt.Sprintf("there is no cluster in %s: this URL has no objects of a cluster", e.Store)
 	if len(e.Near) > 0 {
 		s += "; did you mean " + strings.Join(e.Near, " or ") + "?"
 	}
@@ -81,7 +81,7 @@ type NoCommandError struct {
 func (e *NoCommandError) Error() string {
 	switch {
 	case e.Queue:
-		return fmt.Sprintf("no queued command restores the backup %q, or is called so", e.Name)
+		return fmt.Sprintf("no queued command has this name or restores a backup with this name: %q", e.Name)
 	case e.Name == "":
 		return "nothing is being executed and nothing waits"
 	}
@@ -120,7 +120,7 @@ type OutcomeError struct {
 
 func (e *OutcomeError) Error() string {
 	if e.Withdrawn {
-		return e.Command.Name + " was withdrawn before anybody began; nothing was changed"
+		return e.Command.Name + " was withdrawn before it began; nothing was changed"
 	}
 	return fmt.Sprintf("%s ended as %s: %s", e.Command.Name, e.Command.Operation.State, e.Command.Operation.Reason)
 }

@@ -106,5 +106,5 @@ func ExampleClient_Follow() {
 	// Output:
 	// restores 2026-02-01T10:00:00Z-000000
 	// waits for the leader
-	// ended: 2026-02-01T12:00:00Z-000000 was withdrawn before anybody began; nothing was changed
+	// ended: 2026-02-01T12:00:00Z-000000 was withdrawn before it began; nothing was changed
 }

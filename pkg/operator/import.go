@@ -59,7 +59,7 @@ type Imported struct {
 type NoChecksumError struct{ File string }
 
 func (e *NoChecksumError) Error() string {
-	return fmt.Sprintf("nothing was imported: %s has no checksum at its end, as a file has that was copied from a data dir; its structure is sound", e.File)
+	return fmt.Sprintf("nothing was imported: %s has no checksum at its end, like a file that was copied from a data dir; its structure is sound", e.File)
 }
 
 // Import makes a backup in the store out of a snapshot file. It is checked like a backup that is restored, and then stored under a name with the time of now,

@@ -48,7 +48,7 @@ type Prefix struct {
 // Inspect fetches a backup, checks it as Verify does, and says what is in it. Beside an error only the Notes are filled in.
 func (c *Client) Inspect(ctx context.Context, r InspectRequest) (Inspection, error) {
 	if r.Depth < 1 || r.Top < 0 {
-		return Inspection{}, invalidf("the depth has to be at least 1, and the number of prefixes at least 0")
+		return Inspection{}, invalidf("the depth must be at least 1, and the number of prefixes at least 0")
 	}
 	b, notes, err := c.backup(ctx, r.Backup)
 	if err != nil {

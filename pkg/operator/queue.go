@@ -43,7 +43,7 @@ type SpecEffect struct {
 type UncertainError struct{ Err error }
 
 func (e *UncertainError) Error() string {
-	return fmt.Sprintf("%v; whether it is queued anyway isn't known: list the commands", e.Err)
+	return fmt.Sprintf("%v. It may be queued anyway: list the commands", e.Err)
 }
 
 // Unwrap gives what the store has said.
@@ -91,7 +91,7 @@ func (c *Client) enqueue(ctx context.Context, r request) (Queued, error) {
 	spec, stored, err := c.readSpec(ctx, r.change)
 	if err != nil {
 		if errors.Is(err, catalog.ErrInvalid) && r.change.Empty() {
-			err = fmt.Errorf("the cluster spec in %s can't be restored into: %w", c.Store(), err)
+			err = fmt.Errorf("a restore can't use the cluster spec in %s: %w", c.Store(), err)
 		}
 		return Queued{}, err
 	}

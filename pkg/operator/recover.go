@@ -48,7 +48,7 @@ type NoSurvivorsError struct {
 func (e *NoSurvivorsError) Led() bool { return e.Leader != nil && e.Age < LeaderQuiet }
 
 func (e *NoSurvivorsError) Error() string {
-	return "the managers have not reported a lost quorum: as far as they know the cluster has one, and then there is nothing to recover"
+	return "the managers have not reported a lost quorum: as far as they know, the cluster has its quorum and needs no recovery"
 }
 
 // Unwrap gives ErrNotFound.
@@ -67,7 +67,7 @@ func (e *SurvivorError) Error() string {
 	case e.Ambiguous:
 		return "the survivors are of different clusters (different tokens), which can't be compared: choose one"
 	case e.Name != "":
-		return fmt.Sprintf("no survivor is called %q; a node has to be named exactly as the table does", e.Name)
+		return fmt.Sprintf("no survivor has the name %q; write it exactly as in the table", e.Name)
 	}
 	return "no node has data of the cluster: restore a backup"
 }

@@ -189,7 +189,7 @@ func (c *Client) writeSpec(ctx context.Context, change SpecChange) (cluster.Spec
 		}
 		return spec, err
 	}
-	return cluster.Spec{}, errors.New("the spec was changed by somebody else again and again: look with get, then try again")
+	return cluster.Spec{}, errors.New("somebody else changed the spec again and again: check it with get, then try again")
 }
 
 // readSpec reads the spec and applies the change. The version is that of what is stored, empty if there is none.
@@ -240,5 +240,5 @@ func (c *Client) writeSettings(ctx context.Context, change SettingsChange) error
 			return err
 		}
 	}
-	return errors.New("the settings were changed by somebody else again and again: look with get, then try again")
+	return errors.New("somebody else changed the settings again and again: check them with get, then try again")
 }

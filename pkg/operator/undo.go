@@ -78,22 +78,22 @@ func (e *UndoError) Error() string {
 	name := e.Command.Name
 	switch e.Why {
 	case UndoNothing:
-		return "no restore was done that the store remembers: nothing is to be undone"
+		return "the store has no record of a restore that was done: there is nothing to undo"
 	case UndoRunning:
-		return fmt.Sprintf("%s is being executed (%s), so nothing is to be undone yet; to undo an earlier one, name it", name, e.Command.Operation.State)
+		return fmt.Sprintf("%s is being executed (%s), so there is nothing to undo yet; to undo an earlier one, name it", name, e.Command.Operation.State)
 	case UndoWaiting:
-		return name + " waits, and nothing of it has happened yet; to undo an earlier one anyway, name it"
+		return name + " waits and has not begun yet; to undo an earlier one anyway, name it"
 	case UndoUnreadable:
 		return fmt.Sprintf("%s can't be undone: %v", name, e.Command.Problem)
 	case UndoNotBegun:
-		return name + " waits, and nothing of it has happened yet: withdraw it"
+		return name + " waits and has not begun yet: withdraw it"
 	case UndoNotEnded:
 		return fmt.Sprintf("%s is being executed (%s): it can be undone when it has ended", name, e.Command.Operation.State)
 	case UndoNotDone:
 		if e.Command.Operation.State == catalog.StateRolledBack {
-			return fmt.Sprintf("nothing is to be undone: %s was rolled back, the old data serve", name)
+			return fmt.Sprintf("there is nothing to undo: %s was rolled back, the old data serve", name)
 		}
-		return fmt.Sprintf("nothing is to be undone: %s ended as %s, and nothing was changed by it", name, e.Command.Operation.State)
+		return fmt.Sprintf("there is nothing to undo: %s ended as %s and changed nothing", name, e.Command.Operation.State)
 	case UndoGone:
 		return fmt.Sprintf("%s can't be undone: its safety backup %s is gone from the store, and no old data dir is known", name, e.Command.Operation.SafetyBackup)
 	case UndoFirst:

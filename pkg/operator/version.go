@@ -95,7 +95,7 @@ func (c *Client) changeVersion(ctx context.Context, v VersionChange, yield func(
 	}
 	runs, err := cluster.ParseVersion(m.EtcdVersion)
 	if err != nil {
-		return fmt.Errorf("which etcd runs can't be told from backup %s: %w; nothing is changed", m.Backup, err)
+		return fmt.Errorf("backup %s doesn't show which etcd runs: %w; nothing is changed", m.Backup, err)
 	}
 	lctx, cancel := c.limit(ctx)
 	err = c.writeSettings(lctx, v.Settings)

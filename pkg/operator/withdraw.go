@@ -36,13 +36,13 @@ func (e *KeptError) Error() string {
 	case op == nil:
 		return fmt.Sprintf("%s isn't queued: it is the record of an operation", name)
 	case op.State == catalog.StateReverting:
-		return name + " is being taken back already"
+		return name + " is already being rolled back"
 	case Stopped(op.State):
 		return fmt.Sprintf("%s can't be withdrawn any more: etcd was stopped for it (%s)", name, op.State)
 	case op.State.Final():
 		return fmt.Sprintf("%s isn't queued any more: it ended as %s", name, op.State)
 	}
-	return name + " is withdrawn already; the managers are giving it up"
+	return name + " is already withdrawn; the managers are abandoning it"
 }
 
 // Withdrawal is what became of a wish to withdraw.

@@ -171,7 +171,7 @@ func TestImpossiblePoints(t *testing.T) {
 		{[]string{"--to-revision=999999999"}, 1, "the nearest point is --to-revision="},
 		{[]string{"--to-time=2h"}, 1, "is newer"},
 		{[]string{"--to-time=2999-01-01T00:00:00Z"}, 2, "is in the future"},
-		{[]string{"--to-time=yesterday"}, 2, "is no time"},
+		{[]string{"--to-time=yesterday"}, 2, "is not a time"},
 		{[]string{"--to-time=1m", "--latest"}, 2, "give one of them"},
 		{[]string{"--to-revision=0"}, 2, "revisions begin with 1"},
 		{[]string{"2000-01-01T00:00:00Z-000000", "--latest"}, 3, "there is no backup"},

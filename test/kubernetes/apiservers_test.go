@@ -252,7 +252,7 @@ func words(counts map[string]int, before string) string {
 }
 
 func (w *world) table() string {
-	head := "| phase | took | etcd served nobody for | informers | bare watches that ended | leaderships lost | writes that failed | reads that failed | endpoints right after | API servers' caches right after | informers right after |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
+	head := "| phase | took | time without etcd | informers | bare watches that ended | leaderships lost | writes that failed | reads that failed | endpoints right after | API servers' caches right after | informers right after |\n|---|---|---|---|---|---|---|---|---|---|---|\n"
 	return head + strings.Join(w.rows, "\n") + "\n"
 }
 

@@ -114,7 +114,7 @@ func TestMasterleases(t *testing.T) {
 	if now := addresses(t, s.client); code != 0 || !slices.Equal(now, want) {
 		t.Errorf("after prune there are %v, want %v (exit code %d)", now, want, code)
 	}
-	if out, _, code := ctl("prune", "--yes"); code != 0 || !strings.Contains(out, "nothing is to be removed") {
+	if out, _, code := ctl("prune", "--yes"); code != 0 || !strings.Contains(out, "nothing to remove") {
 		t.Errorf("a second prune: exit code %d: %s", code, out)
 	}
 	out, _, code = ctl("prune", "--all", "--yes")

@@ -28,7 +28,7 @@ func TestDownByRestore(t *testing.T) {
 	})
 	c.Put("/last", "kept too")
 	out, errOut, code := c.Ctl("configure-cluster", "--etcd-version=3.4.23", "--allow-outage", "--wait")
-	if code != 0 || !strings.Contains(errOut, "can't become 3.4.23 while it serves") || !strings.Contains(errOut, "without etcd") {
+	if code != 0 || !strings.Contains(errOut, "can't be changed to 3.4.23 while it serves") || !strings.Contains(errOut, "without etcd") {
 		t.Fatalf("configure-cluster: exit code %d: %s%s", code, out, errOut)
 	}
 	t.Logf("configure-cluster said:\n%s%s", errOut, out)

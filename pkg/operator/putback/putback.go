@@ -145,7 +145,7 @@ put() {
     say "exists, left alone: $1"
     ;;
   *)
-    say "etcdctl didn't tell whether it exists: $1" >&2
+    say "etcdctl didn't say whether it exists: $1" >&2
     exit 1
     ;;
   esac
@@ -161,7 +161,7 @@ txn() {
     say "exists, left alone: $1"
     ;;
   *)
-    say "etcdctl didn't tell whether it exists: $1" >&2
+    say "etcdctl didn't say whether it exists: $1" >&2
     exit 1
     ;;
   esac

@@ -25,7 +25,7 @@ func (q Asker) Confirm(ctx context.Context, yes bool, word, what string) error {
 		return nil
 	}
 	if !q.Person {
-		return Usagef("nobody can be asked here: look at what is written above, then add --yes to %s", what)
+		return Usagef("this needs an answer, but there is no terminal: read the text above, then add --yes to %s", what)
 	}
 	fmt.Fprintf(q.Out, "Type %q to %s: ", word, what)
 	answer := make(chan string, 1)

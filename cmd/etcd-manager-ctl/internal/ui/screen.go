@@ -53,7 +53,7 @@ func (h *headline) String() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.text == "" {
-		return "looking into the store"
+		return "reading the store"
 	}
 	return fmt.Sprintf("%s, for %s", h.text, Age(max(h.now().Sub(h.since), 0)))
 }

@@ -35,16 +35,16 @@ func ParseWhen(s string, now time.Time) (time.Time, error) {
 		today := midnight.Add(time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second + time.Duration(t.Nanosecond()))
 		if today.After(now) {
 			// Early in the morning somebody may well mean yesterday evening; that is not for a program to guess.
-			return time.Time{}, Usagef("%q is still to come today, it is %s: write the day before it, for example %q", s, Clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
+			return time.Time{}, Usagef("%q is later today, it is %s now: write a date before it, for example %q", s, Clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
 		}
 		return today, nil
 	}
 	d, ok := parseAgo(s)
 	switch {
 	case !ok:
-		return time.Time{}, Usagef("%q is no time: write 2026-11-22T12:03:06Z, \"2026-11-22 12:03:06\" (UTC), 12:03:06 (today, UTC), or how long ago it was, such as 90m", s)
+		return time.Time{}, Usagef("%q is not a time: write 2026-11-22T12:03:06Z, \"2026-11-22 12:03:06\" (UTC), 12:03:06 (today, UTC), or a time ago, such as 90m", s)
 	case d < 0:
-		return time.Time{}, Usagef("%q is in the future: how long ago it was is written without a sign, such as 90m", s)
+		return time.Time{}, Usagef("%q is in the future: write a time ago without a sign, such as 90m", s)
 	}
 	return now.Add(-d), nil
 }

@@ -33,16 +33,16 @@ func TestParseWhen(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"":                     "is no time",
-		"yesterday":            "is no time",
-		"2026-11-22":           "is no time",
-		"2026-13-22 12:03:06":  "is no time",
-		"12":                   "is no time",
-		"xd":                   "is no time",
-		"1d2":                  "is no time",
+		"":                     "is not a time",
+		"yesterday":            "is not a time",
+		"2026-11-22":           "is not a time",
+		"2026-13-22 12:03:06":  "is not a time",
+		"12":                   "is not a time",
+		"xd":                   "is not a time",
+		"1d2":                  "is not a time",
 		"-5m":                  "in the future",
 		"12:03:06":             `"2026-11-21 12:03:06"`,
-		"2026-11-22T12:03:06z": "is no time",
+		"2026-11-22T12:03:06z": "is not a time",
 	} {
 		_, err := ParseWhen(in, now)
 		var usage *UsageError
