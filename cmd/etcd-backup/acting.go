@@ -67,7 +67,7 @@ func (s *sidecar) rest(why error) {
 	s.acting = nil
 	s.show(func(v *shown) { v.acting, v.recorder = false, nil })
 	if why = context.Cause(a.ctx); !errors.Is(why, context.Canceled) {
-		klog.Infof("this instance acts no more for cluster %s: %v", s.o.clusterName, why)
+		klog.Infof("this instance no longer acts for cluster %s: %v", s.o.clusterName, why)
 	}
 	if a.hold != nil && !errors.Is(why, catalog.ErrFenced) {
 		s.fence.release(a.ctx, a.hold)
@@ -91,7 +91,7 @@ func (s *sidecar) beat(a *acting) {
 			return
 		}
 		if err != nil && a.ctx.Err() == nil {
-			klog.Warningf("the store doesn't hear that this instance lives, another one may take over: %v", err)
+			klog.Warningf("this instance can't update its record in the store, so another one may take over: %v", err)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (s *sidecar) record(a *acting) {
 		}
 		s.show(func(v *shown) { v.recorder = rec })
 		if err := rec.Run(a.ctx); err != nil {
-			klog.Infof("changes are recorded anew: %v", err)
+			klog.Infof("recording of changes starts again: %v", err)
 		}
 		select {
 		case <-a.ctx.Done():

@@ -170,7 +170,7 @@ func TestChangesAreArchived(t *testing.T) {
 		t.Errorf("%d backups: the first one is enough to put the changes on", n)
 	}
 	name := backups(t, c).Backups[0].Name
-	eventually(t, "the backup is proven", func() bool {
+	eventually(t, "the backup is verified", func() bool {
 		p, err := c.Proof(t.Context(), name)
 		return err == nil && p.Outcome == catalog.Proven && p.Revision == 21 && p.Hash != 0
 	})
@@ -184,7 +184,7 @@ func TestChangesAreArchived(t *testing.T) {
 		return string(body)
 	}
 	for path, want := range map[string]string{
-		"/healthz": "ok", "/status": "this node, term 1", "/status?": name + " is proven", "/status.json": fmt.Sprintf(`"archivedRevision": %d`, last),
+		"/healthz": "ok", "/status": "this node, term 1", "/status?": name + " is verified", "/status.json": fmt.Sprintf(`"archivedRevision": %d`, last),
 		"/metrics": "etcd_manager_backup_proof_failing", "/metrics?": "etcd_manager_backups 1",
 	} {
 		eventually(t, path+" says "+want, func() bool { return strings.Contains(get(path), want) })

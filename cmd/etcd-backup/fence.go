@@ -65,14 +65,14 @@ func (f *fence) probe(ctx context.Context) error {
 	defer cancel()
 	r, err := blob.Probe(ctx, f.store, string(f.node))
 	if err != nil && !r.Fenced() {
-		return fmt.Errorf("the store is not usable as it is (%s), backups will fail until that is mended: %w", r, err)
+		return fmt.Errorf("the store is not usable as it is (%s), backups will fail until this is repaired: %w", r, err)
 	}
 	if err != nil {
 		klog.Errorf("the store lacks something (%s): %v", r, err)
 	}
 	f.probed, f.fences = true, r.Fenced()
 	if !f.fences {
-		klog.Warningf("the store ignores conditional puts, so of several instances only the one beside the etcd leader acts, and none stands in for it (%s)", r)
+		klog.Warningf("the store ignores conditional puts, so only the instance beside the etcd leader acts, and no other takes over (%s)", r)
 	}
 	return nil
 }
@@ -113,7 +113,7 @@ func (f *fence) judge(stored catalog.LeaderRecord, member cluster.MemberID, lead
 	by, mine := strings.CutPrefix(stored.Instance, instanceKind)
 	switch {
 	case stored.Term != 0 && !mine && still < managerPatience && leads:
-		return onlyBacksUp, fmt.Sprintf("the manager on node %s keeps the changes and proves backups", stored.Node)
+		return onlyBacksUp, fmt.Sprintf("the manager on node %s keeps the changes and verifies backups", stored.Node)
 	case stored.Term != 0 && !mine && still < managerPatience:
 		return standsBy, fmt.Sprintf("the manager on node %s works on this store", stored.Node)
 	case stored.Term != 0 && !mine && leads:
@@ -121,7 +121,7 @@ func (f *fence) judge(stored catalog.LeaderRecord, member cluster.MemberID, lead
 	case still >= f.patience:
 		return acts, ""
 	case !leads && stored.Term == 0:
-		return standsBy, "the etcd leader's instance is to act"
+		return standsBy, "the etcd leader's instance should act"
 	case !leads:
 		return standsBy, fmt.Sprintf("the instance on node %s acts", stored.Node)
 	case stored.Term == 0, strings.HasSuffix(by, instanceEnded), !strings.HasPrefix(by, member.String()+"/"):
@@ -136,7 +136,7 @@ func (f *fence) release(ctx context.Context, h *catalog.Hold) {
 	defer cancel()
 	r := h.Record()
 	if _, err := f.catalog.TakeTerm(ctx, r.Term+1, r.Node, r.Instance+instanceEnded); err != nil && !errors.Is(err, catalog.ErrFenced) {
-		klog.Warningf("the others don't know that this instance has stopped, and wait %s: %v", f.patience, err)
+		klog.Warningf("the other instances don't know that this one has stopped, and wait %s: %v", f.patience, err)
 	}
 }
 

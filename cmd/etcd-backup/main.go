@@ -154,9 +154,9 @@ func probeKeys(ctx context.Context, s envelope.Sealer, o envelope.Opener) {
 	switch {
 	case err == nil, sealed && errors.Is(err, envelope.ErrNoKey):
 	case sealed:
-		klog.Warningf("backups are encrypted, but could not be opened with what is given here: %v", err)
+		klog.Warningf("backups are encrypted, but this instance has no key to open them: %v", err)
 	default:
-		klog.Errorf("backups can't be encrypted, so none is taken until that is mended: %v", err)
+		klog.Errorf("backups can't be encrypted, so none is taken until this is repaired: %v", err)
 	}
 }
 
@@ -165,12 +165,12 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f := flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
-	f.StringVar(&o.store, "backup-store", "/backups", "where backups go: s3://bucket/prefix, file:///path or an absolute path")
-	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store is away, and backups are proven")
+	f.StringVar(&o.store, "backup-store", "/backups", "where backups are kept: s3://bucket/prefix, file:///path or an absolute path")
+	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store can't be reached, and backups are verified")
 	f.StringVar(&o.clientURL, "client-url", "http://127.0.0.1:4001", "client URL of the local etcd member")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")
-	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "how long a change waits at most until it is on its way to the store; 0 keeps no changes between backups")
-	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is proven by replaying the changes since the one before; 0 means never")
+	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "the longest time before a change is sent to the store; 0 keeps no changes between backups")
+	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is verified by replaying the changes since the backup before it; 0 means never")
 	f.StringVar(&o.address, "address", "", "address for --metrics-port (default: all)")
 	f.IntVar(&o.metricsPort, "metrics-port", 0, "port for metrics, health and status page; 0 means none")
 	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
@@ -179,11 +179,11 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
-	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups with, or aws-kms:ARN to use no other key of KMS; may be repeated")
-	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption to demand of the S3 store: AES256 or aws:kms; a server that ignores it is not written to")
+	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
+	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption that the S3 store must use: AES256 or aws:kms; nothing is written to a server that ignores it")
 	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
-	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of what is written to the S3 store, for example STANDARD_IA")
-	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for what is written to the S3 store; may be repeated")
+	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of objects in the S3 store, for example STANDARD_IA")
+	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for objects in the S3 store; may be repeated")
 	klog.InitFlags(f)
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -196,7 +196,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	case backup.CheckCompression(o.compression) != nil:
 		return o, fmt.Errorf("--backup-compression: %w", backup.CheckCompression(o.compression))
 	case o.interval <= 0:
-		return o, fmt.Errorf("--interval=%s: want more than 0", o.interval)
+		return o, fmt.Errorf("--interval=%s must be positive", o.interval)
 	case o.changes != 0 && o.changes < 100*time.Millisecond || o.verify < 0:
 		return o, fmt.Errorf("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
 	case o.metricsPort < 0 || o.metricsPort > 65535:

@@ -40,7 +40,7 @@ func (s *sidecar) proveBackups(ctx context.Context) {
 		var err error
 		if wait, err = s.proveIfDue(ctx); err != nil && ctx.Err() == nil {
 			wait = min(verifyAgain, s.o.verify)
-			klog.Warningf("no backup is proven now, next attempt in %s: %v", wait, err)
+			klog.Warningf("no backup is verified now, next attempt in %s: %v", wait, err)
 			s.show(func(v *shown) { v.proof.Postponed = err.Error() })
 		}
 	}
@@ -75,7 +75,7 @@ func (s *sidecar) proveIfDue(ctx context.Context) (time.Duration, error) {
 func (s *sidecar) prove(ctx context.Context, name string) error {
 	exe, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("prove backup %s: %w", name, err)
+		return fmt.Errorf("verify backup %s: %w", name, err)
 	}
 	archive := changelog.Archive{Catalog: s.catalog}
 	v, err := archive.Verify(ctx, name, changelog.VerifyOptions{Executable: exe, Dir: s.dir("verify"), KeepFree: keepFree})
@@ -91,7 +91,7 @@ func (s *sidecar) prove(ctx context.Context, name string) error {
 	case v.ChainProblem != "":
 		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, v.ChainProblem)
 	default:
-		klog.Infof("backup %s is proven: revision %d, reached from %s with %s", name, v.Facts.Revision, v.Base, cluster.Count(v.Segments, "segment"))
+		klog.Infof("backup %s is verified: revision %d, reached from %s with %s", name, v.Facts.Revision, v.Base, cluster.Count(v.Segments, "segment"))
 	}
 	s.show(func(x *shown) { x.proof = proofShown(name, p) })
 	return s.catalog.PutProof(ctx, name, p)

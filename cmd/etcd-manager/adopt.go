@@ -38,21 +38,21 @@ func newAdoptFlags(a *adoption) *flag.FlagSet {
 	f := flag.NewFlagSet("etcd-manager adopt", flag.ContinueOnError)
 	f.StringVar(&a.manifest, "manifest", "", "manifest of the static pod that runs etcd, for example /etc/kubernetes/manifests/etcd.yaml")
 	f.StringVar(&a.unit, "unit", "", "systemd unit that runs etcd: its name, or the path of its file")
-	f.StringVar(&a.o.ClusterName, "cluster-name", "etcd", "name that the cluster gets")
-	f.StringVar(&a.o.StoreURL, "backup-store", "", "where backups and the cluster's records will be kept (required), the same on all nodes")
+	f.StringVar(&a.o.ClusterName, "cluster-name", "etcd", "name for the cluster")
+	f.StringVar(&a.o.StoreURL, "backup-store", "", "where backups and the cluster's records will be kept (required); the same on all nodes")
 	f.StringVar(&a.o.DataDir, "data-dir", "", "the manager's directory (required), on the file system of etcd's data dir, for example /var/lib/etcd-manager")
-	f.StringVar(&a.o.PKIDir, "pki-dir", "/etc/kubernetes/pki/etcd-manager", "directory into which the CAs are copied")
+	f.StringVar(&a.o.PKIDir, "pki-dir", "/etc/kubernetes/pki/etcd-manager", "directory to which the CAs are copied")
 	f.StringVar(&a.o.Address, "address", "", "own IP address (default: that of etcd's peer URL)")
 	f.IntVar(&a.o.GRPCPort, "grpc-port", 8000, "port on which the managers will talk to each other")
 	f.IntVar(&a.o.QuarantinePort, "quarantine-port", 8001, "port on which etcd listens while it is quarantined")
 	f.StringVar(&a.o.PeersCAKey, "peers-ca-key", "", "key of the CA of etcd's peers (default: beside its certificate)")
 	f.StringVar(&a.o.ClientsCAKey, "clients-ca-key", "", "key of the CA of etcd's clients (default: beside its certificate)")
-	f.StringVar(&a.o.ClientCert, "client-cert", "", "client certificate to ask the running etcd with (default: etcd's own server certificate)")
+	f.StringVar(&a.o.ClientCert, "client-cert", "", "client certificate for requests to the running etcd (default: etcd's own server certificate)")
 	f.StringVar(&a.o.ClientKey, "client-key", "", "key of --client-cert")
 	f.StringVar(&a.binaries, "etcd-binaries", "/opt", "directories that hold etcd-v<version>/etcd, comma separated, best first; only root may be able to write there")
-	f.BoolVar(&a.dryRun, "dry-run", false, "only say what would change")
+	f.BoolVar(&a.dryRun, "dry-run", false, "only show what would change")
 	f.BoolVar(&a.yes, "yes", false, "don't ask")
-	f.DurationVar(&a.wait, "wait", 10*time.Minute, "how long to wait until the old etcd was stopped; then run the same command again")
+	f.DurationVar(&a.wait, "wait", 10*time.Minute, "how long to wait until the old etcd is stopped; after that, run the same command again")
 	return f
 }
 
@@ -79,7 +79,7 @@ func adoptMain(args []string) int {
 func (a *adoption) parse(args []string) error {
 	f := newAdoptFlags(a)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "etcd-manager adopt continues an etcd that kubeadm, systemd or a person runs.\n\nusage: etcd-manager adopt --manifest=FILE | --unit=NAME [flags]\n       etcd-manager adopt [flags] -- [etcd's own flags]\n\nflags:\n")
+		fmt.Fprintf(f.Output(), "etcd-manager adopt takes over an etcd that kubeadm, systemd or a person runs.\n\nusage: etcd-manager adopt --manifest=FILE | --unit=NAME [flags]\n       etcd-manager adopt [flags] -- [etcd's own flags]\n\nflags:\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -128,10 +128,10 @@ func (a *adoption) run(ctx context.Context) error {
 			return err
 		}
 	} else if !p.Done {
-		fmt.Fprintf(a.out, "The adoption of %s was begun before and goes on.\n", p.OldDataDir)
+		fmt.Fprintf(a.out, "The adoption of %s was begun before and continues.\n", p.OldDataDir)
 	}
 	if p.Done {
-		fmt.Fprintf(a.out, "%s was adopted already.\n", p.OldDataDir)
+		fmt.Fprintf(a.out, "%s is already adopted.\n", p.OldDataDir)
 		a.start(p)
 		return nil
 	}
@@ -171,7 +171,7 @@ func (a *adoption) source() (*adopt.Source, error) {
 	case len(a.flags) > 0:
 		return adopt.FromFlags(a.flags)
 	}
-	return nil, errors.New("it isn't said how etcd is run: give --manifest=/etc/kubernetes/manifests/etcd.yaml, --unit=etcd, or etcd's own flags behind --")
+	return nil, errors.New("nothing says how etcd is run: give --manifest=/etc/kubernetes/manifests/etcd.yaml, --unit=etcd, or etcd's own flags after --")
 }
 
 // show prints the plan.
@@ -182,14 +182,14 @@ func (a *adoption) show(p *adopt.Plan) {
 		w("  member %s: peers %s, clients %s", n.Name, strings.Join(n.PeerURLs, ","), strings.Join(n.ClientURLs, ","))
 	}
 	w("\nWhat is written:")
-	w("  %s: a rename of %s, once its etcd was stopped", p.NewDataDir(), p.OldDataDir)
+	w("  %s: a rename of %s, when its etcd is stopped", p.NewDataDir(), p.OldDataDir)
 	w("  %s: %d members, token %s, etcd %s", filepath.Join(p.DataDir, "state"), len(p.State.Nodes), p.State.Token, p.State.EtcdVersion)
 	w("  %s: %s", filepath.Join(p.DataDir, "myid"), p.Node)
 	for _, c := range p.Authorities {
 		w("  %s.crt and .key: copies of %s and %s", filepath.Join(p.PKIDir, c.Name), c.Cert, c.Key)
 	}
-	w("  %s: the managers' own CA, made if it isn't there", filepath.Join(p.PKIDir, "etcd-manager-ca"))
-	w("  in the store %s: control/etcd-cluster-spec (%d members) and control/etcd-cluster-created, if they aren't there", a.o.StoreURL, p.Spec().MemberCount)
+	w("  %s: the managers' own CA, created if it is missing", filepath.Join(p.PKIDir, "etcd-manager-ca"))
+	w("  in the store %s: control/etcd-cluster-spec (%d members) and control/etcd-cluster-created, if they are missing", a.o.StoreURL, p.Spec().MemberCount)
 	w("\nWhat changes:")
 	for _, s := range p.Changes {
 		w("  %s", s)

@@ -168,7 +168,7 @@ func (d *daemon) leader() (relay.Leader, error) {
 	id, _ := d.peers.Leader()
 	switch id {
 	case "":
-		return relay.Leader{}, errors.New("nobody is known to lead")
+		return relay.Leader{}, errors.New("no leader is known")
 	case d.id:
 		return relay.Leader{}, relay.ErrSelf
 	}
@@ -225,7 +225,7 @@ func (d *daemon) fence(term cluster.Term, leader cluster.NodeID) error {
 	_, seen := d.peers.Leader()
 	switch {
 	case !term.Reaches(seen):
-		return fmt.Errorf("term %d of %s and term %d, which node %s has seen in elections, are too far apart for any history: %w", term, leader, seen, d.id, cluster.ErrPermanent)
+		return fmt.Errorf("term %d of %s and term %d, which node %s has seen in elections, are too far apart: one of them is corrupt: %w", term, leader, seen, d.id, cluster.ErrPermanent)
 	case term < seen:
 		return fmt.Errorf("term %d of %s, node %s has seen term %d in elections: %w", term, leader, d.id, seen, cluster.ErrLowerTerm)
 	case leader == d.id && !d.peers.Leads(term):
@@ -268,7 +268,7 @@ func (d *daemon) sources() ([]peer.Source, error) {
 	if others := d.formerMembers(); len(others) > 0 {
 		s, err := static.New(others, o.grpcPort)
 		if err != nil {
-			klog.Warningf("members of the state file can't help to find each other: %v", err)
+			klog.Warningf("the members in the state file can't be used to find other managers: %v", err)
 			return sources, nil
 		}
 		sources = append(sources, s)
@@ -436,14 +436,14 @@ func (d *daemon) run(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-d.giveUp:
-		why = "the volume is given up"
+		why = "the volume is released"
 	case <-work.Done():
 	}
 	if work.Err() == nil {
-		klog.Infof("%s: leadership is given away, then etcd is stopped", why)
+		klog.Infof("%s: leadership is moved away, then etcd is stopped", why)
 		resign, stop := context.WithTimeout(work, 2*time.Second)
 		if err := d.peers.Resign(resign); err != nil {
-			klog.V(2).Infof("give leadership away: %v", err)
+			klog.V(2).Infof("move leadership away: %v", err)
 		}
 		stop()
 	}
@@ -515,7 +515,7 @@ func (d *daemon) checkNames(file hosts.File, entries []hosts.Entry, before strin
 	switch {
 	case problem == before:
 	case problem == "":
-		klog.Infof("the members' names resolve as they should again")
+		klog.Infof("the members' names resolve correctly again")
 	default:
 		klog.Errorf("members may not find each other: %s. Remove these lines", problem)
 	}

@@ -57,7 +57,7 @@ func (n *demoNode) pid() int {
 func demoMain(args []string) int {
 	d := &demo{}
 	f := flag.NewFlagSet("etcd-manager demo", flag.ContinueOnError)
-	f.StringVar(&d.dir, "dir", "etcd-manager-demo", "where data, store, CAs and logs go; an earlier demo's is gone on with")
+	f.StringVar(&d.dir, "dir", "etcd-manager-demo", "directory for data, store, CAs and logs; the data of an earlier demo are used again")
 	f.IntVar(&d.port, "port", 14001, "first of the ports on 127.0.0.1; 5 for each node, in steps of 10")
 	f.DurationVar(&d.interval, "backup-interval", 10*time.Second, "time between backups")
 	f.BoolVar(&d.plain, "plain", false, "print changes line by line instead of a live view")
@@ -88,9 +88,9 @@ func (d *demo) run(ctx context.Context) error {
 		wg.Go(func() { d.keep(ctx, n) })
 	}
 	d.show(ctx)
-	fmt.Println("\nstopping: leadership is given away, etcd is stopped gently ...")
+	fmt.Println("\nstopping: leadership is moved away, etcd is stopped gracefully ...")
 	wg.Wait()
-	fmt.Printf("stopped. The data stay in %s; the same command goes on with them.\n", d.dir)
+	fmt.Printf("stopped. The data stay in %s; the same command continues with them.\n", d.dir)
 	return nil
 }
 
@@ -215,7 +215,7 @@ func (d *demo) help() string {
 	fmt.Fprintf(&b, "  ... starts  kill %s        (the managers restart, and the queued restore begins)\n", strings.Join(pids, " "))
 	fmt.Fprintf(&b, "  see         %s history --since=5m --show-values\n", ctl)
 	fmt.Fprintf(&b, "  any second  %s restore-backup --to-time=30s --dry-run     (or --now --wait)\n", ctl)
-	fmt.Fprintf(&b, "  break       kill -9 %s     (a manager dies; its etcd serves on and is adopted)\n", pids[0])
+	fmt.Fprintf(&b, "  break       kill -9 %s     (a manager dies; its etcd keeps serving, and the next manager reattaches to it)\n", pids[0])
 	fmt.Fprintf(&b, "  status      curl http://127.0.0.1:%d/status\n", d.nodes[0].client+4)
 	fmt.Fprintf(&b, "\nCtrl-C stops everything. Logs: %s/node-*.log\n", d.dir)
 	return b.String()

@@ -50,7 +50,7 @@ func (d *daemon) announceDev(ctx context.Context) error {
 				dir := filepath.Join(d.o.dataDir, "pki", string(s.State.Token), "clients")
 				pki = fmt.Sprintf(" --cacert=%s/ca.crt --cert=%s/server.crt --key=%s/server.key", dir, dir, dir)
 			}
-			fmt.Printf("\netcd %s serves at %s\n\n  look:     etcdctl --endpoints=%s%s endpoint status -w table\n  backups:  etcd-manager-ctl --backup-store=%s list-backups\n\nStop it with Ctrl-C; started again it goes on with the same data.\n\n",
+			fmt.Printf("\netcd %s serves at %s\n\n  look:     etcdctl --endpoints=%s%s endpoint status -w table\n  backups:  etcd-manager-ctl --backup-store=%s list-backups\n\nStop it with Ctrl-C. The next start continues with the same data.\n\n",
 				s.Etcd.Version, d.self.ClientURLs[0], d.self.ClientURLs[0], pki, d.o.backupStore)
 			<-ctx.Done()
 			return nil

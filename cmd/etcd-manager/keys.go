@@ -46,10 +46,10 @@ func (d *daemon) probeKeys(ctx context.Context) {
 	case err == nil:
 		klog.V(2).Infof("backups are encrypted for %s, and can be opened here", strings.Join(ids, ", "))
 	case !sealed:
-		klog.Errorf("backups can't be encrypted, so none is taken until that is mended: %v", err)
+		klog.Errorf("backups can't be encrypted, so none is taken until this is repaired: %v", err)
 	case errors.Is(err, envelope.ErrNoKey):
-		klog.Warningf("backups are encrypted for %s, and this manager has no key to open them: it can't restore until it is given one by --backup-identity", strings.Join(ids, ", "))
+		klog.Warningf("backups are encrypted for %s, and this manager has no key to open them: it can't restore until it gets one by --backup-identity", strings.Join(ids, ", "))
 	default:
-		klog.Errorf("backups are encrypted, but can't be opened here, so no restore is possible until that is mended: %v", err)
+		klog.Errorf("backups are encrypted, but can't be opened here, so no restore is possible until this is repaired: %v", err)
 	}
 }

@@ -89,6 +89,6 @@ func daemonMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
 		return exitError
 	}
-	klog.Infof("etcd-manager ends in order")
+	klog.Infof("etcd-manager ends gracefully")
 	return exitOK
 }

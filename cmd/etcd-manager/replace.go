@@ -99,9 +99,9 @@ func leaderWaits(leader cluster.NodeID, told string, ready time.Duration) string
 	case ready < leaderPatience:
 		return ""
 	case leader == "":
-		return "no manager leads, so nobody can say whether this member can be spared"
+		return "no manager leads, so nobody can decide whether the cluster can do without this member"
 	}
-	return fmt.Sprintf("node %s leads and has not said whether this member can be spared; if its manager is older than this one, it waits until that is upgraded", leader)
+	return fmt.Sprintf("node %s leads and has not decided whether the cluster can do without this member; if its manager is older than this one, upgrade it", leader)
 }
 
 // release is called when the leader has told this node to give its volume up. run stops everything then.
@@ -118,7 +118,7 @@ func (d *daemon) endTurn(ctx context.Context, serving bool) {
 	ctx, cancel := context.WithTimeout(ctx, volumeTimeout)
 	defer cancel()
 	if err := d.catalog.EndTurn(ctx, d.id); err != nil {
-		klog.V(2).Infof("let others have their volumes replaced: %v", err)
+		klog.V(2).Infof("release the lease for replacing volumes: %v", err)
 		return
 	}
 	d.volume.turnEnded = true
@@ -134,7 +134,7 @@ func (d *daemon) publishVolume(ctx context.Context, r catalog.VolumeRecord) {
 	ctx, cancel := context.WithTimeout(ctx, volumeTimeout)
 	defer cancel()
 	if err := d.catalog.PutVolume(ctx, written); err != nil {
-		klog.V(2).Infof("say which volume this node has: %v", err)
+		klog.V(2).Infof("report which volume this node has: %v", err)
 		return
 	}
 	d.volume.published = r
@@ -174,12 +174,12 @@ func (d *daemon) giveUpVolume(ctx context.Context) (node.Vote, error) {
 		return vote, err
 	}
 	if err := v.unmount(); err != nil {
-		return vote, fmt.Errorf("give volume %s up: %w", v.volume, err)
+		return vote, fmt.Errorf("release volume %s: %w", v.volume, err)
 	}
 	if err := v.ebs.Tag(ctx, v.volume.ID, map[string]string{ebs.TagGivenUp: time.Now().UTC().Format(time.RFC3339)}); err != nil {
-		return vote, fmt.Errorf("give volume %s up: %w", v.volume, err)
+		return vote, fmt.Errorf("release volume %s: %w", v.volume, err)
 	}
-	klog.Infof("volume %s is given up; it is kept as it is", v.volume)
+	klog.Infof("volume %s is released; it is kept unchanged", v.volume)
 	return vote, nil
 }
 

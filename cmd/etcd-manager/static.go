@@ -143,7 +143,7 @@ func (s *staticConfig) byName(ctx context.Context, address string, ask lookup) (
 		}
 	}
 	if len(errs) > 0 {
-		return "", fmt.Errorf("which node of --static-config this is can't be told by its address %s: %w", address, errors.Join(errs...))
+		return "", fmt.Errorf("the address %s doesn't show which node of --static-config this is: %w", address, errors.Join(errs...))
 	}
 	return "", fmt.Errorf("--static-config names no node with the address %s (--address): %w", address, cluster.ErrPermanent)
 }
@@ -186,7 +186,7 @@ func (o *options) readNodeID() (cluster.NodeID, error) {
 	}
 	id, err := cluster.ParseNodeID(strings.TrimSpace(string(data)))
 	if err != nil {
-		return "", fmt.Errorf("%s: %w; write this node's old id there, or delete the file to have the node join under a new one", path, err)
+		return "", fmt.Errorf("%s: %w; write this node's old id there, or delete the file: then the node joins with a new id", path, err)
 	}
 	return id, nil
 }

@@ -110,7 +110,7 @@ func (d *daemon) openEC2(ctx context.Context) (*ebs.Client, *ebs.Self, error) {
 		if err == nil || errors.As(err, &denied) || ctx.Err() != nil {
 			return client, self, err
 		}
-		d.said.Warningf("machine", "waiting for AWS to say which machine this is: %v", err)
+		d.said.Warningf("machine", "waiting for AWS to identify this machine: %v", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -193,7 +193,7 @@ func (d *daemon) externalID(ctx context.Context) (cluster.NodeID, error) {
 		return identity.Node, nil
 	}
 	if _, err := os.Stat(filepath.Join(dir, "state")); err == nil {
-		return "", fmt.Errorf("the volume at %s has a state file but no myid, so it can't be told whose it is: write the node's id there, or empty the volume: %w", dir, volume.ErrForeign)
+		return "", fmt.Errorf("the volume at %s has a state file but no myid, so its owner isn't known: write the node's id there, or empty the volume: %w", dir, volume.ErrForeign)
 	}
 	return d.o.nodeID(ctx)
 }

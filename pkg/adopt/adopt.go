@@ -93,12 +93,12 @@ var handled = map[string]bool{
 
 // refused are settings that the manager can't continue, and what to do about them.
 var refused = map[string]string{
-	"config-file":       "the settings are in a file; give them as flags: etcd-manager adopt [flags] -- --name=NAME --data-dir=DIR ...",
+	"config-file":       "etcd's settings are in a file; give them as flags: etcd-manager adopt [flags] -- --name=NAME --data-dir=DIR ...",
 	"wal-dir":           "the manager keeps the log in the data dir; stop etcd, move the log to <data-dir>/member/wal, start it without the flag, and adopt it then",
-	"auto-tls":          "certificates that etcd makes for itself can't be continued; run etcd with certificates of a CA first",
-	"peer-auto-tls":     "certificates that etcd makes for itself can't be continued; run etcd with certificates of a CA first",
-	"discovery-srv":     "members found by DNS aren't supported; leave the flag away, a member that exists doesn't need it",
-	"force-new-cluster": "an etcd that is started with this loses its members at each start; leave it away",
+	"auto-tls":          "certificates that etcd creates for itself can't be taken over; run etcd with certificates of a CA first",
+	"peer-auto-tls":     "certificates that etcd creates for itself can't be taken over; run etcd with certificates of a CA first",
+	"discovery-srv":     "members found by DNS aren't supported; remove the flag, an existing member doesn't need it",
+	"force-new-cluster": "an etcd that is started with this loses its members at each start; remove it",
 }
 
 // Make asks the running etcd and plans. It changes nothing.
@@ -130,7 +130,7 @@ func Make(ctx context.Context, s *Source, o Options) (*Plan, error) {
 	}
 	b, err := o.Binaries.Nearest(p.Running)
 	if err != nil {
-		return nil, fmt.Errorf("the running etcd is %s, and the manager has none like it: %w", p.Running, err)
+		return nil, fmt.Errorf("the running etcd is %s, and the manager has no such version: %w", p.Running, err)
 	}
 	p.Next = b.Version
 	return p, p.describe(v, self, secure, o)
@@ -180,7 +180,7 @@ func device(path string) (uint64, error) {
 		}
 		st, ok := info.Sys().(*syscall.Stat_t)
 		if !ok {
-			return 0, fmt.Errorf("look at %s: the file system can't be told", path)
+			return 0, fmt.Errorf("look at %s: its file system can't be identified", path)
 		}
 		return uint64(st.Dev), nil //nolint:unconvert // it is an int32 on other systems
 	}
@@ -190,7 +190,7 @@ func device(path string) (uint64, error) {
 func (p *Plan) authorities(v map[string]string, o Options) (secure bool, err error) {
 	clients, peers := v["cert-file"] != "", v["peer-cert-file"] != ""
 	if clients != peers {
-		return false, fmt.Errorf("etcd speaks TLS with its clients: %t, with its peers: %t; the manager does both or neither, so have etcd do so first: %w", clients, peers, ErrRefused)
+		return false, fmt.Errorf("etcd uses TLS with its clients: %t, with its peers: %t; the manager uses TLS for both or for neither, so change etcd first: %w", clients, peers, ErrRefused)
 	}
 	if !clients {
 		return false, nil
@@ -200,13 +200,13 @@ func (p *Plan) authorities(v map[string]string, o Options) (secure bool, err err
 		{pki.ClientsCA, "trusted-ca-file", v["trusted-ca-file"], o.ClientsCAKey, "clients-ca-key"},
 	} {
 		if a.cert == "" {
-			return false, fmt.Errorf("etcd has no --%s, so it isn't known which CA its certificates are of; give it: %w", a.flag, ErrRefused)
+			return false, fmt.Errorf("etcd has no --%s, so the CA of its certificates isn't known; give it: %w", a.flag, ErrRefused)
 		}
 		if a.key == "" {
 			a.key = strings.TrimSuffix(a.cert, filepath.Ext(a.cert)) + ".key"
 		}
 		if _, err := pki.LoadAuthority(a.cert, a.key, time.Now()); err != nil {
-			return false, fmt.Errorf("the manager issues etcd's certificates itself, so it needs the key of the CA %s; put it there for the adoption and copy it to all nodes, or give --%s=FILE: %w", a.cert, a.option, err)
+			return false, fmt.Errorf("the manager issues etcd's certificates itself, so it needs the key of the CA %s; put it there before the adoption and copy it to all nodes, or give --%s=FILE: %w", a.cert, a.option, err)
 		}
 		p.Authorities = append(p.Authorities, Copied{Name: a.name, Cert: a.cert, Key: a.key})
 	}
@@ -348,7 +348,7 @@ func (p *Plan) describe(v map[string]string, self cluster.Member, secure bool, o
 	p.Changes = []string{
 		fmt.Sprintf("clients reach etcd at %s as before, peers at %s", strings.Join(me.ClientURLs, ", "), strings.Join(me.PeerURLs, ", ")),
 		fmt.Sprintf("etcd listens on %s (before: %s)", listen, strings.Join(append(split(v["listen-client-urls"]), split(v["listen-peer-urls"])...), ", ")),
-		fmt.Sprintf("two more ports are opened: %d, on which the managers talk to each other, and %d, on which etcd listens in place of the client port while it is quarantined", o.GRPCPort, o.QuarantinePort),
+		fmt.Sprintf("two more ports are opened: %d, for the managers, and %d, on which etcd listens instead of the client port while it is quarantined", o.GRPCPort, o.QuarantinePort),
 	}
 	if secure {
 		p.Changes = append(p.Changes, "etcd's server and peer certificates are issued by the manager, of the same CAs, and renewed by it; clients' certificates stay valid")
@@ -357,7 +357,7 @@ func (p *Plan) describe(v map[string]string, self cluster.Member, secure bool, o
 		}
 	}
 	if p.Next != p.Running {
-		p.Changes = append(p.Changes, fmt.Sprintf("etcd %s runs in place of %s, until that one is found in one of the directories of --etcd-binaries", p.Next, p.Running))
+		p.Changes = append(p.Changes, fmt.Sprintf("etcd %s runs instead of %s, until that version is installed in one of the directories of --etcd-binaries", p.Next, p.Running))
 	}
 	return nil
 }

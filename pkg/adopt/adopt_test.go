@@ -99,7 +99,7 @@ func TestRefused(t *testing.T) {
 		{[]string{"--data-dir=" + data}, data + "/new", "inside"},
 		{[]string{"--data-dir=" + data}, "/dev/shm/new", "different file systems"},
 		{[]string{"--data-dir=/proc"}, dir + "/new", "root of a file system"},
-		{[]string{"--data-dir=" + data, "--cert-file=x"}, dir + "/new", "both or neither"},
+		{[]string{"--data-dir=" + data, "--cert-file=x"}, dir + "/new", "for both or for neither"},
 		{[]string{"--data-dir=" + data, "--cert-file=x", "--peer-cert-file=y"}, dir + "/new", "--peer-trusted-ca-file"},
 		{[]string{"--data-dir=" + data}, dir + "/new", "neither --advertise-client-urls"},
 	} {

@@ -43,7 +43,7 @@ func Load(dataDir string) (*Plan, error) {
 	}
 	var p Plan
 	if err := json.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w; if the old etcd runs, delete the file and begin again", path, err, cluster.ErrCorrupt)
+		return nil, fmt.Errorf("%s: %w: %w; if the old etcd runs, delete the file and start again", path, err, cluster.ErrCorrupt)
 	}
 	if p.Version > recordVersion {
 		return nil, fmt.Errorf("%s has version %d: %w", path, p.Version, cluster.ErrFuture)
@@ -57,7 +57,7 @@ func Check(dataDir string) error {
 	if err != nil || p == nil || p.Done {
 		return err
 	}
-	return fmt.Errorf("the adoption of the etcd in %s was begun and isn't at its end; go on with it: etcd-manager adopt --data-dir=%s --backup-store=URL --yes", p.OldDataDir, dataDir)
+	return fmt.Errorf("the adoption of the etcd in %s was begun and isn't finished; continue it: etcd-manager adopt --data-dir=%s --backup-store=URL --yes", p.OldDataDir, dataDir)
 }
 
 func (p *Plan) save() error {

@@ -37,7 +37,7 @@ func (w *Writer) Expect(n int64) error {
 	if !ok || free >= n+w.keepFree {
 		return nil
 	}
-	return fmt.Errorf("%w: %s needs %d MiB, of %d MiB that are free on its disk %d MiB must stay free; make room or use a larger volume (%w)",
+	return fmt.Errorf("%w: %s needs %d MiB, of %d MiB that are free on its disk %d MiB must stay free; free some disk space or use a larger volume (%w)",
 		syscall.ENOSPC, w.steady.f.Name(), up(n), free>>20, up(w.keepFree), cluster.ErrPermanent)
 }
 
@@ -53,7 +53,7 @@ func (w *Writer) Write(p []byte) (n int, err error) {
 		n += m
 	}
 	if errors.Is(err, syscall.ENOSPC) && !errors.Is(err, cluster.ErrPermanent) {
-		err = fmt.Errorf("%w: make room or use a larger volume (%w)", err, cluster.ErrPermanent)
+		err = fmt.Errorf("%w: free some disk space or use a larger volume (%w)", err, cluster.ErrPermanent)
 	}
 	return n, err
 }
@@ -67,7 +67,7 @@ func (w *Writer) room() error {
 	if !ok || free >= w.keepFree+step {
 		return nil
 	}
-	return fmt.Errorf("%w: after %d MiB of %s only %d MiB are free on its disk, and at least %d MiB must stay free; make room or use a larger volume (%w)",
+	return fmt.Errorf("%w: after %d MiB of %s only %d MiB are free on its disk, and at least %d MiB must stay free; free some disk space or use a larger volume (%w)",
 		syscall.ENOSPC, w.steady.written>>20, w.steady.f.Name(), free>>20, up(w.keepFree), cluster.ErrPermanent)
 }
 

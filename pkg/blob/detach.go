@@ -147,7 +147,7 @@ func (d *detacher) abandon(e *errand) bool {
 func (d *detacher) gaveUp(ctx context.Context, op, key string) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, errTimeout) || errors.Is(cause, context.DeadlineExceeded) {
-		return d.hangs(op, key, ErrTransient, fmt.Errorf("no answer within the time that it had: %w", cause))
+		return d.hangs(op, key, ErrTransient, fmt.Errorf("no answer in time: %w", cause))
 	}
 	return d.hangs(op, key, nil, fmt.Errorf("given up: %w", cause))
 }

@@ -183,7 +183,7 @@ func (q Question) check() error {
 // CheckLock says what is wrong with the name of a lock, or nil; an empty one is none.
 func CheckLock(name string) error {
 	if len(name) > 64 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
-		return fmt.Errorf("%q is no name of a lock", name)
+		return fmt.Errorf("%q is not the name of a lock", name)
 	}
 	return nil
 }
@@ -223,10 +223,10 @@ func (p *Posed) Judge(ctx context.Context, t Testimony) (Finding, error) {
 func (p *Posed) stands(ctx context.Context) error {
 	data, _, err := ReadAll(ctx, p.s, p.Key, 1<<10)
 	if err == nil && string(data) != p.Value {
-		err = errors.New("it was replaced by nobody who was asked")
+		err = errors.New("none of the nodes that were asked has replaced it")
 	}
 	if err != nil {
-		return fmt.Errorf("look at the own question: %w", err)
+		return fmt.Errorf("read its own question: %w", err)
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func (c *Catalog) PeerModified(ctx context.Context, node cluster.NodeID) (time.T
 
 func (c *Catalog) peer(ctx context.Context, node string) (*protosv1.PeerInfo, error) {
 	key := discoveryPrefix + node
-	way := "it is written anew when the manager of node " + node + " starts; delete it if that node is gone"
+	way := "it is written again when the manager of node " + node + " starts; delete it if that node is gone"
 	data, _, err := c.read(ctx, key, way)
 	if err != nil {
 		return nil, err
@@ -119,7 +119,7 @@ func (c *Catalog) peer(ctx context.Context, node string) (*protosv1.PeerInfo, er
 		return nil, corrupt(key, way, err)
 	}
 	if info.GetNodeId() != node {
-		return nil, corrupt(key, way, fmt.Errorf("it speaks for node %q", info.GetNodeId()))
+		return nil, corrupt(key, way, fmt.Errorf("it names node %q", info.GetNodeId()))
 	}
 	return info, nil
 }

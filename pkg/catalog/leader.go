@@ -70,7 +70,7 @@ func parseLeader(data []byte) (LeaderRecord, error) {
 		return LeaderRecord{}, corrupt(leaderKey, leaderWay, errors.New("it names no term or no node"))
 	}
 	if j.Term > cluster.MaxTerm {
-		return LeaderRecord{}, corrupt(leaderKey, leaderWay, fmt.Errorf("term %d is one that no history reaches", j.Term))
+		return LeaderRecord{}, corrupt(leaderKey, leaderWay, fmt.Errorf("term %d is too high to be real", j.Term))
 	}
 	return LeaderRecord{Term: j.Term, Node: j.Node, Instance: j.Instance, Time: j.Time}, nil
 }
@@ -80,7 +80,7 @@ func (r LeaderRecord) CheckTerm(now cluster.Term) error {
 	if now.TakesOver(r.Term) {
 		return nil
 	}
-	return corrupt(leaderKey, leaderWay, fmt.Errorf("no history leads to term %d from term %d, in which the managers are", r.Term, now))
+	return corrupt(leaderKey, leaderWay, fmt.Errorf("term %d is too far above term %d, which the managers are in", r.Term, now))
 }
 
 // Hold is a term that was taken in the store. It is safe for concurrent use.

@@ -186,7 +186,7 @@ func (o Operation) Clone() Operation {
 
 const (
 	operationVersion = 1
-	operationWay     = "if no restore is running, delete the object; the command it belongs to is then tried anew"
+	operationWay     = "if no restore is running, delete the object; the command it belongs to is then tried again"
 )
 
 type operationJSON struct {

@@ -18,7 +18,7 @@ const (
 	pinVersion   = 1
 	proofVersion = 1
 	pinWay       = "unpin the backup and pin it again: etcd-manager-ctl unpin-backup, pin-backup"
-	proofWay     = "delete the object; the next proof is written anew"
+	proofWay     = "delete the object; the next verification writes it again"
 )
 
 // Pin says why a backup is kept for ever.
@@ -111,7 +111,7 @@ func proofFile(o ProofOutcome) (file, other string, err error) {
 	case Disproven:
 		return disprovenFile, provenFile, nil
 	}
-	return "", "", invalidf("write proof: outcome %q is neither %s nor %s", o, Proven, Disproven)
+	return "", "", invalidf("write verification: outcome %q is neither %s nor %s", o, Proven, Disproven)
 }
 
 // PutProof records what a proof has found, in the place of an earlier one. While both outcomes stand there, in between, the bad one counts.
@@ -156,11 +156,11 @@ func (c *Catalog) Proof(ctx context.Context, name string) (Proof, error) {
 			return Proof{}, err
 		}
 		if j.Backup != name || j.Outcome != o {
-			return Proof{}, corrupt(key, proofWay, fmt.Errorf("it is the proof of backup %q, %s", j.Backup, j.Outcome))
+			return Proof{}, corrupt(key, proofWay, fmt.Errorf("it is the verification of backup %q, %s", j.Backup, j.Outcome))
 		}
 		return j.Proof, nil
 	}
-	return Proof{}, fmt.Errorf("read proof of %s: %w", name, ErrNotFound)
+	return Proof{}, fmt.Errorf("read verification of %s: %w", name, ErrNotFound)
 }
 
 // remove deletes what is no backup and no change. What the store has under lock is hidden.

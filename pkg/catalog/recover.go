@@ -94,7 +94,7 @@ type Survivor struct {
 const (
 	survivorsKey     = controlPrefix + "survivors.json"
 	survivorsVersion = 1
-	survivorsWay     = "delete the object; the leader writes it anew while there is no quorum"
+	survivorsWay     = "delete the object; the leader writes it again while there is no quorum"
 )
 
 type survivorsJSON struct {

@@ -118,7 +118,7 @@ func (c *Catalog) sealedManifest(ctx context.Context, name string, data []byte) 
 	}
 	digest, err := clearDigest(data)
 	if err == nil && digest != secret.Clear {
-		err = fmt.Errorf("it was edited: what stands in the clear is not what was sealed with it: %w", envelope.ErrTampered)
+		err = fmt.Errorf("it was edited: its unencrypted part is not the one that was encrypted with it: %w", envelope.ErrTampered)
 	}
 	m.Raw, m.Reason, m.Keys, m.Node = secret.Raw, secret.Reason, secret.Keys, secret.Node
 	if err == nil {

@@ -178,7 +178,7 @@ func (c *Catalog) OpenSegment(ctx context.Context, s Segment) (io.ReadCloser, in
 	return r, max(info.Size, 0), nil
 }
 
-const segmentWay = "go to a point before it: etcd-manager-ctl restore-backup --to-revision"
+const segmentWay = "restore a point before it: etcd-manager-ctl restore-backup --to-revision"
 
 // maxFruitless is how many groups of segments in a row may be refused before the rest isn't tried.
 const maxFruitless = 3
@@ -293,7 +293,7 @@ type Origin struct {
 const (
 	incarnationFile    = "_incarnation.json"
 	incarnationVersion = 1
-	incarnationWay     = "delete the object; it only tells where the incarnation came from, and is written anew while it serves"
+	incarnationWay     = "delete the object; it only has the origin of the incarnation, and is written again while that serves"
 )
 
 type incarnationJSON struct {

@@ -12,7 +12,7 @@ import (
 const (
 	settingsKey     = controlPrefix + "etcd-cluster-settings.json"
 	settingsVersion = 1
-	settingsWay     = "delete the object and choose the settings anew: etcd-manager-ctl configure-cluster --set=NAME=VALUE"
+	settingsWay     = "delete the object and choose the settings again: etcd-manager-ctl configure-cluster --set=NAME=VALUE"
 )
 
 type settingsJSON struct {

@@ -16,7 +16,7 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-const specWay = "write it anew: etcd-manager-ctl configure-cluster --member-count=N"
+const specWay = "write it again: etcd-manager-ctl configure-cluster --member-count=N"
 
 // Spec reads the cluster spec and its version. It is returned as it stands; ValidateSpec judges it.
 // Without one the error is ErrNotFound; one that can't be read is cluster.ErrCorrupt.
@@ -59,7 +59,7 @@ var versionPattern = regexp.MustCompile(`^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+
 // ValidateSpec tells what is wrong with a spec, in words for the operator. An empty version is fine.
 func ValidateSpec(spec cluster.Spec) error {
 	if !cluster.ValidMemberCount(spec.MemberCount) {
-		return invalidf("member count %d is not possible: it has to be odd and from 1 to 9 (etcd-manager-ctl configure-cluster --member-count=N sets it)", spec.MemberCount)
+		return invalidf("member count %d is not possible: it must be odd and from 1 to 9 (etcd-manager-ctl configure-cluster --member-count=N sets it)", spec.MemberCount)
 	}
 	if spec.EtcdVersion != "" && !versionPattern.MatchString(spec.EtcdVersion) {
 		return invalidf("etcd version %q is not a version such as 3.5.21 (etcd-manager-ctl configure-cluster --etcd-version=X.Y.Z sets it)", spec.EtcdVersion)

@@ -28,7 +28,7 @@ type VolumeRecord struct {
 const (
 	volumesPrefix  = "volumes/"
 	volumesVersion = 1
-	volumesWay     = "delete the object; the node writes it anew"
+	volumesWay     = "delete the object; the node writes it again"
 )
 
 type volumeJSON struct {
@@ -114,7 +114,7 @@ func (c *Catalog) TakeTurn(ctx context.Context, t Turn) error {
 	case have.Node == t.Node:
 		return nil
 	}
-	return fmt.Errorf("it is the turn of node %s, whose volume %s is being replaced since %s (if that node is gone for good, %s: %s): %w",
+	return fmt.Errorf("node %s holds the lease: its volume %s is being replaced since %s (if that node is gone for good, %s: %s): %w",
 		have.Node, have.Volume, have.Since.Format(time.RFC3339), turnWay, turnKey, ErrConflict)
 }
 

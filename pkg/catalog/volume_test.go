@@ -23,7 +23,7 @@ func TestTurn(t *testing.T) {
 			if err := c.TakeTurn(t.Context(), Turn{Node: node, Volume: "vol-" + string(node), Since: time.Now()}); err == nil {
 				taken.Add(1)
 				holder.Store(node)
-			} else if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "it is the turn of node") {
+			} else if !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "holds the lease") {
 				t.Errorf("%s: %v", node, err)
 			}
 		})

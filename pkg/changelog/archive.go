@@ -40,9 +40,9 @@ func (t Target) String() string {
 	case !t.Time.IsZero():
 		return t.Time.UTC().Format("2006-01-02 15:04:05.999Z")
 	case t.Latest && t.Backup != "":
-		return "the newest change that was kept of the life of backup " + t.Backup
+		return "the newest change that was kept of the incarnation of backup " + t.Backup
 	case t.Latest:
-		return "the newest change that was kept of the life that serves"
+		return "the newest change that was kept of the incarnation that serves"
 	}
 	return "backup " + t.Backup
 }
@@ -210,7 +210,7 @@ func (b bases) refuse(c choice, t Target) error {
 	if c.other != nil {
 		names = append(names, c.other.Base)
 	}
-	return unreachable(t, "it is a revision of several lives of the cluster (%s), as a restore by other software does not raise the revision; "+
+	return unreachable(t, "several incarnations of the cluster (%s) have this revision, because a restore by other software does not raise it; "+
 		"name the backup to begin with: %s", joined(lives), strings.Join(names, " or "))
 }
 
@@ -261,15 +261,15 @@ func (a *Archive) stored(ctx context.Context, t Target) (stored, error) {
 
 func (a *Archive) noBase(t Target, list stored, from bases) error {
 	if life := cmp.Or(t.Life, from.lives.Serving); t.Latest && life != "" {
-		return unreachable(t, "life %s serves, and the store has no good backup of it that its changes can be put on; take one (create-backup), "+
-			"or name a backup of another life%s", life, names(eachLife(soundOnly(from.recent))))
+		return unreachable(t, "incarnation %s serves, and the store has no good backup of it to which its changes can be applied; take one (create-backup), "+
+			"or name a backup of another incarnation%s", life, names(eachLife(soundOnly(from.recent))))
 	}
 	for _, b := range list.Backups {
 		if b.HasManifest {
-			return unreachable(t, "the oldest backup that changes can be put on, %s, is newer", b.Name)
+			return unreachable(t, "the oldest backup to which changes can be applied, %s, is newer", b.Name)
 		}
 	}
-	return unreachable(t, "there is no backup that changes can be put on (those of other tools don't tell their revision)")
+	return unreachable(t, "there is no backup to which changes can be applied (backups of other tools don't have their revision)")
 }
 
 // names lists backups with what is known of them, behind a colon.
@@ -493,7 +493,7 @@ func (a *Archive) aim(ctx context.Context, p *Plan, t Target) error {
 func (a *Archive) linkFrom(ctx context.Context, p *Plan, t Target) error {
 	id := p.Incarnation
 	if id == "" {
-		return unreachable(t, "backup %s was imported, so nobody knows whose changes follow on it", p.Base)
+		return unreachable(t, "backup %s was imported, so it isn't known which changes follow it", p.Base)
 	}
 	segments, more, err := a.segments(ctx, id, p.Manifest.Revision, t)
 	if err != nil {
@@ -552,8 +552,8 @@ func (a *Archive) atTime(ctx context.Context, p *Plan, t Target) error {
 	}
 	other, err := a.crossing(ctx, p, t, last)
 	if err == nil && other != p.Revision {
-		err = unreachable(t, "the clocks of those who kept the changes did not agree: by one it was revision %d then, by another revision %d; "+
-			"history shows both; go to the one that is meant: --to-revision=%d or --to-revision=%d", p.Revision, other, p.Revision, other)
+		err = unreachable(t, "the clocks of the managers that kept the changes did not agree: at that time it was revision %d by one clock and revision %d by another; "+
+			"history shows both; restore the right one: --to-revision=%d or --to-revision=%d", p.Revision, other, p.Revision, other)
 	}
 	return err
 }
@@ -595,7 +595,7 @@ func (a *Archive) crossing(ctx context.Context, p *Plan, t Target, i int) (int64
 		return nil
 	})
 	if err == nil && ahead {
-		err = unreachable(t, "backup %s was made after it, by the clock of who kept the changes", p.Base)
+		err = unreachable(t, "backup %s was taken after it, by the clock of the manager that kept the changes", p.Base)
 	}
 	return revision, err
 }
@@ -681,7 +681,7 @@ func (a *Archive) beyond(ctx context.Context, p *Plan) string {
 			if c, err := a.read(ctx, s); err == nil {
 				return c.Header.GetBegins()
 			}
-			return fmt.Sprintf("the changes from revision %d to %d are lacking", p.Reach+1, s.First-1)
+			return fmt.Sprintf("the changes from revision %d to %d are missing", p.Reach+1, s.First-1)
 		case s.First > p.Reach+1:
 			return fmt.Sprintf("a segment that begins with revision %d is lost", p.Reach+1)
 		}
@@ -692,7 +692,7 @@ func (a *Archive) beyond(ctx context.Context, p *Plan) string {
 	}
 	for _, i := range incarnations {
 		if i.Origin != nil && i.Origin.Replaced == p.Incarnation {
-			return fmt.Sprintf("a restore (%s) took its place at %s", i.Origin.Operation, i.Began.Format("2006-01-02 15:04:05Z"))
+			return fmt.Sprintf("a restore (%s) replaced it at %s", i.Origin.Operation, i.Began.Format("2006-01-02 15:04:05Z"))
 		}
 	}
 	return ""

@@ -85,7 +85,7 @@ func (e *NotDeletedError) Error() string {
 			s += fmt.Sprintf(", and was created by revision %d; an earlier deletion is found with --until-revision=%d", e.Created, e.Created-1)
 		}
 	default:
-		s = fmt.Sprintf("no deletion of %s is known: looked back to revision %d, at %s, where what is kept begins", e.Name, e.Looked.Revision, e.Looked.Time.Format(moment))
+		s = fmt.Sprintf("no deletion of %s is known: searched back to revision %d, at %s, where the kept changes begin", e.Name, e.Looked.Revision, e.Looked.Time.Format(moment))
 	}
 	for _, m := range e.Notes {
 		s += "; " + m
@@ -361,7 +361,7 @@ func (a *Archive) segmentsBackwards(ctx context.Context, list []catalog.Segment,
 		}
 		s := c.Segment
 		if *lowest > 0 && s.Last < *lowest-1 {
-			note := fmt.Sprintf("the changes from revision %d to %d, behind %s, are lacking", s.Last+1, *lowest-1, s.Ended.Format(moment))
+			note := fmt.Sprintf("the changes from revision %d to %d, after %s, are missing", s.Last+1, *lowest-1, s.Ended.Format(moment))
 			if !visit([]Event{{Incarnation: s.Incarnation, Note: note, Missing: true}}, time.Time{}) {
 				return false, nil
 			}

@@ -72,7 +72,7 @@ type AbsentError struct {
 func (e *AbsentError) Error() string {
 	s := fmt.Sprintf("%s isn't there at revision %d", e.Key, e.Revision)
 	if d := e.Deleted; d.Revision != 0 {
-		s += fmt.Sprintf(": it was deleted by revision %d, at %s; as it was before it is had with --at-revision=%d", d.Revision, d.Time.Format(moment), d.Revision-1)
+		s += fmt.Sprintf(": it was deleted by revision %d, at %s; use --at-revision=%d for its value before that", d.Revision, d.Time.Format(moment), d.Revision-1)
 	}
 	return s
 }

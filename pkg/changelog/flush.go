@@ -76,7 +76,7 @@ func (r *Recorder) flushTo(ctx context.Context, revision int64) error {
 			return err
 		}
 	case <-ctx.Done():
-		return errors.Join(fmt.Errorf("etcd's changes up to revision %d haven't come: %w", revision, context.Cause(ctx)), r.failing())
+		return errors.Join(fmt.Errorf("etcd's changes up to revision %d have not arrived: %w", revision, context.Cause(ctx)), r.failing())
 	}
 	r.mu.Lock()
 	out := r.out
@@ -159,7 +159,7 @@ func NewestRevision(ctx context.Context, members func() []Dialer) (revision int6
 		}
 		select {
 		case <-ctx.Done():
-			return 0, 0, fmt.Errorf("no member could say the newest revision: %w", errors.Join(err, context.Cause(ctx)))
+			return 0, 0, fmt.Errorf("no member could report the newest revision: %w", errors.Join(err, context.Cause(ctx)))
 		case <-time.After(askAgain):
 		}
 	}

@@ -34,7 +34,7 @@ type Event struct {
 	CreateRevision, Version int64
 	Value                   []byte
 	Lease                   int64
-	// Note, if not empty, says in words that another life of the cluster begins, that changes are lacking, or up to where everything is known. Missing is true if
+	// Note, if not empty, says in words that another incarnation of the cluster begins, that changes are lacking, or up to where everything is known. Missing is true if
 	// changes are lacking. There is no key then.
 	Note    string
 	Missing bool
@@ -148,9 +148,9 @@ type life struct {
 
 // words say where a life came from.
 func (l life) words(before []life) string {
-	s := "another life of the cluster begins"
+	s := "another incarnation of the cluster begins"
 	if o := l.record.Origin; o != nil {
-		s = "a restore took the cluster's place"
+		s = "a restore replaced the cluster"
 		if o.Operation != "" {
 			s += " (" + o.Operation + ")"
 		}
@@ -164,7 +164,7 @@ func (l life) words(before []life) string {
 		s = "the same cluster came back with older data"
 	}
 	if !l.record.Began.IsZero() {
-		s += fmt.Sprintf("; its changes are kept since %s, behind revision %d", l.record.Began.UTC().Format(moment), l.record.Revision)
+		s += fmt.Sprintf("; its changes are kept since %s, after revision %d", l.record.Began.UTC().Format(moment), l.record.Revision)
 	}
 	return s
 }
@@ -286,9 +286,9 @@ func (h *history) missing(q queued, c *Content) *Event {
 	n := &Event{Incarnation: s.Incarnation, Missing: true}
 	switch {
 	case q.behind == 0:
-		n.Note = fmt.Sprintf("what was changed before revision %d, at %s, isn't kept", s.First, time.UnixMilli(c.Header.GetStartedUnixMillis()).UTC().Format(moment))
+		n.Note = fmt.Sprintf("the changes before revision %d, at %s, aren't kept", s.First, time.UnixMilli(c.Header.GetStartedUnixMillis()).UTC().Format(moment))
 	default:
-		n.Note = fmt.Sprintf("the changes from revision %d to %d, behind %s, are lacking", q.behind+1, s.First-1, q.known.Format(moment))
+		n.Note = fmt.Sprintf("the changes from revision %d to %d, after %s, are missing", q.behind+1, s.First-1, q.known.Format(moment))
 	}
 	if why := c.Header.GetBegins(); why != "" {
 		n.Note += ": " + why

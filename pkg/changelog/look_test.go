@@ -128,7 +128,7 @@ func TestHistory(t *testing.T) {
 	first := int64(0)
 	fmt.Sscanf(lines[0], "%d", &first)
 	wantLines(t, "everything", lines, own.upTo(t, last, func(rev int64, _ string) bool { return rev >= first }))
-	if len(notes) != 2 || !strings.Contains(notes[0], "isn't kept") || !strings.Contains(notes[1], fmt.Sprintf("up to revision %d", last)) {
+	if len(notes) != 2 || !strings.Contains(notes[0], "aren't kept") || !strings.Contains(notes[1], fmt.Sprintf("up to revision %d", last)) {
 		if first != 2 || len(notes) != 1 {
 			t.Errorf("notes: %q", notes)
 		}
@@ -177,7 +177,7 @@ func TestHistory(t *testing.T) {
 	lines, notes = w.history(Range{Since: middle})
 	want := append(own.upTo(t, last, func(rev int64, _ string) bool { return rev > before }), fmt.Sprintf("%d /next %d 1 0 1", rev, rev))
 	wantLines(t, "two lives", lines, want)
-	if !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "another life of the cluster begins") }) {
+	if !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "another incarnation of the cluster begins") }) {
 		t.Errorf("nothing is said of the other life: %q", notes)
 	}
 }
@@ -265,7 +265,7 @@ func TestLastBefore(t *testing.T) {
 		{Deleted{Key: "/again"}, fmt.Sprintf("/again exists: it was last changed by revision %d, at ", again)},
 		{Deleted{Key: "/again"}, fmt.Sprintf("--until-revision=%d", again-1)},
 		{Deleted{Key: "/stays"}, "/stays exists"},
-		{Deleted{Key: "/never"}, "no deletion of /never is known: looked back to revision "},
+		{Deleted{Key: "/never"}, "no deletion of /never is known: searched back to revision "},
 		{Deleted{Key: "/p/5", Prefix: true}, "no deletion of /p/5 is known"},
 	} {
 		_, err := w.archive.LastBefore(ctx, c.d)
@@ -310,7 +310,7 @@ func TestLastBefore(t *testing.T) {
 	next.store, next.catalog, next.archive = w.store, w.catalog, w.archive
 	r2, _ := next.record(func(c *Config) { c.Now = clock.now })
 	next.archived(r2, next.put("/next", "1"))
-	if b := find(Deleted{Key: "/ns/a"}); b.Revision != gone-1 || len(b.Notes) == 0 || !strings.Contains(strings.Join(b.Notes, ";"), "another life") {
+	if b := find(Deleted{Key: "/ns/a"}); b.Revision != gone-1 || len(b.Notes) == 0 || !strings.Contains(strings.Join(b.Notes, ";"), "another incarnation") {
 		t.Errorf("over two lives: %+v", b)
 	}
 }

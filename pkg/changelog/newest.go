@@ -261,7 +261,7 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 					return Lives{Serving: r.ID, From: r.Revision}, nil
 				}
 			}
-			return Lives{Why: fmt.Sprintf("restore %s has begun another life, of which nothing is in the store yet", op)}, nil
+			return Lives{Why: fmt.Sprintf("restore %s has begun another incarnation, of which nothing is in the store yet", op)}, nil
 		}
 	}
 	return livesByRevision(records, recent), nil
@@ -327,7 +327,7 @@ func livesByRevision(records []catalog.IncarnationRecord, recent []Known) Lives 
 		}
 	}
 	if len(spans) == 0 {
-		return Lives{Why: "no backup in the store tells which cluster it is of"}
+		return Lives{Why: "no backup in the store names its cluster"}
 	}
 	var top catalog.Incarnation
 	for id, s := range spans {
@@ -337,7 +337,7 @@ func livesByRevision(records []catalog.IncarnationRecord, recent []Known) Lives 
 	}
 	for id, s := range spans {
 		if id != top && s.high > spans[top].low-restoreGap {
-			return Lives{Why: fmt.Sprintf("the store has changes or backups of the lives %s and %s, and nothing that tells which one serves", top, id)}
+			return Lives{Why: fmt.Sprintf("the store has changes or backups of the incarnations %s and %s, and nothing that shows which one serves", top, id)}
 		}
 	}
 	return Lives{Serving: top, From: spans[top].low}
@@ -359,11 +359,11 @@ type UndecidedError struct {
 
 // Error says why, and names the candidates.
 func (e *UndecidedError) Error() string {
-	s := "which backup is the newest is not known: " + e.Reason
+	s := "it isn't known which backup is the newest: " + e.Reason
 	for i, c := range e.Candidates {
 		sep := ", "
 		if i == 0 {
-			sep = "; name the one that is meant: "
+			sep = "; name one of them: "
 		}
 		s += sep + c.Name + " (" + c.describe() + ")"
 	}
@@ -376,11 +376,11 @@ func (e *UndecidedError) Unwrap() error { return cluster.ErrPermanent }
 func (k Known) describe() string {
 	switch {
 	case k.Life != "":
-		return fmt.Sprintf("life %s, revision %d", k.Life, k.revision())
+		return fmt.Sprintf("incarnation %s, revision %d", k.Life, k.revision())
 	case k.Manifest != nil:
 		return fmt.Sprintf("imported, revision %d", k.revision())
 	}
-	return "of another tool, so its life and revision aren't known"
+	return "of another tool, so its incarnation and revision aren't known"
 }
 
 // NewestGood is the newest good backup of the life that serves. Good is what no proof has found bad. Where the store doesn't tell which life
@@ -409,7 +409,7 @@ func (a *Archive) NewestGood(ctx context.Context, list catalog.BackupList, now t
 	}
 	own := ofLife(sound, lives.Serving)
 	if len(own) == 0 {
-		return Newest{}, &UndecidedError{Reason: fmt.Sprintf("life %s serves, and no good backup of it is among the last ones", lives.Serving), Candidates: eachLife(sound)}
+		return Newest{}, &UndecidedError{Reason: fmt.Sprintf("incarnation %s serves, and no good backup of it is among the last ones", lives.Serving), Candidates: eachLife(sound)}
 	}
 	n.Known = slices.MaxFunc(own, compareKnown)
 	for _, k := range sound {
@@ -417,12 +417,12 @@ func (a *Archive) NewestGood(ctx context.Context, list catalog.BackupList, now t
 			continue
 		}
 		if k.Manifest == nil && !k.HasManifest {
-			return Newest{}, &UndecidedError{Reason: fmt.Sprintf("%s is younger than all backups of life %s, which serves", k.Name, lives.Serving), Candidates: eachLife(sound)}
+			return Newest{}, &UndecidedError{Reason: fmt.Sprintf("%s is younger than all backups of incarnation %s, which serves", k.Name, lives.Serving), Candidates: eachLife(sound)}
 		}
 		if k.problem != nil {
 			n.Notes = append(n.Notes, fmt.Sprintf("%s is younger, and can't be used: %v", k.Name, k.problem))
 		} else {
-			n.Notes = append(n.Notes, fmt.Sprintf("%s is younger, and is not meant: it was imported, so it is not of the cluster that serves", k.Name))
+			n.Notes = append(n.Notes, fmt.Sprintf("%s is younger, but was imported, so it is not of the cluster that serves", k.Name))
 		}
 	}
 	return n, nil
@@ -451,7 +451,7 @@ func futureNotes(list catalog.BackupList, now time.Time) []string {
 	if n := len(names) - futureShown; n > 0 {
 		more = fmt.Sprintf(" and %d more", n)
 	}
-	return []string{fmt.Sprintf("dated in the future, so a clock is or was wrong: %s%s", strings.Join(names[:min(len(names), futureShown)], ", "), more)}
+	return []string{fmt.Sprintf("dated in the future, because a clock is or was wrong: %s%s", strings.Join(names[:min(len(names), futureShown)], ", "), more)}
 }
 
 // soundOnly leaves out what was found bad, unless nothing else is there.

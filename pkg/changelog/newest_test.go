@@ -192,7 +192,7 @@ func TestLivesThatNothingOrders(t *testing.T) {
 		t.Errorf("--latest: %v", err)
 	}
 	var no *UnreachableError
-	if p, err := s.archive.Plan(t.Context(), Target{Revision: 110}); !errors.As(err, &no) || !strings.Contains(err.Error(), "several lives") {
+	if p, err := s.archive.Plan(t.Context(), Target{Revision: 110}); !errors.As(err, &no) || !strings.Contains(err.Error(), "several incarnations") {
 		t.Errorf("--to-revision: %+v, %v", p, err)
 	}
 	s.serves(newLife)

@@ -18,10 +18,10 @@ import (
 )
 
 // errLost means that a segment that waited on the disk isn't there any more as it was written.
-var errLost = errors.New("changes that waited on this disk for the store can't be read; they are asked for again")
+var errLost = errors.New("changes that waited on this disk for the store can't be read; they are read from etcd again")
 
 // errFull means that no more segments can be kept until the store takes some.
-var errFull = errors.New("no more changes can be kept here until the store takes some")
+var errFull = errors.New("no more changes can be kept here until the store accepts some")
 
 const (
 	// inMemory is how many segments wait in memory for the store before they are written to the disk.

@@ -290,16 +290,16 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 		}
 		r.leaveFuture()
 	case h.base > 0 && h.base <= newest:
-		r.beginChain(h.base, h.baseTime, "no changes behind the backup at its beginning are here")
+		r.beginChain(h.base, h.baseTime, "there are no changes after the backup at its beginning")
 	default:
 		r.beginChain(newest, r.cfg.Now(), "changes are kept from here on")
-		r.cfg.Gap("changes are kept from now on; a backup is needed that they can be put on")
+		r.cfg.Gap("changes are kept from now on; a backup is needed to which they can be applied")
 	}
 	r.lastSeal = r.cfg.Now()
 	r.mu.Lock()
 	r.out, r.status = out, Status{Incarnation: h.incarnation, Seen: r.b.last, Archived: h.name.Last, Until: h.name.Ended}
 	r.mu.Unlock()
-	klog.Infof("changes: recording incarnation %s behind revision %d (newest %d)", h.incarnation, r.b.last, newest)
+	klog.Infof("changes: recording incarnation %s after revision %d (newest %d)", h.incarnation, r.b.last, newest)
 	return nil
 }
 

@@ -112,7 +112,7 @@ const changeRest = 64
 // add appends a transaction, which must follow on the last one.
 func (b *builder) add(t etcd.Transaction) error {
 	if t.Revision != b.last+1 {
-		return fmt.Errorf("%w: revision %d is to follow on %d", etcd.ErrGap, t.Revision, b.last)
+		return fmt.Errorf("%w: revision %d can't follow %d", etcd.ErrGap, t.Revision, b.last)
 	}
 	p := &protosv1.Transaction{Revision: t.Revision, Changes: make([]*protosv1.Change, 0, len(t.Events))}
 	for _, e := range t.Events {
@@ -177,7 +177,7 @@ type origin struct {
 // seal ends the segment. previous is the SHA-256 of the one before, or nil with the reason why a chain begins. The builder is of no use afterwards.
 func (b *builder) seal(ctx context.Context, o origin, previous []byte, begins string, s envelope.Sealer) (sealed, error) {
 	if b.started.IsZero() {
-		return sealed{}, errors.New("seal segment: it has no mark")
+		return sealed{}, errors.New("seal segment: it has no heartbeat")
 	}
 	if q := b.quiet; q != nil {
 		if err := b.entry(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Mark{Mark: q}}); err != nil {

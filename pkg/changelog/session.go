@@ -41,7 +41,7 @@ func (r *Recorder) session(ctx context.Context, start func(*outbox)) error {
 	case id != r.origin.clusterID:
 		return ErrOtherCluster
 	case newest < r.b.last:
-		return fmt.Errorf("etcd has only revision %d and %d was seen: %w", newest, r.b.last, ErrOtherCluster)
+		return fmt.Errorf("etcd has only revision %d, but %d was seen: %w", newest, r.b.last, ErrOtherCluster)
 	}
 	r.late = newest
 	err = r.follow(ctx, src)
@@ -51,7 +51,7 @@ func (r *Recorder) session(ctx context.Context, start func(*outbox)) error {
 	case errors.As(err, &gone):
 		return r.skip(ctx, src, gone.Revision, "were compacted by etcd before they could be kept")
 	case errors.As(err, &skipped) && skipped.Next > skipped.After:
-		return r.skip(ctx, src, skipped.Next, "were left out by etcd, which sent what came after them")
+		return r.skip(ctx, src, skipped.Next, "were left out by etcd, which sent the changes after them")
 	}
 	if errors.Is(err, errFull) {
 		klog.Warningf("changes: %v; recording stops until it does", err)
@@ -212,7 +212,7 @@ func (f *following) tick() error {
 	}
 	if time.Since(f.heard) > r.patience {
 		r.silent++
-		return fmt.Errorf("etcd has told nothing for %s; another connection is made", r.patience)
+		return fmt.Errorf("etcd has sent nothing for %s; trying another connection", r.patience)
 	}
 	if now := r.cfg.Now(); now.Sub(f.asked) >= time.Second || r.flushWanted() {
 		f.asked = now

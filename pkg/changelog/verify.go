@@ -39,7 +39,7 @@ type MismatchError struct {
 }
 
 func (e *MismatchError) Error() string {
-	return fmt.Sprintf("backup %s has HashKV %d at revision %d, and the changes put on backup %s give %d: one of them isn't what etcd had", e.Backup, e.Stored, e.Revision, e.Base, e.Replayed)
+	return fmt.Sprintf("backup %s has HashKV %d at revision %d, and the changes applied to backup %s give %d: one of them isn't what etcd had", e.Backup, e.Stored, e.Revision, e.Base, e.Replayed)
 }
 
 // Unwrap gives the kind.
@@ -145,11 +145,11 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	}
 	// The backup itself was found sound: what is wrong with the one before it says nothing against it.
 	if kept := chainProblem(err); kept != "" || errors.Is(err, etcd.ErrBadDatabase) || errors.Is(err, etcd.ErrBadSnapshot) {
-		v.ChainProblem = fmt.Sprintf("backup %s with the changes behind it: %v", p.Base, err)
+		v.ChainProblem = fmt.Sprintf("backup %s with the changes after it: %v", p.Base, err)
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("backup %s with the changes behind it: %w", p.Base, err)
+		return fmt.Errorf("backup %s with the changes after it: %w", p.Base, err)
 	}
 	if f.Hash.CompactRevision != v.Facts.Hash.CompactRevision {
 		v.ChainProblem = fmt.Sprintf("backup %s is compacted up to revision %d, and %s only up to %d, so they can't be compared", p.Base, f.Hash.CompactRevision, v.Backup, v.Facts.Hash.CompactRevision)
@@ -206,13 +206,13 @@ func (a *Archive) planBefore(ctx context.Context, name string, revision int64) (
 	t := Target{Revision: revision}
 	m, err := a.Catalog.Manifest(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return nil, unreachable(t, "backup %s has no manifest, so that nobody knows whose changes lead to it", name)
+		return nil, unreachable(t, "backup %s has no manifest, so it isn't known which changes lead to it", name)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if m.ClusterID == 0 {
-		return nil, unreachable(t, "backup %s was imported, so that nobody knows whose changes lead to it", name)
+		return nil, unreachable(t, "backup %s was imported, so it isn't known which changes lead to it", name)
 	}
 	life, err := lifeAt(ctx, a.Catalog, uint64(m.ClusterID), m.Started)
 	if err != nil {

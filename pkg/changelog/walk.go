@@ -103,7 +103,7 @@ func (w *walker) check(e Entry) error {
 	case e.Transaction != nil:
 		if e.Sub == 0 {
 			if e.Transaction.GetRevision() != w.last+1 {
-				return fmt.Errorf("revision %d stands behind %d", e.Transaction.GetRevision(), w.last)
+				return fmt.Errorf("revision %d comes after %d", e.Transaction.GetRevision(), w.last)
 			}
 			w.last++
 		}
@@ -111,7 +111,7 @@ func (w *walker) check(e Entry) error {
 		return w.counted()
 	case e.Mark != nil:
 		if e.Mark.GetRevision() != w.last || e.Mark.GetUnixMillis() < w.mark {
-			return fmt.Errorf("a mark of revision %d stands behind revision %d", e.Mark.GetRevision(), w.last)
+			return fmt.Errorf("a heartbeat of revision %d comes after revision %d", e.Mark.GetRevision(), w.last)
 		}
 		w.mark = e.Mark.GetUnixMillis()
 	case e.Lease != nil:

@@ -80,28 +80,28 @@ type Attention struct {
 
 // Ways to end an attention that belong to its kind, for where no better one is known.
 var noCommands = map[AttentionKind]string{
-	AttentionNoLeader:    "start managers, or mend the network between them, until a majority of them answers",
-	AttentionForming:     "it ends when what the sentence names is put right; the cluster is then formed by itself",
-	AttentionMember:      "it ends when the node is repaired, or when another master is started in its place",
-	AttentionDisk:        "make room on the disk of that node, or enlarge it; etcd goes on by itself then",
-	AttentionDatabase:    "delete keys; the space is taken back by itself then",
-	AttentionNames:       "remove the lines that the sentence names from the hosts file of that node",
+	AttentionNoLeader:    "start managers, or repair the network between them, until a majority of them answers",
+	AttentionForming:     "remove the cause that the message names; then the cluster is formed automatically",
+	AttentionMember:      "repair the node, or start another master in its place",
+	AttentionDisk:        "free some disk space on that node, or enlarge its disk; then etcd continues automatically",
+	AttentionDatabase:    "delete keys; then their space is freed automatically",
+	AttentionNames:       "remove the lines that the message names from the hosts file of that node",
 	AttentionClusters:    "find out which data are right, and move the other data dir away or stop the other etcd",
-	AttentionStore:       "mend the store, its address or the credentials on the node; backups go on by themselves then",
+	AttentionStore:       "repair the store, its address or the credentials on the node; then backups continue automatically",
 	AttentionUnfenced:    "use a store that honors conditional puts, or start all managers with --allow-unfenced-store",
-	AttentionObject:      "repair or delete the object that the sentence names",
-	AttentionBackup:      "put right what the sentence names; it ends with the next backup, which is tried by itself",
-	AttentionRestore:     "it ends when what the sentence names is back; the restore goes on by itself then",
-	AttentionVersion:     "it ends when what the sentence names is put right",
-	AttentionSettings:    "it ends when what the sentence names is put right; the settings are then applied by themselves",
-	AttentionCertificate: "put new CAs into the managers' --pki-dir; the certificates are renewed by themselves then",
-	AttentionSafety:      "this is a fault of the program: nothing is done; report the sentence with the log",
+	AttentionObject:      "repair or delete the object that the message names",
+	AttentionBackup:      "remove the cause that the message names; it ends with the next backup, which is tried automatically",
+	AttentionRestore:     "bring back what the message names; then the restore continues automatically",
+	AttentionVersion:     "remove the cause that the message names",
+	AttentionSettings:    "remove the cause that the message names; then the settings are applied automatically",
+	AttentionCertificate: "put new CAs into the managers' --pki-dir; then the certificates are renewed automatically",
+	AttentionSafety:      "this is a bug of the program: nothing is done; report the message with the log",
 }
 
 // Ended returns a with a way to end it: its own, or else the reason of its kind why there is no command.
 func (a Attention) Ended() Attention {
 	if a.Command == "" && a.NoCommand == "" {
-		a.NoCommand = cmp.Or(noCommands[a.Kind], "it ends when what the sentence names is put right")
+		a.NoCommand = cmp.Or(noCommands[a.Kind], "remove the cause that the message names")
 	}
 	return a
 }

@@ -37,7 +37,7 @@ func SettingNames() []string {
 // ParseSetting checks one setting as a person writes it and returns it as etcd takes it: sizes may have a unit (8GiB), times too (100ms).
 func ParseSetting(name, value string) (string, error) {
 	bad := func(want string) (string, error) {
-		return "", fmt.Errorf("%s=%s is not possible: it has to be %s", name, value, want)
+		return "", fmt.Errorf("%s=%s is not possible: it must be %s", name, value, want)
 	}
 	switch name {
 	case SettingQuota:
@@ -88,13 +88,13 @@ func (s Settings) Validate() error {
 			return err
 		}
 		if v != s[name] {
-			return fmt.Errorf("%s=%s has to be written as %s", name, s[name], v)
+			return fmt.Errorf("%s=%s must be written as %s", name, s[name], v)
 		}
 	}
 	const usualHeartbeat, usualElection = 100, 1000 // etcd's own, in milliseconds
 	beat, election := s.number(SettingHeartbeat, usualHeartbeat), s.number(SettingElection, usualElection)
 	if election < 5*beat {
-		return fmt.Errorf("%s (%d ms) has to be at least five times %s (%d ms), or etcd doesn't start", SettingElection, election, SettingHeartbeat, beat)
+		return fmt.Errorf("%s (%d ms) must be at least five times %s (%d ms), or etcd doesn't start", SettingElection, election, SettingHeartbeat, beat)
 	}
 	if s[SettingCompactionMode] == "revision" {
 		if _, err := strconv.ParseUint(s[SettingCompactionRetention], 10, 63); err != nil {

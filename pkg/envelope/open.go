@@ -93,7 +93,7 @@ func (o *opener) explain(err error, in *reader, seen *stanzas, binding string) e
 // maxHead bounds what stands before what is encrypted. That is held in memory: a few KiB, and less than 200 KiB for as many keys as there can be.
 const maxHead = 1 << 20
 
-var errHead = errors.New("its head doesn't end")
+var errHead = errors.New("its header doesn't end")
 
 // reader remembers the error of the reader below, unless it is its end.
 type reader struct {

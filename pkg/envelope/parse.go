@@ -66,9 +66,9 @@ func NewSealer(c Config, recipients []string) (Sealer, error) {
 	case len(s.keyIDs) == 0:
 		return nil, nil
 	case len(s.keyIDs) > maxKeys:
-		return nil, fmt.Errorf("encrypt for %d recipients: that are more than %d", len(s.keyIDs), maxKeys)
+		return nil, fmt.Errorf("encrypt for %d recipients: at most %d are possible", len(s.keyIDs), maxKeys)
 	case hybrid > 0 && hybrid < len(s.recipients):
-		return nil, errors.New("encrypt for recipients of age: post-quantum ones (age1pq1…) and others don't go together, as the others would void the protection; give only one kind")
+		return nil, errors.New("encrypt for recipients of age: post-quantum recipients (age1pq1…) and others can't be combined, because the others would void the protection; give only one kind")
 	case hybrid > 0:
 		s.labels = []string{"postquantum"}
 	}
@@ -140,7 +140,7 @@ func NewOpener(c Config, identities []string) (Opener, error) {
 		}
 		path := strings.TrimPrefix(spec, agePrefix)
 		if strings.HasPrefix(path, secretPrefix) {
-			return nil, errors.New("read keys: a secret key stands on the command line, where everybody can see it; put it into a file and name that")
+			return nil, errors.New("read keys: a secret key is on the command line, where everybody can see it; write it to a file and name the file")
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {

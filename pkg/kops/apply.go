@@ -25,7 +25,7 @@ func Apply(ctx context.Context, p Plan, w World, done func(Change)) error {
 		for _, c := range refused {
 			names = append(names, string(c.Kind)+"/"+c.Name)
 		}
-		return fmt.Errorf("%w: %s can't be changed as the file says", ErrRefused, strings.Join(names, ", "))
+		return fmt.Errorf("%w: %s can't be changed as in the file", ErrRefused, strings.Join(names, ", "))
 	}
 	for _, c := range p.Changes {
 		if c.Action == ActionNote {
@@ -33,7 +33,7 @@ func Apply(ctx context.Context, p Plan, w World, done func(Change)) error {
 		}
 		if err := apply(ctx, &c, w); err != nil {
 			if errors.Is(err, blob.ErrPreconditionFailed) {
-				err = fmt.Errorf("somebody else changed it in the meantime; look at the plan again: %w", err)
+				err = fmt.Errorf("somebody else changed it in the meantime; check the plan again: %w", err)
 			}
 			return fmt.Errorf("%s %s/%s: %w", c.Action, c.Kind, c.Name, err)
 		}

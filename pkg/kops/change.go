@@ -164,7 +164,7 @@ func (p *Plan) compareKeypair(f *File, name string, o Observation) {
 		c.Action = ActionCreate
 		c.Fields = []Field{{Name: "Subject", To: "CN=" + name}}
 		if o.Issued[name] {
-			c.Action, c.Why = ActionRefuse, fmt.Sprintf("the certificate stands in %s/%s without its private key: bring %s back from where it was made", f.KeyStore, keysetPath(name, false), keysetPath(name, true))
+			c.Action, c.Why = ActionRefuse, fmt.Sprintf("%s/%s has the certificate without its private key: bring %s back from where it was created", f.KeyStore, keysetPath(name, false), keysetPath(name, true))
 		}
 		p.add(c)
 		return
@@ -174,7 +174,7 @@ func (p *Plan) compareKeypair(f *File, name string, o Observation) {
 	case err != nil:
 		c.Action, c.Why = ActionRefuse, fmt.Sprintf("%s/%s can't be used: %v", f.KeyStore, c.object.key, err)
 	case !end.After(o.Now):
-		c.Action, c.Why = ActionRefuse, fmt.Sprintf("it has ended on %s: rotate it with kops create keypair and kops promote keypair", end.UTC().Format(time.DateOnly))
+		c.Action, c.Why = ActionRefuse, fmt.Sprintf("it expired on %s: rotate it with kops create keypair and kops promote keypair", end.UTC().Format(time.DateOnly))
 	case !o.Issued[name]:
 		c.Action = ActionModify
 		c.Fields = []Field{{Name: "Issued", To: keysetPath(name, false)}}
@@ -182,7 +182,7 @@ func (p *Plan) compareKeypair(f *File, name string, o Observation) {
 			c.object.data = data
 		}
 	case end.Sub(o.Now) < caWarning:
-		p.warn("the authority %s ends on %s: rotate it with kops create keypair and kops promote keypair", name, end.UTC().Format(time.DateOnly))
+		p.warn("the CA %s expires on %s: rotate it with kops create keypair and kops promote keypair", name, end.UTC().Format(time.DateOnly))
 	}
 	p.add(c)
 }
@@ -235,7 +235,7 @@ func (p *Plan) compareVolumes(f *File, c *EtcdCluster, o Observation) {
 func (p *Plan) comparePods(f *File, c *EtcdCluster, o Observation, opts Options) error {
 	p.compareRetention(c, o)
 	if opts.image(c) == "" {
-		p.warn("etcdClusters[%s].manager.image is not said, so its static pods are left to kOps; name an image there or with --image", c.Name)
+		p.warn("etcdClusters[%s].manager.image is not set, so its static pods are left to kOps; name an image there or with --image", c.Name)
 		return nil
 	}
 	for _, group := range c.groups() {
@@ -246,7 +246,7 @@ func (p *Plan) comparePods(f *File, c *EtcdCluster, o Observation, opts Options)
 		if stored.exists() {
 			ch.Action = ActionModify
 			if err := yaml.Unmarshal(stored.Data, &have); err != nil {
-				p.warn("%s/%s can't be read and is written anew: %v", f.ConfigBase, path, err)
+				p.warn("%s/%s can't be read and is written again: %v", f.ConfigBase, path, err)
 			}
 		}
 		want := f.pod(c, opts)
@@ -326,5 +326,5 @@ func (p *Plan) compareRetention(c *EtcdCluster, o Observation) {
 		}
 	}
 	p.add(Change{Action: ActionNote, Kind: KindRetention, Name: c.Name, Fields: fields,
-		Why: fmt.Sprintf("takes effect with the static pods; %d of %d backups then go", gone, len(o.Stores[c.Name].Backups))})
+		Why: fmt.Sprintf("takes effect with the static pods; then %d of %d backups are removed", gone, len(o.Stores[c.Name].Backups))})
 }

@@ -55,7 +55,7 @@ func (p *parser) provider(spec *fields) {
 	}
 	for _, name := range names {
 		if name != supportedProvider {
-			p.fail(path, "%q is not supported: only aws is; nothing is made of a file of another cloud", name)
+			p.fail(path, "%q is not supported: only aws is", name)
 		}
 	}
 }
@@ -108,7 +108,7 @@ func (f *File) check(p *parser) {
 		c := &f.Clusters[i]
 		path := "spec.etcdClusters[" + c.Name + "]"
 		if seen[c.Name] {
-			p.fail(path, "it stands there twice")
+			p.fail(path, "it is there twice")
 		}
 		seen[c.Name] = true
 		if c.BackupStore == "" && f.ConfigBase != "" {
@@ -128,14 +128,14 @@ func (c *EtcdCluster) check(p *parser, path string) {
 		p.fail(path+".name", "%q is not a cluster of kOps: main, events, cilium or leases", c.Name)
 	}
 	if v, err := cluster.ParseVersion(c.Version); c.Version == "" {
-		p.warn("%s.version is not said: what runs stays, else it is the version that the managers have compiled in", path)
+		p.warn("%s.version is not set: the running version stays; a new cluster gets the version that is compiled into the managers", path)
 	} else if err != nil {
 		p.fail(path+".version", "%v", err)
 	} else if why := v.Unsafe(); why != "" {
 		p.fail(path+".version", "%s is not possible: %s", c.Version, why)
 	}
 	if !cluster.ValidMemberCount(len(c.Members)) {
-		p.fail(path+".etcdMembers", "%d members are not possible: it has to be an odd number from 1 to 9", len(c.Members))
+		p.fail(path+".etcdMembers", "%d members are not possible: it must be an odd number from 1 to 9", len(c.Members))
 	}
 	if c.Manager.RetentionDays < 0 {
 		p.fail(path+".manager.backupRetentionDays", "%d days are not possible", c.Manager.RetentionDays)
@@ -154,7 +154,7 @@ func (c *EtcdCluster) check(p *parser, path string) {
 			p.fail(at+".name", "%q is not possible: lower-case letters, digits and dashes", m.Name)
 		}
 		if slices.Contains(names, m.Name) {
-			p.fail(at, "the name stands there twice")
+			p.fail(at, "the name is there twice")
 		}
 		if m.InstanceGroup != "" && slices.Contains(groups, m.InstanceGroup) {
 			p.warn("%s: two members are in instance group %s: if that loses its zone, both are gone", at, m.InstanceGroup)
@@ -176,7 +176,7 @@ func (m *Member) check(p *parser, at string) {
 	m.checkIOPS(p, at, l)
 	switch {
 	case l.maxThroughput == 0 && m.Throughput != 0:
-		p.fail(at+".volumeThroughput", "%s volumes have none to be set; gp3 has", m.VolumeType)
+		p.fail(at+".volumeThroughput", "%s volumes have no such setting; gp3 volumes have", m.VolumeType)
 	case l.maxThroughput > 0 && m.Throughput == 0:
 		m.Throughput = l.minThroughput
 	case l.maxThroughput > 0 && (m.Throughput < l.minThroughput || m.Throughput > l.maxThroughput):
@@ -188,7 +188,7 @@ func (m *Member) check(p *parser, at string) {
 	case m.Key != "" && (m.Encrypted == nil || !*m.Encrypted):
 		p.fail(at+".kmsKeyId", "a key is named, but encryptedVolume is not true")
 	case m.Encrypted == nil:
-		p.warn("%s.encryptedVolume is not said: a new volume is not encrypted then, one that exists stays as it is", at)
+		p.warn("%s.encryptedVolume is not set: a new volume is not encrypted, an existing one stays as it is", at)
 	}
 	if strings.ContainsAny(m.Key, " \t") {
 		p.fail(at+".kmsKeyId", "%q is neither a key id, an alias nor an ARN", m.Key)
@@ -198,7 +198,7 @@ func (m *Member) check(p *parser, at string) {
 func (m *Member) checkIOPS(p *parser, at string, l limits) {
 	switch {
 	case l.maxIOPS == 0 && m.IOPS != 0:
-		p.fail(at+".volumeIOPS", "%s volumes have none to be set; gp3, io1 and io2 have", m.VolumeType)
+		p.fail(at+".volumeIOPS", "%s volumes have no such setting; gp3, io1 and io2 volumes have", m.VolumeType)
 	case l.maxIOPS == 0:
 	case m.IOPS == 0:
 		m.IOPS = l.baseIOPS

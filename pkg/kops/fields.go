@@ -149,7 +149,7 @@ func (f *fields) rest() map[string]any {
 				hint = fmt.Sprintf("; did you mean %s?", n)
 			}
 		}
-		f.p.warn("%s is not known here and changes nothing%s", f.child(k), hint)
+		f.p.warn("%s is unknown and changes nothing%s", f.child(k), hint)
 	}
 	return out
 }

@@ -121,7 +121,7 @@ func parseKeyset(data []byte) (*keyset, time.Time, error) {
 			return nil, time.Time{}, fmt.Errorf("key %s: %w", item.ID, err)
 		}
 		if !pair.Leaf.IsCA {
-			return nil, time.Time{}, fmt.Errorf("key %s: the certificate is not an authority's", item.ID)
+			return nil, time.Time{}, fmt.Errorf("key %s: the certificate is not a CA's", item.ID)
 		}
 		return &k, pair.Leaf.NotAfter, nil
 	}

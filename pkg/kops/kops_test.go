@@ -58,9 +58,9 @@ func TestUnknown(t *testing.T) {
 	}
 	text := strings.Join(f.Warnings, "\n")
 	for _, want := range []string{
-		"spec.etcdClusters[main].compaction is not known here", "spec.etcdClusters[main].manager.hue is not known here",
-		"spec.etcdClusters[main].etcdMembers[a].volumeiops is not known here and changes nothing; did you mean volumeIops?",
-		"instance group control-plane-utility-a is not in the file; its subnet is taken to be utility-a, from its name",
+		"spec.etcdClusters[main].compaction is unknown", "spec.etcdClusters[main].manager.hue is unknown",
+		"spec.etcdClusters[main].etcdMembers[a].volumeiops is unknown and changes nothing; did you mean volumeIops?",
+		"instance group control-plane-utility-a is not in the file; its subnet is assumed to be utility-a, from its name",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no warning says %q:\n%s", want, text)
@@ -89,15 +89,15 @@ func TestRefused(t *testing.T) {
 		{with("volumeSize: 7, volumeIOPS: 3501"), "3501 are not possible for 7 GiB of gp3: at most 500"},
 		{with("volumeIOPS: 2999"), "volumeIOPS: 2999 are not possible for gp3: 3000 to 16000"},
 		{with("volumeIOPS: 17000, volumeSize: 100"), "17000 are not possible"},
-		{with("volumeType: gp2, volumeIOPS: 100"), "gp2 volumes have none to be set"},
-		{with("volumeType: io1, volumeThroughput: 125"), "io1 volumes have none to be set"},
+		{with("volumeType: gp2, volumeIOPS: 100"), "gp2 volumes have no such setting"},
+		{with("volumeType: io1, volumeThroughput: 125"), "io1 volumes have no such setting"},
 		{with("volumeThroughput: 100"), "100 MiB/s are not possible for gp3: 125 to 1000"},
 		{with("volumeThroughput: 1000"), "1000 MiB/s need 4000 IOPS"},
 		{[2]string{"encryptedVolume: true}", "encryptedVolume: false, kmsKeyId: k}"}, "kmsKeyId: a key is named, but encryptedVolume is not true"},
 		{[2]string{"encryptedVolume: true}", "encryptedVolume: maybe}"}, "maybe is neither true nor false"},
 		{[2]string{"    - " + member + "\n", ""}, "etcdMembers: 2 members are not possible"},
-		{[2]string{"{name: b,", "{name: a,"}, "the name stands there twice"},
-		{[2]string{"name: events", "name: main"}, "spec.etcdClusters[main]: it stands there twice"},
+		{[2]string{"{name: b,", "{name: a,"}, "the name is there twice"},
+		{[2]string{"name: events", "name: main"}, "spec.etcdClusters[main]: it is there twice"},
 		{[2]string{"name: events", "name: other"}, `"other" is not a cluster of kOps`},
 		{[2]string{"version: 3.5.21", "version: 3.5.1"}, "etcd 3.5.0 to 3.5.2 can corrupt data"},
 		{[2]string{"version: 3.5.21", "version: newest"}, `"newest" is not an etcd version`},

@@ -118,7 +118,7 @@ func Parse(data []byte) (*File, error) {
 			p.instanceGroup(f)
 		case "SSHCredential":
 		default:
-			p.warn("document %d is of kind %q, which says nothing about etcd", i+1, kind)
+			p.warn("document %d is of kind %q, which has no settings of etcd", i+1, kind)
 		}
 	}
 	if cluster == nil {
@@ -269,7 +269,7 @@ func (p *parser) zone(path, group string) string {
 		slices.SortStableFunc(subnets, func(a, b string) int { return len(b) - len(a) })
 		subnets = subnets[:min(1, len(subnets))]
 		if len(subnets) == 1 {
-			p.warn("%s: instance group %s is not in the file; its subnet is taken to be %s, from its name", path, group, subnets[0])
+			p.warn("%s: instance group %s is not in the file; its subnet is assumed to be %s, from its name", path, group, subnets[0])
 		}
 	}
 	zones := map[string]bool{}

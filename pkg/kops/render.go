@@ -20,7 +20,7 @@ func Render(f *File, opts Options) ([]Rendered, error) {
 	for i := range f.Clusters {
 		c := &f.Clusters[i]
 		if opts.image(c) == "" {
-			return nil, fmt.Errorf("%w: spec.etcdClusters[%s].manager.image is not said, so the static pod can't be made: name an image there or with --image", ErrInvalid, c.Name)
+			return nil, fmt.Errorf("%w: spec.etcdClusters[%s].manager.image is not set, so the static pod can't be created: name an image there or with --image", ErrInvalid, c.Name)
 		}
 		manifest, err := f.pod(c, opts).encode()
 		if err != nil {
@@ -39,7 +39,7 @@ func Render(f *File, opts Options) ([]Rendered, error) {
 // unit is the systemd unit that runs the manager of an etcd cluster. images/systemd says why it is as it is.
 func (f *File) unit(c *EtcdCluster) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, `# The manager of the etcd cluster %s of %s. The authorities are expected in %s.
+	fmt.Fprintf(&b, `# The manager of the etcd cluster %s of %s. The CAs are expected in %s.
 [Unit]
 Description=etcd-manager (%s)
 Documentation=https://github.com/etcd-manager/etcd-manager
@@ -60,7 +60,7 @@ Type=simple
 	b.WriteString(`
 Restart=always
 RestartSec=2s
-# The manager alone gets SIGTERM and stops its etcd in order; one that dies leaves its etcd running for the next one to adopt.
+# Only the manager gets SIGTERM, and it stops its etcd gracefully. If a manager dies, its etcd keeps running, and the next manager reattaches to it.
 KillMode=process
 TimeoutStopSec=90s
 OOMScoreAdjust=-900

@@ -116,7 +116,7 @@ func compareVolume(want Volume, found []Volume, encryption bool, encrypt string)
 			ids = append(ids, v.ID)
 		}
 		ch.Action = ActionRefuse
-		ch.Why = fmt.Sprintf("%s all say that they are this member's: take the tags off those that are not", strings.Join(ids, ", "))
+		ch.Why = fmt.Sprintf("%s all have the tags of this member: remove the tags from the wrong ones", strings.Join(ids, ", "))
 		return ch
 	}
 	have := found[0]
@@ -132,15 +132,15 @@ func compareVolume(want Volume, found []Volume, encryption bool, encrypt string)
 
 // impossible says what can't be changed about a volume, and what to do instead; "" if all can be.
 func impossible(have, want Volume, encryption bool, encrypt string) string {
-	encrypt = "the encryption of an existing volume can't be changed; have its content moved to a new one: " + encrypt
+	encrypt = "the encryption of an existing volume can't be changed; move its content to a new one: " + encrypt
 	switch {
 	case have.Zone != want.Zone:
-		return fmt.Sprintf("volume %s is in zone %s, the instance group in %s, and a volume can't be moved: name an instance group in %s, or detach the volume and take its tags off, so that the member is made anew in %s",
+		return fmt.Sprintf("volume %s is in zone %s, the instance group in %s, and a volume can't be moved: name an instance group in %s, or detach the volume and remove its tags: then the member is created again in %s",
 			have.ID, have.Zone, want.Zone, have.Zone, want.Zone)
 	case have.SizeGiB > want.SizeGiB:
-		return fmt.Sprintf("volume %s has %d GiB, the file says %d, and a volume can't be made smaller: say %d, or take its tags off, so that the member is made anew", have.ID, have.SizeGiB, want.SizeGiB, have.SizeGiB)
+		return fmt.Sprintf("volume %s has %d GiB, the file says %d, and a volume can't be made smaller: set %d, or remove its tags: then the member is created again", have.ID, have.SizeGiB, want.SizeGiB, have.SizeGiB)
 	case encryption && have.Encrypted && !want.Encrypted:
-		return fmt.Sprintf("volume %s is encrypted (as all are where the account encrypts by default), the file says that it is not, and no volume is made plain again: say encryptedVolume: true", have.ID)
+		return fmt.Sprintf("volume %s is encrypted (perhaps because the account encrypts by default), the file says that it is not, and a volume can't be decrypted: set encryptedVolume: true", have.ID)
 	case encryption && !have.Encrypted && want.Encrypted:
 		return fmt.Sprintf("volume %s is not encrypted, the file says that it is: %s", have.ID, encrypt)
 	case want.Key != "" && have.Key != want.Key:

@@ -78,7 +78,7 @@ func (e *EtcdError) Unwrap() error { return e.Err }
 type UnresolvedError struct{ Err error }
 
 func (e *UnresolvedError) Error() string {
-	return fmt.Sprintf("its name is not to be resolved here: %v", e.Err)
+	return fmt.Sprintf("its name can't be resolved here: %v", e.Err)
 }
 
 // Unwrap gives what the resolver has said.

@@ -74,7 +74,7 @@ func (v *volumeRelease) begin(req *protosv1.ReleaseVolume) error {
 	if err := v.cfg.Release(asked); err != nil {
 		return err
 	}
-	klog.Infof("volume %s is to be replaced by %s, and the leader says that every member is well: this node gives it up", asked.Volume, asked.Replacement)
+	klog.Infof("volume %s is to be replaced by %s, and the leader says that every member is healthy: this node releases it", asked.Volume, asked.Replacement)
 	v.begun = true
 	v.changes.note()
 	return nil

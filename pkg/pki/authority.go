@@ -160,7 +160,7 @@ func (a *Authority) chooseSigner(now time.Time) error {
 	case problem != nil:
 		return problem
 	}
-	return fmt.Errorf("%w: none of the %d certificate(s) in %s belongs to the key in %s; copy both files from the same CA", ErrAuthority, len(a.trusted), a.certPath, a.keyPath)
+	return fmt.Errorf("%w: none of the %d certificate(s) in %s matches the key in %s; copy both files from the same CA", ErrAuthority, len(a.trusted), a.certPath, a.keyPath)
 }
 
 func (a *Authority) usable(c *x509.Certificate, now time.Time) error {

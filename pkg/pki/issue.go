@@ -123,7 +123,7 @@ func (p Policy) reissue(c *x509.Certificate, ca *Authority, s subject, pub crypt
 	case !now.Before(p.renewAt(c)) && p.end(ca, now).Truncate(time.Second).After(c.NotAfter):
 		// The second condition keeps a certificate that ends with its CA from being issued again and
 		// again: only a new CA helps there.
-		return "its time is due"
+		return "it is due for renewal"
 	}
 	return ""
 }

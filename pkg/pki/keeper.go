@@ -126,7 +126,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if err := k.Refresh(); err != nil {
-			klog.Warningf("certificates: %s; what is valid stays in use, next try within %s", strings.ReplaceAll(err.Error(), "\n", "; "), checkEvery)
+			klog.Warningf("certificates: %s; valid certificates stay in use, next attempt within %s", strings.ReplaceAll(err.Error(), "\n", "; "), checkEvery)
 		}
 	}
 }
@@ -278,7 +278,7 @@ func (k *Keeper) note(name string, c *x509.Certificate, ca *Authority, err error
 // change and leaves the rest. The keys of the files stay the same.
 func (k *Keeper) EtcdFiles(dir string, name EtcdName) (EtcdFiles, error) {
 	if !k.cfg.Etcd {
-		return EtcdFiles{}, errors.New("etcd certificates: the keeper was configured without etcd's authorities")
+		return EtcdFiles{}, errors.New("etcd certificates: the keeper was configured without etcd's CAs")
 	}
 	if _, err := name.subject(); err != nil {
 		return EtcdFiles{}, err

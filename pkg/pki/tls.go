@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-var errNoCertificate = errors.New("no certificate: the keeper was configured without this authority")
+var errNoCertificate = errors.New("no certificate: the keeper was configured without this CA")
 
 // ManagerServer is the TLS config for the manager's own gRPC server. Clients must show a certificate of
 // the managers' CA; PeerID tells which node it is. Each handshake uses the current certificate and CAs.
@@ -97,7 +97,7 @@ func (k *Keeper) verifyServer(s tls.ConnectionState, ca *Authority, hosts []stri
 		}
 		errs = append(errs, err)
 	}
-	return fmt.Errorf("server is not who was asked for: %w", errors.Join(errs...))
+	return fmt.Errorf("the server is not the expected one: %w", errors.Join(errs...))
 }
 
 func (k *Keeper) present(role string) (*tls.Certificate, error) {

@@ -140,7 +140,7 @@ func (r *rules) markerAttention() cluster.Attention {
 
 // settingsAttention is about settings in the store that can't be read. The tool can't change what it can't read either.
 func settingsAttention() cluster.Attention {
-	return cluster.Attention{Kind: cluster.AttentionSettings, NoCommand: "delete the object that the sentence names, then choose anew what was chosen: " +
+	return cluster.Attention{Kind: cluster.AttentionSettings, NoCommand: "delete the object that the message names, then choose the settings again: " +
 		ctl + "configure-cluster --set=NAME=VALUE"}
 }
 

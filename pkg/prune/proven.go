@@ -37,7 +37,7 @@ func (s *survey) findProven(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("no changes are removed while it isn't known which the newest proof needs: %w", err)
+			return fmt.Errorf("no changes are removed while it isn't known which ones the newest verification needs: %w", err)
 		}
 		have = knownProof{b.ProofAt, proof}
 		s.p.proofs[b.Name] = have

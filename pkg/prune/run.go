@@ -209,7 +209,7 @@ func (r Result) Hold() string {
 	case r.Denied != "":
 		return fmt.Sprintf("nothing is removed from the store before %s: %s", r.RetryAt.UTC().Format(time.RFC3339), r.Denied)
 	case r.Waiting > 0:
-		return fmt.Sprintf("the store would not delete %d backups or segments, and each is tried again after a wait of its own: %s", r.Waiting, r.RefusedWhy)
+		return fmt.Sprintf("the store refused to delete %d backups or segments, and each is tried again later: %s", r.Waiting, r.RefusedWhy)
 	}
 	return ""
 }
@@ -220,7 +220,7 @@ func (p *Pruner) waits(item string, clock time.Time) string {
 	if !ok || !clock.Before(f.until) {
 		return ""
 	}
-	return "the store would not delete it, tried again " + f.until.UTC().Format(time.RFC3339)
+	return "the store refused to delete it; tried again " + f.until.UTC().Format(time.RFC3339)
 }
 
 // complete counts the backups among what went; the others were leftovers.

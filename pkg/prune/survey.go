@@ -216,7 +216,7 @@ func (s *survey) needs(name string) string {
 		return "from before a restore, which can be undone by it"
 	}
 	if until, ok := s.p.locked[name]; ok {
-		return "locked by the store, looked at again " + until.UTC().Format(time.RFC3339)
+		return "locked by the store, tried again " + until.UTC().Format(time.RFC3339)
 	}
 	return s.p.waits(name, s.clock)
 }
@@ -268,7 +268,7 @@ func (s *survey) onlyWay(ctx context.Context, previous []catalog.Backup, begin, 
 	}
 	if s.chains >= maxChains {
 		for _, b := range bases {
-			s.why[b.at] = "looked at in a later run: changes may begin at it"
+			s.why[b.at] = "decided in a later run: changes may begin at it"
 		}
 		s.plan.More = true
 		return nil
@@ -342,7 +342,7 @@ func (s *survey) usable(ctx context.Context, begin, end int) ([]namedBase, error
 			return nil, err
 		}
 		if !ok {
-			s.why[i] = "looked at in a later run: changes may begin at it"
+			s.why[i] = "decided in a later run: changes may begin at it"
 			s.plan.More = true
 		} else if k.usable {
 			out = append(out, namedBase{b.Name, i, k})
@@ -446,7 +446,7 @@ func (s *survey) decideSegments() {
 		for _, seg := range l.old {
 			keep, reason := rule.Decide(storedSegment(seg))
 			if until, locked := s.p.locked[seg.Key()]; !keep && locked {
-				keep, reason = true, "locked by the store, looked at again "+until.UTC().Format(time.RFC3339)
+				keep, reason = true, "locked by the store, tried again "+until.UTC().Format(time.RFC3339)
 			}
 			if why := s.p.waits(seg.Key(), s.clock); !keep && why != "" {
 				keep, reason = true, why
@@ -471,9 +471,9 @@ func (s *survey) decideSegments() {
 		switch {
 		case l.rest:
 			s.plan.More = true
-			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.old[len(l.old)-1].Last + 1, Open: true, Keep: true, Reason: "looked at in a later run"})
+			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.old[len(l.old)-1].Last + 1, Open: true, Keep: true, Reason: "decided in a later run"})
 		case l.next != nil:
-			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.next.First, Open: true, Keep: true, Reason: "younger than what is kept of changes"})
+			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.next.First, Open: true, Keep: true, Reason: "within the time for which changes are kept"})
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (b *body) broke(err error) error {
 		b.f.memory.unreadable(err)
 	}
 	// The cause's own kind is hidden: a denial in the middle, when credentials have run out, need not be the leader's too.
-	return &blob.Error{Op: "get", Key: b.key, Kind: blob.ErrTransient, Err: fmt.Errorf("reading broke off: %v", err)}
+	return &blob.Error{Op: "get", Key: b.key, Kind: blob.ErrTransient, Err: fmt.Errorf("reading was interrupted: %v", err)}
 }
 
 // Close ends the attempt too.

@@ -219,7 +219,7 @@ func bothFailed(op, key string, errs [2]error) error {
 	return e
 }
 
-// kind returns the sentinel of an error, nil if it has none. That nobody is known to lead may pass.
+// kind returns the sentinel of an error, nil if it has none. That no leader is known may pass.
 func kind(err error) error {
 	var be *blob.Error
 	if !errors.As(err, &be) {

@@ -229,7 +229,7 @@ func all(t *testing.T, s blob.Store, key string, r blob.Range) ([]byte, blob.Inf
 }
 
 var (
-	errNobody = errors.New("nobody is known to lead")
+	errNobody = errors.New("no leader is known")
 	noMount   = func(op, key string) error {
 		return &blob.Error{Op: op, Key: key, Kind: blob.ErrInvalid, Err: errors.New("is the file system mounted?")}
 	}

@@ -23,7 +23,7 @@ const entriesSent = 1000
 // List sends the names of an incarnation's segments.
 func (s *Server) List(req *protosv1.RelayListRequest, stream grpc.ServerStreamingServer[protosv1.RelayListResponse]) error {
 	if !catalog.IsSegmentsPrefix(req.GetPrefix()) {
-		return status.Errorf(codes.InvalidArgument, "%q is no directory of segments; nothing else is listed", req.GetPrefix())
+		return status.Errorf(codes.InvalidArgument, "%q is not a directory of segments; only these are listed", req.GetPrefix())
 	}
 	release, err := s.slot()
 	if err != nil {
@@ -94,7 +94,7 @@ func (r remote) list(ctx context.Context, prefix string, opts blob.ListOptions) 
 			}
 			for _, e := range page.GetEntries() {
 				if !strings.HasPrefix(e.GetKey(), prefix) || e.GetKey() <= last || e.GetSizeBytes() < 0 {
-					err = fmt.Errorf("it lists %q behind %q", e.GetKey(), last)
+					err = fmt.Errorf("it lists %q after %q", e.GetKey(), last)
 					break
 				}
 				last = e.GetKey()

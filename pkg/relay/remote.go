@@ -144,7 +144,7 @@ func plain(err error) error {
 	case !ok:
 		return err
 	case s.Code() == codes.Unimplemented:
-		return errors.New("it gives out no backups: it is another version, or managers talk in the clear (--insecure)")
+		return errors.New("it serves no backups: it is another version, or the managers use no TLS (--insecure)")
 	}
 	return errors.New(s.Message())
 }

@@ -84,7 +84,7 @@ func (s *Server) slot() (release func(), err error) {
 	case s.slots <- struct{}{}:
 		return func() { <-s.slots }, nil
 	default:
-		return nil, status.Errorf(codes.ResourceExhausted, "this node gives out %d objects already; try again", maxStreams)
+		return nil, status.Errorf(codes.ResourceExhausted, "this node already serves %d objects; try again", maxStreams)
 	}
 }
 
@@ -112,7 +112,7 @@ func checkKey(key string) error {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	if !catalog.IsBackupFile(key) {
-		return status.Errorf(codes.InvalidArgument, "%q is no file of a backup; nothing else is given out", key)
+		return status.Errorf(codes.InvalidArgument, "%q is not a file of a backup; only these are served", key)
 	}
 	return nil
 }

@@ -100,17 +100,17 @@ func (r *SegmentRule) Decide(s Segment) (keep bool, reason string) {
 	c := r.changes
 	switch {
 	case !s.Ended.Before(r.cutoff):
-		return true, "younger than what is kept of changes"
+		return true, "within the time for which changes are kept"
 	case c.ProvenTo > 0 && s.Last >= c.ProvenFrom && s.First <= c.ProvenTo:
-		return true, "in the chain of the newest proven backup"
+		return true, "in the chain of the newest verified backup"
 	case !c.Live:
-		return false, "older than what is kept of changes"
+		return false, "older than the time for which changes are kept"
 	case r.anchor == nil:
 		return true, "younger changes may need it: no backup of that cluster is known from before them"
 	case s.Last >= r.anchor.Revision:
 		return true, fmt.Sprintf("leads from backup %s to younger changes", r.anchor.Name)
 	}
-	return false, fmt.Sprintf("older than what is kept of changes; backup %s begins behind it", r.anchor.Name)
+	return false, fmt.Sprintf("older than the time for which changes are kept; backup %s begins after it", r.anchor.Name)
 }
 
 // RetainSegments decides about all segments of an incarnation, the oldest first.

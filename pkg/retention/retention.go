@@ -136,7 +136,7 @@ func (r *retention) decide(i int, b *Backup) (keep bool, reason string) {
 	case b.Pinned:
 		return true, "pinned"
 	case b.Time.IsZero():
-		return true, "its name tells no time"
+		return true, "its name has no time"
 	case age < 0:
 		return true, fmt.Sprintf("dated %s in the future: a clock is or was wrong", (-age).Round(time.Second))
 	case !b.Complete && age < retainLeftover:
@@ -148,7 +148,7 @@ func (r *retention) decide(i int, b *Backup) (keep bool, reason string) {
 	case i == r.proven:
 		return true, "newest proven"
 	case b.Latest:
-		return true, "newest of its life"
+		return true, "newest of its incarnation"
 	case b.Base:
 		return true, "base of kept changes"
 	case age <= retainAll:

@@ -55,11 +55,11 @@ func checks(v View) []check {
 	etcd := check{name: "etcd", counts: true}
 	switch {
 	case !e.Running:
-		etcd.problem = "etcd isn't running here: " + cmp.Or(e.Error, "nothing has started it yet")
+		etcd.problem = "etcd isn't running here: " + cmp.Or(e.Error, "it was not started yet")
 	case !e.Healthy:
 		etcd.problem = fmt.Sprintf("etcd answers no linearizable read here, for %s: %s", e.UnhealthyFor.Round(time.Second), cmp.Or(e.Error, "no quorum"))
 	case e.Quarantined:
-		etcd.problem = "etcd is quarantined: it listens where no client knows it"
+		etcd.problem = "etcd is quarantined: it listens on URLs that no client knows"
 	case e.Learner:
 		etcd.problem = "etcd is a learner here: it doesn't serve clients until it has caught up"
 	}

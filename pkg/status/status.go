@@ -75,7 +75,7 @@ type Disk struct {
 func (d Disk) text() string {
 	text := fmt.Sprintf("%d of %d MiB are free", d.FreeBytes>>20, d.TotalBytes>>20)
 	if d.Full {
-		text = "FULL: " + text + "; make room or enlarge it, etcd goes on by itself then"
+		text = "FULL: " + text + "; free some space or enlarge it, then etcd continues automatically"
 	}
 	return text
 }
@@ -93,9 +93,9 @@ type Proof struct {
 }
 
 func (p *Proof) text(now time.Time) string {
-	text := "no backup was proven yet"
+	text := "no backup was verified yet"
 	if p.Backup != "" {
-		text = fmt.Sprintf("%s is proven, %s ago", p.Backup, now.Sub(p.At).Round(time.Second))
+		text = fmt.Sprintf("%s is verified, %s ago", p.Backup, now.Sub(p.At).Round(time.Second))
 	}
 	switch {
 	case p.Bad != "":

@@ -89,7 +89,7 @@ func TestProbes(t *testing.T) {
 		"store away":       {View{Leader: "a", Etcd: serving, StoreError: "timeout"}, 200, "[!]store: timeout (doesn't count)"},
 		"quorum lost":      {View{Leader: "a", Etcd: cluster.EtcdStatus{Running: true, Error: "no leader", UnhealthyFor: time.Minute}}, 503, "for 1m0s: no leader"},
 		"full disk":        {View{Etcd: cluster.EtcdStatus{Error: "no space left on device"}}, 503, "[-]etcd: etcd isn't running here: no space left on device"},
-		"before it formed": {View{}, 503, "nothing has started it yet"},
+		"before it formed": {View{}, 503, "it was not started yet"},
 		"quarantined":      {View{Etcd: quarantined}, 503, "quarantined"},
 		"learner":          {View{Etcd: learner}, 503, "learner"},
 	} {

@@ -54,7 +54,7 @@ func Text(v View, now time.Time) string {
 		if v.Source != v.Node {
 			row("told by", "node %s, %s ago", v.Source, v.SourceAge.Round(time.Second))
 		} else if !v.Leading {
-			row("seen by", "this node alone, as no leader tells it anything; what is said of backups may be old")
+			row("seen by", "this node only, because it hears from no leader; information about backups may be old")
 		}
 		if v.Wanted > 0 {
 			row("members", "%d healthy, %d wanted", v.Healthy, v.Wanted)
@@ -74,7 +74,7 @@ func Text(v View, now time.Time) string {
 			row("retention", "DENIED: %s", v.PruneDenied)
 		}
 		if v.PruneLocked > 0 {
-			row("retention", "%d old objects are under lock in the store; they go later", v.PruneLocked)
+			row("retention", "%d old objects are under lock in the store; they are removed later", v.PruneLocked)
 		}
 		if v.Changes != nil {
 			row("changes", "%s", v.Changes.text(now))

@@ -90,7 +90,7 @@ func Inspect(ctx context.Context, r io.ReaderAt, size int64, read func(bytes int
 	case offset < 0:
 		return Content{Kind: Blank}, nil
 	}
-	return Content{Kind: Other, What: fmt.Sprintf("data at byte %d, of no kind that is known here", offset)}, nil
+	return Content{Kind: Other, What: fmt.Sprintf("data at byte %d, of an unknown kind", offset)}, nil
 }
 
 // extSize returns the size of the ext file system whose superblock is in head.

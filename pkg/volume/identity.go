@@ -122,7 +122,7 @@ func stateIsOf(dataDir string, node cluster.NodeID) error {
 	}
 	var s protosv1.EtcdState
 	if err := proto.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("the volume at %s has a state file that can't be read, so it can't be told whose it is: %w: %w", dataDir, err, ErrForeign)
+		return fmt.Errorf("the volume at %s has a state file that can't be read, so its owner isn't known: %w: %w", dataDir, err, ErrForeign)
 	}
 	var names []string
 	for _, n := range s.GetCluster().GetNodes() {
@@ -131,5 +131,5 @@ func stateIsOf(dataDir string, node cluster.NodeID) error {
 		}
 		names = append(names, n.GetName())
 	}
-	return fmt.Errorf("the volume at %s holds data of an etcd cluster of %s, among which this node %s isn't (%s): etcd is not started on it: %w", dataDir, strings.Join(names, ", "), node, path, ErrForeign)
+	return fmt.Errorf("the volume at %s holds data of an etcd cluster of %s, which don't include this node %s (%s): etcd is not started on it: %w", dataDir, strings.Join(names, ", "), node, path, ErrForeign)
 }

@@ -165,7 +165,7 @@ func (m *Mounter) prepare(ctx context.Context, d device) error {
 	if content.Kind != Other {
 		what = fmt.Sprintf("what blkid calls %q", kind)
 	}
-	return fmt.Errorf("%s holds %s, which is no file system of etcd-manager's: it is neither formatted nor mounted. If nothing on it is needed any more, run \"wipefs --all %s\" and then \"blkdiscard --zeroout %s\" on the machine, or attach a new volume: %w",
+	return fmt.Errorf("%s contains %s, which is not a file system of etcd-manager: it is neither formatted nor mounted. If nothing on it is needed any more, run \"wipefs --all %s\" and then \"blkdiscard --zeroout %s\" on the machine, or attach a new volume: %w",
 		d.path, what, d.path, d.path, ErrNotBlank)
 }
 
@@ -219,7 +219,7 @@ func (m *Mounter) blkid(ctx context.Context, d device) (string, error) {
 	case 2:
 		return "", nil
 	case 8:
-		return "", fmt.Errorf("%s holds marks of more than one kind, so that blkid can't tell what it is: it is neither formatted nor mounted; see \"wipefs %s\": %w", d.path, d.path, ErrNotBlank)
+		return "", fmt.Errorf("%s has signatures of more than one kind, so blkid can't identify it: it is neither formatted nor mounted; see \"wipefs %s\": %w", d.path, d.path, ErrNotBlank)
 	}
 	return "", fmt.Errorf("look at %s: blkid ended with code %d: %s", d.path, code, out)
 }
@@ -246,7 +246,7 @@ func (m *Mounter) check(ctx context.Context, d device, how string) error {
 	case code == 1:
 		m.say("the file system on %s had errors, which were repaired: %s", d.path, out)
 	case code != 0:
-		return fmt.Errorf("the file system on %s has errors that can't be repaired without a decision, so it isn't mounted: run \"e2fsck %s\" on the machine, or attach an empty volume, which the other members fill: e2fsck ended with code %d: %s", d.path, d.path, code, out)
+		return fmt.Errorf("the file system on %s has errors that can't be repaired automatically, so it isn't mounted: run \"e2fsck %s\" on the machine, or attach an empty volume, which the other members fill: e2fsck ended with code %d: %s", d.path, d.path, code, out)
 	}
 	return nil
 }

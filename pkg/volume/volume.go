@@ -23,7 +23,7 @@ var (
 	// ErrNotMounted: the directory isn't on a mounted volume.
 	ErrNotMounted = errors.New("no volume is mounted")
 	// ErrForeign: the volume belongs to another cluster or another node.
-	ErrForeign = errors.New("the volume is another's")
+	ErrForeign = errors.New("the volume belongs to another node or cluster")
 	// ErrNotEncrypted: the volume isn't encrypted as it is required to be.
 	ErrNotEncrypted = errors.New("the volume is not encrypted as required")
 	// ErrRoot: the volume holds the machine's own system.

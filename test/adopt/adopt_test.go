@@ -100,7 +100,7 @@ func TestKubeadmSingle(t *testing.T) {
 	w.adopt(n, "--manifest="+manifest, "--yes", "--wait=0s").end(t, 1, "Stop the old etcd now", "mv "+manifest, "run the same command again")
 	n.Args = []string{"--pki-dir=" + w.pkiOf(n)}
 	n.Start()
-	if code := n.WaitExit(30 * time.Second); code != 1 || !strings.Contains(n.LogText(), "isn't at its end") {
+	if code := n.WaitExit(30 * time.Second); code != 1 || !strings.Contains(n.LogText(), "isn't finished") {
 		t.Errorf("a manager in the middle of an adoption exits with %d:\n%s", code, n.LogTail(5))
 	}
 	w.Put("/data/second", "2")
@@ -108,7 +108,7 @@ func TestKubeadmSingle(t *testing.T) {
 	w.adopt(n, "--manifest="+manifest, "--yes", "--wait=0s").end(t, 1, "goes on", "is still there")
 	must(t, os.Rename(manifest, manifest+".before"))
 	w.adopt(n, "--manifest="+manifest, "--yes").end(t, 0, "are the manager's now")
-	w.adopt(n, "--manifest="+manifest, "--yes").end(t, 0, "was adopted already")
+	w.adopt(n, "--manifest="+manifest, "--yes").end(t, 0, "is already adopted")
 
 	w.startManager(n)
 	w.WaitHealthy(1)

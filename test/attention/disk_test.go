@@ -52,7 +52,7 @@ func TestDiskFull(t *testing.T) {
 	fill(t, ballast)
 	for _, n := range c.Nodes {
 		a := raised(t, c, n, cluster.AttentionDisk)
-		if a.Node != "c" || !strings.Contains(a.Text, "node c") || !strings.Contains(a.Text, "MiB") || !strings.Contains(a.NoCommand, "make room on the disk of that node") {
+		if a.Node != "c" || !strings.Contains(a.Text, "node c") || !strings.Contains(a.Text, "MiB") || !strings.Contains(a.NoCommand, "free some disk space on that node") {
 			t.Errorf("node %s: %+v", n.Name, a)
 		}
 	}

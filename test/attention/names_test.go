@@ -29,7 +29,7 @@ func TestShadowedName(t *testing.T) {
 	c.WaitHealthy(1)
 	a := raised(t, c, n, cluster.AttentionNames)
 	want := file + " line 2 gives A.internal.example.com the address 127.66.6.6"
-	if a.Node != "a" || !strings.Contains(a.Text, want) || !strings.Contains(a.NoCommand, "remove the lines that the sentence names") {
+	if a.Node != "a" || !strings.Contains(a.Text, want) || !strings.Contains(a.NoCommand, "remove the lines that the message names") {
 		t.Errorf("%+v; want %q", a, want)
 	}
 	data, err := os.ReadFile(file)

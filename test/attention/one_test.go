@@ -84,7 +84,7 @@ func oneRows() []row {
 			s.object(settings, "{")
 			s.back = func() { must(s.t, os.Remove(filepath.Join(s.c.StoreURL, settings))) }
 		},
-		none: "delete the object that the sentence names", mend: (*scene).bringBack,
+		none: "delete the object that the message names", mend: (*scene).bringBack,
 	}, {
 		kind: cluster.AttentionVersion, what: "the wanted version isn't on the node", text: []string{"has no etcd 3.5", "install"},
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--etcd-version=3.5.35") },

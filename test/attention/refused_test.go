@@ -63,6 +63,6 @@ func refusedRows() []row {
 				s.a().Start()
 			}
 		},
-		none: "this is a fault of the program", mend: (*scene).bringBack,
+		none: "this is a bug of the program", mend: (*scene).bringBack,
 	}}
 }

@@ -85,6 +85,6 @@ func storeRows() []row {
 			s.store.full.Store(true)
 			s.ctl("create-backup")
 		},
-		none: "put right what the sentence names", mend: func(s *scene) { s.store.full.Store(false) },
+		none: "remove the cause that the message names", mend: func(s *scene) { s.store.full.Store(false) },
 	}}
 }

@@ -61,7 +61,7 @@ func threeRows() []row {
 				c.Start()
 			}
 		},
-		none: "the node is repaired", mend: (*scene).bringBack,
+		none: "repair the node", mend: (*scene).bringBack,
 	}}
 }
 

@@ -144,7 +144,7 @@ func TestEncryptVolumes(t *testing.T) {
 	wr = w.write("two", 1)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	for i, line := range []string{"this node gives it up", "is given up; it is kept", "gets an ext4 file system"} {
+	for i, line := range []string{"this node releases it", "is released; it is kept", "gets an ext4 file system"} {
 		wg.Go(func() { w.masters[i].killAt(line, stop) })
 	}
 	c.encrypt(secondKey, false)

@@ -304,7 +304,7 @@ func (r *formRun) check() {
 			t.Errorf("a log file of %d bytes has a hole or no end", len(text))
 		}
 	}
-	if !strings.Contains(second, "etcd-manager ends in order") {
+	if !strings.Contains(second, "etcd-manager ends gracefully") {
 		t.Error("the log doesn't say that the manager ended in order")
 	}
 	r.start()

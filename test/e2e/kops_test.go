@@ -79,7 +79,7 @@ func TestKOpsCommand(t *testing.T) {
 			t.Fatal(err)
 		}
 		for where, text := range map[string]string{"standard output": m.log(), "the log file": string(data)} {
-			if !strings.Contains(text, "etcd-manager ends in order") || !strings.Contains(text, "cluster etcd-events") {
+			if !strings.Contains(text, "etcd-manager ends gracefully") || !strings.Contains(text, "cluster etcd-events") {
 				t.Errorf("%s of %s doesn't tell of beginning and end, %d bytes", where, m.name, len(text))
 			}
 		}

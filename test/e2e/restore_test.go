@@ -82,7 +82,7 @@ func restoreOnRestart(w *world, version string, patient bool) {
 
 	each(w.masters, (*master).stop)
 	for _, m := range w.masters {
-		if !strings.Contains(m.log(), "ends in order") {
+		if !strings.Contains(m.log(), "ends gracefully") {
 			t.Errorf("the log of %s doesn't say that it ended in order", m.name)
 		}
 	}

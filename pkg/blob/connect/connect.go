@@ -59,7 +59,7 @@ func Open(ctx context.Context, location string, env func(string) string, opts ..
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
-		return nil, fmt.Errorf("open store %s: a user, a query or a fragment means nothing here", u.Redacted())
+		return nil, fmt.Errorf("open store %s: the URL can't have a user, a query or a fragment", u.Redacted())
 	}
 	switch u.Scheme {
 	case "s3":

@@ -161,7 +161,7 @@ func (s *Store) openBase(ctx context.Context, op, key string) (*os.Root, error) 
 		return nil, s.gone(op, key)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, s.invalid(op, key, fmt.Errorf("directory %s: %w; the first write makes it (is the file system mounted?)", s.base, fs.ErrNotExist))
+		return nil, s.invalid(op, key, fmt.Errorf("directory %s: %w; the first write creates it (is the file system mounted?)", s.base, fs.ErrNotExist))
 	}
 	if err != nil {
 		return nil, s.fail(op, key, err)
@@ -171,7 +171,7 @@ func (s *Store) openBase(ctx context.Context, op, key string) (*os.Root, error) 
 }
 
 func (s *Store) gone(op, key string) error {
-	return s.invalid(op, key, fmt.Errorf("directory %s: %w any more; it was there before (is the file system mounted? Make the directory if it is to begin anew)", s.base, fs.ErrNotExist))
+	return s.invalid(op, key, fmt.Errorf("directory %s: %w any more; it was there before (is the file system mounted? To start again without the old data, create the directory)", s.base, fs.ErrNotExist))
 }
 
 func (s *Store) checkKey(key string) error {

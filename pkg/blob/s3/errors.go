@@ -118,7 +118,7 @@ func (s *Store) classifyUnanswered(e *blob.Error) {
 	case isCertificateError(e.Err), errors.As(e.Err, &params), errors.As(e.Err, &ser):
 		e.Kind = blob.ErrInvalid
 	case strings.Contains(msg, "get identity") || strings.Contains(msg, "failed to refresh cached credentials") || strings.Contains(msg, "static credentials are empty"):
-		e.Kind, e.Action = blob.ErrDenied, "credentials: none were found in environment, files or instance role"
+		e.Kind, e.Action = blob.ErrDenied, "credentials: there are none in environment, files or instance role"
 	default:
 		e.Kind = blob.ErrTransient
 	}

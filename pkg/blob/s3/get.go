@@ -174,7 +174,7 @@ func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) 
 				return
 			}
 			if next := aws.ToString(page.NextContinuationToken); next == "" || next == aws.ToString(in.ContinuationToken) {
-				yield(blob.Entry{}, s.fail(ctx, "list", actionList, prefix, errors.New("the server says that there is more and not where")))
+				yield(blob.Entry{}, s.fail(ctx, "list", actionList, prefix, errors.New("the server says that there is more, but not where")))
 				return
 			}
 			in.ContinuationToken = page.NextContinuationToken

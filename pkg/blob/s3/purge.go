@@ -126,7 +126,7 @@ func (p *purger) versions() error {
 		}
 		key, version := aws.ToString(page.NextKeyMarker), aws.ToString(page.NextVersionIdMarker)
 		if key == "" || key == aws.ToString(in.KeyMarker) && version == aws.ToString(in.VersionIdMarker) {
-			return p.s.fail(p.ctx, "purge", actionListVersions, p.prefix, errors.New("the server says that there is more and not where"))
+			return p.s.fail(p.ctx, "purge", actionListVersions, p.prefix, errors.New("the server says that there is more, but not where"))
 		}
 		in.KeyMarker, in.VersionIdMarker = page.NextKeyMarker, page.NextVersionIdMarker
 		if len(p.pending)+len(p.markers) >= maxPending {
@@ -151,7 +151,7 @@ func (p *purger) objects() error {
 			return nil
 		}
 		if next := aws.ToString(page.NextContinuationToken); next == "" || next == aws.ToString(in.ContinuationToken) {
-			return p.s.fail(p.ctx, "purge", actionList, p.prefix, errors.New("the server says that there is more and not where"))
+			return p.s.fail(p.ctx, "purge", actionList, p.prefix, errors.New("the server says that there is more, but not where"))
 		}
 		in.ContinuationToken = page.NextContinuationToken
 		if len(p.pending)+len(p.markers) >= maxPending {

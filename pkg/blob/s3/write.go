@@ -104,7 +104,7 @@ func text(s string) *string {
 }
 
 // errNotEncrypted: the server stores in the clear what was to be encrypted.
-var errNotEncrypted = errors.New("the server ignores the server-side encryption that was asked for")
+var errNotEncrypted = errors.New("the server ignores the required server-side encryption")
 
 // confirm holds what an answer says of the encryption to what was asked for.
 func (w WriteOptions) confirm(have types.ServerSideEncryption) error {
@@ -115,7 +115,7 @@ func (w WriteOptions) confirm(have types.ServerSideEncryption) error {
 	if have != "" {
 		said = fmt.Sprintf("says %q", have)
 	}
-	return fmt.Errorf("%w: %s was demanded (--s3-sse) and the answer %s; nothing is kept there in the clear, so use another server, or encrypt before (--backup-encryption) and give --s3-sse up", errNotEncrypted, w.SSE, said)
+	return fmt.Errorf("%w: %s was required (--s3-sse) and the answer %s; nothing is stored there unencrypted, so use another server, or let the manager encrypt (--backup-encryption) and remove --s3-sse", errNotEncrypted, w.SSE, said)
 }
 
 // hide makes a key read as absent. Where the bucket keeps versions this adds a delete marker, which a lock doesn't forbid.

@@ -23,7 +23,7 @@ func MayRelease(o *model.Observation, id cluster.NodeID) error {
 	case n.Release == nil:
 		return fmt.Errorf("node %s isn't ready to give its volume up", id)
 	case op != nil:
-		return fmt.Errorf("a restore is under way (%s)", op.ID)
+		return fmt.Errorf("a restore is running (%s)", op.ID)
 	}
 	members := authority(o)
 	if members == nil {
@@ -37,7 +37,7 @@ func MayRelease(o *model.Observation, id cluster.NodeID) error {
 		wanted = max(wanted, s.MemberCount)
 	}
 	if len(members) < wanted {
-		return fmt.Errorf("there are %d members, and %d are needed, so that the data stay when this one is rebuilt (at least %d, and all that are wanted)",
+		return fmt.Errorf("there are %d members, and %d are needed, because this one has no data while it is rebuilt (at least %d, and all that are wanted)",
 			len(members), wanted, fewestMembers)
 	}
 	var errs []error

@@ -256,7 +256,7 @@ func (a *Acquirer) attach(ctx context.Context, v *volume.Volume, device string) 
 			a.markUsed(device)
 			return nil
 		case at == nil && (seen || time.Since(began) > attachPatience):
-			return fmt.Errorf("EC2 took the attachment back: of an encrypted volume that means that this machine's role may not use its key %q (kms:CreateGrant and kms:Decrypt, docs/aws.md)", v.Key)
+			return fmt.Errorf("EC2 took the attachment back: for an encrypted volume this means that this machine's role may not use its key %q (kms:CreateGrant and kms:Decrypt, docs/aws.md)", v.Key)
 		case at != nil:
 			seen = true
 			a.tell(fmt.Sprintf("waiting until EC2 has attached volume %s (it says: %s)", v, at.State))

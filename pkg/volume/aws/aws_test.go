@@ -202,8 +202,8 @@ func TestLeftBehind(t *testing.T) {
 	r.AddVolume(old)
 	q := acquire(t, r.machine("i-2", "us-east-1a", root("i-2")))
 	q.says(t, "that is replaced by vol-3; delete it")
-	q.says(t, "which has not this member's tags (any more)")
-	q.says(t, "takes the place of vol-9 once that is given up")
+	q.says(t, "which doesn't have this member's tags (any more)")
+	q.says(t, "replaces vol-9 when that is released")
 	old.Attachment = nil
 	r.AddVolume(old)
 	q.gets(t, "vol-3")

@@ -66,13 +66,13 @@ func choose(v view) step {
 		}
 		switch {
 		case here && a.Device == v.self.RootDevice:
-			wait("is this machine's root volume and is never used; take its tags away")
+			wait("is this machine's root volume and is never used; remove its tags")
 		case w.Node == "":
-			wait("says no member's name in its tag %s", cmp.Or(v.cfg.NameTag, "Name"))
+			wait("has no member's name in its tag %s", cmp.Or(v.cfg.NameTag, "Name"))
 		case here && a.State == "attached" && w.Tags[TagGivenUp] != "":
 			s.release = w
 		case w.Tags[TagGivenUp] != "":
-			wait("was given up for %s", w.Tags[TagReplacedBy])
+			wait("was released for %s", w.Tags[TagReplacedBy])
 		case waitsForTurn(w, byID) != "":
 			wait("%s", waitsForTurn(w, byID))
 		case rivals[w.Node] != nil && !v.onlyUsed(w, rivals[w.Node]):
@@ -140,7 +140,7 @@ func twoOfOne(node cluster.NodeID, rivals []*volume.Volume, cfg Config) error {
 		}
 		list = append(list, fmt.Sprintf("%s (created %s, in %s, %s)", w.ID, w.Created.UTC().Format(time.RFC3339), w.Zone, where))
 	}
-	return fmt.Errorf("%d volumes have the tags of member %s: %s; one may be a copy that lacks what the member has acknowledged, so none is taken: "+
+	return fmt.Errorf("%d volumes have the tags of member %s: %s; one may be a copy that lacks acknowledged writes, so none is used: "+
 		"remove the tag %s from all but the member's own (a copy was created later than its original)",
 		len(list), node, strings.Join(list, " and "), cmp.Or(cfg.NameTag, "Name"))
 }
@@ -182,11 +182,11 @@ func waitsForTurn(w *volume.Volume, byID map[volume.ID]*volume.Volume) string {
 	}
 	switch old := byID[id]; {
 	case old == nil:
-		return fmt.Sprintf("was made to take the place of %s, which has not this member's tags (any more): if this is the member's volume, remove its tag %s, else delete it", id, TagReplaces)
+		return fmt.Sprintf("was created to replace %s, which doesn't have this member's tags (any more): if this is the member's volume, remove its tag %s, else delete it", id, TagReplaces)
 	case old.Tags[TagReplacedBy] != "" && old.Tags[TagReplacedBy] != string(w.ID):
-		return fmt.Sprintf("was made to take the place of %s, but that is replaced by %s; delete it", id, old.Tags[TagReplacedBy])
+		return fmt.Sprintf("was created to replace %s, but that is replaced by %s; delete it", id, old.Tags[TagReplacedBy])
 	case old.Tags[TagReplacedBy] == "" || old.Tags[TagGivenUp] == "" || attachment(old) != nil:
-		return fmt.Sprintf("takes the place of %s once that is given up", id)
+		return fmt.Sprintf("replaces %s when that is released", id)
 	}
 	return ""
 }

@@ -232,7 +232,7 @@ func (c *Client) usable(ctx context.Context, id volume.ID, key string, poll time
 		case err == nil && v.State == "creating":
 			seen = true
 		case err == nil, seen && IsMissing(err):
-			return nil, fmt.Errorf("EC2 has taken the new volume %s back: that means that the key %q can't be used by who runs this (kms:CreateGrant, kms:GenerateDataKeyWithoutPlaintext; docs/kops.md)", id, key)
+			return nil, fmt.Errorf("EC2 has taken the new volume %s back: this means that you may not use the key %q (kms:CreateGrant, kms:GenerateDataKeyWithoutPlaintext; docs/kops.md)", id, key)
 		case !IsMissing(err):
 			return nil, err
 		}
@@ -283,7 +283,7 @@ func (p *Provider) Key(ctx context.Context, name string) (string, error) {
 	case m.KeyState != kmstypes.KeyStateEnabled:
 		return "", fmt.Errorf("key %q (%s) can't be used: it is %s", name, aws.ToString(m.Arn), m.KeyState)
 	case m.KeySpec != "" && m.KeySpec != kmstypes.KeySpecSymmetricDefault:
-		return "", fmt.Errorf("key %q (%s) can't be used for volumes: it is of the kind %s, and has to be symmetric", name, aws.ToString(m.Arn), m.KeySpec)
+		return "", fmt.Errorf("key %q (%s) can't be used for volumes: it is of the kind %s, and must be symmetric", name, aws.ToString(m.Arn), m.KeySpec)
 	}
 	return aws.ToString(m.Arn), nil
 }
@@ -292,7 +292,7 @@ func (p *Provider) Key(ctx context.Context, name string) (string, error) {
 func denied(action string, err error) error {
 	switch code(err) {
 	case "UnauthorizedOperation", "AccessDenied", "AccessDeniedException", "Client.UnauthorizedOperation":
-		return fmt.Errorf("permission %s is missing: allow it to who runs this (docs/kops.md lists what is needed): %w", action, err)
+		return fmt.Errorf("permission %s is missing: give it to the user of this command (docs/kops.md has the list): %w", action, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", action, err)

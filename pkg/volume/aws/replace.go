@@ -112,7 +112,7 @@ func (c *Client) Delete(ctx context.Context, id volume.ID) error {
 // Kept returns the volumes that were replaced and are kept, sorted by id.
 func (c *Client) Kept(ctx context.Context) ([]*volume.Volume, error) {
 	if c.cfg.NameTag == "" {
-		return nil, errors.New("--volume-name-tag is missing: by it a replaced volume is told to have been this cluster's")
+		return nil, errors.New("--volume-name-tag is missing: it identifies the replaced volumes of this cluster")
 	}
 	filters := []types.Filter{tagFilter(TagKept)}
 	for _, t := range c.cfg.Tags {
@@ -131,7 +131,7 @@ func (c *Client) Kept(ctx context.Context) ([]*volume.Volume, error) {
 func (c *Client) Keep(ctx context.Context, old, replacement *volume.Volume) error {
 	name := c.cfg.NameTag
 	if name == "" {
-		return errors.New("--volume-name-tag is missing: it is taken from the volume that was replaced")
+		return errors.New("--volume-name-tag is missing: it is removed from the replaced volume")
 	}
 	// The old volume's own tag goes last: as long as it is there, whoever comes next finds that there is something left to do.
 	if err := c.Untag(ctx, replacement.ID, TagReplaces); err != nil {
@@ -168,7 +168,7 @@ func (a *Acquirer) release(ctx context.Context, v *volume.Volume) error {
 			return err
 		}
 	}
-	a.say("detaching volume %s, which was given up for %s", v, v.Tags[TagReplacedBy])
+	a.say("detaching volume %s, which was released for %s", v, v.Tags[TagReplacedBy])
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	_, err := a.Client.ec2.DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)), InstanceId: aws.String(a.Self.Instance)})

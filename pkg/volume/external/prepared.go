@@ -87,7 +87,7 @@ func (p *Prepared) look() (*PreparedVolume, error) {
 	case 1:
 		return found[0], nil
 	}
-	return nil, fmt.Errorf("%s could all be this node's, so none is taken: leave the right one there", strings.Join(names, " and "))
+	return nil, fmt.Errorf("%s could all be this node's, so none is used: keep only the right one", strings.Join(names, " and "))
 }
 
 // Check returns an error that wraps volume.ErrNotMounted if the directory isn't the same any more: what was

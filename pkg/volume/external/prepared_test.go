@@ -101,7 +101,7 @@ func TestTwoPrepared(t *testing.T) {
 	if v, err := p.Acquire(ctx); err == nil {
 		t.Fatalf("took %+v", v)
 	}
-	if !s.has(a+" and "+b) || !s.has("none is taken") {
+	if !s.has(a+" and "+b) || !s.has("none is used") {
 		t.Errorf("said: %s", s.text)
 	}
 	if err := os.RemoveAll(filepath.Dir(b)); err != nil {
