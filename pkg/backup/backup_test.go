@@ -301,7 +301,7 @@ func TestNameInUse(t *testing.T) {
 	if !errors.Is(err, catalog.ErrConflict) {
 		t.Fatalf("got %v", err)
 	}
-	if res, err := Verify(context.Background(), catalog.New(s), name, nil); err != nil || res.Raw != m.Raw {
+	if res, err := Fetch(context.Background(), catalog.New(s), name, io.Discard, nil); err != nil || res.Raw != m.Raw {
 		t.Fatalf("the backup that was there is harmed: %v", err)
 	}
 }
@@ -375,7 +375,7 @@ func TestBadBackup(t *testing.T) {
 			return s
 		}
 		verify := func(s blob.Store) error {
-			res, err := Verify(context.Background(), catalog.New(s), name, nil)
+			res, err := Fetch(context.Background(), catalog.New(s), name, io.Discard, nil)
 			if err == nil && (res.Manifest != nil) != own {
 				t.Fatalf("manifest %v", res.Manifest)
 			}
@@ -425,16 +425,16 @@ func TestBadBackup(t *testing.T) {
 	s := blobtest.NewMemory()
 	write(t, s, raw)
 	s.Corrupt(manifest, func(b []byte) []byte { return []byte(strings.Replace(string(b), `"version": 1`, `"version": 99`, 1)) })
-	_, err := Verify(context.Background(), catalog.New(s), name, nil)
+	_, err := Fetch(context.Background(), catalog.New(s), name, io.Discard, nil)
 	wantBad(t, "manifest of the future", err, cluster.ErrFuture)
 	s.Corrupt(manifest, func([]byte) []byte { return []byte("{") })
-	_, err = Verify(context.Background(), catalog.New(s), name, nil)
+	_, err = Fetch(context.Background(), catalog.New(s), name, io.Discard, nil)
 	wantBad(t, "broken manifest", err, cluster.ErrCorrupt)
 	// A right backup in the place of another one.
 	s = blobtest.NewMemory()
 	write(t, s, raw)
 	s.Corrupt(dataKey, func([]byte) []byte { return zip(snapshot(40)[:40]) })
-	_, err = Verify(context.Background(), catalog.New(s), name, nil)
+	_, err = Fetch(context.Background(), catalog.New(s), name, io.Discard, nil)
 	if !errors.Is(err, cluster.ErrPermanent) {
 		t.Fatalf("swapped data: %v", err)
 	}

@@ -75,11 +75,6 @@ func fetch(ctx context.Context, c *catalog.Catalog, name string, w io.Writer, pr
 	return res, nil
 }
 
-// Verify reads a backup to its end and checks everything that can be checked without opening the database.
-func Verify(ctx context.Context, c *catalog.Catalog, name string, progress func(Progress)) (Result, error) {
-	return Fetch(ctx, c, name, io.Discard, progress)
-}
-
 // FileOptions say how FetchFile writes.
 type FileOptions struct {
 	// Progress may be nil.

@@ -132,7 +132,7 @@ func TestWithoutKey(t *testing.T) {
 		if !errors.Is(m.Locked, envelope.ErrNoKey) {
 			t.Errorf("%s: locked by %v", what, m.Locked)
 		}
-		_, err = Verify(t.Context(), c, name, nil)
+		_, err = Fetch(t.Context(), c, name, io.Discard, nil)
 		var bad *Error
 		if !errors.Is(err, envelope.ErrNoKey) || !errors.Is(err, cluster.ErrPermanent) || errors.As(err, &bad) || errors.Is(err, cluster.ErrCorrupt) {
 			t.Errorf("%s: %v", what, err)
@@ -173,11 +173,11 @@ func TestTampering(t *testing.T) {
 			c := k.sealed(s)
 			writeAs(t, c, name, "gzip", snapshot(10))
 			writeAs(t, c, other, "gzip", snapshot(11))
-			if _, err := Verify(t.Context(), c, name, nil); err != nil {
+			if _, err := Fetch(t.Context(), c, name, io.Discard, nil); err != nil {
 				t.Fatal(err)
 			}
 			edit(s)
-			_, err := Verify(t.Context(), c, name, nil)
+			_, err := Fetch(t.Context(), c, name, io.Discard, nil)
 			var bad *Error
 			if !errors.As(err, &bad) || errors.Is(err, envelope.ErrNoKey) {
 				t.Errorf("got %v", err)
@@ -189,7 +189,7 @@ func TestTampering(t *testing.T) {
 		s := blobtest.NewMemory()
 		writeAs(t, k.sealed(s), name, "gzip", snapshot(10))
 		replaceIn(manifest, "\n  ", "\n\t")(s)
-		if _, err := Verify(t.Context(), k.sealed(s), name, nil); err != nil {
+		if _, err := Fetch(t.Context(), k.sealed(s), name, io.Discard, nil); err != nil {
 			t.Error(err)
 		}
 	})

@@ -12,7 +12,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
@@ -40,14 +39,6 @@ type Fetching struct {
 	// Dir is where the decompressed backup stands for a while, in a directory of its own. Fetch brings it to a path at which nothing stands.
 	Dir   string
 	Fetch func(ctx context.Context, backup, path string) error
-}
-
-// FetchWith makes a Fetch that checks all checksums on the way.
-func FetchWith(c *catalog.Catalog, o backup.FileOptions) func(ctx context.Context, backup, path string) error {
-	return func(ctx context.Context, name, path string) error {
-		_, err := backup.FetchFile(ctx, c, name, path, o)
-		return err
-	}
 }
 
 // Extracted is what was there at a point.

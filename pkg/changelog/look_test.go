@@ -342,7 +342,10 @@ func TestExtract(t *testing.T) {
 	}
 	w.archived(r, w.put("/last", "1"))
 	temp := t.TempDir()
-	f := Fetching{Executable: self(t), Dir: temp, Fetch: FetchWith(w.catalog, backup.FileOptions{})}
+	f := Fetching{Executable: self(t), Dir: temp, Fetch: func(ctx context.Context, name, path string) error {
+		_, err := backup.FetchFile(ctx, w.catalog, name, path, backup.FileOptions{})
+		return err
+	}}
 	for _, s := range states {
 		x, err := w.archive.Extract(ctx, Target{Revision: s.revision}, Wanted{Key: "/key/", Prefix: true}, f)
 		must(t, err)

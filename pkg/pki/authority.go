@@ -188,9 +188,6 @@ func samePublicKey(a, b crypto.PublicKey) bool {
 // Pool is the set of all trusted certificates. The caller must not change it.
 func (a *Authority) Pool() *x509.CertPool { return a.pool }
 
-// BundlePEM is all trusted certificates, in the order of the file, without anything that stood between them.
-func (a *Authority) BundlePEM() []byte { return bytes.Clone(a.bundle) }
-
 // Certificate is the certificate that signs.
 func (a *Authority) Certificate() *x509.Certificate { return a.signer }
 

@@ -74,8 +74,8 @@ func TestLoadAuthorityBundle(t *testing.T) {
 		if !slices.Equal(a.Certificate().Raw, block.Bytes) {
 			t.Errorf("%s: the wrong certificate signs", name)
 		}
-		if want := string(oldCert) + string(nowCert); string(a.BundlePEM()) != want {
-			t.Errorf("%s: bundle is %q", name, a.BundlePEM())
+		if want := string(oldCert) + string(nowCert); string(a.bundle) != want {
+			t.Errorf("%s: bundle is %q", name, a.bundle)
 		}
 	}
 

@@ -3,7 +3,6 @@ package retention
 import (
 	"cmp"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -47,13 +46,6 @@ type SegmentRule struct {
 	anchor  *ChangeBase
 }
 
-// SegmentDecision says of one segment whether it stays, and why.
-type SegmentDecision struct {
-	Segment Segment
-	Keep    bool
-	Reason  string
-}
-
 // NewSegmentRule prepares the decisions for one incarnation. Retention is how long every change is kept, counted back from now.
 func NewSegmentRule(now time.Time, retention time.Duration, c Changes) *SegmentRule {
 	r := &SegmentRule{changes: c, cutoff: now.Add(-retention)}
@@ -78,17 +70,6 @@ func AnchorOf(cutoff time.Time, bases []ChangeBase) *ChangeBase {
 	return anchor
 }
 
-// Cutoff is the moment since which everything is kept.
-func (r *SegmentRule) Cutoff() time.Time { return r.cutoff }
-
-// Anchor names the backup on which the kept segments depend; it must not be removed. Empty if there is none.
-func (r *SegmentRule) Anchor() string {
-	if r.anchor == nil {
-		return ""
-	}
-	return r.anchor.Name
-}
-
 // Decide says of one segment whether it stays. The first rule that speaks wins:
 //
 //   - What is younger than the retention stays.
@@ -111,23 +92,6 @@ func (r *SegmentRule) Decide(s Segment) (keep bool, reason string) {
 		return true, fmt.Sprintf("leads from backup %s to younger changes", r.anchor.Name)
 	}
 	return false, fmt.Sprintf("older than the time for which changes are kept; backup %s begins after it", r.anchor.Name)
-}
-
-// RetainSegments decides about all segments of an incarnation, the oldest first.
-func RetainSegments(now time.Time, retention time.Duration, c Changes, segments []Segment) []SegmentDecision {
-	cutoff := now.Add(-retention)
-	c.Live = slices.ContainsFunc(segments, func(s Segment) bool { return !s.Ended.Before(cutoff) })
-	r := NewSegmentRule(now, retention, c)
-	sorted := slices.Clone(segments)
-	slices.SortStableFunc(sorted, func(a, b Segment) int {
-		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
-	})
-	out := make([]SegmentDecision, 0, len(sorted))
-	for _, s := range sorted {
-		keep, reason := r.Decide(s)
-		out = append(out, SegmentDecision{Segment: s, Keep: keep, Reason: reason})
-	}
-	return out
 }
 
 // Dispensable tells whether everything that can be reached from a base by these segments can be reached from an earlier base too, so that the former

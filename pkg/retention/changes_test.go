@@ -1,10 +1,12 @@
 package retention
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +52,7 @@ func runSegmentScript(t *testing.T, file string) {
 		}
 	}
 	var out strings.Builder
-	for _, d := range RetainSegments(now, retention, c, segments) {
+	for _, d := range retainSegments(now, retention, c, segments) {
 		word := "remove"
 		if d.Keep {
 			word = "keep  "
@@ -131,7 +133,7 @@ func TestRetainSegmentsAgainstModel(t *testing.T) {
 			c.ProvenTo = max(c.ProvenFrom, c.ProvenTo)
 		}
 		var kept []Segment
-		for _, d := range RetainSegments(now, retention, c, all) {
+		for _, d := range retainSegments(now, retention, c, all) {
 			if want := segmentModel(now, retention, c, all, d.Segment); d.Keep != want || d.Reason == "" {
 				t.Fatalf("round %d: %+v: keep %v (%s), the model says %v; retention %s, %+v", round, d.Segment, d.Keep, d.Reason, want, retention, c)
 			}
@@ -140,7 +142,7 @@ func TestRetainSegmentsAgainstModel(t *testing.T) {
 			}
 		}
 		removed += len(all) - len(kept)
-		for _, d := range RetainSegments(now, retention, c, kept) {
+		for _, d := range retainSegments(now, retention, c, kept) {
 			if !d.Keep {
 				t.Fatalf("round %d: %+v goes in a second run", round, d.Segment)
 			}
@@ -196,4 +198,28 @@ func TestDispensable(t *testing.T) {
 	if !Dispensable(b, a, nil) {
 		t.Error("nothing depends on it")
 	}
+}
+
+// retainSegments decides about all segments of an incarnation, the oldest first.
+func retainSegments(now time.Time, retention time.Duration, c Changes, segments []Segment) []segmentDecision {
+	cutoff := now.Add(-retention)
+	c.Live = slices.ContainsFunc(segments, func(s Segment) bool { return !s.Ended.Before(cutoff) })
+	r := NewSegmentRule(now, retention, c)
+	sorted := slices.Clone(segments)
+	slices.SortStableFunc(sorted, func(a, b Segment) int {
+		return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	out := make([]segmentDecision, 0, len(sorted))
+	for _, s := range sorted {
+		keep, reason := r.Decide(s)
+		out = append(out, segmentDecision{Segment: s, Keep: keep, Reason: reason})
+	}
+	return out
+}
+
+// segmentDecision says of one segment whether it stays, and why.
+type segmentDecision struct {
+	Segment
+	Keep   bool
+	Reason string
 }

@@ -118,7 +118,7 @@ func unseen(o *model.Observation, p model.Policy) error {
 				silent++
 			}
 		}
-		if silent > 0 && silent >= len(n.State.Nodes)/2+1 {
+		if silent > 0 && silent >= cluster.Quorum(len(n.State.Nodes)) {
 			return fmt.Errorf("%d of %d members of the old cluster are out of reach and may be serving", silent, len(n.State.Nodes))
 		}
 	}
@@ -160,7 +160,7 @@ func checkStop(o *model.Observation, a model.StopAll) error {
 				least++
 			}
 		}
-		least = max(least, len(op.Nodes)/2+1)
+		least = max(least, cluster.Quorum(len(op.Nodes)))
 	}
 	return ready(o, least)
 }
@@ -190,7 +190,7 @@ func checkSwitch(o *model.Observation, a model.SwitchAll, p model.Policy) error 
 		}
 	}
 	if op.State == model.OpSwitching {
-		if err := ready(o, len(op.Nodes)/2+1); err != nil {
+		if err := ready(o, cluster.Quorum(len(op.Nodes))); err != nil {
 			return err
 		}
 	}
@@ -263,7 +263,7 @@ func checkBack(o *model.Observation, a model.Advance, p model.Policy) error {
 	switch {
 	case wentBack(o) != "":
 		return nil // that was only done because nothing could be lost by it
-	case away >= len(op.Nodes)/2+1:
+	case away >= cluster.Quorum(len(op.Nodes)):
 		return fmt.Errorf("%d of %d nodes can't be asked and may have served clients from the restored data", away, len(op.Nodes))
 	case a.Op.Unwritten && unknown != "":
 		return fmt.Errorf("node %s isn't halted, or has a client's write", unknown)

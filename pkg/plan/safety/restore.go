@@ -167,7 +167,7 @@ func checkAdvance(o *model.Observation, a model.Advance, p model.Policy) error {
 				return fmt.Errorf("node %s still runs an etcd of before", n.ID)
 			}
 		}
-		if err := ready(o, len(op.Nodes)/2+1); err != nil {
+		if err := ready(o, cluster.Quorum(len(op.Nodes))); err != nil {
 			return err
 		}
 		return unseen(o, p)
@@ -178,7 +178,7 @@ func checkAdvance(o *model.Observation, a model.Advance, p model.Policy) error {
 				switched++
 			}
 		}
-		if switched < len(op.Nodes)/2+1 && !lives(o, "") {
+		if switched < cluster.Quorum(len(op.Nodes)) && !lives(o, "") {
 			return fmt.Errorf("%d of %d nodes have switched", switched, len(op.Nodes))
 		}
 	case model.OpReverting:
