@@ -19,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		if os.Args[1] == instance {
 			os.Exit(instanceMain(os.Args[2:]))
 		}
-		if code, ok := etcd.DispatchChild(os.Args[1:], append(children(), etcd.EtcdCommand())...); ok {
+		if code, ok := etcd.DispatchChild(os.Args[1:], append(children(), process.EtcdCommand())...); ok {
 			os.Exit(code)
 		}
 	}
@@ -61,7 +62,7 @@ func startEtcd(t *testing.T, n int) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin, err := (&etcd.Binaries{Roots: []string{t.TempDir()}, Self: exe}).Find(etcd.CompiledVersion)
+	bin, err := (&process.Binaries{Roots: []string{t.TempDir()}, Self: exe}).Find(etcd.CompiledVersion)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,23 +76,23 @@ func startEtcd(t *testing.T, n int) []string {
 }
 
 // tryEtcd starts n members and waits until they serve. It returns nil if one of them ends: a port that was free may be taken meanwhile.
-func tryEtcd(t *testing.T, bin etcd.Binary, n int) []string {
+func tryEtcd(t *testing.T, bin process.Binary, n int) []string {
 	t.Helper()
 	var peers []etcd.Peer
 	for i := range n {
 		peers = append(peers, etcd.Peer{Name: fmt.Sprintf("m%d", i), PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}})
 	}
 	var urls []string
-	var procs []*etcd.Process
+	var procs []*process.Process
 	for i, p := range peers {
 		url := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
 		dir := t.TempDir()
-		cmd, err := etcd.Command(etcd.Config{Name: p.Name, DataDir: filepath.Join(dir, "data"), Token: "test", PeerURLs: p.PeerURLs, ListenPeerURLs: p.PeerURLs,
+		cmd, err := process.Command(etcd.Config{Name: p.Name, DataDir: filepath.Join(dir, "data"), Token: "test", PeerURLs: p.PeerURLs, ListenPeerURLs: p.PeerURLs,
 			ClientURLs: []string{url}, ListenClientURLs: []string{url}, InitialCluster: peers, NewCluster: true, LogLevel: "error"}, bin)
 		if err != nil {
 			t.Fatal(err)
 		}
-		proc, err := etcd.Start(cmd, etcd.StartOptions{PIDFile: filepath.Join(dir, "pid")})
+		proc, err := process.Start(cmd, process.StartOptions{PIDFile: filepath.Join(dir, "pid")})
 		if err != nil {
 			t.Fatal(err)
 		}

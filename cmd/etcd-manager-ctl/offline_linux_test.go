@@ -28,6 +28,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 	if code, ok := operator.ChildMain(os.Args[1:]); ok {
 		os.Exit(code)
 	}
-	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand()); ok {
+	if code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand()); ok {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
@@ -69,7 +70,7 @@ func makeSnapshot() (r real, err error) {
 	if err != nil {
 		return r, err
 	}
-	bin, err := (&etcd.Binaries{Roots: []string{dir}, Self: exe}).Find(etcd.CompiledVersion)
+	bin, err := (&process.Binaries{Roots: []string{dir}, Self: exe}).Find(etcd.CompiledVersion)
 	if err != nil {
 		return r, err
 	}
@@ -77,7 +78,7 @@ func makeSnapshot() (r real, err error) {
 	if err != nil {
 		return r, err
 	}
-	cmd, err := etcd.Command(etcd.Config{
+	cmd, err := process.Command(etcd.Config{
 		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(dir, "data"), InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
 		PeerURLs: []string{peer}, ListenPeerURLs: []string{peer}, ClientURLs: []string{client}, ListenClientURLs: []string{client},
 		Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
@@ -85,7 +86,7 @@ func makeSnapshot() (r real, err error) {
 	if err != nil {
 		return r, err
 	}
-	p, err := etcd.Start(cmd, etcd.StartOptions{PIDFile: filepath.Join(dir, "pid")})
+	p, err := process.Start(cmd, process.StartOptions{PIDFile: filepath.Join(dir, "pid")})
 	if err != nil {
 		return r, err
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // adoption is one run of "adopt".
@@ -99,7 +99,7 @@ func (a *adoption) parse(args []string) error {
 	if err := checkBinaries(a.binaries); err != nil {
 		return err
 	}
-	a.o.Binaries = &etcd.Binaries{Roots: strings.Split(a.binaries, ","), Self: exe}
+	a.o.Binaries = &process.Binaries{Roots: strings.Split(a.binaries, ","), Self: exe}
 	switch {
 	case given > 1:
 		return errors.New("--manifest, --unit and etcd's own flags each say how etcd is run; give one of them")

@@ -33,6 +33,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/discovery/static"
 	"github.com/etcd-manager/etcd-manager/pkg/discovery/store"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/hosts"
 	"github.com/etcd-manager/etcd-manager/pkg/manager"
 	"github.com/etcd-manager/etcd-manager/pkg/node"
@@ -186,7 +187,7 @@ func (d *daemon) openPKI() error {
 			return err
 		}
 	}
-	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure, Etcd: !o.etcdInsecure, Policy: o.certs, MinVersion: etcd.TLSMinVersion(o.env)})
+	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure, Etcd: !o.etcdInsecure, Policy: o.certs, MinVersion: process.TLSMinVersion(o.env)})
 	if err != nil {
 		return fmt.Errorf("--pki-dir: %w", err)
 	}
@@ -202,7 +203,7 @@ func (d *daemon) openAgent() error {
 	}
 	cfg := node.Config{
 		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
-		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &etcd.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
+		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &process.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
 		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression, Fence: d.fence,
 		Direct: d.catalog, StoreName: o.backupStore,
 	}

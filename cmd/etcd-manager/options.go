@@ -20,7 +20,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
@@ -280,7 +280,7 @@ func (o *options) validate(given map[string]bool) error {
 	if o.changes < 0 || o.changes > 0 && o.changes < 100*time.Millisecond || o.verify < 0 {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
 	}
-	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv(), etcd.CheckEnv(o.etcdEnv()))
+	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv(), process.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
 }
 
@@ -288,7 +288,7 @@ func (o *options) validate(given map[string]bool) error {
 func checkBinaries(dirs string) error {
 	var errs []error
 	for dir := range strings.SplitSeq(dirs, ",") {
-		if err := etcd.CheckRoot(dir); err != nil {
+		if err := process.CheckRoot(dir); err != nil {
 			errs = append(errs, fmt.Errorf("--etcd-binaries=%s: %w; the manager would run it with all its rights: use a directory in which only root can write", dir, err))
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 )
 
@@ -46,7 +47,7 @@ type Options struct {
 	// ClientCert and ClientKey are shown to etcd; empty means etcd's own server certificate.
 	ClientCert, ClientKey string
 	// Binaries are what the manager would run etcd with.
-	Binaries *etcd.Binaries
+	Binaries *process.Binaries
 }
 
 // Plan is what would be done. It is also what is recorded.

@@ -16,6 +16,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -29,8 +30,8 @@ type trioMember struct {
 	t    testing.TB
 	url  string
 	dir  string
-	cmd  etcd.CommandLine
-	proc *etcd.Process
+	cmd  process.CommandLine
+	proc *process.Process
 	own  *etcd.Client
 }
 
@@ -40,7 +41,7 @@ func newTrio(t testing.TB) *trio {
 	w.store = blobtest.NewFaulty(blobtest.NewMemory())
 	w.catalog = catalog.New(w.store)
 	w.archive = &Archive{Catalog: w.catalog}
-	binary := etcd.Binary{Version: w.version, Path: servers.Binary(t, "etcd-3.6")}
+	binary := process.Binary{Version: w.version, Path: servers.Binary(t, "etcd-3.6")}
 	var initial []etcd.Peer
 	for i := range 3 {
 		initial = append(initial, etcd.Peer{Name: fmt.Sprintf("m%d", i), PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}})
@@ -50,7 +51,7 @@ func newTrio(t testing.TB) *trio {
 		m := &trioMember{t: t, url: fmt.Sprintf("http://127.0.0.1:%d", freePort(t)), dir: filepath.Join(w.dir, p.Name)}
 		must(t, os.Mkdir(m.dir, 0o700))
 		var err error
-		m.cmd, err = etcd.Command(etcd.Config{
+		m.cmd, err = process.Command(etcd.Config{
 			Name: p.Name, Token: "t", NewCluster: true, DataDir: filepath.Join(m.dir, "data"), PeerURLs: p.PeerURLs, ListenPeerURLs: p.PeerURLs,
 			ClientURLs: []string{m.url}, ListenClientURLs: []string{m.url}, InitialCluster: initial,
 			Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
@@ -81,7 +82,7 @@ func (m *trioMember) start() {
 	log, err := os.OpenFile(filepath.Join(m.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(m.t, err)
 	defer log.Close()
-	m.proc, err = etcd.Start(m.cmd, etcd.StartOptions{PIDFile: filepath.Join(m.dir, "pid"), Stdout: log, Stderr: log})
+	m.proc, err = process.Start(m.cmd, process.StartOptions{PIDFile: filepath.Join(m.dir, "pid"), Stdout: log, Stderr: log})
 	must(m.t, err)
 }
 

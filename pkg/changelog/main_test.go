@@ -22,6 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -86,8 +87,8 @@ type world struct {
 	t       testing.TB
 	url     string
 	version string
-	proc    *etcd.Process
-	cmd     etcd.CommandLine
+	proc    *process.Process
+	cmd     process.CommandLine
 	dir     string
 	client  *clientv3.Client
 	own     *etcd.Client
@@ -108,11 +109,11 @@ func newWorld(t testing.TB, binary, version string) *world {
 	w.url = fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
 	peer := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
 	var err error
-	w.cmd, err = etcd.Command(etcd.Config{
+	w.cmd, err = process.Command(etcd.Config{
 		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(w.dir, "data"), PeerURLs: []string{peer}, ListenPeerURLs: []string{peer},
 		ClientURLs: []string{w.url}, ListenClientURLs: []string{w.url}, InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
 		Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
-	}, etcd.Binary{Version: version, Path: servers.Binary(t, binary)})
+	}, process.Binary{Version: version, Path: servers.Binary(t, binary)})
 	must(t, err)
 	w.start()
 	t.Cleanup(func() { w.kill() })
@@ -131,7 +132,7 @@ func (w *world) start() {
 	log, err := os.OpenFile(filepath.Join(w.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(w.t, err)
 	defer log.Close()
-	w.proc, err = etcd.Start(w.cmd, etcd.StartOptions{PIDFile: filepath.Join(w.dir, "pid"), Stdout: log, Stderr: log})
+	w.proc, err = process.Start(w.cmd, process.StartOptions{PIDFile: filepath.Join(w.dir, "pid"), Stdout: log, Stderr: log})
 	must(w.t, err)
 }
 

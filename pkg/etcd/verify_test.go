@@ -8,6 +8,8 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
 func TestVerifyStream(t *testing.T) {
@@ -26,7 +28,7 @@ func TestVerifyStream(t *testing.T) {
 			}
 			if s, ok := r.(io.Seeker); ok {
 				_, err := s.Seek(0, io.SeekStart)
-				must(t, err)
+				testutil.Must(t, err)
 			} else {
 				break
 			}

@@ -1,4 +1,4 @@
-package etcd
+package etcd_test
 
 import (
 	"context"
@@ -8,13 +8,15 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // nextBatch asks for progress until something comes.
-func nextBatch(t *testing.T, s *Changes) (Batch, error) {
+func nextBatch(t *testing.T, s *etcd.Changes) (etcd.Batch, error) {
 	t.Helper()
 	type result struct {
-		b   Batch
+		b   etcd.Batch
 		err error
 	}
 	came := make(chan result, 1)
@@ -43,7 +45,7 @@ func TestWatchFromTheFuture(t *testing.T) {
 		t.Run(bin.Version, func(t *testing.T) {
 			m := makeMembers(t, 1, bin, "future", nil, "127.0.0.1")[0]
 			startAll(t, []*testMember{m})
-			c := m.client
+			c := m.Client
 			for round := range 3 {
 				newest, _, err := c.Revision(ctxOf(t))
 				must(t, err)
@@ -87,7 +89,7 @@ func TestWatchFromTheFuture(t *testing.T) {
 				for err == nil && len(b.Transactions) == 0 { // etcd 3.4 tells progress before it has sent what was made
 					b, err = nextBatch(t, s)
 				}
-				var gone *CompactedError
+				var gone *etcd.CompactedError
 				switch {
 				case from < newest-1:
 					if !errors.As(err, &gone) || gone.Revision != newest-1 {

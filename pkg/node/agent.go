@@ -16,6 +16,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
@@ -37,7 +38,7 @@ type Config struct {
 	MetricsURLs []string
 	// EtcdEnv are the user's ETCD_ variables; they win over what the manager sets.
 	EtcdEnv  map[string]string
-	Binaries *etcd.Binaries
+	Binaries *process.Binaries
 	// Certificates is nil when etcd speaks without TLS.
 	Certificates *pki.Keeper
 	Catalog      *catalog.Catalog
@@ -96,7 +97,7 @@ type Agent struct {
 	state    *cluster.EtcdState
 	stateErr error
 	j        journal
-	proc     *etcd.Process
+	proc     *process.Process
 	procAs   *cluster.EtcdState // the state with which proc was started
 	client   *etcd.Client
 	health   cluster.EtcdStatus

@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
@@ -22,7 +23,7 @@ func testNode(name string) cluster.EtcdNode {
 }
 
 func testConfig(dir string) Config {
-	return Config{ClusterName: "test", Instance: "i1", DataDir: dir, Self: testNode("a"), Address: "127.0.0.1", ListenAddress: "127.0.0.1", Binaries: &etcd.Binaries{Roots: []string{dir}}}
+	return Config{ClusterName: "test", Instance: "i1", DataDir: dir, Self: testNode("a"), Address: "127.0.0.1", ListenAddress: "127.0.0.1", Binaries: &process.Binaries{Roots: []string{dir}}}
 }
 
 func testState(token cluster.Token) *cluster.EtcdState {

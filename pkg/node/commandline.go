@@ -7,6 +7,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 )
 
@@ -47,14 +48,14 @@ func clientURLs(s *cluster.EtcdState, self *cluster.EtcdNode) []string {
 }
 
 // commandLine builds what starts etcd in this state. Certificates are issued on the way.
-func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
+func (a *Agent) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
 	self := s.Node(a.cfg.Self.Name)
 	if self == nil {
-		return etcd.CommandLine{}, fmt.Errorf("state names members %v, not this node %s: %w", nodeNames(s.Nodes), a.cfg.Self.Name, cluster.ErrPermanent)
+		return process.CommandLine{}, fmt.Errorf("state names members %v, not this node %s: %w", nodeNames(s.Nodes), a.cfg.Self.Name, cluster.ErrPermanent)
 	}
 	bin, err := a.cfg.Binaries.Nearest(s.EtcdVersion)
 	if err != nil {
-		return etcd.CommandLine{}, err
+		return process.CommandLine{}, err
 	}
 	cfg := etcd.Config{
 		Name: self.Name, DataDir: a.l.data(s.Token), Token: s.Token, NewCluster: s.NewCluster,
@@ -75,24 +76,24 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (etcd.CommandLine, error) {
 		cfg.InitialCluster = append(cfg.InitialCluster, etcd.Peer{Name: n.Name, PeerURLs: n.PeerURLs})
 	}
 	if cfg.ListenPeerURLs, err = listenOn(cfg.PeerURLs, a.cfg.ListenAddress); err != nil {
-		return etcd.CommandLine{}, err
+		return process.CommandLine{}, err
 	}
 	if cfg.ListenClientURLs, err = listenOn(cfg.ClientURLs, a.cfg.ListenAddress); err != nil {
-		return etcd.CommandLine{}, err
+		return process.CommandLine{}, err
 	}
 	if self.TLS {
 		if a.cfg.Certificates == nil {
-			return etcd.CommandLine{}, errInsecure
+			return process.CommandLine{}, errInsecure
 		}
 		urls := append(append(append([]string{}, self.PeerURLs...), self.ClientURLs...), self.QuarantinedClientURLs...)
 		f, err := a.cfg.Certificates.EtcdFiles(a.l.pki(s.Token), pki.EtcdName{Name: self.Name, Addresses: []string{a.cfg.Address}, URLs: urls})
 		if err != nil {
-			return etcd.CommandLine{}, err
+			return process.CommandLine{}, err
 		}
 		cfg.PeerTLS = &etcd.TLSFiles{CAFile: f.PeerCA, CertFile: f.PeerCert, KeyFile: f.PeerKey, CADigest: digest(f.PeerCA)}
 		cfg.ClientTLS = &etcd.TLSFiles{CAFile: f.ClientCA, CertFile: f.ServerCert, KeyFile: f.ServerKey, CADigest: digest(f.ClientCA)}
 	}
-	return etcd.Command(cfg, bin)
+	return process.Command(cfg, bin)
 }
 
 var errInsecure = fmt.Errorf("etcd speaks TLS in this cluster, but the manager was started with --etcd-insecure: %w", cluster.ErrPermanent)

@@ -26,6 +26,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -37,7 +38,7 @@ const managerSubcommand = "run-agent"
 // TestMain makes the test binary what the manager is: able to run as etcd, as the checkers, and as a manager that has nothing but an agent.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), salvage.Command())
+		code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), salvage.Command())
 		if ok {
 			os.Exit(code)
 		}
@@ -132,7 +133,7 @@ func runAgent(config string) error {
 func (s *setup) config(exe string, c *catalog.Catalog, log *os.File) Config {
 	return Config{
 		ClusterName: s.Cluster, Instance: fmt.Sprint(os.Getpid()), DataDir: s.Dir, Self: s.Self, Address: "127.0.0.1", ListenAddress: "127.0.0.1",
-		Binaries: &etcd.Binaries{Roots: s.Roots, Self: exe}, Catalog: c, Executable: exe, Stdout: log, Stderr: log,
+		Binaries: &process.Binaries{Roots: s.Roots, Self: exe}, Catalog: c, Executable: exe, Stdout: log, Stderr: log,
 		KeepTrash: s.KeepTrash, Version: "test", EtcdEnv: map[string]string{"ETCD_HEARTBEAT_INTERVAL": "50", "ETCD_ELECTION_TIMEOUT": "500"},
 	}
 }
@@ -289,7 +290,7 @@ func (n *node) etcdPID() int {
 	if err != nil {
 		return 0
 	}
-	var info etcd.ProcessInfo
+	var info process.Info
 	if json.Unmarshal(b, &info) != nil || syscall.Kill(info.PID, 0) != nil {
 		return 0
 	}

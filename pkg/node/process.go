@@ -13,6 +13,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // adoptPatience is how long what isn't an etcd may hold the data dir: a child of the earlier manager that is being killed as well.
@@ -29,9 +30,9 @@ func (a *Agent) adopt(ctx context.Context) error {
 	}
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	p, err := etcd.Adopt(a.l.pid(), a.l.data(s.Token))
+	p, err := process.Reattach(a.l.pid(), a.l.data(s.Token))
 	for deadline := time.Now().Add(adoptPatience); errors.Is(err, etcd.ErrDataDirInUse) && time.Now().Before(deadline) && sleep(ctx, 100*time.Millisecond); {
-		p, err = etcd.Adopt(a.l.pid(), a.l.data(s.Token))
+		p, err = process.Reattach(a.l.pid(), a.l.data(s.Token))
 	}
 	if err != nil {
 		return fmt.Errorf("adopt the running etcd: %w", err)
@@ -70,7 +71,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 }
 
 // took remembers a running process. procMu is held.
-func (a *Agent) took(p *etcd.Process, as *cluster.EtcdState) error {
+func (a *Agent) took(p *process.Process, as *cluster.EtcdState) error {
 	c, err := a.dial(as)
 	if err != nil {
 		return fmt.Errorf("connect to etcd: %w", err)
@@ -144,7 +145,7 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 	a.mu.Lock()
 	overhear := a.overhear
 	a.mu.Unlock()
-	p, err = etcd.Start(cmd, etcd.StartOptions{PIDFile: a.l.pid(), Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr, Overhear: overhear})
+	p, err = process.Start(cmd, process.StartOptions{PIDFile: a.l.pid(), Stdout: a.cfg.Stdout, Stderr: a.cfg.Stderr, Overhear: overhear})
 	if err != nil {
 		return err
 	}
@@ -170,7 +171,7 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 
 // awaitPeerServer waits until a founder answers on its peer URL. etcd asks its peers before it bootstraps, and waits a second for
 // each one whose port is open but not served yet; founders that start one after the other don't wait for each other.
-func (a *Agent) awaitPeerServer(ctx context.Context, p *etcd.Process, cmd etcd.CommandLine, s *cluster.EtcdState) {
+func (a *Agent) awaitPeerServer(ctx context.Context, p *process.Process, cmd process.CommandLine, s *cluster.EtcdState) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	self := s.Node(a.cfg.Self.Name)
@@ -287,7 +288,7 @@ func (a *Agent) supervise(ctx context.Context) {
 }
 
 // forgetEnded waits for who has stopped a process. If it took so long that they have given up, it is forgotten here.
-func (a *Agent) forgetEnded(p *etcd.Process) {
+func (a *Agent) forgetEnded(p *process.Process) {
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
 	a.gone(p, "etcd "+p.Exit().String())

@@ -12,9 +12,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -160,12 +160,12 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 }
 
 // reader picks the etcd that opens a data dir: of the version that ran on it, or else the newest of that minor version or the next.
-func (a *Agent) reader(ctx context.Context, from source) (etcd.Binary, error) {
+func (a *Agent) reader(ctx context.Context, from source) (process.Binary, error) {
 	version := from.version
 	if version == "" {
 		facts, err := database.Check(ctx, a.cfg.Executable, filepath.Join(from.dir, "member", "snap", "db"), database.CheckOptions{SkipHash: true})
 		if err != nil {
-			return etcd.Binary{}, err
+			return process.Binary{}, err
 		}
 		version = facts.WrittenBy() + newestPatch
 	}
@@ -178,7 +178,7 @@ func (a *Agent) reader(ctx context.Context, from source) (etcd.Binary, error) {
 			return bin, nil
 		}
 	}
-	return etcd.Binary{}, fmt.Errorf("this node can't read data of etcd %s: %w (%w)", version, err, cluster.ErrPermanent)
+	return process.Binary{}, fmt.Errorf("this node can't read data of etcd %s: %w (%w)", version, err, cluster.ErrPermanent)
 }
 
 // newestPatch makes a version of a minor version to which the newest that is installed is the nearest.

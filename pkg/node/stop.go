@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // Why etcd is stopped decides how long it gets.
@@ -63,7 +64,7 @@ func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error
 
 // cutShort ends the wait for an etcd that can only be waiting for members which are gone: when all masters stop at once, the etcd leader
 // would try to hand over until its requests time out.
-func (a *Agent) cutShort(ctx context.Context, cut func(), p *etcd.Process, members []cluster.Member) {
+func (a *Agent) cutShort(ctx context.Context, cut func(), p *process.Process, members []cluster.Member) {
 	const patience = 1500 * time.Millisecond
 	var others []string
 	for _, m := range members {
@@ -105,7 +106,7 @@ func answers(s string) bool {
 }
 
 // gone forgets a process that has ended.
-func (a *Agent) gone(p *etcd.Process, why string) {
+func (a *Agent) gone(p *process.Process, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.proc != p {

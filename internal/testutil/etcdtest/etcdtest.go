@@ -34,13 +34,14 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
 // Builtin is the etcd that is compiled into the test binary.
-func Builtin(t testing.TB) etcd.Binary {
+func Builtin(t testing.TB) process.Binary {
 	t.Helper()
-	b, err := (&etcd.Binaries{Roots: []string{t.TempDir()}, Self: testutil.Self(t)}).Find(etcd.CompiledVersion)
+	b, err := (&process.Binaries{Roots: []string{t.TempDir()}, Self: testutil.Self(t)}).Find(etcd.CompiledVersion)
 	testutil.Must(t, err)
 	return b
 }
@@ -94,15 +95,15 @@ func NewPKI(t testing.TB) PKI {
 // Member is one etcd under test.
 type Member struct {
 	Cfg    etcd.Config
-	Bin    etcd.Binary
+	Bin    process.Binary
 	Dir    string
-	Proc   *etcd.Process
+	Proc   *process.Process
 	Client *etcd.Client
 	TLS    *tls.Config
 }
 
 // Members lays out a cluster without starting it.
-func Members(t testing.TB, n int, bin etcd.Binary, token string, pki *PKI, host string) []*Member {
+func Members(t testing.TB, n int, bin process.Binary, token string, pki *PKI, host string) []*Member {
 	t.Helper()
 	scheme := "http"
 	if pki != nil {
@@ -140,9 +141,9 @@ func (m *Member) PIDFile() string { return filepath.Join(m.Dir, "etcd.pid") }
 func (m *Member) LogFile() string { return filepath.Join(m.Dir, "etcd.log") }
 
 // Command is what starts it.
-func (m *Member) Command(t testing.TB) etcd.CommandLine {
+func (m *Member) Command(t testing.TB) process.CommandLine {
 	t.Helper()
-	cmd, err := etcd.Command(m.Cfg, m.Bin)
+	cmd, err := process.Command(m.Cfg, m.Bin)
 	testutil.Must(t, err)
 	return cmd
 }
@@ -153,7 +154,7 @@ func (m *Member) Start(t testing.TB) {
 	log, err := os.OpenFile(m.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	testutil.Must(t, err)
 	defer log.Close()
-	p, err := etcd.Start(m.Command(t), etcd.StartOptions{PIDFile: m.PIDFile(), Stdout: log, Stderr: log})
+	p, err := process.Start(m.Command(t), process.StartOptions{PIDFile: m.PIDFile(), Stdout: log, Stderr: log})
 	testutil.Must(t, err)
 	m.Proc = p
 	t.Cleanup(func() {
@@ -309,9 +310,9 @@ func LiveHash(t testing.TB, m *Member, rev int64) etcd.HashKV {
 }
 
 // OtherBinaries are real servers of the minor versions, oldest first; 3.4 only where it can be had.
-func OtherBinaries(t *testing.T) []etcd.Binary {
+func OtherBinaries(t *testing.T) []process.Binary {
 	t.Helper()
-	var out []etcd.Binary
+	var out []process.Binary
 	add := func(name string) {
 		path := servers.Binary(t, name)
 		b, err := exec.Command(path, "--version").Output()
@@ -320,7 +321,7 @@ func OtherBinaries(t *testing.T) []etcd.Binary {
 		if v == nil {
 			t.Fatalf("%s --version says %s", path, b)
 		}
-		out = append(out, etcd.Binary{Version: string(v[1]), Path: path})
+		out = append(out, process.Binary{Version: string(v[1]), Path: path})
 	}
 	t.Run("find etcd 3.4", func(t *testing.T) { add("etcd-3.4") })
 	add("etcd-3.5")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // written asks, and makes sure that asking changes nothing.
@@ -36,7 +37,7 @@ func TestClientWrites(t *testing.T) {
 	fillStore(t, src, 50)
 	path := t.TempDir() + "/snap.db"
 	save(t, src, path)
-	bins := []etcd.Binary{builtin(t)}
+	bins := []process.Binary{builtin(t)}
 	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}

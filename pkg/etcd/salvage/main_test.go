@@ -9,11 +9,12 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // TestMain makes the test binary what the manager is, and two processes that a test kills.
 func TestMain(m *testing.M) {
-	if code, ok := etcd.DispatchChild(os.Args[1:], etcd.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), Command()); ok {
+	if code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), Command()); ok {
 		os.Exit(code)
 	}
 	if len(os.Args) > 1 {

@@ -12,6 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // Config says what is to be salvaged, and how.
@@ -21,7 +22,7 @@ type Config struct {
 	// WorkDir is the directory in which the copy is made. It must not exist, be empty, or be left from an earlier salvage; its parent must exist.
 	WorkDir string
 	// Binary is the etcd that opens the copy: of the version that ran on the data dir, or the next minor one.
-	Binary etcd.Binary
+	Binary process.Binary
 	// SelfExe, if set, is the manager's executable: the copy is then made and checked by processes of their own, at the lowest priority.
 	SelfExe string
 	// KeepFree is how many bytes must stay free on WorkDir's file system.

@@ -23,6 +23,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // contents are the keys with everything that a client sees of them.
@@ -38,7 +39,7 @@ func contents(t testing.TB, m *testMember) map[string]string {
 }
 
 // restored is a one-member cluster out of a salvaged database.
-func restored(t testing.TB, s *Database, bin etcd.Binary) *testMember {
+func restored(t testing.TB, s *Database, bin process.Binary) *testMember {
 	t.Helper()
 	snap, err := s.Snapshot(t.Context())
 	must(t, err)
@@ -75,7 +76,7 @@ func salvageOf(t testing.TB, m *testMember, work string) (*Database, error) {
 
 // TestSalvageOfASurvivor: what was acknowledged is there, out of one member's dir, although that member didn't know that it was committed.
 func TestSalvageOfASurvivor(t *testing.T) {
-	bins := []etcd.Binary{builtin(t)}
+	bins := []process.Binary{builtin(t)}
 	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
@@ -125,7 +126,7 @@ func TestSalvageOfASurvivor(t *testing.T) {
 
 // TestSalvageOfALearner: the only one that is left is a learner, which has everything and no vote.
 func TestSalvageOfALearner(t *testing.T) {
-	bins := []etcd.Binary{builtin(t)}
+	bins := []process.Binary{builtin(t)}
 	if testutil.IsLong() {
 		bins = otherBinaries(t)
 	}
@@ -284,7 +285,7 @@ func TestSalvageRefuses(t *testing.T) {
 		t.Errorf("no room: %v", err)
 	}
 	err = refused("an etcd that ends", nil, func(c *Config) {
-		c.Binary = etcd.Binary{Version: "3.6.0", Path: "/bin/sh", Args: []string{"-c", "echo 'no such luck' >&2; exit 3"}}
+		c.Binary = process.Binary{Version: "3.6.0", Path: "/bin/sh", Args: []string{"-c", "echo 'no such luck' >&2; exit 3"}}
 	})
 	if !strings.Contains(err.Error(), "no such luck") || !strings.Contains(err.Error(), "exit status 3") {
 		t.Errorf("its words are lost: %v", err)
@@ -343,7 +344,7 @@ func salvageAndHang(args []string) {
 	if err != nil {
 		os.Exit(1)
 	}
-	_, err = Run(context.Background(), Config{DataDir: args[0], WorkDir: args[1], SelfExe: self, Binary: etcd.Binary{Version: etcd.CompiledVersion, Path: self, Args: []string{"etcd-and-hang"}}})
+	_, err = Run(context.Background(), Config{DataDir: args[0], WorkDir: args[1], SelfExe: self, Binary: process.Binary{Version: etcd.CompiledVersion, Path: self, Args: []string{"etcd-and-hang"}}})
 	fmt.Fprintln(os.Stderr, err)
 	os.Exit(1)
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -44,16 +45,16 @@ func anEtcd(t *testing.T) (*etcd.Client, string) {
 		return ""
 	}
 	client, peer := port(), port()
-	cmd, err := etcd.Command(etcd.Config{
+	cmd, err := process.Command(etcd.Config{
 		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(t.TempDir(), "data"), PeerURLs: []string{peer}, ListenPeerURLs: []string{peer},
 		ClientURLs: []string{client}, ListenClientURLs: []string{client}, InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
 		Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
-	}, etcd.Binary{Version: "3.6.16", Path: servers.Binary(t, "etcd-3.6")})
+	}, process.Binary{Version: "3.6.16", Path: servers.Binary(t, "etcd-3.6")})
 	must(t, err)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	must(t, err)
 	defer log.Close()
-	p, err := etcd.Start(cmd, etcd.StartOptions{PIDFile: filepath.Join(t.TempDir(), "pid"), Stdout: log, Stderr: log})
+	p, err := process.Start(cmd, process.StartOptions{PIDFile: filepath.Join(t.TempDir(), "pid"), Stdout: log, Stderr: log})
 	must(t, err)
 	t.Cleanup(func() { _, _ = p.Stop(context.Background(), 0) }) // it is a test's own
 	c, err := etcd.Dial([]string{client}, nil)

@@ -1,4 +1,4 @@
-package etcd
+package process
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdmain"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // ErrNoBinary means that a node has no etcd of the version that was asked for.
@@ -91,10 +92,10 @@ func (b *Binaries) in(ctx context.Context, root, version string) (Binary, error)
 
 // checkNamed says why an executable isn't used from a directory of that version, if it isn't.
 func checkNamed(bin Binary, version string) error {
-	if err := ValidateVersion(bin.Version); err != nil {
+	if err := etcd.ValidateVersion(bin.Version); err != nil {
 		return fmt.Errorf("%s says what it is: %w", bin.Path, err)
 	}
-	if Minor(bin.Version) != Minor(version) {
+	if etcd.Minor(bin.Version) != etcd.Minor(version) {
 		return fmt.Errorf("%s says that it is %s", bin.Path, bin.Version)
 	}
 	return nil
@@ -121,7 +122,7 @@ func scanContext() (context.Context, context.CancelFunc) {
 // etcd. The error wraps ErrNoBinary and names every place that was looked at, or ErrVersion if it is a
 // version that is never run.
 func (b *Binaries) Find(version string) (Binary, error) {
-	if err := ValidateVersion(version); err != nil {
+	if err := etcd.ValidateVersion(version); err != nil {
 		return Binary{}, err
 	}
 	return b.find(version, "")
@@ -140,7 +141,7 @@ func (b *Binaries) find(version string, why string) (Binary, error) {
 			why += fmt.Sprintf("; %v", err)
 		}
 	}
-	if b.Self != "" && version == CompiledVersion {
+	if b.Self != "" && version == etcd.CompiledVersion {
 		return Binary{Version: version, Path: b.Self, Args: []string{Subcommand}, Compiled: true}, nil
 	}
 	list, _ := b.scan(ctx)
@@ -151,7 +152,7 @@ func (b *Binaries) find(version string, why string) (Binary, error) {
 	}
 	compiled := "there is no compiled-in etcd"
 	if b.Self != "" {
-		compiled = "the compiled-in etcd is " + CompiledVersion
+		compiled = "the compiled-in etcd is " + etcd.CompiledVersion
 	}
 	have := "none is installed"
 	if vs := b.versions(list); len(vs) > 0 {
@@ -168,11 +169,11 @@ func (b *Binaries) find(version string, why string) (Binary, error) {
 // Nearest returns the version itself if it is there, else what is installed under its name, else the next higher patch of
 // the same minor version, else the highest lower one. Asked for 3.5.0 to 3.5.2, which are never run, it returns a newer patch.
 func (b *Binaries) Nearest(version string) (Binary, error) {
-	if v, err := ParseVersion(version); err != nil || v.Unsafe() != "" && !v.Replaceable() {
-		return Binary{}, errors.Join(ValidateVersion(version), err)
+	if v, err := etcd.ParseVersion(version); err != nil || v.Unsafe() != "" && !v.Replaceable() {
+		return Binary{}, errors.Join(etcd.ValidateVersion(version), err)
 	}
 	exact, err := b.find(version, "")
-	if err == nil && ValidateVersion(version) == nil {
+	if err == nil && etcd.ValidateVersion(version) == nil {
 		return exact, nil
 	}
 	ctx, cancel := scanContext()
@@ -206,9 +207,9 @@ func (b *Binaries) versions(list []Binary) []string {
 		out = append(out, bin.Version)
 	}
 	if b.Self != "" {
-		out = append(out, CompiledVersion)
+		out = append(out, etcd.CompiledVersion)
 	}
-	slices.SortFunc(out, Compare)
+	slices.SortFunc(out, etcd.Compare)
 	return slices.Compact(out)
 }
 
@@ -221,7 +222,7 @@ func (b *Binaries) scan(ctx context.Context) (list []Binary, problems []string) 
 		}
 		for _, d := range dirs {
 			named := strings.TrimPrefix(filepath.Base(d), "etcd-v")
-			if v, err := ParseVersion(named); err != nil || v.Unsafe() != "" && !v.Replaceable() {
+			if v, err := etcd.ParseVersion(named); err != nil || v.Unsafe() != "" && !v.Replaceable() {
 				continue
 			}
 			bin, err := b.in(ctx, root, named)
@@ -240,8 +241,8 @@ func (b *Binaries) scan(ctx context.Context) (list []Binary, problems []string) 
 
 // EtcdCommand is the hidden subcommand that is etcd itself, the version CompiledVersion. Its arguments are etcd's flags alone. etcd may end the
 // process by itself.
-func EtcdCommand() ChildCommand {
-	return ChildCommand{Name: Subcommand, Main: func(args []string) int {
+func EtcdCommand() etcd.ChildCommand {
+	return etcd.ChildCommand{Name: Subcommand, Main: func(args []string) int {
 		etcdmain.Main(append([]string{Subcommand}, args...))
 		return 0
 	}}

@@ -1,4 +1,4 @@
-package etcd
+package process
 
 import (
 	"crypto/sha256"
@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // CommandLine is everything that starts one etcd process.
@@ -71,12 +73,12 @@ func envName(flagName string) string {
 
 // Command turns a configuration into a command line for that binary's version. It is pure. The error
 // wraps ErrConfig or ErrVersion.
-func Command(cfg Config, bin Binary) (CommandLine, error) {
-	if err := ValidateVersion(bin.Version); err != nil {
+func Command(cfg etcd.Config, bin Binary) (CommandLine, error) {
+	if err := etcd.ValidateVersion(bin.Version); err != nil {
 		return CommandLine{}, err
 	}
 	if bin.Path == "" {
-		return CommandLine{}, fmt.Errorf("%w: no executable for etcd %s", ErrConfig, bin.Version)
+		return CommandLine{}, fmt.Errorf("%w: no executable for etcd %s", etcd.ErrConfig, bin.Version)
 	}
 	if err := cfg.Validate(); err != nil {
 		return CommandLine{}, err
@@ -92,7 +94,7 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 			lasting = append(lasting, f.name+"="+f.value)
 		}
 	}
-	for _, t := range []*TLSFiles{cfg.PeerTLS, cfg.ClientTLS} {
+	for _, t := range []*etcd.TLSFiles{cfg.PeerTLS, cfg.ClientTLS} {
 		if t != nil && t.CADigest != "" {
 			lasting = append(lasting, "ca="+t.CADigest)
 		}
@@ -103,8 +105,8 @@ func Command(cfg Config, bin Binary) (CommandLine, error) {
 }
 
 // effective lists the flags that the operator's environment doesn't name.
-func effective(cfg Config, bin Binary) []setting {
-	return slices.DeleteFunc(settings(cfg, MinorNumber(bin.Version)), func(f setting) bool {
+func effective(cfg etcd.Config, bin Binary) []setting {
+	return slices.DeleteFunc(settings(cfg, etcd.MinorNumber(bin.Version)), func(f setting) bool {
 		// The data dir is never the operator's to move: it is how a process is recognized.
 		return f.name != "data-dir" && overridden(cfg.ExtraEnv, f)
 	})
@@ -132,7 +134,7 @@ func environment(extra map[string]string) []string {
 }
 
 // settings lists the flags for a minor version of etcd 3.
-func settings(cfg Config, minor int) []setting {
+func settings(cfg etcd.Config, minor int) []setting {
 	var fs []setting
 	add := func(name, value string, aliases ...string) {
 		if value != "" {
@@ -146,7 +148,7 @@ func settings(cfg Config, minor int) []setting {
 	add("name", cfg.Name)
 	add("data-dir", cfg.DataDir)
 	fs = append(fs,
-		setting{name: "initial-cluster", value: InitialClusterFlag(cfg.InitialCluster), bootstrap: true},
+		setting{name: "initial-cluster", value: etcd.InitialClusterFlag(cfg.InitialCluster), bootstrap: true},
 		setting{name: "initial-cluster-state", value: state, bootstrap: true})
 	add("initial-cluster-token", string(cfg.Token))
 	add("initial-advertise-peer-urls", strings.Join(cfg.PeerURLs, ","))
@@ -183,7 +185,7 @@ func settings(cfg Config, minor int) []setting {
 
 // corruptionSettings: experimental flags up to 3.5, feature gates and plain flags from 3.6 on, where
 // etcd refuses to start if a setting is given under both names.
-func corruptionSettings(cfg Config, minor int) []setting {
+func corruptionSettings(cfg etcd.Config, minor int) []setting {
 	var fs []setting
 	if minor >= 6 {
 		var gates []string

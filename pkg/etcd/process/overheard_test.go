@@ -1,4 +1,4 @@
-package etcd
+package process_test
 
 import (
 	"net"
@@ -8,16 +8,17 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // overhear runs an etcd that is expected to end by itself, and returns how it did.
-func (m *testMember) overhear(t *testing.T, cmd CommandLine) Exit {
+func overhear(t *testing.T, m *testMember, cmd process.CommandLine) process.Exit {
 	t.Helper()
-	log, err := os.OpenFile(m.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(m.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	defer log.Close()
-	p, err := Start(cmd, StartOptions{PIDFile: m.pidFile(), Stdout: log, Stderr: log, Overhear: true})
+	p, err := process.Start(cmd, process.StartOptions{PIDFile: m.PIDFile(), Stdout: log, Stderr: log, Overhear: true})
 	must(t, err)
 	select {
 	case <-p.Done():
@@ -31,28 +32,28 @@ func (m *testMember) overhear(t *testing.T, cmd CommandLine) Exit {
 // TestWhyEtcdEnded: real etcds that can't start say why, in one line, and all that they say stands in the log as well.
 func TestWhyEtcdEnded(t *testing.T) {
 	for name, x := range map[string]struct {
-		spoil func(t *testing.T, m *testMember, cmd *CommandLine)
+		spoil func(t *testing.T, m *testMember, cmd *process.CommandLine)
 		want  string
 	}{
-		"a port that is taken": {func(t *testing.T, m *testMember, _ *CommandLine) {
-			u, err := url.Parse(m.cfg.ListenPeerURLs[0])
+		"a port that is taken": {func(t *testing.T, m *testMember, _ *process.CommandLine) {
+			u, err := url.Parse(m.Cfg.ListenPeerURLs[0])
 			must(t, err)
 			l, err := net.Listen("tcp", u.Host)
 			must(t, err)
 			t.Cleanup(func() { l.Close() })
 		}, "address already in use"},
-		"a variable": {func(_ *testing.T, _ *testMember, cmd *CommandLine) {
+		"a variable": {func(_ *testing.T, _ *testMember, cmd *process.CommandLine) {
 			cmd.Env = append(cmd.Env, "ETCD_QUOTA_BACKEND_BYTES=8GiB")
 		}, "8GiB"},
-		"a flag": {func(_ *testing.T, _ *testMember, cmd *CommandLine) {
+		"a flag": {func(_ *testing.T, _ *testMember, cmd *process.CommandLine) {
 			cmd.Argv = append(cmd.Argv, "--made-up=1")
 		}, "made-up"},
-		"a damaged log": {func(t *testing.T, m *testMember, _ *CommandLine) {
-			m.start(t)
-			_, err := m.client.Raw().Put(ctxOf(t), "k", strings.Repeat("v", 1<<16))
+		"a damaged log": {func(t *testing.T, m *testMember, _ *process.CommandLine) {
+			m.Start(t)
+			_, err := m.Client.Raw().Put(ctxOf(t), "k", strings.Repeat("v", 1<<16))
 			must(t, err)
-			m.stop(t)
-			files, err := filepath.Glob(filepath.Join(m.cfg.DataDir, "member", "wal", "*.wal"))
+			m.Stop(t)
+			files, err := filepath.Glob(filepath.Join(m.Cfg.DataDir, "member", "wal", "*.wal"))
 			must(t, err)
 			f, err := os.OpenFile(files[0], os.O_RDWR, 0)
 			must(t, err)
@@ -63,58 +64,36 @@ func TestWhyEtcdEnded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := makeMembers(t, 1, builtin(t), "WHY", nil, "127.0.0.1")[0]
-			cmd := m.command(t)
+			cmd := m.Command(t)
 			x.spoil(t, m, &cmd)
-			e := m.overhear(t, cmd)
+			e := overhear(t, m, cmd)
 			t.Logf("%s", e)
 			if !strings.Contains(strings.ToLower(e.Reason), strings.ToLower(x.want)) || !strings.Contains(e.String(), e.Reason) {
 				t.Errorf("the reason is %q, want one with %q", e.Reason, x.want)
 			}
-			said, err := os.ReadFile(m.logFile())
+			said, err := os.ReadFile(m.LogFile())
 			must(t, err)
 			if !strings.Contains(string(said), x.want) {
 				t.Errorf("the log lacks it:\n%s", said)
 			}
-			if left, _ := filepath.Glob(m.pidFile() + ".stderr"); len(left) > 0 {
+			if left, _ := filepath.Glob(m.PIDFile() + ".stderr"); len(left) > 0 {
 				t.Errorf("%v is left", left)
 			}
 		})
 	}
 }
 
-// TestReasonOf: what counts, and that it is one line of bounded length whatever etcd says.
-func TestReasonOf(t *testing.T) {
-	for said, want := range map[string]string{
-		"": "",
-		`{"level":"info","msg":"starting"}` + "\n": "",
-		`{"level":"warn","msg":"slow","error":"x"}` + "\n" + `{"level":"fatal","msg":"discovery failed","error":"bind: in use"}` + "\n" + `{"level":"info","msg":"closed"}`: "discovery failed: bind: in use",
-		`{"level":"warn","msg":"failed to verify flags","error":"bad value"}` + "\n":                                                                                        "failed to verify flags: bad value",
-		"flag provided but not defined: -x\n\n":                            "flag provided but not defined: -x",
-		"panic: tocommit(755) is out of range\n\ngoroutine 1 [running]:\n": "panic: tocommit(755) is out of range",
-		`{"level":"error","msg":"a\nb\u001b[31m` + `"}`:                    "a b[31m",
-		"{\"level\":\"err": `{"level":"err`,
-	} {
-		if got := reasonOf([]byte(said)); got != want {
-			t.Errorf("%q: got %q, want %q", said, got, want)
-		}
-	}
-	long := reasonOf([]byte(`{"level":"fatal","msg":"` + strings.Repeat("ü", 10_000) + `"}`))
-	if utf8.RuneCountInString(long) > reasonRunes+1 || !utf8.ValidString(long) {
-		t.Errorf("the reason has %d bytes", len(long))
-	}
-}
-
 // TestOverheardGoesOn: an etcd that stays up although it is overheard is handed on by the next manager, and its file doesn't grow without bound.
 func TestOverheardGoesOn(t *testing.T) {
 	m := makeMembers(t, 1, builtin(t), "HEARD", nil, "127.0.0.1")[0]
-	log, err := os.OpenFile(m.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(m.LogFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	defer log.Close()
 	orphan(t, m, "overhear")
-	again, err := Adopt(m.pidFile(), m.cfg.DataDir)
+	again, err := process.Reattach(m.PIDFile(), m.Cfg.DataDir)
 	must(t, err)
 	again.Overhear(log)
-	if again.heard.Load() == nil {
+	if !process.Heard(again) {
 		t.Fatal("the next manager doesn't go on")
 	}
 	wait := func(what string, ok func() bool) {
@@ -126,20 +105,20 @@ func TestOverheardGoesOn(t *testing.T) {
 		}
 	}
 	has := func(words string) bool {
-		b, err := os.ReadFile(m.logFile())
+		b, err := os.ReadFile(m.LogFile())
 		return err == nil && strings.Contains(string(b), words)
 	}
 	wait("nothing is handed on", func() bool { return has("serving") })
-	file, err := os.OpenFile(overheardFile(m.pidFile()), os.O_WRONLY|os.O_APPEND, 0)
+	file, err := os.OpenFile(process.OverheardFile(m.PIDFile()), os.O_WRONLY|os.O_APPEND, 0)
 	must(t, err)
 	_, err = file.WriteString(strings.Repeat(strings.Repeat("y", 1023)+"\n", 5<<10))
 	must(t, err)
 	must(t, file.Close())
 	wait("the file stays large", func() bool {
-		fi, err := os.Stat(overheardFile(m.pidFile()))
+		fi, err := os.Stat(process.OverheardFile(m.PIDFile()))
 		return err == nil && fi.Size() < 1<<20
 	})
-	file, err = os.OpenFile(overheardFile(m.pidFile()), os.O_WRONLY|os.O_APPEND, 0)
+	file, err = os.OpenFile(process.OverheardFile(m.PIDFile()), os.O_WRONLY|os.O_APPEND, 0)
 	must(t, err)
 	_, err = file.WriteString("what is said behind that\n")
 	must(t, err)

@@ -1,4 +1,4 @@
-package etcd
+package process_test
 
 import (
 	"encoding/json"
@@ -9,6 +9,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // launchAndDie is a manager that starts etcd and is gone: args are the files of command line, pid file and log, and more if it overhears it.
@@ -17,7 +20,7 @@ func launchAndDie(args []string) {
 	if err != nil {
 		panic(err)
 	}
-	var cmd CommandLine
+	var cmd process.CommandLine
 	if err := json.Unmarshal(b, &cmd); err != nil {
 		panic(err)
 	}
@@ -25,7 +28,7 @@ func launchAndDie(args []string) {
 	if err != nil {
 		panic(err)
 	}
-	if _, err := Start(cmd, StartOptions{PIDFile: args[1], Stdout: log, Stderr: log, Overhear: len(args) > 3}); err != nil {
+	if _, err := process.Start(cmd, process.StartOptions{PIDFile: args[1], Stdout: log, Stderr: log, Overhear: len(args) > 3}); err != nil {
 		panic(err)
 	}
 	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
@@ -37,17 +40,17 @@ func launchAndDie(args []string) {
 // orphan starts an etcd whose manager has died.
 func orphan(t *testing.T, m *testMember, more ...string) {
 	t.Helper()
-	b, err := json.Marshal(m.command(t))
+	b, err := json.Marshal(m.Command(t))
 	must(t, err)
-	f := m.dir + "/cmd.json"
+	f := m.Dir + "/cmd.json"
 	must(t, os.WriteFile(f, b, 0o600))
-	out, err := exec.Command(self(t), append([]string{"launch-and-die", f, m.pidFile(), m.logFile()}, more...)...).CombinedOutput()
+	out, err := exec.Command(self(t), append([]string{"launch-and-die", f, m.PIDFile(), m.LogFile()}, more...)...).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("launcher: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
-		if p, err := Adopt(m.pidFile(), m.cfg.DataDir); err == nil && p != nil {
+		if p, err := process.Reattach(m.PIDFile(), m.Cfg.DataDir); err == nil && p != nil {
 			_, _ = p.Stop(t.Context(), 0)
 		}
 	})
@@ -56,28 +59,28 @@ func orphan(t *testing.T, m *testMember, more ...string) {
 func TestAdoptAfterTheManagerWasKilled(t *testing.T) {
 	m := makeMembers(t, 1, builtin(t), "orphan", nil, "127.0.0.1")[0]
 	orphan(t, m)
-	p, err := Adopt(m.pidFile(), m.cfg.DataDir)
+	p, err := process.Reattach(m.PIDFile(), m.Cfg.DataDir)
 	must(t, err)
 	if p == nil {
 		t.Fatal("nothing to adopt")
 	}
-	if !p.Adopted() || p.Info().Fingerprint != m.command(t).Fingerprint || p.Info().Version != CompiledVersion {
+	if !p.Adopted() || p.Info().Fingerprint != m.Command(t).Fingerprint || p.Info().Version != etcd.CompiledVersion {
 		t.Errorf("adopted %+v", p.Info())
 	}
-	m.proc = p
-	m.dial(t)
-	eventually(t, "adopted etcd serves", m.healthy)
+	m.Proc = p
+	m.Dial(t)
+	eventually(t, "adopted etcd serves", m.Healthy)
 
 	// A second one must not start, and the message names the first.
-	_, err = Start(m.command(t), StartOptions{PIDFile: m.pidFile()})
-	if !errors.Is(err, ErrDataDirInUse) || !strings.Contains(err.Error(), "process") {
+	_, err = process.Start(m.Command(t), process.StartOptions{PIDFile: m.PIDFile()})
+	if !errors.Is(err, etcd.ErrDataDirInUse) || !strings.Contains(err.Error(), "process") {
 		t.Errorf("second start: %v", err)
 	}
-	_, err = Start(m.command(t), StartOptions{PIDFile: m.dir + "/other.pid"})
-	if !errors.Is(err, ErrDataDirInUse) {
+	_, err = process.Start(m.Command(t), process.StartOptions{PIDFile: m.Dir + "/other.pid"})
+	if !errors.Is(err, etcd.ErrDataDirInUse) {
 		t.Errorf("second start with another pid file: %v", err)
 	}
-	if pid, held, err := DataDirHolder(m.cfg.DataDir); err != nil || !held || pid != p.PID() {
+	if pid, held, err := etcd.DataDirHolder(m.Cfg.DataDir); err != nil || !held || pid != p.PID() {
 		t.Errorf("holder: %d %t %v, want %d", pid, held, err, p.PID())
 	}
 
@@ -86,21 +89,21 @@ func TestAdoptAfterTheManagerWasKilled(t *testing.T) {
 	if e.Known || !e.Asked {
 		t.Errorf("exit of an adopted process: %+v %v", e, e)
 	}
-	if _, err := os.Stat(m.pidFile()); !os.IsNotExist(err) {
+	if _, err := os.Stat(m.PIDFile()); !os.IsNotExist(err) {
 		t.Errorf("pid file is still there: %v", err)
 	}
-	if p, err := Adopt(m.pidFile(), m.cfg.DataDir); p != nil || err != nil {
+	if p, err := process.Reattach(m.PIDFile(), m.Cfg.DataDir); p != nil || err != nil {
 		t.Errorf("adopting nothing: %v %v", p, err)
 	}
-	m.start(t)
-	eventually(t, "etcd serves again", m.healthy)
+	m.Start(t)
+	eventually(t, "etcd serves again", m.Healthy)
 }
 
 func TestAdoptWithoutPIDFile(t *testing.T) {
 	m := makeMembers(t, 1, builtin(t), "nofile", nil, "127.0.0.1")[0]
 	orphan(t, m)
-	must(t, os.Remove(m.pidFile()))
-	p, err := Adopt(m.pidFile(), m.cfg.DataDir)
+	must(t, os.Remove(m.PIDFile()))
+	p, err := process.Reattach(m.PIDFile(), m.Cfg.DataDir)
 	must(t, err)
 	if p == nil || p.Info().Fingerprint != "" {
 		t.Fatalf("adopted %+v", p)
@@ -109,18 +112,18 @@ func TestAdoptWithoutPIDFile(t *testing.T) {
 	<-p.Done()
 
 	// An etcd that was started by something else, with everything in the environment.
-	cmd := m.command(t)
+	cmd := m.Command(t)
 	c := exec.Command(cmd.Argv[0], cmd.Argv[1])
 	for _, a := range cmd.Argv[2:] {
 		k, v, _ := strings.Cut(strings.TrimPrefix(a, "--"), "=")
-		c.Env = append(c.Env, envName(k)+"="+v)
+		c.Env = append(c.Env, process.EnvName(k)+"="+v)
 	}
 	must(t, c.Start())
 	waited := make(chan error, 1)
 	go func() { waited <- c.Wait() }()
 	t.Cleanup(func() { _ = c.Process.Kill() })
 	eventually(t, "foreign etcd is adopted", func() bool {
-		p, err = Adopt(m.pidFile(), m.cfg.DataDir)
+		p, err = process.Reattach(m.PIDFile(), m.Cfg.DataDir)
 		return err == nil && p != nil
 	})
 	if p.PID() != c.Process.Pid {
@@ -136,14 +139,14 @@ func TestStalePIDFileIsNeverMistaken(t *testing.T) {
 	other := exec.Command("/bin/sleep", "60")
 	must(t, other.Start())
 	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
-	st, err := readStat(other.Process.Pid)
+	ticks, err := process.StartTicks(other.Process.Pid)
 	must(t, err)
-	good := ProcessInfo{PID: other.Process.Pid, StartTicks: st.startTicks, BootID: bootID(), DataDir: dir + "/data"}
+	good := process.Info{PID: other.Process.Pid, StartTicks: ticks, BootID: process.BootID(), DataDir: dir + "/data"}
 	reused, gone, boot := good, good, good
 	reused.StartTicks--
 	gone.PID = 1<<22 - 1
 	boot.BootID = "another"
-	for name, info := range map[string]ProcessInfo{"same process, not etcd": good, "number reused": reused, "gone": gone, "before a reboot": boot} {
+	for name, info := range map[string]process.Info{"same process, not etcd": good, "number reused": reused, "gone": gone, "before a reboot": boot} {
 		b, err := json.Marshal(info)
 		must(t, err)
 		checkStale(t, name, dir, b)
@@ -159,7 +162,7 @@ func checkStale(t *testing.T, name, dir string, content []byte) {
 	t.Helper()
 	f := dir + "/etcd.pid"
 	must(t, os.WriteFile(f, content, 0o600))
-	p, err := Adopt(f, dir+"/data")
+	p, err := process.Reattach(f, dir+"/data")
 	if p != nil || err != nil {
 		t.Errorf("%s: adopted %v, %v", name, p, err)
 	}
@@ -169,10 +172,10 @@ func checkStale(t *testing.T, name, dir string, content []byte) {
 }
 
 func TestExitReasons(t *testing.T) {
-	run := func(script string) *Process {
+	run := func(script string) *process.Process {
 		t.Helper()
 		dir := t.TempDir()
-		p, err := Start(CommandLine{Argv: []string{"/bin/sh", "-c", script}, DataDir: dir + "/d"}, StartOptions{PIDFile: dir + "/pid"})
+		p, err := process.Start(process.CommandLine{Argv: []string{"/bin/sh", "-c", script}, DataDir: dir + "/d"}, process.StartOptions{PIDFile: dir + "/pid"})
 		must(t, err)
 		return p
 	}
@@ -197,7 +200,7 @@ func TestExitReasons(t *testing.T) {
 	if e2, err := p.Stop(t.Context(), time.Hour); err != nil || e2 != e {
 		t.Errorf("stopping again: %+v %v", e2, err)
 	}
-	_, err = Start(CommandLine{Argv: []string{"/nonexistent/etcd"}, DataDir: "/nonexistent"}, StartOptions{PIDFile: t.TempDir() + "/pid"})
+	_, err = process.Start(process.CommandLine{Argv: []string{"/nonexistent/etcd"}, DataDir: "/nonexistent"}, process.StartOptions{PIDFile: t.TempDir() + "/pid"})
 	if err == nil || !strings.Contains(err.Error(), "/nonexistent/etcd") {
 		t.Errorf("missing executable: %v", err)
 	}

@@ -1,4 +1,4 @@
-package etcd
+package process
 
 import (
 	"errors"
@@ -11,30 +11,24 @@ import (
 	"testing"
 	"time"
 
-	apiversion "go.etcd.io/etcd/api/v3/version"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 var rewrite = flag.Bool("rewrite", false, "rewrite the expected output in testdata")
 
-func TestCompiledVersion(t *testing.T) {
-	if CompiledVersion != apiversion.Version {
-		t.Errorf("CompiledVersion is %s, the module says %s", CompiledVersion, apiversion.Version)
-	}
-}
-
 // fullConfig sets everything.
-func fullConfig() Config {
-	tls := func(kind string) *TLSFiles {
-		return &TLSFiles{CAFile: "/pki/" + kind + "/ca.crt", CertFile: "/pki/" + kind + "/me.crt", KeyFile: "/pki/" + kind + "/me.key"}
+func fullConfig() etcd.Config {
+	tls := func(kind string) *etcd.TLSFiles {
+		return &etcd.TLSFiles{CAFile: "/pki/" + kind + "/ca.crt", CertFile: "/pki/" + kind + "/me.crt", KeyFile: "/pki/" + kind + "/me.key"}
 	}
-	return Config{
+	return etcd.Config{
 		Name: "etcd-a", DataDir: "/data/tok", Token: "tok",
 		PeerURLs: []string{"https://etcd-a.internal:2380"}, ListenPeerURLs: []string{"https://0.0.0.0:2380"},
 		ClientURLs: []string{"https://etcd-a.internal:4001"}, ListenClientURLs: []string{"https://[::]:4001", "https://127.0.0.1:3994"},
 		ListenMetricsURLs: []string{"http://0.0.0.0:8081"},
-		InitialCluster: []Peer{
-			{"etcd-b", []string{"https://[fd00::b]:2380"}},
-			{"etcd-a", []string{"https://etcd-a.internal:2380"}},
+		InitialCluster: []etcd.Peer{
+			{Name: "etcd-b", PeerURLs: []string{"https://[fd00::b]:2380"}},
+			{Name: "etcd-a", PeerURLs: []string{"https://etcd-a.internal:2380"}},
 		},
 		NewCluster: true, PeerTLS: tls("peers"), ClientTLS: tls("clients"),
 		QuotaBytes: 8 << 30, AutoCompactionMode: "periodic", AutoCompactionRetention: "5m", SnapshotCount: 10000,
@@ -44,10 +38,10 @@ func fullConfig() Config {
 }
 
 // smallConfig sets only what must be set.
-func smallConfig() Config {
+func smallConfig() etcd.Config {
 	u := []string{"http://127.0.0.1:2380"}
 	c := []string{"http://127.0.0.1:4001"}
-	return Config{Name: "a", DataDir: "/d", Token: "t", PeerURLs: u, ListenPeerURLs: u, ClientURLs: c, ListenClientURLs: c, InitialCluster: []Peer{{"a", u}}}
+	return etcd.Config{Name: "a", DataDir: "/d", Token: "t", PeerURLs: u, ListenPeerURLs: u, ClientURLs: c, ListenClientURLs: c, InitialCluster: []etcd.Peer{{Name: "a", PeerURLs: u}}}
 }
 
 func TestCommandGolden(t *testing.T) {
@@ -62,7 +56,7 @@ func TestCommandGolden(t *testing.T) {
 	var out strings.Builder
 	for _, c := range []struct {
 		name string
-		cfg  Config
+		cfg  etcd.Config
 		bin  Binary
 	}{
 		{"small, 3.6 compiled in", smallConfig(), Binary{Version: "3.6.16", Path: "/bin/etcd-manager", Args: []string{"etcd"}, Compiled: true}},
@@ -99,22 +93,22 @@ func TestFingerprint(t *testing.T) {
 	base, err := Command(smallConfig(), bin)
 	must(t, err)
 	for name, c := range map[string]struct {
-		change func(c *Config, b *Binary)
+		change func(c *etcd.Config, b *Binary)
 		same   bool
 	}{
-		"nothing":         {func(*Config, *Binary) {}, true},
-		"bootstrap state": {func(c *Config, _ *Binary) { c.NewCluster = true }, true},
-		"another member": {func(c *Config, _ *Binary) {
-			c.InitialCluster = append(c.InitialCluster, Peer{"b", []string{"http://127.0.0.2:1"}})
+		"nothing":         {func(*etcd.Config, *Binary) {}, true},
+		"bootstrap state": {func(c *etcd.Config, _ *Binary) { c.NewCluster = true }, true},
+		"another member": {func(c *etcd.Config, _ *Binary) {
+			c.InitialCluster = append(c.InitialCluster, etcd.Peer{Name: "b", PeerURLs: []string{"http://127.0.0.2:1"}})
 		}, true},
-		"another path":  {func(_ *Config, b *Binary) { b.Path = "/b" }, true},
-		"initial check": {func(c *Config, _ *Binary) { c.InitialCorruptCheck = true }, true},
-		"hash check":    {func(c *Config, _ *Binary) { c.CompactHashCheck = true }, false},
-		"version":       {func(_ *Config, b *Binary) { b.Version = "3.6.17" }, false},
-		"quota":         {func(c *Config, _ *Binary) { c.QuotaBytes = 1 }, false},
-		"client URLs":   {func(c *Config, _ *Binary) { c.ClientURLs = []string{"http://127.0.0.1:1"} }, false},
-		"environment":   {func(c *Config, _ *Binary) { c.ExtraEnv = map[string]string{"ETCD_X": "1"} }, false},
-		"manager's own": {func(c *Config, _ *Binary) { c.ExtraEnv = map[string]string{"ETCD_MANAGER_X": "1"} }, true},
+		"another path":  {func(_ *etcd.Config, b *Binary) { b.Path = "/b" }, true},
+		"initial check": {func(c *etcd.Config, _ *Binary) { c.InitialCorruptCheck = true }, true},
+		"hash check":    {func(c *etcd.Config, _ *Binary) { c.CompactHashCheck = true }, false},
+		"version":       {func(_ *etcd.Config, b *Binary) { b.Version = "3.6.17" }, false},
+		"quota":         {func(c *etcd.Config, _ *Binary) { c.QuotaBytes = 1 }, false},
+		"client URLs":   {func(c *etcd.Config, _ *Binary) { c.ClientURLs = []string{"http://127.0.0.1:1"} }, false},
+		"environment":   {func(c *etcd.Config, _ *Binary) { c.ExtraEnv = map[string]string{"ETCD_X": "1"} }, false},
+		"manager's own": {func(c *etcd.Config, _ *Binary) { c.ExtraEnv = map[string]string{"ETCD_MANAGER_X": "1"} }, true},
 	} {
 		cfg, b := smallConfig(), bin
 		c.change(&cfg, &b)
@@ -127,34 +121,36 @@ func TestFingerprint(t *testing.T) {
 }
 
 func TestCommandRefuses(t *testing.T) {
-	for want, change := range map[string]func(c *Config){
-		"name":              func(c *Config) { c.Name = "" },
-		"absolute":          func(c *Config) { c.DataDir = "data" },
-		"token":             func(c *Config) { c.Token = "" },
-		"no client URL":     func(c *Config) { c.ClientURLs = nil },
-		"scheme":            func(c *Config) { c.ListenClientURLs = []string{"https://127.0.0.1:1"} },
-		"IP addresses":      func(c *Config) { c.ListenPeerURLs = []string{"http://etcd-a:2380"} },
-		"port":              func(c *Config) { c.ClientURLs = []string{"http://127.0.0.1"} },
-		"not part":          func(c *Config) { c.InitialCluster = nil },
-		"but it advertises": func(c *Config) { c.InitialCluster = []Peer{{"a", []string{"http://127.0.0.2:2380"}}} },
-		"certificate": func(c *Config) {
-			c.PeerTLS = &TLSFiles{}
+	for want, change := range map[string]func(c *etcd.Config){
+		"name":          func(c *etcd.Config) { c.Name = "" },
+		"absolute":      func(c *etcd.Config) { c.DataDir = "data" },
+		"token":         func(c *etcd.Config) { c.Token = "" },
+		"no client URL": func(c *etcd.Config) { c.ClientURLs = nil },
+		"scheme":        func(c *etcd.Config) { c.ListenClientURLs = []string{"https://127.0.0.1:1"} },
+		"IP addresses":  func(c *etcd.Config) { c.ListenPeerURLs = []string{"http://etcd-a:2380"} },
+		"port":          func(c *etcd.Config) { c.ClientURLs = []string{"http://127.0.0.1"} },
+		"not part":      func(c *etcd.Config) { c.InitialCluster = nil },
+		"but it advertises": func(c *etcd.Config) {
+			c.InitialCluster = []etcd.Peer{{Name: "a", PeerURLs: []string{"http://127.0.0.2:2380"}}}
+		},
+		"certificate": func(c *etcd.Config) {
+			c.PeerTLS = &etcd.TLSFiles{}
 			c.PeerURLs = []string{"https://127.0.0.1:2380"}
 			c.ListenPeerURLs = c.PeerURLs
-			c.InitialCluster = []Peer{{"a", c.PeerURLs}}
+			c.InitialCluster = []etcd.Peer{{Name: "a", PeerURLs: c.PeerURLs}}
 		},
-		"5 times":            func(c *Config) { c.Heartbeat = time.Second; c.ElectionTimeout = 2 * time.Second },
-		"no path is allowed": func(c *Config) { c.ClientURLs = []string{"http://127.0.0.1:1/etcd"} },
+		"5 times":            func(c *etcd.Config) { c.Heartbeat = time.Second; c.ElectionTimeout = 2 * time.Second },
+		"no path is allowed": func(c *etcd.Config) { c.ClientURLs = []string{"http://127.0.0.1:1/etcd"} },
 	} {
 		cfg := smallConfig()
 		change(&cfg)
 		_, err := Command(cfg, Binary{Version: "3.6.16", Path: "/etcd"})
-		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), want) {
+		if !errors.Is(err, etcd.ErrConfig) || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q, got %v", want, err)
 		}
 	}
 	for _, v := range []string{"", "3.6", "v3.6.16", "3.5.0", "3.5.2", "3.3.25", "3.8.0", "4.0.0", "2.3.8"} {
-		if _, err := Command(smallConfig(), Binary{Version: v, Path: "/etcd"}); !errors.Is(err, ErrVersion) {
+		if _, err := Command(smallConfig(), Binary{Version: v, Path: "/etcd"}); !errors.Is(err, etcd.ErrVersion) {
 			t.Errorf("version %q: %v", v, err)
 		}
 	}
@@ -187,15 +183,15 @@ func TestBinaries(t *testing.T) {
 	fake(t, opt, "3.5.1", "", "3.5.1", 0o755)
 	fake(t, opt, "3.5.30", "", "3.5.30", 0o644) // not executable
 	b := &Binaries{Roots: []string{opt, other}, Self: "/ko-app/etcd-manager"}
-	if got := b.Versions(); !slices.Equal(got, []string{"3.4.13", "3.5.9", "3.5.21", CompiledVersion}) {
+	if got := b.Versions(); !slices.Equal(got, []string{"3.4.13", "3.5.9", "3.5.21", etcd.CompiledVersion}) {
 		t.Errorf("versions %v", got)
 	}
 	for v, want := range map[string]string{
 		"3.5.21": opt + "/etcd-v3.5.21/etcd", "3.5.9": opt + "/etcd-v3.5.9/usr/local/bin/etcd",
-		"3.4.13": other + "/etcd-v3.4.13/etcd", CompiledVersion: "/ko-app/etcd-manager",
+		"3.4.13": other + "/etcd-v3.4.13/etcd", etcd.CompiledVersion: "/ko-app/etcd-manager",
 	} {
 		got, err := b.Find(v)
-		if err != nil || got.Path != want || got.Version != v || got.Compiled != (v == CompiledVersion) {
+		if err != nil || got.Path != want || got.Version != v || got.Compiled != (v == etcd.CompiledVersion) {
 			t.Errorf("%s: %+v %v", v, got, err)
 		}
 	}
@@ -203,11 +199,11 @@ func TestBinaries(t *testing.T) {
 	if !errors.Is(err, ErrNoBinary) || !strings.Contains(err.Error(), other+"/etcd-v3.5.22/usr/local/bin/etcd") || !strings.Contains(err.Error(), "3.5.9") {
 		t.Errorf("absent version: %v", err)
 	}
-	if _, err := b.Find("3.5.1"); !errors.Is(err, ErrVersion) {
+	if _, err := b.Find("3.5.1"); !errors.Is(err, etcd.ErrVersion) {
 		t.Errorf("3.5.1: %v", err)
 	}
 	for asked, want := range map[string]string{
-		"3.5.21": "3.5.21", "3.5.10": "3.5.21", "3.5.4": "3.5.9", "3.5.35": "3.5.21", "3.4.0": "3.4.13", "3.6.1": CompiledVersion, "3.6.99": CompiledVersion,
+		"3.5.21": "3.5.21", "3.5.10": "3.5.21", "3.5.4": "3.5.9", "3.5.35": "3.5.21", "3.4.0": "3.4.13", "3.6.1": etcd.CompiledVersion, "3.6.99": etcd.CompiledVersion,
 		"3.7.0": "", "3.5.1": "3.5.9", "3.3.1": "",
 	} {
 		got, err := b.Nearest(asked)
@@ -295,16 +291,5 @@ func TestAskBounded(t *testing.T) {
 	}
 	if n := asked(t, root); n != 3 {
 		t.Errorf("run %d times, want 3", n)
-	}
-}
-
-func TestVersionOrder(t *testing.T) {
-	in := []string{"3.10.0", "3.5.21", "garbage", "3.5.9", "3.6.0-rc.1", "3.6.0"}
-	slices.SortFunc(in, Compare)
-	if want := []string{"garbage", "3.5.9", "3.5.21", "3.6.0-rc.1", "3.6.0", "3.10.0"}; !slices.Equal(in, want) {
-		t.Errorf("%v", in)
-	}
-	if Minor("3.6.16") != "3.6" || Minor("x") != "" || MinorNumber("3.6.16") != 6 || MinorNumber("2.1.0") != -1 {
-		t.Error("minor")
 	}
 }

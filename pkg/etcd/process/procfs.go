@@ -1,4 +1,4 @@
-package etcd
+package process
 
 import (
 	"fmt"
@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/prometheus/procfs"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // procStat is the part of /proc/<pid>/stat that tells one process from another.
@@ -55,7 +57,7 @@ func namesDataDir(argv []string, dataDir string) bool {
 
 // runsOn tells whether a process says, by flag or environment, that its data dir is dataDir.
 func runsOn(pid int, dataDir string) ([]string, bool) {
-	argv, err := Cmdline(pid)
+	argv, err := etcd.Cmdline(pid)
 	if err != nil {
 		return nil, false
 	}

@@ -1,4 +1,4 @@
-package etcd
+package process
 
 import (
 	"context"
@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // killWait bounds the wait for a process after SIGKILL; only one that hangs in the kernel takes longer.
 const killWait = 10 * time.Second
 
-// ProcessInfo is what the pid file says, and what tells a process from every other.
-type ProcessInfo struct {
+// Info is what the pid file says, and what tells a process from every other.
+type Info struct {
 	PID int `json:"pid"`
 	// StartTicks is the start time as /proc/<pid>/stat has it; BootID the boot it counts from.
 	StartTicks uint64 `json:"startTicks"`
@@ -92,7 +93,7 @@ func (e Exit) String() string {
 
 // Process is a running or ended etcd. All methods are safe for concurrent use.
 type Process struct {
-	info    ProcessInfo
+	info    Info
 	pidFile string
 	adopted bool
 	pidfd   int // -1 where the kernel has none
@@ -109,7 +110,7 @@ type Process struct {
 func (p *Process) PID() int { return p.info.PID }
 
 // Info returns the record of the process.
-func (p *Process) Info() ProcessInfo { return p.info }
+func (p *Process) Info() Info { return p.info }
 
 // Adopted is true if an earlier manager started the process.
 func (p *Process) Adopted() bool { return p.adopted }
@@ -129,22 +130,22 @@ func (p *Process) Exit() Exit {
 
 // Start runs etcd in a process group of its own. It fails with ErrDataDirInUse, naming the process, if
 // there is an etcd on the data dir already. When it returns without error the pid file is on disk, and
-// a manager that starts later finds the process with Adopt.
+// a manager that starts later finds the process with Reattach.
 func Start(cmd CommandLine, o StartOptions) (*Process, error) {
 	if len(cmd.Argv) == 0 || o.PIDFile == "" {
-		return nil, fmt.Errorf("%w: a command and a pid file are needed", ErrConfig)
+		return nil, fmt.Errorf("%w: a command and a pid file are needed", etcd.ErrConfig)
 	}
 	lock, err := takeLaunchLock(o.PIDFile, cmd.DataDir)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Close()
-	if pid, held, err := DataDirHolder(cmd.DataDir); err != nil {
+	if pid, held, err := etcd.DataDirHolder(cmd.DataDir); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	} else if held {
-		return nil, fmt.Errorf("start etcd: %w: %s is held by %s", ErrDataDirInUse, cmd.DataDir, ProcessName(pid))
+		return nil, fmt.Errorf("start etcd: %w: %s is held by %s", etcd.ErrDataDirInUse, cmd.DataDir, etcd.ProcessName(pid))
 	}
-	if err := UnmarkStaged(cmd.DataDir); err != nil {
+	if err := etcd.UnmarkStaged(cmd.DataDir); err != nil {
 		return nil, fmt.Errorf("start etcd: %w", err)
 	}
 	// The child keeps the launch lock as long as it lives, whatever becomes of this process.
@@ -200,7 +201,7 @@ func record(c *exec.Cmd, cmd CommandLine, pidFile string) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at started etcd: %w", err)
 	}
-	info := ProcessInfo{
+	info := Info{
 		PID: c.Process.Pid, StartTicks: st.startTicks, BootID: bootID(), DataDir: cmd.DataDir,
 		Version: cmd.Version, Fingerprint: cmd.Fingerprint, Argv: cmd.Argv, Started: time.Now().UTC().Truncate(time.Millisecond),
 	}
@@ -214,7 +215,7 @@ func record(c *exec.Cmd, cmd CommandLine, pidFile string) (*Process, error) {
 	return newProcess(info, pidFile, false), nil
 }
 
-func newProcess(info ProcessInfo, pidFile string, adopted bool) *Process {
+func newProcess(info Info, pidFile string, adopted bool) *Process {
 	p := &Process{info: info, pidFile: pidFile, adopted: adopted, done: make(chan struct{}), pidfd: openProcess(info.PID)}
 	return p
 }
@@ -237,10 +238,10 @@ func takeLaunchLock(pidFile, dataDir string) (*os.File, error) {
 	defer f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		pid := 0
-		for _, h := range Holders(path) {
+		for _, h := range etcd.Holders(path) {
 			pid = h
 		}
-		return nil, fmt.Errorf("start etcd: %w: %s (lock %s) is held by %s", ErrDataDirInUse, dataDir, path, ProcessName(pid))
+		return nil, fmt.Errorf("start etcd: %w: %s (lock %s) is held by %s", etcd.ErrDataDirInUse, dataDir, path, etcd.ProcessName(pid))
 	}
 	return nil, fmt.Errorf("start etcd: lock %s: %w", path, err)
 }

@@ -1,4 +1,4 @@
-package etcd
+package process_test
 
 import (
 	"maps"
@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // TestCheckEnv holds what is refused to what the compiled-in etcd refuses, and what isn't to what it starts with.
@@ -32,7 +34,7 @@ func TestCheckEnv(t *testing.T) {
 		"compaction every hour": {map[string]string{"ETCD_AUTO_COMPACTION_MODE": "periodic", "ETCD_AUTO_COMPACTION_RETENTION": "1h"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := CheckEnv(tc.env)
+			err := process.CheckEnv(tc.env)
 			if (err == nil) != (tc.named == "") || err != nil && !strings.Contains(err.Error(), tc.named) {
 				t.Errorf("got %v, want a refusal that names %q", err, tc.named)
 			}
@@ -47,7 +49,7 @@ func TestCheckEnv(t *testing.T) {
 func etcdRefuses(t *testing.T, env map[string]string) bool {
 	t.Helper()
 	m := makeMembers(t, 1, builtin(t), "ENV", nil, "127.0.0.1")[0]
-	line := m.command(t)
+	line := m.Command(t)
 	args := slices.DeleteFunc(line.Argv[1:], func(a string) bool {
 		return strings.HasPrefix(a, "--heartbeat-interval") || strings.HasPrefix(a, "--election-timeout")
 	})
@@ -65,9 +67,9 @@ func etcdRefuses(t *testing.T, env map[string]string) bool {
 		_ = c.Process.Kill() // it may have ended
 		<-ended
 	}()
-	m.dial(t)
+	m.Dial(t)
 	for {
-		if m.client.Health(ctxOf(t)).Healthy {
+		if m.Client.Health(ctxOf(t)).Healthy {
 			return false
 		}
 		select {

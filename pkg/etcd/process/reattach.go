@@ -1,4 +1,4 @@
-package etcd
+package process
 
 import (
 	"encoding/json"
@@ -8,18 +8,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // pollInterval is how often an adopted process is looked at where the kernel has no pidfd.
 const pollInterval = 200 * time.Millisecond
 
-// Adopt finds the etcd that runs on a data dir although the manager that started it is gone. It returns
+// Reattach finds the etcd that runs on a data dir although the manager that started it is gone. It returns
 // nil without an error if nothing runs there. A pid file that names a process which is gone, or another
 // one that got its number, is removed. It also finds an etcd whose pid file was never written, or that
 // was started by something else; such a process has an empty Fingerprint.
 //
 // The error means that something does hold the data dir but can't be adopted.
-func Adopt(pidFile, dataDir string) (*Process, error) {
+func Reattach(pidFile, dataDir string) (*Process, error) {
 	info, err := readPIDFile(pidFile)
 	if err == nil {
 		if p := watchIfSame(info, pidFile, dataDir); p != nil {
@@ -34,8 +36,8 @@ func Adopt(pidFile, dataDir string) (*Process, error) {
 	return adoptUnrecorded(pidFile, dataDir)
 }
 
-func readPIDFile(path string) (ProcessInfo, error) {
-	var info ProcessInfo
+func readPIDFile(path string) (Info, error) {
+	var info Info
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return info, err
@@ -50,7 +52,7 @@ func readPIDFile(path string) (ProcessInfo, error) {
 }
 
 // watchIfSame returns nil unless the recorded process is still that process.
-func watchIfSame(info ProcessInfo, pidFile, dataDir string) *Process {
+func watchIfSame(info Info, pidFile, dataDir string) *Process {
 	if info.BootID != bootID() {
 		return nil
 	}
@@ -72,14 +74,14 @@ func watchIfSame(info ProcessInfo, pidFile, dataDir string) *Process {
 // adoptUnrecorded looks for an etcd by the locks that it holds.
 func adoptUnrecorded(pidFile, dataDir string) (*Process, error) {
 	var candidates []int
-	held, err := Locked(launchLockFile(pidFile))
+	held, err := etcd.Locked(launchLockFile(pidFile))
 	if err != nil {
 		return nil, fmt.Errorf("adopt etcd: %w", err)
 	}
 	if held {
-		candidates = Holders(launchLockFile(pidFile))
+		candidates = etcd.Holders(launchLockFile(pidFile))
 	}
-	pid, dbHeld, err := DataDirHolder(dataDir)
+	pid, dbHeld, err := etcd.DataDirHolder(dataDir)
 	if err != nil {
 		return nil, fmt.Errorf("adopt etcd: %w", err)
 	}
@@ -92,13 +94,13 @@ func adoptUnrecorded(pidFile, dataDir string) (*Process, error) {
 		if !ours || err != nil {
 			continue
 		}
-		info := ProcessInfo{PID: c, StartTicks: st.startTicks, BootID: bootID(), DataDir: dataDir, Argv: argv, Started: time.Now().UTC()}
+		info := Info{PID: c, StartTicks: st.startTicks, BootID: bootID(), DataDir: dataDir, Argv: argv, Started: time.Now().UTC()}
 		if p := watchIfSame(info, pidFile, dataDir); p != nil {
 			return p, nil
 		}
 	}
 	if dbHeld || held {
-		return nil, fmt.Errorf("adopt etcd: %w: %s is held by %s, which isn't an etcd that can be adopted", ErrDataDirInUse, dataDir, ProcessName(pid))
+		return nil, fmt.Errorf("adopt etcd: %w: %s is held by %s, which isn't an etcd that can be adopted", etcd.ErrDataDirInUse, dataDir, etcd.ProcessName(pid))
 	}
 	return nil, nil
 }
