@@ -1,6 +1,7 @@
 package changelog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -37,10 +38,49 @@ func TestClockWentBack(t *testing.T) {
 	}
 	w.backup()
 	w.archived(r, w.put("/wanted", "1"))
-	p := w.point()
+	p := w.point(r)
 	w.archived(r, w.put("/unwanted", "1"))
 	stop()
 	w.wantHash(w.plan(Target{Time: p.at}), p.hash)
+}
+
+// TestDatedWhenItCame: what the recorder does when a change comes makes it no later. A point between the change and what it does then has the change.
+func TestDatedWhenItCame(t *testing.T) {
+	w := newWorld(t, "etcd-3.6", "3.6.16")
+	busy, entered, release := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	r, stop := w.record(func(c *Config) {
+		all := c.Members
+		c.Members = func() []Dialer {
+			select {
+			case <-busy:
+				select {
+				case entered <- struct{}{}:
+					<-release
+				case <-release:
+				}
+			default:
+			}
+			return all()
+		}
+	})
+	w.put("/first", "1")
+	w.backup()
+	w.archived(r, w.put("/before", "1"))
+	close(busy)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { _ = r.flushTo(ctx, 1<<40) }()
+	<-entered // the recorder looks whom it could ask, and is held up
+	rev := w.put("/wanted", "1")
+	time.Sleep(time.Second) // nobody tells when the change comes, so it has time
+	at := time.Now()
+	time.Sleep(10 * time.Millisecond)
+	close(release)
+	w.archived(r, w.put("/after", "1"))
+	stop()
+	if p := w.plan(Target{Time: at}); p.Revision != rev {
+		t.Errorf("a point behind the change is planned as revision %d, the change is %d", p.Revision, rev)
+	}
 }
 
 // TestTimesOfAChain never go back, though a leader's clock is a little behind that of the one before.

@@ -126,7 +126,7 @@ func TestPoints(t *testing.T) {
 				if len(points)%7 == 3 {
 					w.backup()
 				}
-				points = append(points, w.point())
+				points = append(points, w.point(r))
 			}
 			last := w.put("/last", "1") // so that something is known of the time behind the last point
 			w.archived(r, last)
@@ -147,14 +147,14 @@ func TestPoints(t *testing.T) {
 	}
 }
 
-// point remembers the state of now. Nothing may be written meanwhile; a lease may still end, so it looks until it is the same before and after. Between the newest
-// change and the point lies a moment, as a change is kept with the time at which it came.
-func (w *world) point() point {
+// point remembers the state of now. Nothing may be written meanwhile; a lease may still end, so it looks until it is the same before and after. A change
+// is kept with the time at which it came, so it waits until the last one has come.
+func (w *world) point(r *Recorder) point {
 	w.t.Helper()
 	for {
 		h, err := w.own.HashKV(w.t.Context(), 0)
 		must(w.t, err)
-		time.Sleep(150 * time.Millisecond) // what is acknowledged now is marked a few milliseconds later
+		eventually(w.t, fmt.Sprintf("revision %d has come", h.Revision), func() bool { return r.Status().Seen >= h.Revision })
 		at := time.Now()
 		time.Sleep(5 * time.Millisecond)
 		again, err := w.own.HashKV(w.t.Context(), 0)

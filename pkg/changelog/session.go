@@ -118,17 +118,20 @@ func revision(ctx context.Context, src Source, patience time.Duration) (int64, u
 
 type arrival struct {
 	batch etcd.Batch
-	err   error
+	// at is when it came: what the recorder does meanwhile, as sealing a segment, makes no change later.
+	at  time.Time
+	err error
 }
 
 // receive hands on what comes until the stream or the context ends.
-func receive(ctx context.Context, stream *etcd.Changes) <-chan arrival {
+func receive(ctx context.Context, stream *etcd.Changes, now func() time.Time) <-chan arrival {
 	arrivals := make(chan arrival)
 	go func() {
 		for {
 			b, err := stream.Next()
+			a := arrival{b, now(), err}
 			select {
-			case arrivals <- arrival{b, err}:
+			case arrivals <- a:
 			case <-ctx.Done():
 				return
 			}
@@ -159,7 +162,7 @@ func (r *Recorder) follow(ctx context.Context, src Source) (err error) {
 		return err
 	}
 	defer stream.Close()
-	arrivals := receive(ctx, stream)
+	arrivals := receive(ctx, stream, r.cfg.Now)
 	f := &following{r: r, src: src, stream: stream, heard: time.Now(), leases: asker{book: r.book}}
 	// What came is kept, whatever ends the connection.
 	defer func() {
@@ -177,7 +180,7 @@ func (r *Recorder) follow(ctx context.Context, src Source) (err error) {
 		case <-ctx.Done():
 			return ctx.Err()
 		case a := <-arrivals:
-			err := r.take(ctx, a.batch)
+			err := r.take(ctx, a.batch, a.at)
 			if err = errors.Join(err, a.err); err != nil {
 				return err
 			}
@@ -238,9 +241,8 @@ func (f *following) proceed(ctx context.Context) error {
 	return r.cutIfDue(ctx)
 }
 
-// take adds what came at once.
-func (r *Recorder) take(ctx context.Context, b etcd.Batch) error {
-	now := r.cfg.Now()
+// take adds what came at once, at a time.
+func (r *Recorder) take(ctx context.Context, b etcd.Batch, now time.Time) error {
 	for _, t := range b.Transactions {
 		if err := r.b.add(t); err != nil {
 			return err
