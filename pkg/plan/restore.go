@@ -84,8 +84,10 @@ func (r *rules) operation() (Decision, bool) {
 	case preparing && op.Withdrawn:
 		return giveUp(op, "withdrawn by the operator")
 	case preparing && op.Waiting != "" && r.o.Now.Before(op.RetryAt):
-		return needs(cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(op.ID)},
+		d, ok := needs(cluster.Attention{Kind: cluster.AttentionRestore, Command: deleteCommand(op.ID)},
 			"restore %s waits and has stopped nothing: %s", op.ID, op.Waiting)
+		d.Waits = true // so that the cluster that serves is looked after meanwhile
+		return d, ok
 	case r.o.Now.Before(op.RetryAt):
 		return hold("restore %s (%s): the last step failed and is tried again %s", op.ID, op.State, figure{cluster.In(op.RetryAt.Sub(r.o.Now))})
 	case op.State == model.OpSalvaging && op.Reason != "":

@@ -664,6 +664,9 @@ func (w *world) setRestore(a args) {
 		v, _ := time.ParseDuration(d)
 		op.RetryAt = worldNow.Add(v)
 	}
+	if op.Waiting = a.str("waiting", ""); op.Waiting != "" && op.RetryAt.IsZero() {
+		op.RetryAt = worldNow.Add(5 * time.Second)
+	}
 	w.o.Store.Operation = op
 	c := model.Command{Name: "r1", Backup: "B1", Ready: true, Spec: cluster.Spec{MemberCount: op.Size}}
 	if op.Source.Token != "" {
