@@ -123,8 +123,10 @@ type Operation struct {
 	Created  time.Time `json:"created"`
 	Updated  time.Time `json:"updated"`
 	Finished time.Time `json:"finished,omitzero"`
-	// Outage is how long no client was served, measured by the leader; in the record in nanoseconds.
-	Outage time.Duration `json:"outageNanos,omitempty"`
+	// Outage is how long no client was served, measured by the leader; in the record in nanoseconds. RestartOutage is the part of it
+	// before the commit: the restart of the managers for which the restore has waited left no quorum.
+	Outage        time.Duration `json:"outageNanos,omitempty"`
+	RestartOutage time.Duration `json:"restartOutageNanos,omitempty"`
 	// Steps are in the order in which they were begun.
 	Steps []Step `json:"steps,omitempty"`
 	// Progress is what each node is doing now.

@@ -275,6 +275,15 @@ type NodeStatus struct {
 	Manager string
 	// Clock is the node's wall clock when it answered; only shown, never compared for decisions.
 	Clock time.Time
+	// Stopped is when the end of the manager before this one stopped etcd; nil if it didn't. It is for reports, not for decisions.
+	Stopped *Stop
+}
+
+// Stop is a time in which a node's etcd was stopped because its manager was asked to end, by the node's clock.
+type Stop struct {
+	At time.Time `json:"at"`
+	// Served is when that etcd first served clients again, which takes a quorum; zero if it hasn't.
+	Served time.Time `json:"served,omitzero"`
 }
 
 // VolumeRelease names a data volume that gives way to another one. The node that has it does all that can be done beforehand, and then waits for the

@@ -440,7 +440,8 @@ func (ops *operations) waitOn(ctx context.Context, w *waitError) error {
 	return ops.save(ctx, func(op *catalog.Operation) { op.Waiting = w.reason })
 }
 
-// outage is the time from the first stop until a member was open to clients again.
+// outage is how long no client was served: from the first stop of the commit until a member was open to clients again, and before that in the restart
+// of the managers for which the restore has waited.
 func (ops *operations) outage(op *catalog.Operation) time.Duration {
 	end := ops.served
 	if end.IsZero() {
@@ -448,7 +449,7 @@ func (ops *operations) outage(op *catalog.Operation) time.Duration {
 	}
 	for _, s := range op.Steps {
 		if s.Name == string(catalog.StateStopping) {
-			return end.Sub(s.Started)
+			return end.Sub(s.Started) + op.RestartOutage
 		}
 	}
 	return 0

@@ -330,6 +330,9 @@ func (rs *restorer) advance(ctx context.Context, o *model.Observation, a model.A
 			for _, n := range o.Nodes {
 				op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 			}
+			if !op.Options.Now {
+				op.RestartOutage = restartOutage(o.Nodes, rs.m.cfg.Self, op.OldToken, time.Now())
+			}
 		}
 	})
 }

@@ -190,6 +190,9 @@ func (a *Agent) load() error {
 	if err != nil {
 		return err
 	}
+	if j.Stopped != nil && !j.Stopped.Served.IsZero() {
+		j.Stopped = nil // the manager before this one has seen the end of it
+	}
 	a.j = j
 	a.badSince = time.Now()
 	a.state, a.stateErr = readState(a.l.state())
@@ -256,7 +259,35 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.procMu.Unlock()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.disk.stopGrace()+10*time.Second)
 	defer cancel()
+	a.noteStop()
 	return a.stopLocked(stop, "the manager ends", stopServing)
+}
+
+// noteStop journals that the end of the manager stops etcd, so that a restore for which managers are restarted can say how long nobody was served.
+func (a *Agent) noteStop() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.proc == nil || a.j.Stopped != nil && a.j.Stopped.Served.IsZero() {
+		return // it hasn't served since the last time
+	}
+	j := a.j
+	j.Stopped = &cluster.Stop{At: time.Now()}
+	if err := a.setJournal(j); err != nil {
+		klog.Warningf("how long etcd is stopped won't be known: %v", err)
+	}
+}
+
+// noteServes journals that etcd serves again. mu is held.
+func (a *Agent) noteServes() {
+	if a.j.Stopped == nil || !a.j.Stopped.Served.IsZero() {
+		return
+	}
+	j := a.j
+	j.Stopped = &cluster.Stop{At: a.j.Stopped.At, Served: time.Now()}
+	if err := a.setJournal(j); err != nil {
+		a.said.Errorf("journal", "%v", a.disk.name(err))
+		a.j.Stopped = j.Stopped // what is on the disk is told again after a restart
+	}
 }
 
 // Changed returns a channel that is closed at the next change of what the leader acts on, and the number of changes so far.
@@ -329,7 +360,7 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
 		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: seen.free, DiskTotal: seen.total,
 		Busy: firstNonEmpty(a.busy, releasing), Release: ready, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: a.trash.list(), Settings: maps.Clone(a.j.Settings),
-		NameProblem: a.nameProblem,
+		NameProblem: a.nameProblem, Stopped: a.j.Stopped,
 	}
 	if a.stateErr != nil {
 		s.StateError = a.stateErr.Error()

@@ -92,6 +92,8 @@ type journal struct {
 	Begun cluster.Token `json:"begun,omitempty"`
 	// Settings are etcd's settings as the leader last gave them.
 	Settings cluster.Settings `json:"settings,omitempty"`
+	// Stopped is when the end of a manager last stopped etcd, nil if that is over and done with.
+	Stopped *cluster.Stop `json:"stopped,omitempty"`
 }
 
 type journalOperation struct {

@@ -84,6 +84,7 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 			a.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
 		a.badSince, a.restarts = time.Time{}, 0
+		a.noteServes()
 	case a.badSince.IsZero():
 		a.badSince = time.Now()
 		a.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)

@@ -92,6 +92,12 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 	if r := s.Release; r != nil {
 		p.Release = &protosv1.VolumeRelease{Volume: r.Volume, Replacement: r.Replacement}
 	}
+	if s.Stopped != nil {
+		p.StoppedUnixNanos = s.Stopped.At.UnixNano()
+		if !s.Stopped.Served.IsZero() {
+			p.ServedUnixNanos = s.Stopped.Served.UnixNano()
+		}
+	}
 	for _, d := range s.Staged {
 		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash,
 			SizeBytes: d.SizeBytes, Switched: d.Switched, Halted: d.Halted, Written: d.Written})
@@ -114,6 +120,12 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 	}
 	if r := p.GetRelease(); r != nil {
 		s.Release = &cluster.VolumeRelease{Volume: r.GetVolume(), Replacement: r.GetReplacement()}
+	}
+	if at := p.GetStoppedUnixNanos(); at != 0 {
+		s.Stopped = &cluster.Stop{At: time.Unix(0, at)}
+		if served := p.GetServedUnixNanos(); served != 0 {
+			s.Stopped.Served = time.Unix(0, served)
+		}
 	}
 	if err := CheckNames(p.GetState()); err != nil {
 		s.State, s.StateError = nil, err.Error()

@@ -218,9 +218,12 @@ type NodeStatus struct {
 	NameProblem    string `protobuf:"bytes,45,opt,name=name_problem,json=nameProblem,proto3" json:"name_problem,omitempty"`
 	DiskTotalBytes int64  `protobuf:"varint,41,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
 	// The data volume that this node is ready to give up, absent if it is to keep it. It does so only when it is told to: ReleaseVolume.
-	Release       *VolumeRelease `protobuf:"bytes,46,opt,name=release,proto3" json:"release,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Release *VolumeRelease `protobuf:"bytes,46,opt,name=release,proto3" json:"release,omitempty"`
+	// When the end of the manager before this one stopped etcd, and when etcd served clients again; 0 if it didn't.
+	StoppedUnixNanos int64 `protobuf:"varint,47,opt,name=stopped_unix_nanos,json=stoppedUnixNanos,proto3" json:"stopped_unix_nanos,omitempty"`
+	ServedUnixNanos  int64 `protobuf:"varint,48,opt,name=served_unix_nanos,json=servedUnixNanos,proto3" json:"served_unix_nanos,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -405,6 +408,20 @@ func (x *NodeStatus) GetRelease() *VolumeRelease {
 		return x.Release
 	}
 	return nil
+}
+
+func (x *NodeStatus) GetStoppedUnixNanos() int64 {
+	if x != nil {
+		return x.StoppedUnixNanos
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetServedUnixNanos() int64 {
+	if x != nil {
+		return x.ServedUnixNanos
+	}
+	return 0
 }
 
 // VolumeRelease mirrors cluster.VolumeRelease.
@@ -3061,7 +3078,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xa4\a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xfe\a\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -3087,7 +3104,9 @@ const file_v1_node_proto_rawDesc = "" +
 	"\bsettings\x18( \x03(\v2(.etcdmanager.v1.NodeStatus.SettingsEntryR\bsettings\x12!\n" +
 	"\fname_problem\x18- \x01(\tR\vnameProblem\x12(\n" +
 	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x127\n" +
-	"\arelease\x18. \x01(\v2\x1d.etcdmanager.v1.VolumeReleaseR\arelease\x1a;\n" +
+	"\arelease\x18. \x01(\v2\x1d.etcdmanager.v1.VolumeReleaseR\arelease\x12,\n" +
+	"\x12stopped_unix_nanos\x18/ \x01(\x03R\x10stoppedUnixNanos\x12*\n" +
+	"\x11served_unix_nanos\x180 \x01(\x03R\x0fservedUnixNanos\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
