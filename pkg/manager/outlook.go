@@ -230,7 +230,48 @@ func (m *Manager) noLeader() string {
 	if len(silent) > 0 {
 		text += "; silent: " + strings.Join(silent, ", ")
 	}
+	if back := m.wayBack(); back != "" {
+		more := cluster.Quorum(wanted) - answer
+		text += fmt.Sprintf("; %d members are wanted, and etcd has %s and serves; start %s, or go back to the size that etcd has: %s", wanted,
+			cluster.Count(m.voters(), "member"), cluster.Count(more, "more manager"), back)
+	}
 	return text
+}
+
+// wayBack is the command that lets the managers that answer elect a leader again, if more members are wanted than there are masters to elect for
+// them: a majority of what is wanted elects. Empty if it is something else that is lacking.
+func (m *Manager) wayBack() string {
+	answer := 1
+	for _, p := range m.cfg.Peers.Peers() {
+		if p.Connected {
+			answer++
+		}
+	}
+	m.mu.Lock()
+	wanted := m.wanted
+	m.mu.Unlock()
+	have := m.voters()
+	if m.cfg.Spec != nil || have >= wanted || !cluster.ValidMemberCount(have) || answer < cluster.Quorum(have) || answer >= cluster.Quorum(wanted) {
+		return ""
+	}
+	return fmt.Sprintf("etcd-manager-ctl --backup-store=URL configure-cluster --member-count=%d", have)
+}
+
+// voters is how many voting members this node's etcd has, as long as it serves.
+func (m *Manager) voters() (n int) {
+	if m.cfg.Etcd == nil {
+		return 0
+	}
+	e := m.cfg.Etcd()
+	if !e.Healthy {
+		return 0
+	}
+	for _, x := range e.Members {
+		if !x.Learner {
+			n++
+		}
+	}
+	return n
 }
 
 // aloneAttentions are those that a node raises by itself while no leader tells it anything.
@@ -244,7 +285,7 @@ func (m *Manager) aloneAttentions(leader cluster.NodeID) []cluster.Attention {
 			Command: "etcd-manager-ctl --backup-store=URL configure-cluster --member-count=N"})
 	}
 	if leader == "" && spec == "" && m.Waits() == "" {
-		list = append(list, cluster.Attention{Kind: cluster.AttentionNoLeader, Node: m.cfg.Self, Text: m.noLeader()})
+		list = append(list, cluster.Attention{Kind: cluster.AttentionNoLeader, Node: m.cfg.Self, Text: m.noLeader(), Command: m.wayBack()})
 	}
 	if m.cfg.Etcd == nil {
 		return list
