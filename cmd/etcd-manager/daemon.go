@@ -67,6 +67,7 @@ type daemon struct {
 	self     cluster.EtcdNode
 	requests *requestCounter
 	store    blob.Store
+	hangs    *blob.Hangs // what of the store is without an answer
 	catalog  *catalog.Catalog
 	// backups is the catalog that the agent reads backups from, through the leader where this node can't reach the store.
 	backups  *catalog.Catalog
@@ -153,7 +154,7 @@ func (d *daemon) openStore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--backup-store: %w", err)
 	}
-	s = blob.WithTimeouts(blob.Detach(s), blob.Timeouts{})
+	s, d.hangs = blob.WatchHangs(blob.WithTimeouts(blob.Detach(s), blob.Timeouts{}))
 	keys, err := d.openKeys()
 	if err != nil {
 		return err
@@ -366,6 +367,7 @@ func (d *daemon) managerConfig() manager.Config {
 		},
 	}
 	cfg.Etcd, cfg.Told, cfg.Local = d.agent.LastStatus, d.agent.Summary, d.certificateAttention
+	cfg.StoreHangs = d.hangs.Problem
 	if !o.etcdInsecure {
 		cfg.ClientTLS = d.keeper.EtcdClient
 	}

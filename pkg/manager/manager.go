@@ -83,6 +83,8 @@ type Config struct {
 	Etcd  func() cluster.EtcdStatus
 	Told  func() ([]byte, time.Time)
 	Local func() []cluster.Attention
+	// StoreHangs says what this node has asked of the store without an answer, and for how long; empty if nothing. May be nil.
+	StoreHangs func() string
 }
 
 // Manager is the loop of one process. Run reads the queue; Lead is called for each leadership.

@@ -162,7 +162,12 @@ func (m *Manager) Outlook() Outlook {
 		o.Doing = m.waitsFor(leader)
 		o.Attention = m.noted(scopeAlone, m.aloneAttentions(leader))
 	}
-	own := m.ownAttentions(&o)
+	hangs := ""
+	if m.cfg.StoreHangs != nil {
+		hangs = m.cfg.StoreHangs()
+	}
+	o.StoreError = cmp.Or(o.StoreError, hangs)
+	own := m.ownAttentions(&o, hangs)
 	o.Attention = cluster.Distinct(append(slices.Clone(o.Attention), m.noted(scopeNode, own)...))
 	o.Since = m.since(o.Doing)
 	return o
@@ -301,12 +306,15 @@ func (m *Manager) aloneAttentions(leader cluster.NodeID) []cluster.Attention {
 }
 
 // ownAttentions are those that are about this node alone, whoever leads.
-func (m *Manager) ownAttentions(o *Outlook) []cluster.Attention {
+func (m *Manager) ownAttentions(o *Outlook, storeHangs string) []cluster.Attention {
 	var list []cluster.Attention
 	m.mu.Lock()
 	e := cmp.Or(m.probeErr, m.storeErr)
 	m.mu.Unlock()
-	if e != "" && !o.Leading {
+	if o.Leading { // what a leader can't read stands in its summary
+		e = ""
+	}
+	if e = cmp.Or(e, storeHangs); e != "" {
 		list = append(list, cluster.Attention{Kind: cluster.AttentionStore, Node: m.cfg.Self, Text: "This node can't use the backup store: " + e})
 	}
 	if m.cfg.Etcd != nil {

@@ -90,7 +90,7 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 	buf := make([]byte, copyBuffer)
 	// Bringing all of a large object to the disk at the end would hold up an etcd that writes its log to the same one.
 	steady := background.NewSteady(f)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(steady, written)}, blob.BodyReader(ctx, body), buf)
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(progressWriter{steady, ctx}, written)}, blob.BodyReader(ctx, body), buf)
 	if err != nil {
 		return "", nil, err
 	}
@@ -102,7 +102,7 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 		return "", nil, &fs.PathError{Op: "sync", Path: f.Name(), Err: err}
 	}
 	stored := crc32.New(table)
-	m, err := io.CopyBuffer(struct{ io.Writer }{stored}, blob.BodyReader(ctx, io.NewSectionReader(f, 0, n+1)), buf)
+	m, err := io.CopyBuffer(progressWriter{stored, ctx}, blob.BodyReader(ctx, io.NewSectionReader(f, 0, n+1)), buf)
 	if err != nil {
 		return "", nil, err
 	}
@@ -111,6 +111,18 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 	}
 	fi, err = f.Stat()
 	return name, fi, err
+}
+
+// progressWriter has what is written count as progress.
+type progressWriter struct {
+	w   io.Writer
+	ctx context.Context
+}
+
+func (w progressWriter) Write(p []byte) (int, error) {
+	n, err := w.w.Write(p)
+	blob.Progressed(w.ctx)
+	return n, err
 }
 
 // createTemp makes a temporary file whose name says when, so that forgotten ones are found.

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -140,6 +141,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 			if cfg.RequesterPays {
 				o.APIOptions = append(o.APIOptions, smithyhttp.AddHeaderValue("X-Amz-Request-Payer", "requester"))
 			}
+			o.APIOptions = append(o.APIOptions, showProgress)
 			if cfg.OnRequest != nil {
 				o.APIOptions = append(o.APIOptions, countRequests(cfg.OnRequest))
 			}
@@ -287,6 +289,53 @@ func countRequests(f func(string)) func(*middleware.Stack) error {
 				return next.HandleFinalize(ctx, in)
 			}), "Retry", middleware.After)
 	}
+}
+
+// showProgress has each part of a request's body that is sent, and each answer, count as progress of the operation: a slow line isn't a store that hangs.
+// What is sent again, as there was no answer, is none.
+func showProgress(stack *middleware.Stack) error {
+	err := stack.Initialize.Add(middleware.InitializeMiddlewareFunc("CountSent",
+		func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+			return next.HandleInitialize(context.WithValue(ctx, sentKey{}, new(atomic.Int64)), in)
+		}), middleware.Before)
+	if err != nil {
+		return err
+	}
+	return stack.Finalize.Add(middleware.FinalizeMiddlewareFunc("ShowProgress",
+		func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+			most, _ := ctx.Value(sentKey{}).(*atomic.Int64)
+			if req, ok := in.Request.(*smithyhttp.Request); ok && most != nil && req.GetStream() != nil {
+				shown, err := req.SetStream(&shownBody{ctx: ctx, r: req.GetStream(), most: most})
+				if err != nil {
+					return middleware.FinalizeOutput{}, middleware.Metadata{}, err
+				}
+				in.Request = shown
+			}
+			out, meta, err := next.HandleFinalize(ctx, in)
+			if err == nil {
+				blob.Progressed(ctx)
+			}
+			return out, meta, err
+		}), middleware.After)
+}
+
+type sentKey struct{}
+
+// shownBody is the body of one attempt; most is how much of it any attempt has sent.
+type shownBody struct {
+	ctx  context.Context
+	r    io.Reader
+	sent int64
+	most *atomic.Int64
+}
+
+func (b *shownBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.sent += int64(n); b.sent > b.most.Load() {
+		b.most.Store(b.sent)
+		blob.Progressed(b.ctx)
+	}
+	return n, err
 }
 
 // String is the base's URL.
