@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -94,6 +96,41 @@ func oneRows() []row {
 		cause:   func(s *scene) { s.ctl("restore-backup", "latest", "--member-count=3", "--now") },
 		command: "delete-command …",
 	}, {
+		kind: cluster.AttentionNoLeader, what: "three members are wanted, and there is one master", node: "a",
+		text:    []string{"1 of 1 known managers answer, 2 are needed", "3 members are wanted, and etcd has 1 member and serves", "start 1 more manager"},
+		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=3") },
+		command: "configure-cluster --member-count=1",
+	}, {
+		kind: cluster.AttentionData, what: "the only master comes back with an empty disk", text: []string{"the one master here doesn't have its data"},
+		cause: func(s *scene) {
+			s.a().KillWhole()
+			s.a().Wipe(true)
+			s.a().Start()
+		},
+		command: "restore-backup NAME --now", with: []string{"NAME --now", "latest --now --wait"},
+	}, {
+		kind: cluster.AttentionCorrupt, what: "the only member is accused (alarm CORRUPT)", text: []string{"alarm CORRUPT on", "0 of 1 voters"},
+		cause: func(s *scene) {
+			s.c.WaitHealthy(1)
+			s.ctl("create-backup", "--wait") // the restored cluster may have none yet
+			s.accuse()
+		},
+		command: "restore-backup NAME --now", with: []string{"NAME --now", "latest --now --wait"},
+	}, {
+		kind: cluster.AttentionOther, what: "etcd has users, and the manager isn't one of them", node: "a", text: []string{"etcd has users", "etcd-manager-client-a"},
+		cause: func(s *scene) {
+			s.c.WaitHealthy(1)
+			for _, line := range []string{"user add root:secret", "user grant-role root root", "auth enable"} {
+				s.etcdctl(strings.Fields(line)...)
+			}
+			s.root = "root:secret"
+			s.undo = func() {
+				s.etcdctl("auth", "disable")
+				s.root = ""
+			}
+		},
+		command: "etcdctl user add etcd-manager-client-NODE --no-password && etcdctl user grant-role etcd-manager-client-NODE root",
+	}, {
 		kind: cluster.AttentionDatabase, what: "the database comes near its quota", text: []string{"of a quota of 16 MiB", "raise the quota before etcd refuses writes"},
 		cause: func(s *scene) {
 			s.ctl("configure-cluster", "--set=quota-backend-bytes=16MiB")
@@ -104,6 +141,17 @@ func oneRows() []row {
 		},
 		command: "configure-cluster --set=quota-backend-bytes=4GiB",
 	}}
+}
+
+// accuse raises etcd's alarm CORRUPT for the first node's member, as etcd does by itself when its data differ from those of the others.
+func (s *scene) accuse() {
+	s.t.Helper()
+	client := s.c.Client()
+	list, err := client.MemberList(s.t.Context())
+	must(s.t, err)
+	_, err = pb.NewMaintenanceClient(client.ActiveConnection()).Alarm(s.t.Context(), &pb.AlarmRequest{
+		Action: pb.AlarmRequest_ACTIVATE, MemberID: list.Members[0].ID, Alarm: pb.AlarmType_CORRUPT})
+	must(s.t, err)
 }
 
 // bringBack undoes what a row has caused.

@@ -31,11 +31,13 @@ type row struct {
 	mend func(*scene)
 	// by is the test that does all this, if it takes one of its own.
 	by func(*testing.T)
+	// unmade is why nobody can make it happen with real processes; such a row has nothing else but its kind.
+	unmade string
 }
 
 // rows are all of them. Each kind has at least one.
 func rows() []row {
-	return slices.Concat(formingRows(), oneRows(), threeRows(), storeRows(), refusedRows(), []row{
+	return slices.Concat(formingRows(), oneRows(), threeRows(), corruptRows(), storeRows(), directoryRows(), hangingRows(), frozenRows(), refusedRows(), []row{
 		{kind: cluster.AttentionQuorum, what: "two of three masters are lost with their disks: recover --from-survivor", by: TestQuorumLost},
 		{kind: cluster.AttentionNoLeader, what: "two of three masters are away; they come back", by: TestQuorumLost},
 		{kind: cluster.AttentionCertificate, what: "the CAs end in six days; new ones are put in", by: TestCertificates},
@@ -44,29 +46,58 @@ func rows() []row {
 	})
 }
 
-// unseen are the kinds that no row causes yet.
-var unseen = []cluster.AttentionKind{cluster.AttentionData, cluster.AttentionCorrupt, cluster.AttentionStore, cluster.AttentionUnfenced, cluster.AttentionOther}
-
 // TestEveryKindHasARow fails when a kind has no row, or a row says too little.
 func TestEveryKindHasARow(t *testing.T) {
+	for _, problem := range lacking(cluster.AttentionKinds(), rows()) {
+		t.Error(problem)
+	}
+	// The check itself finds what is lacking.
+	kind := cluster.AttentionKinds()[0]
+	for want, rows := range map[string][]row{
+		"no row":                   nil,
+		"doesn't say what":         {{kind: kind, by: TestQuorumLost}},
+		"how is it caused":         {{kind: kind, what: "x", command: "x"}},
+		"what ends it":             {{kind: kind, what: "x", cause: func(*scene) {}, text: []string{"x"}}},
+		"can't be made, and is":    {{kind: kind, unmade: "x", by: TestQuorumLost}},
+		"isn't a kind of the code": {{kind: kind, what: "x", by: TestQuorumLost}, {kind: "of-old", what: "x", by: TestQuorumLost}},
+	} {
+		if got := lacking([]cluster.AttentionKind{kind}, rows); len(got) != 1 || !strings.Contains(got[0], want) {
+			t.Errorf("%q: want %q", got, want)
+		}
+	}
+}
+
+// lacking says what the rows lack.
+func lacking(kinds []cluster.AttentionKind, rows []row) (problems []string) {
 	have := map[cluster.AttentionKind]bool{}
-	for _, r := range rows() {
+	for _, r := range rows {
 		have[r.kind] = true
+		problem := ""
 		switch {
+		case !slices.Contains(kinds, r.kind):
+			problem = "isn't a kind of the code"
+		case r.unmade != "":
+			if r.what != "" || r.by != nil || r.cause != nil {
+				problem = "can't be made, and is"
+			}
 		case r.what == "":
-			t.Errorf("a row of %s doesn't say what has happened", r.kind)
+			problem = "a row doesn't say what has happened"
 		case r.by != nil:
 		case r.cause == nil || len(r.text) == 0:
-			t.Errorf("%s, %s: how is it caused, and what is said?", r.kind, r.what)
+			problem = "how is it caused, and what is said?"
 		case (r.command == "") == (r.none == "") || (r.none == "") != (r.mend == nil):
-			t.Errorf("%s, %s: what ends it?", r.kind, r.what)
+			problem = "what ends it?"
+		}
+		if problem != "" {
+			problems = append(problems, fmt.Sprintf("%s, %s: %s", r.kind, r.what, problem))
 		}
 	}
-	for _, k := range cluster.AttentionKinds() {
-		if have[k] == slices.Contains(unseen, k) {
-			t.Errorf("a row causes %s: %t", k, have[k])
+	for _, k := range kinds {
+		if !have[k] {
+			problems = append(problems, fmt.Sprintf("%s: no row", k))
 		}
 	}
+	return problems
 }
 
 // scene is a cluster to which things happen.
@@ -79,6 +110,8 @@ type scene struct {
 	printed cluster.Attention
 	// store is between the managers and their store, if the scene has one.
 	store *front
+	// freeze freezes or thaws the store's file system, if the scene can.
+	freeze func(flag string) error
 	// back undoes what a row has caused, if that is what ends it; undo is what is put back once it is over.
 	back, undo func()
 }
@@ -90,7 +123,7 @@ func (s *scene) a() *harness.Node { return s.c.Nodes[0] }
 func (s *scene) play(rows []row) {
 	s.t.Helper()
 	for _, r := range rows {
-		if r.by != nil {
+		if r.by != nil || r.unmade != "" {
 			continue
 		}
 		began := time.Now()
@@ -117,7 +150,7 @@ func (s *scene) saying(r row) cluster.Attention {
 	s.t.Helper()
 	var got cluster.Attention
 	var at *harness.Node
-	s.c.WaitFor(fmt.Sprintf("%s: %s", r.kind, r.what), 2*time.Minute, func() string {
+	s.c.WaitFor(fmt.Sprintf("%s: %s", r.kind, r.what), 4*time.Minute, func() string {
 		said := ""
 		for _, n := range s.c.Nodes {
 			if !n.Running() {
@@ -166,7 +199,7 @@ func (s *scene) saying(r row) cluster.Attention {
 
 // is tells whether this is the row's attention, by its kind and what it says.
 func (r row) is(a cluster.Attention) bool {
-	return a.Kind == r.kind && !slices.ContainsFunc(r.text, func(part string) bool { return !strings.Contains(a.Text, part) })
+	return a.Kind == r.kind && (r.node == "" || r.node == string(a.Node)) && !slices.ContainsFunc(r.text, func(part string) bool { return !strings.Contains(a.Text, part) })
 }
 
 // over waits until no node that runs says it any more.

@@ -5,9 +5,11 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 
@@ -23,9 +25,26 @@ type front struct {
 	srv *servers.S3
 	// away answers nothing but 503, full refuses backups alone, forgetful takes conditional puts whatever their condition.
 	away, full, forgetful atomic.Bool
+	// hangs says which requests get no answer; nil is none.
+	hangs atomic.Pointer[func(*http.Request) bool]
+}
+
+// hang has the front not answer some requests until it is told otherwise; what hangs then goes on.
+func (f *front) hang(which func(*http.Request) bool) { f.hangs.Store(&which) }
+func (f *front) goOn()                               { f.hangs.Store(nil) }
+
+func (f *front) wait(r *http.Request) {
+	for which := f.hangs.Load(); which != nil && (*which)(r); which = f.hangs.Load() {
+		select {
+		case <-r.Context().Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func (f *front) serve(w http.ResponseWriter, r *http.Request, pass http.Handler) {
+	f.wait(r)
 	switch {
 	case f.away.Load(), f.full.Load() && r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/"+catalog.DataFile):
 		http.Error(w, "busy", http.StatusServiceUnavailable)
@@ -69,12 +88,20 @@ func (f *front) forget(w http.ResponseWriter, r *http.Request, pass http.Handler
 func TestStore(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel() // it mostly waits
+	s := behindFront(t)
+	s.play(storeRows())
+}
+
+// behindFront is a cluster of one with a backup, whose store is behind a front.
+func behindFront(t *testing.T) *scene {
+	t.Helper()
 	f := &front{srv: servers.StartVersityGW(t, servers.InMemory())}
 	env := map[string]string{"S3_ENDPOINT": servers.Front(t, f.srv, f.serve), "S3_REGION": f.srv.Region,
 		"S3_ACCESS_KEY_ID": f.srv.AccessKeyID, "S3_SECRET_ACCESS_KEY": f.srv.SecretAccessKey}
+	t.Cleanup(f.goOn)
 	s := &scene{t: t, store: f, c: harness.Start(t, harness.Options{Nodes: 1, StoreURL: f.srv.URL("test/backups/etcd/main"), StoreEnv: env, Args: quick()})}
 	s.c.WaitBackups(1)
-	s.play(storeRows())
+	return s
 }
 
 // storeRows are played in a cluster of one whose store is behind a front.
@@ -86,5 +113,61 @@ func storeRows() []row {
 			s.ctl("create-backup")
 		},
 		none: "remove the cause that the message names", mend: func(s *scene) { s.store.full.Store(false) },
+	}, {
+		kind: cluster.AttentionStore, what: "the store answers nothing but 503", node: "a", text: []string{"503"},
+		cause: func(s *scene) { s.store.away.Store(true) },
+		none:  "repair the store", mend: func(s *scene) { s.store.away.Store(false) },
+	}, {
+		kind: cluster.AttentionUnfenced, what: "the store ignores conditional puts, and another one is used", text: []string{"conditional puts"},
+		cause: func(s *scene) {
+			s.store.forgetful.Store(true)
+			s.again()
+		},
+		none: "use a store that honors conditional puts", mend: func(s *scene) {
+			s.store.forgetful.Store(false)
+			s.again()
+		},
+	}, {
+		kind: cluster.AttentionUnfenced, what: "the store ignores conditional puts, and that is allowed", text: []string{"conditional puts"},
+		cause: func(s *scene) {
+			s.store.forgetful.Store(true)
+			s.again()
+		},
+		none: "--allow-unfenced-store", mend: func(s *scene) {
+			s.a().Args = []string{"--allow-unfenced-store"}
+			s.again()
+		},
+	}}
+}
+
+// again starts the first node's manager again: what a store can do is found out at start. Its etcd goes on.
+func (s *scene) again() {
+	s.a().Kill()
+	s.a().Start()
+}
+
+// TestDirectory has the directory that is the store of a cluster of one go away.
+func TestDirectory(t *testing.T) {
+	testutil.Long(t)
+	t.Parallel() // it mostly waits
+	s := &scene{t: t, c: harness.Start(t, harness.Options{Nodes: 1, Args: quick()})}
+	s.c.WaitBackups(1)
+	s.play(directoryRows())
+}
+
+// directoryRows are played in a cluster of one whose store is a directory.
+func directoryRows() []row {
+	return []row{{
+		kind: cluster.AttentionStore, what: "the store's directory is gone, and something else has its name", node: "a", text: []string{"not a directory"},
+		cause: func(s *scene) {
+			aside := s.c.StoreURL + ".aside"
+			must(s.t, os.Rename(s.c.StoreURL, aside))
+			must(s.t, os.WriteFile(s.c.StoreURL, nil, 0o600))
+			s.back = func() {
+				must(s.t, os.Remove(s.c.StoreURL))
+				must(s.t, os.Rename(aside, s.c.StoreURL))
+			}
+		},
+		none: "repair the store", mend: (*scene).bringBack,
 	}}
 }

@@ -26,6 +26,11 @@ func threeRows() []row {
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=5") },
 		command: "configure-cluster --member-count=N", with: []string{"=N", "=3"},
 	}, {
+		kind: cluster.AttentionNoLeader, what: "seven members are wanted, and there are three masters", node: "a",
+		text:    []string{"3 of 3 known managers answer, 4 are needed", "7 members are wanted, and etcd has 3 members and serves", "start 1 more manager"},
+		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=7") },
+		command: "configure-cluster --member-count=3",
+	}, {
 		kind: cluster.AttentionRestore, what: "a restore is undone, and two of the three old data dirs are gone", text: []string{"only 1 of the 3 old data dirs are here", "has stopped nothing"},
 		cause: func(s *scene) {
 			s.c.Put("/k", "v")
@@ -62,6 +67,16 @@ func threeRows() []row {
 			}
 		},
 		none: "repair the node", mend: (*scene).bringBack,
+	}, {
+		kind: cluster.AttentionData, what: "all three masters come back with empty disks", text: []string{"none of the 3 masters here has", "data"},
+		cause: func(s *scene) {
+			for _, n := range s.c.Nodes {
+				n.KillWhole()
+				n.Wipe(true)
+			}
+			s.c.StartAll()
+		},
+		command: "restore-backup NAME --now", with: []string{"NAME --now", "latest --now --wait"},
 	}}
 }
 
