@@ -28,7 +28,8 @@ const (
 
 var errNotLeading = errors.New("etcd has another leader now")
 
-// acting is the time in which this instance is the one that acts. Its context ends with it, whatever ends it, and its goroutines with the context.
+// acting is the time in which this instance is the one that acts. Its context ends with it,
+// whatever ends it, and its goroutines with the context.
 type acting struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -108,7 +109,8 @@ func (s *sidecar) keepChanges(a *acting) {
 func (s *sidecar) record(a *acting) {
 	for a.ctx.Err() == nil {
 		rec, err := changelog.NewRecorder(changelog.Config{
-			ClusterName: s.o.clusterName, Node: s.fence.node, Term: a.term, Unfenced: a.hold == nil, ToolVersion: s.toolVersion, Catalog: s.catalog,
+			ClusterName: s.o.clusterName, Node: s.fence.node, Term: a.term, Unfenced: a.hold == nil,
+			ToolVersion: s.toolVersion, Catalog: s.catalog,
 			Members: func() []changelog.Dialer {
 				return []changelog.Dialer{func(context.Context) (changelog.Source, error) { return s.dialStream() }}
 			},

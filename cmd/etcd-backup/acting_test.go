@@ -66,7 +66,8 @@ func startInstance(t *testing.T, url, store string, args ...string) *child {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(exe, append([]string{instance, "--cluster-name=test", "--backup-store=" + store, "--client-url=" + url, "--data-dir=" + t.TempDir(), "--change-log-interval=200ms", "--interval=1h"}, args...)...)
+	cmd := exec.Command(exe, append([]string{instance, "--cluster-name=test", "--backup-store=" + store,
+		"--client-url=" + url, "--data-dir=" + t.TempDir(), "--change-log-interval=200ms", "--interval=1h"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
@@ -145,8 +146,9 @@ func reach(t *testing.T, c *catalog.Catalog, revision int64) database.Facts {
 	return f
 }
 
-// TestChangesAreArchived runs the program beside a real etcd: what is written after the backup can be reached, a proof is written, the status page answers, and what
-// came last is stored when it is asked to stop.
+// TestChangesAreArchived runs the program beside a real etcd: what is written after the backup can
+// be reached, a proof is written, the status page answers, and what came last is stored when it is
+// asked to stop.
 func TestChangesAreArchived(t *testing.T) {
 	url := startEtcd(t, 1)[0]
 	putKeys(t, url, 20)
@@ -155,7 +157,8 @@ func TestChangesAreArchived(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	code := make(chan int, 1)
-	args := []string{"--cluster-name=a/b", "--backup-store=" + dir, "--client-url=" + url, "--data-dir=" + t.TempDir(), "--change-log-interval=200ms", "--verify-interval=1s",
+	args := []string{"--cluster-name=a/b", "--backup-store=" + dir, "--client-url=" + url, "--data-dir=" + t.TempDir(),
+		"--change-log-interval=200ms", "--verify-interval=1s",
 		"--address=127.0.0.1", fmt.Sprintf("--metrics-port=%d", port)}
 	go func() { code <- run(ctx, args, func(string) string { return "" }, io.Discard) }()
 	eventually(t, "the first backup", func() bool { return len(backups(t, c).Backups) > 0 })
@@ -184,8 +187,9 @@ func TestChangesAreArchived(t *testing.T) {
 		return string(body)
 	}
 	for path, want := range map[string]string{
-		"/healthz": "ok", "/status": "this node, term 1", "/status?": name + " is verified", "/status.json": fmt.Sprintf(`"archivedRevision": %d`, last),
-		"/metrics": "etcd_manager_backup_proof_failing", "/metrics?": "etcd_manager_backups 1",
+		"/healthz": "ok", "/status": "this node, term 1", "/status?": name + " is verified",
+		"/status.json": fmt.Sprintf(`"archivedRevision": %d`, last),
+		"/metrics":     "etcd_manager_backup_proof_failing", "/metrics?": "etcd_manager_backups 1",
 	} {
 		eventually(t, path+" says "+want, func() bool { return strings.Contains(get(path), want) })
 	}
@@ -210,8 +214,8 @@ func TestChangesAreArchived(t *testing.T) {
 	}
 }
 
-// TestAnotherGoesOn kills the instance that acts, beside the leader of two members. The other one goes on where it has ended, without a gap, until one is
-// beside the leader again.
+// TestAnotherGoesOn kills the instance that acts, beside the leader of two members. The other one
+// goes on where it has ended, without a gap, until one is beside the leader again.
 func TestAnotherGoesOn(t *testing.T) {
 	testutil.Long(t)
 	urls := startEtcd(t, 2)

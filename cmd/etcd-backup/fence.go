@@ -41,8 +41,9 @@ const (
 	onlyBacksUp
 )
 
-// fence lets one of several instances act. It is the record that managers lead by too, and its number is only ever raised. The one beside the etcd
-// leader takes it from any other one; one beside a follower only if nobody has written it for a while.
+// fence lets one of several instances act. It is the record that managers lead by too, and its
+// number is only ever raised. The one beside the etcd leader takes it from any other one; one
+// beside a follower only if nobody has written it for a while.
 type fence struct {
 	catalog  *catalog.Catalog
 	store    blob.Store
@@ -72,7 +73,8 @@ func (f *fence) probe(ctx context.Context) error {
 	}
 	f.probed, f.fences = true, r.Fenced()
 	if !f.fences {
-		klog.Warningf("the store ignores conditional puts, so only the instance beside the etcd leader acts, and no other takes over (%s)", r)
+		klog.Warningf("the store ignores conditional puts, so only the instance beside the etcd leader acts, and no other takes over (%s)",
+			r)
 	}
 	return nil
 }

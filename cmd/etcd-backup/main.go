@@ -169,16 +169,21 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store can't be reached, and backups are verified")
 	f.StringVar(&o.clientURL, "client-url", "http://127.0.0.1:4001", "client URL of the local etcd member")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")
-	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "the longest time before a change is sent to the store; 0 keeps no changes between backups")
-	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup is verified by replaying the changes since the backup before it; 0 means never")
+	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
+		"the longest time before a change is sent to the store; 0 keeps no changes between backups")
+	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour,
+		"how often the newest backup is verified by replaying the changes since the backup before it; 0 means never")
 	f.StringVar(&o.address, "address", "", "address for --metrics-port (default: all)")
 	f.IntVar(&o.metricsPort, "metrics-port", 0, "port for metrics, health and status page; 0 means none")
-	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
+	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention",
+		"how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
 	f.StringVar(&o.files.ca, "client-ca-file", "", "CA that signed the certificate of etcd")
 	f.StringVar(&o.files.cert, "client-cert-file", "", "certificate to show to etcd")
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
-	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
-	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
+	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression,
+		"compression of backups: gzip, which other tools read too, or zstd, which is smaller")
+	f.Var(list{&o.encryption}, "backup-encryption",
+		"who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
 	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
 	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption that the S3 store must use: AES256 or aws:kms; nothing is written to a server that ignores it")
 	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
@@ -205,7 +210,8 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		return o, errors.New("--client-cert-file and --client-key-file belong together")
 	}
 	for name, to := range map[string]*time.Duration{
-		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": &o.retention.Backups.Hourly, "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": &o.retention.Backups.Daily,
+		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": &o.retention.Backups.Hourly,
+		"ETCD_MANAGER_DAILY_BACKUPS_RETENTION":  &o.retention.Backups.Daily,
 	} {
 		if v := env(name); v != "" {
 			d, err := retention.ParseDuration(v)

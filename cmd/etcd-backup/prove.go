@@ -17,7 +17,8 @@ import (
 )
 
 const (
-	// verifySettle is how long one that begins to act waits before it looks whether a proof is due; verifyAgain when there is no backup, or it failed for a reason that may pass.
+	// verifySettle is how long one that begins to act waits before it looks whether a proof is due;
+	// verifyAgain when there is no backup, or it failed for a reason that may pass.
 	verifySettle = time.Minute
 	verifyAgain  = 10 * time.Minute
 	// keepFree is how much of the disk a proof leaves to etcd.
@@ -29,7 +30,8 @@ func children() []etcd.ChildCommand {
 	return []etcd.ChildCommand{database.CheckCommand(), changelog.ReplayCommand()}
 }
 
-// proveBackups proves a backup every so often, the newest good one of the life that serves, until ctx ends. The interval counts from the last proof that the store knows of.
+// proveBackups proves a backup every so often, the newest good one of the life that serves, until
+// ctx ends. The interval counts from the last proof that the store knows of.
 func (s *sidecar) proveBackups(ctx context.Context) {
 	for wait := min(verifySettle, s.o.verify); ; {
 		select {
@@ -71,7 +73,8 @@ func (s *sidecar) proveIfDue(ctx context.Context) (time.Duration, error) {
 	return s.o.verify, s.prove(ctx, name)
 }
 
-// prove tries a backup out and puts what was found beside it. One that is sound though it can't be reached from the one before it is proven: it can be restored.
+// prove tries a backup out and puts what was found beside it. One that is sound though it can't be
+// reached from the one before it is proven: it can be restored.
 func (s *sidecar) prove(ctx context.Context, name string) error {
 	exe, err := os.Executable()
 	if err != nil {
@@ -91,7 +94,8 @@ func (s *sidecar) prove(ctx context.Context, name string) error {
 	case v.ChainProblem != "":
 		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, v.ChainProblem)
 	default:
-		klog.Infof("backup %s is verified: revision %d, reached from %s with %s", name, v.Facts.Revision, v.Base, cluster.Count(v.Segments, "segment"))
+		klog.Infof("backup %s is verified: revision %d, reached from %s with %s", name, v.Facts.Revision, v.Base,
+			cluster.Count(v.Segments, "segment"))
 	}
 	s.show(func(x *shown) { x.proof = proofShown(name, p) })
 	return s.catalog.PutProof(ctx, name, p)

@@ -44,7 +44,8 @@ func (s *sidecar) view() status.View {
 	x := s.shown
 	s.mu.Unlock()
 	v := status.View{
-		ClusterName: s.o.clusterName, Node: s.fence.node, Version: s.toolVersion, Leader: x.leader, Leading: x.acting, Term: x.term, Doing: x.doing, Alarm: x.alarm, Etcd: x.etcd,
+		ClusterName: s.o.clusterName, Node: s.fence.node, Version: s.toolVersion, Leader: x.leader, Leading: x.acting,
+		Term: x.term, Doing: x.doing, Alarm: x.alarm, Etcd: x.etcd,
 	}
 	if !x.acting {
 		if x.etcd.Denied { // which instance is to act can't be known, and none can
@@ -53,18 +54,21 @@ func (s *sidecar) view() status.View {
 		return v
 	}
 	v.Source = s.fence.node
-	v.NewestBackup, v.Backups, v.BackupError, v.StoreError, v.PruneDenied, v.Proof = x.newest, x.backups, x.failure, x.store, x.denied, &x.proof
+	v.NewestBackup, v.Backups, v.BackupError, v.StoreError, v.PruneDenied, v.Proof = x.newest, x.backups, x.failure,
+		x.store, x.denied, &x.proof
 	if x.recorder != nil {
 		c := x.recorder.Status()
 		v.Changes = &status.Changes{
-			Seen: c.Seen, Archived: c.Archived, Until: c.Until, Waiting: c.Waiting, SpilledBytes: c.Spilled, Segments: c.Segments, Bytes: c.Bytes,
+			Seen: c.Seen, Archived: c.Archived, Until: c.Until, Waiting: c.Waiting, SpilledBytes: c.Spilled,
+			Segments: c.Segments, Bytes: c.Bytes,
 			Gaps: c.Gaps, LastGap: c.LastGap, Error: c.Error,
 		}
 	}
 	return v
 }
 
-// etcdShown is what the status page says of etcd. An etcd that refuses is asked whether it has a quorum, which it reads from before it refuses.
+// etcdShown is what the status page says of etcd. An etcd that refuses is asked whether it has a
+// quorum, which it reads from before it refuses.
 func (s *sidecar) etcdShown(ctx context.Context, st etcd.Status, err error) cluster.EtcdStatus {
 	if errors.Is(err, etcd.ErrDenied) {
 		ctx, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -76,8 +80,10 @@ func (s *sidecar) etcdShown(ctx context.Context, st etcd.Status, err error) clus
 		return cluster.EtcdStatus{Running: true, Error: err.Error()}
 	}
 	return cluster.EtcdStatus{
-		Running: true, Healthy: true, Version: st.Version, MemberID: st.MemberID, LeaderID: st.Leader, Learner: st.Learner, Revision: st.Revision,
-		RaftTerm: st.RaftTerm, RaftIndex: st.RaftIndex, AppliedIndex: st.AppliedIndex, DBSize: st.DBSize, DBSizeInUse: st.DBSizeInUse, DBQuota: st.DBQuota,
+		Running: true, Healthy: true, Version: st.Version, MemberID: st.MemberID, LeaderID: st.Leader,
+		Learner: st.Learner, Revision: st.Revision,
+		RaftTerm: st.RaftTerm, RaftIndex: st.RaftIndex, AppliedIndex: st.AppliedIndex, DBSize: st.DBSize,
+		DBSizeInUse: st.DBSizeInUse, DBQuota: st.DBQuota,
 		StorageVersion: st.StorageVersion,
 	}
 }

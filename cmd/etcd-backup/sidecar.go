@@ -75,8 +75,10 @@ func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion str
 		host = "etcd-backup" // only a label
 	}
 	return &sidecar{
-		o: o, toolVersion: toolVersion, catalog: c, writer: backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
-		dialStream: func() (*etcd.Client, error) { return new(etcd.Streams).Dial([]string{o.clientURL}, conf) }, client: client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
+		o: o, toolVersion: toolVersion, catalog: c,
+		writer:     backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
+		dialStream: func() (*etcd.Client, error) { return new(etcd.Streams).Dial([]string{o.clientURL}, conf) },
+		client:     client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
 		fence: &fence{catalog: c, store: store, node: cluster.NodeID(host), patience: instancePatience},
 	}, nil
 }
@@ -89,7 +91,8 @@ func (s *sidecar) close() error {
 
 // run works until the context ends, which is no error. Whatever fails is tried again.
 func (s *sidecar) run(ctx context.Context) error {
-	klog.Infof("backing up etcd %s of cluster %s to %s every %s, if no other instance does", s.o.clientURL, s.o.clusterName, s.o.store, s.o.interval)
+	klog.Infof("backing up etcd %s of cluster %s to %s every %s, if no other instance does", s.o.clientURL,
+		s.o.clusterName, s.o.store, s.o.interval)
 	defer func() { s.rest(context.Canceled) }()
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -277,12 +280,14 @@ func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status, r
 		return errors.Join(err, snapshot.Close())
 	}
 	facts := backup.Facts{ClusterName: s.o.clusterName, ClusterID: status.ClusterID, MemberID: status.MemberID, Node: s.fence.node,
-		EtcdVersion: status.Version, Spec: spec, Revision: status.Revision, RevisionAtMost: after.Revision, RevisionAt: asked, Size: snapshot.Size, Reason: reason}
+		EtcdVersion: status.Version, Spec: spec, Revision: status.Revision, RevisionAtMost: after.Revision,
+		RevisionAt: asked, Size: snapshot.Size, Reason: reason}
 	m, err := s.writer.Write(ctx, name, facts, snapshot.Unverified(), func(backup.Progress) { watchdog.Reset(stallTimeout) })
 	if err != nil {
 		return err
 	}
-	klog.Infof("backup %s (%s): revision %d, %d bytes stored as %d in %s", name, reason, m.Revision, m.Raw.Size, m.Stored.Size, m.Duration().Round(time.Millisecond))
+	klog.Infof("backup %s (%s): revision %d, %d bytes stored as %d in %s", name, reason, m.Revision, m.Raw.Size,
+		m.Stored.Size, m.Duration().Round(time.Millisecond))
 	return nil
 }
 
@@ -318,7 +323,8 @@ func (s *sidecar) retain(ctx context.Context) error {
 	}
 	r, err := s.pruner.Run(ctx, s.now(), ex)
 	if r.Backups+r.Objects+r.Segments > 0 {
-		klog.Infof("removed %s (%s) and %s of changes", cluster.Count(r.Backups, "old backup"), cluster.Count(r.Objects, "object"), cluster.Count(r.Segments, "segment"))
+		klog.Infof("removed %s (%s) and %s of changes", cluster.Count(r.Backups, "old backup"),
+			cluster.Count(r.Objects, "object"), cluster.Count(r.Segments, "segment"))
 	}
 	s.show(func(v *shown) { v.denied = r.Hold() })
 	if r.News || r.Refused > 0 {

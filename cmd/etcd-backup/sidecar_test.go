@@ -87,7 +87,8 @@ func tryEtcd(t *testing.T, bin process.Binary, n int) []string {
 	for i, p := range peers {
 		url := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
 		dir := t.TempDir()
-		cmd, err := process.Command(etcd.Config{Name: p.Name, DataDir: filepath.Join(dir, "data"), Token: "test", PeerURLs: p.PeerURLs, ListenPeerURLs: p.PeerURLs,
+		cmd, err := process.Command(etcd.Config{Name: p.Name, DataDir: filepath.Join(dir, "data"), Token: "test",
+			PeerURLs: p.PeerURLs, ListenPeerURLs: p.PeerURLs,
 			ClientURLs: []string{url}, ListenClientURLs: []string{url}, InitialCluster: peers, NewCluster: true, LogLevel: "error"}, bin)
 		if err != nil {
 			t.Fatal(err)
@@ -196,11 +197,13 @@ func TestSidecar(t *testing.T) {
 	code := make(chan int, 1)
 	var errOut bytes.Buffer
 	go func() {
-		code <- run(ctx, []string{"-cluster-name=test", "--backup-store", dir, "--client-url=" + url, "--interval=1s", "--data-dir=" + data}, func(string) string { return "" }, &errOut)
+		code <- run(ctx, []string{"-cluster-name=test", "--backup-store", dir, "--client-url=" + url, "--interval=1s",
+			"--data-dir=" + data}, func(string) string { return "" }, &errOut)
 	}()
 	eventually(t, "three backups are there, and the old ones gone", func() bool {
 		l := backups(t, c)
-		return len(l.Backups) >= 3 && !slices.Contains(l.Names(), "2020-01-01T00:00:00Z-000000") && !slices.Contains(l.Names(), "2021-01-01T00:00:00Z-000000")
+		return len(l.Backups) >= 3 && !slices.Contains(l.Names(), "2020-01-01T00:00:00Z-000000") &&
+			!slices.Contains(l.Names(), "2021-01-01T00:00:00Z-000000")
 	})
 	cancel()
 	select {
@@ -217,7 +220,8 @@ func TestSidecar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := res.Manifest; m == nil || m.ClusterName != "test" || m.EtcdVersion != etcd.CompiledVersion || m.Revision != 51 || m.ClusterID == 0 || m.MemberID == 0 || m.RevisionAtMost != 51 || m.Reason != "periodic" {
+	if m := res.Manifest; m == nil || m.ClusterName != "test" || m.EtcdVersion != etcd.CompiledVersion ||
+		m.Revision != 51 || m.ClusterID == 0 || m.MemberID == 0 || m.RevisionAtMost != 51 || m.Reason != "periodic" {
 		t.Errorf("manifest %+v", m)
 	}
 	if res.Info.Spec.MemberCount != 1 || res.Info.Spec.EtcdVersion != etcd.CompiledVersion {
@@ -239,7 +243,8 @@ func testSidecar(t *testing.T, url, dir string, interval time.Duration) *sidecar
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval, retention: prune.Policy{Backups: retention.Default()}}, store, openStore(t, dir), "test")
+	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval,
+		retention: prune.Policy{Backups: retention.Default()}}, store, openStore(t, dir), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,9 +343,11 @@ func TestUsage(t *testing.T) {
 		{[]string{"--cluster-name=x", "--metrics-port=70000"}, nil, "--metrics-port"},
 		{[]string{"--cluster-name=x", "--nonsense"}, nil, "nonsense"},
 		{[]string{"--cluster-name=x", "--backup-store=relative"}, nil, "absolute"},
-		{[]string{"--cluster-name=x"}, map[string]string{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1 year"}, "ETCD_MANAGER_DAILY_BACKUPS_RETENTION"},
+		{[]string{"--cluster-name=x"}, map[string]string{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1 year"},
+			"ETCD_MANAGER_DAILY_BACKUPS_RETENTION"},
 		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=127.0.0.1:4001"}, nil, "--client-url"},
-		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=https://127.0.0.1:4001", "--client-ca-file=/does/not/exist"}, nil, "/does/not/exist"},
+		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=https://127.0.0.1:4001", "--client-ca-file=/does/not/exist"},
+			nil, "/does/not/exist"},
 		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-ca-file=/x"}, nil, "plain http"},
 	} {
 		var errOut bytes.Buffer
@@ -352,7 +359,9 @@ func TestUsage(t *testing.T) {
 	o, err := parse([]string{"-cluster-name", "x"}, func(k string) string {
 		return map[string]string{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": "2d", "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1y"}[k]
 	}, io.Discard)
-	if err != nil || o.retention.Backups != (retention.Policy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) || o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" || o.interval != 15*time.Minute {
+	if err != nil || o.retention.Backups != (retention.Policy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) ||
+		o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" ||
+		o.interval != 15*time.Minute {
 		t.Errorf("got %+v, %v", o, err)
 	}
 	if code := run(context.Background(), []string{"-h"}, func(string) string { return "" }, io.Discard); code != exitOK {
@@ -360,7 +369,8 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestDatedAhead: a backup that a wrong clock has dated ahead, in a store whose clock was as wrong, costs one more backup and not one at each look.
+// TestDatedAhead: a backup that a wrong clock has dated ahead, in a store whose clock was as wrong,
+// costs one more backup and not one at each look.
 func TestDatedAhead(t *testing.T) {
 	url := startEtcd(t, 1)[0]
 	putKeys(t, url, 1)

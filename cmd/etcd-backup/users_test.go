@@ -8,8 +8,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// TestUsers backs up an etcd that gets users (auth enable) and refuses this program, at first and while it acts: the status says so, and that
-// backups fail, until it is permitted.
+// TestUsers backs up an etcd that gets users (auth enable) and refuses this program, at first and
+// while it acts: the status says so, and that backups fail, until it is permitted.
 func TestUsers(t *testing.T) {
 	url := startEtcd(t, 1)[0]
 	root, err := clientv3.New(clientv3.Config{Endpoints: []string{url}})
@@ -30,7 +30,8 @@ func TestUsers(t *testing.T) {
 		t.Helper()
 		wait := s.step(t.Context())
 		v := s.view()
-		if !strings.Contains(v.BackupError, "has users (auth enable), and this client is none of them") || !v.Etcd.Denied || !v.Etcd.Healthy || wait <= 0 {
+		if !strings.Contains(v.BackupError, "has users (auth enable), and this client is none of them") ||
+			!v.Etcd.Denied || !v.Etcd.Healthy || wait <= 0 {
 			t.Errorf("%s: backup error %q, etcd %+v, next in %s", when, v.BackupError, v.Etcd, wait)
 		}
 	}

@@ -129,7 +129,8 @@ func TestBars(t *testing.T) {
 	}
 	var errOut bytes.Buffer
 	now := w.now // the clock stands still, for the bars read it beside the steps
-	code := run(t.Context(), deps{args: []string{"--backup-store=mem://x", "follow"}, in: strings.NewReader(""), out: s.terminal, errOut: &errOut, outTerminal: true,
+	code := run(t.Context(), deps{args: []string{"--backup-store=mem://x", "follow"}, in: strings.NewReader(""),
+		out: s.terminal, errOut: &errOut, outTerminal: true,
 		now: func() time.Time { return now }, version: "1", open: func(context.Context, string) (blob.Store, error) { return w.store, nil },
 		pause: func(context.Context) bool {
 			if len(steps) == 0 {
@@ -149,7 +150,8 @@ func TestBars(t *testing.T) {
 	}
 	var want bytes.Buffer
 	plain := ui.NewPipe(&want)
-	for _, line := range []string{name + ": restore of " + backup1 + " into 3 members, etcd 3.5.21", "waiting " + restartManager, "begun; node b leads (term 7)"} {
+	for _, line := range []string{name + ": restore of " + backup1 + " into 3 members, etcd 3.5.21",
+		"waiting " + restartManager, "begun; node b leads (term 7)"} {
 		plain.Say(now, line)
 	}
 	if !strings.HasPrefix(got, want.String()) || strings.Count(got, "\n") != 14 {

@@ -20,7 +20,8 @@ func (a *app) beforeCommand() *cobra.Command {
 		revision int64
 	}
 	cmd := &cobra.Command{
-		Use: "before KEY", Short: "Find the last revision before a key, or keys below a prefix, were deleted", Args: exactlyOne("a key, or a prefix that ends with a slash"),
+		Use: "before KEY", Short: "Find the last revision before a key, or keys below a prefix, were deleted",
+		Args: exactlyOne("a key, or a prefix that ends with a slash"),
 		Long: `Find the newest deletion of a key in the archive, and the revision right before it. A key that ends with a slash is a prefix. For a prefix, find the newest
 series of deletions below it, without a pause of more than five minutes, and the revision before the first one. Kubernetes first marks an object for
 deletion and removes it later: then it is the revision before the mark, at which a namespace still has all its objects.`,
@@ -88,7 +89,8 @@ func (a *app) before(ctx context.Context, r operator.BeforeRequest) error {
 }
 
 func beforeOf(key string, b *operator.Deletion) beforeOutput {
-	out := beforeOutput{Key: key, Revision: b.Revision, First: whenOutput(b.First), Last: whenOutput(b.Last), Deletions: b.Deletions, Keys: b.Keys, Notes: b.Notes}
+	out := beforeOutput{Key: key, Revision: b.Revision, First: whenOutput(b.First), Last: whenOutput(b.Last),
+		Deletions: b.Deletions, Keys: b.Keys, Notes: b.Notes}
 	if b.Marked.Revision != 0 {
 		m := whenOutput(b.Marked)
 		out.Marked = &m
@@ -107,9 +109,11 @@ func (a *app) printBefore(key string, b *operator.Deletion) error {
 	name := ui.Readable(key)
 	switch {
 	case b.Deletions == 1 && len(b.Keys) == 1:
-		fmt.Fprintf(&s, "%s was deleted by revision %d, at %s\n", ui.Readable(b.Keys[0]), b.Last.Revision, ui.Moment(b.Last.Time, b.Last.Since))
+		fmt.Fprintf(&s, "%s was deleted by revision %d, at %s\n", ui.Readable(b.Keys[0]), b.Last.Revision,
+			ui.Moment(b.Last.Time, b.Last.Since))
 	default:
-		fmt.Fprintf(&s, "%d deletions below %s, by revisions %d to %d, from %s to %s\n", b.Deletions, name, b.First.Revision, b.Last.Revision,
+		fmt.Fprintf(&s, "%d deletions below %s, by revisions %d to %d, from %s to %s\n", b.Deletions, name,
+			b.First.Revision, b.Last.Revision,
 			ui.Moment(b.First.Time, b.First.Since), ui.Moment(b.Last.Time, b.Last.Since))
 		for i, k := range b.Keys {
 			if i == keysShown {
@@ -120,10 +124,12 @@ func (a *app) printBefore(key string, b *operator.Deletion) error {
 		}
 	}
 	if m := b.Marked; m.Revision != 0 {
-		fmt.Fprintf(&s, "  marked:      by revision %d, at %s: from then on Kubernetes was deleting\n", m.Revision, ui.Moment(m.Time, m.Since))
+		fmt.Fprintf(&s, "  marked:      by revision %d, at %s: from then on Kubernetes was deleting\n", m.Revision,
+			ui.Moment(m.Time, m.Since))
 	}
 	if b.With > 0 {
-		fmt.Fprintf(&s, "  with it:     %s in it, by revisions %d to %d\n", ui.Count(b.With, "deletion"), b.WithFirst.Revision, b.WithLast.Revision)
+		fmt.Fprintf(&s, "  with it:     %s in it, by revisions %d to %d\n", ui.Count(b.With, "deletion"),
+			b.WithFirst.Revision, b.WithLast.Revision)
 	}
 	for _, n := range b.Notes {
 		fmt.Fprintf(&s, "  since then:  %s\n", n)

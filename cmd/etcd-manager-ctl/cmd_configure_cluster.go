@@ -60,7 +60,8 @@ func (s *settingsFlags) read() (operator.SettingsChange, error) {
 type outageFlags struct{ allow, wait bool }
 
 func (o *outageFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.allow, "allow-outage", false, "also change to an --etcd-version that etcd can't reach while it serves: by a restore, at once, with an outage")
+	cmd.Flags().BoolVar(&o.allow, "allow-outage", false,
+		"also change to an --etcd-version that etcd can't reach while it serves: by a restore, at once, with an outage")
 	cmd.Flags().BoolVar(&o.wait, "wait", false, "with --allow-outage: follow the restore to its end; interrupting the tool doesn't interrupt the restore")
 }
 
@@ -167,5 +168,6 @@ func (a *app) sayOutage(e operator.VersionOutage) {
   takes about %s, of it about %s without etcd (%s)
   Writes from its beginning until etcd stops, for about %s, are lost: if no write may be lost, stop the clients (API servers) first.
   Before etcd stops it is backed up once more, and undo-restore brings that state back.`,
-		e.From, e.To, e.Path.Revision, ui.Took(round(total)), ui.Took(round(outage)), estimatedFrom(e.Path.Estimate), ui.Took(round(max(total-outage, 1))))
+		e.From, e.To, e.Path.Revision, ui.Took(round(total)), ui.Took(round(outage)), estimatedFrom(e.Path.Estimate),
+		ui.Took(round(max(total-outage, 1))))
 }

@@ -37,6 +37,7 @@ func (a *app) confirmCluster(ctx context.Context, token cluster.Token) error {
 	case before == "":
 		return a.printf("the marker names cluster %s now; it named none before\n", token)
 	default:
-		return a.printf("the marker names cluster %s now, not %s\n  undo it:  %s\n", token, before, a.ctl("confirm-cluster", string(before)))
+		return a.printf("the marker names cluster %s now, not %s\n  undo it:  %s\n", token, before,
+			a.ctl("confirm-cluster", string(before)))
 	}
 }

@@ -46,7 +46,8 @@ func (a *app) createBackup(ctx context.Context, b operator.BackupRequest, wait b
 	case a.output == "json":
 		return a.printJSON(commandRow(operator.Command{Name: cmd.Name, Queued: &cmd}))
 	}
-	return a.printf("queued: %s (a backup on demand)\n  follow it:    %s\n  withdraw it:  %s\n", cmd.Name, a.ctl("follow", cmd.Name), a.ctl("delete-command", cmd.Name))
+	return a.printf("queued: %s (a backup on demand)\n  follow it:    %s\n  withdraw it:  %s\n", cmd.Name,
+		a.ctl("follow", cmd.Name), a.ctl("delete-command", cmd.Name))
 }
 
 // sayWaits says what a backup waits for.

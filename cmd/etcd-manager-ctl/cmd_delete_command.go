@@ -13,7 +13,8 @@ import (
 
 func (a *app) deleteCommandCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "delete-command NAME", Short: "Withdraw queued restores, also one that has begun but hasn't stopped anything yet", Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
+		Use: "delete-command NAME", Short: "Withdraw queued restores, also one that has begun but hasn't stopped anything yet",
+		Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
 		Long: `Withdraw all queued restores of the backup NAME. NAME may also be the command's own name, as list-commands shows it.
 
 The managers abandon a restore that is being executed, as long as nothing was stopped for it (salvaging, proving, staging, saving).
@@ -75,7 +76,8 @@ func (a *app) whyKept(k *operator.KeptError) error {
 	case op.State.Final():
 		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it ended as %s", e.Name, op.State)}
 	}
-	return &notFoundError{fmt.Sprintf("%s is already withdrawn; the managers are abandoning it\n  follow it:  %s", e.Name, a.ctl("follow", e.Name))}
+	return &notFoundError{fmt.Sprintf("%s is already withdrawn; the managers are abandoning it\n  follow it:  %s",
+		e.Name, a.ctl("follow", e.Name))}
 }
 
 // sayWithdrawn reports what was removed.
@@ -97,7 +99,8 @@ func (a *app) sayWithdrawn(w operator.Withdrawn) error {
 		a.note("%s began to stop etcd at this moment (%s), so it continues. Let it end, then undo it\n  follow it:  %s\n  undo it:    %s",
 			e.Name, w.TooLate, a.ctl("follow", e.Name), a.ctl("undo-restore", e.Name))
 	case e.Running():
-		a.note("%s is being executed (%s), but nothing was stopped for it: the managers abandon it now\n  follow it:  %s", e.Name, e.Operation.State, a.ctl("follow", e.Name))
+		a.note("%s is being executed (%s), but nothing was stopped for it: the managers abandon it now\n  follow it:  %s",
+			e.Name, e.Operation.State, a.ctl("follow", e.Name))
 	}
 	return nil
 }

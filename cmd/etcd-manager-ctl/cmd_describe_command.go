@@ -20,7 +20,8 @@ import (
 
 func (a *app) describeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "describe-command NAME", Short: "Show one command in full: steps, times, revisions, safety backup", Args: exactlyOne("the name of a command (see list-commands)"),
+		Use: "describe-command NAME", Short: "Show one command in full: steps, times, revisions, safety backup",
+		Args:              exactlyOne("the name of a command (see list-commands)"),
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.describe(cmd.Context(), args[0]) },
 		ValidArgsFunction: a.complete(commandNames),
 	}
@@ -236,7 +237,8 @@ func printSteps(out io.Writer, op *catalog.Operation, now time.Time) {
 			end = now
 		}
 		outcome, detail := operator.StepOutcome(op, s)
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Node, s.Started.UTC().Format("15:04:05Z"), ui.Took(max(end.Sub(s.Started), 0)), outcome, detail)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.Node, s.Started.UTC().Format("15:04:05Z"),
+			ui.Took(max(end.Sub(s.Started), 0)), outcome, detail)
 	}
 	_ = w.Flush() // out is memory
 }

@@ -91,7 +91,8 @@ func (a *app) extract(ctx context.Context, o extractOptions) error {
 	if err != nil {
 		return err
 	}
-	x, err := c.Extract(ctx, operator.ExtractRequest{Key: o.key, Prefix: o.prefix, Namespace: o.namespace, At: at, Revision: o.revision, VerifyOptions: a.verifyOptions(o.tempDir)})
+	x, err := c.Extract(ctx, operator.ExtractRequest{Key: o.key, Prefix: o.prefix, Namespace: o.namespace, At: at,
+		Revision: o.revision, VerifyOptions: a.verifyOptions(o.tempDir)})
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,8 @@ func (a *app) writeOne(o extractOptions, x *operator.Extracted) error {
 	kv := x.Values[0]
 	if o.file == "" {
 		if a.outTerminal && (!utf8.Valid(kv.Value) || strings.ContainsRune(string(kv.Value), 0)) {
-			return ui.Usagef("the value of %s is binary, %s: write it to a file with --output-file", ui.Readable(o.key), ui.Size(int64(len(kv.Value))))
+			return ui.Usagef("the value of %s is binary, %s: write it to a file with --output-file", ui.Readable(o.key),
+				ui.Size(int64(len(kv.Value))))
 		}
 		if _, err := a.out.Write(kv.Value); err != nil {
 			return fmt.Errorf("print: %w", err)
@@ -114,7 +116,8 @@ func (a *app) writeOne(o extractOptions, x *operator.Extracted) error {
 	} else if err := putback.WriteFile(o.file, kv.Value); err != nil {
 		return err
 	}
-	a.note("%s as it was at revision %d: %s, last changed by revision %d", ui.Readable(o.key), x.Plan.Revision, ui.Size(int64(len(kv.Value))), kv.ModRevision)
+	a.note("%s as it was at revision %d: %s, last changed by revision %d", ui.Readable(o.key), x.Plan.Revision,
+		ui.Size(int64(len(kv.Value))), kv.ModRevision)
 	if o.file != "" {
 		a.note("put it back: etcdctl put %s <%s", ui.ShellWord(o.key), ui.ShellWord(o.file))
 	}
@@ -142,7 +145,8 @@ func (a *app) writeMany(o extractOptions, x *operator.Extracted) error {
 		what = "namespace " + o.namespace
 	}
 	if len(x.Values) == 0 {
-		return &notFoundError{fmt.Sprintf("%s has no keys at revision %d: etcd-manager-ctl before finds the revision before a deletion", what, x.Plan.Revision)}
+		return &notFoundError{fmt.Sprintf("%s has no keys at revision %d: etcd-manager-ctl before finds the revision before a deletion",
+			what, x.Plan.Revision)}
 	}
 	dir := o.dir
 	if dir == "" {

@@ -202,7 +202,8 @@ func (v *historyView) object(e operator.Change) (kube.Object, bool) {
 }
 
 func (v *historyView) json(e operator.Change) error {
-	out := changeOutput{Time: e.Time, Since: e.Since, Incarnation: string(e.Incarnation), Revision: e.Revision, Change: "put", Version: e.Version, Lease: e.Lease, Note: e.Note}
+	out := changeOutput{Time: e.Time, Since: e.Since, Incarnation: string(e.Incarnation), Revision: e.Revision,
+		Change: "put", Version: e.Version, Lease: e.Lease, Note: e.Note}
 	size := len(e.Value)
 	switch {
 	case e.Missing:

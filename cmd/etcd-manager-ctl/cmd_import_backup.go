@@ -25,9 +25,11 @@ cluster, so it isn't refused as another cluster's.`,
 	f := cmd.Flags()
 	f.StringVar(&r.Reason, "reason", "import", "the `reason` in the manifest")
 	f.StringVar(&r.EtcdVersion, "etcd-version", "", "the etcd `version` that it was taken with (default: as far as the file shows it)")
-	f.BoolVar(&r.SkipHashCheck, "skip-hash-check", false, "accept a database that was copied from a data dir, which has no checksum at its end; its structure is still checked")
+	f.BoolVar(&r.SkipHashCheck, "skip-hash-check", false,
+		"accept a database that was copied from a data dir, which has no checksum at its end; its structure is still checked")
 	f.StringVar(&r.Compression, "backup-compression", catalog.DefaultCompression, "gzip, which other tools read too, or zstd")
-	f.StringSliceVar(&a.encryption, "backup-encryption", nil, "who can read the backup: age:`FILE` with recipients, or aws-kms:ARN; may be repeated (default: not encrypted)")
+	f.StringSliceVar(&a.encryption, "backup-encryption", nil,
+		"who can read the backup: age:`FILE` with recipients, or aws-kms:ARN; may be repeated (default: not encrypted)")
 	addTempDir(cmd, &r.TempDir)
 	_ = cmd.MarkFlagDirname("temp-dir") // it fails only for a flag that doesn't exist
 	return cmd

@@ -16,7 +16,8 @@ import (
 func (a *app) inspectCommand() *cobra.Command {
 	var r operator.InspectRequest
 	cmd := &cobra.Command{
-		Use: "inspect NAME|latest", Short: "Show the content of a backup: revision, keys, leases, the largest prefixes", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Use: "inspect NAME|latest", Short: "Show the content of a backup: revision, keys, leases, the largest prefixes",
+		Args: exactlyOne("the name of a backup (see list-backups)"),
 		Long: `Fetch a backup, check it like verify-backup, and show its content: revision, keys, leases, sizes, and the prefixes with most keys and most
 bytes. Only keys that exist at the backup's revision are counted, with the bytes of key and value.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0], r) },

@@ -44,13 +44,15 @@ func (a *app) listBackups(ctx context.Context) error {
 		return err
 	}
 	if n := len(l.Leftovers); n > 0 {
-		fmt.Fprintf(a.errOut, "%d incomplete: not finished yet, or given up; removed after a day (newest: %s lacks %s)\n", n, l.Leftovers[n-1].Name, l.Leftovers[n-1].Missing)
+		fmt.Fprintf(a.errOut, "%d incomplete: not finished yet, or given up; removed after a day (newest: %s lacks %s)\n",
+			n, l.Leftovers[n-1].Name, l.Leftovers[n-1].Missing)
 	}
 	switch a.output {
 	case "json":
 		out := make([]backupOutput, 0, len(l.Backups))
 		for _, b := range l.Backups {
-			out = append(out, backupOutput{Name: b.Name, Time: b.Time, SizeBytes: b.Size, HasManifest: b.HasManifest, Pinned: b.Pinned, Proof: proofOf(b), ProofAt: b.ProofAt, Modified: b.Modified})
+			out = append(out, backupOutput{Name: b.Name, Time: b.Time, SizeBytes: b.Size, HasManifest: b.HasManifest,
+				Pinned: b.Pinned, Proof: proofOf(b), ProofAt: b.ProofAt, Modified: b.Modified})
 		}
 		return a.printJSON(out)
 	case "wide":

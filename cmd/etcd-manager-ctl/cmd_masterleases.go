@@ -120,7 +120,8 @@ func (a *app) masterleases(c *clientv3.Client, r *leaseRequest) (*kube.Masterlea
 	return &kube.Masterleases{
 		Client: c, Prefix: r.prefix, Live: live, Watch: r.watch, Timeout: a.timeout,
 		Watching: func(unknown, all int) {
-			a.note("at %d of %d addresses no live master is known; watching for up to %s whether an API server renews its entry", unknown, all, r.watch)
+			a.note("at %d of %d addresses no live master is known; watching for up to %s whether an API server renews its entry",
+				unknown, all, r.watch)
 		},
 		NotLive: func(member string, why error) {
 			var name *kube.UnresolvedError

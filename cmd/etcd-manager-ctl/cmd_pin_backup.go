@@ -11,11 +11,13 @@ import (
 func (a *app) pinCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "pin-backup NAME|latest", Short: "Keep a backup, whatever its age", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Use: "pin-backup NAME|latest", Short: "Keep a backup, whatever its age",
+		Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onBackup(cmd.Context(), args[0], "pinned: %s is kept until it is unpinned\n", func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
-				return c.PinBackup(ctx, name, reason)
-			})
+			return a.onBackup(cmd.Context(), args[0], "pinned: %s is kept until it is unpinned\n",
+				func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
+					return c.PinBackup(ctx, name, reason)
+				})
 		},
 		ValidArgsFunction: a.complete(restorableNames),
 	}
@@ -25,18 +27,21 @@ func (a *app) pinCommand() *cobra.Command {
 
 func (a *app) unpinCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "unpin-backup NAME|latest", Short: "Remove the pin; retention then decides about the backup again", Args: exactlyOne("the name of a backup (see list-backups)"),
+		Use: "unpin-backup NAME|latest", Short: "Remove the pin; retention then decides about the backup again",
+		Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onBackup(cmd.Context(), args[0], "unpinned: retention decides about %s again\n", func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
-				return c.UnpinBackup(ctx, name)
-			})
+			return a.onBackup(cmd.Context(), args[0], "unpinned: retention decides about %s again\n",
+				func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
+					return c.UnpinBackup(ctx, name)
+				})
 		},
 		ValidArgsFunction: a.complete(restorableNames),
 	}
 }
 
 // onBackup does something to a backup that is there, and says so.
-func (a *app) onBackup(ctx context.Context, name, say string, do func(context.Context, *operator.Client, string) (string, []string, error)) error {
+func (a *app) onBackup(ctx context.Context, name, say string,
+	do func(context.Context, *operator.Client, string) (string, []string, error)) error {
 	if err := a.format(); err != nil {
 		return err
 	}

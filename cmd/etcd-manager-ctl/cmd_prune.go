@@ -22,7 +22,8 @@ type pruneOptions struct {
 func (a *app) pruneCommand() *cobra.Command {
 	o := pruneOptions{retention: operator.DefaultRetention()}
 	cmd := &cobra.Command{
-		Use: "prune", Short: "Remove the backups and changes that retention no longer keeps, or explain each decision (--dry-run)", Args: noArgs,
+		Use: "prune", Short: "Remove the backups and changes that retention no longer keeps, or explain each decision (--dry-run)",
+		Args: noArgs,
 		Long: `Remove the backups and changes that retention no longer keeps. The managers do the same after each backup and every hour, with their own settings.
 With --dry-run nothing is removed, and every decision is explained. Give the same settings as the managers have, as flags or in the environment
 (ETCD_MANAGER_HOURLY_BACKUPS_RETENTION, ETCD_MANAGER_DAILY_BACKUPS_RETENTION).
@@ -41,7 +42,8 @@ to it.`,
 	f.BoolVar(&o.yes, "yes", false, "don't ask before removing")
 	f.Var(retention.Flag{To: &o.retention.Hourly}, "hourly-backups-retention", "how long a backup of each hour is kept: 168h, 7d, 1y")
 	f.Var(retention.Flag{To: &o.retention.Daily}, "daily-backups-retention", "how long a backup of each day is kept")
-	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change is kept; 0 means as long as a backup of each hour")
+	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention",
+		"how long every change is kept; 0 means as long as a backup of each hour")
 	return cmd
 }
 
@@ -97,7 +99,8 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	if backups+segments == 0 && !pl.More {
 		return a.printf("there is nothing to remove\n")
 	}
-	a.note("%s and %s of changes are to be removed; prune --dry-run says which, and why", ui.Count(backups, "backup"), ui.Count(segments, "segment"))
+	a.note("%s and %s of changes are to be removed; prune --dry-run says which, and why", ui.Count(backups, "backup"),
+		ui.Count(segments, "segment"))
 	if err := a.confirm(ctx, o.yes, "prune", "remove them"); err != nil {
 		return err
 	}
@@ -108,7 +111,8 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 	if err != nil {
 		return explainPrune(err)
 	}
-	return a.printf("removed: %s (%s) and %s of changes\n", ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"), ui.Count(sum.Segments, "segment"))
+	return a.printf("removed: %s (%s) and %s of changes\n", ui.Count(sum.Backups, "backup"),
+		ui.Count(sum.Objects, "object"), ui.Count(sum.Segments, "segment"))
 }
 
 // refusedAll tells that nothing is known of what was left.
@@ -125,9 +129,11 @@ func explainPrune(err error) error {
 	}
 	sum := denied.Pruned
 	if denied.All {
-		return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Segments, "segment"), operator.ErrDenied, denied.Why)
+		return fmt.Errorf("removed %s and %s, then the store refused: %w: %s", ui.Count(sum.Backups, "backup"),
+			ui.Count(sum.Segments, "segment"), operator.ErrDenied, denied.Why)
 	}
-	return fmt.Errorf("removed %s (%s) and %s of changes; the store refused to delete %s: %w: %s", ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"),
+	return fmt.Errorf("removed %s (%s) and %s of changes; the store refused to delete %s: %w: %s",
+		ui.Count(sum.Backups, "backup"), ui.Count(sum.Objects, "object"),
 		ui.Count(sum.Segments, "segment"), ui.Count(sum.Refused, "object"), operator.ErrDenied, denied.Why)
 }
 
@@ -136,7 +142,8 @@ func (a *app) explainPlan(pl *operator.PrunePlan) error {
 	if a.output == "json" {
 		out := make([]decisionOutput, 0, len(pl.Decisions))
 		for _, d := range pl.Decisions {
-			out = append(out, decisionOutput{d.Backup, string(d.Incarnation), d.First, d.Last, d.Ended, d.Segments, d.Size, d.Keep, d.Reason})
+			out = append(out, decisionOutput{d.Backup, string(d.Incarnation), d.First, d.Last, d.Ended, d.Segments,
+				d.Size, d.Keep, d.Reason})
 		}
 		return a.printJSON(out)
 	}
@@ -174,5 +181,6 @@ func whatOf(d operator.PruneDecision) string {
 	case d.Segments == 0:
 		return fmt.Sprintf("changes %s", d.Incarnation)
 	}
-	return fmt.Sprintf("changes %s, revisions %d to %d, until %s (%s)", d.Incarnation, d.First, d.Last, ui.Clock(d.Ended), ui.Count(d.Segments, "segment"))
+	return fmt.Sprintf("changes %s, revisions %d to %d, until %s (%s)", d.Incarnation, d.First, d.Last,
+		ui.Clock(d.Ended), ui.Count(d.Segments, "segment"))
 }

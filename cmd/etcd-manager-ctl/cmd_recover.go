@@ -54,9 +54,10 @@ If possible, bring the lost masters back instead: a cluster that has its quorum 
 	f.Lookup("from-survivor").NoOptDefVal = newestSurvivor
 	q.add(cmd, true)
 	f.BoolVar(&yes, "yes", false, "don't ask")
-	_ = cmd.RegisterFlagCompletionFunc("from-survivor", func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
-		return a.complete(survivorNames)(cmd, nil, word)
-	}) // it fails only for a flag that doesn't exist
+	_ = cmd.RegisterFlagCompletionFunc("from-survivor",
+		func(cmd *cobra.Command, _ []string, word string) ([]string, cobra.ShellCompDirective) {
+			return a.complete(survivorNames)(cmd, nil, word)
+		}) // it fails only for a flag that doesn't exist
 	return cmd
 }
 
@@ -108,7 +109,8 @@ func (a *app) showSurvivors(s catalog.Survivors) error {
 		if n.SizeBytes > 0 {
 			size = ui.Size(n.SizeBytes)
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", n.Node, n.Token, revision, written, n.RaftTerm, n.RaftIndex, size, version, n.Condition)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%d/%d\t%s\t%s\t%s\n", n.Node, n.Token, revision, written, n.RaftTerm,
+			n.RaftIndex, size, version, n.Condition)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

@@ -53,9 +53,11 @@ restore that is done.
 	q.add(cmd, false)
 	to.add(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&q.options.KeepMasterleases, "keep-masterleases", false, "keep the API servers' master leases, also those of servers that are gone")
+	f.BoolVar(&q.options.KeepMasterleases, "keep-masterleases", false,
+		"keep the API servers' master leases, also those of servers that are gone")
 	f.StringArrayVar(&q.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
-	f.BoolVar(&q.options.AcceptLoss, "accept-loss", false, "with --latest: restore what the store has, although acknowledged writes may be missing")
+	f.BoolVar(&q.options.AcceptLoss, "accept-loss", false,
+		"with --latest: restore what the store has, although acknowledged writes may be missing")
 	f.BoolVar(&q.options.ForceForeign, "force-foreign", false, "restore the backup although it is of another cluster")
 	return cmd
 }
@@ -94,7 +96,8 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 // sayPlanned tells what was found out on the way.
 func (a *app) sayPlanned(p *operator.RestorePlan) {
 	if p.Before != nil {
-		a.note("%s was last deleted after revision %d (%s shows the details)", p.Request.Before, p.Before.Revision, a.ctl("before", p.Request.Before))
+		a.note("%s was last deleted after revision %d (%s shows the details)", p.Request.Before, p.Before.Revision,
+			a.ctl("before", p.Request.Before))
 	}
 	a.latest(p.Notes)
 	if p.Backup != nil && p.Request.Backup == operator.Latest {

@@ -29,7 +29,8 @@ Writes since that restore are lost. The command shows them and asks, unless --ye
 	}
 	q.add(cmd, false)
 	cmd.Flags().BoolVar(&yes, "yes", false, "don't ask")
-	cmd.Flags().BoolVar(&q.options.AcceptLoss, "accept-loss", false, "undo although so few old data dirs are left that acknowledged writes may be missing")
+	cmd.Flags().BoolVar(&q.options.AcceptLoss, "accept-loss", false,
+		"undo although so few old data dirs are left that acknowledged writes may be missing")
 	return cmd
 }
 
@@ -84,7 +85,8 @@ func (a *app) showUndo(p *operator.UndoPlan) {
 		a.note("  also undone:  %s (%s), done later", o.ID, subject(o.Backup, o.Source))
 	}
 	if b := p.SpecBefore; b != nil && p.Request.Spec.Empty() && b.MemberCount != p.Spec.MemberCount {
-		a.note("  note:         before that restore the spec was %s; to go back to that too, add --member-count=%d", clusterOf(*b), b.MemberCount)
+		a.note("  note:         before that restore the spec was %s; to go back to that too, add --member-count=%d",
+			clusterOf(*b), b.MemberCount)
 	}
 	if p.Backup != "" || p.Source.OrBackup != "" {
 		a.note("  afterwards:   this can be undone too, because the cluster is backed up once more before it")
@@ -102,5 +104,6 @@ func (a *app) writtenSince(p *operator.UndoPlan) string {
 	if n := m.Revision - op.RevisionAfter; n > 0 {
 		lost = fmt.Sprintf("at least %d revisions", n)
 	}
-	return fmt.Sprintf(": %s, as the newest backup knows (%s, %s, revision %d)", lost, newest.Name, ui.Ago(a.now().Sub(newest.Time)), m.Revision)
+	return fmt.Sprintf(": %s, as the newest backup knows (%s, %s, revision %d)", lost, newest.Name,
+		ui.Ago(a.now().Sub(newest.Time)), m.Revision)
 }

@@ -86,7 +86,8 @@ func (a *app) printVerified(out operator.Verified) error {
 	fmt.Fprintf(&b, "  stored file:   %s; %s\n", ui.Size(out.StoredBytes), sums)
 	fmt.Fprintf(&b, "  snapshot:      %s; etcd's own checksum at its end is right\n", ui.Size(out.SizeBytes))
 	fmt.Fprintf(&b, "  database:      every page and record was read and is valid; format of etcd %s\n", out.Format)
-	fmt.Fprintf(&b, "  content:       revision %d, %s, %s, HashKV %d\n", out.Revision, ui.Count(int(out.Keys), "key"), ui.Count(out.Leases, "lease"), out.Hash)
+	fmt.Fprintf(&b, "  content:       revision %d, %s, %s, HashKV %d\n", out.Revision, ui.Count(int(out.Keys), "key"),
+		ui.Count(out.Leases, "lease"), out.Hash)
 	taken := "with etcd " + out.EtcdVersion
 	if out.EtcdVersion == "" {
 		taken = "with an unknown version of etcd"
@@ -128,7 +129,8 @@ func (a *app) verifyAll(ctx context.Context, tempDir string) error {
 		case errors.As(err, &gone): // retention took it meanwhile
 			continue
 		case err != nil && !operator.Bad(err):
-			return fmt.Errorf("%d of %d backups were checked, %d of them are bad; then: backup %s could not be checked: %w", i, len(names), bad, name, a.explain(err))
+			return fmt.Errorf("%d of %d backups were checked, %d of them are bad; then: backup %s could not be checked: %w",
+				i, len(names), bad, name, a.explain(err))
 		case err != nil:
 			bad++
 		}
@@ -156,7 +158,8 @@ func (a *app) printLine(out operator.Verified) error {
 	case !out.Sound:
 		return a.printf("BAD    %s  %s\n", out.Name, out.Problem)
 	case out.Unfit != "":
-		return a.printf("sound  %s  revision %d, %d keys, %s; not with the current spec: %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes), out.Unfit)
+		return a.printf("sound  %s  revision %d, %d keys, %s; not with the current spec: %s\n", out.Name, out.Revision,
+			out.Keys, ui.Size(out.SizeBytes), out.Unfit)
 	}
 	return a.printf("sound  %s  revision %d, %d keys, %s\n", out.Name, out.Revision, out.Keys, ui.Size(out.SizeBytes))
 }
@@ -190,7 +193,8 @@ func (a *app) verifyChain(ctx context.Context, name, tempDir string) error {
 		return err // there was nothing to check
 	}
 	err = a.explain(err)
-	out := chainOutput{Name: v.Backup, Sound: err == nil, ChainSound: err == nil && v.ChainProblem == "", Problem: v.ChainProblem, Revision: v.Facts.Revision, Hash: v.Facts.Hash.Hash,
+	out := chainOutput{Name: v.Backup, Sound: err == nil, ChainSound: err == nil && v.ChainProblem == "",
+		Problem: v.ChainProblem, Revision: v.Facts.Revision, Hash: v.Facts.Hash.Hash,
 		Base: v.Base, Segments: v.Segments, Incarnation: string(v.Incarnation), Seconds: v.Took.Seconds()}
 	if err != nil {
 		out.Problem = err.Error()
@@ -207,10 +211,12 @@ func (a *app) verifyChain(ctx context.Context, name, tempDir string) error {
 	case err != nil:
 		return fmt.Errorf("BAD: %w", err)
 	case !out.ChainSound:
-		return fmt.Errorf("backup %s is sound (revision %d), but it can't be reached from the one before it: %s", v.Backup, v.Facts.Revision, v.ChainProblem)
+		return fmt.Errorf("backup %s is sound (revision %d), but it can't be reached from the one before it: %s",
+			v.Backup, v.Facts.Revision, v.ChainProblem)
 	case a.output == "json":
 		return nil
 	}
 	return a.printf("sound: %s\n  content:   revision %d, %s, HashKV %d\n  chain:     backup %s with the %s after it gives the same\n  took:      %s\n",
-		v.Backup, v.Facts.Revision, ui.Count(int(v.Facts.Keys), "key"), v.Facts.Hash.Hash, v.Base, ui.Count(v.Segments, "segment"), ui.Took(v.Took))
+		v.Backup, v.Facts.Revision, ui.Count(int(v.Facts.Keys), "key"), v.Facts.Hash.Hash, v.Base,
+		ui.Count(v.Segments, "segment"), ui.Took(v.Took))
 }

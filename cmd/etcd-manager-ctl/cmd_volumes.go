@@ -145,7 +145,8 @@ func (a *app) volumesCheck(ctx context.Context, f *volumeFlags) error {
 }
 
 func rowOf(v *volume.Volume) volumeOutput {
-	r := volumeOutput{Member: v.Node, Volume: v.ID, SizeGiB: v.SizeGiB, Type: v.Type, Encrypted: v.Encrypted, Key: v.Key, Zone: v.Zone, State: v.State}
+	r := volumeOutput{Member: v.Node, Volume: v.ID, SizeGiB: v.SizeGiB, Type: v.Type, Encrypted: v.Encrypted,
+		Key: v.Key, Zone: v.Zone, State: v.State}
 	for _, at := range v.Attachments {
 		r.State = fmt.Sprintf("%s to %s as %s", at.State, at.Instance, at.Device)
 	}
@@ -200,7 +201,8 @@ func (a *app) printVolumes(rows []volumeOutput) error {
 		if r.Problem != "" {
 			state += " (" + r.Problem + ")"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", dash(string(r.Member)), dash(string(r.Volume)), size, dash(r.Type), encrypted, dash(r.Key), state)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", dash(string(r.Member)), dash(string(r.Volume)), size,
+			dash(r.Type), encrypted, dash(r.Key), state)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

@@ -38,8 +38,8 @@ You can interrupt it at any point and start it again: it continues. It needs at 
 	return c
 }
 
-// encryptRun is one run of volumes encrypt. What it does next follows from the volumes' tags and the nodes' records alone, so that any run goes on
-// where another one ended.
+// encryptRun is one run of volumes encrypt. What it does next follows from the volumes' tags and
+// the nodes' records alone, so that any run goes on where another one ended.
 type encryptRun struct {
 	a     *app
 	ec2   *aws.Client

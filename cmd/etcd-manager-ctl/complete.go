@@ -11,7 +11,8 @@ import (
 )
 
 // complete makes shell completion out of a function that lists names. It keeps silent about errors: there is no place for them.
-func (a *app) complete(list func(context.Context, *operator.Client) ([]string, error)) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+func (a *app) complete(list func(context.Context, *operator.Client) ([]string, error)) func(*cobra.Command, []string,
+	string) ([]string, cobra.ShellCompDirective) {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp

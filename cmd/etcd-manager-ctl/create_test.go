@@ -27,12 +27,15 @@ func TestCreateBackup(t *testing.T) {
 			must(t, c.PutCreateProgress(context.Background(), queued(), catalog.CreateProgress{At: w.now, Node: "b", Attempt: 1}))
 		},
 		func() {
-			must(t, c.PutCreateProgress(context.Background(), queued(), catalog.CreateProgress{At: w.now, Node: "b", Attempt: 1, Error: "disk on fire", RetryAt: w.now.Add(5 * time.Second)}))
+			must(t, c.PutCreateProgress(context.Background(), queued(),
+				catalog.CreateProgress{At: w.now, Node: "b", Attempt: 1, Error: "disk on fire", RetryAt: w.now.Add(5 * time.Second)}))
 		},
 		func() {
 			name := queued()
-			_, err := c.PutOperation(context.Background(), catalog.Operation{ID: name, Kind: catalog.KindBackup, State: catalog.StateDone, Command: name, Backup: "2026-01-30T01:02:03Z-000009",
-				Options: catalog.RestoreOptions{Reason: "upgrade"}, Created: w.now, Finished: w.now, Leader: "a", Term: 3}, "")
+			_, err := c.PutOperation(context.Background(),
+				catalog.Operation{ID: name, Kind: catalog.KindBackup, State: catalog.StateDone, Command: name,
+					Backup:  "2026-01-30T01:02:03Z-000009",
+					Options: catalog.RestoreOptions{Reason: "upgrade"}, Created: w.now, Finished: w.now, Leader: "a", Term: 3}, "")
 			must(t, err)
 			must(t, c.RemoveCommand(context.Background(), name))
 		},

@@ -48,7 +48,8 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	testdata, err := filepath.Abs("testdata")
 	must(t, err)
-	return &world{testdata: testdata, t: t, store: blobtest.NewMemory(), now: time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC), ctx: t.Context()}
+	return &world{testdata: testdata, t: t, store: blobtest.NewMemory(),
+		now: time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC), ctx: t.Context()}
 }
 
 // next is another world whose transcript goes on with this one's.
@@ -69,7 +70,8 @@ func (w *world) backup(name string, manifest bool) {
 	w.put(name+"/etcd.backup.gz", strings.Repeat("x", 1500))
 	if manifest {
 		sum := strings.Repeat("0", 64)
-		w.put(name+"/_etcd_manager_manifest.json", fmt.Sprintf(`{"version":1,"backup":%q,"raw":{"size":1,"sha256":%q},"stored":{"size":1500,"sha256":%q}}`, name, sum, sum))
+		w.put(name+"/_etcd_manager_manifest.json",
+			fmt.Sprintf(`{"version":1,"backup":%q,"raw":{"size":1,"sha256":%q},"stored":{"size":1500,"sha256":%q}}`, name, sum, sum))
 	}
 	w.put(name+"/_etcd_backup.meta", `{"etcdVersion":"3.5.21","timestamp":"1516000000","clusterSpec":{"memberCount":3,"etcdVersion":"3.5.21"}}`)
 }
@@ -77,7 +79,8 @@ func (w *world) backup(name string, manifest bool) {
 func (w *world) exec(args ...string) (code int, out, errOut string) {
 	w.t.Helper()
 	var o, e bytes.Buffer
-	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, version: "1.2.3", now: func() time.Time { return w.now },
+	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, version: "1.2.3",
+		now:    func() time.Time { return w.now },
 		person: w.answer != "", pause: w.pause, kms: w.kms,
 		open: func(ctx context.Context, url string) (blob.Store, error) {
 			if strings.HasPrefix(url, "mem:") {
@@ -273,10 +276,13 @@ func TestListCommandsStates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	operation(catalog.Operation{Command: "2026-01-31T00:00:00Z-000000", Backup: "old", State: catalog.StateDone, Outage: 1234 * time.Millisecond, Finished: w.now})
-	operation(catalog.Operation{Command: queue("bad"), Backup: "bad", State: catalog.StateFailed, Reason: "backup bad: cut short: etcd.backup.gz"})
+	operation(catalog.Operation{Command: "2026-01-31T00:00:00Z-000000", Backup: "old", State: catalog.StateDone,
+		Outage: 1234 * time.Millisecond, Finished: w.now})
+	operation(catalog.Operation{Command: queue("bad"), Backup: "bad", State: catalog.StateFailed,
+		Reason: "backup bad: cut short: etcd.backup.gz"})
 	operation(catalog.Operation{Command: queue("running"), Backup: "running", State: catalog.StateStaging})
-	operation(catalog.Operation{Command: queue("earlier"), Backup: "earlier", State: catalog.StateSuperseded, Reason: "a later command restores waiting"})
+	operation(catalog.Operation{Command: queue("earlier"), Backup: "earlier", State: catalog.StateSuperseded,
+		Reason: "a later command restores waiting"})
 	queue("waiting")
 	w.put("control/broken/_command.json", "")
 	w.put("control/operations/future.json", `{"version":9}`)
@@ -301,7 +307,8 @@ func TestStoreErrors(t *testing.T) {
 		say  string
 	}{
 		{&blob.Error{Op: "get", Key: "s3://b/x", Kind: blob.ErrDenied, Action: "s3:GetObject"}, exitStore, "s3:GetObject"},
-		{&blob.Error{Op: "get", Key: "s3://b/x", Kind: blob.ErrTransient, Err: errors.New("connection refused")}, exitStore, "can't be reached"},
+		{&blob.Error{Op: "get", Key: "s3://b/x", Kind: blob.ErrTransient, Err: errors.New("connection refused")},
+			exitStore, "can't be reached"},
 		{&blob.Error{Op: "get", Key: "s3://b/x", Kind: blob.ErrInvalid, Err: errors.New("no such bucket")}, exitFailure, "no such bucket"},
 		{context.DeadlineExceeded, exitStore, "--timeout"},
 	} {
@@ -328,14 +335,17 @@ func TestCompletion(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"__complete", "--backup-store=mem://x", "restore-backup", ""}, []string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009", "latest"}},
-		{[]string{"__complete", "--backup-store=mem://x", "verify-backup", ""}, []string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009", "latest"}},
+		{[]string{"__complete", "--backup-store=mem://x", "restore-backup", ""},
+			[]string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009", "latest"}},
+		{[]string{"__complete", "--backup-store=mem://x", "verify-backup", ""},
+			[]string{"2026-01-31T01:02:03Z-000001", "2026-01-30T01:02:03Z-000009", "latest"}},
 		{[]string{"__complete", "--backup-store=mem://x", "download-backup", "2026", "fi"}, nil},
 		{[]string{"__complete", "--backup-store=mem://x", "undo-restore", ""}, []string{done1}},
 		{[]string{"__complete", "--backup-store=mem://x", "follow", ""}, []string{"2026-02-01T12:00:00Z-000000", done1}},
 		{[]string{"__complete", "--backup-store=mem://x", "describe-command", ""}, []string{"2026-02-01T12:00:00Z-000000", done1}},
 		{[]string{"__complete", "--backup-store=mem://x", "recover", "--from-survivor="}, []string{"a", "b"}},
-		{[]string{"__complete", "-backup-store=mem://x", "delete-command", ""}, []string{"2026-02-01T12:00:00Z-000000", "2026-01-30T01:02:03Z-000009"}},
+		{[]string{"__complete", "-backup-store=mem://x", "delete-command", ""},
+			[]string{"2026-02-01T12:00:00Z-000000", "2026-01-30T01:02:03Z-000009"}},
 		{[]string{"__complete", "--backup-store=mem://x", "restore-backup", "2026-01-30T01:02:03Z-000009", ""}, nil},
 		{[]string{"__complete", "restore-backup", ""}, nil},
 	} {

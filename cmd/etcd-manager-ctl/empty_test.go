@@ -33,22 +33,27 @@ func TestEmptyStore(t *testing.T) {
 		var out, errOut strings.Builder
 		w := newWorld(t)
 		code := run(t.Context(), deps{
-			args: append([]string{"--backup-store=file://" + filepath.Join(dir, base)}, args...), out: &out, errOut: &errOut, in: strings.NewReader(""),
+			args: append([]string{"--backup-store=file://" + filepath.Join(dir, base)}, args...), out: &out,
+			errOut: &errOut, in: strings.NewReader(""),
 			open: open, now: func() time.Time { return w.now }, version: "test",
 		})
 		return out.String() + errOut.String(), code
 	}
 	backup := "2026-01-01T00:00:00Z-000001"
 	commands := [][]string{
-		{"get"}, {"list-backups"}, {"list-commands"}, {"describe-command", backup}, {"create-backup"}, {"restore-backup", backup}, {"restore-backup", "--latest"},
-		{"recover", "--from-survivor", "--yes"}, {"undo-restore"}, {"follow"}, {"delete-command", backup}, {"pin-backup", backup}, {"unpin-backup", backup},
-		{"verify-backup", backup}, {"download-backup", backup, filepath.Join(dir, "out")}, {"inspect", backup}, {"prune"}, {"history", "/a"},
+		{"get"}, {"list-backups"}, {"list-commands"}, {"describe-command", backup}, {"create-backup"},
+		{"restore-backup", backup}, {"restore-backup", "--latest"},
+		{"recover", "--from-survivor", "--yes"}, {"undo-restore"}, {"follow"}, {"delete-command", backup},
+		{"pin-backup", backup}, {"unpin-backup", backup},
+		{"verify-backup", backup}, {"download-backup", backup, filepath.Join(dir, "out")}, {"inspect", backup},
+		{"prune"}, {"history", "/a"},
 		{"before", "/a"}, {"extract", "/a", "--at-revision=5", "--output-file=" + filepath.Join(dir, "x")}, {"confirm-cluster", "T1"},
 	}
 	for _, args := range commands {
 		for base, want := range map[string]string{"mian": "/main", "event": "/events", "": "/events"} {
 			text, code := ctl(base, args...)
-			if code != exitNotFound || !strings.Contains(text, "there is no cluster in") || !strings.Contains(text, "did you mean") || !strings.Contains(text, want) {
+			if code != exitNotFound || !strings.Contains(text, "there is no cluster in") ||
+				!strings.Contains(text, "did you mean") || !strings.Contains(text, want) {
 				t.Errorf("%q at %q: code %d, %s", args, base, code, text)
 			}
 		}
@@ -61,7 +66,8 @@ func TestEmptyStore(t *testing.T) {
 	if text, code := ctl("mian", "list-backups", "--allow-empty-store"); code != exitOK {
 		t.Errorf("allowed: %d %s", code, text)
 	}
-	if text, code := ctl("mian", "configure-cluster", "--member-count=3"); code != exitOK || !strings.Contains(text, "/main") || !strings.Contains(text, "new cluster") {
+	if text, code := ctl("mian", "configure-cluster", "--member-count=3"); code != exitOK ||
+		!strings.Contains(text, "/main") || !strings.Contains(text, "new cluster") {
 		t.Errorf("the first command: %d %s", code, text)
 	}
 	if text, code := ctl("mian", "create-backup"); code != exitOK {
@@ -73,7 +79,8 @@ func TestEmptyStore(t *testing.T) {
 		named = append(named, args[0])
 	}
 	for _, c := range root.Commands() {
-		if !slices.Contains(named, c.Name()) && !slices.Contains([]string{"configure-cluster", "import-backup", "version", "kops", "masterleases", "volumes", "help", "completion"}, c.Name()) {
+		if !slices.Contains(named, c.Name()) && !slices.Contains([]string{"configure-cluster", "import-backup",
+			"version", "kops", "masterleases", "volumes", "help", "completion"}, c.Name()) {
 			t.Logf("not in the table: %s", c.Name())
 		}
 	}

@@ -75,7 +75,8 @@ func TestEncrypted(t *testing.T) {
 			// What needs no key works without.
 			w.wants(exitOK, []string{encrypted1}, "list-backups")
 			w.wants(exitOK, []string{encrypted1}, "restore-backup", encrypted1)
-			for _, args := range [][]string{{"verify-backup", encrypted1}, {"inspect", encrypted1}, {"download-backup", encrypted1, filepath.Join(t.TempDir(), "x.db")}} {
+			for _, args := range [][]string{{"verify-backup", encrypted1}, {"inspect", encrypted1},
+				{"download-backup", encrypted1, filepath.Join(t.TempDir(), "x.db")}} {
 				for _, key := range [][]string{nil, {"--identity=" + other}} {
 					said := w.wants(exitFailure, []string{"no key to open it", recipient, "--identity"}, append(args, key...)...)
 					if strings.Contains(said, "BAD") || strings.Contains(said, "corrupt") {
@@ -84,7 +85,8 @@ func TestEncrypted(t *testing.T) {
 				}
 			}
 			w.wants(exitOK, []string{"sound", "before-upgrade"}, "verify-backup", encrypted1, "--identity="+identity)
-			w.wants(exitOK, []string{`"encryption"`, `"` + compression + `"`}, "verify-backup", encrypted1, "-o", "json", "--identity="+other, "--identity="+identity)
+			w.wants(exitOK, []string{`"encryption"`, `"` + compression + `"`}, "verify-backup", encrypted1, "-o",
+				"json", "--identity="+other, "--identity="+identity)
 			path := filepath.Join(t.TempDir(), "snapshot.db")
 			w.wants(exitOK, nil, "download-backup", encrypted1, path, "--identity="+identity)
 			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, r.data) {

@@ -26,7 +26,8 @@ type etcdTarget struct {
 }
 
 func (e *etcdTarget) addFlags(f *pflag.FlagSet) {
-	f.StringSliceVar(&e.endpoints, "endpoints", nil, "`URLs` of etcd, comma separated (default: https://127.0.0.1:4001 with kOps, :2379 with kubeadm)")
+	f.StringSliceVar(&e.endpoints, "endpoints", nil,
+		"`URLs` of etcd, comma separated (default: https://127.0.0.1:4001 with kOps, :2379 with kubeadm)")
 	f.StringVar(&e.ca, "cacert", "", "`file` with the CA of etcd's server certificates (default: where kOps or kubeadm put it)")
 	f.StringVar(&e.cert, "cert", "", "`file` with a client certificate (default: the API server's)")
 	f.StringVar(&e.key, "key", "", "`file` with its key")
@@ -41,10 +42,12 @@ func installations() []installation {
 	for _, root := range []string{"/", "/rootfs"} { // the second within a manager's pod
 		for _, dir := range []string{"srv/kubernetes/kube-apiserver", "etc/kubernetes/pki/kube-apiserver"} {
 			d := filepath.Join(root, dir)
-			out = append(out, installation{"kOps", "https://127.0.0.1:4001", d + "/etcd-ca.crt", d + "/etcd-client.crt", d + "/etcd-client.key"})
+			out = append(out, installation{"kOps", "https://127.0.0.1:4001", d + "/etcd-ca.crt", d + "/etcd-client.crt",
+				d + "/etcd-client.key"})
 		}
 		d := filepath.Join(root, "etc/kubernetes/pki")
-		out = append(out, installation{"kubeadm", "https://127.0.0.1:2379", d + "/etcd/ca.crt", d + "/apiserver-etcd-client.crt", d + "/apiserver-etcd-client.key"})
+		out = append(out, installation{"kubeadm", "https://127.0.0.1:2379", d + "/etcd/ca.crt",
+			d + "/apiserver-etcd-client.crt", d + "/apiserver-etcd-client.key"})
 	}
 	return out
 }
@@ -107,7 +110,8 @@ func (a *app) withEtcd(ctx context.Context, e *etcdTarget, f func(context.Contex
 	if err != nil {
 		return err
 	}
-	c, err := clientv3.New(clientv3.Config{Endpoints: e.endpoints, TLS: conf, Logger: zap.NewNop(), DialTimeout: 5 * time.Second, Context: ctx})
+	c, err := clientv3.New(clientv3.Config{Endpoints: e.endpoints, TLS: conf, Logger: zap.NewNop(),
+		DialTimeout: 5 * time.Second, Context: ctx})
 	if err != nil {
 		return &ui.UsageError{Err: fmt.Errorf("connect to etcd: %w", err)}
 	}

@@ -13,19 +13,23 @@ func TestEtcdTarget(t *testing.T) {
 	kops := installation{"kOps", "https://127.0.0.1:4001", filepath.Join(dir, "kops-ca.crt"), "kops.crt", "kops.key"}
 	kubeadm := installation{"kubeadm", "https://127.0.0.1:2379", filepath.Join(dir, "kubeadm-ca.crt"), "kubeadm.crt", "kubeadm.key"}
 	candidates := []installation{kops, kubeadm}
-	if err := (&etcdTarget{}).complete(candidates); err == nil || exitCode(err) != exitUsage || !strings.Contains(err.Error(), "--endpoints") {
+	if err := (&etcdTarget{}).complete(candidates); err == nil || exitCode(err) != exitUsage ||
+		!strings.Contains(err.Error(), "--endpoints") {
 		t.Errorf("without anything: %v", err)
 	}
 	must(t, os.WriteFile(kubeadm.ca, nil, 0o600))
 	for _, c := range []struct{ given, want etcdTarget }{
 		{etcdTarget{}, etcdTarget{[]string{kubeadm.endpoint}, kubeadm.ca, "kubeadm.crt", "kubeadm.key"}},
 		{etcdTarget{cert: "my.crt", key: "my.key"}, etcdTarget{[]string{kubeadm.endpoint}, kubeadm.ca, "my.crt", "my.key"}},
-		{etcdTarget{endpoints: []string{"https://10.0.0.1:4001"}}, etcdTarget{[]string{"https://10.0.0.1:4001"}, kubeadm.ca, "kubeadm.crt", "kubeadm.key"}},
+		{etcdTarget{endpoints: []string{"https://10.0.0.1:4001"}},
+			etcdTarget{[]string{"https://10.0.0.1:4001"}, kubeadm.ca, "kubeadm.crt", "kubeadm.key"}},
 		{etcdTarget{endpoints: []string{"http://127.0.0.1:2379"}}, etcdTarget{endpoints: []string{"http://127.0.0.1:2379"}}},
 		{etcdTarget{[]string{"https://x:1"}, "ca", "crt", "key"}, etcdTarget{[]string{"https://x:1"}, "ca", "crt", "key"}},
 	} {
 		got := c.given
-		if err := got.complete(candidates); err != nil || strings.Join(got.endpoints, ",") != strings.Join(c.want.endpoints, ",") || got.ca != c.want.ca || got.cert != c.want.cert || got.key != c.want.key {
+		if err := got.complete(candidates); err != nil ||
+			strings.Join(got.endpoints, ",") != strings.Join(c.want.endpoints, ",") || got.ca != c.want.ca ||
+			got.cert != c.want.cert || got.key != c.want.key {
 			t.Errorf("%+v became %+v, %v; want %+v", c.given, got, err, c.want)
 		}
 	}
@@ -43,7 +47,8 @@ func TestEtcdTarget(t *testing.T) {
 // TestMasterleasesUsage: what is wrong on the command line is said before etcd is asked.
 func TestMasterleasesUsage(t *testing.T) {
 	w := newWorld(t)
-	for _, args := range [][]string{{"masterleases"}, {"masterleases", "purge"}, {"masterleases", "list", "x"}, {"masterleases", "prune", "-o", "json"}} {
+	for _, args := range [][]string{{"masterleases"}, {"masterleases", "purge"}, {"masterleases", "list", "x"},
+		{"masterleases", "prune", "-o", "json"}} {
 		if code, _, errOut := w.exec(args...); code != exitUsage || errOut == "" {
 			t.Errorf("%v: exit code %d: %s", args, code, errOut)
 		}

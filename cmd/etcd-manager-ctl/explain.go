@@ -145,7 +145,8 @@ func (a *app) explainFlags(err error) error {
 	case errors.As(err, &unsafe):
 		return ui.Usagef("--etcd-version=%s is refused: %s", unsafe.Version, unsafe.Why)
 	case errors.As(err, &busy):
-		return fmt.Errorf("%s (%s) is running and writes the marker itself; follow it: %s", busy.Command.Name, subjectOf(busy.Command), a.ctl("follow", busy.Command.Name))
+		return fmt.Errorf("%s (%s) is running and writes the marker itself; follow it: %s", busy.Command.Name,
+			subjectOf(busy.Command), a.ctl("follow", busy.Command.Name))
 	case errors.As(err, &sum):
 		return &explained{sum.Error() + "; if it is such a copy, add --skip-hash-check", err}
 	case errors.As(err, &temp):
@@ -236,7 +237,8 @@ func (a *app) explainUnfollowed(e *operator.UnfollowedError) error {
 	}
 	text := fmt.Sprintf("%s is not followed any more: %s\n", e.Command, why)
 	if e.Operation == nil {
-		text += fmt.Sprintf("It stays queued.\n  follow it:    %s\n  withdraw it:  %s", a.ctl("follow", e.Command), a.ctl("delete-command", e.Command))
+		text += fmt.Sprintf("It stays queued.\n  follow it:    %s\n  withdraw it:  %s", a.ctl("follow", e.Command),
+			a.ctl("delete-command", e.Command))
 		return &outcomeError{exitUnfollowed, text}
 	}
 	text += fmt.Sprintf("The managers continue it (%s).\n  follow it:    %s", e.Operation.State, a.ctl("follow", e.Command))

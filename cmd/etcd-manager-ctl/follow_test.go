@@ -20,7 +20,8 @@ const (
 
 func fetching(phase string, done int64) map[cluster.NodeID]catalog.Progress {
 	return map[cluster.NodeID]catalog.Progress{
-		"a": {Phase: phase, Done: done, Total: 100 * mib}, "b": {Phase: phase, Done: done / 2, Total: 100 * mib}, "c": {Phase: phase, Done: done},
+		"a": {Phase: phase, Done: done, Total: 100 * mib}, "b": {Phase: phase, Done: done / 2, Total: 100 * mib},
+		"c": {Phase: phase, Done: done},
 	}
 }
 
@@ -81,11 +82,13 @@ func TestFollowOtherEnds(t *testing.T) {
 	w.spec(3, "3.5.21")
 	w.do("follow")
 	w.do("follow", "2026-02-01T00:00:00Z-000000")
-	w.ended("2026-01-30T00:00:00Z-000000", "failed", catalog.StateFailed, func(op *catalog.Operation) { op.Reason = "backup failed: cut short: etcd.backup.gz" })
+	w.ended("2026-01-30T00:00:00Z-000000", "failed", catalog.StateFailed,
+		func(op *catalog.Operation) { op.Reason = "backup failed: cut short: etcd.backup.gz" })
 	w.ended("2026-01-30T00:00:01Z-000000", "back", catalog.StateRolledBack, func(op *catalog.Operation) {
 		op.Reason, op.Outage = "the restored cluster did not come up within 5m0s", 5*time.Minute+3*time.Second
 	})
-	w.ended("2026-01-30T00:00:02Z-000000", "early", catalog.StateSuperseded, func(op *catalog.Operation) { op.Reason = "superseded by 2026-01-30T00:00:03Z-000000" })
+	w.ended("2026-01-30T00:00:02Z-000000", "early", catalog.StateSuperseded,
+		func(op *catalog.Operation) { op.Reason = "superseded by 2026-01-30T00:00:03Z-000000" })
 	w.do("follow", "2026-01-30T00:00:00Z-000000")
 	w.do("follow", "2026-01-30T00:00:01Z-000000")
 	w.do("follow", "2026-01-30T00:00:02Z-000000")
@@ -152,7 +155,8 @@ func TestFollowWaiting(t *testing.T) {
 	w.golden("waiting")
 }
 
-// TestFollowWhileTheStoreIsAway goes on when the store is back; it gives up only when it is interrupted, or after the timeout if one is given.
+// TestFollowWhileTheStoreIsAway goes on when the store is back; it gives up only when it is
+// interrupted, or after the timeout if one is given.
 func TestFollowWhileTheStoreIsAway(t *testing.T) {
 	w := newWorld(t)
 	w.spec(3, "3.5.21")
@@ -229,7 +233,8 @@ func TestFollowFileStore(t *testing.T) {
 			func() { must(t, os.RemoveAll(filepath.Join(dir, "control", cmd))) },
 		}
 		code, out, errOut := w.exec("--backup-store="+dir, "follow", cmd)
-		if code != exitNotDone || strings.Count(out, "doesn't answer") != 1 || !strings.Contains(out, "answers again") || !strings.Contains(errOut, "withdrawn") {
+		if code != exitNotDone || strings.Count(out, "doesn't answer") != 1 ||
+			!strings.Contains(out, "answers again") || !strings.Contains(errOut, "withdrawn") {
 			t.Errorf("%s: %d %s%s", name, code, out, errOut)
 		}
 	}

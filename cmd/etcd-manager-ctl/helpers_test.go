@@ -59,9 +59,12 @@ func (w *world) goodBackup(name, clusterName string, revision int64, reason stri
 	w.put(name+"/etcd.backup.gz", strings.Repeat("x", 1500))
 	digest := catalog.Digest{Size: 1500, SHA256: strings.Repeat("0", 64)}
 	c := w.catalog()
-	must(w.t, c.PutManifest(context.Background(), &catalog.Manifest{Backup: name, ClusterName: clusterName, EtcdVersion: "3.5.21", Revision: revision, Reason: reason,
+	must(w.t, c.PutManifest(context.Background(), &catalog.Manifest{Backup: name, ClusterName: clusterName,
+		EtcdVersion: "3.5.21", Revision: revision, Reason: reason,
 		Compression: "gzip", Raw: digest, Stored: digest}))
-	must(w.t, c.CommitBackup(context.Background(), name, catalog.BackupInfo{EtcdVersion: "3.5.21", Time: catalog.BackupTime(name), Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"}}))
+	must(w.t, c.CommitBackup(context.Background(), name,
+		catalog.BackupInfo{EtcdVersion: "3.5.21", Time: catalog.BackupTime(name),
+			Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"}}))
 }
 
 func (w *world) queue(backup string, o catalog.RestoreOptions) string {
@@ -84,9 +87,11 @@ func (w *world) begin(command string, first catalog.OperationState) *leader {
 	cmd, err := w.catalog().Command(context.Background(), command)
 	must(w.t, err)
 	l := &leader{w: w, op: catalog.Operation{
-		ID: command, Kind: catalog.KindRestore, State: first, Command: command, Backup: cmd.Backup, Source: cmd.Source, Options: cmd.Options, Spec: cmd.Spec,
-		Members: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}, {Name: "c"}}, NewToken: "newtoken", OldToken: "oldtoken", RevisionBefore: 5678,
-		Created: w.now, StateSince: w.now, Term: 7, Leader: "b", Instance: "i1",
+		ID: command, Kind: catalog.KindRestore, State: first, Command: command, Backup: cmd.Backup, Source: cmd.Source,
+		Options: cmd.Options, Spec: cmd.Spec,
+		Members: []cluster.EtcdNode{{Name: "a"}, {Name: "b"}, {Name: "c"}}, NewToken: "newtoken", OldToken: "oldtoken",
+		RevisionBefore: 5678,
+		Created:        w.now, StateSince: w.now, Term: 7, Leader: "b", Instance: "i1",
 	}}
 	l.save()
 	return l
@@ -107,7 +112,8 @@ func (l *leader) advance(to catalog.OperationState, reason string) {
 		outcome = catalog.StepFailed
 	}
 	op := &l.op
-	op.Steps = append(op.Steps, catalog.Step{Name: string(op.State), Started: op.StateSince, Finished: l.w.now, Outcome: outcome, Detail: reason})
+	op.Steps = append(op.Steps, catalog.Step{Name: string(op.State), Started: op.StateSince, Finished: l.w.now,
+		Outcome: outcome, Detail: reason})
 	op.State, op.StateSince, op.Reason, op.Progress = to, l.w.now, reason, nil
 	if to.Final() {
 		op.Finished = l.w.now
@@ -128,8 +134,10 @@ func (l *leader) progress(p map[cluster.NodeID]catalog.Progress) {
 // ended writes the record of an operation that is over.
 func (w *world) ended(command, backup string, state catalog.OperationState, change func(*catalog.Operation)) {
 	w.t.Helper()
-	op := catalog.Operation{ID: command, Command: command, Kind: catalog.KindRestore, Backup: backup, State: state, Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"},
-		Created: catalog.BackupTime(command).Add(time.Minute), Finished: catalog.BackupTime(command).Add(2 * time.Minute), Leader: "b", Term: 7, NewToken: "newtoken", RevisionBefore: 5678}
+	op := catalog.Operation{ID: command, Command: command, Kind: catalog.KindRestore, Backup: backup, State: state,
+		Spec:     cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"},
+		Created:  catalog.BackupTime(command).Add(time.Minute),
+		Finished: catalog.BackupTime(command).Add(2 * time.Minute), Leader: "b", Term: 7, NewToken: "newtoken", RevisionBefore: 5678}
 	if state == catalog.StateDone {
 		op.RevisionAfter, op.Outage = 1000005678, 4200*time.Millisecond
 	}
@@ -143,7 +151,9 @@ func (w *world) ended(command, backup string, state catalog.OperationState, chan
 // formed writes the marker of a cluster that was created.
 func (w *world) formed() {
 	w.t.Helper()
-	_, err := w.catalog().CreateMarker(context.Background(), catalog.Marker{Time: catalog.BackupTime("2026-01-01T00:00:00Z-000000"), Phase: catalog.PhaseFormed, Token: "token", Spec: cluster.Spec{MemberCount: 3}})
+	_, err := w.catalog().CreateMarker(context.Background(),
+		catalog.Marker{Time: catalog.BackupTime("2026-01-01T00:00:00Z-000000"), Phase: catalog.PhaseFormed,
+			Token: "token", Spec: cluster.Spec{MemberCount: 3}})
 	must(w.t, err)
 }
 

@@ -53,7 +53,8 @@ func TestKnownCommandLines(t *testing.T) {
 // queueByKnownTool queues a restore as the known tool does.
 func (w *world) queueByKnownTool(backup string) {
 	w.put("control/2026-01-31T00:00:00Z-000000/_command.json",
-		`{"timestamp":"1516000000000000000","restoreBackup":{"clusterSpec":{"memberCount":3,"etcdVersion":"3.5.21"},"backup":"`+backup+`"}}`)
+		`{"timestamp":"1516000000000000000","restoreBackup":{"clusterSpec":{"memberCount":3,"etcdVersion":"3.5.21"},"backup":"`+
+			backup+`"}}`)
 }
 
 // TestIgnoredIsSaid: a flag that is passed over is named on standard error; behind the command, and where it

@@ -40,8 +40,10 @@ func newKopsWorld(t *testing.T) *world {
 	t.Chdir(t.TempDir())
 	arn := func(id string) string { return "arn:aws:kms:us-east-1:111122223333:key/" + id }
 	keys := map[string]awsdouble.Key{}
-	for name, k := range map[string]awsdouble.Key{"etcd": {ARN: arn("1234"), State: "Enabled", Spec: "SYMMETRIC_DEFAULT"}, "other": {ARN: arn("5678"), State: "Enabled", Spec: "SYMMETRIC_DEFAULT"},
-		"disabled": {ARN: arn("9"), State: "Disabled", Spec: "SYMMETRIC_DEFAULT"}, "rsa": {ARN: arn("8"), State: "Enabled", Spec: "RSA_2048"}} {
+	for name, k := range map[string]awsdouble.Key{"etcd": {ARN: arn("1234"), State: "Enabled", Spec: "SYMMETRIC_DEFAULT"},
+		"other":    {ARN: arn("5678"), State: "Enabled", Spec: "SYMMETRIC_DEFAULT"},
+		"disabled": {ARN: arn("9"), State: "Disabled", Spec: "SYMMETRIC_DEFAULT"},
+		"rsa":      {ARN: arn("8"), State: "Enabled", Spec: "RSA_2048"}} {
 		keys["alias/"+name], keys[k.ARN], keys[strings.TrimPrefix(k.ARN, arn(""))] = k, k, k
 	}
 	for name, handler := range map[string]http.Handler{"EC2": w.cloud, "KMS": w.cloud.Keys(keys)} {
@@ -49,7 +51,8 @@ func newKopsWorld(t *testing.T) *world {
 		t.Cleanup(server.Close)
 		t.Setenv("AWS_ENDPOINT_URL_"+name, server.URL)
 	}
-	for k, v := range map[string]string{"AWS_ACCESS_KEY_ID": "AKIDOUBLE", "AWS_SECRET_ACCESS_KEY": "double", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_REGION": "", "AWS_DEFAULT_REGION": "",
+	for k, v := range map[string]string{"AWS_ACCESS_KEY_ID": "AKIDOUBLE", "AWS_SECRET_ACCESS_KEY": "double",
+		"AWS_SESSION_TOKEN": "", "AWS_PROFILE": "", "AWS_REGION": "", "AWS_DEFAULT_REGION": "",
 		"AWS_CONFIG_FILE": none, "AWS_SHARED_CREDENTIALS_FILE": none, "AWS_EC2_METADATA_DISABLED": "true", "AWS_ENDPOINT_URL": ""} {
 		t.Setenv(k, v)
 	}
@@ -148,13 +151,16 @@ func TestKopsThree(t *testing.T) {
 		t.Errorf("spec %+v, %d volumes", spec, len(w.cloud.Volumes()))
 	}
 	// Larger, faster, a newer etcd, other tags, another retention.
-	larger := []string{"name: a, instanceGroup: control-plane-us-east-1a,", "name: a, instanceGroup: control-plane-us-east-1a, volumeSize: 40, volumeIOPS: 4000, volumeThroughput: 500,",
+	larger := []string{"name: a, instanceGroup: control-plane-us-east-1a,",
+		"name: a, instanceGroup: control-plane-us-east-1a, volumeSize: 40, volumeIOPS: 4000, volumeThroughput: 500,",
 		"3.5.21", "3.5.35", "team: platform", "team: etcd", "backupRetentionDays: 90", "backupRetentionDays: 30"}
 	w.file("three", larger...)
 	w.apply()
 	// What can't be: smaller, another zone, another encryption, another key.
-	w.file("three", append(slices.Clone(larger), "{name: b, instanceGroup: control-plane-us-east-1b, encryptedVolume: true}", "{name: b, instanceGroup: control-plane-us-east-1b, encryptedVolume: false}",
-		"name: c, instanceGroup: control-plane-us-east-1c, encryptedVolume: true", "name: c, instanceGroup: control-plane-us-east-1c, encryptedVolume: true, kmsKeyId: alias/other",
+	w.file("three", append(slices.Clone(larger), "{name: b, instanceGroup: control-plane-us-east-1b, encryptedVolume: true}",
+		"{name: b, instanceGroup: control-plane-us-east-1b, encryptedVolume: false}",
+		"name: c, instanceGroup: control-plane-us-east-1c, encryptedVolume: true",
+		"name: c, instanceGroup: control-plane-us-east-1c, encryptedVolume: true, kmsKeyId: alias/other",
 		"volumeSize: 40", "volumeSize: 30", "subnets: [us-east-1a]", "subnets: [us-east-1b]")...)
 	before := w.snapshot()
 	w.raw("kops", "apply", "-f", "cluster.yaml", "--yes")
@@ -163,9 +169,12 @@ func TestKopsThree(t *testing.T) {
 	}
 	// Something else is in the way.
 	w.file("three", larger...)
-	w.cloud.AddVolume(awsdouble.Volume{ID: "vol-stray", Tags: map[string]string{"KubernetesCluster": "example.com", "k8s.io/etcd/main": "d/a,b,c,d"}})
-	w.cloud.AddVolume(awsdouble.Volume{ID: "vol-twin", Tags: map[string]string{"KubernetesCluster": "example.com", "k8s.io/etcd/events": "a/a,b,c"}})
-	_, err = w.kopsStore("s3://bucket/example.com/pki").Put(t.Context(), "private/etcd-peers-ca-main/keyset.yaml", strings.NewReader("kind: Keyset"), blob.PutOptions{})
+	w.cloud.AddVolume(awsdouble.Volume{ID: "vol-stray",
+		Tags: map[string]string{"KubernetesCluster": "example.com", "k8s.io/etcd/main": "d/a,b,c,d"}})
+	w.cloud.AddVolume(awsdouble.Volume{ID: "vol-twin",
+		Tags: map[string]string{"KubernetesCluster": "example.com", "k8s.io/etcd/events": "a/a,b,c"}})
+	_, err = w.kopsStore("s3://bucket/example.com/pki").Put(t.Context(), "private/etcd-peers-ca-main/keyset.yaml",
+		strings.NewReader("kind: Keyset"), blob.PutOptions{})
 	must(t, err)
 	w.raw("kops", "plan", "-f", "cluster.yaml")
 	w.golden("kops-three")
@@ -176,7 +185,8 @@ func TestKopsOne(t *testing.T) {
 	w := newKopsWorld(t)
 	w.file("one-v1alpha3")
 	w.apply()
-	if v := w.cloud.Volumes()[0]; v.Key != "arn:aws:kms:us-east-1:111122223333:key/1234" || !v.Encrypted || v.SizeGiB != 40 || v.IOPS != 4000 || v.Throughput != 0 {
+	if v := w.cloud.Volumes()[0]; v.Key != "arn:aws:kms:us-east-1:111122223333:key/1234" || !v.Encrypted ||
+		v.SizeGiB != 40 || v.IOPS != 4000 || v.Throughput != 0 {
 		t.Errorf("the volume is %+v", v)
 	}
 	w.file("one-v1alpha3", "alias/etcd", "1234") // the same key by another name
@@ -186,7 +196,8 @@ func TestKopsOne(t *testing.T) {
 	const manifest = "manifests/etcd/main-control-plane-utility-a.yaml"
 	data, _, err := blob.ReadAll(t.Context(), base, manifest, 1<<20)
 	must(t, err)
-	text := strings.Replace(string(data), "metadata:\n", "metadata:\n  creationTimestamp: null\n  annotations: {scheduler.alpha.kubernetes.io/critical-pod: \"\"}\n", 1)
+	text := strings.Replace(string(data), "metadata:\n",
+		"metadata:\n  creationTimestamp: null\n  annotations: {scheduler.alpha.kubernetes.io/critical-pod: \"\"}\n", 1)
 	_, err = base.Put(t.Context(), manifest, strings.NewReader(text+"status: {}\n"), blob.PutOptions{})
 	must(t, err)
 	w.raw("kops", "plan", "-f", "cluster.yaml")
@@ -256,7 +267,8 @@ func TestKopsGP2(t *testing.T) {
 func TestKopsS3(t *testing.T) {
 	s := servers.StartVersityGW(t)
 	w := newKopsWorld(t)
-	env := map[string]string{"S3_ENDPOINT": s.Endpoint, "S3_REGION": s.Region, "S3_ACCESS_KEY_ID": s.AccessKeyID, "S3_SECRET_ACCESS_KEY": s.SecretAccessKey}
+	env := map[string]string{"S3_ENDPOINT": s.Endpoint, "S3_REGION": s.Region, "S3_ACCESS_KEY_ID": s.AccessKeyID,
+		"S3_SECRET_ACCESS_KEY": s.SecretAccessKey}
 	w.onServer = func(url string) blob.Store {
 		store, err := connect.Open(t.Context(), url, func(k string) string { return env[k] })
 		must(t, err)
@@ -273,7 +285,8 @@ func TestKopsRender(t *testing.T) {
 	w := newKopsWorld(t)
 	w.file("three")
 	w.raw("kops", "render", "-f", "cluster.yaml", "--out=out")
-	for _, path := range []string{"out/control-plane-us-east-1a/pods/etcd-manager-main.yaml", "out/control-plane-us-east-1b/systemd/etcd-manager-main.service"} {
+	for _, path := range []string{"out/control-plane-us-east-1a/pods/etcd-manager-main.yaml",
+		"out/control-plane-us-east-1b/systemd/etcd-manager-main.service"} {
 		data, err := os.ReadFile(path)
 		must(t, err)
 		fmt.Fprintf(&w.log, "$ cat %s\n%s\n", path, data)

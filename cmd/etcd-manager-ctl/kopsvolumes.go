@@ -27,15 +27,17 @@ func (e ebs) List(ctx context.Context, tags map[string]string) ([]kops.Volume, e
 	}
 	var out []kops.Volume
 	for _, v := range list {
-		out = append(out, kops.Volume{ID: string(v.ID), Zone: v.Zone, Type: v.Type, SizeGiB: v.SizeGiB, IOPS: v.IOPS, Throughput: v.Throughput, Encrypted: v.Encrypted, Key: v.Key, Tags: v.Tags})
+		out = append(out, kops.Volume{ID: string(v.ID), Zone: v.Zone, Type: v.Type, SizeGiB: v.SizeGiB, IOPS: v.IOPS,
+			Throughput: v.Throughput, Encrypted: v.Encrypted, Key: v.Key, Tags: v.Tags})
 	}
 	return out, nil
 }
 
 func provisioned(v kops.Volume) aws.Provisioned {
 	return aws.Provisioned{
-		Volume: volume.Volume{ID: volume.ID(v.ID), Zone: v.Zone, Type: v.Type, SizeGiB: v.SizeGiB, Encrypted: v.Encrypted, Key: v.Key, Tags: v.Tags},
-		IOPS:   v.IOPS, Throughput: v.Throughput,
+		Volume: volume.Volume{ID: volume.ID(v.ID), Zone: v.Zone, Type: v.Type, SizeGiB: v.SizeGiB,
+			Encrypted: v.Encrypted, Key: v.Key, Tags: v.Tags},
+		IOPS: v.IOPS, Throughput: v.Throughput,
 	}
 }
 

@@ -15,9 +15,11 @@ func TestLatestEverywhere(t *testing.T) {
 	manifest := func(w *world, name string, id uint64, revision int64) {
 		w.put(name+"/etcd.backup.gz", strings.Repeat("x", 1500))
 		digest := catalog.Digest{Size: 1500, SHA256: strings.Repeat("0", 64)}
-		must(w.t, w.catalog().PutManifest(context.Background(), &catalog.Manifest{Backup: name, ClusterName: "c", ClusterID: catalog.HexID(id), EtcdVersion: "3.5.21",
-			Revision: revision, Compression: "gzip", Raw: digest, Stored: digest, Started: catalog.BackupTime(name)}))
-		must(w.t, w.catalog().CommitBackup(context.Background(), name, catalog.BackupInfo{EtcdVersion: "3.5.21", Time: catalog.BackupTime(name), Spec: specOf(3)}))
+		must(w.t, w.catalog().PutManifest(context.Background(),
+			&catalog.Manifest{Backup: name, ClusterName: "c", ClusterID: catalog.HexID(id), EtcdVersion: "3.5.21",
+				Revision: revision, Compression: "gzip", Raw: digest, Stored: digest, Started: catalog.BackupTime(name)}))
+		must(w.t, w.catalog().CommitBackup(context.Background(), name,
+			catalog.BackupInfo{EtcdVersion: "3.5.21", Time: catalog.BackupTime(name), Spec: specOf(3)}))
 	}
 	for _, args := range [][]string{
 		{"restore-backup", "latest"}, {"restore-backup", "latest", "--dry-run"}, {"restore-backup", "latest", "--latest"},

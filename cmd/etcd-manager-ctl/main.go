@@ -2,8 +2,9 @@
 //
 //	etcd-manager-ctl --backup-store=s3://bucket/prefix list-backups
 //
-// docs/ctl.md describes the commands, their output and the exit codes. Hidden faces, "prove-db", "keys-db", "values-db" and "replay-db", work on a
-// database that may be corrupt in a process of its own.
+// docs/ctl.md describes the commands, their output and the exit codes. Hidden faces, "prove-db",
+// "keys-db", "values-db" and "replay-db", work on a database that may be corrupt in a process of
+// its own.
 package main
 
 import (

@@ -79,8 +79,9 @@ func makeSnapshot() (r real, err error) {
 		return r, err
 	}
 	cmd, err := process.Command(etcd.Config{
-		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(dir, "data"), InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
-		PeerURLs: []string{peer}, ListenPeerURLs: []string{peer}, ClientURLs: []string{client}, ListenClientURLs: []string{client},
+		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(dir, "data"),
+		InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
+		PeerURLs:       []string{peer}, ListenPeerURLs: []string{peer}, ClientURLs: []string{client}, ListenClientURLs: []string{client},
 		Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 	}, bin)
 	if err != nil {
@@ -164,9 +165,11 @@ func fillAndSave(ctx context.Context, c *etcd.Client) (r real, err error) {
 // takeBackup makes a backup of a snapshot in the world's store.
 func (w *world) takeBackup(name string, data []byte, revision int64) {
 	w.t.Helper()
-	_, err := backup.NewWriter(w.catalog(), backup.Options{Now: func() time.Time { return w.now }}).Write(context.Background(), name, backup.Facts{
-		ClusterName: "main", Node: "a", EtcdVersion: etcd.CompiledVersion, Spec: cluster.Spec{MemberCount: 3, EtcdVersion: etcd.CompiledVersion}, Revision: revision, Reason: "periodic",
-	}, io.NopCloser(bytes.NewReader(data)), nil)
+	_, err := backup.NewWriter(w.catalog(), backup.Options{Now: func() time.Time { return w.now }}).Write(context.Background(),
+		name, backup.Facts{
+			ClusterName: "main", Node: "a", EtcdVersion: etcd.CompiledVersion,
+			Spec: cluster.Spec{MemberCount: 3, EtcdVersion: etcd.CompiledVersion}, Revision: revision, Reason: "periodic",
+		}, io.NopCloser(bytes.NewReader(data)), nil)
 	must(w.t, err)
 }
 
@@ -192,8 +195,11 @@ func rehash(data []byte, damage func(db []byte)) []byte {
 // steady takes out of a transcript what differs from run to run.
 func (w *world) steady() {
 	text := w.log.String()
-	for _, r := range [][2]string{{`(HashKV:? *)\d+`, "$1#"}, {`\b[\d.]+ [KM]iB`, "#.# MiB"}, {`at byte \d+`, "at byte #"}, {`\d+ bytes with SHA-256 \w+…`, "# bytes with SHA-256 #…"},
-		{`in a process .*`, "in a process #"}, {regexp.QuoteMeta(etcd.CompiledVersion), "#.#.#"}, {`/\S*etcd-manager-ctl-\d+`, "TMP"}, {`\b\d+ (bytes|pages)`, "# $1"}, {`page \d+`, "page #"}, {`(bad database: )bucket "\w+": `, "$1"}} {
+	for _, r := range [][2]string{{`(HashKV:? *)\d+`, "$1#"}, {`\b[\d.]+ [KM]iB`, "#.# MiB"},
+		{`at byte \d+`, "at byte #"}, {`\d+ bytes with SHA-256 \w+…`, "# bytes with SHA-256 #…"},
+		{`in a process .*`, "in a process #"}, {regexp.QuoteMeta(etcd.CompiledVersion), "#.#.#"},
+		{`/\S*etcd-manager-ctl-\d+`, "TMP"}, {`\b\d+ (bytes|pages)`, "# $1"}, {`page \d+`, "page #"},
+		{`(bad database: )bucket "\w+": `, "$1"}} {
 		text = regexp.MustCompile(r[0]).ReplaceAllString(text, r[1])
 	}
 	w.log.Reset()
@@ -230,7 +236,8 @@ func TestVerify(t *testing.T) {
 	var all []map[string]any
 	code, out, _ := w.exec("--backup-store=mem://x", "verify-backup", "--all", "-o", "json")
 	must(t, json.Unmarshal([]byte(out), &all))
-	if code != exitFailure || len(all) != 6 || all[0]["sound"] != true || all[0]["keys"] != float64(r.keys) || all[2]["sound"] != false || all[2]["problem"] == "" {
+	if code != exitFailure || len(all) != 6 || all[0]["sound"] != true || all[0]["keys"] != float64(r.keys) ||
+		all[2]["sound"] != false || all[2]["problem"] == "" {
 		t.Errorf("%d %s", code, out)
 	}
 	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
@@ -250,9 +257,11 @@ func TestVerifyUnknown(t *testing.T) {
 		t.Errorf("%d %s", code, errOut)
 	}
 	f := blobtest.NewFaulty(w.store)
-	f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, catalog.DataFile) }, Err: blobtest.Denied("get", "x", "s3:GetObject")})
+	f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, catalog.DataFile) },
+		Err: blobtest.Denied("get", "x", "s3:GetObject")})
 	w.store = f
-	for _, args := range [][]string{{"verify-backup", "latest"}, {"verify-backup", "--all"}, {"inspect", "latest"}, {"download-backup", "latest", t.TempDir()}} {
+	for _, args := range [][]string{{"verify-backup", "latest"}, {"verify-backup", "--all"}, {"inspect", "latest"},
+		{"download-backup", "latest", t.TempDir()}} {
 		code, _, errOut := w.exec(append([]string{"--backup-store=mem://x"}, args...)...)
 		if code != exitStore || strings.Contains(errOut, "BAD") {
 			t.Errorf("%v: %d %s", args, code, errOut)
@@ -309,7 +318,8 @@ func checkByEtcdutl(t *testing.T, file string, r real) {
 	if st.Revision != r.revision {
 		t.Errorf("etcdutl sees revision %d, want %d", st.Revision, r.revision)
 	}
-	must(t, tool.Restore(snapshot.RestoreConfig{SnapshotPath: file, Name: "m", OutputDataDir: filepath.Join(t.TempDir(), "data"), PeerURLs: []string{"http://127.0.0.1:2380"},
+	must(t, tool.Restore(snapshot.RestoreConfig{SnapshotPath: file, Name: "m",
+		OutputDataDir: filepath.Join(t.TempDir(), "data"), PeerURLs: []string{"http://127.0.0.1:2380"},
 		InitialCluster: "m=http://127.0.0.1:2380", InitialClusterToken: "t", RevisionBump: 1000000000, MarkCompacted: true}))
 }
 
@@ -334,7 +344,8 @@ func TestInspect(t *testing.T) {
 		t.Fatal(errOut)
 	}
 	must(t, json.Unmarshal([]byte(text), &out))
-	if out.Revision != r.revision || out.Keys != r.keys || out.LeasedKeys != 11 || out.Leases != 1 || out.PrefixCount != 6 || len(out.Prefixes) != 6 {
+	if out.Revision != r.revision || out.Keys != r.keys || out.LeasedKeys != 11 || out.Leases != 1 ||
+		out.PrefixCount != 6 || len(out.Prefixes) != 6 {
 		t.Errorf("%s", text)
 	}
 	sum := operator.Prefix{}
@@ -344,11 +355,13 @@ func TestInspect(t *testing.T) {
 	if sum.Keys != r.keys || sum.LeasedKeys != 11 {
 		t.Errorf("the prefixes have %d keys, %d with a lease", sum.Keys, sum.LeasedKeys)
 	}
-	if p := out.Prefixes[0]; p.Prefix != "/registry/secrets/default/" || p.Keys != 1 || p.Bytes != int64(50000+len("/registry/secrets/default/big")) {
+	if p := out.Prefixes[0]; p.Prefix != "/registry/secrets/default/" || p.Keys != 1 ||
+		p.Bytes != int64(50000+len("/registry/secrets/default/big")) {
 		t.Errorf("the largest is %+v", p)
 	}
 	w.foreign("2026-02-01T11:00:00Z-000000", rehash(r.data, func(db []byte) { clear(db[3*4096:]) }))
-	if code, _, errOut := w.exec("--backup-store=mem://x", "inspect", "latest"); code != exitFailure || !strings.Contains(errOut, "2026-02-01T11:00:00Z-000000") {
+	if code, _, errOut := w.exec("--backup-store=mem://x", "inspect", "latest"); code != exitFailure ||
+		!strings.Contains(errOut, "2026-02-01T11:00:00Z-000000") {
 		t.Errorf("%d %s", code, errOut)
 	}
 	w.steady()
@@ -374,7 +387,8 @@ func TestImport(t *testing.T) {
 		return b.Bytes()
 	}
 	w.do("import-backup", file("snapshot.db", r.data))
-	w.do("import-backup", file("etcd.backup.gz", gzipped(r.data)), "--reason=from the other store", "--etcd-version=v3.6.9", "--temp-dir="+tmp)
+	w.do("import-backup", file("etcd.backup.gz", gzipped(r.data)), "--reason=from the other store",
+		"--etcd-version=v3.6.9", "--temp-dir="+tmp)
 	w.do("import-backup", file("copied.db", r.data[:len(r.data)-sha256.Size]))
 	w.do("import-backup", "copied.db", "--skip-hash-check")
 	w.do("import-backup", file("cut.gz", gzipped(r.data)[:1000]), "--temp-dir="+tmp)
@@ -416,7 +430,8 @@ func TestImportNameTaken(t *testing.T) {
 	must(t, os.WriteFile(path, r.data, 0o600))
 	mem := w.store
 	w.store = &firstPut{Store: mem, before: func(key string) { w.put2(mem, key) }}
-	if code, out, errOut := w.exec("--backup-store=mem://x", "import-backup", path); code != 0 || !strings.Contains(out, "imported: 2026-02-01T12:00:00Z-000001") {
+	if code, out, errOut := w.exec("--backup-store=mem://x", "import-backup", path); code != 0 ||
+		!strings.Contains(out, "imported: 2026-02-01T12:00:00Z-000001") {
 		t.Errorf("%d %s%s", code, out, errOut)
 	}
 }

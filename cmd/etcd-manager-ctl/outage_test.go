@@ -17,7 +17,8 @@ func TestAllowOutage(t *testing.T) {
 			cmds, _, err := c.Commands(context.Background())
 			must(t, err)
 			name := cmds[len(cmds)-1].Name
-			op := catalog.Operation{ID: name, Kind: catalog.KindBackup, State: state, Command: name, Created: w.now, Finished: w.now, Leader: "a", Term: 3}
+			op := catalog.Operation{ID: name, Kind: catalog.KindBackup, State: state, Command: name, Created: w.now,
+				Finished: w.now, Leader: "a", Term: 3}
 			change(&op)
 			_, err = c.PutOperation(context.Background(), op, "")
 			must(t, err)

@@ -14,7 +14,8 @@ func (a *app) sayEnd(end operator.Ended) error {
 	if a.output == "json" {
 		out := describe(end.Command)
 		if end.Withdrawn {
-			out = describeOutput{commandOutput: commandOutput{Name: end.Command.Name, Kind: "unknown", State: string(operator.StateWithdrawn)}}
+			out = describeOutput{commandOutput: commandOutput{Name: end.Command.Name, Kind: "unknown",
+				State: string(operator.StateWithdrawn)}}
 		}
 		if err := a.printJSON(out); err != nil {
 			return err
@@ -57,7 +58,8 @@ func (a *app) sayDone(op *catalog.Operation) error {
 	b.WriteByte('\n')
 	switch {
 	case op.SafetyBackup != "":
-		fmt.Fprintf(&b, "  safety backup:  %s, of the cluster as it was before\n  undo it:        %s\n", op.SafetyBackup, a.ctl("undo-restore", op.ID))
+		fmt.Fprintf(&b, "  safety backup:  %s, of the cluster as it was before\n  undo it:        %s\n",
+			op.SafetyBackup, a.ctl("undo-restore", op.ID))
 	case op.OldToken != "":
 		fmt.Fprintf(&b, "  safety backup:  none (the old cluster could not be backed up); its data are in the nodes' trash cans\n  undo it:        %s\n", a.ctl("undo-restore", op.ID))
 	default:

@@ -52,8 +52,10 @@ type lostOutput struct {
 
 // planned is the output for a path.
 func planned(p *operator.Path) planOutput {
-	o := planOutput{Target: p.Target.String(), Revision: p.Revision, Time: p.Time, Until: p.Until, NotBefore: p.Uncertain, Backup: p.Base, BackupBegan: p.Manifest.Started,
-		BaseRevision: p.Manifest.Revision, Incarnation: string(p.Incarnation), Segments: []string{}, SegmentBytes: p.Chain.Size(), BackupBytes: p.Manifest.Stored.Size,
+	o := planOutput{Target: p.Target.String(), Revision: p.Revision, Time: p.Time, Until: p.Until,
+		NotBefore: p.Uncertain, Backup: p.Base, BackupBegan: p.Manifest.Started,
+		BaseRevision: p.Manifest.Revision, Incarnation: string(p.Incarnation), Segments: []string{},
+		SegmentBytes: p.Chain.Size(), BackupBytes: p.Manifest.Stored.Size,
 		LostMore: p.More, ServingIncarnation: string(p.Serving),
 		Seconds: p.Estimate.Total.Seconds(), OutageSeconds: p.Estimate.Outage.Seconds(), EstimatedFrom: estimatedFrom(p.Estimate)}
 	for _, s := range p.Chain.Segments {
@@ -95,7 +97,8 @@ func (o planOutput) text() string {
 	line("reaches", "%s", reached)
 	line("from", "backup %s (revision %d), %s stored", o.Backup, o.BaseRevision, ui.Size(o.BackupBytes))
 	if n := len(o.Segments); n > 0 {
-		line("and", "%d revisions in %s of changes, %s: %s", o.Revision-o.BaseRevision, ui.Count(n, "segment"), ui.Size(o.SegmentBytes), o.Segments[0])
+		line("and", "%d revisions in %s of changes, %s: %s", o.Revision-o.BaseRevision, ui.Count(n, "segment"),
+			ui.Size(o.SegmentBytes), o.Segments[0])
 		if n > 1 {
 			fmt.Fprintf(w, "  \t…\n  \t%s\n", o.Segments[n-1])
 		}
@@ -125,9 +128,11 @@ func (o planOutput) losses(line func(name, format string, args ...any)) {
 		}
 		return
 	}
-	line("OTHER LIFE", "this point is of incarnation %s, and incarnation %s serves, since %s", o.Incarnation, o.ServingIncarnation, ui.Exactly(l.Began))
+	line("OTHER LIFE", "this point is of incarnation %s, and incarnation %s serves, since %s", o.Incarnation,
+		o.ServingIncarnation, ui.Exactly(l.Began))
 	if l.LastRevision > 0 {
-		line("loses too", "all writes of the incarnation that serves: in the store up to revision %d, until %s", l.LastRevision, ui.Exactly(l.Until))
+		line("loses too", "all writes of the incarnation that serves: in the store up to revision %d, until %s",
+			l.LastRevision, ui.Exactly(l.Until))
 	} else {
 		line("loses too", "all writes of the incarnation that serves; none of them is in the store")
 	}

@@ -15,7 +15,9 @@ func (w *world) survivors(nodes ...catalog.Survivor) {
 }
 
 func survivor(node, token string, revision int64, term, index uint64) catalog.Survivor {
-	return catalog.Survivor{Node: cluster.NodeID(node), Token: cluster.Token(token), Revision: revision, LastWrite: time.Date(2026, 2, 1, 11, 55, 0, 0, time.UTC), RaftTerm: term, RaftIndex: index, SizeBytes: 20 * mib, EtcdVersion: "3.5.21", Condition: "no leader for 5m"}
+	return catalog.Survivor{Node: cluster.NodeID(node), Token: cluster.Token(token), Revision: revision,
+		LastWrite: time.Date(2026, 2, 1, 11, 55, 0, 0, time.UTC), RaftTerm: term, RaftIndex: index, SizeBytes: 20 * mib,
+		EtcdVersion: "3.5.21", Condition: "no leader for 5m"}
 }
 
 func TestRecover(t *testing.T) {
@@ -24,7 +26,8 @@ func TestRecover(t *testing.T) {
 	w.goodBackup(backup1, "main", 1234, "periodic")
 	w.do("recover")
 	w.do("recover", "--from-survivor", "b")
-	w.survivors(survivor("a", "tok", 1300, 4, 2000), survivor("b", "tok", 1290, 5, 1990), catalog.Survivor{Node: "c", Token: "tok", RaftTerm: 5, RaftIndex: 1980, Condition: "etcd doesn't run"})
+	w.survivors(survivor("a", "tok", 1300, 4, 2000), survivor("b", "tok", 1290, 5, 1990),
+		catalog.Survivor{Node: "c", Token: "tok", RaftTerm: 5, RaftIndex: 1980, Condition: "etcd doesn't run"})
 	w.pass(30 * time.Second)
 	w.do("recover", "--from-survivor")
 	w.answer = "a\n"
@@ -34,7 +37,8 @@ func TestRecover(t *testing.T) {
 	}
 	w.answer = "b\n"
 	w.do("recover", "--from-survivor")
-	if c := w.lastCommand(); c.Source == nil || *c.Source != (catalog.Source{Node: "b", Token: "tok"}) || !c.Options.Now || c.Spec.MemberCount != 3 {
+	if c := w.lastCommand(); c.Source == nil || *c.Source != (catalog.Source{Node: "b", Token: "tok"}) ||
+		!c.Options.Now || c.Spec.MemberCount != 3 {
 		t.Errorf("queued %+v", c)
 	}
 	w.answer = ""

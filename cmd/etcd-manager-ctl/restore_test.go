@@ -21,10 +21,12 @@ func TestRestoreLatestAndOptions(t *testing.T) {
 	w.put("2026-02-01T11:59:00Z-000000/etcd.backup.gz", "x")
 	w.do("restore-backup", "latest")
 	w.spec(3, "3.5.21")
-	w.do("restore-backup", "latest", "--now", "--keep-masterleases", "--drop-prefix=/registry/events/", "--drop-prefix", "/x", "--reason=wrong deletion", "--force-foreign")
+	w.do("restore-backup", "latest", "--now", "--keep-masterleases", "--drop-prefix=/registry/events/", "--drop-prefix",
+		"/x", "--reason=wrong deletion", "--force-foreign")
 	cmd, err := w.catalog().Command(context.Background(), "2026-02-01T12:00:00Z-000000")
 	must(t, err)
-	if o := cmd.Options; !o.Now || !o.KeepMasterleases || !slices.Equal(o.DropPrefixes, []string{"/registry/events/", "/x"}) || o.Reason != "wrong deletion" || !o.ForceForeign {
+	if o := cmd.Options; !o.Now || !o.KeepMasterleases ||
+		!slices.Equal(o.DropPrefixes, []string{"/registry/events/", "/x"}) || o.Reason != "wrong deletion" || !o.ForceForeign {
 		t.Errorf("queued with %+v", o)
 	}
 	if cmd.Backup != "2026-02-01T11:45:00Z-000000" {
@@ -67,7 +69,8 @@ func TestRestoreWithSpec(t *testing.T) {
 	w.store = faulty
 	before, _, err := w.catalog().Commands(context.Background())
 	must(t, err)
-	faulty.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasSuffix(key, "etcd-cluster-spec") }, Err: blobtest.Denied("put", "control/etcd-cluster-spec", "s3:PutObject")})
+	faulty.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasSuffix(key, "etcd-cluster-spec") },
+		Err: blobtest.Denied("put", "control/etcd-cluster-spec", "s3:PutObject")})
 	code, out, errOut := w.exec("--backup-store=mem://x", "restore-backup", backup1, "--member-count=5")
 	if code != exitStore || out != "" || !strings.Contains(errOut, "nothing is queued") {
 		t.Errorf("the spec can't be written: %d %s%s", code, out, errOut)
@@ -160,7 +163,8 @@ func TestDelete(t *testing.T) {
 	w.golden("delete")
 }
 
-// TestDeleteFailedFirst removes the record of a restore that has failed where no cluster was ever created, since it keeps one from being formed.
+// TestDeleteFailedFirst removes the record of a restore that has failed where no cluster was ever
+// created, since it keeps one from being formed.
 func TestDeleteFailedFirst(t *testing.T) {
 	w := newWorld(t)
 	w.spec(3, "3.5.21")
@@ -176,7 +180,8 @@ func TestDeleteFailedFirst(t *testing.T) {
 	}
 	w.ended(name, "bad", catalog.StateFailed, nil)
 	w.formed()
-	if code, _, errOut := w.exec("--backup-store=mem://x", "delete-command", name); code != exitNotFound || !strings.Contains(errOut, "it ended as failed") {
+	if code, _, errOut := w.exec("--backup-store=mem://x", "delete-command", name); code != exitNotFound ||
+		!strings.Contains(errOut, "it ended as failed") {
 		t.Errorf("where a cluster is: %d %s", code, errOut)
 	}
 }
@@ -193,8 +198,8 @@ func TestDeleteRace(t *testing.T) {
 	}
 }
 
-// TestRestoreAnswerLost: the store has taken the command, but said so in vain. It is found and queued once; if the store can't be asked any more, the operator is
-// told where to look.
+// TestRestoreAnswerLost: the store has taken the command, but said so in vain. It is found and
+// queued once; if the store can't be asked any more, the operator is told where to look.
 func TestRestoreAnswerLost(t *testing.T) {
 	for _, away := range []bool{false, true} {
 		w := newWorld(t)
@@ -203,7 +208,8 @@ func TestRestoreAnswerLost(t *testing.T) {
 		intact, f := w.store, blobtest.NewFaulty(w.store)
 		f.Add(blobtest.Fault{Op: "put", After: true, Err: blobtest.Transient("put", "control/x")})
 		if away {
-			f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, "_command.json") }, Err: blobtest.Transient("get", "control/x")})
+			f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, "_command.json") },
+				Err: blobtest.Transient("get", "control/x")})
 		}
 		w.store = f
 		code, out, errOut := w.exec("--backup-store=mem://x", "restore-backup", backup1)

@@ -115,9 +115,12 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
-	f.DurationVar(&a.timeout, "timeout", time.Minute, "how long to wait for the store; while following, how long it may not answer (default: no limit)")
-	f.StringSliceVar(&a.identities, "identity", nil, "`file` with secret keys of age that open encrypted backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
-	f.BoolVar(&a.emptyStore, "allow-empty-store", false, "continue although nothing is stored at the URL yet; without it only configure-cluster and import-backup do")
+	f.DurationVar(&a.timeout, "timeout", time.Minute,
+		"how long to wait for the store; while following, how long it may not answer (default: no limit)")
+	f.StringSliceVar(&a.identities, "identity", nil,
+		"`file` with secret keys of age that open encrypted backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
+	f.BoolVar(&a.emptyStore, "allow-empty-store", false,
+		"continue although nothing is stored at the URL yet; without it only configure-cluster and import-backup do")
 	logFlags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(logFlags)
 	logFlags.VisitAll(func(lf *flag.Flag) {
@@ -125,9 +128,12 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		pf.Hidden = true
 		f.AddFlag(pf)
 	})
-	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(), a.downloadCommand(), a.inspectCommand(), a.importCommand(),
-		a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(), a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
-		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(), a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(),
+	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(),
+		a.downloadCommand(), a.inspectCommand(), a.importCommand(),
+		a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(),
+		a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
+		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
+		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(),
 		a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand())
 	return root
 }

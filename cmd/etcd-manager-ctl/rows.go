@@ -58,7 +58,8 @@ type commandOutput struct {
 // commandRow is the row of a command.
 func commandRow(c operator.Command) commandOutput {
 	if c.Problem != nil {
-		return commandOutput{Name: c.Name, Kind: "unknown", State: string(operator.StateUnreadable), Queued: c.InQueue, Reason: c.Problem.Error()}
+		return commandOutput{Name: c.Name, Kind: "unknown", State: string(operator.StateUnreadable), Queued: c.InQueue,
+			Reason: c.Problem.Error()}
 	}
 	spec, options, op := c.Spec(), c.Options(), c.Operation
 	r := commandOutput{Name: c.Name, Kind: "restore", State: string(c.State()), Queued: c.IsQueued(), Backup: c.Backup(),
@@ -100,7 +101,8 @@ func progressOfBackup(b *catalog.CreateBackup) (state, words string) {
 	case p.Error == "":
 		return string(operator.StateRunning), fmt.Sprintf("node %s takes it", p.Node)
 	}
-	return string(operator.StateWaiting), fmt.Sprintf("attempt %d on node %s failed, the next one comes at %s: %s", p.Attempt, p.Node, ui.Clock(p.RetryAt), p.Error)
+	return string(operator.StateWaiting), fmt.Sprintf("attempt %d on node %s failed, the next one comes at %s: %s",
+		p.Attempt, p.Node, ui.Clock(p.RetryAt), p.Error)
 }
 
 // detail is the last column of list-commands.

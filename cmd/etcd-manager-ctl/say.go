@@ -80,7 +80,8 @@ func eventLine(event operator.Event) string {
 	case operator.StateReason:
 		return fmt.Sprintf("%s: %s", e.State, e.Reason)
 	case operator.NoNews:
-		return fmt.Sprintf("no progress for %s; if this continues, look at the managers' log (the last leader was on node %s)", ui.Age(e.For), e.Leader)
+		return fmt.Sprintf("no progress for %s; if this continues, look at the managers' log (the last leader was on node %s)",
+			ui.Age(e.For), e.Leader)
 	case operator.StoreSilent:
 		return fmt.Sprintf("the store doesn't answer; the managers continue meanwhile, and the tool tries again: %v", e.Err)
 	case operator.StoreAnswers:
@@ -96,7 +97,8 @@ func waitLine(e operator.Waiting) string {
 		state, words := progressOfBackup(e.Backup)
 		return state + ": " + words
 	case operator.WaitsForOther:
-		return fmt.Sprintf("waiting for %s (%s), which is being executed (%s)", e.Ahead.Command, subject(e.Ahead.Backup, e.Ahead.Source), e.Ahead.State)
+		return fmt.Sprintf("waiting for %s (%s), which is being executed (%s)", e.Ahead.Command,
+			subject(e.Ahead.Backup, e.Ahead.Source), e.Ahead.State)
 	case operator.WaitsForLeader:
 		return "waiting for the leader to see it, about half a minute"
 	case operator.WaitsForRestart:

@@ -46,14 +46,16 @@ func TestUndo(t *testing.T) {
 	}
 	w.answer = "yes\n"
 	w.do("undo-restore")
-	if c := w.lastCommand(); c.Source == nil || c.Source.Token != "secondtoken" || c.Source.OrBackup != safety || c.Options.Now || c.Options.Reason != "undo of "+done2 {
+	if c := w.lastCommand(); c.Source == nil || c.Source.Token != "secondtoken" || c.Source.OrBackup != safety ||
+		c.Options.Now || c.Options.Reason != "undo of "+done2 {
 		t.Errorf("queued %+v", c)
 	}
 	w.answer = ""
 	w.do("undo-restore", "--yes") // one waits
 	must(t, w.catalog().RemoveCommand(context.Background(), w.lastCommand().Name))
 	w.do("undo-restore", done1, "--yes", "--now", "--member-count=3", "--reason=mine")
-	if c := w.lastCommand(); c.Backup != "" || c.Source == nil || c.Source.Token != "firsttoken" || c.Source.Node != "" || !c.Options.Now || c.Spec.MemberCount != 3 || c.Options.Reason != "mine" {
+	if c := w.lastCommand(); c.Backup != "" || c.Source == nil || c.Source.Token != "firsttoken" ||
+		c.Source.Node != "" || !c.Options.Now || c.Spec.MemberCount != 3 || c.Options.Reason != "mine" {
 		t.Errorf("queued %+v", c)
 	}
 	w.do("list-commands")
@@ -89,7 +91,8 @@ func TestUndoRefused(t *testing.T) {
 	w.do("undo-restore", "--yes") // there was no cluster before
 	w.ended("2026-02-01T03:00:00Z-000000", "x", catalog.StateDone, func(op *catalog.Operation) { op.SafetyBackup = "gone" })
 	w.do("undo-restore", "--yes")
-	w.ended("2026-02-01T04:00:00Z-000000", "x", catalog.StateDone, func(op *catalog.Operation) { op.SafetyBackup, op.OldToken = "gone", "oldtoken" })
+	w.ended("2026-02-01T04:00:00Z-000000", "x", catalog.StateDone,
+		func(op *catalog.Operation) { op.SafetyBackup, op.OldToken = "gone", "oldtoken" })
 	w.ended("2026-02-01T05:00:00Z-000000", "x", catalog.StateFailed, nil)
 	w.do("undo-restore", "--yes")
 	if c := w.lastCommand(); c.Source == nil || c.Source.Token != "oldtoken" {

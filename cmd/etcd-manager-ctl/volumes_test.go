@@ -42,8 +42,10 @@ func newCloud(t *testing.T, members ...string) *cloud {
 	store := blobtest.NewMemory()
 	c := &cloud{t: t, Cloud: awsdouble.New(awsdouble.Hooks{}), store: store, cat: catalog.New(store)}
 	for _, m := range members {
-		v := awsdouble.Volume{ID: "vol-" + m, Zone: "us-east-1" + m, Type: "gp3", SizeGiB: 20, Attachment: &awsdouble.Attachment{Instance: "i-" + m, Device: "/dev/xvdu", State: "attached"},
-			Tags: map[string]string{"k8s.io/etcd/main": m + "/a,b,c", "kubernetes.io/cluster/example.com": "owned", "Name": m + ".etcd-main.example.com"}}
+		v := awsdouble.Volume{ID: "vol-" + m, Zone: "us-east-1" + m, Type: "gp3", SizeGiB: 20,
+			Attachment: &awsdouble.Attachment{Instance: "i-" + m, Device: "/dev/xvdu", State: "attached"},
+			Tags: map[string]string{"k8s.io/etcd/main": m + "/a,b,c", "kubernetes.io/cluster/example.com": "owned",
+				"Name": m + ".etcd-main.example.com"}}
 		c.AddVolume(v)
 		c.says(m, v.ID, true)
 	}
@@ -51,7 +53,8 @@ func newCloud(t *testing.T, members ...string) *cloud {
 	must(t, err)
 	s := httptest.NewServer(http.HandlerFunc(c.serve))
 	t.Cleanup(s.Close)
-	for k, v := range map[string]string{"AWS_ENDPOINT_URL_EC2": s.URL, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "operator", "AWS_SECRET_ACCESS_KEY": "operator", "AWS_PROFILE": "",
+	for k, v := range map[string]string{"AWS_ENDPOINT_URL_EC2": s.URL, "AWS_REGION": "us-east-1",
+		"AWS_ACCESS_KEY_ID": "operator", "AWS_SECRET_ACCESS_KEY": "operator", "AWS_PROFILE": "",
 		"AWS_CONFIG_FILE": filepath.Join(t.TempDir(), "none"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(t.TempDir(), "none")} {
 		t.Setenv(k, v)
 	}
@@ -81,7 +84,8 @@ func (c *cloud) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *cloud) says(member, volume string, serving bool) {
-	must(c.t, c.cat.PutVolume(context.Background(), catalog.VolumeRecord{Node: cluster.NodeID("etcd-" + member), Volume: volume, Serving: serving}))
+	must(c.t, c.cat.PutVolume(context.Background(),
+		catalog.VolumeRecord{Node: cluster.NodeID("etcd-" + member), Volume: volume, Serving: serving}))
 }
 
 // live is one step of each node that has something to do. That two have is what must never be.
@@ -118,7 +122,8 @@ func (c *cloud) live() {
 // ctl runs the tool. The operator interrupts after so many pauses.
 func (c *cloud) ctl(patience int, args ...string) (int, string, string) {
 	var out, errOut bytes.Buffer
-	args = append(append([]string{"--backup-store=mem://", "volumes"}, args...), "--cluster-name=etcd", "--volume-name-tag=k8s.io/etcd/main",
+	args = append(append([]string{"--backup-store=mem://", "volumes"}, args...), "--cluster-name=etcd",
+		"--volume-name-tag=k8s.io/etcd/main",
 		"--volume-tag=k8s.io/etcd/main", "--volume-tag", "kubernetes.io/cluster/example.com=owned")
 	code := run(c.t.Context(), deps{args: args, in: strings.NewReader(""), out: &out, errOut: &errOut, version: "1.2.3", now: time.Now,
 		open: func(context.Context, string) (blob.Store, error) { return c.store, nil },
@@ -134,7 +139,8 @@ func (c *cloud) ctl(patience int, args ...string) (int, string, string) {
 func (c *cloud) check(key string, kept int) {
 	c.t.Helper()
 	code, out, errOut := c.ctl(1, "check", "--require-encrypted-volume="+key)
-	if code != exitOK || strings.Count(out, key) != 3 || strings.Count(out, "kept, replaced by") != kept || strings.Contains(out, "replaces") {
+	if code != exitOK || strings.Count(out, key) != 3 || strings.Count(out, "kept, replaced by") != kept ||
+		strings.Contains(out, "replaces") {
 		c.t.Errorf("volumes check: %d\n%s%s", code, out, errOut)
 	}
 	if n := len(c.Volumes()); n != 3+kept {
@@ -142,8 +148,8 @@ func (c *cloud) check(key string, kept int) {
 	}
 }
 
-// TestEncryptBrokenAtEachCall: whatever call to EC2 is the last one of a run, done or not, the next run goes on; no volume is made twice, and never
-// are two members without their data.
+// TestEncryptBrokenAtEachCall: whatever call to EC2 is the last one of a run, done or not, the next
+// run goes on; no volume is made twice, and never are two members without their data.
 func TestEncryptBrokenAtEachCall(t *testing.T) {
 	for _, after := range []bool{false, true} {
 		for n := 1; ; n++ {
@@ -196,8 +202,9 @@ func TestEncryptInterrupted(t *testing.T) {
 	c.check(otherKey, 0)
 }
 
-// TestEncryptAgain: what an earlier run left behind with another key is named and not used, and after the way back (the tag taken off, the new volume deleted) the
-// command makes another one, though EC2 remembers that it made one for the same wish.
+// TestEncryptAgain: what an earlier run left behind with another key is named and not used, and
+// after the way back (the tag taken off, the new volume deleted) the command makes another one,
+// though EC2 remembers that it made one for the same wish.
 func TestEncryptAgain(t *testing.T) {
 	c := newCloud(t, "a", "b", "c")
 	c.breakAt = 2 // the tag on the old volume
@@ -211,7 +218,8 @@ func TestEncryptAgain(t *testing.T) {
 		}
 	}
 	code, _, errOut := c.ctl(100, "encrypt", "--yes", "--require-encrypted-volume="+someKey)
-	if v, ok := c.Volume(left); code != exitOK || !strings.Contains(errOut, left+" was created for it before") || !ok || v.Attachment != nil {
+	if v, ok := c.Volume(left); code != exitOK || !strings.Contains(errOut, left+" was created for it before") || !ok ||
+		v.Attachment != nil {
 		t.Errorf("exit code %d, %s is %+v: %s", code, left, v, errOut)
 	}
 
@@ -275,14 +283,17 @@ etcd-c  -       -       -     -          -                                      
 		t.Errorf("exit code %d: %s\n%s", code, out, errOut)
 	}
 	code, out, errOut = c.ctl(1, "check", "--require-encrypted-volume", "-o", "json")
-	if code != exitFailure || !strings.Contains(out, `"problem": "not encrypted as required"`) || !strings.Contains(errOut, "1 volume not encrypted") {
+	if code != exitFailure || !strings.Contains(out, `"problem": "not encrypted as required"`) ||
+		!strings.Contains(errOut, "1 volume not encrypted") {
 		t.Errorf("exit code %d: %s\n%s", code, out, errOut)
 	}
 	c.Deny("DescribeVolumes", true)
-	if code, _, errOut = c.ctl(1, "check"); code != exitFailure || !strings.Contains(errOut, "permission ec2:DescribeVolumes is missing on *") {
+	if code, _, errOut = c.ctl(1, "check"); code != exitFailure ||
+		!strings.Contains(errOut, "permission ec2:DescribeVolumes is missing on *") {
 		t.Errorf("exit code %d: %s", code, errOut)
 	}
-	for _, args := range [][]string{{"volumes"}, {"volumes", "chek"}, {"volumes", "check"}, {"volumes", "check", "--cluster-name=x", "--volume-tag=y", "--require-encrypted-volume=z"}} {
+	for _, args := range [][]string{{"volumes"}, {"volumes", "chek"}, {"volumes", "check"},
+		{"volumes", "check", "--cluster-name=x", "--volume-tag=y", "--require-encrypted-volume=z"}} {
 		var out, errOut bytes.Buffer
 		if code := run(t.Context(), deps{args: args, out: &out, errOut: &errOut, now: time.Now}); code != exitUsage {
 			t.Errorf("%v: exit code %d: %s", args, code, errOut.String())

@@ -47,9 +47,11 @@ func newAdoptFlags(a *adoption) *flag.FlagSet {
 	f.IntVar(&a.o.QuarantinePort, "quarantine-port", 8001, "port on which etcd listens while it is quarantined")
 	f.StringVar(&a.o.PeersCAKey, "peers-ca-key", "", "key of the CA of etcd's peers (default: beside its certificate)")
 	f.StringVar(&a.o.ClientsCAKey, "clients-ca-key", "", "key of the CA of etcd's clients (default: beside its certificate)")
-	f.StringVar(&a.o.ClientCert, "client-cert", "", "client certificate for requests to the running etcd (default: etcd's own server certificate)")
+	f.StringVar(&a.o.ClientCert, "client-cert", "",
+		"client certificate for requests to the running etcd (default: etcd's own server certificate)")
 	f.StringVar(&a.o.ClientKey, "client-key", "", "key of --client-cert")
-	f.StringVar(&a.binaries, "etcd-binaries", "/opt", "directories that hold etcd-v<version>/etcd, comma separated, best first; only root may be able to write there")
+	f.StringVar(&a.binaries, "etcd-binaries", "/opt",
+		"directories that hold etcd-v<version>/etcd, comma separated, best first; only root may be able to write there")
 	f.BoolVar(&a.dryRun, "dry-run", false, "only show what would change")
 	f.BoolVar(&a.yes, "yes", false, "don't ask")
 	f.DurationVar(&a.wait, "wait", 10*time.Minute, "how long to wait until the old etcd is stopped; after that, run the same command again")
@@ -107,7 +109,8 @@ func (a *adoption) parse(args []string) error {
 		return errors.New("--data-dir is missing, or not an absolute path: the manager's directory, for example /var/lib/etcd-manager")
 	case a.o.StoreURL == "":
 		return errors.New("--backup-store is missing: where backups will be kept, for example s3://bucket/cluster/backups/etcd/main or file:///var/backups/etcd")
-	case a.o.GRPCPort < 1 || a.o.GRPCPort > 65535 || a.o.QuarantinePort < 1 || a.o.QuarantinePort > 65535 || a.o.GRPCPort == a.o.QuarantinePort:
+	case a.o.GRPCPort < 1 || a.o.GRPCPort > 65535 || a.o.QuarantinePort < 1 || a.o.QuarantinePort > 65535 ||
+		a.o.GRPCPort == a.o.QuarantinePort:
 		return errors.New("--grpc-port and --quarantine-port must be two ports between 1 and 65535")
 	}
 	a.o.DataDir, a.o.PKIDir = filepath.Clean(a.o.DataDir), filepath.Clean(a.o.PKIDir)
@@ -189,7 +192,8 @@ func (a *adoption) show(p *adopt.Plan) {
 		w("  %s.crt and .key: copies of %s and %s", filepath.Join(p.PKIDir, c.Name), c.Cert, c.Key)
 	}
 	w("  %s: the managers' own CA, created if it is missing", filepath.Join(p.PKIDir, "etcd-manager-ca"))
-	w("  in the store %s: control/etcd-cluster-spec (%d members) and control/etcd-cluster-created, if they are missing", a.o.StoreURL, p.Spec().MemberCount)
+	w("  in the store %s: control/etcd-cluster-spec (%d members) and control/etcd-cluster-created, if they are missing",
+		a.o.StoreURL, p.Spec().MemberCount)
 	w("\nWhat changes:")
 	for _, s := range p.Changes {
 		w("  %s", s)
@@ -205,7 +209,8 @@ func (a *adoption) start(p *adopt.Plan) {
 	}
 	fmt.Fprintln(a.out)
 	if len(p.Env) > 0 {
-		fmt.Fprintf(a.out, "and, for settings of etcd that have no flag here, in its environment (or --env-file):\n  %s\n", strings.Join(p.Env, "\n  "))
+		fmt.Fprintf(a.out, "and, for settings of etcd that have no flag here, in its environment (or --env-file):\n  %s\n",
+			strings.Join(p.Env, "\n  "))
 	}
 }
 

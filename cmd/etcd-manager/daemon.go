@@ -188,7 +188,8 @@ func (d *daemon) openPKI() error {
 			return err
 		}
 	}
-	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure, Etcd: !o.etcdInsecure, Policy: o.certs, MinVersion: process.TLSMinVersion(o.env)})
+	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure,
+		Etcd: !o.etcdInsecure, Policy: o.certs, MinVersion: process.TLSMinVersion(o.env)})
 	if err != nil {
 		return fmt.Errorf("--pki-dir: %w", err)
 	}
@@ -203,8 +204,10 @@ func (d *daemon) openAgent() error {
 		return fmt.Errorf("find own executable: %w", err)
 	}
 	cfg := node.Config{
-		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address, ListenAddress: o.etcdAddress,
-		MetricsURLs: o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(), Binaries: &process.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
+		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address,
+		ListenAddress: o.etcdAddress,
+		MetricsURLs:   o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(),
+		Binaries: &process.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
 		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression, Fence: d.fence,
 		Direct: d.catalog, StoreName: o.backupStore,
 	}
@@ -227,7 +230,8 @@ func (d *daemon) fence(term cluster.Term, leader cluster.NodeID) error {
 	_, seen := d.peers.Leader()
 	switch {
 	case !term.Reaches(seen):
-		return fmt.Errorf("term %d of %s and term %d, which node %s has seen in elections, are too far apart: one of them is corrupt: %w", term, leader, seen, d.id, cluster.ErrPermanent)
+		return fmt.Errorf("term %d of %s and term %d, which node %s has seen in elections, are too far apart: one of them is corrupt: %w",
+			term, leader, seen, d.id, cluster.ErrPermanent)
 	case term < seen:
 		return fmt.Errorf("term %d of %s, node %s has seen term %d in elections: %w", term, leader, d.id, seen, cluster.ErrLowerTerm)
 	case leader == d.id && !d.peers.Leads(term):
@@ -352,7 +356,8 @@ func (d *daemon) openPeers(ctx context.Context) error {
 func (d *daemon) managerConfig() manager.Config {
 	o := d.o
 	policy := model.DefaultPolicy(etcd.CompiledVersion)
-	policy.BackupInterval, policy.MemberDeadline, policy.FormGrace, policy.AllowUnfenced = o.interval, o.memberDeadline, o.formGrace, o.allowUnfenced
+	policy.BackupInterval, policy.MemberDeadline, policy.FormGrace, policy.AllowUnfenced = o.interval, o.memberDeadline,
+		o.formGrace, o.allowUnfenced
 	policy.DefragThreshold, policy.DefragFrom, policy.DefragUntil = o.defragAt, o.defragFrom, o.defragUntil
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
@@ -386,7 +391,8 @@ func (d *daemon) managerConfig() manager.Config {
 
 // run starts everything and stops it in order: leadership first, then etcd, then the rest.
 func (d *daemon) run(ctx context.Context) error {
-	klog.Infof("etcd-manager %s: cluster %s, node %s, data dir %s, store %s, managers on %s", version, d.o.clusterName, d.id, d.o.dataDir, d.o.backupStore, d.listener.Addr())
+	klog.Infof("etcd-manager %s: cluster %s, node %s, data dir %s, store %s, managers on %s", version, d.o.clusterName,
+		d.id, d.o.dataDir, d.o.backupStore, d.listener.Addr())
 	if d.o.dev {
 		if err := d.prepareDev(ctx); err != nil {
 			return err
@@ -495,8 +501,8 @@ func (d *daemon) keepHosts(ctx context.Context) error {
 	}
 }
 
-// checkNames compares what the hosts file says outside the own block with where the members are. It returns the problem, which is logged when
-// it is another one than before, and told to the leader.
+// checkNames compares what the hosts file says outside the own block with where the members are. It
+// returns the problem, which is logged when it is another one than before, and told to the leader.
 func (d *daemon) checkNames(file hosts.File, entries []hosts.Entry, before string) string {
 	shadows, err := file.Shadows(d.o.clusterName, entries)
 	if err != nil {

@@ -206,7 +206,8 @@ func (d *demo) help() string {
 	etcdctl := self("etcd-manager") + " etcdctl"
 	var b strings.Builder
 	fmt.Fprintf(&b, "In another terminal, in this directory:\n\n")
-	fmt.Fprintf(&b, "  export ETCDCTL_ENDPOINTS=%s ETCDCTL_CACERT=%s/ca.crt ETCDCTL_CERT=%s/server.crt ETCDCTL_KEY=%s/server.key\n", strings.Join(endpoints, ","), c, c, c)
+	fmt.Fprintf(&b, "  export ETCDCTL_ENDPOINTS=%s ETCDCTL_CACERT=%s/ca.crt ETCDCTL_CERT=%s/server.crt ETCDCTL_KEY=%s/server.key\n",
+		strings.Join(endpoints, ","), c, c, c)
 	fmt.Fprintf(&b, "  look        %s endpoint status -w table\n", etcdctl)
 	fmt.Fprintf(&b, "  write       %s put greeting hello\n", etcdctl)
 	fmt.Fprintf(&b, "  read        %s get greeting\n", etcdctl)
@@ -215,7 +216,8 @@ func (d *demo) help() string {
 	fmt.Fprintf(&b, "  ... starts  kill %s        (the managers restart, and the queued restore begins)\n", strings.Join(pids, " "))
 	fmt.Fprintf(&b, "  see         %s history --since=5m --show-values\n", ctl)
 	fmt.Fprintf(&b, "  any second  %s restore-backup --to-time=30s --dry-run     (or --now --wait)\n", ctl)
-	fmt.Fprintf(&b, "  break       kill -9 %s     (a manager dies; its etcd keeps serving, and the next manager reattaches to it)\n", pids[0])
+	fmt.Fprintf(&b, "  break       kill -9 %s     (a manager dies; its etcd keeps serving, and the next manager reattaches to it)\n",
+		pids[0])
 	fmt.Fprintf(&b, "  status      curl http://127.0.0.1:%d/status\n", d.nodes[0].client+4)
 	fmt.Fprintf(&b, "\nCtrl-C stops everything. Logs: %s/node-*.log\n", d.dir)
 	return b.String()

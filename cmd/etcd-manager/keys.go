@@ -31,8 +31,8 @@ func (d *daemon) openKeys() (catalog.Option, error) {
 	return catalog.WithKeys(sealer, opener), nil
 }
 
-// probeKeys seals and opens a few bytes, and says what would fail later, when it is needed most. It stops nothing: a permission may be granted, and a
-// key enabled, at any time.
+// probeKeys seals and opens a few bytes, and says what would fail later, when it is needed most. It
+// stops nothing: a permission may be granted, and a key enabled, at any time.
 func (d *daemon) probeKeys(ctx context.Context) {
 	sealer := d.catalog.Sealer()
 	if sealer == nil {

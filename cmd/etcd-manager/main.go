@@ -1,7 +1,9 @@
 // Command etcd-manager is the daemon that runs on every master next to etcd.
 //
-// Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "adopt" takes over an etcd that something else runs, "etcd" is the compiled-in etcd server,
-// "etcdctl" etcd's own tool, and "prove-db", "stage-db", "salvage-copy" and "replay-db" work on a database in a process of its own. Flags, environment and exit codes are in docs/flags.md.
+// Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "adopt"
+// takes over an etcd that something else runs, "etcd" is the compiled-in etcd server, "etcdctl"
+// etcd's own tool, and "prove-db", "stage-db", "salvage-copy" and "replay-db" work on a database in
+// a process of its own. Flags, environment and exit codes are in docs/flags.md.
 package main
 
 import (
@@ -49,7 +51,8 @@ func main() {
 
 // run picks the face by the first argument.
 func run(args []string) int {
-	code, ok := etcd.DispatchChild(args, process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), salvage.Command(), changelog.ReplayCommand())
+	code, ok := etcd.DispatchChild(args, process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(),
+		salvage.Command(), changelog.ReplayCommand())
 	if ok {
 		return code
 	}

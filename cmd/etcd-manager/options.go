@@ -113,14 +113,20 @@ func newFlags(o *options) *flag.FlagSet {
 	f := flag.NewFlagSet("etcd-manager", flag.ContinueOnError)
 	policy := model.DefaultPolicy("")
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required); requests of other clusters are refused")
-	f.StringVar(&o.backupStore, "backup-store", "", "where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
+	f.StringVar(&o.backupStore, "backup-store", "",
+		"where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
-	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval, "the longest time before a change is sent to the store; 0 keeps no changes between backups")
+	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
+		"the longest time before a change is sent to the store; 0 keeps no changes between backups")
 	o.retention.Changes = retention.DefaultChanges
-	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention", "how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
-	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour, "how often the newest backup that wasn't verified yet is verified: it is read, and reached from the backup before it by the changes between; 0 means never")
-	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression, "compression of backups: gzip, which other tools read too, or zstd, which is smaller")
-	f.Var(list{&o.encryption}, "backup-encryption", "who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
+	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention",
+		"how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
+	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour,
+		"how often the newest backup that wasn't verified yet is verified: it is read, and reached from the backup before it by the changes between; 0 means never")
+	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression,
+		"compression of backups: gzip, which other tools read too, or zstd, which is smaller")
+	f.Var(list{&o.encryption}, "backup-encryption",
+		"who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
 	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
 	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption that the S3 store must use: AES256 or aws:kms; nothing is written to a server that ignores it")
 	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
@@ -130,15 +136,19 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.address, "address", "127.0.0.1",
 		"own IP address, at which the other managers reach this one; the volume provider sets it if it sets the data dir")
 	f.StringVar(&o.etcdAddress, "etcd-address", "0.0.0.0", "IP address on which etcd listens")
-	f.StringVar(&o.clientURLs, "client-urls", "https://__address__:4001", "client URLs of etcd, comma separated; __address__ and __name__ are replaced")
+	f.StringVar(&o.clientURLs, "client-urls", "https://__address__:4001",
+		"client URLs of etcd, comma separated; __address__ and __name__ are replaced")
 	f.StringVar(&o.quarantine, "quarantine-client-urls", "https://__address__:8001", "client URLs while etcd is quarantined")
 	f.StringVar(&o.peerURLs, "peer-urls", "https://__address__:2380", "peer URLs of etcd, comma separated")
 	f.IntVar(&o.grpcPort, "grpc-port", 8000, "port on which the managers talk to each other")
-	f.StringVar(&o.pkiDir, "pki-dir", "/etc/kubernetes/pki/etcd-manager", "directory with the CAs: etcd-manager-ca, etcd-peers-ca, etcd-clients-ca (.crt and .key)")
+	f.StringVar(&o.pkiDir, "pki-dir", "/etc/kubernetes/pki/etcd-manager",
+		"directory with the CAs: etcd-manager-ca, etcd-peers-ca, etcd-clients-ca (.crt and .key)")
 	f.BoolVar(&o.insecure, "insecure", false, "no TLS between the managers (for experiments)")
 	f.BoolVar(&o.etcdInsecure, "etcd-insecure", false, "no TLS for etcd; the URLs' scheme becomes http (for experiments)")
-	f.DurationVar(&o.queuePoll, "queue-poll-interval", 30*time.Second, "how often the leader looks for commands in the store; a restore with --now waits at most that long")
-	f.DurationVar(&o.pollInterval, "discovery-poll-interval", time.Minute, "how often other managers are searched when all are found; ten times that while another manager leads")
+	f.DurationVar(&o.queuePoll, "queue-poll-interval", 30*time.Second,
+		"how often the leader looks for commands in the store; a restore with --now waits at most that long")
+	f.DurationVar(&o.pollInterval, "discovery-poll-interval", time.Minute,
+		"how often other managers are searched when all are found; ten times that while another manager leads")
 	f.StringVar(&o.dnsSuffix, "dns-suffix", "", "appended to member names; the names are kept resolvable through the hosts file")
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
 	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
@@ -147,20 +157,28 @@ func newFlags(o *options) *flag.FlagSet {
 	f.Var(list{&o.volumeTags}, "volume-tag",
 		"tag (key or key=value) that a volume must carry; may be repeated. With --volume-provider=external and no --data-dir: the beginning of the directory's name")
 	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag with the node's name: the value a/a,b,c makes it <cluster name>-a")
-	f.DurationVar(&o.forceDetach, "force-detach-after", 0, "how long a volume may be stuck on a machine that doesn't run, or in detaching, before it is detached by force; 0: never")
-	f.Var(encryption{&o.encryptedOnly}, "require-encrypted-volume", "refuse a volume that isn't encrypted; with the ARN of a KMS key, also a volume with another key")
+	f.DurationVar(&o.forceDetach, "force-detach-after", 0,
+		"how long a volume may be stuck on a machine that doesn't run, or in detaching, before it is detached by force; 0: never")
+	f.Var(encryption{&o.encryptedOnly}, "require-encrypted-volume",
+		"refuse a volume that isn't encrypted; with the ARN of a KMS key, also a volume with another key")
 	f.StringVar(&o.staticConfig, "static-config", "",
 		`fixed members as JSON: {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}; host names may be used for addresses`)
 	f.BoolVar(&o.containerized, "containerized", false, "the host's file system is at /rootfs")
 	f.StringVar(&o.metricsURLs, "listen-metrics-urls", "", "passed to etcd")
-	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0, "port for the manager's metrics, health and status page on its own address; 0 means none")
+	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0,
+		"port for the manager's metrics, health and status page on its own address; 0 means none")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
-	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt", "directories that hold etcd-v<version>/etcd, comma separated, best first; only root, or the manager's own user, may be able to write there")
-	f.Float64Var(&o.defragAt, "defrag-threshold", 0, "free part of a member's database at which it is defragmented, one member at a time, for example 0.5; 0 means only when etcd has reached its quota")
-	f.StringVar(&o.defragHours, "defrag-hours", "", "hours in UTC at which members are defragmented by --defrag-threshold, for example 22:00-04:00; empty means at any time")
-	f.BoolVar(&o.allowUnfenced, "allow-unfenced-store", false, "form and restore although the store ignores conditional puts, or doesn't fence between all nodes; then two leaders at the same time are possible")
-	f.DurationVar(&o.memberDeadline, "member-unhealthy-deadline", policy.MemberDeadline, "how long a member may be unhealthy before it is replaced; a member that loads a large database gets the time that it needs")
+	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt",
+		"directories that hold etcd-v<version>/etcd, comma separated, best first; only root, or the manager's own user, may be able to write there")
+	f.Float64Var(&o.defragAt, "defrag-threshold", 0,
+		"free part of a member's database at which it is defragmented, one member at a time, for example 0.5; 0 means only when etcd has reached its quota")
+	f.StringVar(&o.defragHours, "defrag-hours", "",
+		"hours in UTC at which members are defragmented by --defrag-threshold, for example 22:00-04:00; empty means at any time")
+	f.BoolVar(&o.allowUnfenced, "allow-unfenced-store", false,
+		"form and restore although the store ignores conditional puts, or doesn't fence between all nodes; then two leaders at the same time are possible")
+	f.DurationVar(&o.memberDeadline, "member-unhealthy-deadline", policy.MemberDeadline,
+		"how long a member may be unhealthy before it is replaced; a member that loads a large database gets the time that it needs")
 	f.DurationVar(&o.formGrace, "form-grace", policy.FormGrace, "how long forming waits for all masters when a majority is there")
 	f.BoolVar(&o.dev, "dev", false, "one member on this machine, with CAs, store and data below ./etcd-manager-dev; needs no other flag")
 	klog.InitFlags(f)
@@ -278,7 +296,8 @@ func (o *options) validate(given map[string]bool) error {
 		klog.Warningf("--insecure: the managers use no TLS; anyone who reaches port %d can command them", o.grpcPort)
 	}
 	if o.changes < 0 || o.changes > 0 && o.changes < 100*time.Millisecond || o.verify < 0 {
-		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
+		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative",
+			o.changes, o.verify)
 	}
 	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv(), process.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
@@ -325,7 +344,8 @@ func (o *options) checkVolume() error {
 			bad("--require-encrypted-volume needs --volume-provider=aws: for other volumes, it isn't known whether they are encrypted")
 		}
 	default:
-		bad("--volume-provider=%s is not one of this version's (aws, external); mount the volume and give its path with --data-dir", o.volumeProvider)
+		bad("--volume-provider=%s is not one of this version's (aws, external); mount the volume and give its path with --data-dir",
+			o.volumeProvider)
 	}
 	if o.forceDetach < 0 {
 		bad("--force-detach-after=%s must not be negative", o.forceDetach)
@@ -364,7 +384,8 @@ func (o *options) checkURLs() error {
 		}
 		ports[fmt.Sprint(o.metricsPort)] = "--etcd-manager-metrics-port"
 	}
-	for _, t := range []struct{ flag, value string }{{"peer-urls", o.peerURLs}, {"client-urls", o.clientURLs}, {"quarantine-client-urls", o.quarantine}} {
+	for _, t := range []struct{ flag, value string }{{"peer-urls", o.peerURLs}, {"client-urls", o.clientURLs},
+		{"quarantine-client-urls", o.quarantine}} {
 		urls, err := o.expand(t.value, "name")
 		if err != nil {
 			return fmt.Errorf("--%s: %w", t.flag, err)

@@ -22,14 +22,17 @@ func TestRefusedAtStart(t *testing.T) {
 		args, env []string
 		want      []string
 	}{
-		"nothing wrong":           {nil, []string{"ETCD_TLS_MIN_VERSION=TLS1.3", "ETCD_MADE_UP=x"}, nil},
-		"binaries of everybody":   {[]string{"--etcd-binaries=/tmp"}, nil, []string{"--etcd-binaries=/tmp", "/tmp can be written", "1777"}},
-		"one of several":          {[]string{"--etcd-binaries=/opt," + open}, nil, []string{"--etcd-binaries=" + open, "0777"}},
-		"an absent one":           {[]string{"--etcd-binaries=" + filepath.Join(dir, "absent")}, nil, nil},
-		"TLS 1.3 with suites":     {nil, []string{"ETCD_TLS_MIN_VERSION=TLS1.3", "ETCD_CIPHER_SUITES=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}, []string{"ETCD_CIPHER_SUITES"}},
-		"quota":                   {nil, []string{"ETCD_QUOTA_BACKEND_BYTES=8GiB"}, []string{"ETCD_QUOTA_BACKEND_BYTES=8GiB"}},
-		"metrics on client port":  {[]string{"--listen-metrics-urls=http://0.0.0.0:4001"}, nil, []string{"--listen-metrics-urls", "--client-urls", "4001"}},
-		"metrics by variable":     {nil, []string{"ETCD_LISTEN_METRICS_URLS=http://127.0.0.1:8000"}, []string{"ETCD_LISTEN_METRICS_URLS", "--grpc-port"}},
+		"nothing wrong":         {nil, []string{"ETCD_TLS_MIN_VERSION=TLS1.3", "ETCD_MADE_UP=x"}, nil},
+		"binaries of everybody": {[]string{"--etcd-binaries=/tmp"}, nil, []string{"--etcd-binaries=/tmp", "/tmp can be written", "1777"}},
+		"one of several":        {[]string{"--etcd-binaries=/opt," + open}, nil, []string{"--etcd-binaries=" + open, "0777"}},
+		"an absent one":         {[]string{"--etcd-binaries=" + filepath.Join(dir, "absent")}, nil, nil},
+		"TLS 1.3 with suites": {nil, []string{"ETCD_TLS_MIN_VERSION=TLS1.3",
+			"ETCD_CIPHER_SUITES=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}, []string{"ETCD_CIPHER_SUITES"}},
+		"quota": {nil, []string{"ETCD_QUOTA_BACKEND_BYTES=8GiB"}, []string{"ETCD_QUOTA_BACKEND_BYTES=8GiB"}},
+		"metrics on client port": {[]string{"--listen-metrics-urls=http://0.0.0.0:4001"}, nil,
+			[]string{"--listen-metrics-urls", "--client-urls", "4001"}},
+		"metrics by variable": {nil, []string{"ETCD_LISTEN_METRICS_URLS=http://127.0.0.1:8000"},
+			[]string{"ETCD_LISTEN_METRICS_URLS", "--grpc-port"}},
 		"metrics on its own port": {[]string{"--listen-metrics-urls=http://0.0.0.0:8081"}, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -15,8 +15,9 @@ import (
 	ebs "github.com/etcd-manager/etcd-manager/pkg/volume/aws"
 )
 
-// How this node's volume is replaced by another one is written in docs/aws.md. The operator's tool tags the old volume; the node sees that with the
-// look at EC2 by which it finds the others. It finds out whether all is ready for the new volume and says so in its status. The leader decides
+// How this node's volume is replaced by another one is written in docs/aws.md. The operator's tool
+// tags the old volume; the node sees that with the look at EC2 by which it finds the others. It
+// finds out whether all is ready for the new volume and says so in its status. The leader decides
 // whether the member can be spared (plan, safety.MayRelease), and tells it to give the volume up.
 
 const (
@@ -90,8 +91,9 @@ func (d *daemon) leaderWaits() string {
 	return leaderWaits(leader, d.manager.Outlook().Releases[d.id], time.Since(d.volume.readySince))
 }
 
-// leaderWaits is what a node that is ready for so long waits for: told is what the leader says. A leader that says nothing, and doesn't act either,
-// has a manager that doesn't know of this: the node waits for one that does, and never decides by itself.
+// leaderWaits is what a node that is ready for so long waits for: told is what the leader says. A
+// leader that says nothing, and doesn't act either, has a manager that doesn't know of this: the
+// node waits for one that does, and never decides by itself.
 func leaderWaits(leader cluster.NodeID, told string, ready time.Duration) string {
 	switch {
 	case told != "":
@@ -151,7 +153,8 @@ func (d *daemon) readyToRelease(ctx context.Context, own *volume.Volume) error {
 	case next.Tags[ebs.TagReplaces] != string(own.ID):
 		return fmt.Errorf("volume %s isn't tagged %s=%s", next.ID, ebs.TagReplaces, own.ID)
 	case next.State != "available" || next.Zone != own.Zone || next.Node != own.Node:
-		return fmt.Errorf("volume %s is %s in zone %s for node %s, not available in zone %s for %s", next.ID, next.State, next.Zone, next.Node, own.Zone, own.Node)
+		return fmt.Errorf("volume %s is %s in zone %s for node %s, not available in zone %s for %s", next.ID,
+			next.State, next.Zone, next.Node, own.Zone, own.Node)
 	}
 	if err := d.o.encryptedOnly.Check(next); err != nil {
 		return err
@@ -159,14 +162,16 @@ func (d *daemon) readyToRelease(ctx context.Context, own *volume.Volume) error {
 	if err := d.volume.ebs.MayGiveUp(ctx, own.ID, d.volume.self); err != nil {
 		return err
 	}
-	// Whatever the tags say and however often the tool was started: the store lets one node at a time be without its data. Only who has the turn
-	// is looked at by the leader, so that what it sees isn't changed by a replacement. Older managers keep to the turn too.
+	// Whatever the tags say and however often the tool was started: the store lets one node at a
+	// time be without its data. Only who has the turn is looked at by the leader, so that what it
+	// sees isn't changed by a replacement. Older managers keep to the turn too.
 	d.volume.turnEnded = false
 	return d.catalog.TakeTurn(ctx, catalog.Turn{Node: d.id, Volume: string(own.ID), Since: time.Now().UTC().Truncate(time.Second)})
 }
 
-// giveUpVolume is done when etcd was stopped in order and nothing uses the volume any more. The tag is the point of no return. It returns what
-// this node has promised in elections, which goes with it to the next volume: it must not vote twice in a term.
+// giveUpVolume is done when etcd was stopped in order and nothing uses the volume any more. The tag
+// is the point of no return. It returns what this node has promised in elections, which goes with
+// it to the next volume: it must not vote twice in a term.
 func (d *daemon) giveUpVolume(ctx context.Context) (node.Vote, error) {
 	v := d.volume
 	vote, err := node.Votes(d.o.dataDir).Load()

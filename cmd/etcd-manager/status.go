@@ -38,10 +38,12 @@ func (d *daemon) view() status.View {
 		v.Recent = append(v.Recent, status.Event{At: e.At, Text: e.Text})
 	}
 	p := o.Proof
-	v.Proof = &status.Proof{Backup: p.Backup, At: p.At, Seconds: p.Took.Seconds(), Bad: p.Bad, ChainProblem: p.ChainProblem, Postponed: p.Postponed}
+	v.Proof = &status.Proof{Backup: p.Backup, At: p.At, Seconds: p.Took.Seconds(), Bad: p.Bad,
+		ChainProblem: p.ChainProblem, Postponed: p.Postponed}
 	if c := o.Changes; c != nil {
 		v.Changes = &status.Changes{
-			Seen: c.Seen, Archived: c.Archived, Until: c.Until, Waiting: c.Waiting, SpilledBytes: c.Spilled, Segments: c.Segments, Bytes: c.Bytes,
+			Seen: c.Seen, Archived: c.Archived, Until: c.Until, Waiting: c.Waiting, SpilledBytes: c.Spilled,
+			Segments: c.Segments, Bytes: c.Bytes,
 			Gaps: c.Gaps, LastGap: c.LastGap, Error: c.Error,
 		}
 	}

@@ -64,7 +64,8 @@ func (d *daemon) openEBS(ctx context.Context) error {
 	}
 	m := &volume.Mounter{Host: o.host(), Say: klog.Infof}
 	a := &ebs.Acquirer{
-		Client: client, Self: self, Host: m.Host, DeviceRoot: "/", Encryption: o.encryptedOnly, ForceDetachAfter: o.forceDetach, Say: klog.Infof,
+		Client: client, Self: self, Host: m.Host, DeviceRoot: "/", Encryption: o.encryptedOnly,
+		ForceDetachAfter: o.forceDetach, Say: klog.Infof,
 		Unmount: func(_ context.Context, v *volume.Volume) error {
 			point, err := m.PointFor(v.ID)
 			if err != nil || !o.containerized {
@@ -90,7 +91,8 @@ func (d *daemon) openEBS(ctx context.Context) error {
 		o.etcdAddress = "::"
 	}
 	d.volume = &dataVolume{check: mounted.Check, grow: mounted.Grow, ebs: client, self: self, volume: v, unmount: mounted.Unmount}
-	klog.Infof("this machine is %s in zone %s, its volume %s, mounted at %s: it is node %s at %s", self.Instance, self.Zone, v.ID, mounted.Dir, d.id, o.address)
+	klog.Infof("this machine is %s in zone %s, its volume %s, mounted at %s: it is node %s at %s", self.Instance,
+		self.Zone, v.ID, mounted.Dir, d.id, o.address)
 	if err := d.claim(v.ID); err != nil {
 		return err
 	}
@@ -200,10 +202,12 @@ func (d *daemon) externalID(ctx context.Context) (cluster.NodeID, error) {
 
 // claim makes sure that the volume is this node's.
 func (d *daemon) claim(id volume.ID) error {
-	return volume.Claim(d.o.dataDir, volume.Identity{ClusterName: d.o.clusterName, Node: d.id, Store: d.o.backupStore, Volume: id, Created: time.Now().UTC().Truncate(time.Second)})
+	return volume.Claim(d.o.dataDir, volume.Identity{ClusterName: d.o.clusterName, Node: d.id, Store: d.o.backupStore,
+		Volume: id, Created: time.Now().UTC().Truncate(time.Second)})
 }
 
-// keepVolume ends the manager when the volume is gone, so that its next start waits for it. It also has the file system follow the volume's size.
+// keepVolume ends the manager when the volume is gone, so that its next start waits for it. It also
+// has the file system follow the volume's size.
 func (d *daemon) keepVolume(ctx context.Context) error {
 	tick := time.NewTicker(volumeCheck)
 	defer tick.Stop()

@@ -122,7 +122,8 @@ func run(o options) (int, error) {
 	// Registered before the start: the command may end, or we may be told to stop, at once. SIGPIPE is
 	// caught so that a closed standard output is a failed write and not our end.
 	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(signals, syscall.SIGCHLD, syscall.SIGPIPE, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP,
+		syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2)
 
 	reader, writer, err := os.Pipe()
 	if err != nil {

@@ -253,8 +253,10 @@ func TestClosedStdoutDoesNotStopTheCommand(t *testing.T) {
 }
 
 func TestSignalsAreForwarded(t *testing.T) {
-	for sig, name := range map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT", syscall.SIGHUP: "HUP", syscall.SIGUSR1: "USR1"} {
-		r := start(t, "--also-stdout", "sh", "-c", fmt.Sprintf("trap 'echo got %s; exit 3' %s; echo ready; while :; do read x; done", name, name))
+	for sig, name := range map[syscall.Signal]string{syscall.SIGTERM: "TERM", syscall.SIGINT: "INT",
+		syscall.SIGHUP: "HUP", syscall.SIGUSR1: "USR1"} {
+		r := start(t, "--also-stdout", "sh", "-c",
+			fmt.Sprintf("trap 'echo got %s; exit 3' %s; echo ready; while :; do read x; done", name, name))
 		if line, err := r.out.ReadString('\n'); err != nil || line != "ready\n" {
 			t.Fatalf("read %q, %v", line, err)
 		}
@@ -340,7 +342,8 @@ func zombies(t *testing.T, parent int) (n int) {
 		}
 		var state string
 		var ppid int
-		if _, err := fmt.Sscan(string(data[bytes.LastIndexByte(data, ')')+1:]), &state, &ppid); err == nil && ppid == parent && state == "Z" {
+		if _, err := fmt.Sscan(string(data[bytes.LastIndexByte(data, ')')+1:]), &state, &ppid); err == nil &&
+			ppid == parent && state == "Z" {
 			n++
 		}
 	}

@@ -1,4 +1,5 @@
-// Command operator lists the backups of a store, plans a restore to a second ago, queues it and follows it to its end: with pkg/operator alone.
+// Command operator lists the backups of a store, plans a restore to a second ago, queues it and
+// follows it to its end: with pkg/operator alone.
 package main
 
 import (

@@ -1,4 +1,5 @@
-// Package etcdtest starts real etcds for tests: members and whole clusters on loopback, with and without TLS, and something to fill them with.
+// Package etcdtest starts real etcds for tests: members and whole clusters on loopback, with and
+// without TLS, and something to fill them with.
 //
 // It is for tests only, and must never be imported by what is built. What it starts runs the test binary itself as etcd, so its user's
 // TestMain has to dispatch etcd's hidden subcommand.
@@ -164,7 +165,8 @@ func (m *Member) Start(t testing.TB) {
 		if t.Failed() {
 			b, _ := os.ReadFile(m.LogFile())
 			for line := range strings.Lines(string(b)) {
-				if !strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"level":"warn"`) && !strings.Contains(line, "serving from embedded etcd failed") {
+				if !strings.Contains(line, `"level":"info"`) && !strings.Contains(line, `"level":"warn"`) &&
+					!strings.Contains(line, "serving from embedded etcd failed") {
 					t.Logf("%s: %s", m.Cfg.Name, line)
 				}
 			}

@@ -18,8 +18,8 @@ type Asker struct {
 	Person bool
 }
 
-// Confirm has the operator type a word. It returns nil if that happened, or if yes says that it isn't needed; where nobody can be asked, yes is
-// needed, and without it the error is a UsageError.
+// Confirm has the operator type a word. It returns nil if that happened, or if yes says that it
+// isn't needed; where nobody can be asked, yes is needed, and without it the error is a UsageError.
 func (q Asker) Confirm(ctx context.Context, yes bool, word, what string) error {
 	if yes {
 		return nil

@@ -30,7 +30,8 @@ const refreshRate = 200 * time.Millisecond
 func NewScreen(out io.Writer, now func() time.Time) *Screen {
 	p := mpb.New(mpb.WithOutput(out), mpb.WithRefreshRate(refreshRate), mpb.WithAutoRefresh())
 	b := &Screen{p: p, plain: NewPipe(p), state: &headline{now: now}, nodes: map[cluster.NodeID]*meter{}, now: now}
-	b.head = p.New(0, mpb.NopStyle(), mpb.BarPriority(-1), mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.state.String() })))
+	b.head = p.New(0, mpb.NopStyle(), mpb.BarPriority(-1),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return b.state.String() })))
 	return b
 }
 

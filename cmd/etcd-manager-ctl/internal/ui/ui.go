@@ -1,5 +1,5 @@
-// Package ui is how etcd-manager-ctl speaks to a person: progress on a screen and in a pipe, tables, moments and sizes in words, times as they
-// are typed, and questions.
+// Package ui is how etcd-manager-ctl speaks to a person: progress on a screen and in a pipe,
+// tables, moments and sizes in words, times as they are typed, and questions.
 //
 // It knows nothing of stores and decides nothing about a cluster.
 package ui

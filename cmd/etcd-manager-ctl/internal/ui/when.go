@@ -12,8 +12,9 @@ var whenLayouts = []string{"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "
 // clockLayouts are those of a time of today.
 var clockLayouts = []string{"15:04:05Z07:00", "15:04:05", "15:04"}
 
-// ParseWhen reads a moment as it stands on a command line: RFC 3339, "2026-11-22 12:03:06", "12:03:06" (today), or how long it is past ("90m", "2d12h"). Without a
-// zone it is UTC, as everything that the tool prints.
+// ParseWhen reads a moment as it stands on a command line: RFC 3339, "2026-11-22 12:03:06",
+// "12:03:06" (today), or how long it is past ("90m", "2d12h"). Without a zone it is UTC, as
+// everything that the tool prints.
 func ParseWhen(s string, now time.Time) (time.Time, error) {
 	now = now.UTC()
 	s = strings.TrimSpace(s)
@@ -32,10 +33,12 @@ func ParseWhen(s string, now time.Time) (time.Time, error) {
 		}
 		t = t.UTC()
 		midnight := time.Date(now.Year(), now.Month(), now.Day(), 0, 0, 0, 0, time.UTC)
-		today := midnight.Add(time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second + time.Duration(t.Nanosecond()))
+		today := midnight.Add(time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute +
+			time.Duration(t.Second())*time.Second + time.Duration(t.Nanosecond()))
 		if today.After(now) {
 			// Early in the morning somebody may well mean yesterday evening; that is not for a program to guess.
-			return time.Time{}, Usagef("%q is later today, it is %s now: write a date before it, for example %q", s, Clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
+			return time.Time{}, Usagef("%q is later today, it is %s now: write a date before it, for example %q", s,
+				Clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
 		}
 		return today, nil
 	}
