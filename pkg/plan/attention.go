@@ -69,21 +69,26 @@ func Attentions(o *model.Observation, spec *cluster.Spec, p model.Policy, d Deci
 			"The leader can't use the backup store, so no backups are taken: %s", s.Error)
 	}
 	if s.Error == "" && r.locked() && len(s.Apart) == 0 {
-		add(cluster.Attention{Kind: cluster.AttentionUnfenced}, "The store ignores conditional puts, so nothing is formed or restored with it.")
+		add(cluster.Attention{Kind: cluster.AttentionUnfenced},
+			"The store ignores conditional puts, so nothing is formed or restored with it.")
 	}
 	for _, x := range s.Apart {
 		if s.Error == "" && r.locked() {
-			add(cluster.Attention{Kind: cluster.AttentionUnfenced, Node: x.Node, NoCommand: x.Way}, "%s, so nothing is formed or restored with this store.", sentence(x.Why))
+			add(cluster.Attention{Kind: cluster.AttentionUnfenced, Node: x.Node, NoCommand: x.Way},
+				"%s, so nothing is formed or restored with this store.", sentence(x.Why))
 		}
 	}
 	if s.Error == "" && o.BackupFailures >= backupStubborn {
-		add(cluster.Attention{Kind: cluster.AttentionBackup}, "The last %s failed: %s", cluster.Count(o.BackupFailures, "backup"), o.BackupError)
+		add(cluster.Attention{Kind: cluster.AttentionBackup}, "The last %s failed: %s",
+			cluster.Count(o.BackupFailures, "backup"), o.BackupError)
 	}
 	if len(s.CommandErrors) > 0 {
-		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(s.CommandErrors[0])}, "A queued command can't be read: %s", s.CommandErrors[0])
+		add(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(s.CommandErrors[0])},
+			"A queued command can't be read: %s", s.CommandErrors[0])
 	}
 	if s.HolderError != "" {
-		add(cluster.Attention{Kind: cluster.AttentionObject}, "The store's leader record can't be used, so nothing is formed or restored, and no member is replaced: %s", s.HolderError)
+		add(cluster.Attention{Kind: cluster.AttentionObject},
+			"The store's leader record can't be used, so nothing is formed or restored, and no member is replaced: %s", s.HolderError)
 	}
 	for _, e := range s.ObjectErrors {
 		add(cluster.Attention{Kind: cluster.AttentionObject}, "An object in the store can't be used: %s", e)
@@ -99,7 +104,8 @@ func Attentions(o *model.Observation, spec *cluster.Spec, p model.Policy, d Deci
 	}
 	for _, n := range r.o.Nodes {
 		if n.NameProblem != "" {
-			add(cluster.Attention{Kind: cluster.AttentionNames, Node: n.ID}, "On node %s members may not find each other: %s.", n.ID, n.NameProblem)
+			add(cluster.Attention{Kind: cluster.AttentionNames, Node: n.ID},
+				"On node %s members may not find each other: %s.", n.ID, n.NameProblem)
 		}
 	}
 	for _, n := range r.fullDisks() {
@@ -122,7 +128,8 @@ func Attentions(o *model.Observation, spec *cluster.Spec, p model.Policy, d Deci
 		add(r.markerAttention(), "This is cluster %s, but the store's marker names cluster %s.", r.v.token, m.Token)
 	}
 	if n := r.stranger(); n != nil && settled {
-		add(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "Node %s has data of another cluster (token %s) than the one that runs (token %s).",
+		add(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID},
+			"Node %s has data of another cluster (token %s) than the one that runs (token %s).",
 			n.ID, n.State.Token, r.v.token)
 	}
 	return cluster.Distinct(list)
@@ -140,8 +147,9 @@ func (r *rules) markerAttention() cluster.Attention {
 
 // settingsAttention is about settings in the store that can't be read. The tool can't change what it can't read either.
 func settingsAttention() cluster.Attention {
-	return cluster.Attention{Kind: cluster.AttentionSettings, NoCommand: "delete the object that the message names, then choose the settings again: " +
-		ctl + "configure-cluster --set=NAME=VALUE"}
+	return cluster.Attention{Kind: cluster.AttentionSettings,
+		NoCommand: "delete the object that the message names, then choose the settings again: " +
+			ctl + "configure-cluster --set=NAME=VALUE"}
 }
 
 // deniedAttention is about an etcd that has users and refuses the manager, whose user is the common name of its certificate.

@@ -24,10 +24,11 @@ func TestAttentions(t *testing.T) {
 		world string
 		want  []string // kind, node, command, in order
 	}{
-		"nothing":         {"", nil},
-		"store":           {"store away\n", []string{"store-away a -"}},
-		"quorum":          {"node b down 2m\nnode c down 2m\n", []string{"quorum-lost - recover --from-survivor"}},
-		"quorum, store":   {"node b down 2m\nnode c down 2m\nstore away\n", []string{"quorum-lost - recover --from-survivor", "store-away a -"}},
+		"nothing": {"", nil},
+		"store":   {"store away\n", []string{"store-away a -"}},
+		"quorum":  {"node b down 2m\nnode c down 2m\n", []string{"quorum-lost - recover --from-survivor"}},
+		"quorum, store": {"node b down 2m\nnode c down 2m\nstore away\n",
+			[]string{"quorum-lost - recover --from-survivor", "store-away a -"}},
 		"another cluster": {"marker formed token=T9\n", []string{"two-clusters - confirm-cluster T1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,8 +60,8 @@ func TestAttentions(t *testing.T) {
 	}
 }
 
-// TestFailingBackups: one or two backups that fail end by themselves; from the third on a person is told, until one succeeds. While the store
-// is away that is what is said.
+// TestFailingBackups: one or two backups that fail end by themselves; from the third on a person is
+// told, until one succeeds. While the store is away that is what is said.
 func TestFailingBackups(t *testing.T) {
 	w := newWorld()
 	if _, err := w.do(strings.Fields("cluster a b c")); err != nil {

@@ -26,7 +26,8 @@ func (r *rules) command() (Decision, bool) {
 	}
 	if len(ready) > 1 {
 		c, by := ready[0], ready[len(ready)-1]
-		return do(model.FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name, SupersededBy: by.Name}, "the restore of %s was queued before that of %s, which wins", c.What(), by.What())
+		return do(model.FailCommand{Command: c.Name, Backup: c.Backup, Reason: "superseded by " + by.Name, SupersededBy: by.Name},
+			"the restore of %s was queued before that of %s, which wins", c.What(), by.What())
 	}
 	if d, ok := r.free(); ok {
 		return d, true
@@ -45,8 +46,10 @@ func (r *rules) free() (Decision, bool) {
 	}
 	m := r.o.Store.Marker
 	for _, n := range r.o.Nodes {
-		if n.Holding && n.State != nil && r.o.Store.Operation == nil && m.Phase == model.MarkerFormed && m.Token != "" && m.Token != n.State.Token {
-			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "replaced by a restore"}, "node %s is still held for a restore that is over; its data are set aside before the next one begins", n.ID)
+		if n.Holding && n.State != nil && r.o.Store.Operation == nil && m.Phase == model.MarkerFormed &&
+			m.Token != "" && m.Token != n.State.Token {
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "replaced by a restore"},
+				"node %s is still held for a restore that is over; its data are set aside before the next one begins", n.ID)
 		}
 	}
 	return none, false
@@ -96,7 +99,8 @@ func (r *rules) begin(c model.Command) (Decision, bool) {
 		op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 	}
 	if c.Backup != "" {
-		return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", c.What(), cluster.Count(len(nodes), "master"))
+		return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s",
+			c.What(), cluster.Count(len(nodes), "master"))
 	}
 	return r.beginSalvage(c, op)
 }
@@ -119,7 +123,8 @@ func (r *rules) beginSalvage(c model.Command, op model.Operation) (Decision, boo
 		return d, ok
 	case (n == nil || where(n, c.Source.Token) == nowhere) && c.Source.OrBackup != "":
 		op.Backup = c.Source.OrBackup
-		return do(model.BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead", c.Source.What(), op.Backup)
+		return do(model.BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead",
+			c.Source.What(), op.Backup)
 	case n == nil:
 		return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
 	case where(n, c.Source.Token) == nowhere:
@@ -133,11 +138,13 @@ func (r *rules) beginSalvage(c model.Command, op model.Operation) (Decision, boo
 		return needs(fewAttention(c), "%s", few)
 	}
 	op.State, op.Source = model.OpSalvaging, model.Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
-	return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s", op.What(), cluster.Count(len(op.Nodes), "master"))
+	return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s",
+		op.What(), cluster.Count(len(op.Nodes), "master"))
 }
 
-// fewDirs says why a command waits for more of a replaced cluster's data dirs; "" if it doesn't. What its clients were told last may be in any majority
-// of them, so fewer than that are not enough.
+// fewDirs says why a command waits for more of a replaced cluster's data dirs; "" if it doesn't.
+// What its clients were told last may be in any majority of them, so fewer than that are not
+// enough.
 func (r *rules) fewDirs(c model.Command) string {
 	if c.Source.Token == "" || c.Source.Node != "" || c.AcceptLoss {
 		return ""
@@ -156,7 +163,8 @@ func (r *rules) fewDirs(c model.Command) string {
 		or = fmt.Sprintf("restore backup %s, which was made right before it was stopped, or ", c.Source.OrBackup)
 	}
 	return fmt.Sprintf("the restore of %s waits and has stopped nothing: only %d of the %d old data dirs are here, and what clients were told last may be in the others; "+
-		"bring their nodes back; if they are lost, withdraw it (delete-command %s) and %srepeat undo-restore with --accept-loss", c.What(), here, members, c.Name, or)
+		"bring their nodes back; if they are lost, withdraw it (delete-command %s) and %srepeat undo-restore with --accept-loss",
+		c.What(), here, members, c.Name, or)
 }
 
 // hasQuorum is why nothing is salvaged from a data dir on which a cluster runs.

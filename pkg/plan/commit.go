@@ -116,7 +116,8 @@ func (r *rules) waiting(op *model.Operation) bool {
 // it answer, so that nobody else can be acting.
 func (r *rules) waitForStore(op *model.Operation) (Decision, bool) {
 	if !committing(op.State) {
-		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s goes on when the store is back: %s", op.ID, figure{r.o.Store.Error})
+		return needs(cluster.Attention{Kind: cluster.AttentionStore},
+			"the restore %s goes on when the store is back: %s", op.ID, figure{r.o.Store.Error})
 	}
 	who := r.unheard(op)
 	switch {
@@ -128,7 +129,9 @@ func (r *rules) waitForStore(op *model.Operation) (Decision, bool) {
 	case lookAt(r.o, op.OldToken).serving:
 		return r.leave(op, op.OldToken)
 	}
-	return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s", op.ID, op.State, who, figure{r.o.Store.Error})
+	return needs(cluster.Attention{Kind: cluster.AttentionStore},
+		"the restore %s (%s) goes on when the store is back, or when every node of it can be asked, which %s can't: %s",
+		op.ID, op.State, who, figure{r.o.Store.Error})
 }
 
 // leave goes on to the other rules, with the cluster that serves now: the restore's record waits for the store.
@@ -211,9 +214,11 @@ func (r *rules) justServed(op *model.Operation) bool {
 // stuck is for a restored cluster from which there is no way back and that doesn't come up. Another restore may take its place.
 func (r *rules) stuck(op *model.Operation, m muster, why string) (Decision, bool) {
 	if r.overruled(op, m) && r.o.Store.Error == "" {
-		return do(model.FinishRestore{Op: *op, To: model.OpDone}, "%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
+		return do(model.FinishRestore{Op: *op, To: model.OpDone},
+			"%s; clients may have written to the restored data, so it ends here, and the next restore takes its place", why)
 	}
-	return needs(cluster.Attention{Command: undoCommand}, "%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: %s", why, undoCommand)
+	return needs(cluster.Attention{Command: undoCommand},
+		"%s; clients may have written to the restored data, so it is not taken back; bring its members back, or ask for what was before: %s", why, undoCommand)
 }
 
 // takeBack begins the way back to the old data. Whether it may be gone to the end is decided when the restored etcd is halted.
@@ -348,7 +353,8 @@ func runsOn(op *model.Operation, n *cluster.NodeStatus) bool {
 
 // named tells whether a member has published its name, which it does through raft when it has started.
 func named(n *cluster.NodeStatus) bool {
-	return n.Etcd.Denied || slices.ContainsFunc(n.Etcd.Members, func(m cluster.Member) bool { return m.ID == n.Etcd.MemberID && m.Name == string(n.ID) })
+	return n.Etcd.Denied || slices.ContainsFunc(n.Etcd.Members,
+		func(m cluster.Member) bool { return m.ID == n.Etcd.MemberID && m.Name == string(n.ID) })
 }
 
 // wrong says how the restored cluster has come up otherwise than it was staged, or "": with other data, or as two clusters. Other
@@ -365,7 +371,8 @@ func (r *rules) wrong(op *model.Operation) string {
 		}
 		for _, x := range up {
 			if !lists(n, x) && !lists(x, n) {
-				return fmt.Sprintf("etcd on %s knows the members %v and etcd on %s knows %v", x.ID, memberNames(x.Etcd.Members), n.ID, memberNames(n.Etcd.Members))
+				return fmt.Sprintf("etcd on %s knows the members %v and etcd on %s knows %v", x.ID,
+					memberNames(x.Etcd.Members), n.ID, memberNames(n.Etcd.Members))
 			}
 		}
 		up = append(up, n)
@@ -387,7 +394,8 @@ func (r *rules) conclude(op *model.Operation, well []cluster.NodeID, lag []strin
 		}
 	}
 	if len(left) > 0 {
-		return do(model.VerifyAll{Op: *op, Nodes: left}, "the restored cluster serves; %s compare what they hold with what was staged", ids(left))
+		return do(model.VerifyAll{Op: *op, Nodes: left},
+			"the restored cluster serves; %s compare what they hold with what was staged", ids(left))
 	}
 	if r.o.Store.Error != "" {
 		return r.leave(op, op.Token)
@@ -396,7 +404,8 @@ func (r *rules) conclude(op *model.Operation, well []cluster.NodeID, lag []strin
 	if len(lag) > 0 {
 		words = "; not well are " + strings.Join(lag, ", ") + ", which are dealt with like any other member"
 	}
-	return do(model.FinishRestore{Op: *op, To: model.OpDone}, "the restored cluster serves on %d of %d members%s", len(op.Nodes)-len(lag), len(op.Nodes), words)
+	return do(model.FinishRestore{Op: *op, To: model.OpDone}, "the restored cluster serves on %d of %d members%s",
+		len(op.Nodes)-len(lag), len(op.Nodes), words)
 }
 
 // revert brings the old data back on every node that was stopped or has switched, once it is certain that no client has written to
@@ -418,7 +427,8 @@ func (r *rules) revert(op *model.Operation) (Decision, bool) {
 	old := lookAt(r.o, op.OldToken)
 	if len(m.away) > 0 && !old.serving && !r.overruled(op, m) {
 		words := fmt.Sprintf("restore %s is being taken back; node %s may still have the restored data and doesn't answer; it is waited for, or for another restore: %s", op.ID, m.away[len(m.away)-1], restoreCommand)
-		return Decision{Why: words, Key: words, Alarm: op.StateFor > r.p.CommitDeadline, Attention: cluster.Attention{Command: restoreCommand}}, true
+		return Decision{Why: words, Key: words, Alarm: op.StateFor > r.p.CommitDeadline,
+			Attention: cluster.Attention{Command: restoreCommand}}, true
 	}
 	switch {
 	case r.o.Store.Error != "" && old.serving:
@@ -438,7 +448,8 @@ func (r *rules) halt(op *model.Operation, m muster) (Decision, bool) {
 	next := *op
 	if id := r.reverted(op); id != "" {
 		next.Unwritten = true
-		return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason}, "node %s has its old data back already; the others follow", id)
+		return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason},
+			"node %s has its old data back already; the others follow", id)
 	}
 	if id := r.joined(op); id != "" {
 		why = fmt.Sprintf("node %s has joined the restored cluster", id)
@@ -459,17 +470,22 @@ func (r *rules) halt(op *model.Operation, m muster) (Decision, bool) {
 	switch {
 	case why != "":
 		next.Written = true
-		return do(model.Advance{Op: next, To: model.OpSwitching, Reason: "clients have written to the restored data"}, "%s; it goes on and is not taken back", why)
+		return do(model.Advance{Op: next, To: model.OpSwitching, Reason: "clients have written to the restored data"},
+			"%s; it goes on and is not taken back", why)
 	case len(run) > 0:
-		return do(model.HaltAll{Op: *op, Nodes: run}, "etcd is stopped on %s, to see whether clients have written to the restored data", ids(run))
+		return do(model.HaltAll{Op: *op, Nodes: run},
+			"etcd is stopped on %s, to see whether clients have written to the restored data", ids(run))
 	case len(m.mute) >= m.quorum && r.overruled(op, m):
 		next.Unwritten = true
-		return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason}, "%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
+		return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason},
+			"%s count as lost, as another restore waits; the old data are brought back", strings.Join(m.mute, ", "))
 	case len(m.mute) >= m.quorum:
-		return needs(cluster.Attention{Command: restoreCommand}, "restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: %s", op.ID, op.Reason, strings.Join(m.mute, ", "), restoreCommand)
+		return needs(cluster.Attention{Command: restoreCommand},
+			"restore %s is to be taken back (%s), but %s can't be asked and may have served clients from the restored data; they are waited for, or another restore: %s", op.ID, op.Reason, strings.Join(m.mute, ", "), restoreCommand)
 	}
 	next.Unwritten = true
-	return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason}, "no client has written to the restored data; the old data are brought back")
+	return do(model.Advance{Op: next, To: model.OpReverting, Reason: op.Reason},
+		"no client has written to the restored data; the old data are brought back")
 }
 
 // wrote tells whether the log of a node, read when it was halted, has a client's write.
@@ -499,7 +515,8 @@ func (r *rules) leftover() (Decision, bool) {
 		switch {
 		case len(left) == 0:
 		case have >= cluster.Quorum(len(op.Nodes)):
-			return needs(cluster.Attention{Kind: cluster.AttentionClusters}, "%s have the data of restore %s, which was taken back without them, and may have served clients with it; a person has to decide which data are right", ids(left), op.ID)
+			return needs(cluster.Attention{Kind: cluster.AttentionClusters},
+				"%s have the data of restore %s, which was taken back without them, and may have served clients with it; a person has to decide which data are right", ids(left), op.ID)
 		default:
 			return do(model.RollbackAll{Op: op, Nodes: left}, "%s were away when restore %s was taken back", ids(left), op.ID)
 		}

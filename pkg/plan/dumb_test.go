@@ -16,8 +16,11 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 	}
 	lasting := false // can't be taken back
 	switch a.(type) {
-	case model.CreateMarker, model.ReplaceMarker, model.StartAll, model.MarkFormed, model.BeginRestore, model.SalvageData, model.ProveBackup, model.StageBackup, model.SafetyBackup, model.StopAll, model.SwitchAll, model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore, model.FailCommand,
-		model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
+	case model.CreateMarker, model.ReplaceMarker, model.StartAll, model.MarkFormed, model.BeginRestore,
+		model.SalvageData, model.ProveBackup, model.StageBackup, model.SafetyBackup, model.StopAll, model.SwitchAll,
+		model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore, model.FailCommand,
+		model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade,
+		model.Compact, model.Defragment, model.Disarm:
 		lasting = true
 	}
 	away := o.Store.Error != ""
@@ -81,7 +84,8 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 					return errors.New("founds on data")
 				}
 			}
-			if o.Store.Marker.Phase != model.MarkerForming || s.State.Token != o.Store.Marker.Token || !s.State.Quarantined || !s.State.NewCluster {
+			if o.Store.Marker.Phase != model.MarkerForming || s.State.Token != o.Store.Marker.Token ||
+				!s.State.Quarantined || !s.State.NewCluster {
 				return errors.New("founds without the marker's word")
 			}
 		}
@@ -97,12 +101,14 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 		if a.Create && (o.Store.Marker.Phase != model.MarkerAbsent || well == 0 || underWay) {
 			return errors.New("makes a marker for nothing, or in the place of another")
 		}
-		if !a.Create && (o.Store.Marker.Phase != model.MarkerForming || o.Store.Marker.Token != a.Token || 2*well <= len(o.Store.Marker.Founders)) {
+		if !a.Create && (o.Store.Marker.Phase != model.MarkerForming || o.Store.Marker.Token != a.Token ||
+			2*well <= len(o.Store.Marker.Founders)) {
 			return errors.New("formed without a majority of the founders")
 		}
 	case model.AddLearner, model.Promote, model.RemoveMember, model.UpdateMember:
 		return dumbMembers(o, a, underWay)
-	case model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
+	case model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade,
+		model.Compact, model.Defragment, model.Disarm:
 		if underWay {
 			early := op.State == model.OpSalvaging || op.State == model.OpProving || op.State == model.OpStaging
 			_, history := a.(model.Compact)
@@ -168,7 +174,8 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 		if op == nil || op.Token != a.Op.Token || op.State != model.OpReverting || !op.Unwritten || op.Written {
 			return errors.New("rolls back what nobody gave up, or what clients may have written to")
 		}
-	case model.ProveBackup, model.StageBackup, model.StopAll, model.SwitchAll, model.HaltAll, model.VerifyAll, model.Advance, model.FinishRestore:
+	case model.ProveBackup, model.StageBackup, model.StopAll, model.SwitchAll, model.HaltAll, model.VerifyAll,
+		model.Advance, model.FinishRestore:
 		if !underWay {
 			return errors.New("no restore is under way")
 		}
@@ -189,7 +196,8 @@ func dumbAlone(o *model.Observation, a model.Action) error {
 	default:
 		return errors.New("the store is away")
 	}
-	if op == nil || op.State != model.OpStopping && op.State != model.OpSwitching && op.State != model.OpVerifying && op.State != model.OpReverting {
+	if op == nil || op.State != model.OpStopping && op.State != model.OpSwitching && op.State != model.OpVerifying &&
+		op.State != model.OpReverting {
 		return errors.New("the store is away and no commit is under way")
 	}
 	var names []string
@@ -212,7 +220,8 @@ func dumbAlone(o *model.Observation, a model.Action) error {
 	for _, name := range names {
 		here := false
 		for _, n := range o.Nodes {
-			trace := n.Operation == op.ID || len(n.Staged) > 0 && n.Staged[0].Operation == op.ID || n.State != nil && n.State.Token == op.Token
+			trace := n.Operation == op.ID || len(n.Staged) > 0 && n.Staged[0].Operation == op.ID || n.State != nil &&
+				n.State.Token == op.Token
 			here = here || string(n.ID) == name && trace
 		}
 		if !here {
@@ -287,7 +296,8 @@ func dumbStart(o *model.Observation, a model.StartEtcd, underWay bool) error {
 		return errors.New("joins a cluster that doesn't expect it")
 	}
 	if n.State.Quarantined && !a.State.Quarantined && !open {
-		formed := o.Store.Error == "" && !underWay && o.Store.Marker.Phase == model.MarkerFormed && (o.Store.Marker.Token == a.State.Token || o.Store.Marker.Token == "")
+		formed := o.Store.Error == "" && !underWay && o.Store.Marker.Phase == model.MarkerFormed &&
+			(o.Store.Marker.Token == a.State.Token || o.Store.Marker.Token == "")
 		if !formed {
 			return errors.New("lets clients into what isn't formed or verified")
 		}
@@ -381,9 +391,11 @@ func dumbAside(o *model.Observation, a model.SetAside, underWay bool) error {
 	switch {
 	case n == nil || n.State == nil || n.StateError != "":
 		return errors.New("sets aside what isn't known")
-	case n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" && o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token && !underWay:
+	case n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" &&
+		o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token && !underWay:
 		return nil // an attempt that was given up
-	case n.Holding && !n.Etcd.Running && o.Store.Error == "" && !underWay && len(o.Store.Commands) > 0 && o.Store.Marker.Phase == model.MarkerFormed && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.Token:
+	case n.Holding && !n.Etcd.Running && o.Store.Error == "" && !underWay && len(o.Store.Commands) > 0 &&
+		o.Store.Marker.Phase == model.MarkerFormed && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.Token:
 		return nil // what was stopped for a restore that is over
 	case n.Etcd.Healthy && !n.Etcd.Learner:
 		return errors.New("sets a healthy member aside")
@@ -486,7 +498,8 @@ func dumbRestore(o *model.Observation, a model.Action) error {
 		if back > 0 && !op.Written {
 			return errors.New("switches beside a node that has gone back")
 		}
-		if oldRuns > 0 || op.State != model.OpSwitching && op.State != model.OpVerifying || op.State == model.OpSwitching && 2*have <= all && !op.Written && serve == 0 {
+		if oldRuns > 0 || op.State != model.OpSwitching && op.State != model.OpVerifying ||
+			op.State == model.OpSwitching && 2*have <= all && !op.Written && serve == 0 {
 			return errors.New("switches before the old one is stopped and enough is staged")
 		}
 		for _, s := range a.Starts {
@@ -533,7 +546,8 @@ func dumbRestore(o *model.Observation, a model.Action) error {
 		}
 	case model.FinishRestore:
 		switch {
-		case a.To == model.OpFailed && op.State != model.OpSalvaging && op.State != model.OpProving && op.State != model.OpStaging && op.State != model.OpSaving:
+		case a.To == model.OpFailed && op.State != model.OpSalvaging && op.State != model.OpProving &&
+			op.State != model.OpStaging && op.State != model.OpSaving:
 			return errors.New("fails after the stop, with no way back")
 		case a.To == model.OpDone && op.State != model.OpVerifying && !(final && next):
 			return errors.New("done before it was verified")

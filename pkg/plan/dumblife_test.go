@@ -39,7 +39,8 @@ func dumbTend(o *model.Observation, a model.Action) error {
 	}
 	if x, ok := a.(model.RestartMember); ok && len(tokens) == 0 && (o.Store.Operation == nil || o.Store.Operation.State.Ended()) {
 		for _, n := range o.Nodes { // who is alone and serves nobody may be started otherwise
-			if n.ID == x.Node && n.State != nil && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(x.Node) && !n.Etcd.Healthy && x.State.EtcdVersion == n.State.EtcdVersion {
+			if n.ID == x.Node && n.State != nil && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(x.Node) &&
+				!n.Etcd.Healthy && x.State.EtcdVersion == n.State.EtcdVersion {
 				return dumbRestartMember(o, x, nil, 0)
 			}
 		}
@@ -121,7 +122,8 @@ func dumbTend(o *model.Observation, a model.Action) error {
 		}
 	case model.EnableDowngrade:
 		for _, n := range up {
-			if dumbApart(x.Version, n.Etcd.Version) != 1 || strings.HasPrefix(n.Etcd.Version, "3.5.") || strings.HasPrefix(n.Etcd.Version, "3.4.") {
+			if dumbApart(x.Version, n.Etcd.Version) != 1 || strings.HasPrefix(n.Etcd.Version, "3.5.") ||
+				strings.HasPrefix(n.Etcd.Version, "3.4.") {
 				return errors.New("a downgrade that etcd can't do")
 			}
 		}
@@ -203,7 +205,8 @@ func dumbRestartMember(o *model.Observation, a model.RestartMember, up []cluster
 	if down := dumbApart(a.State.EtcdVersion, n.Etcd.Version); down > 0 && down != 99 && n.Etcd.Healthy {
 		stays := false
 		for _, x := range up {
-			stays = stays || x.ID != n.ID && dumbApart(x.Etcd.Version, a.State.EtcdVersion) >= 0 || dumbApart(x.Etcd.DowngradeTarget, a.State.EtcdVersion) == 0
+			stays = stays || x.ID != n.ID && dumbApart(x.Etcd.Version, a.State.EtcdVersion) >= 0 ||
+				dumbApart(x.Etcd.DowngradeTarget, a.State.EtcdVersion) == 0
 		}
 		if !stays {
 			return errors.New("goes down though the cluster may go up at any moment")
@@ -219,7 +222,8 @@ func dumbRestartMember(o *model.Observation, a model.RestartMember, up []cluster
 		if d := dumbApart(a.State.EtcdVersion, x.Etcd.ClusterVersion); d != 99 && (d > 0 || d < -1) {
 			return fmt.Errorf("%s in a cluster of version %s", a.State.EtcdVersion, x.Etcd.ClusterVersion)
 		}
-		if strings.HasPrefix(a.State.EtcdVersion, "3.6.") && (strings.HasPrefix(x.Etcd.Version, "3.5.2") && x.Etcd.Version < "3.5.26" || strings.HasPrefix(x.Etcd.Version, "3.5.1")) {
+		if strings.HasPrefix(a.State.EtcdVersion, "3.6.") &&
+			(strings.HasPrefix(x.Etcd.Version, "3.5.2") && x.Etcd.Version < "3.5.26" || strings.HasPrefix(x.Etcd.Version, "3.5.1")) {
 			return fmt.Errorf("%s beside %s", a.State.EtcdVersion, x.Etcd.Version)
 		}
 	}

@@ -25,33 +25,52 @@ type letter struct {
 // nodeChoices are the states of a node, in the words of the scripts; the first choice of each letter is the ordinary one.
 var nodeChoices = []string{
 	"token=T1", "new", "new staged", "down 10s", "down 5m", "foreign", `"broken=state: bad checksum"`,
-	"token=T1 staged", "token=T1 quarantined", "joined", "joined behind=90000", "joined stopped 5m", "token=T1 attempt", "token=T1 unhealthy 10s", "token=T1 unhealthy 5m staged",
-	"token=T1 stopped 5m", "token=T1 nodata 5m", "token=T1 held staged", "token=T1 held", "token=T1 staged hash=43", "token=T1 revision=2000000000",
+	"token=T1 staged", "token=T1 quarantined", "joined", "joined behind=90000", "joined stopped 5m", "token=T1 attempt",
+	"token=T1 unhealthy 10s", "token=T1 unhealthy 5m staged",
+	"token=T1 stopped 5m", "token=T1 nodata 5m", "token=T1 held staged", "token=T1 held", "token=T1 staged hash=43",
+	"token=T1 revision=2000000000",
 	"token=T0", "token=T0 attempt", "token=T0 held", "token=T0 of=x,y,z",
 	"token=T1 nodata trash=T7@2.9 5m", "new trash=T7@2.10", "token=T1 reverted", "token=T1 staged forgot",
 	"switched", "switched forgot", "switched unhealthy 10s", "switched unhealthy 5m", "switched revision=5", "switched held",
 	"switched halted", "switched halted=written",
-	"token=T1 runs=3.5.29", "token=T1 runs=3.5.21", "token=T1 runs=3.7.3", "token=T1 told=3.5.29 unhealthy 40s", "token=T1 told=3.7.3 unhealthy 40s", "token=T1 outdated", "token=T1 storage=3.6.0",
-	"token=T1 db=100/40 quota=100", "token=T1 db=99/98 quota=100", "token=T1 busy=defragment unhealthy 5m", "token=T1 has=snapshot-count:5000",
+	"token=T1 runs=3.5.29", "token=T1 runs=3.5.21", "token=T1 runs=3.7.3", "token=T1 told=3.5.29 unhealthy 40s",
+	"token=T1 told=3.7.3 unhealthy 40s", "token=T1 outdated", "token=T1 storage=3.6.0",
+	"token=T1 db=100/40 quota=100", "token=T1 db=99/98 quota=100", "token=T1 busy=defragment unhealthy 5m",
+	"token=T1 has=snapshot-count:5000",
 	"token=T1 release=vol-2", "token=T1 release=vol-2 busy=release_volume", "token=T1 denied", "token=T1 staged denied", "switched denied",
 }
 
 var commonLetters = []letter{
 	{"store", []string{"", "store away", "store unknown", "store lies", "store apart b", "store unsure b"}},
-	{"marker", []string{"marker formed token=T1", "marker absent", "marker forming founders=%n token=T1", "marker formed token=T0", "marker foreign", "marker formed token=R1", "marker forming founders=a,x,y token=T1"}},
+	{"marker", []string{"marker formed token=T1", "marker absent", "marker forming founders=%n token=T1",
+		"marker formed token=T0", "marker foreign", "marker formed token=R1", "marker forming founders=a,x,y token=T1"}},
 	{"holder", []string{"holder mine", "holder none", "holder b 10s", "holder z 10s", "holder z 1h"}},
-	{"command", []string{"", "command r2 source=a:T1 ready", "command r2 source=c:T7 ready", "command r2 source=:T7 ready", "command r2 source=:T9 or=B8 ready", "command r2 source=a:T9 or=B8 ready", "command r2", "command r2 ready", "command r2 ready members=1", "command r2 ready;command r3 ready", "command unreadable", "failed r0"}},
-	{"restore", []string{"", "restore salvaging source=a:T1", "restore salvaging source=c:T7", "restore salvaging source=c:T9 or=B8", "restore salvaging source=a:T1 or=B8 reason=broken", "restore salvaging source=a:T1 backup=B9", "restore proving", "restore proving proven=%n",
-		"restore proving withdrawn", "restore staging", "restore saving", "restore saving saved nodes=a", "restore saving saved", "restore saving withdrawn",
-		"restore stopping", "restore stopping nodes=a", "restore stopping 1h", "restore switching", "restore switching nodes=a", "restore switching 1h", "restore switching written", "restore switching written 1h",
-		"restore verifying", "restore verifying 150s", "restore verifying 150s verified=%n", "restore verifying verified=%n", "restore verifying 1h", "restore verifying old=none", "restore verifying written 1h", "restore verifying reason=broken",
-		"restore rolling-back", "restore rolling-back unwritten", "restore rolling-back unwritten 1h", "restore rolling-back old=none", "restore rolling-back unwritten old=none",
+	{"command", []string{"", "command r2 source=a:T1 ready", "command r2 source=c:T7 ready",
+		"command r2 source=:T7 ready", "command r2 source=:T9 or=B8 ready", "command r2 source=a:T9 or=B8 ready",
+		"command r2", "command r2 ready", "command r2 ready members=1", "command r2 ready;command r3 ready",
+		"command unreadable", "failed r0"}},
+	{"restore", []string{"", "restore salvaging source=a:T1", "restore salvaging source=c:T7",
+		"restore salvaging source=c:T9 or=B8", "restore salvaging source=a:T1 or=B8 reason=broken",
+		"restore salvaging source=a:T1 backup=B9", "restore proving", "restore proving proven=%n",
+		"restore proving withdrawn", "restore staging", "restore saving", "restore saving saved nodes=a",
+		"restore saving saved", "restore saving withdrawn",
+		"restore stopping", "restore stopping nodes=a", "restore stopping 1h", "restore switching",
+		"restore switching nodes=a", "restore switching 1h", "restore switching written", "restore switching written 1h",
+		"restore verifying", "restore verifying 150s", "restore verifying 150s verified=%n",
+		"restore verifying verified=%n", "restore verifying 1h", "restore verifying old=none",
+		"restore verifying written 1h", "restore verifying reason=broken",
+		"restore rolling-back", "restore rolling-back unwritten", "restore rolling-back unwritten 1h",
+		"restore rolling-back old=none", "restore rolling-back unwritten old=none",
 		"restore staging 2h", "restore staging reason=full", "restore switching retry=10s", "restore unheard-of", "restore done"}},
 	{"settled", []string{"settled 1h", "settled 0s", "settled 30s"}},
 	{"backup", []string{"", "backup 20m", "backup never", "backup running", "backup future 48h", "backup retry 10s"}},
-	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec 3 version=3.5.29", "spec 3 version=3.6.16", "spec 3 version=3.7.3", "spec 1 version=3.4.23", "spec none", "spec 2"}},
-	{"member", []string{"", "member c removed", "member c removed;member c added", "member b learner", "member x added-voter", "member b removed;member b added"}},
-	{"life", []string{"", "all versions=3.5.21,3.5.29,3.6.16,3.7.3", "all versions=3.5.21,3.6.16", "etcd downgrade=3.5.0", "etcd keeps=3.5.0 downgrade=3.5.0", "etcd keeps=3.5.0", "alarm NOSPACE b", "alarm NOSPACE b;compacted", "alarm CORRUPT b", "alarm CORRUPT x",
+	{"spec", []string{"spec 3", "spec 1", "spec 3 version=3.5.21", "spec 3 version=3.5.29", "spec 3 version=3.6.16",
+		"spec 3 version=3.7.3", "spec 1 version=3.4.23", "spec none", "spec 2"}},
+	{"member", []string{"", "member c removed", "member c removed;member c added", "member b learner",
+		"member x added-voter", "member b removed;member b added"}},
+	{"life", []string{"", "all versions=3.5.21,3.5.29,3.6.16,3.7.3", "all versions=3.5.21,3.6.16",
+		"etcd downgrade=3.5.0", "etcd keeps=3.5.0 downgrade=3.5.0", "etcd keeps=3.5.0", "alarm NOSPACE b",
+		"alarm NOSPACE b;compacted", "alarm CORRUPT b", "alarm CORRUPT x",
 		"settings snapshot-count=5000", "settings bad", "policy defrag=0.5", "versions-failed 3.6.16"}},
 	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b"}},
 }
@@ -98,9 +117,12 @@ func TestSmallWorlds(t *testing.T) {
 		}
 		t.Logf("%d nodes: %d of %d worlds", n, cases, total)
 	}
-	for _, kind := range []string{"TakeTerm", "CreateMarker", "ReplaceMarker", "StartAll", "StartEtcd", "MarkFormed", "TakeBackup", "AddLearner", "Promote", "RemoveMember", "SetAside",
-		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll", "VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand",
-		"RestartMember", "StopMember", "ReleaseVolume", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment", "Disarm", "nothing"} {
+	for _, kind := range []string{"TakeTerm", "CreateMarker", "ReplaceMarker", "StartAll", "StartEtcd", "MarkFormed",
+		"TakeBackup", "AddLearner", "Promote", "RemoveMember", "SetAside",
+		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll",
+		"VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand",
+		"RestartMember", "StopMember", "ReleaseVolume", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment",
+		"Disarm", "nothing"} {
 		if did[kind] == 0 {
 			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
 		}
@@ -240,7 +262,10 @@ func (w *world) small(words []string) (err error) {
 	}
 	if a[0] == "joined" {
 		w.setMember(n.id, args{"removed"})
-		if !slices.ContainsFunc(w.members, func(m cluster.Member) bool { return m.Name == "" && m.PeerURLs[0] == n.status.Self.PeerURLs[0] }) {
+		if !slices.ContainsFunc(w.members, func(m cluster.Member) bool {
+			return m.Name == "" &&
+				m.PeerURLs[0] == n.status.Self.PeerURLs[0]
+		}) {
 			w.setMember(n.id, args{"added"})
 		}
 	}

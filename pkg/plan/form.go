@@ -35,10 +35,12 @@ func (r *rules) pick(want string, nodes []*cluster.NodeStatus) (string, string) 
 	}
 	for _, n := range nodes {
 		if cluster.NearestVersion(want, n.Versions) == "" {
-			return "", fmt.Sprintf("node %s has no etcd %d.%d (it has %s); install it under /opt/etcd-v%s", n.ID, w.Major, w.Minor, join(n.Versions, func(s string) string { return s }, ", "), want)
+			return "", fmt.Sprintf("node %s has no etcd %d.%d (it has %s); install it under /opt/etcd-v%s", n.ID,
+				w.Major, w.Minor, join(n.Versions, func(s string) string { return s }, ", "), want)
 		}
 	}
-	return "", fmt.Sprintf("no patch version of etcd %d.%d is on all of the nodes; install %s under /opt/etcd-v%s on each", w.Major, w.Minor, want, want)
+	return "", fmt.Sprintf("no patch version of etcd %d.%d is on all of the nodes; install %s under /opt/etcd-v%s on each",
+		w.Major, w.Minor, want, want)
 }
 
 // badSpec says what is wrong with the wanted cluster, or "".
@@ -88,7 +90,8 @@ func (r *rules) founders(count int, prefer func(*cluster.NodeStatus) bool) ([]*c
 		return nil, fmt.Sprintf("%d of %d masters are here (%s), at least %d are needed", len(list), count, seen, cluster.Quorum(count))
 	}
 	if r.o.SettledFor < r.p.FormGrace {
-		return nil, fmt.Sprintf("%d of %d masters are here (%s); the others have %s more", len(list), count, seen, round(r.p.FormGrace-r.o.SettledFor))
+		return nil, fmt.Sprintf("%d of %d masters are here (%s); the others have %s more", len(list), count, seen,
+			round(r.p.FormGrace-r.o.SettledFor))
 	}
 	return list, ""
 }
@@ -108,7 +111,8 @@ func (r *rules) form() (Decision, bool) {
 		return none, false
 	}
 	if e := r.o.Store.Error; e != "" {
-		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", figure{e})
+		return needs(cluster.Attention{Kind: cluster.AttentionStore},
+			"the store can't be read, so it isn't known whether a cluster was created before; nothing is formed: %s", figure{e})
 	}
 	if !r.p.MayCreate {
 		return hold("no node has an etcd cluster; with a static configuration one is only created when the file please-create-new-cluster exists in the data dir")
@@ -117,16 +121,22 @@ func (r *rules) form() (Decision, bool) {
 		return needs(r.specAttention(cluster.AttentionForming), "no cluster can be formed: %s", e)
 	}
 	if e := r.o.Store.ObjectErrors; len(e) > 0 {
-		return needs(cluster.Attention{Kind: cluster.AttentionObject}, "an object in the store can't be used, so nothing is formed: %s", e[0])
+		return needs(cluster.Attention{Kind: cluster.AttentionObject},
+			"an object in the store can't be used, so nothing is formed: %s", e[0])
 	}
 	if len(r.o.Store.CommandErrors) > 0 {
-		return needs(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(r.o.Store.CommandErrors[0])}, "a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it", r.o.Store.CommandErrors[0])
+		return needs(cluster.Attention{Kind: cluster.AttentionObject, Command: deleteCommand(r.o.Store.CommandErrors[0])},
+			"a queued command can't be read (%s); it may be a restore, so nothing is formed; repair or delete it",
+			r.o.Store.CommandErrors[0])
 	}
 	if c := r.o.Store.Commands; len(c) > 0 {
-		return needs(cluster.Attention{Command: deleteCommand(c[0].Name)}, "the restore of %s is queued but has ended already; nothing is formed before its command is gone: %s", c[0].What(), deleteCommand(c[0].Name))
+		return needs(cluster.Attention{Command: deleteCommand(c[0].Name)},
+			"the restore of %s is queued but has ended already; nothing is formed before its command is gone: %s",
+			c[0].What(), deleteCommand(c[0].Name))
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 {
-		return needs(cluster.Attention{Command: deleteCommand(f[0])}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
+		return needs(cluster.Attention{Command: deleteCommand(f[0])},
+			"a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
 	}
 	for _, m := range r.o.Missing {
 		if m.Foreign {
@@ -152,7 +162,8 @@ func (r *rules) forming() (Decision, bool) {
 		return none, false
 	}
 	if f := r.o.Store.FailedRestores; len(f) > 0 && r.v.token == "" {
-		return needs(cluster.Attention{Command: deleteCommand(f[0])}, "a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
+		return needs(cluster.Attention{Command: deleteCommand(f[0])},
+			"a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
 	}
 	var starts []model.StartEtcd
 	var away, stuck []string
@@ -166,12 +177,15 @@ func (r *rules) forming() (Decision, bool) {
 			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, n.StateError))
 		case n.State == nil:
 			starts = append(starts, model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: cluster.EtcdState{
-				NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders), EtcdVersion: m.Version}})
+				NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders),
+				EtcdVersion: m.Version}})
 		case n.State.Token != m.Token:
 			if !givenUp(n) {
-				return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
+				return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID},
+					"founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
 			}
-			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"}, "node %s has data of an attempt to form that was given up", n.ID)
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"},
+				"node %s has data of an attempt to form that was given up", n.ID)
 		case n.Etcd.Votes():
 			healthy++
 		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
@@ -180,7 +194,8 @@ func (r *rules) forming() (Decision, bool) {
 	}
 	all, settled := len(m.Founders), r.o.SettledFor >= r.p.FormGrace
 	if len(starts) > 0 && (len(away) == 0 || settled && all-len(away) >= cluster.Quorum(all)) {
-		return do(model.StartAll{Starts: starts}, "cluster %s is being formed and %d of its founders have no etcd yet", m.Token, len(starts))
+		return do(model.StartAll{Starts: starts}, "cluster %s is being formed and %d of its founders have no etcd yet",
+			m.Token, len(starts))
 	}
 	if healthy == all || healthy >= cluster.Quorum(all) && healthy+len(away)+len(stuck) == all && settled {
 		return do(model.MarkFormed{Token: m.Token}, "%d of %d founders are healthy", healthy, all)
@@ -212,7 +227,9 @@ func (r *rules) startOver(away []string) (Decision, bool) {
 	}
 	for _, n := range r.o.Nodes {
 		if n.State != nil && !givenUp(&n) {
-			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "forming can't start over: node %s belongs to another cluster (token %s); it is not touched; move its data dir away", n.ID, n.State.Token)
+			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID},
+				"forming can't start over: node %s belongs to another cluster (token %s); it is not touched; move its data dir away",
+				n.ID, n.State.Token)
 		}
 	}
 	nodes, wait := r.founders(r.spec.MemberCount, func(*cluster.NodeStatus) bool { return false })

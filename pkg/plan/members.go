@@ -147,19 +147,25 @@ func (r *rules) learner() (Decision, bool) {
 		case n.StateError != "":
 			return needs(cluster.Attention{Node: n.ID}, "node %s can't join: %s", n.ID, n.StateError)
 		case n.State != nil && (!ours || n.Holding) && !r.mayFree(n):
-			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID}, "node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
+			return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID},
+				"node %s can't join: it has data of cluster %s, and the store doesn't say that they aren't needed; move its data dir away if they aren't", n.ID, n.State.Token)
 		case n.State != nil && !ours:
-			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"}, "node %s still has data of another cluster", n.ID)
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of another cluster"},
+				"node %s still has data of another cluster", n.ID)
 		case m.Name == "" && m.Learner && r.o.StartFailing[n.ID] >= r.p.MemberDeadline:
-			return do(failed(remove, n), "member %s was added for node %s, which hasn't started it in %s; see the log of its manager", m.ID, n.ID, round(r.o.StartFailing[n.ID]))
+			return do(failed(remove, n), "member %s was added for node %s, which hasn't started it in %s; see the log of its manager",
+				m.ID, n.ID, round(r.o.StartFailing[n.ID]))
 		case m.Name == "" && m.Learner && ours && (n.Etcd.MemberID == 0 || n.Etcd.MemberID == m.ID) && r.failsToJoin(n):
-			return do(failed(remove, n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %s): %s", m.ID, n.ID, figure{cluster.Times(n.Etcd.Restarts)}, figure{n.Etcd.Error})
+			return do(failed(remove, n), "member %s was added for node %s, whose etcd doesn't stay up (it ended %s): %s",
+				m.ID, n.ID, figure{cluster.Times(n.Etcd.Restarts)}, figure{n.Etcd.Error})
 		case m.Name == "" && (n.State == nil || !n.Etcd.Running && !n.DataPresent):
-			return do(model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)}, "member %s was added for node %s, which starts and catches up", m.ID, n.ID)
+			return do(model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: r.joinState(n)},
+				"member %s was added for node %s, which starts and catches up", m.ID, n.ID)
 		case !ours, !n.DataPresent && !n.Etcd.Running:
 			return do(remove, "learner %s has lost its data, so it can't catch up; it is added anew", n.ID)
 		case n.Etcd.MemberID != 0 && n.Etcd.MemberID != m.ID && !n.Etcd.Healthy:
-			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of an earlier membership"}, "node %s still has data of an earlier membership", n.ID)
+			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "data of an earlier membership"},
+				"node %s still has data of an earlier membership", n.ID)
 		case m.Learner && r.behind(n) <= caughtUp && n.Etcd.Running && n.Etcd.MemberID == m.ID && n.Etcd.AppliedIndex > 0:
 			return do(model.Promote{Member: m.ID, Name: string(n.ID)}, "learner %s has caught up", n.ID)
 		case m.Learner && r.failsToJoin(n):
@@ -176,8 +182,9 @@ func failed(a model.RemoveMember, n *cluster.NodeStatus) model.RemoveMember {
 	return a
 }
 
-// failsToJoin tells whether a member that was added has had its time: its etcd ends over and over, doesn't run, or doesn't catch up. What it takes
-// to send it the database, and to load that, is part of its time.
+// failsToJoin tells whether a member that was added has had its time: its etcd ends over and over,
+// doesn't run, or doesn't catch up. What it takes to send it the database, and to load that, is
+// part of its time.
 func (r *rules) failsToJoin(n *cluster.NodeStatus) bool {
 	e := n.Etcd
 	switch {
@@ -186,13 +193,16 @@ func (r *rules) failsToJoin(n *cluster.NodeStatus) bool {
 	case !e.Running, e.Restarts >= crashes:
 		return true
 	}
-	return e.UnhealthyFor >= stuckFactor*r.p.MemberDeadline+copies*cluster.LoadTime(Database(r.o.Observation)) && !loads(n, Database(r.o.Observation))
+	return e.UnhealthyFor >= stuckFactor*r.p.MemberDeadline+copies*cluster.LoadTime(Database(r.o.Observation)) &&
+		!loads(n, Database(r.o.Observation))
 }
 
 // learnerGone deals with a member that was added and of whose node nothing is seen.
 func (r *rules) learnerGone(m cluster.Member) (Decision, bool) {
 	if !m.Learner {
-		return needs(cluster.Attention{Command: fmt.Sprintf("etcdctl member remove %s", m.ID)}, "member %s (%s) was added by someone else and has never started; start it, or remove it: etcdctl member remove %s", m.ID, label(m), m.ID)
+		return needs(cluster.Attention{Command: fmt.Sprintf("etcdctl member remove %s", m.ID)},
+			"member %s (%s) was added by someone else and has never started; start it, or remove it: etcdctl member remove %s",
+			m.ID, label(m), m.ID)
 	}
 	gone := r.gone(m)
 	if m.Name == "" {
@@ -241,8 +251,9 @@ func (r *rules) desired() int {
 	return len(r.v.members)
 }
 
-// runningVersion is the version that the others run, in the nearest patch that the node has; a nil node has them all. Where they run several, in
-// the middle of a change, it is the oldest: that one understands all that the others may tell it.
+// runningVersion is the version that the others run, in the nearest patch that the node has; a nil
+// node has them all. Where they run several, in the middle of a change, it is the oldest: that one
+// understands all that the others may tell it.
 func (r *rules) runningVersion(n *cluster.NodeStatus) string {
 	oldest := ""
 	for _, x := range r.v.nodes {
@@ -276,7 +287,8 @@ func (r *rules) strayNode() (Decision, bool) {
 		if n.State == nil || n.StateError != "" || r.memberOf(n) != nil || !r.mayFree(n) {
 			continue
 		}
-		return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "not a member"}, "node %s has data of a membership that the cluster doesn't have; it is set aside", n.ID)
+		return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "not a member"},
+			"node %s has data of a membership that the cluster doesn't have; it is set aside", n.ID)
 	}
 	return none, false
 }
@@ -328,7 +340,8 @@ func (r *rules) moved() (Decision, bool) {
 			continue // etcd refuses it until the member that was there before is gone
 		}
 		if len(n.Self.PeerURLs) > 0 && !sameSet(m.PeerURLs, n.Self.PeerURLs) && r.o.ProbeErrors[n.ID] == "" {
-			return do(model.UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs}, "node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
+			return do(model.UpdateMember{Member: m.ID, Name: m.Name, PeerURLs: n.Self.PeerURLs},
+				"node %s is reached at %v now, not at %v", n.ID, n.Self.PeerURLs, m.PeerURLs)
 		}
 	}
 	return none, false
@@ -373,7 +386,8 @@ func (r *rules) deadMember() (Decision, bool) {
 			since = n.Etcd.UnhealthyFor
 		}
 		if r.o.BackupRunning != "" && since >= 2*r.p.MemberDeadline && (here || r.spare() != nil) {
-			return do(model.RemoveMember{Member: m.ID, Name: m.Name}, "%s; the backup that is being taken (%s) is not waited for any longer", why, r.o.BackupRunning)
+			return do(model.RemoveMember{Member: m.ID, Name: m.Name},
+				"%s; the backup that is being taken (%s) is not waited for any longer", why, r.o.BackupRunning)
 		}
 		if here || r.successor(m) != nil || r.spare() != nil || r.spec != nil && all > r.spec.MemberCount {
 			return r.changing(model.RemoveMember{Member: m.ID, Name: m.Name}, "%s", why)
@@ -381,7 +395,8 @@ func (r *rules) deadMember() (Decision, bool) {
 		stuck, stuckOn = cmp.Or(stuck, why), cmp.Or(stuckOn, cluster.NodeID(m.Name))
 	}
 	if stuck != "" {
-		return needs(cluster.Attention{Node: stuckOn}, "%s; there is no other master to take its place, so it stays in the member list", stuck)
+		return needs(cluster.Attention{Node: stuckOn},
+			"%s; there is no other master to take its place, so it stays in the member list", stuck)
 	}
 	return none, false
 }
@@ -394,7 +409,8 @@ func (r *rules) dead(m cluster.Member) string {
 	n := r.v.node(r.o, m)
 	if n == nil {
 		if x := r.successor(m); x != nil {
-			return fmt.Sprintf("node %s is at the address of member %s, with an empty disk and another name, so the member can't come back", x.ID, label(m))
+			return fmt.Sprintf("node %s is at the address of member %s, with an empty disk and another name, so the member can't come back",
+				x.ID, label(m))
 		}
 		miss := r.gone(m)
 		if miss < r.p.MemberDeadline || !r.settled() {
@@ -535,7 +551,8 @@ func (r *rules) tooMany() (Decision, bool) {
 	}
 	for _, m := range r.v.members {
 		if r.o.missing(m.Name).Foreign {
-			return alarm("%d members run and %d are wanted, but node %s still runs other software; none is removed before it runs this", all, r.spec.MemberCount, m.Name)
+			return alarm("%d members run and %d are wanted, but node %s still runs other software; none is removed before it runs this",
+				all, r.spec.MemberCount, m.Name)
 		}
 	}
 	victims := slices.Clone(r.v.members)
@@ -545,7 +562,8 @@ func (r *rules) tooMany() (Decision, bool) {
 	if r.v.healthy(m) && healthy-1 < cluster.Quorum(all-1) {
 		return alarm("%d members run and %d are wanted, but only %d are healthy; none is removed", all, r.spec.MemberCount, healthy)
 	}
-	return r.changing(model.RemoveMember{Member: m.ID, Name: m.Name}, "%d members run and %d are wanted; %s goes", all, r.spec.MemberCount, label(m))
+	return r.changing(model.RemoveMember{Member: m.ID, Name: m.Name}, "%d members run and %d are wanted; %s goes", all,
+		r.spec.MemberCount, label(m))
 }
 
 // worth orders members by what is lost with them.
@@ -569,23 +587,31 @@ func (r *rules) tooFew() (Decision, bool) {
 	if n == nil {
 		for _, x := range r.o.Nodes {
 			if f := r.o.JoinFailures[x.ID]; r.couldJoin(&x) && f.Times > 0 {
-				return needs(cluster.Attention{Kind: cluster.AttentionMember, Node: x.ID}, "%d of %d members; node %s has failed to join %s and is tried again %s: %s",
+				return needs(cluster.Attention{Kind: cluster.AttentionMember, Node: x.ID},
+					"%d of %d members; node %s has failed to join %s and is tried again %s: %s",
 					all, r.spec.MemberCount, x.ID, cluster.Times(f.Times), figure{cluster.In(r.joinsIn(&x))}, figure{f.Why})
 			}
 			if x.State == nil && DiskFull(&x) && !r.named(&x) {
-				return needs(cluster.Attention{Kind: cluster.AttentionDisk, Node: x.ID}, "%d of %d members; node %s can't be added, as %s", all, r.spec.MemberCount, x.ID, diskWords(&x))
+				return needs(cluster.Attention{Kind: cluster.AttentionDisk, Node: x.ID},
+					"%d of %d members; node %s can't be added, as %s", all, r.spec.MemberCount, x.ID, diskWords(&x))
 			}
 			if e := r.o.ProbeErrors[x.ID]; e != "" && !r.named(&x) {
-				return needs(cluster.Attention{Node: x.ID}, "%d of %d members; node %s can't be added: %s", all, r.spec.MemberCount, x.ID, e)
+				return needs(cluster.Attention{Node: x.ID}, "%d of %d members; node %s can't be added: %s", all,
+					r.spec.MemberCount, x.ID, e)
 			}
 			if x.StateError != "" && !r.named(&x) {
-				return needs(cluster.Attention{Node: x.ID}, "%d of %d members; node %s can't be added, it has a state file or data dir that can't be used: %s", all, r.spec.MemberCount, x.ID, x.StateError)
+				return needs(cluster.Attention{Node: x.ID},
+					"%d of %d members; node %s can't be added, it has a state file or data dir that can't be used: %s",
+					all, r.spec.MemberCount, x.ID, x.StateError)
 			}
 		}
 		return none, false
 	}
 	if want := r.runningVersion(n); cluster.NearestVersion(want, n.Versions) == "" {
-		return needs(cluster.Attention{Kind: cluster.AttentionVersion, Node: n.ID, NoCommand: "install that etcd on the node, or start another master that has it"}, "node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
+		return needs(cluster.Attention{Kind: cluster.AttentionVersion, Node: n.ID,
+			NoCommand: "install that etcd on the node, or start another master that has it"},
+			"node %s can't join: it has no etcd like %s; install it under /opt/etcd-v%s", n.ID, want, want)
 	}
-	return r.changing(model.AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%s and %d are wanted; node %s joins", running(all), r.spec.MemberCount, n.ID)
+	return r.changing(model.AddLearner{Node: n.ID, PeerURLs: n.Self.PeerURLs}, "%s and %d are wanted; node %s joins",
+		running(all), r.spec.MemberCount, n.ID)
 }

@@ -154,16 +154,19 @@ func (r *rules) fence(d Decision) Decision {
 	case s.Error != "" && r.unwatched:
 		return d
 	case s.Error != "":
-		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore}, "%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
+		d, _ = needs(cluster.Attention{Kind: cluster.AttentionStore},
+			"%s; this can't be taken back, so it waits for the store: %s", d.Why, s.Error)
 	case r.locked() && !r.goesOn(d.Do):
 		why, way := unfenced(&s)
 		d, _ = needs(apartAttention(&s), "%s; but %s, so two leaders could do it at once; %s", d.Why, why, way)
 	case s.HolderError != "":
-		d, _ = needs(cluster.Attention{Kind: cluster.AttentionObject}, "%s; this can't be taken back, and the store's leader record can't be used: %s", d.Why, s.HolderError)
+		d, _ = needs(cluster.Attention{Kind: cluster.AttentionObject},
+			"%s; this can't be taken back, and the store's leader record can't be used: %s", d.Why, s.HolderError)
 	case !s.Holder.Mine:
 		d, _ = do(model.TakeTerm{}, "%s; the leader's term goes into the store first", d.Why)
 	case s.Unsure != "" && !r.p.AllowUnfenced && !r.goesOn(d.Do):
-		d, _ = hold("%s; this can't be taken back, so it waits until it is known whether the store fences between the nodes: %s", d.Why, figure{s.Unsure})
+		d, _ = hold("%s; this can't be taken back, so it waits until it is known whether the store fences between the nodes: %s",
+			d.Why, figure{s.Unsure})
 	default:
 		return d
 	}
@@ -178,7 +181,8 @@ func (r *rules) brokenState() (Decision, bool) {
 	}
 	for _, n := range r.o.Nodes {
 		if n.StateError != "" {
-			return needs(cluster.Attention{Node: n.ID}, "node %s has a state file or data dir that can't be used: %s; nothing is formed or restored until it is mended or moved away", n.ID, n.StateError)
+			return needs(cluster.Attention{Node: n.ID},
+				"node %s has a state file or data dir that can't be used: %s; nothing is formed or restored until it is mended or moved away", n.ID, n.StateError)
 		}
 	}
 	return none, false
@@ -252,7 +256,8 @@ func (r *rules) held() (Decision, bool) {
 	}
 	for _, n := range r.v.nodes {
 		if n.Holding {
-			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()}, "node %s was held for a restore that is over; its etcd goes on", n.ID)
+			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()},
+				"node %s was held for a restore that is over; its etcd goes on", n.ID)
 		}
 	}
 	return none, false
@@ -270,9 +275,12 @@ func noneHas(masters int) string {
 func (r *rules) lost() (Decision, bool) {
 	if r.v.token == "" {
 		if r.o.Store.Error != "" {
-			return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the store can't be read and no node has an etcd cluster; nothing is done: %s", figure{r.o.Store.Error})
+			return needs(cluster.Attention{Kind: cluster.AttentionStore},
+				"the store can't be read and no node has an etcd cluster; nothing is done: %s", figure{r.o.Store.Error})
 		}
-		return needs(cluster.Attention{Kind: cluster.AttentionData, Command: restoreCommand}, "a cluster was created for this store before, but %s its data; bring the masters with the data back, or restore: "+restoreCommand, noneHas(len(r.o.Nodes)))
+		return needs(cluster.Attention{Kind: cluster.AttentionData, Command: restoreCommand},
+			"a cluster was created for this store before, but %s its data; bring the masters with the data back, or restore: "+
+				restoreCommand, noneHas(len(r.o.Nodes)))
 	}
 	if r.v.serving {
 		return none, false
@@ -333,7 +341,8 @@ func (r *rules) lost() (Decision, bool) {
 	way, command := "restore a backup: "+restoreCommand, restoreCommand
 	if slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.DataPresent }) {
 		command = recoverCommand
-		way = "go on with the data of a member that is left, which have writes that no backup has: " + recoverCommand + "; only if that fails, " + way
+		way = "go on with the data of a member that is left, which have writes that no backup has: " + recoverCommand +
+			"; only if that fails, " + way
 	}
 	if unset {
 		command = unsetCommand
@@ -355,7 +364,8 @@ func (r *rules) lift() (Decision, bool) {
 	case s.Error == "" && s.Marker.Phase == model.MarkerAbsent && r.complete() && len(r.v.members) > 0:
 		return r.adopt("is quarantined, all its members are here")
 	case s.Error != "":
-		return needs(cluster.Attention{Kind: cluster.AttentionStore}, "the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", figure{s.Error})
+		return needs(cluster.Attention{Kind: cluster.AttentionStore},
+			"the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", figure{s.Error})
 	case s.Marker.Phase != model.MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
 		return alarm("the cluster %s is quarantined, but the store's marker doesn't say that it is formed (%s), so clients are not let in; if its data are the right ones, delete control/etcd-cluster-created and restart the managers", r.v.token, markerWords(s.Marker))
 	}
@@ -397,13 +407,15 @@ func (r *rules) liftNext() (Decision, bool) {
 	}
 	st := *next.State.Clone()
 	st.NewCluster, st.Quarantined = false, false
-	return do(model.StartEtcd{Node: next.ID, State: st, Restart: true}, "the cluster is formed and healthy; node %s opens its client URLs", next.ID)
+	return do(model.StartEtcd{Node: next.ID, State: st, Restart: true},
+		"the cluster is formed and healthy; node %s opens its client URLs", next.ID)
 }
 
 // unmarked writes the marker for a cluster that serves without one, so that nobody forms a second one in this store.
 func (r *rules) unmarked() (Decision, bool) {
 	s := r.o.Store
-	if s.Error != "" || s.Marker.Phase != model.MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" || r.locked() || len(r.v.members) == 0 {
+	if s.Error != "" || s.Marker.Phase != model.MarkerAbsent || !r.v.serving || !r.v.open || r.v.rival != "" ||
+		r.locked() || len(r.v.members) == 0 {
 		return none, false
 	}
 	return r.adopt("serves")
@@ -521,7 +533,8 @@ func (r *rules) steady() (d Decision) {
 		d.Why += "; " + r.badSpec()
 		d.Alarm, d.Attention = true, r.specAttention(cluster.AttentionObject)
 	case s.Marker.Token != "" && s.Marker.Token != r.v.token:
-		d.Why += fmt.Sprintf("; this is cluster %s, but the store's marker names cluster %s; if what runs is right: %sconfirm-cluster %s", r.v.token, s.Marker.Token, ctl, r.v.token)
+		d.Why += fmt.Sprintf("; this is cluster %s, but the store's marker names cluster %s; if what runs is right: %sconfirm-cluster %s",
+			r.v.token, s.Marker.Token, ctl, r.v.token)
 		d.Alarm, d.Attention = true, r.markerAttention()
 	case r.stranger() != nil:
 		n := r.stranger()
@@ -572,7 +585,8 @@ func (r *rules) users() (Decision, bool) {
 			return d, ok
 		}
 	}
-	return needs(deniedAttention(n), "etcd serves and refuses the manager of node %s, so no member is changed and its backups fail: %s", n.ID, figure{n.Etcd.Error})
+	return needs(deniedAttention(n), "etcd serves and refuses the manager of node %s, so no member is changed and its backups fail: %s",
+		n.ID, figure{n.Etcd.Error})
 }
 
 // denied is a node whose etcd refuses the manager, or nil: etcd has users, and the manager isn't one that may.

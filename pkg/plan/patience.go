@@ -44,7 +44,8 @@ func loads(n *cluster.NodeStatus, bytes int64) bool {
 	return up < due || e.Reading && up < stillReads*due
 }
 
-// starts tells whether nothing may be concluded yet from an etcd that isn't healthy: it has lost its health, loaded, or begun to answer only now.
+// starts tells whether nothing may be concluded yet from an etcd that isn't healthy: it has lost
+// its health, loaded, or begun to answer only now.
 func starts(n *cluster.NodeStatus, bytes int64) bool {
 	e := n.Etcd
 	return e.UnhealthyFor < startBase || loads(n, bytes) || e.Running && e.AnsweringFor > 0 && e.AnsweringFor < startBase

@@ -8,9 +8,11 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// relocated explains a cluster whose members are all right but have other addresses than they know of each other, so that they find no quorum:
-// the machines were moved together. Etcd learns addresses only by a change of the member list, for which it needs the quorum. Nothing is lost,
-// and the way out loses nothing: of a quorum of members the one with the newest log has every write that was ever acknowledged.
+// relocated explains a cluster whose members are all right but have other addresses than they know
+// of each other, so that they find no quorum: the machines were moved together. Etcd learns
+// addresses only by a change of the member list, for which it needs the quorum. Nothing is lost,
+// and the way out loses nothing: of a quorum of members the one with the newest log has every write
+// that was ever acknowledged.
 func (r *rules) relocated(words string) (Decision, bool) {
 	names := r.voterNames()
 	var moved []string
@@ -21,7 +23,8 @@ func (r *rules) relocated(words string) (Decision, bool) {
 		}
 		here++
 		if before := r.formerURLs(n); before != nil {
-			moved = append(moved, fmt.Sprintf("node %s is at %s now, not at %s", n.ID, strings.Join(n.Self.PeerURLs, ","), strings.Join(before, ",")))
+			moved = append(moved, fmt.Sprintf("node %s is at %s now, not at %s", n.ID,
+				strings.Join(n.Self.PeerURLs, ","), strings.Join(before, ",")))
 		}
 	}
 	quorum := cluster.Quorum(len(names))
@@ -31,7 +34,8 @@ func (r *rules) relocated(words string) (Decision, bool) {
 	return needs(cluster.Attention{Kind: cluster.AttentionQuorum, Command: recoverCommand},
 		"etcd has no quorum, but nothing is lost: %d of %d members are here, under other addresses than they know of each other (%s). Either give the masters their "+
 			"former addresses back, or make a new cluster of the same data at the new addresses: %s. It goes on with the member that has the newest log, and that has "+
-			"every write that was acknowledged; no backup is needed. (%s)", here, len(names), strings.Join(moved, "; "), recoverCommand, words)
+			"every write that was acknowledged; no backup is needed. (%s)", here, len(names), strings.Join(moved, "; "),
+		recoverCommand, words)
 }
 
 // voterNames are the members by the newest list that a node here can tell: etcd's own, else a state file.
@@ -62,7 +66,8 @@ func (r *rules) formerURLs(n *cluster.NodeStatus) []string {
 				return m.PeerURLs
 			}
 		}
-		if known := x.State.Node(string(n.ID)); x.ID != n.ID && len(x.Etcd.Members) == 0 && known != nil && !sameSet(known.PeerURLs, n.Self.PeerURLs) {
+		if known := x.State.Node(string(n.ID)); x.ID != n.ID && len(x.Etcd.Members) == 0 && known != nil &&
+			!sameSet(known.PeerURLs, n.Self.PeerURLs) {
 			return known.PeerURLs
 		}
 	}

@@ -12,8 +12,8 @@ import (
 // stepDeadline is how long a node that takes part in a restore may be away, before anything was stopped, until the restore is given up.
 const stepDeadline = 2 * time.Minute
 
-// prepareBase is how long proving or staging may take while a cluster serves; what it takes to go through its database comes on top, as often as
-// it is fetched, checked, changed and written.
+// prepareBase is how long proving or staging may take while a cluster serves; what it takes to go
+// through its database comes on top, as often as it is fetched, checked, changed and written.
 const prepareBase = time.Hour
 
 // prepareDeadline is how long a state of a restore may last before anything is stopped.
@@ -89,7 +89,8 @@ func (r *rules) operation() (Decision, bool) {
 		d.Waits = true // so that the cluster that serves is looked after meanwhile
 		return d, ok
 	case r.o.Now.Before(op.RetryAt):
-		return hold("restore %s (%s): the last step failed and is tried again %s", op.ID, op.State, figure{cluster.In(op.RetryAt.Sub(r.o.Now))})
+		return hold("restore %s (%s): the last step failed and is tried again %s", op.ID, op.State,
+			figure{cluster.In(op.RetryAt.Sub(r.o.Now))})
 	case op.State == model.OpSalvaging && op.Reason != "":
 		return r.instead(op, "%s", op.Reason)
 	case preparing && op.Reason != "":
@@ -104,11 +105,13 @@ func (r *rules) operation() (Decision, bool) {
 	case committing(op.State):
 		return r.commit(op)
 	}
-	return alarm("restore %s is in state %q, which this version doesn't know; it has to be led by the version that wrote it", op.ID, op.State)
+	return alarm("restore %s is in state %q, which this version doesn't know; it has to be led by the version that wrote it",
+		op.ID, op.State)
 }
 
-// untouched tells whether a restore is recorded that has changed nothing yet of the open cluster that it is to replace. While it waits, that
-// cluster is healed where neither its members, nor their disks, nor what they run change: the restore counts on all three.
+// untouched tells whether a restore is recorded that has changed nothing yet of the open cluster
+// that it is to replace. While it waits, that cluster is healed where neither its members, nor
+// their disks, nor what they run change: the restore counts on all three.
 func (r *rules) untouched() bool {
 	op := r.o.Store.Operation
 	return op != nil && r.o.Store.Error == "" && r.v.serving && r.v.open && r.v.token == op.OldToken && r.v.token != op.Token &&
@@ -122,19 +125,22 @@ func (r *rules) instead(op *model.Operation, reason string, args ...any) (Decisi
 	}
 	next := *op
 	next.Backup = op.Source.OrBackup
-	return do(model.Advance{Op: next, To: model.OpProving}, "%s can't be used (%s); backup %s is restored in its stead", op.Source.What(), fmt.Sprintf(reason, args...), next.Backup)
+	return do(model.Advance{Op: next, To: model.OpProving}, "%s can't be used (%s); backup %s is restored in its stead",
+		op.Source.What(), fmt.Sprintf(reason, args...), next.Backup)
 }
 
 // giveUp ends a restore that can't go on; nothing was stopped yet.
 func giveUp(op *model.Operation, reason string, args ...any) (Decision, bool) {
 	reason = fmt.Sprintf(reason, args...)
-	return do(model.FinishRestore{Op: *op, To: model.OpFailed, Reason: reason}, "the restore of %s can't go on: %s; nothing was stopped", op.What(), reason)
+	return do(model.FinishRestore{Op: *op, To: model.OpFailed, Reason: reason},
+		"the restore of %s can't go on: %s; nothing was stopped", op.What(), reason)
 }
 
 // awayBeforeCommit gives up on a restore when one of its nodes stays away, or when it takes too long.
 func (r *rules) awayBeforeCommit(op *model.Operation) (Decision, bool) {
 	if r.v.open && r.v.token != op.OldToken && r.v.token != op.Token {
-		return giveUp(op, "cluster %s is here, which wasn't when the restore began; queue the restore again if it is to be replaced", r.v.token)
+		return giveUp(op, "cluster %s is here, which wasn't when the restore began; queue the restore again if it is to be replaced",
+			r.v.token)
 	}
 	if r.v.serving && op.StateFor > r.prepareDeadline() {
 		return giveUp(op, "it was not through with %s after %s", op.State, r.prepareDeadline())
@@ -156,7 +162,8 @@ func (r *rules) awayBeforeCommit(op *model.Operation) (Decision, bool) {
 }
 
 // awaitNode waits for a node, and gives up in that way when it has been away for long.
-func (r *rules) awaitNode(op *model.Operation, name string, giveUp func(*model.Operation, string, ...any) (Decision, bool)) (Decision, bool) {
+func (r *rules) awaitNode(op *model.Operation, name string,
+	giveUp func(*model.Operation, string, ...any) (Decision, bool)) (Decision, bool) {
 	if r.o.Node(cluster.NodeID(name)) != nil {
 		return none, false
 	}
@@ -179,7 +186,8 @@ func (r *rules) prepare(op *model.Operation) (Decision, bool) {
 			}
 		}
 		if len(left) > 0 {
-			return do(model.ProveBackup{Op: *op, Nodes: left}, "backup %s is fetched and proven on %s before anything is touched", op.What(), ids(left))
+			return do(model.ProveBackup{Op: *op, Nodes: left},
+				"backup %s is fetched and proven on %s before anything is touched", op.What(), ids(left))
 		}
 		return do(model.Advance{Op: *op, To: model.OpStaging}, "backup %s is proven on %s", op.What(), cluster.Count(len(op.Nodes), "node"))
 	case model.OpStaging:
@@ -195,15 +203,18 @@ func (r *rules) prepare(op *model.Operation) (Decision, bool) {
 			if first == nil {
 				first = st
 			} else if st.Hash != first.Hash || st.Revision != first.Revision {
-				return giveUp(op, "the staged data differ: %s has revision %d hash %d, another node revision %d hash %d", n.ID, st.Revision, st.Hash, first.Revision, first.Hash)
+				return giveUp(op, "the staged data differ: %s has revision %d hash %d, another node revision %d hash %d",
+					n.ID, st.Revision, st.Hash, first.Revision, first.Hash)
 			}
 		}
 		if len(left) > 0 {
-			return do(model.StageBackup{Op: *op, Starts: left}, "backup %s is proven; the new data dir is built on %s while etcd serves", op.What(), cluster.Count(len(left), "node"))
+			return do(model.StageBackup{Op: *op, Starts: left},
+				"backup %s is proven; the new data dir is built on %s while etcd serves", op.What(), cluster.Count(len(left), "node"))
 		}
 		next := *op
 		next.Revision, next.Hash, next.Bytes = first.Revision, first.Hash, first.SizeBytes
-		return do(model.Advance{Op: next, To: model.OpSaving}, "revision %d is staged on %s with the same hash", first.Revision, cluster.Count(len(op.Nodes), "node"))
+		return do(model.Advance{Op: next, To: model.OpSaving}, "revision %d is staged on %s with the same hash",
+			first.Revision, cluster.Count(len(op.Nodes), "node"))
 	}
 	return r.save(op)
 }
@@ -211,7 +222,8 @@ func (r *rules) prepare(op *model.Operation) (Decision, bool) {
 // salvage has a backup made of the source.
 func (r *rules) salvage(op *model.Operation) (Decision, bool) {
 	if op.Backup != "" {
-		return do(model.Advance{Op: *op, To: model.OpProving}, "the data of cluster %s on node %s are in the store as backup %s", op.Source.Token, op.Source.Node, op.Backup)
+		return do(model.Advance{Op: *op, To: model.OpProving},
+			"the data of cluster %s on node %s are in the store as backup %s", op.Source.Token, op.Source.Node, op.Backup)
 	}
 	if where(r.o.Node(op.Source.Node), op.Source.Token) == nowhere {
 		return r.instead(op, "node %s doesn't have a data dir of cluster %s any more", op.Source.Node, op.Source.Token)
@@ -226,7 +238,8 @@ func (r *rules) save(op *model.Operation) (Decision, bool) {
 	}
 	for _, n := range r.o.Nodes {
 		if n.State != nil && n.State.Token != op.Token && n.Etcd.Revision >= op.Revision {
-			return giveUp(op, "clients have seen revision %d on node %s, and what is staged only reaches revision %d", n.Etcd.Revision, n.ID, op.Revision)
+			return giveUp(op, "clients have seen revision %d on node %s, and what is staged only reaches revision %d",
+				n.Etcd.Revision, n.ID, op.Revision)
 		}
 	}
 	if id := r.unstaged(op); id != "" {
@@ -234,7 +247,8 @@ func (r *rules) save(op *model.Operation) (Decision, bool) {
 	}
 	if !op.SafetyTried && r.v.token == op.OldToken && op.OldToken != "" {
 		if n := r.backupNode(); n != nil {
-			return do(model.SafetyBackup{Op: *op, Node: n.ID}, "the cluster as it is now is backed up first, so that the restore can be undone")
+			return do(model.SafetyBackup{Op: *op, Node: n.ID},
+				"the cluster as it is now is backed up first, so that the restore can be undone")
 		}
 		recent := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool {
 			return !r.v.serving && r.mayComeUp(n)
@@ -292,8 +306,9 @@ func staged(n *cluster.NodeStatus, op *model.Operation) *cluster.StagedDir {
 	return nil
 }
 
-// restoredState is the state file of the restored cluster's members. They start with their client URLs open: what a quarantine would prove was
-// proven on the staged data, and a second start over a large database would cost as much as the first.
+// restoredState is the state file of the restored cluster's members. They start with their client
+// URLs open: what a quarantine would prove was proven on the staged data, and a second start over a
+// large database would cost as much as the first.
 func restoredState(op *model.Operation) cluster.EtcdState {
 	return cluster.EtcdState{Token: op.Token, Nodes: op.Nodes, DesiredSize: op.Size, EtcdVersion: op.Version}
 }

@@ -42,8 +42,9 @@ func (r *rules) accused(id cluster.MemberID) bool {
 	return slices.Contains(r.alarms(cluster.AlarmCorrupt), id)
 }
 
-// corrupt replaces a member whose data etcd has found to differ from those of all others. etcd refuses writes everywhere then, but every member
-// goes on answering reads, so the wrong one is stopped first. It doesn't wait for a backup: until the alarm is taken back nobody can write.
+// corrupt replaces a member whose data etcd has found to differ from those of all others. etcd
+// refuses writes everywhere then, but every member goes on answering reads, so the wrong one is
+// stopped first. It doesn't wait for a backup: until the alarm is taken back nobody can write.
 func (r *rules) corrupt() (Decision, bool) {
 	accused := r.alarms(cluster.AlarmCorrupt)
 	if len(accused) == 0 || !r.v.serving || r.denied() != nil { // nothing is removed on what one can't be asked about
@@ -67,17 +68,22 @@ func (r *rules) corrupt() (Decision, bool) {
 	}
 	switch {
 	case slices.Contains(accused, 0): // etcd's word for that
-		return needs(cluster.Attention{Command: restoreCommand}, "etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv --cluster), empty the data dirs of the other members and take the alarm back (etcdctl alarm disarm), or restore: "+restoreCommand)
+		return needs(cluster.Attention{Command: restoreCommand},
+			"etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv --cluster), empty the data dirs of the other members and take the alarm back (etcdctl alarm disarm), or restore: "+restoreCommand)
 	case len(in) == 0 && r.canChange():
 		a := cluster.Alarm{Member: accused[0], Type: cluster.AlarmCorrupt}
 		return do(model.Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])
 	case len(in) > 0 && r.canChange() && clean >= cluster.Quorum(voters) && !r.o.missing(in[0].Name).Foreign:
-		if n := r.v.node(r.o, in[0]); n != nil && n.State != nil && n.State.Token == r.v.token && n.Etcd.Running && n.Etcd.MemberID == in[0].ID {
-			return do(model.StopMember{Node: n.ID, Reason: "its data are corrupt"}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so nobody may read from it any more", label(in[0]))
+		if n := r.v.node(r.o, in[0]); n != nil && n.State != nil && n.State.Token == r.v.token && n.Etcd.Running &&
+			n.Etcd.MemberID == in[0].ID {
+			return do(model.StopMember{Node: n.ID, Reason: "its data are corrupt"},
+				"etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so nobody may read from it any more", label(in[0]))
 		}
-		return do(model.RemoveMember{Member: in[0].ID, Name: in[0].Name}, "etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
+		return do(model.RemoveMember{Member: in[0].ID, Name: in[0].Name},
+			"etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
 	}
-	return needs(cluster.Attention{Command: restoreCommand}, "etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv --cluster), or restore: "+restoreCommand,
+	return needs(cluster.Attention{Command: restoreCommand},
+		"etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv --cluster), or restore: "+restoreCommand,
 		join(accused, func(m cluster.MemberID) string { return m.String() }, ", "), clean, voters)
 }
 
@@ -119,8 +125,9 @@ func (r *rules) writers() (list []runner, rewritten *cluster.NodeStatus) {
 	return list, rewritten
 }
 
-// noSpace makes room where etcd has run out of it: it drops history, rewrites the databases, and takes the alarm back if that has helped.
-// All members refuse writes then, so it doesn't wait for one that is down: a rewrite stops the reads of one member for a moment, no process.
+// noSpace makes room where etcd has run out of it: it drops history, rewrites the databases, and
+// takes the alarm back if that has helped. All members refuse writes then, so it doesn't wait for
+// one that is down: a rewrite stops the reads of one member for a moment, no process.
 func (r *rules) noSpace() (Decision, bool) {
 	raised := r.alarms(cluster.AlarmNoSpace)
 	if len(raised) == 0 || !r.canChange() {
@@ -151,10 +158,13 @@ func (r *rules) noSpace() (Decision, bool) {
 		switch {
 		case r.untouched(): // the disks, and what the nodes do, belong to the restore
 		case free(x.node) >= defragUrgent:
-			return do(model.Defragment{Node: x.node.ID}, "%s; %s of %s are free inside the database of node %s, which is rewritten", full, mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID)
+			return do(model.Defragment{Node: x.node.ID},
+				"%s; %s of %s are free inside the database of node %s, which is rewritten", full,
+				mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID)
 		case tight(x.node) && !slices.Contains(r.o.Rewritten, x.node.ID):
 			// etcd counts what a compaction has freed when it writes the next time, and nobody can write now.
-			return do(model.Defragment{Node: x.node.ID}, "%s; what is free inside the database of node %s (%s) shows when it is rewritten", full, x.node.ID, mib(e.DBSize))
+			return do(model.Defragment{Node: x.node.ID},
+				"%s; what is free inside the database of node %s (%s) shows when it is rewritten", full, x.node.ID, mib(e.DBSize))
 		}
 	}
 	for _, x := range list {
@@ -172,16 +182,19 @@ func (r *rules) noSpace() (Decision, bool) {
 			if raise != "" {
 				way += ", or raise the quota: " + raise
 			}
-			return needs(cluster.Attention{Command: raise}, "%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; %s",
+			return needs(cluster.Attention{Command: raise},
+				"%s; history is dropped and the databases are rewritten, but the data themselves are %s on node %s, of a quota of %s; %s",
 				full, mib(e.DBSize), x.node.ID, mib(e.DBQuota), way)
 		}
 	}
 	for _, n := range r.v.nodes {
 		if n.Etcd.Healthy && tight(n) {
-			return hold("%s; node %s has %s of a quota of %s, and its database is rewritten once it is a voter", full, n.ID, mib(n.Etcd.DBSize), mib(n.Etcd.DBQuota))
+			return hold("%s; node %s has %s of a quota of %s, and its database is rewritten once it is a voter", full,
+				n.ID, mib(n.Etcd.DBSize), mib(n.Etcd.DBQuota))
 		}
 	}
-	return do(model.Disarm{Alarm: cluster.Alarm{Member: raised[0], Type: cluster.AlarmNoSpace}}, "there is room again: the largest database is %s; etcd may take writes", mib(largest(list)))
+	return do(model.Disarm{Alarm: cluster.Alarm{Member: raised[0], Type: cluster.AlarmNoSpace}},
+		"there is room again: the largest database is %s; etcd may take writes", mib(largest(list)))
 }
 
 // tight tells whether a database is so near its quota that the alarm stays.
@@ -208,7 +221,9 @@ func (r *rules) defragment() (Decision, bool) {
 	}
 	for _, x := range list {
 		if e := x.node.Etcd; e.DBSize >= defragLeast && free(x.node) >= r.p.DefragThreshold {
-			return do(model.Defragment{Node: x.node.ID}, "%s of %s are free inside the database of node %s (%.0f%%, the threshold is %.0f%%)", mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID, 100*free(x.node), 100*r.p.DefragThreshold)
+			return do(model.Defragment{Node: x.node.ID},
+				"%s of %s are free inside the database of node %s (%.0f%%, the threshold is %.0f%%)",
+				mib(e.DBSize-e.DBSizeInUse), mib(e.DBSize), x.node.ID, 100*free(x.node), 100*r.p.DefragThreshold)
 		}
 	}
 	return none, false

@@ -35,7 +35,9 @@ func (r *rules) settings() (Decision, bool) {
 	n := list[i].node
 	version := cluster.NearestVersion(n.Etcd.Version, n.Versions)
 	if version == "" {
-		return needs(cluster.Attention{Node: n.ID}, "settings of etcd have changed, but node %s has no etcd like %s any more, which runs; install it under /opt/etcd-v%s", n.ID, n.Etcd.Version, n.Etcd.Version)
+		return needs(cluster.Attention{Node: n.ID},
+			"settings of etcd have changed, but node %s has no etcd like %s any more, which runs; install it under /opt/etcd-v%s",
+			n.ID, n.Etcd.Version, n.Etcd.Version)
 	}
 	a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Settings: want, Why: model.RestartSettings}
 	if a.Settings == nil {
@@ -55,23 +57,27 @@ func (r *rules) settings() (Decision, bool) {
 	return r.changing(a, text, changedSettings(n, want), done, len(list))
 }
 
-// otherSettings starts a member that isn't well with the settings that are wanted, if it has others: it may be these that keep it from starting. That
-// costs nobody anything, and it is how an operator takes back what didn't do, with one master too. From its deadline on a member is replaced, and the one
-// that joins in its place gets what is wanted.
+// otherSettings starts a member that isn't well with the settings that are wanted, if it has
+// others: it may be these that keep it from starting. That costs nobody anything, and it is how an
+// operator takes back what didn't do, with one master too. From its deadline on a member is
+// replaced, and the one that joins in its place gets what is wanted.
 func (r *rules) otherSettings() (Decision, bool) {
 	s := r.o.Store
 	want := s.Settings
-	if s.Error != "" || s.SettingsError != "" || s.Operation != nil || r.v.token == "" || s.Marker.Token != "" && s.Marker.Token != r.v.token || want.Validate() != nil {
+	if s.Error != "" || s.SettingsError != "" || s.Operation != nil || r.v.token == "" || s.Marker.Token != "" &&
+		s.Marker.Token != r.v.token || want.Validate() != nil {
 		return none, false
 	}
 	lets := slices.ContainsFunc(r.v.nodes, func(n *cluster.NodeStatus) bool { return n.Etcd.Votes() && !isQuarantined(n) }) // clients in
 	for _, n := range r.v.nodes {
 		switch {
-		case n.Etcd.Healthy || !n.DataPresent || n.Holding || n.Busy != "" || n.StateError != "" || isQuarantined(n) || n.Settings.Equal(want):
+		case n.Etcd.Healthy || !n.DataPresent || n.Holding || n.Busy != "" || n.StateError != "" || isQuarantined(n) ||
+			n.Settings.Equal(want):
 			continue
 		case !r.overdue(n, min(startBase, r.p.MemberDeadline/2)) || cluster.NearestVersion(n.State.EtcdVersion, n.Versions) == "":
 			continue
-		case !r.overdue(n, r.p.MemberDeadline) && r.canChange() && lets && r.isVoter(n) && !r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
+		case !r.overdue(n, r.p.MemberDeadline) && r.canChange() && lets && r.isVoter(n) &&
+			!r.accused(n.Etcd.MemberID) && sameMinor(n.State.EtcdVersion, r.runningVersion(n)):
 		case !r.v.serving && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(n.ID):
 		default:
 			continue
@@ -84,7 +90,8 @@ func (r *rules) otherSettings() (Decision, bool) {
 		if r.v.serving { // the state may name what another version stands in for
 			a.State.EtcdVersion = cluster.NearestVersion(n.State.EtcdVersion, n.Versions)
 		}
-		return do(a, "etcd on node %s doesn't get well with the settings [%s]; it is started with those that are wanted, [%s]", n.ID, n.Settings, want)
+		return do(a, "etcd on node %s doesn't get well with the settings [%s]; it is started with those that are wanted, [%s]",
+			n.ID, n.Settings, want)
 	}
 	return none, false
 }

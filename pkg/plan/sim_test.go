@@ -82,15 +82,18 @@ func (s *sim) picture() string {
 			state = fmt.Sprintf("token %s of %v quarantined=%v", st.State.Token, nodeNames(st.State.Nodes), st.State.Quarantined)
 		}
 		if n.state != nil {
-			fmt.Fprintf(&b, "%s runs %s, state %s, keeps %d, downgrade %d\n", n.id, n.runs, n.state.EtcdVersion, s.keeps[n.state.Token], s.downTo[n.state.Token])
+			fmt.Fprintf(&b, "%s runs %s, state %s, keeps %d, downgrade %d\n", n.id, n.runs, n.state.EtcdVersion,
+				s.keeps[n.state.Token], s.downTo[n.state.Token])
 		}
-		fmt.Fprintf(&b, "%s up=%v manager=%v side=%d store=%v term=%d: %s data=%v running=%v healthy=%v holding=%v members=%v\n", n.id, n.up, n.manager, n.side, n.store, n.term,
+		fmt.Fprintf(&b, "%s up=%v manager=%v side=%d store=%v term=%d: %s data=%v running=%v healthy=%v holding=%v members=%v\n",
+			n.id, n.up, n.manager, n.side, n.store, n.term,
 			state, st.DataPresent, st.Etcd.Running, st.Etcd.Healthy, st.Holding, memberNames(st.Etcd.Members))
 		if j := n.journal; j != nil {
 			fmt.Fprintf(&b, "  journal: %s %s written=%v\n", j.op, j.phase, j.written)
 		}
 	}
-	fmt.Fprintf(&b, "marker %s %s, commands %v, operation %+v, spec %d, legit %s", s.store.marker.Phase, s.store.marker.Token, s.store.commands, s.store.op, s.spec.MemberCount, s.legit)
+	fmt.Fprintf(&b, "marker %s %s, commands %v, operation %+v, spec %d, legit %s", s.store.marker.Phase,
+		s.store.marker.Token, s.store.commands, s.store.op, s.spec.MemberCount, s.legit)
 	return b.String()
 }
 
@@ -131,8 +134,11 @@ func TestSimulation(t *testing.T) {
 	if *simSeed >= 0 || to < 100 {
 		return
 	}
-	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed", "restore rolled-back", "restore served", "restore goes on after a write", "halted with a write",
-		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked", "wipe", "model.ReplaceMarker", "model.Promote", "model.RemoveMember", "model.SetAside", "model.RestartMember", "model.EnableDowngrade"} {
+	for _, what := range []string{"cluster formed", "converged", "restore done", "restore failed",
+		"restore rolled-back", "restore served", "restore goes on after a write", "halted with a write",
+		"salvaged", "advance without the store", "record from the journals", "record written late", "write acked",
+		"wipe", "model.ReplaceMarker", "model.Promote", "model.RemoveMember", "model.SetAside",
+		"model.RestartMember", "model.EnableDowngrade"} {
 		if did[what] == 0 {
 			t.Errorf("no simulated cluster came to: %s", what)
 		}
@@ -140,8 +146,11 @@ func TestSimulation(t *testing.T) {
 }
 
 func newSim(t *testing.T, seed int) *sim {
-	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{}, acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true,
-		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{}, sick: map[cluster.Token]time.Duration{}, eager: map[cluster.Token]bool{}, keeps: map[cluster.Token]int{}, downTo: map[cluster.Token]int{}}
+	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(7, uint64(seed))), did: map[string]int{},
+		acked: map[int]bool{}, wiped: map[cluster.NodeID]time.Duration{}, faults: true,
+		past: map[cluster.Token]bool{}, restores: map[cluster.Token]*simRestore{},
+		sick: map[cluster.Token]time.Duration{}, eager: map[cluster.Token]bool{}, keeps: map[cluster.Token]int{},
+		downTo: map[cluster.Token]int{}}
 	s.store = simStore{up: true, backups: map[string]simBackup{"BAD": {corrupt: true}}}
 	s.policy = model.DefaultPolicy("3.6.16")
 	size := []int{1, 2, 3, 3, 3, 4, 5, 5}[s.rng.IntN(8)]
@@ -169,7 +178,8 @@ func (s *sim) elect(n *simNode) {
 	if !n.up || !n.manager {
 		return
 	}
-	l := &simLeader{node: n, instance: n.instance, started: s.now, settled: s.now, beatAt: s.now, beat: -1, seen: map[cluster.NodeID]time.Duration{}, retryAt: -time.Second}
+	l := &simLeader{node: n, instance: n.instance, started: s.now, settled: s.now, beatAt: s.now, beat: -1,
+		seen: map[cluster.NodeID]time.Duration{}, retryAt: -time.Second}
 	var reached []*simNode
 	for _, x := range s.nodes {
 		if l.reaches(x) {
@@ -233,7 +243,9 @@ func (s *sim) play() {
 // delicate tells whether a cluster is being formed or a restore is being committed.
 func (s *sim) delicate() bool {
 	op := s.store.op
-	return s.store.marker.Phase == model.MarkerForming || op != nil && slices.Contains([]model.OperationState{model.OpSalvaging, model.OpStopping, model.OpSwitching, model.OpVerifying, model.OpReverting}, op.State)
+	return s.store.marker.Phase == model.MarkerForming || op != nil &&
+		slices.Contains([]model.OperationState{model.OpSalvaging, model.OpStopping, model.OpSwitching,
+			model.OpVerifying, model.OpReverting}, op.State)
 }
 
 // rout makes all founders but one crash.
@@ -469,7 +481,8 @@ func (s *sim) startEtcd(n *simNode) {
 // replaced tells whether the store says that another cluster is the one now than that of a node that was off in the meantime.
 func (s *sim) replaced(n *simNode) bool {
 	st, t := &s.store, n.state.Token
-	committed := st.op != nil && slices.Contains([]model.OperationState{model.OpStopping, model.OpSwitching, model.OpVerifying}, st.op.State) && st.op.Token != t
+	committed := st.op != nil && slices.Contains([]model.OperationState{model.OpStopping, model.OpSwitching, model.OpVerifying},
+		st.op.State) && st.op.Token != t
 	makes := st.op != nil && st.op.Token == t
 	return committed || st.marker.Phase == model.MarkerFormed && st.marker.Token != t && !makes
 }
@@ -645,7 +658,8 @@ func (s *sim) settled() bool {
 		if v := s.spec.EtcdVersion; v != "" && n.runs != v {
 			return false
 		}
-		if !st.Etcd.Healthy || st.Etcd.Quarantined || st.State.Quarantined || st.Etcd.Learner || n.state.Token != s.legit || len(st.State.Nodes) != s.spec.MemberCount || len(st.Etcd.Members) != s.spec.MemberCount {
+		if !st.Etcd.Healthy || st.Etcd.Quarantined || st.State.Quarantined || st.Etcd.Learner ||
+			n.state.Token != s.legit || len(st.State.Nodes) != s.spec.MemberCount || len(st.Etcd.Members) != s.spec.MemberCount {
 			return false
 		}
 		members++

@@ -361,7 +361,8 @@ func (s *sim) changeMembers(l *simLeader, a model.Action) bool {
 					return false
 				}
 			}
-			members = append(members, cluster.Member{ID: simMemberID(token, string(a.Node), s.count()), PeerURLs: a.PeerURLs, Learner: true})
+			members = append(members, cluster.Member{ID: simMemberID(token, string(a.Node), s.count()),
+				PeerURLs: a.PeerURLs, Learner: true})
 		case model.Promote:
 			m := findMember(members, a.Member)
 			if m == nil || !m.Learner {

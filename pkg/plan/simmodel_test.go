@@ -292,8 +292,8 @@ func (s *sim) run() {
 	}
 }
 
-// launch starts etcd's process in the version that the state names. No etcd starts on data of a cluster that keeps to a newer minor version, or
-// to one that is two older.
+// launch starts etcd's process in the version that the state names. No etcd starts on data of a
+// cluster that keeps to a newer minor version, or to one that is two older.
 func (s *sim) launch(n *simNode, quarantined bool) {
 	t := n.state.Token
 	n.running, n.quarantined, n.wellAt, n.runs = true, quarantined, s.now, n.state.EtcdVersion
@@ -308,8 +308,8 @@ func (s *sim) launch(n *simNode, quarantined bool) {
 	}
 }
 
-// settleVersion is what etcd's leader does by itself: the members keep to the oldest version that runs, or to that of a downgrade, which ends
-// when all run it.
+// settleVersion is what etcd's leader does by itself: the members keep to the oldest version that
+// runs, or to that of a downgrade, which ends when all run it.
 func (s *sim) settleVersion(g *group) {
 	lowest, highest := 99, 0
 	for _, m := range g.members {
@@ -370,7 +370,8 @@ func foundingMembers(token cluster.Token, nodes []cluster.EtcdNode) []cluster.Me
 
 // status is what a node says of itself.
 func (s *sim) status(n *simNode) cluster.NodeStatus {
-	st := cluster.NodeStatus{ID: n.id, Instance: fmt.Sprintf("%s-%d", n.id, n.instance), Self: etcdNode(string(n.id)), Term: n.term, State: n.state.Clone(),
+	st := cluster.NodeStatus{ID: n.id, Instance: fmt.Sprintf("%s-%d", n.id, n.instance), Self: etcdNode(string(n.id)),
+		Term: n.term, State: n.state.Clone(),
 		DataPresent: n.dir() != nil, Versions: []string{"3.4.23", "3.5.29", "3.6.16", "3.7.3"}, Holding: n.holding()}
 	if j := n.journal; j != nil {
 		st.Operation = j.op

@@ -34,7 +34,8 @@ func (s *sim) knowsOp(l *simLeader) {
 		switch {
 		case l.mem.op == nil && l.seenOp != nil:
 			l.mem = simRecord{op: l.seenOp, since: l.seenSince}
-		case l.mem.op != nil && st.leaderInst == l.inst() && st.opVer == l.seenVer && s.storeUp(l.node): // what could only be remembered is written now
+		// what could only be remembered is written now
+		case l.mem.op != nil && st.leaderInst == l.inst() && st.opVer == l.seenVer && s.storeUp(l.node):
 			st.op, st.opSince = l.mem.op, l.mem.since
 			st.opVer++
 			l.op, l.mem.unsaved = st.opVer, false
@@ -61,7 +62,8 @@ func (s *sim) recall(l *simLeader) {
 	}
 	for _, x := range l.o.Nodes {
 		j := s.node(x.ID).journal
-		if held && j.is(x.Operation, "stopped", "switched", "halted") && j.record != nil && (l.mem.op == nil || j.op > l.mem.op.ID || j.op == l.mem.op.ID && opOrder[j.record.State] > opOrder[l.mem.op.State]) {
+		if held && j.is(x.Operation, "stopped", "switched", "halted") && j.record != nil &&
+			(l.mem.op == nil || j.op > l.mem.op.ID || j.op == l.mem.op.ID && opOrder[j.record.State] > opOrder[l.mem.op.State]) {
 			l.mem = simRecord{op: j.record, since: s.now, unsaved: true}
 		}
 	}
@@ -349,7 +351,8 @@ func (s *sim) switchNode(n *simNode, op model.Operation) {
 		return
 	}
 	if n.dirs[op.Token] == nil {
-		d := &simDir{member: simMemberID(op.Token, string(n.id), 0), log: append(slices.Clone(j.log), simEntry{members: foundingMembers(op.Token, op.Nodes)})}
+		d := &simDir{member: simMemberID(op.Token, string(n.id), 0),
+			log: append(slices.Clone(j.log), simEntry{members: foundingMembers(op.Token, op.Nodes)})}
 		d.start = d.count()
 		d.base = j.rev - int64(d.start)
 		if j.wrong {

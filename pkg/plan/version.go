@@ -20,8 +20,8 @@ type runner struct {
 	runs   cluster.Version
 }
 
-// runners are all members, each healthy, open to clients and of one mind about the members; or why nothing may be restarted now. The followers
-// come first, by name, and the etcd leader last.
+// runners are all members, each healthy, open to clients and of one mind about the members; or why
+// nothing may be restarted now. The followers come first, by name, and the etcd leader last.
 func (r *rules) runners() ([]runner, string) {
 	var list []runner
 	for _, m := range r.v.members {
@@ -46,11 +46,12 @@ func (r *rules) runners() ([]runner, string) {
 	return list, ""
 }
 
-// disagree names a member that has another member list than the others have, or is "": after a change of the version removed members may come
-// back to life in one list and not in another.
+// disagree names a member that has another member list than the others have, or is "": after a
+// change of the version removed members may come back to life in one list and not in another.
 func disagree(list []runner) string {
 	for _, x := range list {
-		if !slices.EqualFunc(sortedIDs(x.node.Etcd.Members), sortedIDs(list[0].node.Etcd.Members), func(a, b cluster.MemberID) bool { return a == b }) {
+		if !slices.EqualFunc(sortedIDs(x.node.Etcd.Members), sortedIDs(list[0].node.Etcd.Members),
+			func(a, b cluster.MemberID) bool { return a == b }) {
 			return fmt.Sprintf("the members on nodes %s and %s don't agree on who the members are (%v, %v)", list[0].node.ID, x.node.ID,
 				memberNames(list[0].node.Etcd.Members), memberNames(x.node.Etcd.Members))
 		}
@@ -67,7 +68,8 @@ func sortedIDs(members []cluster.Member) []cluster.MemberID {
 	return ids
 }
 
-// mayRoll tells whether this is a time for restarts that nobody is in a hurry for: the store says what is wanted, and no restore is recorded.
+// mayRoll tells whether this is a time for restarts that nobody is in a hurry for: the store says
+// what is wanted, and no restore is recorded.
 func (r *rules) mayRoll() bool {
 	s := r.o.Store
 	return r.canChange() && s.Error == "" && s.Operation == nil && r.spec != nil && (s.Marker.Token == "" || s.Marker.Token == r.v.token)
@@ -183,7 +185,8 @@ func (r *rules) newest(list []runner, minor, patch int) (string, string) {
 			v, err := cluster.ParseVersion(s)
 			return err == nil && v.Minor == minor && v.Patch >= patch
 		}) {
-			lacking = fmt.Sprintf("node %s has no etcd 3.%d (it has %s)", n.ID, minor, join(n.Versions, func(s string) string { return s }, ", "))
+			lacking = fmt.Sprintf("node %s has no etcd 3.%d (it has %s)", n.ID, minor,
+				join(n.Versions, func(s string) string { return s }, ", "))
 			break
 		}
 	}
@@ -191,7 +194,8 @@ func (r *rules) newest(list []runner, minor, patch int) (string, string) {
 		lacking = fmt.Sprintf("no patch version of etcd 3.%d is on all of the nodes", minor)
 	}
 	if patch > 0 {
-		return "", fmt.Sprintf("%s, and it has to be 3.%d.%d or newer; install the same one under /opt/etcd-v3.%d.… on each", lacking, minor, patch, minor)
+		return "", fmt.Sprintf("%s, and it has to be 3.%d.%d or newer; install the same one under /opt/etcd-v3.%d.… on each",
+			lacking, minor, patch, minor)
 	}
 	return "", fmt.Sprintf("%s; install the same one under /opt/etcd-v3.%d.… on each", lacking, minor)
 }
@@ -221,11 +225,15 @@ func (r *rules) up(list []runner, from int, want cluster.Version) (Decision, boo
 	if minor := clusterMinor(list); minor != from {
 		return hold("etcd %s is wanted; waiting until all members say that they keep to 3.%d", want, from)
 	}
-	if old := slices.IndexFunc(list, func(x runner) bool { return x.runs.Minor < 6 && (x.runs.Minor < 5 || x.runs.Patch < firstFor36) }); want.Minor >= 6 && old >= 0 {
+	if old := slices.IndexFunc(list, func(x runner) bool {
+		return x.runs.Minor < 6 &&
+			(x.runs.Minor < 5 || x.runs.Patch < firstFor36)
+	}); want.Minor >= 6 && old >= 0 {
 		better, missing := r.newest(list, 5, firstFor36)
 		switch {
 		case missing != "":
-			return alarm("etcd 3.6 is only run by members that all run 3.5.%d or newer before, and node %s runs %s: %s; nothing is changed", firstFor36, list[old].node.ID, list[old].runs, missing)
+			return alarm("etcd 3.6 is only run by members that all run 3.5.%d or newer before, and node %s runs %s: %s; nothing is changed",
+				firstFor36, list[old].node.ID, list[old].runs, missing)
 		case from == 5:
 			return r.roll(list, better, want, func(x runner) bool { return x.runs.Minor == 5 && x.runs.Patch < firstFor36 })
 		case from == 4:
@@ -249,7 +257,8 @@ func (r *rules) patch(list []runner, want cluster.Version) (Decision, bool) {
 		if slices.Contains(x.node.Versions, want.String()) {
 			for _, y := range list {
 				if !slices.Contains(y.node.Versions, want.String()) {
-					return alarm("etcd %s is wanted and %s runs: node %s has no %s (it has %s); install it under /opt/etcd-v%s", want, target, y.node.ID, want,
+					return alarm("etcd %s is wanted and %s runs: node %s has no %s (it has %s); install it under /opt/etcd-v%s",
+						want, target, y.node.ID, want,
 						join(y.node.Versions, func(s string) string { return s }, ", "), want)
 				}
 			}
@@ -262,7 +271,8 @@ func (r *rules) patch(list []runner, want cluster.Version) (Decision, bool) {
 func (r *rules) down(list []runner, from int, want cluster.Version) (Decision, bool) {
 	for minor := from; minor > want.Minor; minor-- {
 		if !cluster.Downgradable(minor) {
-			return needs(cluster.Attention{Command: ctl + fmt.Sprintf("configure-cluster --etcd-version=%s --allow-outage", want)}, "etcd 3.%d can't become %s while it runs, as etcd has no downgrade from 3.%d; nothing is changed; it takes a restore into %s, with an outage: etcd-manager-ctl --backup-store=URL configure-cluster --etcd-version=%s --allow-outage", from, want, minor, want, want)
+			return needs(cluster.Attention{Command: ctl + fmt.Sprintf("configure-cluster --etcd-version=%s --allow-outage", want)},
+				"etcd 3.%d can't become %s while it runs, as etcd has no downgrade from 3.%d; nothing is changed; it takes a restore into %s, with an outage: etcd-manager-ctl --backup-store=URL configure-cluster --etcd-version=%s --allow-outage", from, want, minor, want, want)
 		}
 		if _, missing := r.hop(list, minor-1, want); missing != "" {
 			return alarm("etcd 3.%d can't become %s: %s; nothing is changed", from, want, missing)
@@ -275,9 +285,11 @@ func (r *rules) down(list []runner, from int, want cluster.Version) (Decision, b
 		if why := disagree(list); why != "" {
 			return alarm("%s; etcd %s is wanted, but no version is changed before that is cleared up", why, want)
 		}
-		return r.changing(model.EnableDowngrade{Version: fmt.Sprintf("3.%d.0", below)}, "etcd 3.%d runs and %s is wanted; etcd's own downgrade to 3.%d begins", from, want, below)
+		return r.changing(model.EnableDowngrade{Version: fmt.Sprintf("3.%d.0", below)},
+			"etcd 3.%d runs and %s is wanted; etcd's own downgrade to 3.%d begins", from, want, below)
 	case target == nil: // etcd may raise that to what all run at any moment
-		return hold("etcd %s is wanted; waiting until all members say that they keep to 3.%d, before etcd's downgrade can begin", want, from)
+		return hold("etcd %s is wanted; waiting until all members say that they keep to 3.%d, before etcd's downgrade can begin",
+			want, from)
 	case target.Minor != below:
 		return do(model.CancelDowngrade{}, "etcd's downgrade to %s is enabled, which isn't the way to %s", target, want)
 	case minor != below:
@@ -326,15 +338,16 @@ func (r *rules) roll(list []runner, target string, want cluster.Version, due fun
 	}
 	a := model.RestartMember{Node: x.node.ID, State: *x.node.State.Clone(), Why: model.RestartVersion}
 	a.State.EtcdVersion, a.State.NewCluster = target, false
-	text := fmt.Sprintf("etcd %s runs on node %s and %s is wanted; it becomes %s (%d of %d are done)", x.runs, x.node.ID, want, target, begun, len(list))
+	text := fmt.Sprintf("etcd %s runs on node %s and %s is wanted; it becomes %s (%d of %d are done)", x.runs,
+		x.node.ID, want, target, begun, len(list))
 	if begun > 0 {
 		return do(a, "%s", text)
 	}
 	return r.changing(a, "%s", text)
 }
 
-// fallBack puts a member back to the version that all others run when it doesn't get well with a new one. Before, nothing is lost by it: all
-// still keep to the old version.
+// fallBack puts a member back to the version that all others run when it doesn't get well with a
+// new one. Before, nothing is lost by it: all still keep to the old version.
 func (r *rules) fallBack() (Decision, bool) {
 	if !r.canChange() || r.o.Store.Operation != nil || slices.ContainsFunc(r.v.members, func(m cluster.Member) bool { return m.Learner }) {
 		return none, false
@@ -355,13 +368,15 @@ func (r *rules) fallBack() (Decision, bool) {
 	}
 	for _, n := range r.v.nodes {
 		tried, err := cluster.ParseVersion(n.State.EtcdVersion)
-		if err != nil || n.Etcd.Healthy || n.Holding || !n.DataPresent || isQuarantined(n) || !r.overdue(n, r.p.MemberDeadline/2) || !r.isVoter(n) ||
+		if err != nil || n.Etcd.Healthy || n.Holding || !n.DataPresent || isQuarantined(n) ||
+			!r.overdue(n, r.p.MemberDeadline/2) || !r.isVoter(n) ||
 			tried.Compare(old) == 0 || !slices.Contains(n.Versions, others) || !r.keepsTo(old) {
 			continue
 		}
 		a := model.RestartMember{Node: n.ID, State: *n.State.Clone(), Why: model.RestartFallBack}
 		a.State.EtcdVersion, a.State.NewCluster = others, false
-		return do(a, "node %s didn't get well with etcd %s within %s (%s); it goes back to %s, which all others run", n.ID, tried, round(n.Etcd.UnhealthyFor), n.Etcd.Error, others)
+		return do(a, "node %s didn't get well with etcd %s within %s (%s); it goes back to %s, which all others run",
+			n.ID, tried, round(n.Etcd.UnhealthyFor), n.Etcd.Error, others)
 	}
 	return none, false
 }

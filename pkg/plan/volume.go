@@ -10,8 +10,9 @@ import (
 // canBeFilled is the smallest cluster that keeps its data while one member is filled again.
 const canBeFilled = 3
 
-// release tells a node to give its data volume up for another one, which it is ready for. It comes back without data, like one that has lost its
-// disk, so nothing else may be the matter with any member. Where members are lacking, other rules see to that.
+// release tells a node to give its data volume up for another one, which it is ready for. It comes
+// back without data, like one that has lost its disk, so nothing else may be the matter with any
+// member. Where members are lacking, other rules see to that.
 func (r *rules) release() (Decision, bool) {
 	s := r.o.Store
 	if !r.canChange() || s.Error != "" || s.Operation != nil || s.Marker.Token != "" && s.Marker.Token != r.v.token {

@@ -60,7 +60,8 @@ func newWorld() *world {
 }
 
 func worldNodeOf(id string) *worldNode {
-	return &worldNode{id: id, status: cluster.NodeStatus{ID: cluster.NodeID(id), Instance: id + "-1", Self: etcdNode(id), Versions: []string{"3.5.29", "3.6.16"}}}
+	return &worldNode{id: id, status: cluster.NodeStatus{ID: cluster.NodeID(id), Instance: id + "-1",
+		Self: etcdNode(id), Versions: []string{"3.5.29", "3.6.16"}}}
 }
 
 func etcdNode(name string) cluster.EtcdNode {
@@ -267,8 +268,9 @@ func (w *world) do(words []string) (answer string, err error) {
 			w.o.Store.CommandErrors = append(w.o.Store.CommandErrors, "r9: control/r9/_command.json: corrupt")
 			break
 		}
-		c := model.Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"), AcceptLoss: a.has("accept-loss"),
-			Spec: cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}}
+		c := model.Command{Name: a[0], Backup: a.str("backup", "B1"), Source: a.source(), Ready: a.has("ready"),
+			AcceptLoss: a.has("accept-loss"),
+			Spec:       cluster.Spec{MemberCount: a.num("members", 3), EtcdVersion: a.str("version", "")}}
 		if c.Source.Token != "" {
 			c.Backup = ""
 		}
@@ -284,7 +286,8 @@ func (w *world) do(words []string) (answer string, err error) {
 		for _, n := range w.nodes {
 			ids = append(ids, n.id)
 		}
-		w.o.Store.RolledBack = []model.Operation{{ID: "r1", Backup: "B1", State: model.OpRolledBack, Token: restoreToken, OldToken: theToken, Nodes: etcdNodes(ids)}}
+		w.o.Store.RolledBack = []model.Operation{{ID: "r1", Backup: "B1", State: model.OpRolledBack,
+			Token: restoreToken, OldToken: theToken, Nodes: etcdNodes(ids)}}
 	case "highest": // the highest revision that the store knows of
 		v, err := strconv.ParseInt(a[0], 10, 64)
 		if err != nil {
@@ -338,7 +341,8 @@ func (w *world) cluster(ids []string) {
 		n := worldNodeOf(id)
 		w.nodes = append(w.nodes, n)
 		w.run(n, theToken, ids)
-		w.members = append(w.members, cluster.Member{ID: memberID(id), Name: id, PeerURLs: n.status.Self.PeerURLs, ClientURLs: n.status.Self.ClientURLs})
+		w.members = append(w.members, cluster.Member{ID: memberID(id), Name: id, PeerURLs: n.status.Self.PeerURLs,
+			ClientURLs: n.status.Self.ClientURLs})
 	}
 	w.spec = &cluster.Spec{MemberCount: len(ids)}
 	w.o.Store.Spec = w.spec
@@ -508,7 +512,8 @@ func (w *world) setNode(n *worldNode, a args) {
 func (w *world) switched(n *worldNode, token cluster.Token, ids []string) {
 	w.run(n, token, ids)
 	n.status.Holding, n.stopped, n.sick, n.status.Operation = false, false, false, "r1"
-	n.status.Staged = []cluster.StagedDir{{Operation: "r1", Token: token, Revision: stagedRev, Hash: 42, SizeBytes: 1 << 30, Switched: true}}
+	n.status.Staged = []cluster.StagedDir{{Operation: "r1", Token: token, Revision: stagedRev, Hash: 42,
+		SizeBytes: 1 << 30, Switched: true}}
 	n.status.Etcd.Revision = stagedRev
 }
 
@@ -537,7 +542,8 @@ func (w *world) setMember(id string, a args) {
 		switch word {
 		case "added", "added-voter": // in the list, never started
 			w.mcount++
-			w.members = append(w.members, cluster.Member{ID: 0x100*cluster.MemberID(w.mcount) + memberID(id), PeerURLs: etcdNode(id).PeerURLs, Learner: word == "added"})
+			w.members = append(w.members, cluster.Member{ID: 0x100*cluster.MemberID(w.mcount) + memberID(id),
+				PeerURLs: etcdNode(id).PeerURLs, Learner: word == "added"})
 		case "learner": // it runs, and isn't a voter yet
 			for i := range w.members {
 				w.members[i].Learner = w.members[i].Learner || w.members[i].Name == id
@@ -577,7 +583,8 @@ func (w *world) setStore(a args) {
 	case "apart": // store apart NODE
 		node := cluster.NodeID(a[1])
 		w.o.Store.Fences, w.o.Store.Unsure = false, ""
-		w.o.Store.Apart = []model.Apart{{Node: node, Why: fmt.Sprintf("node %s has another store than the leader", node), Way: "give both the same --backup-store"}}
+		w.o.Store.Apart = []model.Apart{{Node: node,
+			Why: fmt.Sprintf("node %s has another store than the leader", node), Way: "give both the same --backup-store"}}
 	case "unsure": // store unsure NODE
 		w.o.Store.Unsure = "node " + a[1] + " hasn't seen yet what the leader has written"
 	case "object-error":
@@ -588,7 +595,8 @@ func (w *world) setStore(a args) {
 }
 
 func (w *world) setMarker(a args) {
-	m := model.Marker{Phase: model.MarkerPhase(a[0]), Token: cluster.Token(a.str("token", string(theToken))), Founders: etcdNodes(a.list("founders")), Version: "3.6.16"}
+	m := model.Marker{Phase: model.MarkerPhase(a[0]), Token: cluster.Token(a.str("token", string(theToken))),
+		Founders: etcdNodes(a.list("founders")), Version: "3.6.16"}
 	switch a[0] {
 	case "absent":
 		m = model.Marker{}
@@ -634,8 +642,9 @@ func (w *world) setBackup(a args) {
 }
 
 func (w *world) setRestore(a args) {
-	op := &model.Operation{ID: "r1", Backup: "B1", State: model.OperationState(a[0]), Token: restoreToken, OldToken: cluster.Token(a.str("old", string(theToken))),
-		Version: "3.6.16", StateFor: a.dur(5 * time.Second), Reason: a.str("reason", ""), SafetyTried: a.has("saved"), Source: a.source(),
+	op := &model.Operation{ID: "r1", Backup: "B1", State: model.OperationState(a[0]), Token: restoreToken,
+		OldToken: cluster.Token(a.str("old", string(theToken))),
+		Version:  "3.6.16", StateFor: a.dur(5 * time.Second), Reason: a.str("reason", ""), SafetyTried: a.has("saved"), Source: a.source(),
 		Withdrawn: a.has("withdrawn"), Written: a.has("written"), Unwritten: a.has("unwritten")}
 	if op.OldToken == "none" {
 		op.OldToken = ""
@@ -684,7 +693,8 @@ func (w *world) observe() (*model.Observation, *cluster.Spec) {
 		switch {
 		case n.unknown:
 		case n.away:
-			o.Missing = append(o.Missing, model.MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign, EtcdFor: w.silent[n.id]})
+			o.Missing = append(o.Missing, model.MissingNode{ID: cluster.NodeID(n.id), For: n.since, Foreign: n.foreign,
+				EtcdFor: w.silent[n.id]})
 		default:
 			o.Nodes = append(o.Nodes, w.status(n))
 		}
@@ -778,7 +788,8 @@ func (w *world) status(n *worldNode) cluster.NodeStatus {
 			e.Members = n.sees
 		}
 		if n.denies { // it tells nothing but that it lives, and its revision is read from the disk
-			*e = cluster.EtcdStatus{Running: true, Denied: true, Healthy: !e.Learner, Learner: e.Learner, Quarantined: e.Quarantined, Revision: e.Revision, Error: "etcd has users"}
+			*e = cluster.EtcdStatus{Running: true, Denied: true, Healthy: !e.Learner, Learner: e.Learner,
+				Quarantined: e.Quarantined, Revision: e.Revision, Error: "etcd has users"}
 		}
 	}
 	if e.Running && e.Revision == 0 {
@@ -914,7 +925,8 @@ func (w *world) check(a args) string {
 	case "rollback-all":
 		act = model.RollbackAll{Op: op, Nodes: nodes}
 	case "begin": // as the command asks
-		b := model.BeginRestore{Command: a[1], Op: model.Operation{ID: a[1], Backup: "B1", State: model.OpProving, Token: "NEW", OldToken: theToken, Nodes: etcdNodes([]string{"a"})}}
+		b := model.BeginRestore{Command: a[1], Op: model.Operation{ID: a[1], Backup: "B1", State: model.OpProving,
+			Token: "NEW", OldToken: theToken, Nodes: etcdNodes([]string{"a"})}}
 		for _, c := range o.Store.Commands {
 			if b.Op.Source = c.Source; c.Backup == "" {
 				b.Op.Backup, b.Op.State = "", model.OpSalvaging

@@ -27,7 +27,8 @@ const (
 	FenceHeld
 	// FenceWritten is for steps right before which the leader writes the record again, so that one who has lost it finds out.
 	FenceWritten
-	// FenceCommit is FenceWritten, but in the middle of a commit the store may be away: then all who could obey another leader obey this one.
+	// FenceCommit is FenceWritten, but in the middle of a commit the store may be away: then all
+	// who could obey another leader obey this one.
 	FenceCommit
 )
 
@@ -412,7 +413,8 @@ func (a Disarm) String() string {
 }
 func (a SetAside) String() string { return fmt.Sprintf("set-aside node=%s token=%s", a.Node, a.Token) }
 func (a BeginRestore) String() string {
-	return fmt.Sprintf("begin-restore command=%s backup=%s token=%s nodes=%s version=%s", a.Command, a.Op.Backup, a.Op.Token, names(a.Op.Nodes), a.Op.Version)
+	return fmt.Sprintf("begin-restore command=%s backup=%s token=%s nodes=%s version=%s", a.Command, a.Op.Backup,
+		a.Op.Token, names(a.Op.Nodes), a.Op.Version)
 }
 func (a SalvageData) String() string {
 	return fmt.Sprintf("salvage-data op=%s node=%s", a.Op.ID, a.Node)

@@ -30,8 +30,8 @@ type Observation struct {
 	// BackupFailures is how many backups have failed in a row, BackupError why the last of them did.
 	BackupFailures int
 	BackupError    string
-	// BackupWanted says why a full backup is needed at once, whatever the interval: changes are not to be had any more, or there is nothing yet that
-	// they can be put on. Else it is empty.
+	// BackupWanted says why a full backup is needed at once, whatever the interval: changes are not
+	// to be had any more, or there is nothing yet that they can be put on. Else it is empty.
 	BackupWanted string
 	// Restored is true from the end of a restore until the first backup of what was restored.
 	Restored bool

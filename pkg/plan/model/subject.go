@@ -46,7 +46,8 @@ func (a FinishRestore) subject() string { return "finish-restore " + a.Op.ID }
 func (a FailCommand) subject() string   { return "fail-command " + a.Command }
 
 func (a StartEtcd) subject() string {
-	return fmt.Sprintf("start-etcd %s %t %t %t %s %s", a.Node, a.State.NewCluster, a.State.Quarantined, a.Restart, a.State.EtcdVersion, names(a.State.Nodes))
+	return fmt.Sprintf("start-etcd %s %t %t %t %s %s", a.Node, a.State.NewCluster, a.State.Quarantined, a.Restart,
+		a.State.EtcdVersion, names(a.State.Nodes))
 }
 
 func (a StartAll) subject() string { return "start-all " + startIDs(a.Starts) }

@@ -151,7 +151,8 @@ func checkUnfenced(o *model.Observation, a model.Action) error {
 		return fmt.Errorf("%s %s", a, why)
 	}
 	rec := o.Store.Operation
-	if rec == nil || rec.State != model.OpStopping && rec.State != model.OpSwitching && rec.State != model.OpVerifying && rec.State != model.OpReverting {
+	if rec == nil || rec.State != model.OpStopping && rec.State != model.OpSwitching &&
+		rec.State != model.OpVerifying && rec.State != model.OpReverting {
 		return fmt.Errorf("%s %s", a, why)
 	}
 	return checkHeard(o, a, why)
@@ -162,7 +163,8 @@ func checkUnfenced(o *model.Observation, a model.Action) error {
 func checkUnwatched(o *model.Observation, a model.Action) error {
 	rec := o.Store.Operation
 	allowed := false
-	inCommit := map[model.OperationState]bool{model.OpStopping: true, model.OpSwitching: true, model.OpVerifying: true, model.OpReverting: true}
+	inCommit := map[model.OperationState]bool{model.OpStopping: true, model.OpSwitching: true, model.OpVerifying: true,
+		model.OpReverting: true}
 	switch a := a.(type) {
 	case model.StopAll, model.SwitchAll, model.HaltAll, model.RollbackAll:
 		allowed = true
@@ -178,7 +180,8 @@ func checkUnwatched(o *model.Observation, a model.Action) error {
 // checkCounted: until a restore has stopped anything it counts on the members, and on the data dirs, that there were when it began.
 func checkCounted(o *model.Observation, a model.Action) error {
 	op := unfinished(o)
-	if op == nil || op.State != model.OpSalvaging && op.State != model.OpProving && op.State != model.OpStaging && op.State != model.OpSaving {
+	if op == nil || op.State != model.OpSalvaging && op.State != model.OpProving && op.State != model.OpStaging &&
+		op.State != model.OpSaving {
 		return nil
 	}
 	start, ok := a.(model.StartEtcd)

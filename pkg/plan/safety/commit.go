@@ -76,7 +76,8 @@ func ready(o *model.Observation, least int) error {
 		}
 	}
 	if count < least && !op.Written && !lives(o, "") {
-		return fmt.Errorf("node %s doesn't answer or has not staged revision %d with hash %d; %d of %d have", missing, op.Revision, op.Hash, count, len(op.Nodes))
+		return fmt.Errorf("node %s doesn't answer or has not staged revision %d with hash %d; %d of %d have", missing,
+			op.Revision, op.Hash, count, len(op.Nodes))
 	}
 	return nil
 }
@@ -244,7 +245,8 @@ func checkBack(o *model.Observation, a model.Advance, p model.Policy) error {
 			return fmt.Errorf("the restored cluster serves, as node %s says", n.ID)
 		}
 		asTold = false
-		if i := slices.IndexFunc(n.Staged, func(s cluster.StagedDir) bool { return s.Operation == op.ID }); i < 0 || !n.Staged[i].Halted || n.Staged[i].Written {
+		if i := slices.IndexFunc(n.Staged, func(s cluster.StagedDir) bool { return s.Operation == op.ID }); i < 0 ||
+			!n.Staged[i].Halted || n.Staged[i].Written {
 			unknown = string(n.ID)
 		}
 	}

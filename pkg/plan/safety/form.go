@@ -13,7 +13,8 @@ func checkCreate(o *model.Observation, founders []cluster.EtcdNode) error {
 	if o.Store.Marker.Phase != model.MarkerAbsent {
 		return fmt.Errorf("a cluster was created for this store before (%s)", o.Store.Marker.Phase)
 	}
-	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.ObjectErrors) > 0 || len(o.Store.FailedRestores) > 0 || unfinished(o) != nil {
+	if len(o.Store.Commands) > 0 || len(o.Store.CommandErrors) > 0 || len(o.Store.ObjectErrors) > 0 ||
+		len(o.Store.FailedRestores) > 0 || unfinished(o) != nil {
 		return fmt.Errorf("a restore is queued or under way, or has failed")
 	}
 	for _, n := range o.Nodes {
@@ -106,7 +107,8 @@ func checkStart(o *model.Observation, a model.StartEtcd) error {
 	}
 	lifts := (n.State.Quarantined || n.Etcd.Running && n.Etcd.Quarantined) && !a.State.Quarantined
 	if lifts && !mayOpen(o, a.State.Token) {
-		return fmt.Errorf("clients would be let into cluster %s, of which the store doesn't say that it is formed and verified", a.State.Token)
+		return fmt.Errorf("clients would be let into cluster %s, of which the store doesn't say that it is formed and verified",
+			a.State.Token)
 	}
 	if !a.Restart || !n.Etcd.Healthy {
 		return nil
@@ -196,7 +198,8 @@ func checkFormed(o *model.Observation, a model.MarkFormed) error {
 	}
 	healthy := 0
 	for _, f := range m.Founders {
-		if n := o.Node(cluster.NodeID(f.Name)); n != nil && n.State != nil && n.State.Token == m.Token && n.Etcd.Healthy && !n.Etcd.Learner {
+		if n := o.Node(cluster.NodeID(f.Name)); n != nil && n.State != nil && n.State.Token == m.Token &&
+			n.Etcd.Healthy && !n.Etcd.Learner {
 			healthy++
 		}
 	}

@@ -151,12 +151,14 @@ func checkSetAside(o *model.Observation, a model.SetAside) error {
 	if n == nil || n.State == nil || n.State.Token != a.Token || n.StateError != "" {
 		return fmt.Errorf("node %s doesn't have cluster %s", a.Node, a.Token)
 	}
-	if n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" && o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token {
+	if n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" &&
+		o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token {
 		return nil // an attempt to form that was given up; no client was ever let in
 	}
 	m := o.Store.Marker
 	ready := slices.ContainsFunc(o.Store.Commands, func(c model.Command) bool { return c.Ready })
-	if n.Holding && !n.Etcd.Running && ready && o.Store.Error == "" && unfinished(o) == nil && m.Phase == model.MarkerFormed && m.Token != "" && m.Token != a.Token {
+	if n.Holding && !n.Etcd.Running && ready && o.Store.Error == "" && unfinished(o) == nil &&
+		m.Phase == model.MarkerFormed && m.Token != "" && m.Token != a.Token {
 		return nil // held for a restore that is over and has put another cluster in its place; another is asked for
 	}
 	members := authority(o)

@@ -130,14 +130,17 @@ func checkStaged(o *model.Observation, op model.Operation) error {
 // checkAdvance: each state is only reached when what it stands on is there.
 func checkAdvance(o *model.Observation, a model.Advance, p model.Policy) error {
 	before := map[model.OperationState][]model.OperationState{
-		model.OpProving: {model.OpSalvaging}, model.OpStaging: {model.OpProving}, model.OpSaving: {model.OpStaging}, model.OpStopping: {model.OpSaving}, model.OpSwitching: {model.OpStopping, model.OpReverting},
-		model.OpVerifying: {model.OpSwitching}, model.OpReverting: {model.OpStopping, model.OpSwitching, model.OpVerifying, model.OpReverting},
+		model.OpProving: {model.OpSalvaging}, model.OpStaging: {model.OpProving}, model.OpSaving: {model.OpStaging},
+		model.OpStopping: {model.OpSaving}, model.OpSwitching: {model.OpStopping, model.OpReverting},
+		model.OpVerifying: {model.OpSwitching}, model.OpReverting: {model.OpStopping, model.OpSwitching,
+			model.OpVerifying, model.OpReverting},
 	}
 	if err := checkOp(o, a.Op, before[a.To]...); err != nil {
 		return err
 	}
 	op := o.Store.Operation
-	if a.Op.Written != op.Written && (op.State != model.OpReverting || a.To != model.OpSwitching) || a.Op.Unwritten != op.Unwritten && a.To != model.OpReverting {
+	if a.Op.Written != op.Written && (op.State != model.OpReverting || a.To != model.OpSwitching) ||
+		a.Op.Unwritten != op.Unwritten && a.To != model.OpReverting {
 		return fmt.Errorf("whether clients have written isn't known in state %s", op.State)
 	}
 	if a.Op.Backup != op.Backup && (op.State != model.OpSalvaging || op.Backup != "" || a.Op.Backup != op.Source.OrBackup) {
@@ -198,7 +201,8 @@ func checkFinish(o *model.Observation, a model.FinishRestore) error {
 		}
 		return checkOp(o, a.Op, model.OpSalvaging, model.OpProving, model.OpStaging, model.OpSaving)
 	case model.OpDone:
-		if rec != nil && (rec.Written || rec.Token == o.Store.Marker.Token && len(rec.Verified) > 0) && slices.ContainsFunc(o.Store.Commands, func(c model.Command) bool { return c.Ready && c.Name != rec.ID }) {
+		if rec != nil && (rec.Written || rec.Token == o.Store.Marker.Token && len(rec.Verified) > 0) &&
+			slices.ContainsFunc(o.Store.Commands, func(c model.Command) bool { return c.Ready && c.Name != rec.ID }) {
 			return checkOp(o, a.Op, model.OpSwitching, model.OpVerifying)
 		}
 		if err := checkOp(o, a.Op, model.OpVerifying); err != nil {

@@ -15,8 +15,10 @@ func checkRestartMember(o *model.Observation, a model.RestartMember) error {
 	switch {
 	case n == nil || n.State == nil || n.StateError != "" || !n.DataPresent:
 		return fmt.Errorf("node %s has no member to restart", a.Node)
-	case servingToken(o) == "" && !n.Etcd.Healthy && len(n.State.Nodes) == 1 && n.State.Nodes[0].Name == string(a.Node) && !n.Holding && unfinished(o) == nil &&
-		a.State.Token == n.State.Token && a.State.EtcdVersion == n.State.EtcdVersion && a.State.Quarantined == n.State.Quarantined && !a.State.NewCluster && len(a.State.Nodes) == 1:
+	case servingToken(o) == "" && !n.Etcd.Healthy && len(n.State.Nodes) == 1 &&
+		n.State.Nodes[0].Name == string(a.Node) && !n.Holding && unfinished(o) == nil &&
+		a.State.Token == n.State.Token && a.State.EtcdVersion == n.State.EtcdVersion &&
+		a.State.Quarantined == n.State.Quarantined && !a.State.NewCluster && len(a.State.Nodes) == 1:
 		return a.Settings.Validate() // the only member, and it serves nobody
 	case n.State.Token != a.State.Token || servingToken(o) != a.State.Token:
 		return fmt.Errorf("node %s has cluster %s, and not the one that serves", a.Node, n.State.Token)
@@ -180,7 +182,8 @@ func checkUpkeep(o *model.Observation, a model.Action) error {
 	return nil
 }
 
-// checkBeside: beside a restore nothing is tended but alarms and history of the cluster that is to be replaced, before any of it is stopped.
+// checkBeside: beside a restore nothing is tended but alarms and history of the cluster that is to
+// be replaced, before any of it is stopped.
 func checkBeside(o *model.Observation, a model.Action, serving cluster.Token) error {
 	op := unfinished(o)
 	if op == nil {
@@ -188,15 +191,17 @@ func checkBeside(o *model.Observation, a model.Action, serving cluster.Token) er
 	}
 	switch a.(type) {
 	case model.Compact, model.Disarm:
-		if early := op.State == model.OpSalvaging || op.State == model.OpProving || op.State == model.OpStaging; early && op.OldToken == serving {
+		if early := op.State == model.OpSalvaging || op.State == model.OpProving ||
+			op.State == model.OpStaging; early && op.OldToken == serving {
 			return nil
 		}
 	}
 	return fmt.Errorf("restore %s is under way", op.ID)
 }
 
-// checkDefragment: only a healthy member, one at a time. While clients can write, with all members well and never one of two; while etcd refuses
-// all writes for want of room, a quorum of healthy voters is enough.
+// checkDefragment: only a healthy member, one at a time. While clients can write, with all members
+// well and never one of two; while etcd refuses all writes for want of room, a quorum of healthy
+// voters is enough.
 func checkDefragment(o *model.Observation, a model.Defragment, members []cluster.Member, here []*cluster.NodeStatus) error {
 	n := o.Node(a.Node)
 	if n == nil || !slices.Contains(here, n) {

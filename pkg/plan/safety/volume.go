@@ -84,7 +84,8 @@ func checkRelease(o *model.Observation, a model.ReleaseVolume) error {
 		return err
 	}
 	if r := o.Node(a.Node).Release; r.Volume != a.Volume || r.Replacement != a.Replacement {
-		return fmt.Errorf("node %s is ready to give volume %s up for %s, not %s for %s", a.Node, r.Volume, r.Replacement, a.Volume, a.Replacement)
+		return fmt.Errorf("node %s is ready to give volume %s up for %s, not %s for %s", a.Node, r.Volume,
+			r.Replacement, a.Volume, a.Replacement)
 	}
 	return nil
 }

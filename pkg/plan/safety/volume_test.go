@@ -45,8 +45,10 @@ func TestMayRelease(t *testing.T) {
 
 		{"it isn't ready", func(o *model.Observation) { o.Nodes[2].Release = nil }, "isn't ready"},
 		{"it doesn't answer", func(o *model.Observation) { o.Nodes = o.Nodes[:2] }, "doesn't answer"},
-		{"a restore is recorded", func(o *model.Observation) { o.Store.Operation = &model.Operation{ID: "r1", State: model.OpProving} }, "a restore is under way (r1)"},
-		{"a node's journal has a restore", func(o *model.Observation) { o.Nodes[0].Operation = "r0" }, "member a (1): a restore is under way on its node (r0)"},
+		{"a restore is recorded", func(o *model.Observation) { o.Store.Operation = &model.Operation{ID: "r1", State: model.OpProving} },
+			"a restore is under way (r1)"},
+		{"a node's journal has a restore", func(o *model.Observation) { o.Nodes[0].Operation = "r0" },
+			"member a (1): a restore is under way on its node (r0)"},
 		{"a node is held", func(o *model.Observation) { o.Nodes[1].Holding = true }, "member b (2): a restore"},
 		{"it is busy itself", func(o *model.Observation) { o.Nodes[2].Busy = "stage" }, "member c (3): its node is busy with stage"},
 		{"another volume is given up", func(o *model.Observation) { o.Nodes[0].Busy = "release_volume" }, "member a (1): its node is busy"},
@@ -54,8 +56,10 @@ func TestMayRelease(t *testing.T) {
 		{"another isn't healthy", func(o *model.Observation) {
 			o.Nodes[1].Etcd = cluster.EtcdStatus{Running: true, MemberID: 2, UnhealthyFor: time.Second, Error: "no leader"}
 		}, "member b (2): it isn't a healthy voter: no leader"},
-		{"it isn't healthy itself", func(o *model.Observation) { o.Nodes[2].Etcd.Healthy = false }, "member c (3): it isn't a healthy voter"},
-		{"another has an empty disk", func(o *model.Observation) { o.Nodes[1].State = nil }, "member b (2): its node doesn't have its data"},
+		{"it isn't healthy itself", func(o *model.Observation) { o.Nodes[2].Etcd.Healthy = false },
+			"member c (3): it isn't a healthy voter"},
+		{"another has an empty disk", func(o *model.Observation) { o.Nodes[1].State = nil },
+			"member b (2): its node doesn't have its data"},
 		{"another has another cluster's data", func(o *model.Observation) {
 			o.Nodes[1].State = &cluster.EtcdState{Token: "T0"}
 			o.Nodes[1].Etcd.Healthy = false
@@ -77,7 +81,8 @@ func TestMayRelease(t *testing.T) {
 			}
 		}, "there are 2 members, and 3 are needed"},
 		{"five are wanted", func(o *model.Observation) { o.Store.Spec.MemberCount = 5 }, "there are 3 members, and 5 are needed"},
-		{"five were wanted when the store was there", func(o *model.Observation) { o.Store.Spec = nil; o.Nodes[2].State.DesiredSize = 5 }, "and 5 are needed"},
+		{"five were wanted when the store was there",
+			func(o *model.Observation) { o.Store.Spec = nil; o.Nodes[2].State.DesiredSize = 5 }, "and 5 are needed"},
 		{"it isn't a member", func(o *model.Observation) {
 			o.Nodes[2].Release = nil
 			o.Nodes = append(o.Nodes, cluster.NodeStatus{ID: "d", Release: &cluster.VolumeRelease{Volume: "vol-d", Replacement: "vol-new"}})
@@ -103,7 +108,8 @@ func TestMayRelease(t *testing.T) {
 			if (asked == nil) != (err == nil) {
 				t.Errorf("MayRelease: %v, Check: %v", err, asked)
 			}
-			if asked := Check(o, model.ReleaseVolume{Node: id, Volume: "vol-" + string(id), Replacement: "vol-other"}, model.Policy{}); asked == nil {
+			if asked := Check(o, model.ReleaseVolume{Node: id, Volume: "vol-" + string(id), Replacement: "vol-other"},
+				model.Policy{}); asked == nil {
 				t.Error("Check lets another volume be taken than the one that the node is ready for")
 			}
 		})
