@@ -1,9 +1,11 @@
 // Package adopt makes a member of an etcd cluster that kubeadm, systemd or a person runs into one that the manager continues, with its
 // members, its data and its cluster id.
 //
-// It reads how that etcd is run (FromManifest, FromUnit, FromFlags), asks it who its members are, and plans; a plan changes nothing. Carrying it
-// out is a sequence of idempotent steps that is recorded in the manager's data dir, so that it goes on wherever it was interrupted. It must never
-// touch a data dir that an etcd uses, never overwrite an authority, and never let a store say that this cluster may be formed anew.
+// It reads how that etcd is run (FromManifest, FromUnit, FromFlags), asks it who its members are,
+// and plans; a plan changes nothing. Carrying it out is a sequence of idempotent steps that is
+// recorded in the manager's data dir, so that it goes on wherever it was interrupted. It must never
+// touch a data dir that an etcd uses, never overwrite an authority, and never let a store say that
+// this cluster may be formed anew.
 package adopt
 
 import (
@@ -67,7 +69,8 @@ type Plan struct {
 	// Flags start the manager, Env is what it hands on to etcd.
 	Flags []string `json:"flags"`
 	Env   []string `json:"env,omitempty"`
-	// Stop are the commands that stop the other software. While Manifest exists the kubelet starts it again, and while Unit is active systemd does.
+	// Stop are the commands that stop the other software. While Manifest exists the kubelet starts
+	// it again, and while Unit is active systemd does.
 	Stop     []string `json:"stop"`
 	Manifest string   `json:"manifest,omitempty"`
 	Unit     string   `json:"unit,omitempty"`
@@ -86,8 +89,10 @@ type Copied struct {
 
 // handled are etcd's flags that become the manager's, or that a member which exists doesn't need.
 var handled = map[string]bool{
-	"name": true, "data-dir": true, "listen-client-urls": true, "advertise-client-urls": true, "listen-peer-urls": true, "initial-advertise-peer-urls": true,
-	"initial-cluster": true, "initial-cluster-state": true, "initial-cluster-token": true, "cert-file": true, "key-file": true, "trusted-ca-file": true,
+	"name": true, "data-dir": true, "listen-client-urls": true, "advertise-client-urls": true, "listen-peer-urls": true,
+	"initial-advertise-peer-urls": true,
+	"initial-cluster":             true, "initial-cluster-state": true, "initial-cluster-token": true, "cert-file": true,
+	"key-file": true, "trusted-ca-file": true,
 	"client-cert-auth": true, "peer-cert-file": true, "peer-key-file": true, "peer-trusted-ca-file": true, "peer-client-cert-auth": true,
 	"listen-metrics-urls": true, "unsupported-arch": true,
 }
@@ -114,7 +119,8 @@ func Make(ctx context.Context, s *Source, o Options) (*Plan, error) {
 	if !filepath.IsAbs(old) {
 		return nil, fmt.Errorf("etcd's data dir must be an absolute path, not %q; give it: etcd-manager adopt [flags] -- --data-dir=DIR ...: %w", old, ErrRefused)
 	}
-	p := &Plan{Version: recordVersion, ClusterName: o.ClusterName, OldDataDir: filepath.Clean(old), DataDir: o.DataDir, PKIDir: o.PKIDir, Stop: s.Stop, Manifest: s.Manifest, Unit: s.Unit}
+	p := &Plan{Version: recordVersion, ClusterName: o.ClusterName, OldDataDir: filepath.Clean(old), DataDir: o.DataDir,
+		PKIDir: o.PKIDir, Stop: s.Stop, Manifest: s.Manifest, Unit: s.Unit}
 	if err := p.checkPlace(); err != nil {
 		return nil, err
 	}
@@ -215,7 +221,8 @@ func (p *Plan) authorities(v map[string]string, o Options) (secure bool, err err
 }
 
 // ask asks the running etcd.
-func (p *Plan) ask(ctx context.Context, v map[string]string, o Options, secure bool) (members []cluster.Member, self cluster.Member, err error) {
+func (p *Plan) ask(ctx context.Context, v map[string]string, o Options, secure bool) (members []cluster.Member,
+	self cluster.Member, err error) {
 	urls := split(v["advertise-client-urls"])
 	if len(urls) == 0 {
 		urls = split(v["listen-client-urls"])
@@ -277,19 +284,22 @@ func clientTLS(v map[string]string, o Options) (*tls.Config, error) {
 	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-// nodes makes the state from the member list. The token has no meaning for a member that exists; the cluster id makes it the same on all nodes.
+// nodes makes the state from the member list. The token has no meaning for a member that exists;
+// the cluster id makes it the same on all nodes.
 func (p *Plan) nodes(members []cluster.Member, self cluster.Member, secure bool, o Options) error {
 	token := cluster.Token("adopted-" + p.ClusterID)
 	p.State = cluster.EtcdState{DesiredSize: len(members), Token: token, EtcdVersion: p.Running}
 	if !cluster.ValidMemberCount(len(members)) {
-		return fmt.Errorf("the cluster has %d members; the manager keeps 1, 3, 5, 7 or 9; add or remove one first: %w", len(members), ErrRefused)
+		return fmt.Errorf("the cluster has %d members; the manager keeps 1, 3, 5, 7 or 9; add or remove one first: %w",
+			len(members), ErrRefused)
 	}
 	if strings.ContainsAny(self.Name, "/= ,\n\t") {
 		return fmt.Errorf("the member's name %q becomes the node id, which must be one word: %w", self.Name, ErrRefused)
 	}
 	for _, m := range members {
 		if m.Learner || m.Name == "" || len(m.ClientURLs) == 0 {
-			return fmt.Errorf("member %s (%s) is a learner or has never started; wait until it votes, or remove it: %w", m.ID, m.Name, ErrRefused)
+			return fmt.Errorf("member %s (%s) is a learner or has never started; wait until it votes, or remove it: %w",
+				m.ID, m.Name, ErrRefused)
 		}
 		n := cluster.EtcdNode{Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, TLS: secure}
 		for _, s := range append(slices.Clone(m.PeerURLs), m.ClientURLs...) {
@@ -331,7 +341,8 @@ func (p *Plan) describe(v map[string]string, self cluster.Member, secure bool, o
 	}
 	p.Flags = []string{
 		"--cluster-name=" + o.ClusterName, "--backup-store=" + o.StoreURL, "--data-dir=" + o.DataDir, "--pki-dir=" + o.PKIDir,
-		"--address=" + address, "--etcd-address=" + listen, "--client-urls=" + template(me.ClientURLs), "--peer-urls=" + template(me.PeerURLs),
+		"--address=" + address, "--etcd-address=" + listen, "--client-urls=" + template(me.ClientURLs),
+		"--peer-urls=" + template(me.PeerURLs),
 		"--quarantine-client-urls=" + template(me.QuarantinedClientURLs), fmt.Sprintf("--grpc-port=%d", o.GRPCPort),
 	}
 	if !secure {
@@ -348,13 +359,15 @@ func (p *Plan) describe(v map[string]string, self cluster.Member, secure bool, o
 	slices.Sort(p.Env)
 	p.Changes = []string{
 		fmt.Sprintf("clients reach etcd at %s as before, peers at %s", strings.Join(me.ClientURLs, ", "), strings.Join(me.PeerURLs, ", ")),
-		fmt.Sprintf("etcd listens on %s (before: %s)", listen, strings.Join(append(split(v["listen-client-urls"]), split(v["listen-peer-urls"])...), ", ")),
+		fmt.Sprintf("etcd listens on %s (before: %s)", listen,
+			strings.Join(append(split(v["listen-client-urls"]), split(v["listen-peer-urls"])...), ", ")),
 		fmt.Sprintf("two more ports are opened: %d, for the managers, and %d, on which etcd listens instead of the client port while it is quarantined", o.GRPCPort, o.QuarantinePort),
 	}
 	if secure {
 		p.Changes = append(p.Changes, "etcd's server and peer certificates are issued by the manager, of the same CAs, and renewed by it; clients' certificates stay valid")
 		if v["client-cert-auth"] != "true" {
-			p.Changes = append(p.Changes, "clients NEED a certificate of "+v["trusted-ca-file"]+" from now on (--client-cert-auth wasn't set)")
+			p.Changes = append(p.Changes, "clients NEED a certificate of "+v["trusted-ca-file"]+
+				" from now on (--client-cert-auth wasn't set)")
 		}
 	}
 	if p.Next != p.Running {

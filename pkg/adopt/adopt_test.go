@@ -42,14 +42,16 @@ spec:
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"name": "a", "data-dir": "/mnt/etcd/inner", "cert-file": "/etc/k8s/pki/server.crt", "client-cert-auth": "true", "snapshot-count": "5"}
+	want := map[string]string{"name": "a", "data-dir": "/mnt/etcd/inner", "cert-file": "/etc/k8s/pki/server.crt",
+		"client-cert-auth": "true", "snapshot-count": "5"}
 	if !maps.Equal(s.Values, want) {
 		t.Errorf("values %v; want %v", s.Values, want)
 	}
 	if s.Manifest != dir+"/etcd.yaml" || !strings.HasPrefix(s.Stop[0], "mv "+s.Manifest) {
 		t.Errorf("manifest %q, stop %q", s.Manifest, s.Stop)
 	}
-	for _, bad := range []string{"kind: Pod", "spec: {containers: [{command: [sh, -c, etcd]}]}", "{", "spec: {containers: [{command: [etcd, what]}]}"} {
+	for _, bad := range []string{"kind: Pod", "spec: {containers: [{command: [sh, -c, etcd]}]}", "{",
+		"spec: {containers: [{command: [etcd, what]}]}"} {
 		if _, err := FromManifest(write(t, dir+"/bad.yaml", bad)); err == nil {
 			t.Errorf("%q is read", bad)
 		}
@@ -60,7 +62,8 @@ func TestFromUnit(t *testing.T) {
 	dir := t.TempDir()
 	first, second := filepath.Join(dir, "etc"), filepath.Join(dir, "lib")
 	env := write(t, dir+"/etcd.env", "# no\nETCD_NAME='a'\n; no\nOPTS=--snapshot-count 5 --client-cert-auth\n")
-	write(t, second+"/etcd.service", "[Service]\nEnvironment=\"ETCD_NAME=unit\" 'DATA=/var/lib/etcd'\nEnvironmentFile="+env+"\nExecStart=-/usr/bin/etcd \\\n  --data-dir ${DATA} $OPTS\n[Install]\nExecStart=no\n")
+	write(t, second+"/etcd.service", "[Service]\nEnvironment=\"ETCD_NAME=unit\" 'DATA=/var/lib/etcd'\nEnvironmentFile="+
+		env+"\nExecStart=-/usr/bin/etcd \\\n  --data-dir ${DATA} $OPTS\n[Install]\nExecStart=no\n")
 	write(t, first+"/etcd.service.d/10.conf", "[Service]\nEnvironment=DATA=/srv/etcd\n")
 	s, err := FromUnit("etcd", []string{first, second})
 	if err != nil {
@@ -70,7 +73,8 @@ func TestFromUnit(t *testing.T) {
 	if !maps.Equal(s.Values, want) || !slices.Equal(s.Stop, []string{"systemctl disable --now etcd"}) {
 		t.Errorf("values %v, stop %q; want %v", s.Values, s.Stop, want)
 	}
-	for _, bad := range []string{"[Service]\nExecStart=/bin/sh -c etcd", "[Service]\nExecStart=etcd \"--name", "[Service]\nEnvironmentFile=/nowhere\nExecStart=etcd", ""} {
+	for _, bad := range []string{"[Service]\nExecStart=/bin/sh -c etcd", "[Service]\nExecStart=etcd \"--name",
+		"[Service]\nEnvironmentFile=/nowhere\nExecStart=etcd", ""} {
 		if _, err := FromUnit(write(t, dir+"/bad.service", bad), nil); err == nil {
 			t.Errorf("%q is read", bad)
 		}
@@ -107,7 +111,8 @@ func TestRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Make(t.Context(), s, Options{DataDir: tc.to, PKIDir: dir + "/pki"}); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), tc.say) {
+		if _, err := Make(t.Context(), s, Options{DataDir: tc.to, PKIDir: dir + "/pki"}); !errors.Is(err, ErrRefused) ||
+			!strings.Contains(err.Error(), tc.say) {
 			t.Errorf("%v: %v; want %q", tc.flags, err, tc.say)
 		}
 	}
@@ -164,7 +169,8 @@ func TestListenAddress(t *testing.T) {
 func TestMoveWaitsForTheUnit(t *testing.T) {
 	dir := t.TempDir()
 	say := func(state string) {
-		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte("#!/bin/sh\n[ \"$1 $2\" = 'is-active etcd' ] || exit 9\necho "+state+"\nexit 3\n"), 0o755); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "systemctl"),
+			[]byte("#!/bin/sh\n[ \"$1 $2\" = 'is-active etcd' ] || exit 9\necho "+state+"\nexit 3\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

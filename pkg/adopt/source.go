@@ -111,7 +111,8 @@ func onHost(path string, mounts map[string]string) string {
 
 // UnitPaths are where systemd looks for units, best first.
 func UnitPaths() []string {
-	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+	return []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system",
+		"/usr/lib/systemd/system", "/lib/systemd/system"}
 }
 
 // FromUnit reads a unit of systemd with its drop-ins: a path, or a name that is looked for in the directories.

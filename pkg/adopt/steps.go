@@ -51,7 +51,8 @@ func Load(dataDir string) (*Plan, error) {
 	return &p, nil
 }
 
-// Check fails if an adoption was begun in the data dir and isn't at its end: the manager would take the member for one that has lost its data.
+// Check fails if an adoption was begun in the data dir and isn't at its end: the manager would take
+// the member for one that has lost its data.
 func Check(dataDir string) error {
 	p, err := Load(dataDir)
 	if err != nil || p == nil || p.Done {
@@ -134,7 +135,8 @@ func (p *Plan) writeID() error {
 	return nil
 }
 
-// copyAuthorities fills the PKI directory. The managers' own CA is made on the node that is adopted first, and must be the same on the others.
+// copyAuthorities fills the PKI directory. The managers' own CA is made on the node that is adopted
+// first, and must be the same on the others.
 func (p *Plan) copyAuthorities(known bool) error {
 	manager := filepath.Join(p.PKIDir, pki.ManagerCA)
 	if _, err := os.Stat(manager + ".key"); errors.Is(err, fs.ErrNotExist) && known && !p.begun() {
@@ -181,8 +183,8 @@ func copyOnce(from, to string, mode fs.FileMode) error {
 	return nil
 }
 
-// unitState is the state of a unit that systemd starts again by itself, as it does a few seconds after a crash; empty if it doesn't, or if there is no
-// systemd to ask.
+// unitState is the state of a unit that systemd starts again by itself, as it does a few seconds
+// after a crash; empty if it doesn't, or if there is no systemd to ask.
 func unitState(unit string) string {
 	if unit == "" {
 		return ""
@@ -218,7 +220,8 @@ func (p *Plan) Move() error {
 			return fmt.Errorf("%w, or systemd starts it again: unit %s is %s", ErrRuns, p.Unit, state)
 		}
 		if info, err := datadir.Inspect(p.OldDataDir); err != nil || fmt.Sprintf("%016x", info.ClusterID) != p.ClusterID {
-			return fmt.Errorf("%s isn't a data dir of cluster %s any more (%s, cluster %x): %w", p.OldDataDir, p.ClusterID, info.Reason, info.ClusterID, errors.Join(err, ErrRefused))
+			return fmt.Errorf("%s isn't a data dir of cluster %s any more (%s, cluster %x): %w", p.OldDataDir,
+				p.ClusterID, info.Reason, info.ClusterID, errors.Join(err, ErrRefused))
 		}
 		if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
 			return fmt.Errorf("move the data dir: %w", err)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The lowest priority for the CPU, the lowest for the disk, and the lowest with which a thread still gets its share of the disk. x/sys has no
-// names for those of ioprio_set.
+// The lowest priority for the CPU, the lowest for the disk, and the lowest with which a thread
+// still gets its share of the disk. x/sys has no names for those of ioprio_set.
 const (
 	lowestNice      = 19
 	ioprioWhoThread = 1
@@ -18,8 +18,9 @@ const (
 	ioprioLow       = 2<<13 | 7
 )
 
-// LowerProcess makes a process the last to get the CPU and the disk: it is for one that reads much and writes little. Priorities belong to threads, and a new thread has those of the one that
-// made it; so all are gone through until there is no new one. Failing is harmless.
+// LowerProcess makes a process the last to get the CPU and the disk: it is for one that reads much
+// and writes little. Priorities belong to threads, and a new thread has those of the one that made
+// it; so all are gone through until there is no new one. Failing is harmless.
 func LowerProcess(pid int) {
 	seen := map[int]bool{}
 	for again := true; again; {
@@ -39,9 +40,10 @@ func LowerProcess(pid int) {
 	}
 }
 
-// Go runs f in a goroutine with a thread of its own, which is the last to get the CPU and ends with f. Of the disk it gets a small share, not
-// only what is left over: a file system's journal may have to write f's data before it can finish an etcd's fsync. It is for loops
-// that calculate or write much: every switch to another goroutine costs more than usual.
+// Go runs f in a goroutine with a thread of its own, which is the last to get the CPU and ends with
+// f. Of the disk it gets a small share, not only what is left over: a file system's journal may
+// have to write f's data before it can finish an etcd's fsync. It is for loops that calculate or
+// write much: every switch to another goroutine costs more than usual.
 func Go(f func()) {
 	go func() {
 		runtime.LockOSThread()
@@ -63,8 +65,9 @@ func Go(f func()) {
 	}()
 }
 
-// lower gives a thread the lowest priorities. The idle class matters beside the nice value: one of its threads gives the CPU up the moment that any
-// other wants it, where a nice one would end its time slice first, which every request of an etcd beside it would wait for.
+// lower gives a thread the lowest priorities. The idle class matters beside the nice value: one of
+// its threads gives the CPU up the moment that any other wants it, where a nice one would end its
+// time slice first, which every request of an etcd beside it would wait for.
 func lower(tid int, io uintptr) {
 	_ = unix.Setpriority(unix.PRIO_PROCESS, tid, lowestNice)
 	_ = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE, Nice: lowestNice}, 0)

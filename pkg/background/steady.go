@@ -5,8 +5,9 @@ import "os"
 // smallStep is as much on its way to the disk as an etcd on the same one doesn't wait for when it writes its log.
 const smallStep = 1 << 20
 
-// Steady writes a file from its beginning to its end, and only that: its errors are the file's. What is written goes to the disk all along in small
-// steps, so that the sync in the end, which is the caller's, has little left to do. It is for one goroutine at a time.
+// Steady writes a file from its beginning to its end, and only that: its errors are the file's.
+// What is written goes to the disk all along in small steps, so that the sync in the end, which is
+// the caller's, has little left to do. It is for one goroutine at a time.
 type Steady struct {
 	f    *os.File
 	step int64

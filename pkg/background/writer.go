@@ -14,8 +14,9 @@ import (
 // step is how many bytes may be on their way to the disk while as many are being written to memory; the free space is looked at as often.
 const step = 4 << 20
 
-// Writer writes a large file from its beginning to its end. What is written goes to the disk all along instead of piling up in memory, so that no final
-// flush makes an etcd wait for its own fsync. It neither syncs nor closes the file. It is for one goroutine at a time.
+// Writer writes a large file from its beginning to its end. What is written goes to the disk all
+// along instead of piling up in memory, so that no final flush makes an etcd wait for its own
+// fsync. It neither syncs nor closes the file. It is for one goroutine at a time.
 type Writer struct {
 	steady   Steady
 	keepFree int64
@@ -23,7 +24,8 @@ type Writer struct {
 	look int64
 }
 
-// NewWriter returns a writer for an empty file. keepFree is how many bytes must stay free on its file system; 0 means that it may be filled.
+// NewWriter returns a writer for an empty file. keepFree is how many bytes must stay free on its
+// file system; 0 means that it may be filled.
 func NewWriter(f *os.File, keepFree int64) *Writer {
 	return &Writer{steady: Steady{f: f, step: step}, keepFree: keepFree}
 }
@@ -41,7 +43,8 @@ func (w *Writer) Expect(n int64) error {
 		syscall.ENOSPC, w.steady.f.Name(), up(n), free>>20, up(w.keepFree), cluster.ErrPermanent)
 }
 
-// Write implements io.Writer. A disk that is full, or would be fuller than allowed, is an error that wraps syscall.ENOSPC and cluster.ErrPermanent.
+// Write implements io.Writer. A disk that is full, or would be fuller than allowed, is an error
+// that wraps syscall.ENOSPC and cluster.ErrPermanent.
 func (w *Writer) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
 		if err = w.room(); err != nil {

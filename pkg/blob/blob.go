@@ -20,8 +20,10 @@ type Info struct {
 	Key string
 	// Size is the number of stored bytes.
 	Size int64
-	// Version is opaque and changes whenever the object is replaced by other bytes; it is what PutOptions.IfVersion takes.
-	// (S3: the ETag, which comes back with the same bytes, so what is replaced conditionally should be its writer's own.) It can be empty in a listing of a backend for which it would cost a request an object.
+	// Version is opaque and changes whenever the object is replaced by other bytes; it is what
+	// PutOptions.IfVersion takes. (S3: the ETag, which comes back with the same bytes, so what is
+	// replaced conditionally should be its writer's own.) It can be empty in a listing of a backend
+	// for which it would cost a request an object.
 	Version string
 	// Modified is when the object was last written, by the store's clock.
 	Modified time.Time
@@ -77,8 +79,10 @@ type Store interface {
 	// List yields all objects whose key starts with prefix, in lexical order of key, page by page. After an error the sequence ends.
 	List(ctx context.Context, prefix string, opts ListOptions) iter.Seq2[Entry, error]
 	// Purge deletes every version of every object below prefix for which match returns true, in
-	// batches, and returns how many objects went. What the store has under lock stays and is reported as a *LockedError. It goes on after objects that could not be deleted and returns what
-	// failed, joined. Objects that are gone already, or hidden, are a success. One that is hidden never shows again because of a Purge.
+	// batches, and returns how many objects went. What the store has under lock stays and is
+	// reported as a *LockedError. It goes on after objects that could not be deleted and returns
+	// what failed, joined. Objects that are gone already, or hidden, are a success. One that is
+	// hidden never shows again because of a Purge.
 	Purge(ctx context.Context, prefix string, match func(key string) bool) (int, error)
 }
 

@@ -53,7 +53,8 @@ func retryCase(t *testing.T, f func(t *testing.T, s blob.Store, faults *blobtest
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		faults := blobtest.NewFaulty(blobtest.NewMemory())
-		f(t, blob.Retry(faults, blob.RetryPolicy{Attempts: 4, Base: time.Second, Max: 3 * time.Second, Rand: func() float64 { return 0.5 }}), faults)
+		f(t, blob.Retry(faults, blob.RetryPolicy{Attempts: 4, Base: time.Second, Max: 3 * time.Second,
+			Rand: func() float64 { return 0.5 }}), faults)
 	})
 }
 
@@ -83,7 +84,8 @@ func TestRetryPauses(t *testing.T) {
 
 func TestRetryOnlyTransient(t *testing.T) {
 	retryCase(t, func(t *testing.T, s blob.Store, faults *blobtest.Faulty) {
-		for _, fault := range []error{blobtest.Denied("stat", "k", "s3:GetObject"), &blob.Error{Op: "stat", Key: "k", Kind: blob.ErrNotFound}, errors.New("unknown")} {
+		for _, fault := range []error{blobtest.Denied("stat", "k", "s3:GetObject"),
+			&blob.Error{Op: "stat", Key: "k", Kind: blob.ErrNotFound}, errors.New("unknown")} {
 			faults.Heal()
 			faults.Add(blobtest.Fault{Op: "stat", Err: fault})
 			before := count(faults, "stat")
@@ -108,7 +110,8 @@ func TestRetryPut(t *testing.T) {
 			t.Errorf("stored %q", got)
 		}
 		faults.Add(blobtest.Fault{Op: "put", Times: 1, Err: blobtest.Transient("put", "k")})
-		if _, err := s.Put(t.Context(), "k", io.MultiReader(strings.NewReader("x")), blob.PutOptions{}); !errors.Is(err, blob.ErrTransient) {
+		if _, err := s.Put(t.Context(), "k", io.MultiReader(strings.NewReader("x")), blob.PutOptions{}); !errors.Is(err,
+			blob.ErrTransient) {
 			t.Errorf("a body that can't be rewound was tried again: %v", err)
 		}
 	})
@@ -320,7 +323,8 @@ func TestObserve(t *testing.T) {
 	for range s.List(t.Context(), "", blob.ListOptions{}) {
 	}
 	_, _ = s.Purge(t.Context(), "k", func(string) bool { return true })
-	want := []blob.Event{{Op: "put", Key: "k", Bytes: 7}, {Op: "get", Key: "k", Bytes: 7}, {Op: "stat", Key: "absent", Err: blob.ErrNotFound}, {Op: "list"}, {Op: "purge", Key: "k"}}
+	want := []blob.Event{{Op: "put", Key: "k", Bytes: 7}, {Op: "get", Key: "k", Bytes: 7},
+		{Op: "stat", Key: "absent", Err: blob.ErrNotFound}, {Op: "list"}, {Op: "purge", Key: "k"}}
 	if len(events) != len(want) {
 		t.Fatalf("%d events: %+v", len(events), events)
 	}

@@ -20,16 +20,18 @@ const (
 	closeWait = 10 * time.Second
 )
 
-// Uninterruptible is a Store whose operations may block in the kernel whatever becomes of their context, as those on a frozen or lost file system do.
+// Uninterruptible is a Store whose operations may block in the kernel whatever becomes of their
+// context, as those on a frozen or lost file system do.
 type Uninterruptible interface {
 	Store
 	// Uninterruptible does nothing; it marks the type.
 	Uninterruptible()
 }
 
-// Detach returns a Store whose operations end with their context even while s hangs, with ErrTransient if it was the time that ended. It
-// returns s itself unless that is Uninterruptible. What hangs goes on in a goroutine of its own, never touches the caller's body, function or
-// buffer again, and at most 16 of them do so: then operations fail at once. It belongs below WithTimeouts.
+// Detach returns a Store whose operations end with their context even while s hangs, with
+// ErrTransient if it was the time that ended. It returns s itself unless that is Uninterruptible.
+// What hangs goes on in a goroutine of its own, never touches the caller's body, function or buffer
+// again, and at most 16 of them do so: then operations fail at once. It belongs below WithTimeouts.
 func Detach(s Store) Store {
 	if _, ok := s.(Uninterruptible); !ok {
 		return s

@@ -92,7 +92,8 @@ func operations(t *testing.T, s blob.Store) map[string]func(context.Context) err
 	}
 }
 
-// TestDetach: every operation of a store that hangs ends with its time, and one that is called off at once; what was given up has no effect later.
+// TestDetach: every operation of a store that hangs ends with its time, and one that is called off
+// at once; what was given up has no effect later.
 func TestDetach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := blobtest.NewMemory()
@@ -102,7 +103,8 @@ func TestDetach(t *testing.T) {
 		for name, do := range operations(t, s) {
 			start := time.Now()
 			err := do(t.Context())
-			if !errors.Is(err, blob.ErrTransient) || !strings.Contains(err.Error(), "file:///frozen") || !strings.Contains(err.Error(), "hangs") {
+			if !errors.Is(err, blob.ErrTransient) || !strings.Contains(err.Error(), "file:///frozen") ||
+				!strings.Contains(err.Error(), "hangs") {
 				t.Errorf("%s: %v", name, err)
 			}
 			if took := time.Since(start); took > 11*time.Minute {

@@ -19,8 +19,9 @@ const (
 	remembered = 50 * time.Second
 )
 
-// Hangs knows which operations of a store are without an answer, and for how long. That another one has an answer says nothing: a file system that
-// is frozen answers reads, and a server may hang in some of what it does. It may be asked concurrently.
+// Hangs knows which operations of a store are without an answer, and for how long. That another one
+// has an answer says nothing: a file system that is frozen answers reads, and a server may hang in
+// some of what it does. It may be asked concurrently.
 type Hangs struct {
 	mu      sync.Mutex
 	pending map[*pending]bool
@@ -123,7 +124,8 @@ func (p *pending) end(ctx context.Context, err error) {
 // unanswered tells whether it was the time that ended an operation: its own, its caller's, or that of a request.
 func unanswered(ctx context.Context, err error) bool {
 	var n net.Error
-	return errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, errTimeout) || errors.Is(err, errHangs) && errors.Is(err, ErrTransient) || errors.As(err, &n) && n.Timeout()
+	return errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, errTimeout) || errors.Is(err, errHangs) &&
+		errors.Is(err, ErrTransient) || errors.As(err, &n) && n.Timeout()
 }
 
 type progressKey struct{}

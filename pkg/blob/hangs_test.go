@@ -67,15 +67,18 @@ func TestHangs(t *testing.T) {
 		at   time.Duration
 		want string
 	}{
-		"a large put, early":               {&slowStore{put: time.Hour}, large, 29 * time.Second, ""},
-		"a large put":                      {&slowStore{put: time.Hour}, large, 31 * time.Second, "put k has been without an answer for 31s"},
-		"a large put, long before its end": {&slowStore{put: time.Hour}, large, 9 * time.Minute, "put k has been without an answer for 9m0s"},
-		"a large put that was given up":    {&slowStore{put: time.Hour}, large, 630 * time.Second, "without an answer for 10m30s"},
-		"a minute after that":              {&slowStore{put: time.Hour}, large, 11 * time.Minute, ""},
-		"a small put that was given up":    {&slowStore{put: time.Hour}, small, 40 * time.Second, "put k has been without an answer for 40s"},
-		"a minute after it was given up":   {&slowStore{put: time.Hour}, small, 90 * time.Second, ""},
-		"a slow put that goes on":          {&slowStore{put: 5 * time.Minute, pieces: 20}, large, 2 * time.Minute, ""},
-		"a put that has ended":             {&slowStore{put: 5 * time.Minute}, large, 6 * time.Minute, ""},
+		"a large put, early": {&slowStore{put: time.Hour}, large, 29 * time.Second, ""},
+		"a large put": {&slowStore{put: time.Hour}, large, 31 * time.Second,
+			"put k has been without an answer for 31s"},
+		"a large put, long before its end": {&slowStore{put: time.Hour}, large, 9 * time.Minute,
+			"put k has been without an answer for 9m0s"},
+		"a large put that was given up": {&slowStore{put: time.Hour}, large, 630 * time.Second, "without an answer for 10m30s"},
+		"a minute after that":           {&slowStore{put: time.Hour}, large, 11 * time.Minute, ""},
+		"a small put that was given up": {&slowStore{put: time.Hour}, small, 40 * time.Second,
+			"put k has been without an answer for 40s"},
+		"a minute after it was given up": {&slowStore{put: time.Hour}, small, 90 * time.Second, ""},
+		"a slow put that goes on":        {&slowStore{put: 5 * time.Minute, pieces: 20}, large, 2 * time.Minute, ""},
+		"a put that has ended":           {&slowStore{put: 5 * time.Minute}, large, 6 * time.Minute, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -113,14 +113,16 @@ func ReadAll(ctx context.Context, s Store, key string, limit int64) ([]byte, Inf
 	}
 	defer rc.Close()
 	if info.Size > limit {
-		return nil, Info{}, &Error{Op: "get", Key: key, Kind: ErrInvalid, Err: fmt.Errorf("the object has %d bytes, at most %d are expected", info.Size, limit)}
+		return nil, Info{}, &Error{Op: "get", Key: key, Kind: ErrInvalid,
+			Err: fmt.Errorf("the object has %d bytes, at most %d are expected", info.Size, limit)}
 	}
 	data, err := io.ReadAll(io.LimitReader(rc, limit+1))
 	if err != nil {
 		return nil, Info{}, err
 	}
 	if int64(len(data)) > limit {
-		return nil, Info{}, &Error{Op: "get", Key: key, Kind: ErrInvalid, Err: fmt.Errorf("the object has more than the expected %d bytes", limit)}
+		return nil, Info{}, &Error{Op: "get", Key: key, Kind: ErrInvalid,
+			Err: fmt.Errorf("the object has more than the expected %d bytes", limit)}
 	}
 	return data, info, nil
 }

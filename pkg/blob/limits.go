@@ -11,10 +11,12 @@ import (
 
 // Timeouts bounds what must not hang. 0 means the default of a field, a negative bound none.
 type Timeouts struct {
-	// Small bounds a Stat, the opening of a Get, a Put whose body is an io.Seeker of at most 1 MiB, and each step of a List. The default is 30 s.
+	// Small bounds a Stat, the opening of a Get, a Put whose body is an io.Seeker of at most 1 MiB,
+	// and each step of a List. The default is 30 s.
 	Small time.Duration
-	// Idle bounds the time without progress in a Put or in reading from a Get. As a Put makes progress when its body is
-	// read, and a store may read a few parts ahead, Idle must be longer than the slowest upload of a few parts may take. The default is 10 min.
+	// Idle bounds the time without progress in a Put or in reading from a Get. As a Put makes
+	// progress when its body is read, and a store may read a few parts ahead, Idle must be longer
+	// than the slowest upload of a few parts may take. The default is 10 min.
 	Idle time.Duration
 	// Purge bounds a Purge. The default is 10 min.
 	Purge time.Duration

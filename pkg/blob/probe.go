@@ -68,7 +68,8 @@ func Probe(ctx context.Context, s Store, owner string) (ProbeResult, error) {
 	// The name is as those of backups and commands are: a file system may refuse a colon.
 	p.key = p.prefix + time.Now().UTC().Format(time.RFC3339) + "-" + strings.ToLower(rand.Text())
 	if err := CheckKey(p.key); err != nil || strings.Contains(owner, "/") {
-		return p.r, &Error{Op: "put", Key: p.key, Kind: ErrInvalid, Err: errors.Join(err, fmt.Errorf("probe: %q is not one part of a key", owner))}
+		return p.r, &Error{Op: "put", Key: p.key, Kind: ErrInvalid,
+			Err: errors.Join(err, fmt.Errorf("probe: %q is not one part of a key", owner))}
 	}
 	if first, ok := p.write(); ok {
 		p.conditions(first)

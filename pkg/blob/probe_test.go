@@ -24,22 +24,29 @@ func TestProbe(t *testing.T) {
 		ok      bool
 		text    string // Part of the result's text.
 	}{
-		{name: "all is well", fenced: true, ok: true, text: "write: works, read: works, list: works, delete: works, conditional create: works, conditional replace: works"},
-		{name: "lies about conditions", faults: []blobtest.Fault{{Op: "put", IgnoreConditions: true}}, ok: true, text: "conditional create: NOT WORKING, conditional replace: NOT WORKING"},
-		{name: "no delete", faults: []blobtest.Fault{deny("purge", "s3:DeleteObject")}, missing: "s3:DeleteObject", fenced: true, text: "delete: NOT WORKING"},
+		{name: "all is well", fenced: true, ok: true,
+			text: "write: works, read: works, list: works, delete: works, conditional create: works, conditional replace: works"},
+		{name: "lies about conditions", faults: []blobtest.Fault{{Op: "put", IgnoreConditions: true}}, ok: true,
+			text: "conditional create: NOT WORKING, conditional replace: NOT WORKING"},
+		{name: "no delete", faults: []blobtest.Fault{deny("purge", "s3:DeleteObject")}, missing: "s3:DeleteObject",
+			fenced: true, text: "delete: NOT WORKING"},
 		{
 			name:    "no list, no delete",
 			faults:  []blobtest.Fault{deny("list", "s3:ListBucket"), deny("purge", "s3:DeleteObject")},
 			missing: "s3:ListBucket,s3:DeleteObject", fenced: true, text: "missing permissions: s3:ListBucket, s3:DeleteObject",
 		},
 		{
-			name:    "nothing is allowed",
-			faults:  []blobtest.Fault{deny("put", "s3:PutObject"), deny("get", "s3:GetObject"), deny("list", "s3:ListBucket"), deny("purge", "s3:DeleteObject")},
-			missing: "s3:PutObject,s3:GetObject,s3:ListBucket,s3:DeleteObject", text: "conditional create: not tried, conditional replace: not tried; missing permissions",
+			name: "nothing is allowed",
+			faults: []blobtest.Fault{deny("put", "s3:PutObject"), deny("get", "s3:GetObject"),
+				deny("list", "s3:ListBucket"), deny("purge", "s3:DeleteObject")},
+			missing: "s3:PutObject,s3:GetObject,s3:ListBucket,s3:DeleteObject",
+			text:    "conditional create: not tried, conditional replace: not tried; missing permissions",
 		},
-		{name: "read only", faults: []blobtest.Fault{deny("put", "s3:PutObject")}, missing: "s3:PutObject", text: "write: NOT WORKING, read: works, list: works, delete: not tried"},
+		{name: "read only", faults: []blobtest.Fault{deny("put", "s3:PutObject")}, missing: "s3:PutObject",
+			text: "write: NOT WORKING, read: works, list: works, delete: not tried"},
 		{name: "wrong bytes", faults: []blobtest.Fault{{Op: "get", FlipBit: 2}}, text: "read: NOT WORKING"},
-		{name: "out of reach", faults: []blobtest.Fault{{Err: blobtest.Transient("any", "k")}}, text: "write: NOT WORKING, read: not tried, list: not tried, delete: not tried"},
+		{name: "out of reach", faults: []blobtest.Fault{{Err: blobtest.Transient("any", "k")}},
+			text: "write: NOT WORKING, read: not tried, list: not tried, delete: not tried"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -49,7 +56,8 @@ func TestProbe(t *testing.T) {
 				s.Add(f)
 			}
 			r, err := blob.Probe(t.Context(), s, "etcd-a")
-			if (err == nil) != tt.ok || strings.Join(r.Missing, ",") != tt.missing || r.Fenced() != tt.fenced || !strings.Contains(r.String(), tt.text) {
+			if (err == nil) != tt.ok || strings.Join(r.Missing, ",") != tt.missing || r.Fenced() != tt.fenced ||
+				!strings.Contains(r.String(), tt.text) {
 				t.Errorf("Probe = %s (%+v)\nerror %v", r, r, err)
 			}
 			for action := range strings.SplitSeq(tt.missing, ",") {
@@ -102,7 +110,8 @@ func TestProbeRejectsOwner(t *testing.T) {
 
 // TestProbeOfLockedStore: a store that keeps all objects under a retention is a good one; one that denies deleting isn't.
 func TestProbeOfLockedStore(t *testing.T) {
-	locked := &blob.Error{Op: "purge", Key: "k", Kind: blob.ErrLocked, Err: &blob.LockedError{Keys: []string{"k"}, Until: time.Now().Add(time.Hour)}}
+	locked := &blob.Error{Op: "purge", Key: "k", Kind: blob.ErrLocked,
+		Err: &blob.LockedError{Keys: []string{"k"}, Until: time.Now().Add(time.Hour)}}
 	for name, x := range map[string]struct {
 		err  error
 		good bool
@@ -126,7 +135,8 @@ func TestProbeOfLockedStore(t *testing.T) {
 // TestProbeNames: a store that refuses names as backups have them doesn't pass.
 func TestProbeNames(t *testing.T) {
 	f := blobtest.NewFaulty(blobtest.NewMemory())
-	f.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.Contains(key, ":") }, Err: &blob.Error{Op: "put", Kind: blob.ErrInvalid}})
+	f.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.Contains(key, ":") },
+		Err: &blob.Error{Op: "put", Kind: blob.ErrInvalid}})
 	if r, err := blob.Probe(t.Context(), f, "a"); err == nil || r.Write {
 		t.Errorf("%s: %v", r, err)
 	}

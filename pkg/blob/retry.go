@@ -41,10 +41,12 @@ func (p RetryPolicy) withDefaults() RetryPolicy {
 
 // Retry returns a Store that tries operations of s again that failed with ErrTransient, until the context ends.
 //
-// A Put is only tried again if its body is an io.Seeker. If the answer to a conditional Put was lost and the next attempt
-// finds the condition failed, the object is read: if it holds exactly the body, the first attempt has succeeded after all. So the
-// body of a conditional put should be its writer's own. A Get goes on where the reader broke off, as long as the object is the same version. A List goes on behind
-// the last entry that was yielded. A Purge starts over, which is harmless.
+// A Put is only tried again if its body is an io.Seeker. If the answer to a conditional Put was
+// lost and the next attempt finds the condition failed, the object is read: if it holds exactly the
+// body, the first attempt has succeeded after all. So the body of a conditional put should be its
+// writer's own. A Get goes on where the reader broke off, as long as the object is the same
+// version. A List goes on behind the last entry that was yielded. A Purge starts over, which is
+// harmless.
 func Retry(s Store, p RetryPolicy) Store { return &retrier{s, p.withDefaults()} }
 
 type retrier struct {

@@ -10,8 +10,9 @@ import (
 
 // Locker is a Store whose conditional puts hold by locks that all machines must share, as those on a file system do.
 type Locker interface {
-	// HoldLock takes the lock of this name, which is of the same kind as the one of conditional puts, until release is called. A name is made
-	// of small letters and digits. release doesn't fail for good: what hangs when its context ends goes on by itself.
+	// HoldLock takes the lock of this name, which is of the same kind as the one of conditional
+	// puts, until release is called. A name is made of small letters and digits. release doesn't
+	// fail for good: what hangs when its context ends goes on by itself.
 	HoldLock(ctx context.Context, name string) (release func(context.Context), err error)
 	// LockHeld tells whether somebody else holds it. It doesn't wait for the lock.
 	LockHeld(ctx context.Context, name string) (bool, error)
@@ -111,7 +112,8 @@ type Posed struct {
 // Pose creates the object and takes the lock. asker is one part of a key, for example the node's id. It takes one request.
 func Pose(ctx context.Context, s Store, asker string) (*Posed, error) {
 	name := func() string { return strings.ToLower(rand.Text()) }
-	p := &Posed{Question: Question{Key: ProbePrefix + asker + "/" + name(), Value: name(), Reply: name()}, s: s, release: func(context.Context) {}}
+	p := &Posed{Question: Question{Key: ProbePrefix + asker + "/" + name(), Value: name(), Reply: name()}, s: s,
+		release: func(context.Context) {}}
 	if err := CheckKey(p.Key); err != nil || strings.Contains(asker, "/") {
 		return nil, &Error{Op: "put", Key: p.Key, Kind: ErrInvalid, Err: errors.Join(err, fmt.Errorf("%q is not one part of a key", asker))}
 	}

@@ -147,7 +147,8 @@ func TestWitnessWhoCannotTell(t *testing.T) {
 		t.Errorf("no time: the finding is %v", got)
 	}
 	// A store that isn't there at all is none that can be used for anything.
-	if got, err := p.Judge(t.Context(), blob.Witness(t.Context(), directory(t, filepath.Join(t.TempDir(), "unmounted")), p.Question)); err == nil {
+	if got, err := p.Judge(t.Context(), blob.Witness(t.Context(), directory(t, filepath.Join(t.TempDir(), "unmounted")),
+		p.Question)); err == nil {
 		t.Errorf("no directory: the finding is %v", got)
 	}
 }

@@ -2,8 +2,8 @@ package catalog
 
 import "strings"
 
-// The names of a backup's data say how it is compressed and whether it is sealed. A backup has one of them, and which one its manifest tells;
-// without a manifest it is DataFile.
+// The names of a backup's data say how it is compressed and whether it is sealed. A backup has one
+// of them, and which one its manifest tells; without a manifest it is DataFile.
 const (
 	// DataFile is the gzip of a snapshot as etcdctl saves it, which all other tools read too.
 	DataFile           = "etcd.backup.gz"
@@ -34,8 +34,9 @@ func isDataFile(file string) bool {
 	return file == DataFile || file == zstdFile
 }
 
-// IsBackupFile tells whether a key is one that reading a backup, and bringing it forward, needs: its data, its manifest, its meta file, or a segment of
-// changes. Everything else in the store, above all what lies below control/, is none.
+// IsBackupFile tells whether a key is one that reading a backup, and bringing it forward, needs:
+// its data, its manifest, its meta file, or a segment of changes. Everything else in the store,
+// above all what lies below control/, is none.
 func IsBackupFile(key string) bool {
 	if rest, ok := strings.CutPrefix(key, changesPrefix); ok {
 		incarnation, segment, _ := strings.Cut(rest, "/")

@@ -205,7 +205,8 @@ func (c *Catalog) BackupInfo(ctx context.Context, name string) (BackupInfo, erro
 	if err := unmarshalShared(data, &p); err != nil {
 		return BackupInfo{}, corrupt(key, way, err)
 	}
-	return BackupInfo{EtcdVersion: p.GetEtcdVersion(), Time: time.Unix(p.GetTimestamp(), 0).UTC(), Spec: specFromProto(p.GetClusterSpec())}, nil
+	return BackupInfo{EtcdVersion: p.GetEtcdVersion(), Time: time.Unix(p.GetTimestamp(), 0).UTC(), Spec: specFromProto(p.GetClusterSpec())},
+		nil
 }
 
 // CommitBackup writes the meta file, and with it the backup exists. It fails with ErrConflict if it existed before.
@@ -213,7 +214,8 @@ func (c *Catalog) CommitBackup(ctx context.Context, name string, info BackupInfo
 	if err := ValidBackupName(name); err != nil {
 		return err
 	}
-	data, err := marshalShared(&protosv1.BackupInfo{EtcdVersion: info.EtcdVersion, Timestamp: info.Time.Unix(), ClusterSpec: specToProto(info.Spec)})
+	data, err := marshalShared(&protosv1.BackupInfo{EtcdVersion: info.EtcdVersion, Timestamp: info.Time.Unix(),
+		ClusterSpec: specToProto(info.Spec)})
 	if err != nil {
 		return err
 	}
@@ -237,8 +239,9 @@ func validData(name, file string) error {
 	return ValidBackupName(name)
 }
 
-// PutBackupData streams a snapshot, already compressed and sealed, into the file of that name (DataFileOf). Nothing is visible before it is complete, and nothing if body fails.
-// It fails with ErrConflict if there is data of that name (as far as the store can tell).
+// PutBackupData streams a snapshot, already compressed and sealed, into the file of that name
+// (DataFileOf). Nothing is visible before it is complete, and nothing if body fails. It fails with
+// ErrConflict if there is data of that name (as far as the store can tell).
 func (c *Catalog) PutBackupData(ctx context.Context, name, file string, body io.Reader) (StoredData, error) {
 	if err := validData(name, file); err != nil {
 		return StoredData{}, err
@@ -328,8 +331,9 @@ type Written struct {
 	Manifest bool
 }
 
-// DiscardBackup removes what one writer has stored of a backup that failed. What another one has stored under the same name stays. A meta file
-// goes only where no data is left that it could belong to.
+// DiscardBackup removes what one writer has stored of a backup that failed. What another one has
+// stored under the same name stays. A meta file goes only where no data is left that it could
+// belong to.
 func (c *Catalog) DiscardBackup(ctx context.Context, name string, own Written) error {
 	if err := ValidBackupName(name); err != nil {
 		return err

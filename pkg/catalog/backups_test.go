@@ -30,7 +30,8 @@ func TestBackups(t *testing.T) {
 		if l, err := c.Backups(ctx); err != nil || len(l.Backups) != 0 || len(l.Leftovers) != 0 {
 			t.Fatal(l, err)
 		}
-		for _, name := range []string{"2026-01-30T01:02:03Z-000010", "2026-01-30T01:02:03Z-000009", "2026-01-30T01:02:03Z-9", "2026-01-29T23:00:00Z-anything.else", "2026-01-31T00:00:00Z"} {
+		for _, name := range []string{"2026-01-30T01:02:03Z-000010", "2026-01-30T01:02:03Z-000009",
+			"2026-01-30T01:02:03Z-9", "2026-01-29T23:00:00Z-anything.else", "2026-01-31T00:00:00Z"} {
 			putBackup(t, s, name)
 		}
 		put(t, s, "2026-01-30T01:02:03Z-000010/_etcd_manager_manifest.json", "{}")
@@ -49,13 +50,15 @@ func TestBackups(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := []string{"zz-by-hand", "2026-01-29T23:00:00Z-anything.else", "2026-01-30T01:02:03Z-000009", "2026-01-30T01:02:03Z-9", "2026-01-30T01:02:03Z-000010", "2026-01-31T00:00:00Z"}; !slices.Equal(l.Names(), want) {
+		if want := []string{"zz-by-hand", "2026-01-29T23:00:00Z-anything.else", "2026-01-30T01:02:03Z-000009",
+			"2026-01-30T01:02:03Z-9", "2026-01-30T01:02:03Z-000010", "2026-01-31T00:00:00Z"}; !slices.Equal(l.Names(), want) {
 			t.Errorf("got %v, want %v", l.Names(), want)
 		}
 		if count.gets != 0 || count.lists > 2 {
 			t.Errorf("%d gets, %d lists", count.gets, count.lists)
 		}
-		if n, ok := l.NewestAny(); !ok || n.Name != "2026-01-31T00:00:00Z" || n.HasManifest || n.Size != 4 || n.TotalSize != int64(4+len(metaContent)) || n.Modified.IsZero() {
+		if n, ok := l.NewestAny(); !ok || n.Name != "2026-01-31T00:00:00Z" || n.HasManifest || n.Size != 4 ||
+			n.TotalSize != int64(4+len(metaContent)) || n.Modified.IsZero() {
 			t.Errorf("newest %+v", n)
 		}
 		if b := l.Backups[4]; !b.HasManifest || !b.Time.Equal(time.Date(2026, 1, 30, 1, 2, 3, 0, time.UTC)) {
@@ -80,8 +83,10 @@ func TestBackupFormats(t *testing.T) {
 		_, err = c.Manifest(ctx, name)
 		wantIs(t, err, ErrNotFound)
 		sum := strings.Repeat("0123456789abcdef", 4)
-		m := &Manifest{Backup: name, ClusterName: "etcd", ClusterID: 0xcdf818194e3a8c32, MemberID: 0x8e9e05c52164694d, Node: "etcd-a", EtcdVersion: "3.5.21", Revision: 42, Keys: 7,
-			Raw: Digest{1024, sum}, Stored: Digest{4, sum}, Compression: "gzip", Reason: "periodic", Started: at, Finished: at.Add(3 * time.Second), ToolVersion: "1.0.0"}
+		m := &Manifest{Backup: name, ClusterName: "etcd", ClusterID: 0xcdf818194e3a8c32, MemberID: 0x8e9e05c52164694d,
+			Node: "etcd-a", EtcdVersion: "3.5.21", Revision: 42, Keys: 7,
+			Raw: Digest{1024, sum}, Stored: Digest{4, sum}, Compression: "gzip", Reason: "periodic", Started: at,
+			Finished: at.Add(3 * time.Second), ToolVersion: "1.0.0"}
 		if err := c.PutManifest(ctx, m); err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +108,8 @@ func TestBackupFormats(t *testing.T) {
 		if got, err := c.BackupInfo(ctx, name); err != nil || got != info {
 			t.Fatalf("got %+v, %v", got, err)
 		}
-		for content, kind := range map[string]error{"": cluster.ErrCorrupt, "{}": cluster.ErrCorrupt, `{"version":1}`: cluster.ErrCorrupt, `{"version":2}`: cluster.ErrCorrupt, `{"version":3}`: cluster.ErrFuture} {
+		for content, kind := range map[string]error{"": cluster.ErrCorrupt, "{}": cluster.ErrCorrupt,
+			`{"version":1}`: cluster.ErrCorrupt, `{"version":2}`: cluster.ErrCorrupt, `{"version":3}`: cluster.ErrFuture} {
 			put(t, s, name+"/_etcd_manager_manifest.json", content)
 			_, err := c.Manifest(ctx, name)
 			wantObject(t, err, name+"/_etcd_manager_manifest.json", kind)
@@ -125,7 +131,8 @@ func TestBackupFormats(t *testing.T) {
 func TestDeleteBackups(t *testing.T) {
 	onStores(t, func(t *testing.T, s blob.Store) {
 		ctx, c := context.Background(), New(s)
-		for _, name := range []string{"2026-01-30T01:02:03Z-000001", "2026-01-30T01:02:03Z-0000011", "2026-01-30T01:02:03Z-000002", "2026-02-30T01:02:03Z-000002"} {
+		for _, name := range []string{"2026-01-30T01:02:03Z-000001", "2026-01-30T01:02:03Z-0000011",
+			"2026-01-30T01:02:03Z-000002", "2026-02-30T01:02:03Z-000002"} {
 			putBackup(t, s, name)
 		}
 		put(t, s, "2026-01-30T01:02:03Z-000001/own/further.file", "x")
@@ -188,7 +195,8 @@ func TestBackupNames(t *testing.T) {
 	if got := NewBackupName(now, existing); got != "2026-01-30T01:02:03Z-000010" {
 		t.Error(got)
 	}
-	for name, want := range map[string]bool{"2026-01-30T01:02:03Z-000009": true, "2026-01-30T01:02:03Z": true, "2026-01-30T01:02:03Z-x-y": true, "2026-01-30T01:02:03Zx": false, "2026-13-30T01:02:03Z-0": false, "x": false, "": false} {
+	for name, want := range map[string]bool{"2026-01-30T01:02:03Z-000009": true, "2026-01-30T01:02:03Z": true,
+		"2026-01-30T01:02:03Z-x-y": true, "2026-01-30T01:02:03Zx": false, "2026-13-30T01:02:03Z-0": false, "x": false, "": false} {
 		if got := !BackupTime(name).IsZero(); got != want {
 			t.Errorf("%q tells a time: %v", name, got)
 		}
@@ -200,7 +208,8 @@ func TestPeers(t *testing.T) {
 		ctx, count := context.Background(), &counting{Store: s}
 		c := New(count)
 		for _, n := range []string{"a", "b"} {
-			if err := c.PutPeer(ctx, &protosv1.PeerInfo{NodeId: n, Endpoints: []string{"[::1]:8000"}, Addresses: []string{"::1"}, Incarnation: 1516000000000000000}); err != nil {
+			if err := c.PutPeer(ctx, &protosv1.PeerInfo{NodeId: n, Endpoints: []string{"[::1]:8000"},
+				Addresses: []string{"::1"}, Incarnation: 1516000000000000000}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -217,12 +226,14 @@ func TestPeers(t *testing.T) {
 		if err := c.RemovePeer(ctx, "liar"); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.PutPeer(ctx, &protosv1.PeerInfo{NodeId: "b", Endpoints: []string{"127.0.0.2:8000"}, Incarnation: 1516000000000000001}); err != nil {
+		if err := c.PutPeer(ctx, &protosv1.PeerInfo{NodeId: "b", Endpoints: []string{"127.0.0.2:8000"},
+			Incarnation: 1516000000000000001}); err != nil {
 			t.Fatal(err)
 		}
 		*count = counting{Store: s}
 		again, problems, err := c.Peers(ctx, records)
-		if err != nil || len(again) != 2 || len(problems) != 0 || again[1].Info.GetEndpoints()[0] != "127.0.0.2:8000" || again[0].Info != records[0].Info {
+		if err != nil || len(again) != 2 || len(problems) != 0 || again[1].Info.GetEndpoints()[0] != "127.0.0.2:8000" ||
+			again[0].Info != records[0].Info {
 			t.Fatal(again, problems, err)
 		}
 		if count.gets != 1 || count.lists != 1 {

@@ -145,7 +145,8 @@ func (c *Catalog) read(ctx context.Context, key, way string) ([]byte, blob.Info,
 		return nil, blob.Info{}, fmt.Errorf("read %s: %w", key, err)
 	}
 	if len(data) > maxObject {
-		return nil, info, &ObjectError{Object: key, Kind: cluster.ErrCorrupt, Err: fmt.Errorf("it is larger than %d bytes", maxObject), Way: way}
+		return nil, info, &ObjectError{Object: key, Kind: cluster.ErrCorrupt,
+			Err: fmt.Errorf("it is larger than %d bytes", maxObject), Way: way}
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, info, &ObjectError{Object: key, Kind: cluster.ErrCorrupt, Err: errors.New("it is empty"), Way: way}

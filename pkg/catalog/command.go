@@ -67,7 +67,8 @@ type RestoreOptions struct {
 
 // IsZero tells that nothing was asked for.
 func (o RestoreOptions) IsZero() bool {
-	return !o.Now && o.ToRevision == 0 && o.ToTime.IsZero() && !o.Latest && !o.AcceptLoss && !o.KeepMasterleases && len(o.DropPrefixes) == 0 && !o.ForceForeign && !o.SetSpec && o.Reason == ""
+	return !o.Now && o.ToRevision == 0 && o.ToTime.IsZero() && !o.Latest && !o.AcceptLoss && !o.KeepMasterleases &&
+		len(o.DropPrefixes) == 0 && !o.ForceForeign && !o.SetSpec && o.Reason == ""
 }
 
 const optionsVersion = 1
@@ -122,8 +123,9 @@ func (c *Catalog) queue(ctx context.Context, cmd Command, now time.Time, put fun
 
 const maxSequence = 999999
 
-// nextCommandSequence finds the first free number of that second, which the conditional put then claims. Looking first
-// keeps names apart even in a store that ignores conditions. Commands that have ended already count too: their names are those of operations.
+// nextCommandSequence finds the first free number of that second, which the conditional put then
+// claims. Looking first keeps names apart even in a store that ignores conditions. Commands that
+// have ended already count too: their names are those of operations.
 func (c *Catalog) nextCommandSequence(ctx context.Context, second string) (int, error) {
 	next := 0
 	for _, prefix := range []string{controlPrefix, operationsPrefix} {

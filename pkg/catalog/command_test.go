@@ -45,7 +45,8 @@ func TestCommand(t *testing.T) {
 		if err != nil || len(problems) != 0 || len(cmds) != 2 {
 			t.Fatalf("got %v, %v, %v", cmds, problems, err)
 		}
-		if !reflect.DeepEqual(cmds[1].Options, options) || !cmds[0].Options.IsZero() || cmds[0].Name != first.Name || cmds[0].Spec != testSpec || cmds[0].Backup != testBackup || cmds[0].Stamp == "" {
+		if !reflect.DeepEqual(cmds[1].Options, options) || !cmds[0].Options.IsZero() || cmds[0].Name != first.Name ||
+			cmds[0].Spec != testSpec || cmds[0].Backup != testBackup || cmds[0].Stamp == "" {
 			t.Fatalf("got %+v", cmds)
 		}
 		if err := c.RemoveCommand(ctx, second.Name); err != nil {
@@ -136,8 +137,10 @@ func TestCommandsOfOthers(t *testing.T) {
 	ctx, s := context.Background(), blobtest.NewMemory()
 	c := New(s)
 	put(t, s, "control/etcd-cluster-spec", `{"memberCount":3}`)
-	put(t, s, "control/2026-01-30T01:02:03Z-000000/_command.json", `{"timestamp":"1516000000000000002","restoreBackup":{"clusterSpec":{"memberCount":3,"etcdVersion":"3.5.21"},"backup":"x"}}`)
-	put(t, s, "control/2026-01-30T01:02:04Z-000000/_command.json", `{"timestamp":1516000000000000001,"restoreBackup":{"clusterSpec":{"memberCount":1},"backup":"y","unknown":1}}`)
+	put(t, s, "control/2026-01-30T01:02:03Z-000000/_command.json",
+		`{"timestamp":"1516000000000000002","restoreBackup":{"clusterSpec":{"memberCount":3,"etcdVersion":"3.5.21"},"backup":"x"}}`)
+	put(t, s, "control/2026-01-30T01:02:04Z-000000/_command.json",
+		`{"timestamp":1516000000000000001,"restoreBackup":{"clusterSpec":{"memberCount":1},"backup":"y","unknown":1}}`)
 	put(t, s, "control/broken/_command.json", "")
 	put(t, s, "control/cut/_command.json", `{"timestamp":"15160000`)
 	put(t, s, "control/other-kind/_command.json", `{"timestamp":"1","doSomething":{}}`)
@@ -211,7 +214,8 @@ func TestControlListing(t *testing.T) {
 		if count.lists != 1 || count.gets != 0 {
 			t.Fatalf("%d lists and %d gets", count.lists, count.gets)
 		}
-		if !l.Spec.Exists() || !l.Marker.Exists() || !l.Leader.Exists() || len(l.Commands) != 1 || len(l.Operations) != 1 || l.Operations[0].Name != "op1" || len(l.Unknown) != 0 {
+		if !l.Spec.Exists() || !l.Marker.Exists() || !l.Leader.Exists() || len(l.Commands) != 1 ||
+			len(l.Operations) != 1 || l.Operations[0].Name != "op1" || len(l.Unknown) != 0 {
 			t.Fatalf("got %+v", l)
 		}
 		if again, err := c.ControlListing(ctx); err != nil || !reflect.DeepEqual(again, l) {
@@ -231,10 +235,13 @@ func TestOperation(t *testing.T) {
 		ctx, now := context.Background(), newClock("2026-01-30T01:02:05Z")
 		c := New(s, WithClock(now.now))
 		at := now.now()
-		op := Operation{ID: "2026-01-30T01:02:03Z-000000", Kind: KindRestore, State: StateStaging, Command: "2026-01-30T01:02:03Z-000000", Backup: testBackup,
-			Options: RestoreOptions{Now: true}, Spec: testSpec, Members: testNodes, NewToken: "new", OldToken: "old", Term: 4, Leader: "a", Instance: "i",
+		op := Operation{ID: "2026-01-30T01:02:03Z-000000", Kind: KindRestore, State: StateStaging,
+			Command: "2026-01-30T01:02:03Z-000000", Backup: testBackup,
+			Options: RestoreOptions{Now: true}, Spec: testSpec, Members: testNodes, NewToken: "new", OldToken: "old",
+			Term: 4, Leader: "a", Instance: "i",
 			RevisionBefore: 100, RevisionAfter: 1000000100, BumpRevision: 1000000000, Created: at, Outage: 1500 * time.Millisecond,
-			Steps:    []Step{{Name: "prove", Node: "a", Started: at, Finished: at.Add(time.Second), Outcome: StepDone, Detail: "42 keys"}, {Name: "stage", Node: "b", Started: at}},
+			Steps: []Step{{Name: "prove", Node: "a", Started: at, Finished: at.Add(time.Second), Outcome: StepDone, Detail: "42 keys"},
+				{Name: "stage", Node: "b", Started: at}},
 			Progress: map[cluster.NodeID]Progress{"b": {Phase: "fetch", Done: 5, Total: 10}}}
 		version, err := c.PutOperation(ctx, op, "")
 		if err != nil {

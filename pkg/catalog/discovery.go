@@ -27,8 +27,9 @@ type PeerRecord struct {
 // PeerLife is how long a record of a node counts that isn't written again. Managers write theirs several times a day.
 const PeerLife = 48 * time.Hour
 
-// LivingPeers splits records into those that count and those of nodes that haven't written theirs for long, by the store's own clock alone: the age
-// of a record is how much older it is than the newest one.
+// LivingPeers splits records into those that count and those of nodes that haven't written theirs
+// for long, by the store's own clock alone: the age of a record is how much older it is than the
+// newest one.
 func LivingPeers(records []PeerRecord) (living, gone []PeerRecord) {
 	var newest time.Time
 	for _, r := range records {

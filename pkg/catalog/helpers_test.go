@@ -199,6 +199,8 @@ func (failing) Get(context.Context, string, blob.Range) (io.ReadCloser, blob.Inf
 }
 
 var testNodes = []cluster.EtcdNode{
-	{Name: "a", PeerURLs: []string{"https://a:2380"}, ClientURLs: []string{"https://a:4001"}, QuarantinedClientURLs: []string{"https://a:8001"}, TLS: true},
-	{Name: "b", PeerURLs: []string{"https://[::1]:2380"}, ClientURLs: []string{"https://b:4001"}, QuarantinedClientURLs: []string{"https://b:8001"}, TLS: true},
+	{Name: "a", PeerURLs: []string{"https://a:2380"}, ClientURLs: []string{"https://a:4001"},
+		QuarantinedClientURLs: []string{"https://a:8001"}, TLS: true},
+	{Name: "b", PeerURLs: []string{"https://[::1]:2380"}, ClientURLs: []string{"https://b:4001"},
+		QuarantinedClientURLs: []string{"https://b:8001"}, TLS: true},
 }

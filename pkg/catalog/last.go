@@ -19,7 +19,8 @@ func (c *Catalog) LastBackups(ctx context.Context, now time.Time, n int) (list B
 	return c.lastBackups(ctx, now, n, lastHeld, partsSlow)
 }
 
-func (c *Catalog) lastBackups(ctx context.Context, now time.Time, n, held int, slow time.Duration) (list BackupList, whole bool, err error) {
+func (c *Catalog) lastBackups(ctx context.Context, now time.Time, n, held int, slow time.Duration) (list BackupList,
+	whole bool, err error) {
 	whole = true
 	list, err = c.listBackups(ctx, slow, func(l *BackupList) {
 		l.Leftovers = l.Leftovers[:0]

@@ -44,10 +44,12 @@ func TestLastBackups(t *testing.T) {
 	ways := map[string]func(BackupList) any{
 		"recent": func(l BackupList) any { return l.Recent(now, 4) },
 		"recent with a manifest": func(l BackupList) any {
-			return BackupList{Backups: slices.DeleteFunc(slices.Clone(l.Backups), func(b Backup) bool { return !b.HasManifest })}.Recent(now, 4)
+			return BackupList{Backups: slices.DeleteFunc(slices.Clone(l.Backups),
+				func(b Backup) bool { return !b.HasManifest })}.Recent(now, 4)
 		},
 		"recent good ones": func(l BackupList) any {
-			return BackupList{Backups: slices.DeleteFunc(slices.Clone(l.Backups), func(b Backup) bool { return !b.HasManifest || !b.Sound() })}.Recent(now, 4)
+			return BackupList{Backups: slices.DeleteFunc(slices.Clone(l.Backups),
+				func(b Backup) bool { return !b.HasManifest || !b.Sound() })}.Recent(now, 4)
 		},
 		"last tried":   func(l BackupList) any { b, _ := l.LastTried(now); return b },
 		"newest sound": func(l BackupList) any { b, _ := l.NewestSound(now); return b },

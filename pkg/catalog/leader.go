@@ -45,7 +45,8 @@ type FencedError struct {
 
 // Error says who holds which term.
 func (e *FencedError) Error() string {
-	return fmt.Sprintf("%s: term %d is held by node %s since %s", ErrFenced, e.Stored.Term, e.Stored.Node, e.Stored.Time.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s: term %d is held by node %s since %s", ErrFenced, e.Stored.Term, e.Stored.Node,
+		e.Stored.Time.UTC().Format(time.RFC3339))
 }
 
 // Is makes errors.Is(err, ErrFenced) true.

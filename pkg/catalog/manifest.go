@@ -49,7 +49,8 @@ type Manifest struct {
 	// Revision is one that the snapshot surely contains: what the member had when it was asked for the snapshot. What
 	// was written while it began can be in it too.
 	Revision int64 `json:"revision"`
-	// RevisionAtMost is what the member had when the snapshot had begun: the snapshot's own revision lies between the two. 0 if it wasn't asked.
+	// RevisionAtMost is what the member had when the snapshot had begun: the snapshot's own
+	// revision lies between the two. 0 if it wasn't asked.
 	RevisionAtMost int64 `json:"revisionAtMost,omitempty"`
 	// RevisionAt is when Revision was the member's, by the clock of who asked; the zero time if it wasn't noted.
 	RevisionAt time.Time `json:"revisionAt,omitzero"`
@@ -104,8 +105,9 @@ type manifestJSON struct {
 	Manifest
 }
 
-// Manifest reads the manifest of a backup; ErrNotFound if it has none, as backups of other tools. If it is sealed and there is no key that opens
-// it, what stands in the clear is returned, with Locked; if it was tampered with it is corrupt.
+// Manifest reads the manifest of a backup; ErrNotFound if it has none, as backups of other tools.
+// If it is sealed and there is no key that opens it, what stands in the clear is returned, with
+// Locked; if it was tampered with it is corrupt.
 func (c *Catalog) Manifest(ctx context.Context, name string) (*Manifest, error) {
 	if err := ValidBackupName(name); err != nil {
 		return nil, err
@@ -152,8 +154,8 @@ func (m *Manifest) check(name string, open bool) error {
 	return nil
 }
 
-// PutManifest writes the manifest of a backup, which comes before CommitBackup; that of a sealed backup is sealed. It fails with ErrConflict
-// if there is one.
+// PutManifest writes the manifest of a backup, which comes before CommitBackup; that of a sealed
+// backup is sealed. It fails with ErrConflict if there is one.
 func (c *Catalog) PutManifest(ctx context.Context, m *Manifest) error {
 	if err := ValidBackupName(m.Backup); err != nil {
 		return err

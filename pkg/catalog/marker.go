@@ -131,7 +131,8 @@ func parseMarker(data []byte) (Marker, error) {
 			return Marker{}, corrupt(markerKey, markerWay, errors.New("it says forming, but not with which token and founders"))
 		}
 	default:
-		return Marker{}, &ObjectError{Object: markerKey, Kind: cluster.ErrFuture, Err: fmt.Errorf("phase %q is not known", m.Phase), Way: futureWay}
+		return Marker{}, &ObjectError{Object: markerKey, Kind: cluster.ErrFuture,
+			Err: fmt.Errorf("phase %q is not known", m.Phase), Way: futureWay}
 	}
 	return m, nil
 }

@@ -125,7 +125,8 @@ func (l BackupList) LastTried(now time.Time) (Backup, bool) {
 		if b.ProofAt.IsZero() {
 			continue
 		}
-		if last.ProofAt.IsZero() || cmp.Or(cmp.Compare(future(b), future(last)), b.ProofAt.Compare(last.ProofAt), strings.Compare(b.Name, last.Name)) > 0 {
+		if last.ProofAt.IsZero() || cmp.Or(cmp.Compare(future(b), future(last)), b.ProofAt.Compare(last.ProofAt),
+			strings.Compare(b.Name, last.Name)) > 0 {
 			last = b
 		}
 	}

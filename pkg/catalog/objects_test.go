@@ -99,7 +99,8 @@ func TestMarker(t *testing.T) {
 		ctx, c := context.Background(), New(s, WithClock(newClock("2026-01-30T01:02:03.000000004Z").now))
 		_, _, err := c.Marker(ctx)
 		wantIs(t, err, ErrNotFound)
-		m := Marker{Phase: PhaseForming, Token: "tok", Founders: testNodes, Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.6.16"}, Term: 7, Leader: "a"}
+		m := Marker{Phase: PhaseForming, Token: "tok", Founders: testNodes,
+			Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.6.16"}, Term: 7, Leader: "a"}
 		version, err := c.CreateMarker(ctx, m)
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +130,8 @@ func TestMarker(t *testing.T) {
 }
 
 func TestMarkerAsOthersWriteIt(t *testing.T) {
-	for _, content := range []string{`{"timestamp":1516000000000000000}`, `{"timestamp":"1516000000000000000"}`, `{"timestamp":1516000000000000000,"by":"x"}`, `{"timestamp":1.516e18}`, `{}`} {
+	for _, content := range []string{`{"timestamp":1516000000000000000}`, `{"timestamp":"1516000000000000000"}`,
+		`{"timestamp":1516000000000000000,"by":"x"}`, `{"timestamp":1.516e18}`, `{}`} {
 		s := blobtest.NewMemory()
 		put(t, s, markerKey, content)
 		m, version, err := New(s).Marker(context.Background())
@@ -140,7 +142,8 @@ func TestMarkerAsOthersWriteIt(t *testing.T) {
 			t.Errorf("%s: time %s", content, m.Time)
 		}
 	}
-	for _, content := range []string{"", "null", "true", "[]", `"x"`, "{", `{"timestamp":"yesterday"}`, `{"timestamp":1,"version":1,"phase":"forming"}`} {
+	for _, content := range []string{"", "null", "true", "[]", `"x"`, "{", `{"timestamp":"yesterday"}`,
+		`{"timestamp":1,"version":1,"phase":"forming"}`} {
 		s := blobtest.NewMemory()
 		put(t, s, markerKey, content)
 		_, _, err := New(s).Marker(context.Background())
@@ -185,7 +188,8 @@ func TestTakeTerm(t *testing.T) {
 			}{{3, "a", "a2"}, {3, "b", "a1"}, {2, "a", "a1"}, {1, "c", "c1"}} {
 				_, err := take(ctx, rival.term, rival.node, rival.instance)
 				var f *FencedError
-				if !errors.As(err, &f) || !errors.Is(err, ErrFenced) || f.Stored.Term != 3 || f.Stored.Node != "a" || f.Stored.Instance != "a1" {
+				if !errors.As(err, &f) || !errors.Is(err, ErrFenced) || f.Stored.Term != 3 || f.Stored.Node != "a" ||
+					f.Stored.Instance != "a1" {
 					t.Fatalf("%+v: got %v", rival, err)
 				}
 			}
@@ -276,7 +280,8 @@ func TestLeaderOfACorruptTerm(t *testing.T) {
 	}
 }
 
-// TestLivingPeers: the age of a record is told by the store's own times alone; a store in which nobody has written for long has no old records.
+// TestLivingPeers: the age of a record is told by the store's own times alone; a store in which
+// nobody has written for long has no old records.
 func TestLivingPeers(t *testing.T) {
 	at := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 	record := func(id string, age time.Duration) PeerRecord {

@@ -87,7 +87,8 @@ type Operation struct {
 	Instance string         `json:"instance,omitempty"`
 	// Reached is the revision of the restored data before it was raised, as the proof has read it; 0 if that isn't known.
 	Reached int64 `json:"reached,omitempty"`
-	// UnknownLeases says of which leases of the restored data nobody knows the TTL, so that they have ten years: how many, and the ids of some.
+	// UnknownLeases says of which leases of the restored data nobody knows the TTL, so that they
+	// have ten years: how many, and the ids of some.
 	UnknownLeases string `json:"unknownLeases,omitempty"`
 	// RevisionBefore is the highest revision known of the old cluster, RevisionAfter the first one of the new.
 	RevisionBefore int64 `json:"revisionBefore,omitempty"`
@@ -136,7 +137,8 @@ type Operation struct {
 // PointInTime is a revision that is reached from a backup.
 type PointInTime struct {
 	Incarnation Incarnation `json:"incarnation"`
-	// BaseRevision is the backup's, Revision the one to reach. Head is the last segment that is needed, empty if none is: it names those before.
+	// BaseRevision is the backup's, Revision the one to reach. Head is the last segment that is
+	// needed, empty if none is: it names those before.
 	BaseRevision int64  `json:"baseRevision"`
 	Revision     int64  `json:"revision"`
 	Head         string `json:"head,omitempty"`
@@ -243,7 +245,8 @@ func DecodeOperation(where string, data []byte) (Operation, error) {
 		return Operation{}, corrupt(where, operationWay, err)
 	}
 	if !op.State.known() {
-		return Operation{}, &ObjectError{Object: where, Kind: cluster.ErrFuture, Err: fmt.Errorf("state %q is not known", op.State), Way: futureWay}
+		return Operation{}, &ObjectError{Object: where, Kind: cluster.ErrFuture,
+			Err: fmt.Errorf("state %q is not known", op.State), Way: futureWay}
 	}
 	return op, nil
 }

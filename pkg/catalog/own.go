@@ -16,7 +16,8 @@ const ownAttempts = 4
 // lost, and then the condition of the next one fails by what the writer has stored itself. So a record that stands in the way is
 // read: if it holds just these bytes, they are stored. If own says that the same writer stored it, it is replaced.
 // Everything else is ErrConflict. own may be nil: then only the same bytes are the writer's own.
-func (c *Catalog) writeOwn(ctx context.Context, key string, data []byte, opts blob.PutOptions, own func(stored []byte) bool) (string, error) {
+func (c *Catalog) writeOwn(ctx context.Context, key string, data []byte, opts blob.PutOptions,
+	own func(stored []byte) bool) (string, error) {
 	var conflict error
 	for range ownAttempts {
 		version, err := c.write(ctx, key, data, opts)

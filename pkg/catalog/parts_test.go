@@ -109,7 +109,8 @@ func TestBackupsInParts(t *testing.T) {
 	}
 	got.sort()
 	if !reflect.DeepEqual(got, want) {
-		t.Errorf("in parts there are %d backups and %d leftovers, in one %d and %d", len(got.Backups), len(got.Leftovers), len(want.Backups), len(want.Leftovers))
+		t.Errorf("in parts there are %d backups and %d leftovers, in one %d and %d", len(got.Backups),
+			len(got.Leftovers), len(want.Backups), len(want.Leftovers))
 	}
 	if asked, most := s.asked.Load(), s.most.Load(); asked > 4*one.asked.Load() || most < 2 || most > partsAtOnce {
 		t.Errorf("it took %d pages, %d at once; in one part %d", asked, most, one.asked.Load())

@@ -66,7 +66,8 @@ func TestRecentBackups(t *testing.T) {
 	for name, x := range map[string]struct {
 		newest time.Duration // before now
 		lists  int
-	}{"just now": {time.Minute, 1}, "dated ahead": {-time.Hour, 1}, "days ago": {5 * 24 * time.Hour, 3}, "years ago": {3 * 365 * 24 * time.Hour, 7}} {
+	}{"just now": {time.Minute, 1}, "dated ahead": {-time.Hour, 1}, "days ago": {5 * 24 * time.Hour, 3},
+		"years ago": {3 * 365 * 24 * time.Hour, 7}} {
 		t.Run(name, func(t *testing.T) {
 			m := blobtest.NewMemory()
 			at := now.Add(-x.newest)

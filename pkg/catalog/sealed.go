@@ -60,11 +60,14 @@ func clearDigest(data []byte) (string, error) {
 // sealManifest encodes the manifest of a backup that is sealed.
 func (c *Catalog) sealManifest(ctx context.Context, m *Manifest) ([]byte, error) {
 	if c.sealer == nil {
-		return nil, fmt.Errorf("write manifest of %s: the backup is encrypted, and there is no key to encrypt its manifest with: %w", m.Backup, ErrInvalid)
+		return nil, fmt.Errorf("write manifest of %s: the backup is encrypted, and there is no key to encrypt its manifest with: %w",
+			m.Backup, ErrInvalid)
 	}
 	j := clearJSON{
-		Version: sealedVersion, Backup: m.Backup, ClusterName: m.ClusterName, ClusterID: m.ClusterID, MemberID: m.MemberID, EtcdVersion: m.EtcdVersion,
-		Revision: m.Revision, Stored: m.Stored, Compression: m.Compression, Encryption: m.Encryption, Started: m.Started, Finished: m.Finished, ToolVersion: m.ToolVersion,
+		Version: sealedVersion, Backup: m.Backup, ClusterName: m.ClusterName, ClusterID: m.ClusterID,
+		MemberID: m.MemberID, EtcdVersion: m.EtcdVersion,
+		Revision: m.Revision, Stored: m.Stored, Compression: m.Compression, Encryption: m.Encryption,
+		Started: m.Started, Finished: m.Finished, ToolVersion: m.ToolVersion,
 	}
 	data, err := encodeOwn(j)
 	if err != nil {
@@ -92,8 +95,10 @@ func (c *Catalog) sealedManifest(ctx context.Context, name string, data []byte) 
 		return nil, err
 	}
 	m := &Manifest{
-		Backup: j.Backup, ClusterName: j.ClusterName, ClusterID: j.ClusterID, MemberID: j.MemberID, EtcdVersion: j.EtcdVersion, Revision: j.Revision,
-		Stored: j.Stored, Compression: j.Compression, Encryption: j.Encryption, Started: j.Started, Finished: j.Finished, ToolVersion: j.ToolVersion,
+		Backup: j.Backup, ClusterName: j.ClusterName, ClusterID: j.ClusterID, MemberID: j.MemberID,
+		EtcdVersion: j.EtcdVersion, Revision: j.Revision,
+		Stored: j.Stored, Compression: j.Compression, Encryption: j.Encryption, Started: j.Started,
+		Finished: j.Finished, ToolVersion: j.ToolVersion,
 	}
 	err := m.check(name, false)
 	if err == nil && (m.Encryption == nil || len(j.Sealed) == 0) {
@@ -103,7 +108,8 @@ func (c *Catalog) sealedManifest(ctx context.Context, name string, data []byte) 
 		return nil, corrupt(key, manifestWay, err)
 	}
 	if m.Encryption.Scheme != envelope.Scheme {
-		m.Locked = &ObjectError{Object: key, Kind: cluster.ErrFuture, Err: fmt.Errorf("encryption %q is not known", m.Encryption.Scheme), Way: futureWay}
+		m.Locked = &ObjectError{Object: key, Kind: cluster.ErrFuture,
+			Err: fmt.Errorf("encryption %q is not known", m.Encryption.Scheme), Way: futureWay}
 		return m, nil
 	}
 	secret, err := c.secret(ctx, m, j.Sealed)

@@ -16,8 +16,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 )
 
-// Incarnation names one life of an etcd cluster's revision counter: as long as it lasts, a revision means one state of the data. A restore begins
-// a new one.
+// Incarnation names one life of an etcd cluster's revision counter: as long as it lasts, a revision
+// means one state of the data. A restore begins a new one.
 type Incarnation string
 
 // UnmarshalText reads an incarnation from a stored object; one that can't name a directory is refused.
@@ -81,14 +81,16 @@ func ParseSegmentName(s string) (SegmentName, error) {
 			return bad()
 		}
 	}
-	n := SegmentName{First: numbers[0], Last: numbers[1], Ended: time.UnixMilli(numbers[2]).UTC(), Previous: SegmentSum(parts[3]), Sum: SegmentSum(parts[4])}
+	n := SegmentName{First: numbers[0], Last: numbers[1], Ended: time.UnixMilli(numbers[2]).UTC(),
+		Previous: SegmentSum(parts[3]), Sum: SegmentSum(parts[4])}
 	if n.First < 1 || n.Last < n.First-1 || n.Last-n.First >= MaxSegmentRevisions {
 		return bad()
 	}
 	return n, nil
 }
 
-// MaxSegmentRevisions bounds how many revisions a segment holds. So it is known where a listing has to begin to have the segment with a given one.
+// MaxSegmentRevisions bounds how many revisions a segment holds. So it is known where a listing has
+// to begin to have the segment with a given one.
 const MaxSegmentRevisions = 1 << 16
 
 // MaxSegmentSize bounds a segment's stored bytes. One holds 8 MiB of changes, or a single larger transaction of up to 1 GiB.
@@ -104,8 +106,8 @@ type Segment struct {
 	Modified time.Time
 }
 
-// KnownAt is up to when the segment tells what happened, as far as it can be told: the store cannot have had it before that, so a clock that
-// was ahead does not make it younger than it is.
+// KnownAt is up to when the segment tells what happened, as far as it can be told: the store cannot
+// have had it before that, so a clock that was ahead does not make it younger than it is.
 func (s Segment) KnownAt() time.Time {
 	if !s.Modified.IsZero() && s.Modified.Before(s.Ended) {
 		return s.Modified
@@ -164,8 +166,9 @@ func (c *Catalog) Segments(ctx context.Context, i Incarnation, from int64) iter.
 	}
 }
 
-// OpenSegment returns a segment's stored bytes as a stream, and how many there are by the store's word. That they are what the name says is for
-// the caller to check. Nothing of them is held in memory here.
+// OpenSegment returns a segment's stored bytes as a stream, and how many there are by the store's
+// word. That they are what the name says is for the caller to check. Nothing of them is held in
+// memory here.
 func (c *Catalog) OpenSegment(ctx context.Context, s Segment) (io.ReadCloser, int64, error) {
 	r, info, err := c.store.Get(ctx, s.Key(), blob.Range{})
 	if err != nil {
@@ -188,8 +191,9 @@ func notLocked(err error) []error {
 	return rest
 }
 
-// DeleteSegments removes these segments of one incarnation (every version, on a versioned bucket) in batches, and returns how many went. Those
-// that are gone are a success. It lists hardly more than what it removes, however many segments there are.
+// DeleteSegments removes these segments of one incarnation (every version, on a versioned bucket)
+// in batches, and returns how many went. Those that are gone are a success. It lists hardly more
+// than what it removes, however many segments there are.
 func (c *Catalog) DeleteSegments(ctx context.Context, i Incarnation, names []SegmentName) (int, error) {
 	if len(names) == 0 {
 		return 0, nil
@@ -232,8 +236,8 @@ func (c *Catalog) DeleteSegments(ctx context.Context, i Incarnation, names []Seg
 // coverDigits is how many digits at the end of a revision a prefix may leave open: a thousand revisions are a page of a listing at most.
 const coverDigits = 3
 
-// coverKeys finds prefixes that all of these sorted keys of segments have, and few others: those behind the last one can be very many. start is where
-// the revisions begin in the keys.
+// coverKeys finds prefixes that all of these sorted keys of segments have, and few others: those
+// behind the last one can be very many. start is where the revisions begin in the keys.
 func coverKeys(keys []string, start int) []string {
 	if len(keys) == 0 {
 		return nil
@@ -281,7 +285,8 @@ func (r IncarnationRecord) Holds(at time.Time) bool { return !at.Before(r.Began.
 
 // Origin is where an incarnation branched off from another.
 type Origin struct {
-	// Operation is the restore that began it, Backup what it restored, and Reached the revision of the old incarnation to which its data go.
+	// Operation is the restore that began it, Backup what it restored, and Reached the revision of
+	// the old incarnation to which its data go.
 	Operation string `json:"operation,omitempty"`
 	Backup    string `json:"backup,omitempty"`
 	Reached   int64  `json:"reached,omitempty"`
@@ -352,7 +357,8 @@ func (c *Catalog) IncarnationNames(ctx context.Context) ([]Incarnation, error) {
 	return list, nil
 }
 
-// Incarnations returns the records of all incarnations of which changes are kept, in the order in which they began, and by name what can't be read.
+// Incarnations returns the records of all incarnations of which changes are kept, in the order in
+// which they began, and by name what can't be read.
 func (c *Catalog) Incarnations(ctx context.Context) ([]IncarnationRecord, []Problem, error) {
 	var list []IncarnationRecord
 	var problems []Problem

@@ -16,11 +16,13 @@ type Serving struct {
 	Incarnation Incarnation `json:"incarnation"`
 	ClusterName string      `json:"clusterName,omitempty"`
 	ClusterID   HexID       `json:"clusterId"`
-	// Token is the cluster's; empty if who wrote it runs no etcd of its own. While the marker names another token the record is of an earlier cluster.
+	// Token is the cluster's; empty if who wrote it runs no etcd of its own. While the marker names
+	// another token the record is of an earlier cluster.
 	Token cluster.Token `json:"token,omitempty"`
 	// Revision is the newest one when the record was written.
 	Revision int64 `json:"revision"`
-	// Term and Node are the leadership that wrote it; Term is 0 in a store that fences nothing. Time is by that node's clock, and only shown.
+	// Term and Node are the leadership that wrote it; Term is 0 in a store that fences nothing.
+	// Time is by that node's clock, and only shown.
 	Term cluster.Term   `json:"term"`
 	Node cluster.NodeID `json:"node,omitempty"`
 	Time time.Time      `json:"timestamp"`

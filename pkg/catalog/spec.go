@@ -62,7 +62,8 @@ func ValidateSpec(spec cluster.Spec) error {
 		return invalidf("member count %d is not possible: it must be odd and from 1 to 9 (etcd-manager-ctl configure-cluster --member-count=N sets it)", spec.MemberCount)
 	}
 	if spec.EtcdVersion != "" && !versionPattern.MatchString(spec.EtcdVersion) {
-		return invalidf("etcd version %q is not a version such as 3.5.21 (etcd-manager-ctl configure-cluster --etcd-version=X.Y.Z sets it)", spec.EtcdVersion)
+		return invalidf("etcd version %q is not a version such as 3.5.21 (etcd-manager-ctl configure-cluster --etcd-version=X.Y.Z sets it)",
+			spec.EtcdVersion)
 	}
 	return nil
 }

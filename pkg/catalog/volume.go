@@ -77,8 +77,8 @@ func (c *Catalog) Volumes(ctx context.Context) (map[cluster.NodeID]VolumeRecord,
 	return found, errors.Join(errs...)
 }
 
-// Turn says which node may be without its data while its volume is replaced. There is one at a time: two of three members without data would be
-// a lost quorum.
+// Turn says which node may be without its data while its volume is replaced. There is one at a
+// time: two of three members without data would be a lost quorum.
 type Turn struct {
 	Node   cluster.NodeID `json:"node"`
 	Volume string         `json:"volume"`

@@ -58,13 +58,14 @@ type Plan struct {
 	// Incarnation is whose changes are replayed; Chain has the segments, none if the backup itself is the target.
 	Incarnation catalog.Incarnation
 	Chain       Chain
-	// Revision is what will be reached. Time is when its state began to hold, zero if it is the backup's own; Until when the next change came, or up to when
-	// none is known to have come.
+	// Revision is what will be reached. Time is when its state began to hold, zero if it is the
+	// backup's own; Until when the next change came, or up to when none is known to have come.
 	Revision    int64
 	Time, Until time.Time
 	// Uncertain is from when on the change may have been made, if it was kept late; else zero.
 	Uncertain time.Time
-	// Reach is the newest revision of this incarnation that was kept, ReachTime when it is known to have been the newest. What is between Revision and Reach would be lost.
+	// Reach is the newest revision of this incarnation that was kept, ReachTime when it is known to
+	// have been the newest. What is between Revision and Reach would be lost.
 	Reach     int64
 	ReachTime time.Time
 	// More means that what was kept goes on behind Reach; it wasn't all looked at.
@@ -284,7 +285,8 @@ func names(list []Known) string {
 	return ": " + strings.Join(words, ", ")
 }
 
-// candidates are the backups to begin with, the best first: of the life that serves before others, and of a life the one with the highest revision.
+// candidates are the backups to begin with, the best first: of the life that serves before others,
+// and of a life the one with the highest revision.
 func (a *Archive) candidates(ctx context.Context, list stored, t Target) (bases, error) {
 	var from bases
 	all := slices.DeleteFunc(slices.Clone(list.Backups), func(b catalog.Backup) bool {
@@ -377,7 +379,8 @@ func (a *Archive) near(ctx context.Context, all stored, t Target) ([]catalog.Bac
 	switch {
 	case !t.Time.IsZero() && !all.whole:
 		sound := slices.ContainsFunc(list, catalog.Backup.Sound)
-		return a.Catalog.BackupsUntil(ctx, t.Time, candidatesAsked, func(b catalog.Backup) bool { return b.HasManifest && (b.Sound() || !sound) })
+		return a.Catalog.BackupsUntil(ctx, t.Time, candidatesAsked,
+			func(b catalog.Backup) bool { return b.HasManifest && (b.Sound() || !sound) })
 	case !t.Time.IsZero():
 		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
 	case t.Revision > 0:
@@ -413,11 +416,13 @@ func (a *Archive) planFrom(ctx context.Context, k Known, t Target) (*Plan, error
 		return p, a.whole(ctx, p)
 	}
 	if !t.Time.IsZero() && m.Started.After(t.Time) {
-		return nil, &UnreachableError{Target: t, Reason: fmt.Sprintf("backup %s was begun at %s", b.Name, m.Started.Format("2006-01-02 15:04:05.999Z")), later: true}
+		return nil, &UnreachableError{Target: t, Reason: fmt.Sprintf("backup %s was begun at %s", b.Name,
+			m.Started.Format("2006-01-02 15:04:05.999Z")), later: true}
 	}
 	// A snapshot is of a moment between the two; one that is ahead of the target can't be brought back.
 	if most := max(m.RevisionAtMost, m.Revision); t.Revision > 0 && t.Revision < most && t.Revision != m.Revision {
-		return nil, unreachable(t, "backup %s may go up to revision %d already, and there is none before it with changes up to the target", b.Name, most)
+		return nil, unreachable(t, "backup %s may go up to revision %d already, and there is none before it with changes up to the target",
+			b.Name, most)
 	}
 	if err := a.linkFrom(ctx, p, t); err != nil {
 		return nil, err
@@ -440,8 +445,8 @@ func (a *Archive) whole(ctx context.Context, p *Plan) error {
 	return nil
 }
 
-// firstBad looks for a worse reason: a segment before the one that was found bad, or at which nothing goes on, may be bad as well, and what is offered
-// instead has to be good.
+// firstBad looks for a worse reason: a segment before the one that was found bad, or at which
+// nothing goes on, may be bad as well, and what is offered instead has to be good.
 func (a *Archive) firstBad(ctx context.Context, p *Plan, err error) error {
 	if chainProblem(err) == "" {
 		return err
@@ -512,13 +517,15 @@ func (a *Archive) linkFrom(ctx context.Context, p *Plan, t Target) error {
 const Enough = 2 * time.Hour
 
 // segments lists what may be needed. more tells that there are others behind it.
-func (a *Archive) segments(ctx context.Context, id catalog.Incarnation, from int64, t Target) (list []catalog.Segment, more bool, err error) {
+func (a *Archive) segments(ctx context.Context, id catalog.Incarnation, from int64, t Target) (list []catalog.Segment,
+	more bool, err error) {
 	for s, err := range a.Catalog.Segments(ctx, id, from) {
 		if err != nil {
 			return nil, false, err
 		}
 		if n := len(list); n > 0 {
-			far := !t.Time.IsZero() && s.Ended.After(t.Time.Add(Enough)) || t.Revision > 0 && s.First > t.Revision+catalog.MaxSegmentRevisions
+			far := !t.Time.IsZero() && s.Ended.After(t.Time.Add(Enough)) || t.Revision > 0 && s.First > t.Revision+
+				catalog.MaxSegmentRevisions
 			if far && list[n-1].Last < s.First {
 				return list, true, nil
 			}
@@ -558,8 +565,9 @@ func (a *Archive) atTime(ctx context.Context, p *Plan, t Target) error {
 	return err
 }
 
-// crossings are the first and the last segment in which the times of a chain pass a moment; -1 if they don't. They are the same one, unless the times go
-// back from one segment to the next, as they do in archives of before that was prevented.
+// crossings are the first and the last segment in which the times of a chain pass a moment; -1 if
+// they don't. They are the same one, unless the times go back from one segment to the next, as they
+// do in archives of before that was prevented.
 func crossings(segments []catalog.Segment, at time.Time) (first, last int) {
 	first, last = -1, -1
 	for i, s := range segments {
@@ -589,7 +597,8 @@ func (a *Archive) crossing(ctx context.Context, p *Plan, t Target, i int) (int64
 		if at, _ := markTimes(m); !at.After(t.Time) {
 			revision = max(revision, rev)
 			there = there || rev >= p.Chain.Base
-		} else if !there && (rev < p.Chain.Base || rev == p.Chain.Base && rev >= s.First) { // one of before the segment says only that it lasted
+		} else if !there && (rev < p.Chain.Base || rev == p.Chain.Base &&
+			rev >= s.First) { // one of before the segment says only that it lasted
 			ahead = true
 		}
 		return nil
@@ -600,8 +609,9 @@ func (a *Archive) crossing(ctx context.Context, p *Plan, t Target, i int) (int64
 	return revision, err
 }
 
-// unchanged tells until when the newest revision of a chain is known to have stayed the newest by a backup of the same life from at or after a time, or
-// the zero time. While nothing changes no marks are stored, and what ends a life, a restore, begins with a backup.
+// unchanged tells until when the newest revision of a chain is known to have stayed the newest by a
+// backup of the same life from at or after a time, or the zero time. While nothing changes no marks
+// are stored, and what ends a life, a restore, begins with a backup.
 func (a *Archive) unchanged(ctx context.Context, p *Plan, at time.Time) (time.Time, error) {
 	list, err := a.Catalog.BackupsFrom(ctx, at, candidatesAsked, withManifest)
 	if err != nil {
@@ -664,7 +674,8 @@ func (a *Archive) times(ctx context.Context, p *Plan) error {
 
 // behind says that a target is beyond what was kept, and why.
 func (a *Archive) behind(ctx context.Context, p *Plan, t Target) error {
-	reason := fmt.Sprintf("from backup %s the changes reach revision %d at %s", p.Base, p.Reach, p.ReachTime.Format("2006-01-02 15:04:05.999Z"))
+	reason := fmt.Sprintf("from backup %s the changes reach revision %d at %s", p.Base, p.Reach,
+		p.ReachTime.Format("2006-01-02 15:04:05.999Z"))
 	if beyond := a.beyond(ctx, p); beyond != "" {
 		reason += "; " + beyond
 	}
@@ -720,7 +731,8 @@ func (a *Archive) Find(ctx context.Context, p *catalog.PointInTime) (Chain, erro
 	c := LinkTo(list, p.BaseRevision, head)
 	if len(c.Segments) == 0 {
 		return Chain{}, &Error{Segment: catalog.Segment{SegmentName: head, Incarnation: p.Incarnation}.Key(), Kind: catalog.ErrNotFound,
-			Err: fmt.Errorf("it, or a segment between revision %d and it, is gone", p.BaseRevision), Good: Link(list, p.BaseRevision).reach()}
+			Err:  fmt.Errorf("it, or a segment between revision %d and it, is gone", p.BaseRevision),
+			Good: Link(list, p.BaseRevision).reach()}
 	}
 	return c, nil
 }

@@ -16,10 +16,12 @@ type Deleted struct {
 	// Key is a key, or what all keys begin with if Prefix is true.
 	Key    string
 	Prefix bool
-	// With, if not nil, picks keys that were deleted together with the key, so that they are counted: what was in a namespace. It moves nothing.
+	// With, if not nil, picks keys that were deleted together with the key, so that they are
+	// counted: what was in a namespace. It moves nothing.
 	With func(key []byte) bool
-	// Dying, if not nil, tells of a value whether its object was being deleted already, and since when: Kubernetes first marks an object, and whoever restored it marked
-	// would see it deleted again. So marking counts as a part of the deletion.
+	// Dying, if not nil, tells of a value whether its object was being deleted already, and since
+	// when: Kubernetes first marks an object, and whoever restored it marked would see it deleted
+	// again. So marking counts as a part of the deletion.
 	Dying func(value []byte) (since time.Time, ok bool)
 	// Until, if not zero, is the moment, and UntilRevision the revision, from which on backwards is looked. Both belong to it.
 	Until         time.Time
@@ -31,7 +33,8 @@ type Before struct {
 	Incarnation catalog.Incarnation
 	// Revision is the one to go to: the last one before anything of the deletion happened.
 	Revision int64
-	// Marked, if its revision isn't 0, is when the object was marked for deletion; First and Last are the first and the last deletion of a key.
+	// Marked, if its revision isn't 0, is when the object was marked for deletion; First and Last
+	// are the first and the last deletion of a key.
 	Marked, First, Last Happened
 	// Deletions counts those between First and Last; Keys has the newest of them, the oldest first, at most MaxDeletedKeys.
 	Deletions int
@@ -39,7 +42,8 @@ type Before struct {
 	// With counts the deletions that Deleted.With picked, since the key was marked; WithFirst and WithLast are the first and the last.
 	With                int
 	WithFirst, WithLast Happened
-	// Notes say in words what lies between the deletion and the end: changes that are lacking, where a newer deletion would not be known, and restores.
+	// Notes say in words what lies between the deletion and the end: changes that are lacking,
+	// where a newer deletion would not be known, and restores.
 	Notes []string
 }
 
@@ -57,7 +61,8 @@ const MaxDeletedKeys = 1000
 const (
 	// burstPause is the longest pause between two deletions of one burst.
 	burstPause = 5 * time.Minute
-	// markPause is how long before its deletion a key is looked for marked at least: the last step of a deletion is to take off what held it up.
+	// markPause is how long before its deletion a key is looked for marked at least: the last step
+	// of a deletion is to take off what held it up.
 	markPause = time.Hour
 )
 
@@ -82,10 +87,12 @@ func (e *NotDeletedError) Error() string {
 	case e.Exists.Revision != 0:
 		s = fmt.Sprintf("%s exists: it was last changed by revision %d, at %s", e.Name, e.Exists.Revision, e.Exists.Time.Format(moment))
 		if e.Created > 1 {
-			s += fmt.Sprintf(", and was created by revision %d; an earlier deletion is found with --until-revision=%d", e.Created, e.Created-1)
+			s += fmt.Sprintf(", and was created by revision %d; an earlier deletion is found with --until-revision=%d",
+				e.Created, e.Created-1)
 		}
 	default:
-		s = fmt.Sprintf("no deletion of %s is known: searched back to revision %d, at %s, where the kept changes begin", e.Name, e.Looked.Revision, e.Looked.Time.Format(moment))
+		s = fmt.Sprintf("no deletion of %s is known: searched back to revision %d, at %s, where the kept changes begin",
+			e.Name, e.Looked.Revision, e.Looked.Time.Format(moment))
 	}
 	for _, m := range e.Notes {
 		s += "; " + m
@@ -96,8 +103,10 @@ func (e *NotDeletedError) Error() string {
 // Unwrap gives catalog.ErrNotFound.
 func (e *NotDeletedError) Unwrap() error { return catalog.ErrNotFound }
 
-// LastBefore finds the newest deletion of a key, and the revision before it; of a prefix the newest burst of deletions below it, which is all of them between which was no
-// pause of more than five minutes, and the revision before the first. It reads backwards, so what was deleted lately is found soon.
+// LastBefore finds the newest deletion of a key, and the revision before it; of a prefix the newest
+// burst of deletions below it, which is all of them between which was no pause of more than five
+// minutes, and the revision before the first. It reads backwards, so what was deleted lately is
+// found soon.
 func (a *Archive) LastBefore(ctx context.Context, d Deleted) (*Before, error) {
 	s := search{d: d}
 	r := Range{To: d.UntilRevision, Until: d.Until, Match: s.match}
@@ -236,8 +245,9 @@ func window(n int) time.Duration { return min(time.Hour<<min(n, 5), 24*time.Hour
 // emptySteps is how many windows in a row without any change are listed one by one.
 const emptySteps = 6
 
-// backwards visits the changes of a range, the newest segment first, until visit returns false. Each time it gets the events of one segment in their order and when that began,
-// or a note. It returns the oldest that was looked at.
+// backwards visits the changes of a range, the newest segment first, until visit returns false.
+// Each time it gets the events of one segment in their order and when that began, or a note. It
+// returns the oldest that was looked at.
 func (a *Archive) backwards(ctx context.Context, r Range, visit func(events []Event, began time.Time) bool) (Happened, error) {
 	var looked Happened
 	lives, err := (&history{a: a, r: Range{Until: r.Until}}).lives(ctx)
@@ -348,7 +358,8 @@ func (a *Archive) listWindow(ctx context.Context, id catalog.Incarnation, from, 
 }
 
 // segmentsBackwards visits segments that are sorted so, each revision once, and fetches ahead.
-func (a *Archive) segmentsBackwards(ctx context.Context, list []catalog.Segment, r Range, lowest *int64, looked *Happened, visit func([]Event, time.Time) bool) (bool, error) {
+func (a *Archive) segmentsBackwards(ctx context.Context, list []catalog.Segment, r Range, lowest *int64,
+	looked *Happened, visit func([]Event, time.Time) bool) (bool, error) {
 	var todo []catalog.Segment
 	for low := *lowest; len(list) > 0; list = list[1:] {
 		if s := list[0]; low == 0 || s.First < low {

@@ -58,7 +58,8 @@ func BenchmarkReplay(b *testing.B) {
 	last := int64(1 + b.N)
 	for rev := int64(2); rev <= last; rev++ {
 		off := rnd.Intn(15 << 10)
-		kv := &mvccpb.KeyValue{Key: fmt.Appendf(nil, "/registry/pods/%07d", rnd.Intn(50000)), Value: value[off : off+1024], ModRevision: rev, CreateRevision: rev, Version: 1}
+		kv := &mvccpb.KeyValue{Key: fmt.Appendf(nil, "/registry/pods/%07d", rnd.Intn(50000)),
+			Value: value[off : off+1024], ModRevision: rev, CreateRevision: rev, Version: 1}
 		must(b, bld.add(etcd.Transaction{Revision: rev, Events: []*mvccpb.Event{{Kv: kv}}}))
 		if bld.content.Len() > defaultSegment {
 			seal()

@@ -61,8 +61,10 @@ func hasChanges(s catalog.Segment, revision int64) bool {
 	return s.Last >= s.First && s.First <= revision
 }
 
-// Link finds the chain that begins behind a base and reaches farthest. Segments of two writers that worked at the same time stand in the listing side by side;
-// both are right, so any path will do. The segments are of one incarnation, in the order of the listing. What doesn't hang together with the base is left out.
+// Link finds the chain that begins behind a base and reaches farthest. Segments of two writers that
+// worked at the same time stand in the listing side by side; both are right, so any path will do.
+// The segments are of one incarnation, in the order of the listing. What doesn't hang together with
+// the base is left out.
 func Link(segments []catalog.Segment, base int64) Chain {
 	previous, best := link(segments, base)
 	return chainTo(segments, base, previous, best)
@@ -87,7 +89,8 @@ func link(segments []catalog.Segment, base int64) (previous []int, best int) {
 	previous = slices.Repeat([]int{unlinked}, len(segments))
 	bySum := make(map[catalog.SegmentSum]int, len(segments))
 	best = -1
-	// Of several that say that nothing has changed, the times decide which is listed first: where a clock went back, that isn't the one that the others follow on.
+	// Of several that say that nothing has changed, the times decide which is listed first: where a
+	// clock went back, that isn't the one that the others follow on.
 	waiting := map[catalog.SegmentSum][]int{}
 	reached := func(i int) {
 		for todo := []int{i}; len(todo) > 0; todo = todo[1:] {

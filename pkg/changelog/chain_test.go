@@ -28,7 +28,8 @@ func seg(first, last int64, sum, previous string) catalog.Segment {
 	pad := func(s string) catalog.SegmentSum {
 		return catalog.SegmentSum(strings.Repeat("0", 16-len(s)) + s)
 	}
-	return catalog.Segment{Incarnation: "i", SegmentName: catalog.SegmentName{First: first, Last: last, Ended: time.UnixMilli(last * 1000).UTC(), Previous: pad(previous), Sum: pad(sum)}}
+	return catalog.Segment{Incarnation: "i", SegmentName: catalog.SegmentName{First: first, Last: last,
+		Ended: time.UnixMilli(last * 1000).UTC(), Previous: pad(previous), Sum: pad(sum)}}
 }
 
 func later(s catalog.Segment) catalog.Segment {
@@ -54,16 +55,20 @@ func TestLink(t *testing.T) {
 	}{
 		{"nothing is kept", nil, 7, "", 7},
 		{"one after the other", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 9, "b", "a"), seg(10, 10, "c", "b")}, 1, "a b c", 10},
-		{"the base lies within a segment", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 9, "b", "a"), seg(10, 12, "c", "b")}, 7, "b c", 12},
+		{"the base lies within a segment", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 9, "b", "a"), seg(10, 12, "c", "b")},
+			7, "b c", 12},
 		{"the base lies at the end of a segment", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 9, "b", "a")}, 5, "b", 9},
 		{"one is lost", []catalog.Segment{seg(2, 5, "a", "0"), seg(10, 12, "c", "b")}, 1, "a", 5},
 		{"a chain begins anew behind the base", []catalog.Segment{seg(2, 5, "a", "0"), seg(9, 12, "c", "0")}, 8, "c", 12},
 		{"a chain begins anew, too late for the base", []catalog.Segment{seg(2, 5, "a", "0"), seg(9, 12, "c", "0")}, 4, "a", 5},
 		{"nothing happened for a while", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 5, "m", "a"), seg(6, 8, "b", "m")}, 1, "a m b", 8},
 		{"only that nothing happened", []catalog.Segment{seg(6, 5, "m", "a"), later(seg(6, 5, "n", "m"))}, 5, "n", 5},
-		{"nothing happened for a while, and the clock went back", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 5, "n", "m"), later(seg(6, 5, "m", "a")), seg(6, 8, "b", "n")}, 1, "a m n b", 8},
-		{"two writers, the one stopped", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 7, "x", "a"), seg(6, 9, "b", "a"), seg(8, 8, "y", "x"), seg(10, 12, "c", "b")}, 1, "a b c", 12},
-		{"two writers, the other stopped", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 7, "x", "a"), seg(6, 9, "b", "a"), seg(8, 14, "y", "x")}, 1, "a x y", 14},
+		{"nothing happened for a while, and the clock went back",
+			[]catalog.Segment{seg(2, 5, "a", "0"), seg(6, 5, "n", "m"), later(seg(6, 5, "m", "a")), seg(6, 8, "b", "n")}, 1, "a m n b", 8},
+		{"two writers, the one stopped", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 7, "x", "a"),
+			seg(6, 9, "b", "a"), seg(8, 8, "y", "x"), seg(10, 12, "c", "b")}, 1, "a b c", 12},
+		{"two writers, the other stopped", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 7, "x", "a"),
+			seg(6, 9, "b", "a"), seg(8, 14, "y", "x")}, 1, "a x y", 14},
 		{"one in place of another", []catalog.Segment{seg(2, 5, "a", "0"), seg(6, 9, "b", "f"), seg(10, 12, "c", "b")}, 1, "a", 5},
 		{"revisions are lacking although it names the one before", []catalog.Segment{seg(2, 5, "a", "0"), seg(7, 9, "b", "a")}, 1, "a", 5},
 	} {
@@ -170,7 +175,8 @@ func build(t *testing.T, s envelope.Sealer, revisions ...int64) (catalog.Segment
 	b := newBuilder(revisions[0] - 1)
 	for _, rev := range revisions {
 		must(t, b.add(etcd.Transaction{Revision: rev, Events: []*mvccpb.Event{
-			{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: fmt.Appendf(nil, "value %d", rev), CreateRevision: rev, ModRevision: rev, Version: 1}},
+			{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: fmt.Appendf(nil, "value %d", rev), CreateRevision: rev,
+				ModRevision: rev, Version: 1}},
 			{Type: mvccpb.DELETE, Kv: &mvccpb.KeyValue{Key: []byte("gone"), ModRevision: rev}},
 		}}))
 		must(t, b.mark(time.UnixMilli(rev*1000), time.Time{}))
@@ -265,7 +271,8 @@ func damages() []damage {
 			// With the name that fits: only its header tells.
 			b := newBuilder(list[i].First - 1)
 			for rev := list[i].First; rev <= list[i].Last; rev++ {
-				must(w.t, b.add(etcd.Transaction{Revision: rev, Events: []*mvccpb.Event{{Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: rev}}}}))
+				must(w.t, b.add(etcd.Transaction{Revision: rev,
+					Events: []*mvccpb.Event{{Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: rev}}}}))
 			}
 			must(w.t, b.mark(list[i].Ended, time.Time{}))
 			x, err := b.seal(w.t.Context(), origin{incarnation: "another"}, bytes.Repeat([]byte{1}, 32), "", nil)
@@ -363,7 +370,8 @@ func TestDamage(t *testing.T) {
 			// What lies behind the newest backup can still be reached from that one, what lies between can't.
 			w.replay(w.plan(Target{Latest: true}), 0)
 			err = w.tryReplay(Target{Revision: list[i].Last + 1})
-			if err == nil || !errors.Is(err, cluster.ErrPermanent) || !strings.Contains(err.Error(), fmt.Sprintf("--to-revision=%d", good)) {
+			if err == nil || !errors.Is(err, cluster.ErrPermanent) ||
+				!strings.Contains(err.Error(), fmt.Sprintf("--to-revision=%d", good)) {
 				t.Errorf("restore: %v", err)
 			}
 		})

@@ -44,7 +44,8 @@ func TestClockWentBack(t *testing.T) {
 	w.wantHash(w.plan(Target{Time: p.at}), p.hash)
 }
 
-// TestDatedWhenItCame: what the recorder does when a change comes makes it no later. A point between the change and what it does then has the change.
+// TestDatedWhenItCame: what the recorder does when a change comes makes it no later. A point
+// between the change and what it does then has the change.
 func TestDatedWhenItCame(t *testing.T) {
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	busy, entered, release := make(chan struct{}), make(chan struct{}), make(chan struct{})

@@ -44,7 +44,8 @@ func newTrio(t testing.TB) *trio {
 	binary := process.Binary{Version: w.version, Path: servers.Binary(t, "etcd-3.6")}
 	var initial []etcd.Peer
 	for i := range 3 {
-		initial = append(initial, etcd.Peer{Name: fmt.Sprintf("m%d", i), PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}})
+		initial = append(initial, etcd.Peer{Name: fmt.Sprintf("m%d", i),
+			PeerURLs: []string{fmt.Sprintf("http://127.0.0.1:%d", freePort(t))}})
 	}
 	var urls []string
 	for i, p := range initial {
@@ -52,8 +53,9 @@ func newTrio(t testing.TB) *trio {
 		must(t, os.Mkdir(m.dir, 0o700))
 		var err error
 		m.cmd, err = process.Command(etcd.Config{
-			Name: p.Name, Token: "t", NewCluster: true, DataDir: filepath.Join(m.dir, "data"), PeerURLs: p.PeerURLs, ListenPeerURLs: p.PeerURLs,
-			ClientURLs: []string{m.url}, ListenClientURLs: []string{m.url}, InitialCluster: initial,
+			Name: p.Name, Token: "t", NewCluster: true, DataDir: filepath.Join(m.dir, "data"), PeerURLs: p.PeerURLs,
+			ListenPeerURLs: p.PeerURLs,
+			ClientURLs:     []string{m.url}, ListenClientURLs: []string{m.url}, InitialCluster: initial,
 			Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 		}, binary)
 		must(t, err)

@@ -36,7 +36,8 @@ func (w Wanted) match(key []byte) bool {
 type Fetching struct {
 	// Executable is a program that has database.ValuesCommand as a hidden subcommand: a process of its own reads the database.
 	Executable string
-	// Dir is where the decompressed backup stands for a while, in a directory of its own. Fetch brings it to a path at which nothing stands.
+	// Dir is where the decompressed backup stands for a while, in a directory of its own. Fetch
+	// brings it to a path at which nothing stands.
 	Dir   string
 	Fetch func(ctx context.Context, backup, path string) error
 }
@@ -55,7 +56,8 @@ type Extracted struct {
 type AbsentError struct {
 	Key      string
 	Revision int64
-	// Deleted is the deletion that took it away; its revision is 0 if it wasn't there before either, or the deletion is older than the backup.
+	// Deleted is the deletion that took it away; its revision is 0 if it wasn't there before
+	// either, or the deletion is older than the backup.
 	Deleted Happened
 }
 
@@ -63,7 +65,8 @@ type AbsentError struct {
 func (e *AbsentError) Error() string {
 	s := fmt.Sprintf("%s isn't there at revision %d", e.Key, e.Revision)
 	if d := e.Deleted; d.Revision != 0 {
-		s += fmt.Sprintf(": it was deleted by revision %d, at %s; use --at-revision=%d for its value before that", d.Revision, d.Time.Format(moment), d.Revision-1)
+		s += fmt.Sprintf(": it was deleted by revision %d, at %s; use --at-revision=%d for its value before that",
+			d.Revision, d.Time.Format(moment), d.Revision-1)
 	}
 	return s
 }
@@ -71,8 +74,9 @@ func (e *AbsentError) Error() string {
 // Unwrap gives catalog.ErrNotFound.
 func (e *AbsentError) Unwrap() error { return catalog.ErrNotFound }
 
-// Extract reads a key, or all keys of a prefix, as they were at a point. All values are held in memory. For a single key it looks into the changes first, the newest
-// first, and fetches the backup only if it was not changed since. A single key that isn't there is an *AbsentError.
+// Extract reads a key, or all keys of a prefix, as they were at a point. All values are held in
+// memory. For a single key it looks into the changes first, the newest first, and fetches the
+// backup only if it was not changed since. A single key that isn't there is an *AbsentError.
 func (a *Archive) Extract(ctx context.Context, t Target, w Wanted, f Fetching) (*Extracted, error) {
 	p, err := a.Plan(ctx, t)
 	if err != nil {
@@ -112,7 +116,8 @@ func (a *Archive) Extract(ctx context.Context, t Target, w Wanted, f Fetching) (
 }
 
 func (e Event) keyValue() *mvccpb.KeyValue {
-	return &mvccpb.KeyValue{Key: e.Key, Value: e.Value, CreateRevision: e.CreateRevision, ModRevision: e.Revision, Version: e.Version, Lease: e.Lease}
+	return &mvccpb.KeyValue{Key: e.Key, Value: e.Value, CreateRevision: e.CreateRevision, ModRevision: e.Revision,
+		Version: e.Version, Lease: e.Lease}
 }
 
 // newestChange is the last one of a key up to the plan's revision; nil if there is none behind the backup.
@@ -123,16 +128,18 @@ func (a *Archive) newestChange(ctx context.Context, p *Plan, w Wanted) (*Event, 
 	var found *Event
 	var lowest int64
 	var looked Happened
-	_, err := a.segmentsBackwards(ctx, list, Range{To: p.Revision, Match: w.match}, &lowest, &looked, func(events []Event, _ time.Time) bool {
-		if n := len(events); n > 0 && events[n-1].Note == "" {
-			found = &events[n-1]
-		}
-		return found == nil
-	})
+	_, err := a.segmentsBackwards(ctx, list, Range{To: p.Revision, Match: w.match}, &lowest, &looked,
+		func(events []Event, _ time.Time) bool {
+			if n := len(events); n > 0 && events[n-1].Note == "" {
+				found = &events[n-1]
+			}
+			return found == nil
+		})
 	return found, err
 }
 
-// baseValues are those of the backup. What came later than the plan's revision is passed over, as a snapshot can be a little ahead of what its manifest promises.
+// baseValues are those of the backup. What came later than the plan's revision is passed over, as a
+// snapshot can be a little ahead of what its manifest promises.
 func (a *Archive) baseValues(ctx context.Context, p *Plan, w Wanted, f Fetching) (_ map[string]*mvccpb.KeyValue, err error) {
 	dir, err := os.MkdirTemp(f.Dir, "etcd-extract-")
 	if err != nil {
@@ -144,12 +151,13 @@ func (a *Archive) baseValues(ctx context.Context, p *Plan, w Wanted, f Fetching)
 		return nil, err
 	}
 	state := map[string]*mvccpb.KeyValue{}
-	err = database.Values(ctx, f.Executable, path, database.ValuesOptions{Prefix: []byte(w.Key), Revision: p.Revision}, func(kv *mvccpb.KeyValue) error {
-		if w.match(kv.Key) {
-			state[string(kv.Key)] = kv
-		}
-		return nil
-	})
+	err = database.Values(ctx, f.Executable, path, database.ValuesOptions{Prefix: []byte(w.Key), Revision: p.Revision},
+		func(kv *mvccpb.KeyValue) error {
+			if w.match(kv.Key) {
+				state[string(kv.Key)] = kv
+			}
+			return nil
+		})
 	if err != nil {
 		return nil, fmt.Errorf("backup %s: %w", p.Base, err)
 	}

@@ -100,7 +100,8 @@ func (w *world) backUpAfterGaps() (taken func() []string) {
 	}
 }
 
-// TestStoreFaults has the store fail in many ways while etcd is written to and compacted every two seconds: nothing is lost, as segments wait on the disk.
+// TestStoreFaults has the store fail in many ways while etcd is written to and compacted every two
+// seconds: nothing is lost, as segments wait on the disk.
 func TestStoreFaults(t *testing.T) {
 	testutil.Long(t)
 	w := newWorld(t, "etcd-3.6", "3.6.16")
@@ -130,7 +131,8 @@ func TestStoreFaults(t *testing.T) {
 		{"away for a second", blobtest.Fault{Match: segment, Err: blobtest.Transient("put", "x")}, time.Second},
 		{"away for long", blobtest.Fault{Match: segment, Err: blobtest.Transient("put", "x")}, *outage},
 		{"a storm of refusals", blobtest.Fault{Op: "put", Match: segment, Err: blobtest.Transient("put", "x"), Times: 9}, 3 * time.Second},
-		{"answers are lost", blobtest.Fault{Op: "put", Match: segment, Err: blobtest.Transient("put", "x"), After: true, Times: 4}, 2 * time.Second},
+		{"answers are lost", blobtest.Fault{Op: "put", Match: segment, Err: blobtest.Transient("put", "x"), After: true, Times: 4},
+			2 * time.Second},
 		{"slow", blobtest.Fault{Op: "put", Match: segment, Latency: 800 * time.Millisecond}, 4 * time.Second},
 		{"denied", blobtest.Fault{Op: "put", Match: segment, Err: blobtest.Denied("put", "x", "s3:PutObject")}, 2 * time.Second},
 	} {
@@ -161,7 +163,8 @@ func TestStoreFaults(t *testing.T) {
 	}
 }
 
-// TestSpillBound has the store away until no more can be kept here, while etcd compacts: changes are lost, which is said, and a full backup heals the chain.
+// TestSpillBound has the store away until no more can be kept here, while etcd compacts: changes
+// are lost, which is said, and a full backup heals the chain.
 func TestSpillBound(t *testing.T) {
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	taken := w.backUpAfterGaps()
@@ -169,7 +172,8 @@ func TestSpillBound(t *testing.T) {
 	eventually(t, "the first backup", func() bool { return len(taken()) == 1 })
 	x := w.write(time.Millisecond)
 	defer x.stop()
-	remove := w.store.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
+	remove := w.store.Add(blobtest.Fault{Op: "put",
+		Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
 	eventually(t, "no more is kept", func() bool { return strings.Contains(r.Status().Error, "no more changes can be kept") })
 	if s := r.Status(); s.Spilled > 4<<10 {
 		t.Errorf("%d bytes are on the disk", s.Spilled)
@@ -188,7 +192,8 @@ func TestSpillBound(t *testing.T) {
 	x.stop()
 	w.whole(r)
 	// Before the gap everything is still there, in it nothing is, and that is said.
-	if _, err := w.archive.Plan(t.Context(), Target{Revision: at + 10}); err == nil || !strings.Contains(err.Error(), "compacted by etcd before they could be kept") {
+	if _, err := w.archive.Plan(t.Context(), Target{Revision: at + 10}); err == nil ||
+		!strings.Contains(err.Error(), "compacted by etcd before they could be kept") {
 		t.Errorf("a point in the gap: %v", err)
 	}
 }
@@ -272,7 +277,8 @@ func TestEtcdStops(t *testing.T) {
 	w.whole(r)
 }
 
-// TestSpillSurvives has a recorder die while the store is away: its successor on the same node stores what was spilled, although etcd doesn't have it any more.
+// TestSpillSurvives has a recorder die while the store is away: its successor on the same node
+// stores what was spilled, although etcd doesn't have it any more.
 func TestSpillSurvives(t *testing.T) {
 	w := newWorld(t, "etcd-3.6", "3.6.16")
 	taken := w.backUpAfterGaps()
@@ -280,7 +286,8 @@ func TestSpillSurvives(t *testing.T) {
 	r, stop := w.record(func(c *Config) { c.Dir, c.Interval = dir, 100*time.Millisecond })
 	eventually(t, "the first backup", func() bool { return len(taken()) == 1 })
 	w.archived(r, w.put("/a", "1"))
-	remove := w.store.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
+	remove := w.store.Add(blobtest.Fault{Op: "put",
+		Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
 	var last int64
 	eventually(t, "segments are on the disk", func() bool {
 		last = w.put("/b", fmt.Sprint(last))
@@ -313,7 +320,8 @@ func TestSpillLost(t *testing.T) {
 			r, stop := w.record(func(c *Config) { c.Dir, c.Interval = dir, 100*time.Millisecond })
 			eventually(t, "the first backup", func() bool { return len(taken()) == 1 })
 			w.archived(r, w.put("/a", "1"))
-			remove := w.store.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
+			remove := w.store.Add(blobtest.Fault{Op: "put",
+				Match: func(key string) bool { return strings.HasPrefix(key, "changes/") }, Err: blobtest.Transient("put", "x")})
 			var last int64
 			eventually(t, "segments are on the disk", func() bool {
 				last = w.put("/b", fmt.Sprint(last))
@@ -355,7 +363,8 @@ func TestLateChanges(t *testing.T) {
 	w.archived(r, w.put("/seen", "2"))
 	p := w.plan(Target{Revision: unseen})
 	if p.Uncertain.IsZero() || p.Uncertain.After(before) || p.Time.Before(after) {
-		t.Errorf("revision %d was made at some time from %s to %s, want from before %s to after %s", unseen, p.Uncertain, p.Time, before, after)
+		t.Errorf("revision %d was made at some time from %s to %s, want from before %s to after %s", unseen,
+			p.Uncertain, p.Time, before, after)
 	}
 	if p := w.plan(Target{Revision: unseen + 1}); !p.Uncertain.IsZero() {
 		t.Errorf("the next one is uncertain too: %+v", p)

@@ -12,7 +12,8 @@ import (
 type FlushError struct {
 	// Stored is the revision up to which the store has everything. 0 means that this isn't known either.
 	Stored int64
-	// Newest is the revision that the cluster had when the flush began; 0 if no quorum said it. Then nobody knows whether the store lacks anything.
+	// Newest is the revision that the cluster had when the flush began; 0 if no quorum said it.
+	// Then nobody knows whether the store lacks anything.
 	Newest int64
 	// Err is what went wrong.
 	Err error
@@ -43,8 +44,9 @@ type flushing struct {
 // leasePatience is how long a flush waits for leases whose TTL was asked for.
 const leasePatience = time.Second
 
-// Flush brings everything into the store that a quorum had acknowledged when it was called, and returns up to which revision that is. Members that
-// are silent don't stop it as long as one answers. An error is a *FlushError.
+// Flush brings everything into the store that a quorum had acknowledged when it was called, and
+// returns up to which revision that is. Members that are silent don't stop it as long as one
+// answers. An error is a *FlushError.
 func (r *Recorder) Flush(ctx context.Context) (int64, error) {
 	newest, _, err := NewestRevision(ctx, r.cfg.Members)
 	if err == nil {

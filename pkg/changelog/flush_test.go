@@ -37,8 +37,8 @@ func (w *trio) writeTo(n int, through *trioMember) int64 {
 	return last
 }
 
-// TestFlushWhileAMemberHangs: whichever member hangs, and it is the one that changes are recorded from, a flush has everything within seconds that
-// the others have acknowledged.
+// TestFlushWhileAMemberHangs: whichever member hangs, and it is the one that changes are recorded
+// from, a flush has everything within seconds that the others have acknowledged.
 func TestFlushWhileAMemberHangs(t *testing.T) {
 	testutil.Long(t)
 	for _, which := range []string{"follower", "leader"} {
@@ -131,7 +131,8 @@ func (f *forgetful) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*e
 	return etcdserverpb.NewKVClient(f.conn).Range(ctx, r)
 }
 
-func (f *forgetful) LeaseTimeToLive(ctx context.Context, r *etcdserverpb.LeaseTimeToLiveRequest) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
+func (f *forgetful) LeaseTimeToLive(ctx context.Context,
+	r *etcdserverpb.LeaseTimeToLiveRequest) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
 	return etcdserverpb.NewLeaseClient(f.conn).LeaseTimeToLive(ctx, r)
 }
 
@@ -184,7 +185,8 @@ func (f *forgetful) before(t *testing.T, w *world) (url string) {
 	return "http://" + l.Addr().String()
 }
 
-// TestRevisionsLeftOut: whatever etcd leaves out of its stream is a gap, which is reported and asks for a backup, and recording goes on after it.
+// TestRevisionsLeftOut: whatever etcd leaves out of its stream is a gap, which is reported and asks
+// for a backup, and recording goes on after it.
 func TestRevisionsLeftOut(t *testing.T) {
 	for name, c := range map[string]struct {
 		skip, n int64
@@ -235,5 +237,8 @@ func TestRevisionsLeftOut(t *testing.T) {
 
 // storeAway has no segment stored.
 func storeAway() blobtest.Fault {
-	return blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.HasPrefix(key, "changes/") && !strings.HasSuffix(key, ".json") }, Err: blobtest.Transient("put", "x")}
+	return blobtest.Fault{Op: "put", Match: func(key string) bool {
+		return strings.HasPrefix(key, "changes/") &&
+			!strings.HasSuffix(key, ".json")
+	}, Err: blobtest.Transient("put", "x")}
 }

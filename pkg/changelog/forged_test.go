@@ -81,14 +81,18 @@ func oneValue(w io.Writer, size int64) {
 func forgeries() []forgery {
 	oneByteKey := []byte{0x12, 3, 0x0a, 1, 'k'}
 	return []forgery{
-		{name: "a bomb", last: 2, changes: 1, content: func(w io.Writer) { oneValue(w, 900<<20) }, expect: "its header says", marks: "its header says"},
+		{name: "a bomb", last: 2, changes: 1, content: func(w io.Writer) { oneValue(w, 900<<20) },
+			expect: "its header says", marks: "its header says"},
 		{name: "a bomb whose header lies", last: 2, changes: 1, content: func(w io.Writer) { oneValue(w, 900<<20) },
-			lie: func(h *protosv1.SegmentHeader) { h.ContentSize = 4096 }, expect: "more than the 4096 bytes", marks: "more than the 4096 bytes"},
-		{name: "a record that is too large", last: 2, changes: 1, content: func(w io.Writer) { oneValue(w, 60<<20) }, expect: "is too large", marks: "is too large"},
+			lie: func(h *protosv1.SegmentHeader) { h.ContentSize = 4096 }, expect: "more than the 4096 bytes",
+			marks: "more than the 4096 bytes"},
+		{name: "a record that is too large", last: 2, changes: 1, content: func(w io.Writer) { oneValue(w, 60<<20) },
+			expect: "is too large", marks: "is too large"},
 		{name: "the largest record", last: 2, changes: 1, content: func(w io.Writer) { oneValue(w, 31<<20) }},
 		{name: "a large segment that is what it says", last: 2, changes: 1, raw: true, content: func(w io.Writer) { oneValue(w, 40<<20) }},
-		{name: "a huge entry of which nothing comes", last: 2, changes: 1, content: func(w io.Writer) { _, _ = w.Write(binary.AppendUvarint(nil, 60<<20)) },
-			lie: func(h *protosv1.SegmentHeader) { h.ContentSize = 61 << 20 }, expect: "can't be read", marks: "can't be read"},
+		{name: "a huge entry of which nothing comes", last: 2, changes: 1,
+			content: func(w io.Writer) { _, _ = w.Write(binary.AppendUvarint(nil, 60<<20)) },
+			lie:     func(h *protosv1.SegmentHeader) { h.ContentSize = 61 << 20 }, expect: "can't be read", marks: "can't be read"},
 		{name: "changes without number", last: 2, changes: 12 << 20, content: func(w io.Writer) {
 			transaction(w, 2, 5*12<<20)
 			repeated(w, oneByteKey, 12<<20)
@@ -133,7 +137,8 @@ func (c *counter) Write(p []byte) (int, error) {
 func forge(t testing.TB, c *catalog.Catalog, f forgery) catalog.Segment {
 	t.Helper()
 	at := time.Unix(1700000000, 0).UTC()
-	mark, err := proto.Marshal(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Mark{Mark: &protosv1.Mark{Revision: f.last, UnixMillis: at.UnixMilli()}}})
+	mark, err := proto.Marshal(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Mark{Mark: &protosv1.Mark{Revision: f.last,
+		UnixMillis: at.UnixMilli()}}})
 	must(t, err)
 	all := func(w io.Writer) {
 		f.content(w)
@@ -141,7 +146,8 @@ func forge(t testing.TB, c *catalog.Catalog, f forgery) catalog.Segment {
 	}
 	size := &counter{}
 	all(size)
-	h := &protosv1.SegmentHeader{Version: segmentVersion, Incarnation: string(forgedLife), FirstRevision: 2, LastRevision: f.last, Begins: "a test",
+	h := &protosv1.SegmentHeader{Version: segmentVersion, Incarnation: string(forgedLife), FirstRevision: 2,
+		LastRevision: f.last, Begins: "a test",
 		EndedUnixMillis: at.UnixMilli(), ContentSize: size.n, Changes: f.changes, Compression: zstdName}
 	if f.raw {
 		h.Compression = ""
@@ -277,8 +283,9 @@ func (q asked) ask(t *testing.T) answered {
 	return a
 }
 
-// TestForgedSegments has everything that reads segments read some that say as much as possible in as little as possible: the manager stays small, its child
-// and the operator's tool take no more than what is in proportion, and the message names the segment.
+// TestForgedSegments has everything that reads segments read some that say as much as possible in
+// as little as possible: the manager stays small, its child and the operator's tool take no more
+// than what is in proportion, and the message names the segment.
 func TestForgedSegments(t *testing.T) {
 	for _, f := range forgeries() {
 		t.Run(f.name, func(t *testing.T) {
@@ -300,7 +307,8 @@ func TestForgedSegments(t *testing.T) {
 				if a.Peak > most || a.Child > 500<<20 {
 					t.Errorf("%s took %d MiB, and its child %d MiB", what, a.Peak>>20, a.Child>>20)
 				}
-				if expect == "" && a.Error != "" || !strings.Contains(a.Error, expect) || expect != "" && !strings.Contains(a.Error, s.Key()) {
+				if expect == "" && a.Error != "" || !strings.Contains(a.Error, expect) || expect != "" &&
+					!strings.Contains(a.Error, s.Key()) {
 					t.Errorf("%s of %s: %q, want %q", what, s.Key(), a.Error, expect)
 				}
 			}
@@ -318,7 +326,8 @@ func transactionOf(revision int64, n int, value func(int) []byte) etcd.Transacti
 	return tx
 }
 
-// TestLargeTransactions has segments with a transaction that is larger than what is held at once read as they were written, whatever they compress to.
+// TestLargeTransactions has segments with a transaction that is larger than what is held at once
+// read as they were written, whatever they compress to.
 func TestLargeTransactions(t *testing.T) {
 	rnd := rand.New(rand.NewSource(3))
 	for name, value := range map[string]func(int) []byte{

@@ -34,8 +34,9 @@ type Event struct {
 	CreateRevision, Version int64
 	Value                   []byte
 	Lease                   int64
-	// Note, if not empty, says in words that another incarnation of the cluster begins, that changes are lacking, or up to where everything is known. Missing is true if
-	// changes are lacking. There is no key then.
+	// Note, if not empty, says in words that another incarnation of the cluster begins, that
+	// changes are lacking, or up to where everything is known. Missing is true if changes are
+	// lacking. There is no key then.
 	Note    string
 	Missing bool
 }
@@ -46,8 +47,10 @@ const (
 	moment     = "2006-01-02 15:04:05.000Z"
 )
 
-// History yields the changes of a range in their order, through all lives of the cluster. Where changes are lacking it says so with a note, and its last event is a note
-// of up to where it is complete. It keeps a few segments in memory, however long the range. After an error the sequence ends.
+// History yields the changes of a range in their order, through all lives of the cluster. Where
+// changes are lacking it says so with a note, and its last event is a note of up to where it is
+// complete. It keeps a few segments in memory, however long the range. After an error the sequence
+// ends.
 func (a *Archive) History(ctx context.Context, r Range) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -79,8 +82,9 @@ type history struct {
 	r Range
 }
 
-// queued is something that is going to be yielded: a segment that is being fetched, or a note. behind is the last revision of what came before, and known until when
-// that was complete; 0 if nothing did.
+// queued is something that is going to be yielded: a segment that is being fetched, or a note.
+// behind is the last revision of what came before, and known until when that was complete; 0 if
+// nothing did.
 type queued struct {
 	segment catalog.Segment
 	content chan fetched
@@ -178,7 +182,8 @@ func (h *history) lives(ctx context.Context) ([]life, error) {
 	var list []life
 	for i, r := range records {
 		switch {
-		case !h.r.Since.IsZero() && i+1 < len(records) && !records[i+1].Began.IsZero() && records[i+1].Began.Before(h.r.Since.Add(-clockSlack)):
+		case !h.r.Since.IsZero() && i+1 < len(records) && !records[i+1].Began.IsZero() &&
+			records[i+1].Began.Before(h.r.Since.Add(-clockSlack)):
 			continue
 		case !h.r.Until.IsZero() && r.Began.After(h.r.Until.Add(clockSlack)):
 			continue
@@ -199,7 +204,8 @@ func (h *history) lives(ctx context.Context) ([]life, error) {
 	return list, nil
 }
 
-// revisionBefore is a revision of an incarnation that was reached before a moment, as the backups tell; 0 if they don't. Segments needn't be listed for it.
+// revisionBefore is a revision of an incarnation that was reached before a moment, as the backups
+// tell; 0 if they don't. Segments needn't be listed for it.
 func (a *Archive) revisionBefore(ctx context.Context, id catalog.Incarnation, t time.Time) (int64, error) {
 	list, err := a.Catalog.BackupsUntil(ctx, t, candidatesAsked, withManifest)
 	if err != nil {
@@ -218,7 +224,8 @@ func (a *Archive) revisionBefore(ctx context.Context, id catalog.Incarnation, t 
 	return 0, nil
 }
 
-// listLife lists one incarnation. Side by side stand segments of two writers that worked at the same time; both are right, so each revision is taken from the first that has it.
+// listLife lists one incarnation. Side by side stand segments of two writers that worked at the
+// same time; both are right, so each revision is taken from the first that has it.
 func (h *history) listLife(ctx context.Context, l life, send func(queued) bool, reached func(s catalog.Segment, complete bool)) error {
 	var behind int64
 	var known time.Time
@@ -280,13 +287,15 @@ func (h *history) next(ctx context.Context, q queued) ([]Event, error) {
 // missing notes that changes before a segment aren't kept.
 func (h *history) missing(q queued, c *Content) *Event {
 	s := q.segment
-	if s.First <= q.behind+1 || q.behind == 0 && (s.First <= max(h.r.From, 1) || !h.r.Since.IsZero() && !time.UnixMilli(c.Header.GetStartedUnixMillis()).After(h.r.Since)) {
+	if s.First <= q.behind+1 || q.behind == 0 && (s.First <= max(h.r.From, 1) || !h.r.Since.IsZero() &&
+		!time.UnixMilli(c.Header.GetStartedUnixMillis()).After(h.r.Since)) {
 		return nil
 	}
 	n := &Event{Incarnation: s.Incarnation, Missing: true}
 	switch {
 	case q.behind == 0:
-		n.Note = fmt.Sprintf("the changes before revision %d, at %s, aren't kept", s.First, time.UnixMilli(c.Header.GetStartedUnixMillis()).UTC().Format(moment))
+		n.Note = fmt.Sprintf("the changes before revision %d, at %s, aren't kept", s.First,
+			time.UnixMilli(c.Header.GetStartedUnixMillis()).UTC().Format(moment))
 	default:
 		n.Note = fmt.Sprintf("the changes from revision %d to %d, after %s, are missing", q.behind+1, s.First-1, q.known.Format(moment))
 	}

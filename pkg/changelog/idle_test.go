@@ -32,7 +32,8 @@ func newWritten(t *testing.T, last int64) *written {
 	t.Helper()
 	w := &written{t: t, store: blobtest.NewMemory(), last: last}
 	w.archive = &Archive{Catalog: catalog.New(w.store)}
-	must(t, w.archive.Catalog.CreateIncarnation(t.Context(), catalog.IncarnationRecord{ID: catalog.IncarnationOf(idleCluster), Began: clock("00:00:00")}))
+	must(t, w.archive.Catalog.CreateIncarnation(t.Context(),
+		catalog.IncarnationRecord{ID: catalog.IncarnationOf(idleCluster), Began: clock("00:00:00")}))
 	return w
 }
 
@@ -49,10 +50,12 @@ func (w *written) backup(at time.Time, revision int64, files ...string) string {
 	w.t.Helper()
 	name := catalog.NewBackupName(at, nil)
 	sum := fmt.Sprintf("%x", sha256.Sum256(nil))
-	manifest, err := json.Marshal(map[string]any{"version": 1, "backup": name, "clusterId": "abc", "revision": revision, "started": at, "revisionAt": at,
+	manifest, err := json.Marshal(map[string]any{"version": 1, "backup": name, "clusterId": "abc", "revision": revision,
+		"started": at, "revisionAt": at,
 		"raw": map[string]any{"size": 1, "sha256": sum}, "stored": map[string]any{"size": 1, "sha256": sum}})
 	must(w.t, err)
-	for file, data := range map[string]string{catalog.DataFile: "x", "_etcd_manager_manifest.json": string(manifest), "_etcd_backup.meta": "{}"} {
+	for file, data := range map[string]string{catalog.DataFile: "x", "_etcd_manager_manifest.json": string(manifest),
+		"_etcd_backup.meta": "{}"} {
 		w.put(name+"/"+file, data)
 	}
 	for _, f := range files {
@@ -74,7 +77,9 @@ func (w *written) segment(idle bool, at ...time.Time) {
 	for _, x := range at {
 		if !idle {
 			w.last++
-			must(w.t, b.add(etcd.Transaction{Revision: w.last, Events: []*mvccpb.Event{{Type: mvccpb.PUT, Kv: &mvccpb.KeyValue{Key: []byte("/k"), ModRevision: w.last, CreateRevision: 2, Version: 1}}}}))
+			must(w.t, b.add(etcd.Transaction{Revision: w.last,
+				Events: []*mvccpb.Event{{Type: mvccpb.PUT,
+					Kv: &mvccpb.KeyValue{Key: []byte("/k"), ModRevision: w.last, CreateRevision: 2, Version: 1}}}}))
 		}
 		must(w.t, b.mark(x, time.Time{}))
 	}
@@ -165,7 +170,8 @@ func TestDisprovenBase(t *testing.T) {
 	}
 }
 
-// TestLookingBackEnds looks for a deletion that was never kept: the oldest change that is kept ends the search, though older backups are there.
+// TestLookingBackEnds looks for a deletion that was never kept: the oldest change that is kept ends
+// the search, though older backups are there.
 func TestLookingBackEnds(t *testing.T) {
 	w := newWritten(t, 5_000_000)
 	for day := range 60 {
@@ -184,8 +190,9 @@ func TestLookingBackEnds(t *testing.T) {
 	}
 }
 
-// TestNothingLacks: nothing is on its way where nothing was changed since the recorder began, whatever number the newest revision has: after a
-// restore it is raised by a billion, and no segment has been stored yet.
+// TestNothingLacks: nothing is on its way where nothing was changed since the recorder began,
+// whatever number the newest revision has: after a restore it is raised by a billion, and no
+// segment has been stored yet.
 func TestNothingLacks(t *testing.T) {
 	for _, c := range []string{"no backup", "a backup", "a backup behind"} {
 		t.Run(c, func(t *testing.T) {

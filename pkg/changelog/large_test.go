@@ -44,7 +44,8 @@ const (
 
 func newHall(t *testing.T, backups int, delay time.Duration) *hall {
 	newest := time.Now().UTC().Truncate(time.Second).Add(-time.Minute)
-	h := &hall{Long: &blobtest.Long{Memory: blobtest.NewMemory(), Modified: newest}, backups: backups, segments: backups / 2, newest: newest, real: map[int]sealed{}}
+	h := &hall{Long: &blobtest.Long{Memory: blobtest.NewMemory(), Modified: newest}, backups: backups,
+		segments: backups / 2, newest: newest, real: map[int]sealed{}}
 	h.Count, h.Key, h.Body = hallFiles*backups+h.segments, h.key, h.body
 	c := catalog.New(h.Memory)
 	must(t, c.PutManifest(t.Context(), h.made(newest)))
@@ -54,7 +55,8 @@ func newHall(t *testing.T, backups int, delay time.Duration) *hall {
 	}
 	_, err := h.Memory.Purge(t.Context(), "", func(string) bool { return true })
 	must(t, err)
-	must(t, c.CreateIncarnation(t.Context(), catalog.IncarnationRecord{ID: catalog.IncarnationOf(hallLife), ClusterID: hallLife, Began: h.at(0), Revision: 1}))
+	must(t, c.CreateIncarnation(t.Context(), catalog.IncarnationRecord{ID: catalog.IncarnationOf(hallLife),
+		ClusterID: hallLife, Began: h.at(0), Revision: 1}))
 	must(t, c.PutServing(t.Context(), catalog.Serving{Incarnation: catalog.IncarnationOf(hallLife), ClusterID: hallLife}))
 	h.Delay = delay
 	return h
@@ -87,8 +89,9 @@ func (h *hall) segment(i int) catalog.SegmentName {
 		return s.name
 	}
 	first := int64(2 + i*perSegment)
-	return catalog.SegmentName{First: first, Last: first + perSegment - 1, Ended: h.at(2*i + 2), Previous: catalog.NewSegmentSum(h.sum(i - 1)),
-		Sum: catalog.NewSegmentSum(h.sum(i))}
+	return catalog.SegmentName{First: first, Last: first + perSegment - 1, Ended: h.at(2*i + 2),
+		Previous: catalog.NewSegmentSum(h.sum(i - 1)),
+		Sum:      catalog.NewSegmentSum(h.sum(i))}
 }
 
 // readable makes segments that can be read, from one to another.
@@ -114,7 +117,8 @@ func (h *hall) readable(t *testing.T, from, to int) {
 func (h *hall) made(at time.Time) *catalog.Manifest {
 	rev := 1 + perBackup*int64(at.Sub(h.at(0))/time.Minute)
 	d := catalog.Digest{Size: 1, SHA256: strings.Repeat("0", 64)}
-	return &catalog.Manifest{Backup: at.Format(time.RFC3339) + "-000000", ClusterName: "test", ClusterID: hallLife, EtcdVersion: "3.6.16", Revision: rev, RevisionAtMost: rev,
+	return &catalog.Manifest{Backup: at.Format(time.RFC3339) + "-000000", ClusterName: "test", ClusterID: hallLife,
+		EtcdVersion: "3.6.16", Revision: rev, RevisionAtMost: rev,
 		RevisionAt: at, Raw: d, Stored: d, Compression: catalog.CompressionGzip, Started: at, Finished: at}
 }
 
@@ -177,7 +181,8 @@ func TestLargePlans(t *testing.T) {
 			took, requests := time.Since(begun), h.Requests.Load()-before
 			stop()
 			must(t, err)
-			t.Logf("%s: revision %d from %s, %d segments; %s, %d requests", what, p.Revision, p.Base, len(p.Chain.Segments), took.Round(time.Millisecond), requests)
+			t.Logf("%s: revision %d from %s, %d segments; %s, %d requests", what, p.Revision, p.Base,
+				len(p.Chain.Segments), took.Round(time.Millisecond), requests)
 			if p.Revision != x.want {
 				t.Errorf("it leads to revision %d; want %d", p.Revision, x.want)
 			}

@@ -12,11 +12,13 @@ import (
 type bookOf struct{ *leaseBook }
 
 func (b bookOf) put(revision int64, key string, lease int64) {
-	b.see(etcd.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.PUT, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision, Lease: lease}}}})
+	b.see(etcd.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.PUT,
+		Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision, Lease: lease}}}})
 }
 
 func (b bookOf) del(revision int64, key string) {
-	b.see(etcd.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.DELETE, Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision}}}})
+	b.see(etcd.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.DELETE,
+		Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision}}}})
 }
 
 // ask is the one question that there is.
@@ -39,7 +41,8 @@ func (b bookOf) at(id, revision int64) (ttl int64) {
 	return ttl
 }
 
-// TestLeaseBookBetweenTheSame: an id is granted for 5 s, then for years, then for 5 s again. That two answers are the same says nothing of what was between.
+// TestLeaseBookBetweenTheSame: an id is granted for 5 s, then for years, then for 5 s again. That
+// two answers are the same says nothing of what was between.
 func TestLeaseBookBetweenTheSame(t *testing.T) {
 	const id, years = 7, 82_255_057
 	for name, between := range map[string]func(t *testing.T, b bookOf){
@@ -84,7 +87,8 @@ func TestLeaseBookBetweenTheSame(t *testing.T) {
 	}
 }
 
-// TestLeaseBookOtherKeys: the key that was attached last is gone, and the lease lives on with another one. Its TTL holds from when it is known.
+// TestLeaseBookOtherKeys: the key that was attached last is gone, and the lease lives on with
+// another one. Its TTL holds from when it is known.
 func TestLeaseBookOtherKeys(t *testing.T) {
 	b := bookOf{newLeaseBook()}
 	b.put(10, "/a", 7)

@@ -33,7 +33,8 @@ type leaseBook struct {
 
 // grant is what is known of one lease id.
 type grant struct {
-	// from is the revision of the first attachment that was seen in the newest grant, open that of the oldest one whose TTL isn't known; 0 if all are.
+	// from is the revision of the first attachment that was seen in the newest grant, open that of
+	// the oldest one whose TTL isn't known; 0 if all are.
 	from, open int64
 	// ttl is that of the newest grant; 0 if unknown.
 	ttl int64
@@ -45,7 +46,8 @@ type grant struct {
 }
 
 func newLeaseBook() *leaseBook {
-	return &leaseBook{seed: maphash.MakeSeed(), grants: map[int64]*grant{}, witnesses: map[uint64]int64{}, open: map[int64]bool{}, wanted: map[int64]bool{}}
+	return &leaseBook{seed: maphash.MakeSeed(), grants: map[int64]*grant{}, witnesses: map[uint64]int64{},
+		open: map[int64]bool{}, wanted: map[int64]bool{}}
 }
 
 // see takes over what a transaction says of leases.

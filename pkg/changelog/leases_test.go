@@ -141,8 +141,9 @@ func withUnsure(fails *atomic.Bool) func(*Config) {
 	}
 }
 
-// TestLeaseKnownLate: a lease that can't be asked for at first is unknown, which never makes it short, and is what it was once the answer has come,
-// though nothing else is written, and by whichever recorder.
+// TestLeaseKnownLate: a lease that can't be asked for at first is unknown, which never makes it
+// short, and is what it was once the answer has come, though nothing else is written, and by
+// whichever recorder.
 func TestLeaseKnownLate(t *testing.T) {
 	for name, another := range map[string]bool{"the same recorder": false, "another recorder": true} {
 		t.Run(name, func(t *testing.T) {
@@ -248,8 +249,9 @@ func TestLeaseIDReused(t *testing.T) {
 	}
 }
 
-// TestLeasesUnderFire grants many leases from 5 s to 3 years, uses ids again, and kills etcd's leader meanwhile. A replay to the end, and to any point
-// between, gives every lease the TTL that it was granted for, and its keys. Between, some may be unknown.
+// TestLeasesUnderFire grants many leases from 5 s to 3 years, uses ids again, and kills etcd's
+// leader meanwhile. A replay to the end, and to any point between, gives every lease the TTL that
+// it was granted for, and its keys. Between, some may be unknown.
 func TestLeasesUnderFire(t *testing.T) {
 	testutil.Long(t)
 	w := newTrio(t)
@@ -290,7 +292,8 @@ func TestLeasesUnderFire(t *testing.T) {
 		between += n
 	}
 	t.Logf("%d leases granted with %d ids, %d used again, %d kills of the leader, %d revisions; %d keys with %d leases in the end, all right; "+
-		"at 10 points between %d keys had a lease of unknown TTL", load.granted.Load(), len(load.ids), load.reused, *leaderKills, to, len(x.keys), len(x.ttls), between)
+		"at 10 points between %d keys had a lease of unknown TTL", load.granted.Load(), len(load.ids), load.reused,
+		*leaderKills, to, len(x.keys), len(x.ttls), between)
 }
 
 // compareLeases compares what a replay gave with what etcd had; most is how many may be unknown, -1 any number.
@@ -355,7 +358,8 @@ func isClosed(c <-chan struct{}) bool {
 
 // ttl is from 5 s to 3 years.
 func randomTTL() int64 {
-	return []int64{5, 5 + rand.Int63n(60), 60 + rand.Int63n(3600), 3600 + rand.Int63n(100*24*3600), 3*year - rand.Int63n(year)}[rand.Intn(5)]
+	return []int64{5, 5 + rand.Int63n(60), 60 + rand.Int63n(3600), 3600 + rand.Int63n(100*24*3600),
+		3*year - rand.Int63n(year)}[rand.Intn(5)]
 }
 
 // one grants one lease, attaches keys, and perhaps ends it. What fails while there is no leader isn't tried again.

@@ -1,7 +1,8 @@
 package changelog
 
-// Whoever can write to the store can make a few bytes say very much. What a segment may hold is therefore bounded by what is stored of it, and
-// whoever reads one holds no more than one record, or one small entry, at a time.
+// Whoever can write to the store can make a few bytes say very much. What a segment may hold is
+// therefore bounded by what is stored of it, and whoever reads one holds no more than one record,
+// or one small entry, at a time.
 const (
 	// maxHeader bounds what is taken for a header, maxHeaderFields how many fields it has: a little more than the leases that one can name.
 	maxHeader       = 1 << 20

@@ -92,7 +92,8 @@ func (w *world) history(r Range) (lines, notes []string) {
 func wantLines(t *testing.T, what string, have, want []string) {
 	t.Helper()
 	if !slices.Equal(have, want) {
-		t.Errorf("%s: %d changes, want %d\nhave %.300s\nwant %.300s", what, len(have), len(want), strings.Join(have, "\n"), strings.Join(want, "\n"))
+		t.Errorf("%s: %d changes, want %d\nhave %.300s\nwant %.300s", what, len(have), len(want),
+			strings.Join(have, "\n"), strings.Join(want, "\n"))
 	}
 }
 
@@ -128,13 +129,15 @@ func TestHistory(t *testing.T) {
 	first := int64(0)
 	fmt.Sscanf(lines[0], "%d", &first)
 	wantLines(t, "everything", lines, own.upTo(t, last, func(rev int64, _ string) bool { return rev >= first }))
-	if len(notes) != 2 || !strings.Contains(notes[0], "aren't kept") || !strings.Contains(notes[1], fmt.Sprintf("up to revision %d", last)) {
+	if len(notes) != 2 || !strings.Contains(notes[0], "aren't kept") ||
+		!strings.Contains(notes[1], fmt.Sprintf("up to revision %d", last)) {
 		if first != 2 || len(notes) != 1 {
 			t.Errorf("notes: %q", notes)
 		}
 	}
 	lines, _ = w.history(Range{Match: HasPrefix("/key/1")})
-	wantLines(t, "a prefix", lines, own.upTo(t, last, func(rev int64, key string) bool { return rev >= first && strings.HasPrefix(key, "/key/1") }))
+	wantLines(t, "a prefix", lines, own.upTo(t, last,
+		func(rev int64, key string) bool { return rev >= first && strings.HasPrefix(key, "/key/1") }))
 	lines, notes = w.history(Range{From: before, To: after})
 	wantLines(t, "revisions", lines, own.upTo(t, after, func(rev int64, _ string) bool { return rev >= before }))
 	if len(notes) != 0 {
@@ -162,8 +165,10 @@ func TestHistory(t *testing.T) {
 	_, err := w.catalog.DeleteSegments(t.Context(), gone.Incarnation, []catalog.SegmentName{gone.SegmentName})
 	must(t, err)
 	lines, notes = w.history(Range{})
-	wantLines(t, "with a gap", lines, own.upTo(t, last, func(rev int64, _ string) bool { return rev >= first && (rev < gone.First || rev > gone.Last) }))
-	if want := fmt.Sprintf("the changes from revision %d to %d", gone.First, gone.Last); !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, want) }) {
+	wantLines(t, "with a gap", lines, own.upTo(t, last,
+		func(rev int64, _ string) bool { return rev >= first && (rev < gone.First || rev > gone.Last) }))
+	if want := fmt.Sprintf("the changes from revision %d to %d", gone.First, gone.Last); !slices.ContainsFunc(notes,
+		func(n string) bool { return strings.Contains(n, want) }) {
 		t.Errorf("%q doesn't say %q", notes, want)
 	}
 
@@ -246,7 +251,8 @@ func TestLastBefore(t *testing.T) {
 	put("/other", "2")
 
 	b := find(Deleted{Key: "/p/", Prefix: true})
-	if b.Revision != begin-1 || b.First.Revision != begin || b.Last.Revision != end || b.Deletions != 3 || !slices.Equal(b.Keys, []string{"/p/1", "/p/2", "/p/3"}) {
+	if b.Revision != begin-1 || b.First.Revision != begin || b.Last.Revision != end || b.Deletions != 3 ||
+		!slices.Equal(b.Keys, []string{"/p/1", "/p/2", "/p/3"}) {
 		t.Errorf("a burst: %+v; it began with %d and ended with %d", b, begin, end)
 	}
 	if d := b.Last.Time.Sub(b.First.Time); d < 8*time.Minute || d > 9*time.Minute {
@@ -310,7 +316,8 @@ func TestLastBefore(t *testing.T) {
 	next.store, next.catalog, next.archive = w.store, w.catalog, w.archive
 	r2, _ := next.record(func(c *Config) { c.Now = clock.now })
 	next.archived(r2, next.put("/next", "1"))
-	if b := find(Deleted{Key: "/ns/a"}); b.Revision != gone-1 || len(b.Notes) == 0 || !strings.Contains(strings.Join(b.Notes, ";"), "another incarnation") {
+	if b := find(Deleted{Key: "/ns/a"}); b.Revision != gone-1 || len(b.Notes) == 0 ||
+		!strings.Contains(strings.Join(b.Notes, ";"), "another incarnation") {
 		t.Errorf("over two lives: %+v", b)
 	}
 }

@@ -110,8 +110,9 @@ func newWorld(t testing.TB, binary, version string) *world {
 	peer := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
 	var err error
 	w.cmd, err = process.Command(etcd.Config{
-		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(w.dir, "data"), PeerURLs: []string{peer}, ListenPeerURLs: []string{peer},
-		ClientURLs: []string{w.url}, ListenClientURLs: []string{w.url}, InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
+		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(w.dir, "data"), PeerURLs: []string{peer},
+		ListenPeerURLs: []string{peer},
+		ClientURLs:     []string{w.url}, ListenClientURLs: []string{w.url}, InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
 		Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 	}, process.Binary{Version: version, Path: servers.Binary(t, binary)})
 	must(t, err)
@@ -224,7 +225,8 @@ func (w *world) put(key, value string, opts ...clientv3.OpOption) int64 {
 	return r.Header.Revision
 }
 
-// replay carries out a plan, and returns what a proof finds in the snapshot that comes out, with the hash of an etcd that has compacted so far.
+// replay carries out a plan, and returns what a proof finds in the snapshot that comes out, with
+// the hash of an etcd that has compacted so far.
 func (w *world) replay(p *Plan, compact int64) database.Facts {
 	w.t.Helper()
 	ctx := w.t.Context()

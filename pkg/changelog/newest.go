@@ -34,7 +34,8 @@ type Known struct {
 
 // compareKnown orders backups of one life by revision, and by time only where the revision leaves it open.
 func compareKnown(a, b Known) int {
-	return cmp.Or(cmp.Compare(a.revision(), b.revision()), cmp.Compare(a.most(), b.most()), a.At().Compare(b.At()), strings.Compare(a.Name, b.Name))
+	return cmp.Or(cmp.Compare(a.revision(), b.revision()), cmp.Compare(a.most(), b.most()), a.At().Compare(b.At()),
+		strings.Compare(a.Name, b.Name))
 }
 
 func (k Known) revision() int64 {
@@ -143,7 +144,8 @@ func (a *Archive) CopyOf(ctx context.Context, clusterName string, clusterID uint
 	}
 	for _, k := range slices.Backward(recent) {
 		m := k.Manifest
-		if k.Sound() && m != nil && m.ClusterName == clusterName && uint64(m.ClusterID) == clusterID && k.Life == life && m.Revision == revision {
+		if k.Sound() && m != nil && m.ClusterName == clusterName && uint64(m.ClusterID) == clusterID &&
+			k.Life == life && m.Revision == revision {
 			return m, nil
 		}
 	}
@@ -156,8 +158,9 @@ func (a *Archive) ForProof(ctx context.Context, now time.Time) (catalog.BackupLi
 	return list, err
 }
 
-// ToProve is the backup that is to be proven next: of the good ones of the life that serves the newest that was never tried, or else the newest.
-// Where it isn't known which life serves, all lives count. It is empty if there is no good backup.
+// ToProve is the backup that is to be proven next: of the good ones of the life that serves the
+// newest that was never tried, or else the newest. Where it isn't known which life serves, all
+// lives count. It is empty if there is no good backup.
 func (a *Archive) ToProve(ctx context.Context, list catalog.BackupList, now time.Time) (string, error) {
 	recent, err := a.know(ctx, list.Recent(now, recentAsked))
 	if err != nil {
@@ -383,9 +386,10 @@ func (k Known) describe() string {
 	return "of another tool, so its incarnation and revision aren't known"
 }
 
-// NewestGood is the newest good backup of the life that serves. Good is what no proof has found bad. Where the store doesn't tell which life
-// serves, or a backup whose life nobody knows is younger than all of that life, it is an *UndecidedError. In a store in which no backup
-// tells its life it is the youngest one. It is catalog.ErrNotFound if there is no backup at all.
+// NewestGood is the newest good backup of the life that serves. Good is what no proof has found
+// bad. Where the store doesn't tell which life serves, or a backup whose life nobody knows is
+// younger than all of that life, it is an *UndecidedError. In a store in which no backup tells its
+// life it is the youngest one. It is catalog.ErrNotFound if there is no backup at all.
 func (a *Archive) NewestGood(ctx context.Context, list catalog.BackupList, now time.Time) (Newest, error) {
 	recent, err := a.know(ctx, list.Recent(now, recentAsked))
 	if err != nil {
@@ -409,7 +413,8 @@ func (a *Archive) NewestGood(ctx context.Context, list catalog.BackupList, now t
 	}
 	own := ofLife(sound, lives.Serving)
 	if len(own) == 0 {
-		return Newest{}, &UndecidedError{Reason: fmt.Sprintf("incarnation %s serves, and no good backup of it is among the last ones", lives.Serving), Candidates: eachLife(sound)}
+		return Newest{}, &UndecidedError{Reason: fmt.Sprintf("incarnation %s serves, and no good backup of it is among the last ones",
+			lives.Serving), Candidates: eachLife(sound)}
 	}
 	n.Known = slices.MaxFunc(own, compareKnown)
 	for _, k := range sound {
@@ -417,7 +422,8 @@ func (a *Archive) NewestGood(ctx context.Context, list catalog.BackupList, now t
 			continue
 		}
 		if k.Manifest == nil && !k.HasManifest {
-			return Newest{}, &UndecidedError{Reason: fmt.Sprintf("%s is younger than all backups of incarnation %s, which serves", k.Name, lives.Serving), Candidates: eachLife(sound)}
+			return Newest{}, &UndecidedError{Reason: fmt.Sprintf("%s is younger than all backups of incarnation %s, which serves",
+				k.Name, lives.Serving), Candidates: eachLife(sound)}
 		}
 		if k.problem != nil {
 			n.Notes = append(n.Notes, fmt.Sprintf("%s is younger, and can't be used: %v", k.Name, k.problem))
@@ -451,7 +457,8 @@ func futureNotes(list catalog.BackupList, now time.Time) []string {
 	if n := len(names) - futureShown; n > 0 {
 		more = fmt.Sprintf(" and %d more", n)
 	}
-	return []string{fmt.Sprintf("dated in the future, because a clock is or was wrong: %s%s", strings.Join(names[:min(len(names), futureShown)], ", "), more)}
+	return []string{fmt.Sprintf("dated in the future, because a clock is or was wrong: %s%s",
+		strings.Join(names[:min(len(names), futureShown)], ", "), more)}
 }
 
 // soundOnly leaves out what was found bad, unless nothing else is there.

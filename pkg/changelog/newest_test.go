@@ -29,7 +29,8 @@ type shelf struct {
 func newShelf(t *testing.T) *shelf {
 	store := blobtest.NewMemory()
 	c := catalog.New(store)
-	return &shelf{t: t, store: store, catalog: c, archive: &Archive{Catalog: c}, now: time.Now().UTC().Truncate(time.Second), prev: map[catalog.Incarnation][]byte{}}
+	return &shelf{t: t, store: store, catalog: c, archive: &Archive{Catalog: c},
+		now: time.Now().UTC().Truncate(time.Second), prev: map[catalog.Incarnation][]byte{}}
 }
 
 func (s *shelf) put(key string, content []byte) {
@@ -47,8 +48,10 @@ func (s *shelf) backup(ago time.Duration, id uint64, revision int64) string {
 	s.put(name+"/etcd.backup.gz", []byte("data"))
 	if revision > 0 {
 		d := catalog.Digest{Size: 4, SHA256: strings.Repeat("0", 64)}
-		must(s.t, s.catalog.PutManifest(ctx, &catalog.Manifest{Backup: name, ClusterName: "test", ClusterID: catalog.HexID(id), EtcdVersion: "3.6.16",
-			Revision: revision, RevisionAtMost: revision, RevisionAt: at, Raw: d, Stored: d, Compression: catalog.CompressionGzip, Started: at, Finished: at}))
+		must(s.t, s.catalog.PutManifest(ctx, &catalog.Manifest{Backup: name, ClusterName: "test",
+			ClusterID: catalog.HexID(id), EtcdVersion: "3.6.16",
+			Revision: revision, RevisionAtMost: revision, RevisionAt: at, Raw: d, Stored: d,
+			Compression: catalog.CompressionGzip, Started: at, Finished: at}))
 	}
 	must(s.t, s.catalog.CommitBackup(ctx, name, catalog.BackupInfo{EtcdVersion: "3.6.16", Time: at, Spec: cluster.Spec{MemberCount: 1}}))
 	return name
@@ -173,7 +176,8 @@ func TestNoBackupOfTheLifeThatServes(t *testing.T) {
 		list, err := s.catalog.Backups(t.Context())
 		must(t, err)
 		var open *UndecidedError
-		if n, err := s.archive.NewestGood(t.Context(), list, s.now); !errors.As(err, &open) || len(open.Candidates) != 1 || open.Candidates[0].Name != old {
+		if n, err := s.archive.NewestGood(t.Context(), list, s.now); !errors.As(err, &open) ||
+			len(open.Candidates) != 1 || open.Candidates[0].Name != old {
 			t.Errorf("record %t: latest is %s, %v", record, n.Name, err)
 		}
 	}
@@ -192,7 +196,8 @@ func TestLivesThatNothingOrders(t *testing.T) {
 		t.Errorf("--latest: %v", err)
 	}
 	var no *UnreachableError
-	if p, err := s.archive.Plan(t.Context(), Target{Revision: 110}); !errors.As(err, &no) || !strings.Contains(err.Error(), "several incarnations") {
+	if p, err := s.archive.Plan(t.Context(), Target{Revision: 110}); !errors.As(err, &no) ||
+		!strings.Contains(err.Error(), "several incarnations") {
 		t.Errorf("--to-revision: %+v, %v", p, err)
 	}
 	s.serves(newLife)

@@ -68,7 +68,8 @@ func newOutbox(c *catalog.Catalog, i catalog.Incarnation, dir string, limit int6
 	if dir != "" {
 		dir = filepath.Join(dir, string(i))
 	}
-	return &outbox{catalog: c, incarnation: i, dir: dir, limit: limit, wake: make(chan struct{}, 1), taken: make(chan struct{}), emptied: make(chan struct{}), lost: make(chan struct{})}
+	return &outbox{catalog: c, incarnation: i, dir: dir, limit: limit, wake: make(chan struct{}, 1),
+		taken: make(chan struct{}), emptied: make(chan struct{}), lost: make(chan struct{})}
 }
 
 func (o *outbox) path(n catalog.SegmentName) string { return filepath.Join(o.dir, n.String()) }

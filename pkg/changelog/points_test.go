@@ -107,7 +107,8 @@ func (l *workload) step(ctx context.Context) error {
 	return nil
 }
 
-// TestPoints records a random workload on each version of etcd, with backups in between, and goes back to twenty points of it by revision and by time.
+// TestPoints records a random workload on each version of etcd, with backups in between, and goes
+// back to twenty points of it by revision and by time.
 func TestPoints(t *testing.T) {
 	testutil.Long(t)
 	for _, v := range []struct{ binary, version string }{{"etcd-3.5", "3.5.35"}, {"etcd-3.6", "3.6.16"}, {"etcd-3.7", "3.7.3"}} {
@@ -135,7 +136,8 @@ func TestPoints(t *testing.T) {
 				byRevision := w.plan(Target{Revision: p.hash.Revision})
 				byTime := w.plan(Target{Time: p.at})
 				if byRevision.Revision != p.hash.Revision || byTime.Revision != p.hash.Revision {
-					t.Errorf("point %d: revision %d is planned as %d, and as %d by its time %s", i, p.hash.Revision, byRevision.Revision, byTime.Revision, p.at)
+					t.Errorf("point %d: revision %d is planned as %d, and as %d by its time %s", i, p.hash.Revision,
+						byRevision.Revision, byTime.Revision, p.at)
 				}
 				w.wantHash(byTime, p.hash)
 			}
@@ -147,8 +149,9 @@ func TestPoints(t *testing.T) {
 	}
 }
 
-// point remembers the state of now. Nothing may be written meanwhile; a lease may still end, so it looks until it is the same before and after. A change
-// is kept with the time at which it came, so it waits until the last one has come.
+// point remembers the state of now. Nothing may be written meanwhile; a lease may still end, so it
+// looks until it is the same before and after. A change is kept with the time at which it came, so
+// it waits until the last one has come.
 func (w *world) point(r *Recorder) point {
 	w.t.Helper()
 	for {

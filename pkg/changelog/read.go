@@ -27,8 +27,9 @@ type Entry struct {
 	Sub int
 }
 
-// Walk visits all entries in their order. What visit got before is to be trusted only if Walk returns without an error: that no byte is lacking is found
-// out in the end. opener may be nil for segments that aren't encrypted.
+// Walk visits all entries in their order. What visit got before is to be trusted only if Walk
+// returns without an error: that no byte is lacking is found out in the end. opener may be nil for
+// segments that aren't encrypted.
 func (c *Content) Walk(ctx context.Context, opener envelope.Opener, visit func(Entry) error) error {
 	return c.walk(ctx, opener, false, visit)
 }
@@ -110,7 +111,8 @@ func (c *Content) open(ctx context.Context, opener envelope.Opener) (*source, *c
 	return raw, &countingReader{r: r}, nil
 }
 
-// sealed explains what the decryption said. A key that is missing or refused is no fault of the segment, but trying again with the same ones can't help.
+// sealed explains what the decryption said. A key that is missing or refused is no fault of the
+// segment, but trying again with the same ones can't help.
 func (c *Content) sealed(err error) error {
 	switch {
 	case errors.Is(err, envelope.ErrTampered):
@@ -139,7 +141,8 @@ func (c *countingReader) Read(p []byte) (int, error) {
 func (e Entry) replayed() (database.Replayed, bool, error) {
 	switch {
 	case e.Lease != nil:
-		return database.Replayed{LeaseID: e.Lease.GetId(), LeaseTTL: e.Lease.GetGrantedTtlSeconds(), LeaseFrom: e.Lease.GetFromRevision()}, true, nil
+		return database.Replayed{LeaseID: e.Lease.GetId(), LeaseTTL: e.Lease.GetGrantedTtlSeconds(), LeaseFrom: e.Lease.GetFromRevision()},
+			true, nil
 	case e.Transaction == nil:
 		return database.Replayed{}, false, nil
 	}
@@ -147,7 +150,8 @@ func (e Entry) replayed() (database.Replayed, bool, error) {
 	x := database.Replayed{Revision: t.GetRevision(), Sub: e.Sub, Records: make([]database.Record, 0, len(t.GetChanges()))}
 	for _, c := range t.GetChanges() {
 		r, err := database.NewRecord(&mvccpb.KeyValue{
-			Key: c.GetKey(), CreateRevision: c.GetCreateRevision(), ModRevision: t.GetRevision(), Version: c.GetVersion(), Value: c.GetValue(), Lease: c.GetLease(),
+			Key: c.GetKey(), CreateRevision: c.GetCreateRevision(), ModRevision: t.GetRevision(),
+			Version: c.GetVersion(), Value: c.GetValue(), Lease: c.GetLease(),
 		}, c.GetDeleted())
 		if err != nil {
 			return x, false, err

@@ -39,7 +39,8 @@ type Config struct {
 	Node        cluster.NodeID
 	Term        cluster.Term
 	ToolVersion string
-	// Token is the cluster's, empty if this process runs no etcd. Unfenced means that the store fences nothing, so that terms order nothing.
+	// Token is the cluster's, empty if this process runs no etcd. Unfenced means that the store
+	// fences nothing, so that terms order nothing.
 	Token    cluster.Token
 	Unfenced bool
 	// Catalog is where segments go; what it seals backups with, segments are sealed with too.
@@ -49,15 +50,18 @@ type Config struct {
 	Members func() []Dialer
 	// Origin tells where the cluster came from; it is asked when an incarnation begins. nil means that nobody knows.
 	Origin func(ctx context.Context) *catalog.Origin
-	// Dir is where segments wait if the store is away, SpillBytes how much of them (default 256 MiB). Empty means that only a few wait, in memory.
+	// Dir is where segments wait if the store is away, SpillBytes how much of them (default 256
+	// MiB). Empty means that only a few wait, in memory.
 	Dir        string
 	SpillBytes int64
-	// Interval is how long a change waits at most until it is on its way to the store (default 5 s), SegmentBytes how many bytes of changes make a
-	// segment before that (default 8 MiB), Idle how long nothing has to happen until a segment says so (default 2 min).
+	// Interval is how long a change waits at most until it is on its way to the store (default 5
+	// s), SegmentBytes how many bytes of changes make a segment before that (default 8 MiB), Idle
+	// how long nothing has to happen until a segment says so (default 2 min).
 	Interval     time.Duration
 	SegmentBytes int
 	Idle         time.Duration
-	// Gap is called when changes were lost, or a new chain begins on which no backup stands yet: a full backup is needed. It must not block.
+	// Gap is called when changes were lost, or a new chain begins on which no backup stands yet: a
+	// full backup is needed. It must not block.
 	Gap func(reason string)
 	// Now is the clock (default time.Now).
 	Now func() time.Time
@@ -191,8 +195,9 @@ var ErrOtherCluster = errors.New("another etcd cluster answers now")
 // flushTimeout is how long Run goes on when its context has ended, to store what came last.
 const flushTimeout = 3 * time.Second
 
-// Run records until ctx ends; then it stores what it has, for a few seconds at most. It ends with ErrOtherCluster when the cluster is another one, and
-// when what it had spilled can't be read any more: another recorder begins where the store ends. Everything else is tried again.
+// Run records until ctx ends; then it stores what it has, for a few seconds at most. It ends with
+// ErrOtherCluster when the cluster is another one, and when what it had spilled can't be read any
+// more: another recorder begins where the store ends. Everything else is tried again.
 func (r *Recorder) Run(ctx context.Context) error {
 	const first, last = 250 * time.Millisecond, 10 * time.Second
 	var wg sync.WaitGroup
@@ -255,7 +260,8 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	}
 	newest = h.newest
 	if h.fresh {
-		rec := catalog.IncarnationRecord{ID: h.incarnation, ClusterName: r.cfg.ClusterName, ClusterID: catalog.HexID(clusterID), Began: r.cfg.Now().UTC(), Revision: newest}
+		rec := catalog.IncarnationRecord{ID: h.incarnation, ClusterName: r.cfg.ClusterName,
+			ClusterID: catalog.HexID(clusterID), Began: r.cfg.Now().UTC(), Revision: newest}
 		if r.cfg.Origin != nil {
 			rec.Origin = r.cfg.Origin(ctx)
 		}
@@ -266,7 +272,8 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	if err := r.tellServing(ctx, h.incarnation, clusterID, newest); err != nil {
 		return err
 	}
-	r.origin = origin{incarnation: h.incarnation, clusterName: r.cfg.ClusterName, clusterID: clusterID, node: r.cfg.Node, term: r.cfg.Term, toolVersion: r.cfg.ToolVersion}
+	r.origin = origin{incarnation: h.incarnation, clusterName: r.cfg.ClusterName, clusterID: clusterID,
+		node: r.cfg.Node, term: r.cfg.Term, toolVersion: r.cfg.ToolVersion}
 	out := newOutbox(r.cfg.Catalog, h.incarnation, r.cfg.Dir, r.cfg.SpillBytes)
 	head, err := out.adopt(h.name)
 	if err != nil {
@@ -305,7 +312,8 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 
 // tellServing records that this incarnation serves. That somebody with a higher term has written another one is that one's to know.
 func (r *Recorder) tellServing(ctx context.Context, i catalog.Incarnation, clusterID uint64, newest int64) error {
-	s := catalog.Serving{Incarnation: i, ClusterName: r.cfg.ClusterName, ClusterID: catalog.HexID(clusterID), Token: r.cfg.Token, Revision: newest, Node: r.cfg.Node}
+	s := catalog.Serving{Incarnation: i, ClusterName: r.cfg.ClusterName, ClusterID: catalog.HexID(clusterID),
+		Token: r.cfg.Token, Revision: newest, Node: r.cfg.Node}
 	if !r.cfg.Unfenced {
 		s.Term = r.cfg.Term
 	}
@@ -324,15 +332,17 @@ func (r *Recorder) beginChain(last int64, seen time.Time, why string) {
 	r.chainBegan = last
 }
 
-// leaveFuture begins a new chain, and asks for a backup, where the one so far ends in the future: a clock was ahead. Times never go back within a chain, so
-// everything would have the same time in it until the clocks get there.
+// leaveFuture begins a new chain, and asks for a backup, where the one so far ends in the future: a
+// clock was ahead. Times never go back within a chain, so everything would have the same time in it
+// until the clocks get there.
 func (r *Recorder) leaveFuture() {
 	now := r.cfg.Now()
 	ahead := r.kept.Sub(now)
 	if ahead <= clockSlack {
 		return
 	}
-	why := fmt.Sprintf("the changes up to revision %d are dated %s ahead of the clock of node %s: a clock is or was wrong", r.b.first-1, ahead.Round(time.Second), r.cfg.Node)
+	why := fmt.Sprintf("the changes up to revision %d are dated %s ahead of the clock of node %s: a clock is or was wrong",
+		r.b.first-1, ahead.Round(time.Second), r.cfg.Node)
 	klog.Warningf("changes: %s; another chain begins", why)
 	r.beginChain(r.b.first-1, now, why)
 	r.cfg.Gap(why)

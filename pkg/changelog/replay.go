@@ -19,11 +19,14 @@ import (
 // ahead is how many segments are fetched before they are needed.
 const ahead = 4
 
-// Replay brings the snapshot file at path, which is that of the chain's base, to a revision. selfExe is the manager's executable: a process of its own
-// decompresses and reads the changes and writes to the file; this one fetches and decrypts, and holds a few small segments. A bad segment is an *Error; where the
-// snapshot is ahead of the revision already, or not as far as the chain begins, it is an *UnreachableError. progress, which may be nil, gets the stored bytes of
-// the segments that were handed on.
-func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, revision int64, progress func(bytes int64)) (database.ReplayResult, error) {
+// Replay brings the snapshot file at path, which is that of the chain's base, to a revision.
+// selfExe is the manager's executable: a process of its own decompresses and reads the changes and
+// writes to the file; this one fetches and decrypts, and holds a few small segments. A bad segment
+// is an *Error; where the snapshot is ahead of the revision already, or not as far as the chain
+// begins, it is an *UnreachableError. progress, which may be nil, gets the stored bytes of the
+// segments that were handed on.
+func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, revision int64,
+	progress func(bytes int64)) (database.ReplayResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	in, out := io.Pipe()
@@ -41,7 +44,8 @@ func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, rev
 	switch {
 	case rep.Fault != nil: // it lies before all that couldn't be fetched
 		err = rep.Fault.error()
-	case ferr != nil && !errors.Is(ferr, errChildEnded) && !errors.Is(ferr, context.Canceled): // the child knows only that its input was cut
+	// the child knows only that its input was cut
+	case ferr != nil && !errors.Is(ferr, errChildEnded) && !errors.Is(ferr, context.Canceled):
 		err = ferr
 	}
 	for _, note := range rep.Notes {
@@ -51,7 +55,8 @@ func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, rev
 		return res, fmt.Errorf("replay changes: %w", err)
 	}
 	if res.Revision != revision {
-		return res, fmt.Errorf("replay changes: %w", unreachable(Target{Revision: revision}, "the backup has revision %d and its changes lead to %d", res.From, res.Revision))
+		return res, fmt.Errorf("replay changes: %w",
+			unreachable(Target{Revision: revision}, "the backup has revision %d and its changes lead to %d", res.From, res.Revision))
 	}
 	return res, nil
 }

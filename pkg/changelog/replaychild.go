@@ -54,8 +54,8 @@ func (f *segmentFault) error() *Error {
 	return e
 }
 
-// ReplayCommand is the hidden subcommand that brings a database file forward by segments from its standard input: its arguments are the file's
-// path and the revision.
+// ReplayCommand is the hidden subcommand that brings a database file forward by segments from its
+// standard input: its arguments are the file's path and the revision.
 func ReplayCommand() etcd.ChildCommand {
 	return etcd.ChildCommand{Name: database.ReplaySubcommand, Main: replayMain}
 }
@@ -76,7 +76,8 @@ func replayMain(args []string) int {
 	return database.ReplayMain(args[0], p.next, p.report)
 }
 
-// replayInput makes steps of what the parent sends. It reads while the steps before are carried out; both together hold two parts of transactions.
+// replayInput makes steps of what the parent sends. It reads while the steps before are carried
+// out; both together hold two parts of transactions.
 type replayInput struct {
 	in       *bufio.Reader
 	revision int64

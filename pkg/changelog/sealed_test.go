@@ -93,7 +93,8 @@ func TestSealed(t *testing.T) {
 	}
 	must(t, read(mine))
 	for name, err := range map[string]error{"no key": read(), "another key": read(other)} {
-		if !errors.Is(err, envelope.ErrNoKey) || errors.Is(err, cluster.ErrCorrupt) || !errors.Is(err, cluster.ErrPermanent) || !strings.Contains(err.Error(), recipient) {
+		if !errors.Is(err, envelope.ErrNoKey) || errors.Is(err, cluster.ErrCorrupt) ||
+			!errors.Is(err, cluster.ErrPermanent) || !strings.Contains(err.Error(), recipient) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -113,7 +114,8 @@ func TestSealed(t *testing.T) {
 	must(t, read())
 }
 
-// TestSealedTampering changes the header of a sealed segment, and the name accordingly: whoever can write to the store but has no key can't make a segment say something else.
+// TestSealedTampering changes the header of a sealed segment, and the name accordingly: whoever can
+// write to the store but has no key can't make a segment say something else.
 func TestSealedTampering(t *testing.T) {
 	file, recipient := identity(t)
 	c := envelope.Config{Cluster: "test"}
@@ -139,7 +141,8 @@ func TestSealedTampering(t *testing.T) {
 	must(t, err)
 	header := data[:len(data)-len(a.payload)]
 	changed := bytes.Replace(header, []byte("test"), []byte("tesT"), 1) // the cluster's name
-	for name, forged := range map[string][]byte{"content of another": append(bytes.Clone(header), b.payload...), "another header": append(changed, a.payload...)} {
+	for name, forged := range map[string][]byte{"content of another": append(bytes.Clone(header), b.payload...),
+		"another header": append(changed, a.payload...)} {
 		seg := one
 		seg.Sum = catalog.NewSegmentSum(sumOf(forged))
 		err := walk(seg, forged)

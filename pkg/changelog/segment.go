@@ -30,7 +30,8 @@ const (
 	zstdName       = "zstd"
 )
 
-// Error says what is wrong with a segment. Trying again with the same one can't help: errors.Is(err, cluster.ErrPermanent) holds beside the kind.
+// Error says what is wrong with a segment. Trying again with the same one can't help:
+// errors.Is(err, cluster.ErrPermanent) holds beside the kind.
 type Error struct {
 	// Segment is its key, relative to the store's base.
 	Segment string
@@ -135,7 +136,9 @@ func (b *builder) lease(l *protosv1.Lease) error {
 	return b.entry(&protosv1.SegmentEntry{Entry: &protosv1.SegmentEntry_Lease{Lease: l}})
 }
 
-// mark notes that at this time the last revision was the newest. Times never go back, not from the segment before to this one either. since is zero unless the revisions since the last mark came late.
+// mark notes that at this time the last revision was the newest. Times never go back, not from the
+// segment before to this one either. since is zero unless the revisions since the last mark came
+// late.
 func (b *builder) mark(at, since time.Time) error {
 	if at.Before(b.ended) {
 		at = b.ended
@@ -174,7 +177,8 @@ type origin struct {
 	toolVersion string
 }
 
-// seal ends the segment. previous is the SHA-256 of the one before, or nil with the reason why a chain begins. The builder is of no use afterwards.
+// seal ends the segment. previous is the SHA-256 of the one before, or nil with the reason why a
+// chain begins. The builder is of no use afterwards.
 func (b *builder) seal(ctx context.Context, o origin, previous []byte, begins string, s envelope.Sealer) (sealed, error) {
 	if b.started.IsZero() {
 		return sealed{}, errors.New("seal segment: it has no heartbeat")
@@ -186,8 +190,10 @@ func (b *builder) seal(ctx context.Context, o origin, previous []byte, begins st
 	}
 	h := &protosv1.SegmentHeader{
 		Version: segmentVersion, Incarnation: string(o.incarnation), ClusterName: o.clusterName, ClusterId: o.clusterID,
-		FirstRevision: b.first, LastRevision: b.last, Previous: previous, Begins: begins, StartedUnixMillis: b.started.UnixMilli(), EndedUnixMillis: b.ended.UnixMilli(),
-		Changes: b.changes, ContentSize: int64(b.content.Len()), Compression: zstdName, Node: string(o.node), Term: uint64(o.term), ToolVersion: o.toolVersion,
+		FirstRevision: b.first, LastRevision: b.last, Previous: previous, Begins: begins,
+		StartedUnixMillis: b.started.UnixMilli(), EndedUnixMillis: b.ended.UnixMilli(),
+		Changes: b.changes, ContentSize: int64(b.content.Len()), Compression: zstdName, Node: string(o.node),
+		Term: uint64(o.term), ToolVersion: o.toolVersion,
 		UnknownLeases: b.unknown,
 	}
 	if s != nil {
@@ -204,7 +210,8 @@ func (b *builder) seal(ctx context.Context, o origin, previous []byte, begins st
 	}
 	sum := sumOf(data)
 	return sealed{data: data, sum: sum, name: catalog.SegmentName{
-		First: b.first, Last: b.last, Ended: time.UnixMilli(b.ended.UnixMilli()).UTC(), Previous: catalog.NewSegmentSum(previous), Sum: catalog.NewSegmentSum(sum),
+		First: b.first, Last: b.last, Ended: time.UnixMilli(b.ended.UnixMilli()).UTC(),
+		Previous: catalog.NewSegmentSum(previous), Sum: catalog.NewSegmentSum(sum),
 	}}, nil
 }
 

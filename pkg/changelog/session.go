@@ -287,7 +287,8 @@ func (r *Recorder) since() time.Time {
 	return r.seen
 }
 
-// cutIfDue ends the segment when its time has come: a little before a change would have waited for the whole interval, or when nothing has happened for long.
+// cutIfDue ends the segment when its time has come: a little before a change would have waited for
+// the whole interval, or when nothing has happened for long.
 func (r *Recorder) cutIfDue(ctx context.Context) error {
 	now := r.cfg.Now()
 	switch {

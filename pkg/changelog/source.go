@@ -18,8 +18,9 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// Content is a segment whose header was read and found right. A small one is in memory, and its bytes are those that its name promises; that those
-// of a larger one are is found out when it is read.
+// Content is a segment whose header was read and found right. A small one is in memory, and its
+// bytes are those that its name promises; that those of a larger one are is found out when it is
+// read.
 type Content struct {
 	// Segment is the row of the listing, Header what it says of itself.
 	Segment catalog.Segment

@@ -45,7 +45,8 @@ func (e *MismatchError) Error() string {
 // Unwrap gives the kind.
 func (e *MismatchError) Unwrap() error { return cluster.ErrCorrupt }
 
-// Disproves tells whether the error of a verification says that the backup is bad. Any other error says nothing of it: it can be tried again.
+// Disproves tells whether the error of a verification says that the backup is bad. Any other error
+// says nothing of it: it can be tried again.
 func Disproves(err error) bool {
 	var bad *backup.Error
 	var mismatch *MismatchError
@@ -65,9 +66,11 @@ type VerifyOptions struct {
 	Fetch func(ctx context.Context, name, path string, o backup.FileOptions) error
 }
 
-// Verify proves a backup: it is fetched and read to the last page, and then reached a second time, from the backup before it by replaying the changes between
-// the two. Both have to have the same HashKV and the same leases. A bad backup, and two that don't agree, are an error that wraps cluster.ErrCorrupt or one of
-// the kinds of pkg/backup; that there is no chain from an earlier backup, or that a segment of it is bad, is told in ChainProblem.
+// Verify proves a backup: it is fetched and read to the last page, and then reached a second time,
+// from the backup before it by replaying the changes between the two. Both have to have the same
+// HashKV and the same leases. A bad backup, and two that don't agree, are an error that wraps
+// cluster.ErrCorrupt or one of the kinds of pkg/backup; that there is no chain from an earlier
+// backup, or that a segment of it is bad, is told in ChainProblem.
 func (a *Archive) Verify(ctx context.Context, name string, o VerifyOptions) (v Verified, err error) {
 	began := time.Now()
 	v.Backup = name
@@ -152,7 +155,8 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 		return fmt.Errorf("backup %s with the changes after it: %w", p.Base, err)
 	}
 	if f.Hash.CompactRevision != v.Facts.Hash.CompactRevision {
-		v.ChainProblem = fmt.Sprintf("backup %s is compacted up to revision %d, and %s only up to %d, so they can't be compared", p.Base, f.Hash.CompactRevision, v.Backup, v.Facts.Hash.CompactRevision)
+		v.ChainProblem = fmt.Sprintf("backup %s is compacted up to revision %d, and %s only up to %d, so they can't be compared",
+			p.Base, f.Hash.CompactRevision, v.Backup, v.Facts.Hash.CompactRevision)
 		return nil
 	}
 	if f.Hash != v.Facts.Hash {
@@ -166,7 +170,8 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	return nil
 }
 
-// leasesDiffer says why the leases of a backup aren't what the changes lead to. It says nothing against the backup, which etcd itself has written.
+// leasesDiffer says why the leases of a backup aren't what the changes lead to. It says nothing
+// against the backup, which etcd itself has written.
 func leasesDiffer(name, base string, replayed, stored database.LeaseFacts) string {
 	text := fmt.Sprintf("backup %s with the changes after it has the keys of backup %s, but not its leases (%d with keys, %d in the backup): ids, TTLs or keys differ", base, name, replayed.Attached, stored.Attached)
 	if replayed.Unknowns > 0 {
@@ -184,7 +189,8 @@ func UnknownLeases(f database.LeaseFacts) string {
 	if more := f.Unknowns - len(f.Unknown); more > 0 {
 		names += fmt.Sprintf(" and %d more", more)
 	}
-	return fmt.Sprintf("%d leases is unknown and was set to ten years: %s (etcdctl lease timetolive ID --keys shows the keys)", f.Unknowns, names)
+	return fmt.Sprintf("%d leases is unknown and was set to ten years: %s (etcdctl lease timetolive ID --keys shows the keys)",
+		f.Unknowns, names)
 }
 
 // chainProblem says in words what is wrong with a chain; empty if it is something else, or nothing.

@@ -57,8 +57,10 @@ const (
 // AttentionKinds lists all kinds.
 func AttentionKinds() []AttentionKind {
 	return []AttentionKind{
-		AttentionQuorum, AttentionNoLeader, AttentionData, AttentionForming, AttentionMember, AttentionDisk, AttentionDatabase, AttentionNames, AttentionCorrupt,
-		AttentionClusters, AttentionStore, AttentionUnfenced, AttentionObject, AttentionBackup, AttentionRestore, AttentionVersion, AttentionSettings,
+		AttentionQuorum, AttentionNoLeader, AttentionData, AttentionForming, AttentionMember, AttentionDisk,
+		AttentionDatabase, AttentionNames, AttentionCorrupt,
+		AttentionClusters, AttentionStore, AttentionUnfenced, AttentionObject, AttentionBackup, AttentionRestore,
+		AttentionVersion, AttentionSettings,
 		AttentionCertificate, AttentionSafety, AttentionOther,
 	}
 }

@@ -225,7 +225,8 @@ type TrashEntry struct {
 	// RaftTerm and RaftIndex are of the last entry of its log; 0 if it can't be read.
 	RaftTerm  uint64
 	RaftIndex uint64
-	// Members is how many members the cluster had when a restore replaced it; 0 if it was set aside for another reason, or that isn't known.
+	// Members is how many members the cluster had when a restore replaced it; 0 if it was set aside
+	// for another reason, or that isn't known.
 	Members int
 }
 
@@ -286,8 +287,8 @@ type Stop struct {
 	Served time.Time `json:"served,omitzero"`
 }
 
-// VolumeRelease names a data volume that gives way to another one. The node that has it does all that can be done beforehand, and then waits for the
-// leader, as it comes back without data.
+// VolumeRelease names a data volume that gives way to another one. The node that has it does all
+// that can be done beforehand, and then waits for the leader, as it comes back without data.
 type VolumeRelease struct {
 	// Volume and Replacement are the provider's ids.
 	Volume, Replacement string

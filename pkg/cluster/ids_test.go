@@ -62,9 +62,11 @@ func TestNamesInObjects(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, text := range []string{`{"token":NAME}`, `{"operation":NAME}`, `{"node":NAME}`, `{"nodes":{NAME:1}}`, `{"tokens":["a",NAME]}`} {
+		for _, text := range []string{`{"token":NAME}`, `{"operation":NAME}`, `{"node":NAME}`, `{"nodes":{NAME:1}}`,
+			`{"tokens":["a",NAME]}`} {
 			var o object
-			if err := json.Unmarshal([]byte(strings.Replace(text, "NAME", string(name), 1)), &o); s != "\xff\xfe" && !errors.Is(err, ErrName) {
+			if err := json.Unmarshal([]byte(strings.Replace(text, "NAME", string(name), 1)), &o); s != "\xff\xfe" &&
+				!errors.Is(err, ErrName) {
 				t.Errorf("%s with %.50q is read: %v", text, s, err)
 			}
 		}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Settings are settings of etcd that the operator has chosen, by the name of etcd's flag and in the form in which etcd takes them. What isn't
-// named is as etcd has it by itself.
+// Settings are settings of etcd that the operator has chosen, by the name of etcd's flag and in the
+// form in which etcd takes them. What isn't named is as etcd has it by itself.
 type Settings map[string]string
 
 // The settings that can be chosen.
@@ -31,7 +31,8 @@ const MaxQuota = 64 << 30
 
 // SettingNames lists what can be chosen, sorted.
 func SettingNames() []string {
-	return []string{SettingCompactionMode, SettingCompactionRetention, SettingElection, SettingHeartbeat, SettingMetricsURLs, SettingQuota, SettingSnapshotCount}
+	return []string{SettingCompactionMode, SettingCompactionRetention, SettingElection, SettingHeartbeat,
+		SettingMetricsURLs, SettingQuota, SettingSnapshotCount}
 }
 
 // ParseSetting checks one setting as a person writes it and returns it as etcd takes it: sizes may have a unit (8GiB), times too (100ms).
@@ -71,7 +72,8 @@ func ParseSetting(name, value string) (string, error) {
 		return value, nil
 	case SettingMetricsURLs:
 		for s := range strings.SplitSeq(value, ",") {
-			if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" || net.ParseIP(u.Hostname()) == nil && u.Hostname() != "localhost" {
+			if u, err := url.Parse(s); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Port() == "" ||
+				net.ParseIP(u.Hostname()) == nil && u.Hostname() != "localhost" {
 				return bad("URLs such as http://0.0.0.0:8081, comma separated, each with an address and not a name (etcd listens there on every master)")
 			}
 		}
@@ -94,11 +96,13 @@ func (s Settings) Validate() error {
 	const usualHeartbeat, usualElection = 100, 1000 // etcd's own, in milliseconds
 	beat, election := s.number(SettingHeartbeat, usualHeartbeat), s.number(SettingElection, usualElection)
 	if election < 5*beat {
-		return fmt.Errorf("%s (%d ms) must be at least five times %s (%d ms), or etcd doesn't start", SettingElection, election, SettingHeartbeat, beat)
+		return fmt.Errorf("%s (%d ms) must be at least five times %s (%d ms), or etcd doesn't start", SettingElection,
+			election, SettingHeartbeat, beat)
 	}
 	if s[SettingCompactionMode] == "revision" {
 		if _, err := strconv.ParseUint(s[SettingCompactionRetention], 10, 63); err != nil {
-			return fmt.Errorf("%s=revision needs %s as a number of revisions, such as 100000", SettingCompactionMode, SettingCompactionRetention)
+			return fmt.Errorf("%s=revision needs %s as a number of revisions, such as 100000", SettingCompactionMode,
+				SettingCompactionRetention)
 		}
 	}
 	return nil

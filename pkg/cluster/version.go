@@ -58,8 +58,9 @@ func (v Version) Compare(w Version) int {
 // SameMinor tells whether both belong to one minor version.
 func (v Version) SameMinor(w Version) bool { return v.Major == w.Major && v.Minor == w.Minor }
 
-// RollsTo tells whether a cluster can go to another version member by member while it serves: upwards and to other patches always, downwards
-// only from minor versions that have etcd's own downgrade.
+// RollsTo tells whether a cluster can go to another version member by member while it serves:
+// upwards and to other patches always, downwards only from minor versions that have etcd's own
+// downgrade.
 func (v Version) RollsTo(w Version) bool {
 	for minor := v.Minor; minor > w.Minor; minor-- {
 		if !Downgradable(minor) {

@@ -100,7 +100,8 @@ func (e *enumeration) finish(w *world, i int) {
 	m.deadline = math.MaxUint64
 	rd := m.Ready()
 	if rd.Hard != nil {
-		if rd.Hard.Term < w.disks[i].Term || rd.Hard.Term == w.disks[i].Term && w.disks[i].VotedFor != "" && rd.Hard.VotedFor != w.disks[i].VotedFor {
+		if rd.Hard.Term < w.disks[i].Term || rd.Hard.Term == w.disks[i].Term && w.disks[i].VotedFor != "" &&
+			rd.Hard.VotedFor != w.disks[i].VotedFor {
 			e.fail(w, fmt.Sprintf("%s persists %+v after %+v", m.cfg.Self, *rd.Hard, w.disks[i]))
 		}
 		w.disks[i] = *rd.Hard
@@ -136,7 +137,8 @@ func (w *world) obsolete(msg Message) bool {
 		if w.oldVotes && m.role == Candidate && !msg.Reject {
 			return false
 		}
-		return msg.Reject && msg.Term <= disk.Term || msg.Term < m.hard.Term || msg.Term == m.hard.Term && (m.role != Candidate || m.votes[msg.From])
+		return msg.Reject && msg.Term <= disk.Term || msg.Term < m.hard.Term || msg.Term == m.hard.Term &&
+			(m.role != Candidate || m.votes[msg.From])
 	case MsgHeartbeatResp:
 		return msg.Reject && msg.Term <= disk.Term || msg.Term < m.hard.Term || msg.Term == m.hard.Term && m.role != Leader
 	}
@@ -362,24 +364,32 @@ func TestEnumerationCatches(t *testing.T) {
 		b    budget
 		e    enumeration
 	}{
-		{"messages are sent before the state is persisted", "two leaders of one term", budget{campaigns: 2, crashes: 1}, enumeration{late: true}},
-		{"a vote is forgotten", "persists", budget{campaigns: 2}, enumeration{sabotage: func(m *Machine, _ *Message) { m.hard.VotedFor = "" }}},
-		{"voters don't keep their promise", "two leases", budget{campaigns: 1}, enumeration{sabotage: func(m *Machine, _ *Message) { m.promise = promise{} }}},
-		{"voters don't wait after a restart", "two leases", budget{campaigns: 1, crashes: 1}, enumeration{restart: func(m *Machine) { m.promise = promise{} }}},
-		{"the lease counts from the answer", "two leases", budget{ticks: 3, campaigns: 1}, enumeration{sabotage: func(m *Machine, msg *Message) {
-			if msg.Kind == MsgHeartbeatResp {
-				msg.Sent = m.now
-			}
-		}}},
-		{"the lease is as long as the promise and one tick more", "two leases", budget{ticks: 3, campaigns: 1}, enumeration{sabotage: func(m *Machine, _ *Message) {
-			m.cfg.LeaseTicks = enumElection + 1
-		}}},
-		{"one vote of three is enough", "two lea", budget{campaigns: 1}, enumeration{sabotage: func(m *Machine, _ *Message) { m.wanted = 1 }}},
-		{"everybody is released by a resignation", "two leases", budget{campaigns: 1, resigns: 1}, enumeration{sabotage: func(m *Machine, msg *Message) {
-			if msg.Kind == MsgVote {
-				msg.Resigned = m.promise.leader
-			}
-		}}},
+		{"messages are sent before the state is persisted", "two leaders of one term", budget{campaigns: 2, crashes: 1},
+			enumeration{late: true}},
+		{"a vote is forgotten", "persists", budget{campaigns: 2},
+			enumeration{sabotage: func(m *Machine, _ *Message) { m.hard.VotedFor = "" }}},
+		{"voters don't keep their promise", "two leases", budget{campaigns: 1},
+			enumeration{sabotage: func(m *Machine, _ *Message) { m.promise = promise{} }}},
+		{"voters don't wait after a restart", "two leases", budget{campaigns: 1, crashes: 1},
+			enumeration{restart: func(m *Machine) { m.promise = promise{} }}},
+		{"the lease counts from the answer", "two leases", budget{ticks: 3, campaigns: 1},
+			enumeration{sabotage: func(m *Machine, msg *Message) {
+				if msg.Kind == MsgHeartbeatResp {
+					msg.Sent = m.now
+				}
+			}}},
+		{"the lease is as long as the promise and one tick more", "two leases", budget{ticks: 3, campaigns: 1},
+			enumeration{sabotage: func(m *Machine, _ *Message) {
+				m.cfg.LeaseTicks = enumElection + 1
+			}}},
+		{"one vote of three is enough", "two lea", budget{campaigns: 1},
+			enumeration{sabotage: func(m *Machine, _ *Message) { m.wanted = 1 }}},
+		{"everybody is released by a resignation", "two leases", budget{campaigns: 1, resigns: 1},
+			enumeration{sabotage: func(m *Machine, msg *Message) {
+				if msg.Kind == MsgVote {
+					msg.Resigned = m.promise.leader
+				}
+			}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			c.e.limit = 100000

@@ -60,7 +60,8 @@ func (c Config) validate() error {
 	case c.LeaseTicks <= c.HeartbeatTicks:
 		return fmt.Errorf("%w: lease of %d ticks; it must be longer than the heartbeat, %d", ErrConfig, c.LeaseTicks, c.HeartbeatTicks)
 	case c.ElectionTicks <= c.LeaseTicks:
-		return fmt.Errorf("%w: election timeout of %d ticks; it must be longer than the lease, %d", ErrConfig, c.ElectionTicks, c.LeaseTicks)
+		return fmt.Errorf("%w: election timeout of %d ticks; it must be longer than the lease, %d", ErrConfig,
+			c.ElectionTicks, c.LeaseTicks)
 	case c.Rand == nil:
 		return fmt.Errorf("%w: no source of randomness", ErrConfig)
 	}

@@ -1,12 +1,14 @@
 // Package envelope encrypts what is stored, so that whoever can read the store can't read the keys and values of etcd.
 //
-// The stream is an age file (age-encryption.org/v1) whatever kind of keys opens it: age recipients, keys of a key management service, or both. What
-// opens it is named in its head, in the clear. Its plaintext begins with a line that says what it is and where it belongs, so that one object can't
+// The stream is an age file (age-encryption.org/v1) whatever kind of keys opens it: age recipients,
+// keys of a key management service, or both. What opens it is named in its head, in the clear. Its
+// plaintext begins with a line that says what it is and where it belongs, so that one object can't
 // be put in the place of another. The exact format is in docs/format.md.
 //
-// The package keeps apart what operators confuse at their peril: a key that is missing ([ErrNoKey]) or refused ([ErrKeyDenied]), a key service that
-// doesn't answer ([ErrUnavailable]), and an object that was altered ([ErrTampered]) or moved ([ErrWrongContext]). It must never call the first
-// three a damage, and never let a plaintext end silently before its last byte was authenticated.
+// The package keeps apart what operators confuse at their peril: a key that is missing ([ErrNoKey])
+// or refused ([ErrKeyDenied]), a key service that doesn't answer ([ErrUnavailable]), and an object
+// that was altered ([ErrTampered]) or moved ([ErrWrongContext]). It must never call the first three
+// a damage, and never let a plaintext end silently before its last byte was authenticated.
 package envelope
 
 import (
@@ -23,8 +25,9 @@ const Scheme = "age"
 
 // Sealer encrypts. A nil Sealer stands for "not encrypted"; nothing here takes one. Its methods may be called concurrently.
 type Sealer interface {
-	// Seal returns a writer whose plaintext goes to dst encrypted, and that is complete only when Close has returned without an error; Close leaves
-	// dst open. Without Close dst holds nothing that can be opened. binding says where the object belongs, by a name that only it has; it is
+	// Seal returns a writer whose plaintext goes to dst encrypted, and that is complete only when
+	// Close has returned without an error; Close leaves dst open. Without Close dst holds nothing
+	// that can be opened. binding says where the object belongs, by a name that only it has; it is
 	// readable in what is stored. ctx bounds the asking for keys, which is over when Seal returns.
 	Seal(ctx context.Context, dst io.Writer, binding string) (io.WriteCloser, error)
 	// Info returns the scheme and which keys open what is sealed, for the operator to recognize.
@@ -123,8 +126,9 @@ func OpenBytes(ctx context.Context, o Opener, sealed []byte, binding string) ([]
 // probeBinding belongs to no object.
 const probeBinding = "probe"
 
-// Probe seals a few bytes and opens them again, which finds keys that are denied, disabled or don't fit each other before anything depends on them.
-// sealed tells whether sealing worked: if it did, the error is that of opening.
+// Probe seals a few bytes and opens them again, which finds keys that are denied, disabled or don't
+// fit each other before anything depends on them. sealed tells whether sealing worked: if it did,
+// the error is that of opening.
 func Probe(ctx context.Context, s Sealer, o Opener) (sealed bool, err error) {
 	want := []byte("probe of the keys")
 	data, err := SealBytes(ctx, s, want, probeBinding)

@@ -127,19 +127,22 @@ func TestWrongKey(t *testing.T) {
 // TestRotatedAgeKey: the old key goes on opening what it sealed, and the new one doesn't.
 func TestRotatedAgeKey(t *testing.T) {
 	old, young := newPair(t), newPair(t)
-	before, after := seal(t, sealerFor(t, "age:"+old.recipient), []byte("before")), seal(t, sealerFor(t, "age:"+young.recipient), []byte("after"))
+	before, after := seal(t, sealerFor(t, "age:"+old.recipient), []byte("before")),
+		seal(t, sealerFor(t, "age:"+young.recipient), []byte("after"))
 	both := openerWith(t, old.identityFile, young.identityFile)
 	for want, sealed := range map[string][]byte{"before": before, "after": after} {
 		if got, err := OpenBytes(t.Context(), both, sealed, "here"); err != nil || string(got) != want {
 			t.Errorf("%s: %q, %v", want, got, err)
 		}
 	}
-	if _, err := OpenBytes(t.Context(), openerWith(t, young.identityFile), before, "here"); !errors.Is(err, ErrNoKey) || !strings.Contains(err.Error(), old.recipient) {
+	if _, err := OpenBytes(t.Context(), openerWith(t, young.identityFile), before, "here"); !errors.Is(err, ErrNoKey) ||
+		!strings.Contains(err.Error(), old.recipient) {
 		t.Errorf("the new key alone: %v", err)
 	}
 }
 
-// TestTampering flips every byte of the head and bytes all over the body, cuts at every kind of place and appends: nothing is ever read as if it were right.
+// TestTampering flips every byte of the head and bytes all over the body, cuts at every kind of
+// place and appends: nothing is ever read as if it were right.
 func TestTampering(t *testing.T) {
 	p := newPair(t)
 	sealed := seal(t, sealerFor(t, "age:"+p.recipient), bytes.Repeat([]byte("0123456789abcdef"), 10_000))
@@ -168,7 +171,8 @@ func TestTampering(t *testing.T) {
 		check(fmt.Sprintf("cut to %d bytes", n), sealed[:n])
 	}
 	check("appended", append(bytes.Clone(sealed), 0))
-	if _, err := OpenBytes(t.Context(), o, sealed, "elsewhere"); !errors.Is(err, ErrWrongContext) || !errors.Is(err, ErrTampered) || !strings.Contains(err.Error(), `"here"`) {
+	if _, err := OpenBytes(t.Context(), o, sealed, "elsewhere"); !errors.Is(err, ErrWrongContext) ||
+		!errors.Is(err, ErrTampered) || !strings.Contains(err.Error(), `"here"`) {
 		t.Errorf("moved: %v", err)
 	}
 }
@@ -270,7 +274,8 @@ func TestPostQuantum(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSealer(Config{KMS: fakeKMS{}}, []string{"age:" + file(t, "r", id.Recipient().String()), "aws-kms:arn:aws:kms:eu-west-1:111122223333:key/1234"})
+	s, err := NewSealer(Config{KMS: fakeKMS{}}, []string{"age:" + file(t, "r", id.Recipient().String()),
+		"aws-kms:arn:aws:kms:eu-west-1:111122223333:key/1234"})
 	if err != nil {
 		t.Fatal(err)
 	}

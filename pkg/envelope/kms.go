@@ -22,8 +22,9 @@ type DataKey struct {
 	Plain, Wrapped []byte
 }
 
-// KMS is a key management service. Its methods may be called concurrently and more than once. They return an *Error whose Kind is ErrKeyDenied,
-// ErrUnavailable, ErrNoKey (no credentials to ask with), or ErrTampered where the service can't unwrap what it is shown.
+// KMS is a key management service. Its methods may be called concurrently and more than once. They
+// return an *Error whose Kind is ErrKeyDenied, ErrUnavailable, ErrNoKey (no credentials to ask
+// with), or ErrTampered where the service can't unwrap what it is shown.
 type KMS interface {
 	// GenerateDataKey returns a new key that is wrapped by keyID and bound to the context, which the service may log.
 	GenerateDataKey(ctx context.Context, keyID string, bound map[string]string) (DataKey, error)

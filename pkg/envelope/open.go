@@ -50,7 +50,8 @@ func (o *opener) Open(ctx context.Context, src io.Reader, binding string) (io.Re
 	have, ok := strings.CutPrefix(strings.TrimSuffix(string(line), "\n"), preamble)
 	switch {
 	case err != nil || !ok:
-		return nil, &Error{Op: "open", Binding: binding, Kind: ErrTampered, Err: errors.New("it opens, but was not sealed by etcd-manager, or by a newer version")}
+		return nil, &Error{Op: "open", Binding: binding, Kind: ErrTampered,
+			Err: errors.New("it opens, but was not sealed by etcd-manager, or by a newer version")}
 	case have != binding:
 		return nil, moved(binding, have)
 	}
@@ -80,7 +81,8 @@ func (o *opener) explain(err error, in *reader, seen *stanzas, binding string) e
 	ids := seen.keyIDs()
 	for _, id := range ids {
 		if slices.Contains(o.own, id) {
-			return &Error{Op: "open", Binding: binding, Kind: ErrTampered, KeyIDs: ids, Err: fmt.Errorf("it names %s, whose identity is here, and that doesn't open it", id)}
+			return &Error{Op: "open", Binding: binding, Kind: ErrTampered, KeyIDs: ids,
+				Err: fmt.Errorf("it names %s, whose identity is here, and that doesn't open it", id)}
 		}
 	}
 	e := &Error{Op: "open", Binding: binding, Kind: ErrNoKey, KeyIDs: ids}
@@ -90,7 +92,8 @@ func (o *opener) explain(err error, in *reader, seen *stanzas, binding string) e
 	return e
 }
 
-// maxHead bounds what stands before what is encrypted. That is held in memory: a few KiB, and less than 200 KiB for as many keys as there can be.
+// maxHead bounds what stands before what is encrypted. That is held in memory: a few KiB, and less
+// than 200 KiB for as many keys as there can be.
 const maxHead = 1 << 20
 
 var errHead = errors.New("its header doesn't end")

@@ -22,16 +22,19 @@ const (
 
 // Config is what recipients and identities need beside their names.
 type Config struct {
-	// Cluster is the name of the etcd cluster. Keys of a key service are bound to it, so that the key's policy can tell clusters apart. An Opener
-	// doesn't need it: it takes it from what it opens.
+	// Cluster is the name of the etcd cluster. Keys of a key service are bound to it, so that the
+	// key's policy can tell clusters apart. An Opener doesn't need it: it takes it from what it
+	// opens.
 	Cluster string
 	// KMS is the key service; nil if there is none.
 	KMS KMS
 }
 
-// NewSealer returns a Sealer for all the recipients, each of which opens what it seals: "age:FILE" names a file of age recipients, one a line,
-// "age:age1…" is one recipient, "aws-kms:ARN" a key of AWS KMS or an alias of one. Several in one string are separated by commas. It reads the files and asks nobody:
-// whether the keys can be used is for Probe to find out. Without recipients the Sealer is nil.
+// NewSealer returns a Sealer for all the recipients, each of which opens what it seals: "age:FILE"
+// names a file of age recipients, one a line, "age:age1…" is one recipient, "aws-kms:ARN" a key of
+// AWS KMS or an alias of one. Several in one string are separated by commas. It reads the files and
+// asks nobody: whether the keys can be used is for Probe to find out. Without recipients the Sealer
+// is nil.
 func NewSealer(c Config, recipients []string) (Sealer, error) {
 	s := &sealer{cluster: c.Cluster, kms: c.KMS}
 	if strings.ContainsAny(c.Cluster, "\r\n") {
@@ -123,8 +126,9 @@ func trimLines(data []byte) []byte {
 	return b.Bytes()
 }
 
-// NewOpener returns an Opener with these identities: "FILE" or "age:FILE" names a file with age's secret keys (AGE-SECRET-KEY-…), one a line, and
-// "aws-kms:ARN" a key of the key service. If no key of the service is named, all that an object names are tried, else only these.
+// NewOpener returns an Opener with these identities: "FILE" or "age:FILE" names a file with age's
+// secret keys (AGE-SECRET-KEY-…), one a line, and "aws-kms:ARN" a key of the key service. If no key
+// of the service is named, all that an object names are tried, else only these.
 func NewOpener(c Config, identities []string) (Opener, error) {
 	o := &opener{kms: c.KMS}
 	for _, spec := range split(identities) {
@@ -148,7 +152,8 @@ func NewOpener(c Config, identities []string) (Opener, error) {
 		}
 		list, err := age.ParseIdentities(bytes.NewReader(trimLines(data)))
 		if err != nil {
-			return nil, fmt.Errorf("read keys of %s: %w; it must hold lines that begin with %s1, as age-keygen writes them", path, err, secretPrefix)
+			return nil, fmt.Errorf("read keys of %s: %w; it must hold lines that begin with %s1, as age-keygen writes them",
+				path, err, secretPrefix)
 		}
 		for _, id := range list {
 			o.identities = append(o.identities, id)

@@ -59,26 +59,33 @@ const events = "# Begin host entries managed by etcd-manager[etcd-events] - do n
 	"10.0.0.1\tevents-a\n# End host entries managed by etcd-manager[etcd-events]\n"
 
 func TestUpdate(t *testing.T) {
-	const begin, end = "# Begin host entries managed by etcd-manager[etcd] - do not edit\n", "# End host entries managed by etcd-manager[etcd]\n"
+	const begin, end = "# Begin host entries managed by etcd-manager[etcd] - do not edit\n",
+		"# End host entries managed by etcd-manager[etcd]\n"
 	for _, c := range []struct{ name, before, after string }{
 		{"empty file", "", block},
 		{"user lines", "127.0.0.1 localhost\n", "127.0.0.1 localhost\n" + block},
 		{"no final newline", "127.0.0.1 localhost", "127.0.0.1 localhost\n" + block},
 		{"CRLF", "127.0.0.1 localhost\r\n# x\r\n", "127.0.0.1 localhost\r\n# x\r\n" + block},
-		{"CRLF block", "1.1.1.1 u\r\n" + strings.ReplaceAll(block, "\n", "\r\n") + "1.1.1.2 v\r\n", "1.1.1.1 u\r\n" + block + "1.1.1.2 v\r\n"},
+		{"CRLF block", "1.1.1.1 u\r\n" + strings.ReplaceAll(block, "\n", "\r\n") + "1.1.1.2 v\r\n",
+			"1.1.1.1 u\r\n" + block + "1.1.1.2 v\r\n"},
 		{"stays in its place", "1.1.1.1 u\n" + begin + "9.9.9.9\told\n" + end + "1.1.1.2 v\n", "1.1.1.1 u\n" + block + "1.1.1.2 v\n"},
 		{"beside another cluster's", events + "1.1.1.1 u\n", events + "1.1.1.1 u\n" + block},
 		{"before another cluster's", begin + end + events, block + events},
 		{"end at the end of the file without newline", "1.1.1.1 u\n" + strings.TrimSuffix(block, "\n"), "1.1.1.1 u\n" + block},
 		{"twice", block + "1.1.1.1 u\n" + block + "1.1.1.2 v\n", block + "1.1.1.1 u\n1.1.1.2 v\n"},
 		{"begin without end", "1.1.1.1 u\n" + begin + "1.1.1.2 v\n", "1.1.1.1 u\n" + block + "1.1.1.2 v\n"},
-		{"begin without end, then our old lines", begin + "10.0.0.9\tetcd-a.internal.example.com\n1.1.1.2 v\n10.0.0.8 etcd-b.internal.example.com\n", block + "1.1.1.2 v\n10.0.0.8 etcd-b.internal.example.com\n"},
-		{"begin without end, then a line with a name of the user's too", begin + "10.0.0.9 etcd-a.internal.example.com mine\n", block + "10.0.0.9 etcd-a.internal.example.com mine\n"},
+		{"begin without end, then our old lines", begin +
+			"10.0.0.9\tetcd-a.internal.example.com\n1.1.1.2 v\n10.0.0.8 etcd-b.internal.example.com\n",
+			block + "1.1.1.2 v\n10.0.0.8 etcd-b.internal.example.com\n"},
+		{"begin without end, then a line with a name of the user's too",
+			begin + "10.0.0.9 etcd-a.internal.example.com mine\n", block + "10.0.0.9 etcd-a.internal.example.com mine\n"},
 		{"end without begin", "1.1.1.1 u\n" + end + "1.1.1.2 v\n", "1.1.1.1 u\n1.1.1.2 v\n" + block},
 		{"begin without end, then a whole block", begin + "1.1.1.1 u\n" + block, "1.1.1.1 u\n" + block},
 		{"another block within", begin + "1.1.1.1 u\n" + events + end, block + "1.1.1.1 u\n" + events},
-		{"a name that ours begins with", strings.ReplaceAll(block, "[etcd]", "[etcd-x]"), strings.ReplaceAll(block, "[etcd]", "[etcd-x]") + block},
-		{"what only looks like a marker", "# Begin host entries managed by etcd-manager[etcd]\n1.1.1.1 u\n", "# Begin host entries managed by etcd-manager[etcd]\n1.1.1.1 u\n" + block},
+		{"a name that ours begins with", strings.ReplaceAll(block, "[etcd]", "[etcd-x]"),
+			strings.ReplaceAll(block, "[etcd]", "[etcd-x]") + block},
+		{"what only looks like a marker", "# Begin host entries managed by etcd-manager[etcd]\n1.1.1.1 u\n",
+			"# Begin host entries managed by etcd-manager[etcd]\n1.1.1.1 u\n" + block},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -67,7 +67,8 @@ func (f File) mend(h *os.File, now []byte) ([]byte, error) {
 	}
 	var k kept
 	// A copy that can't be read is no copy: it is written atomically, so nothing was begun with it.
-	if json.Unmarshal(data, &k) != nil || k.Path != f.Path || string(now) == string(k.Old) || string(now) == string(k.New) || !mixture(now, k.Old, k.New) {
+	if json.Unmarshal(data, &k) != nil || k.Path != f.Path || string(now) == string(k.Old) ||
+		string(now) == string(k.New) || !mixture(now, k.Old, k.New) {
 		return nil, f.forget()
 	}
 	if err := writeInPlace(h, now, k.New); err != nil {

@@ -23,8 +23,8 @@ func (s Shadow) String() string {
 	return fmt.Sprintf("line %d gives %s the address %s", s.Line, s.Name, s.Addr)
 }
 
-// Shadows lists the lines outside the cluster's block that give a name of the entries an address which the entries don't give it. It only reads.
-// A file that doesn't exist has none.
+// Shadows lists the lines outside the cluster's block that give a name of the entries an address
+// which the entries don't give it. It only reads. A file that doesn't exist has none.
 func (f File) Shadows(cluster string, entries []Entry) ([]Shadow, error) {
 	data, err := os.ReadFile(f.Path)
 	if errors.Is(err, fs.ErrNotExist) {

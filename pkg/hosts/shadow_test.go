@@ -19,11 +19,12 @@ func TestShadows(t *testing.T) {
 		file string
 		want []string
 	}{
-		"nothing else":      {"127.0.0.1 localhost\n" + block, nil},
-		"the same address":  {"::ffff:10.0.0.1 a.internal\n" + block, nil},
-		"before":            {"192.0.2.9 other a.internal # old\n" + block, []string{"line 1 gives a.internal the address 192.0.2.9"}},
-		"after":             {block + "192.0.2.9\tB.Internal.\n", []string{"line 5 gives B.Internal. the address 192.0.2.9"}},
-		"another's block":   {beginLine("x") + "\n192.0.2.9 a.internal\n" + endLine("x") + "\n" + block, []string{"line 2 gives a.internal the address 192.0.2.9"}},
+		"nothing else":     {"127.0.0.1 localhost\n" + block, nil},
+		"the same address": {"::ffff:10.0.0.1 a.internal\n" + block, nil},
+		"before":           {"192.0.2.9 other a.internal # old\n" + block, []string{"line 1 gives a.internal the address 192.0.2.9"}},
+		"after":            {block + "192.0.2.9\tB.Internal.\n", []string{"line 5 gives B.Internal. the address 192.0.2.9"}},
+		"another's block": {beginLine("x") + "\n192.0.2.9 a.internal\n" + endLine("x") + "\n" + block,
+			[]string{"line 2 gives a.internal the address 192.0.2.9"}},
 		"commented out":     {"# 192.0.2.9 a.internal\n" + block, nil},
 		"no address":        {"nonsense a.internal\n" + block, nil},
 		"no block":          {"127.0.1.1 a.internal\n", []string{"line 1 gives a.internal the address 127.0.1.1"}},

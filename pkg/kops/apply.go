@@ -17,8 +17,9 @@ import (
 // ErrRefused: the plan holds something that can't be done, so nothing was.
 var ErrRefused = errors.New("nothing was done")
 
-// Apply does what a plan says, one change after the other, and calls done after each. If it ends early, what was done stays, and planning and applying
-// again goes on from there. What was changed by somebody else since the plan was made is not overwritten.
+// Apply does what a plan says, one change after the other, and calls done after each. If it ends
+// early, what was done stays, and planning and applying again goes on from there. What was changed
+// by somebody else since the plan was made is not overwritten.
 func Apply(ctx context.Context, p Plan, w World, done func(Change)) error {
 	if refused := p.Refused(); len(refused) > 0 {
 		var names []string
@@ -110,8 +111,9 @@ func applyVolume(ctx context.Context, c *Change, w World) error {
 	return nil
 }
 
-// creationToken names the wish for a member's volume, so that two who apply at once, or one whose answer got lost, make one volume. It changes with the
-// day: the provider remembers tokens, also those of volumes that were deleted since.
+// creationToken names the wish for a member's volume, so that two who apply at once, or one whose
+// answer got lost, make one volume. It changes with the day: the provider remembers tokens, also
+// those of volumes that were deleted since.
 func creationToken(v Volume, now time.Time) string {
 	h := sha256.New()
 	fmt.Fprintln(h, now.UTC().Format(time.DateOnly), v.Tags[tagName], v.Zone, v.Type, v.SizeGiB, v.IOPS, v.Throughput, v.Encrypted, v.Key)

@@ -174,7 +174,8 @@ func (p *Plan) compareKeypair(f *File, name string, o Observation) {
 	case err != nil:
 		c.Action, c.Why = ActionRefuse, fmt.Sprintf("%s/%s can't be used: %v", f.KeyStore, c.object.key, err)
 	case !end.After(o.Now):
-		c.Action, c.Why = ActionRefuse, fmt.Sprintf("it expired on %s: rotate it with kops create keypair and kops promote keypair", end.UTC().Format(time.DateOnly))
+		c.Action, c.Why = ActionRefuse, fmt.Sprintf("it expired on %s: rotate it with kops create keypair and kops promote keypair",
+			end.UTC().Format(time.DateOnly))
 	case !o.Issued[name]:
 		c.Action = ActionModify
 		c.Fields = []Field{{Name: "Issued", To: keysetPath(name, false)}}
@@ -182,7 +183,8 @@ func (p *Plan) compareKeypair(f *File, name string, o Observation) {
 			c.object.data = data
 		}
 	case end.Sub(o.Now) < caWarning:
-		p.warn("the CA %s expires on %s: rotate it with kops create keypair and kops promote keypair", name, end.UTC().Format(time.DateOnly))
+		p.warn("the CA %s expires on %s: rotate it with kops create keypair and kops promote keypair", name,
+			end.UTC().Format(time.DateOnly))
 	}
 	p.add(c)
 }
@@ -196,7 +198,8 @@ func (p *Plan) compareSpec(c *EtcdCluster, o Observation) {
 	if have.Version != "" && have.Spec == want {
 		return
 	}
-	ch := Change{Action: ActionModify, Kind: KindSpec, Name: c.Name, spec: want, object: object{store: c.BackupStore, version: have.Version}}
+	ch := Change{Action: ActionModify, Kind: KindSpec, Name: c.Name, spec: want,
+		object: object{store: c.BackupStore, version: have.Version}}
 	if have.Version == "" {
 		ch.Action = ActionCreate
 	}
@@ -206,7 +209,8 @@ func (p *Plan) compareSpec(c *EtcdCluster, o Observation) {
 		}
 		return fmt.Sprint(n)
 	}
-	for _, f := range []Field{{"MemberCount", count(have.Spec.MemberCount), count(want.MemberCount)}, {"EtcdVersion", have.Spec.EtcdVersion, want.EtcdVersion}} {
+	for _, f := range []Field{{"MemberCount", count(have.Spec.MemberCount), count(want.MemberCount)},
+		{"EtcdVersion", have.Spec.EtcdVersion, want.EtcdVersion}} {
 		if f.From != f.To {
 			ch.Fields = append(ch.Fields, f)
 		}
@@ -221,7 +225,8 @@ func (p *Plan) compareVolumes(f *File, c *EtcdCluster, o Observation) {
 		if want.Key != "" {
 			want.Key = o.Keys[want.Key]
 		}
-		p.add(compareVolume(want, candidates(o.Volumes, c.Name, m.Name, want.Tags[tagName]), m.Encrypted != nil, f.encryptCommand(c, want.Key)))
+		p.add(compareVolume(want, candidates(o.Volumes, c.Name, m.Name, want.Tags[tagName]), m.Encrypted != nil,
+			f.encryptCommand(c, want.Key)))
 		wanted[m.Name] = true
 	}
 	for _, v := range o.Volumes {
@@ -235,13 +240,15 @@ func (p *Plan) compareVolumes(f *File, c *EtcdCluster, o Observation) {
 func (p *Plan) comparePods(f *File, c *EtcdCluster, o Observation, opts Options) error {
 	p.compareRetention(c, o)
 	if opts.image(c) == "" {
-		p.warn("etcdClusters[%s].manager.image is not set, so its static pods are left to kOps; name an image there or with --image", c.Name)
+		p.warn("etcdClusters[%s].manager.image is not set, so its static pods are left to kOps; name an image there or with --image",
+			c.Name)
 		return nil
 	}
 	for _, group := range c.groups() {
 		path := podPath(c.Name, group)
 		stored := o.Pods[path]
-		ch := Change{Action: ActionCreate, Kind: KindPod, Name: path, object: object{store: f.ConfigBase, key: path, version: stored.Version}}
+		ch := Change{Action: ActionCreate, Kind: KindPod, Name: path,
+			object: object{store: f.ConfigBase, key: path, version: stored.Version}}
 		var have pod
 		if stored.exists() {
 			ch.Action = ActionModify

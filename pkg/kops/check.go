@@ -25,7 +25,8 @@ func limitsOf(volumeType string) (limits, bool) {
 	case "gp2":
 		return limits{minSize: 1, maxSize: 16384}, true
 	case "gp3":
-		return limits{minSize: 1, maxSize: 16384, minIOPS: 3000, maxIOPS: 16000, iopsPerGiB: 500, baseIOPS: 3000, minThroughput: 125, maxThroughput: 1000}, true
+		return limits{minSize: 1, maxSize: 16384, minIOPS: 3000, maxIOPS: 16000, iopsPerGiB: 500, baseIOPS: 3000,
+			minThroughput: 125, maxThroughput: 1000}, true
 	case "io1":
 		return limits{minSize: 4, maxSize: 16384, minIOPS: 100, maxIOPS: 64000, iopsPerGiB: 50, baseIOPS: 100}, true
 	case "io2":
@@ -140,7 +141,8 @@ func (c *EtcdCluster) check(p *parser, path string) {
 	if c.Manager.RetentionDays < 0 {
 		p.fail(path+".manager.backupRetentionDays", "%d days are not possible", c.Manager.RetentionDays)
 	}
-	for _, d := range []struct{ field, value string }{{"manager.backupInterval", c.Manager.BackupInterval}, {"manager.discoveryPollInterval", c.Manager.DiscoveryPollInterval},
+	for _, d := range []struct{ field, value string }{{"manager.backupInterval", c.Manager.BackupInterval},
+		{"manager.discoveryPollInterval", c.Manager.DiscoveryPollInterval},
 		{"heartbeatInterval", c.HeartbeatInterval}, {"leaderElectionTimeout", c.LeaderElectionTimeout}} {
 		if v, err := time.ParseDuration(d.value); d.value != "" && (err != nil || v <= 0) {
 			p.fail(path+"."+d.field, "%q is not a duration such as 15m", d.value)
@@ -180,9 +182,11 @@ func (m *Member) check(p *parser, at string) {
 	case l.maxThroughput > 0 && m.Throughput == 0:
 		m.Throughput = l.minThroughput
 	case l.maxThroughput > 0 && (m.Throughput < l.minThroughput || m.Throughput > l.maxThroughput):
-		p.fail(at+".volumeThroughput", "%d MiB/s are not possible for %s: %d to %d", m.Throughput, m.VolumeType, l.minThroughput, l.maxThroughput)
+		p.fail(at+".volumeThroughput", "%d MiB/s are not possible for %s: %d to %d", m.Throughput, m.VolumeType,
+			l.minThroughput, l.maxThroughput)
 	case 4*m.Throughput > m.IOPS && l.maxThroughput > 0:
-		p.fail(at+".volumeThroughput", "%d MiB/s need %d IOPS, a quarter of a MiB/s for each; volumeIOPS is %d", m.Throughput, 4*m.Throughput, m.IOPS)
+		p.fail(at+".volumeThroughput", "%d MiB/s need %d IOPS, a quarter of a MiB/s for each; volumeIOPS is %d",
+			m.Throughput, 4*m.Throughput, m.IOPS)
 	}
 	switch {
 	case m.Key != "" && (m.Encrypted == nil || !*m.Encrypted):
@@ -205,6 +209,7 @@ func (m *Member) checkIOPS(p *parser, at string, l limits) {
 	case m.IOPS < l.minIOPS || m.IOPS > l.maxIOPS:
 		p.fail(at+".volumeIOPS", "%d are not possible for %s: %d to %d", m.IOPS, m.VolumeType, l.minIOPS, l.maxIOPS)
 	case m.IOPS > l.baseIOPS && m.IOPS > l.iopsPerGiB*m.Size:
-		p.fail(at+".volumeIOPS", "%d are not possible for %d GiB of %s: at most %d for each GiB", m.IOPS, m.Size, m.VolumeType, l.iopsPerGiB)
+		p.fail(at+".volumeIOPS", "%d are not possible for %d GiB of %s: at most %d for each GiB", m.IOPS, m.Size,
+			m.VolumeType, l.iopsPerGiB)
 	}
 }

@@ -35,8 +35,10 @@ func TestSpellings(t *testing.T) {
 	three := load(t, "three")
 	v2 := strings.Replace(three, "{name: a, instanceGroup: control-plane-us-east-1a, encryptedVolume: true}",
 		"{name: a, instanceGroup: control-plane-us-east-1a, encryptedVolume: true, kmsKeyId: k, volumeIops: 4000, volumeType: gp3, volumeSize: 20}", 1)
-	v3 := strings.NewReplacer("kmsKeyId", "kmsKeyID", "volumeIops", "volumeIOPS", "v1alpha2", "v1alpha3", "configBase: s3://bucket/example.com", "configStore: {base: s3://bucket/example.com}",
-		"cloudProvider: aws", "cloudProvider: {aws: {}}", "  subnets:\n", "  networking:\n   subnets:\n", "  - {cidr", "   - {cidr").Replace(v2)
+	v3 := strings.NewReplacer("kmsKeyId", "kmsKeyID", "volumeIops", "volumeIOPS", "v1alpha2", "v1alpha3",
+		"configBase: s3://bucket/example.com", "configStore: {base: s3://bucket/example.com}",
+		"cloudProvider: aws", "cloudProvider: {aws: {}}", "  subnets:\n", "  networking:\n   subnets:\n", "  - {cidr",
+		"   - {cidr").Replace(v2)
 	if v2 == v3 || !strings.Contains(v3, "   subnets:\n   - {cidr") {
 		t.Fatal("the two files are the same")
 	}
@@ -44,7 +46,8 @@ func TestSpellings(t *testing.T) {
 	if !reflect.DeepEqual(a, b) {
 		t.Errorf("v1alpha2 gives\n%+v\nv1alpha3\n%+v", a, b)
 	}
-	if m := a.Clusters[0].Members[0]; m.Key != "k" || m.IOPS != 4000 || m.Size != 20 || m.Throughput != 125 || m.Zone != "us-east-1a" || len(a.Warnings) > 0 {
+	if m := a.Clusters[0].Members[0]; m.Key != "k" || m.IOPS != 4000 || m.Size != 20 || m.Throughput != 125 ||
+		m.Zone != "us-east-1a" || len(a.Warnings) > 0 {
 		t.Errorf("member %+v, warnings %q", m, a.Warnings)
 	}
 }
@@ -66,7 +69,8 @@ func TestUnknown(t *testing.T) {
 			t.Errorf("no warning says %q:\n%s", want, text)
 		}
 	}
-	if f.KeyStore != "s3://keys/one.example.com/pki" || c.BackupStore != "s3://backups/one/main" || c.Version != "3.6.16" || c.Members[0].Zone != "eu-west-1a" || c.Manager.LogLevel != 6 {
+	if f.KeyStore != "s3://keys/one.example.com/pki" || c.BackupStore != "s3://backups/one/main" ||
+		c.Version != "3.6.16" || c.Members[0].Zone != "eu-west-1a" || c.Manager.LogLevel != 6 {
 		t.Errorf("read as %+v", f)
 	}
 }
@@ -93,7 +97,8 @@ func TestRefused(t *testing.T) {
 		{with("volumeType: io1, volumeThroughput: 125"), "io1 volumes have no such setting"},
 		{with("volumeThroughput: 100"), "100 MiB/s are not possible for gp3: 125 to 1000"},
 		{with("volumeThroughput: 1000"), "1000 MiB/s need 4000 IOPS"},
-		{[2]string{"encryptedVolume: true}", "encryptedVolume: false, kmsKeyId: k}"}, "kmsKeyId: a key is named, but encryptedVolume is not true"},
+		{[2]string{"encryptedVolume: true}", "encryptedVolume: false, kmsKeyId: k}"},
+			"kmsKeyId: a key is named, but encryptedVolume is not true"},
 		{[2]string{"encryptedVolume: true}", "encryptedVolume: maybe}"}, "maybe is neither true nor false"},
 		{[2]string{"    - " + member + "\n", ""}, "etcdMembers: 2 members are not possible"},
 		{[2]string{"{name: b,", "{name: a,"}, "the name is there twice"},
@@ -103,7 +108,8 @@ func TestRefused(t *testing.T) {
 		{[2]string{"version: 3.5.21", "version: newest"}, `"newest" is not an etcd version`},
 		{[2]string{"backupInterval: 15m", "backupInterval: often"}, `manager.backupInterval: "often" is not a duration`},
 		{[2]string{"backupRetentionDays: 90", "backupRetentionDays: -1"}, "-1 days are not possible"},
-		{[2]string{"subnets: [us-east-1a]", "subnets: [us-east-1a, us-east-1b]"}, "the zone of instance group \"control-plane-us-east-1a\" is not known: it must have one"},
+		{[2]string{"subnets: [us-east-1a]", "subnets: [us-east-1a, us-east-1b]"},
+			"the zone of instance group \"control-plane-us-east-1a\" is not known: it must have one"},
 		{[2]string{"configBase: s3://bucket/example.com", ""}, "spec.configBase: it is missing"},
 		{[2]string{"kind: Cluster", "kind: Klaster"}, "it holds no document of kind Cluster"},
 		{[2]string{"spec:\n  api", "spec: [\n  api"}, "document 1 is not YAML"},
@@ -168,7 +174,8 @@ func TestOtherClouds(t *testing.T) {
 // TestAllowed: what is right at the edge of the limits.
 func TestAllowed(t *testing.T) {
 	member := "{name: a, instanceGroup: control-plane-us-east-1a, encryptedVolume: true"
-	for _, fields := range []string{"volumeSize: 1", "volumeSize: 4, volumeType: io1, volumeIOPS: 200", "volumeSize: 8, volumeIOPS: 4000, volumeThroughput: 1000",
+	for _, fields := range []string{"volumeSize: 1", "volumeSize: 4, volumeType: io1, volumeIOPS: 200",
+		"volumeSize: 8, volumeIOPS: 4000, volumeThroughput: 1000",
 		"volumeType: gp2, volumeSize: 16384", "volumeType: standard, volumeSize: 1024"} {
 		if _, err := Parse([]byte(strings.Replace(load(t, "three"), member, member+", "+fields, 1))); err != nil {
 			t.Errorf("%s: %v", fields, err)
@@ -188,10 +195,12 @@ func TestKOpsCommand(t *testing.T) {
 	if !reflect.DeepEqual(got.Args, want) || !reflect.DeepEqual(got.Command, []string{"/go-runner"}) {
 		t.Errorf("the arguments are\n%q\nwant\n%q", got.Args, want)
 	}
-	for name, want := range map[string][5]string{"main": {"etcd", "4001", "2380", "3996", "3994"}, "cilium": {"etcd-cilium", "4003", "2382", "3991", "3992"}, "leases": {"etcd-leases", "4004", "2383", "4006", "4005"}} {
+	for name, want := range map[string][5]string{"main": {"etcd", "4001", "2380", "3996", "3994"},
+		"cilium": {"etcd-cilium", "4003", "2382", "3991", "3992"}, "leases": {"etcd-leases", "4004", "2383", "4006", "4005"}} {
 		c := EtcdCluster{Name: name}
 		line := strings.Join(f.flags(&c, true), " ") + " "
-		for i, flag := range []string{"--cluster-name=", "--client-urls=https://__name__:", "--peer-urls=https://__name__:", "--grpc-port=", "--quarantine-client-urls=https://__name__:"} {
+		for i, flag := range []string{"--cluster-name=", "--client-urls=https://__name__:",
+			"--peer-urls=https://__name__:", "--grpc-port=", "--quarantine-client-urls=https://__name__:"} {
 			if !strings.Contains(line, flag+want[i]+" ") {
 				t.Errorf("%s: no %s%s in %s", name, flag, want[i], line)
 			}

@@ -26,7 +26,8 @@ const maxObject = 1 << 20
 
 // Observe looks at all that Compare needs. It changes nothing.
 func Observe(ctx context.Context, f *File, w World) (Observation, error) {
-	o := Observation{Now: w.Now(), Keys: map[string]string{}, Stores: map[string]StoreState{}, Keysets: map[string]Stored{}, Issued: map[string]bool{}, Pods: map[string]Stored{}}
+	o := Observation{Now: w.Now(), Keys: map[string]string{}, Stores: map[string]StoreState{},
+		Keysets: map[string]Stored{}, Issued: map[string]bool{}, Pods: map[string]Stored{}}
 	if err := o.readVolumes(ctx, f, w.Volumes); err != nil {
 		return o, err
 	}

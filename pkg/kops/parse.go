@@ -185,7 +185,8 @@ func (p *parser) instanceGroup(f *fields) {
 func (p *parser) cluster(f *fields) *File {
 	spec := f.object("spec")
 	store := spec.object("configStore") // v1alpha3
-	file := &File{Name: f.object("metadata").text("name"), ConfigBase: spec.text("configBase"), KeyStore: spec.text("keyStore"), Labels: spec.stringMap("cloudLabels")}
+	file := &File{Name: f.object("metadata").text("name"), ConfigBase: spec.text("configBase"),
+		KeyStore: spec.text("keyStore"), Labels: spec.stringMap("cloudLabels")}
 	if file.ConfigBase == "" {
 		file.ConfigBase = store.text("base")
 	}
@@ -211,8 +212,9 @@ func (p *parser) cluster(f *fields) *File {
 
 func (p *parser) etcdCluster(f *fields) EtcdCluster {
 	c := EtcdCluster{
-		Name: f.text("name"), Version: strings.TrimPrefix(f.text("version"), "v"), CPURequest: f.text("cpuRequest"), MemoryRequest: f.text("memoryRequest"),
-		Image: f.text("image"), HeartbeatInterval: f.text("heartbeatInterval"), LeaderElectionTimeout: f.text("leaderElectionTimeout"),
+		Name: f.text("name"), Version: strings.TrimPrefix(f.text("version"), "v"), CPURequest: f.text("cpuRequest"),
+		MemoryRequest: f.text("memoryRequest"),
+		Image:         f.text("image"), HeartbeatInterval: f.text("heartbeatInterval"), LeaderElectionTimeout: f.text("leaderElectionTimeout"),
 	}
 	if provider := f.text("provider"); provider != "" && provider != "Manager" {
 		p.fail(f.path+".provider", "%q is not possible: it is Manager", provider)
@@ -233,7 +235,8 @@ func (p *parser) etcdCluster(f *fields) EtcdCluster {
 func (p *parser) manager(f *fields) Manager {
 	m := Manager{
 		Image: f.text("image"), BackupInterval: f.text("backupInterval"), DiscoveryPollInterval: f.text("discoveryPollInterval"),
-		RetentionDays: f.number(0, "backupRetentionDays"), ListenMetricsURLs: f.texts("listenMetricsURLs", "listenMetricsUrls"), LogLevel: f.number(defaultLogLevel, "logLevel"),
+		RetentionDays:     f.number(0, "backupRetentionDays"),
+		ListenMetricsURLs: f.texts("listenMetricsURLs", "listenMetricsUrls"), LogLevel: f.number(defaultLogLevel, "logLevel"),
 	}
 	for _, e := range f.objects("env") {
 		m.Env = append(m.Env, EnvVar{e.text("name"), e.text("value")})
@@ -245,7 +248,8 @@ func (p *parser) manager(f *fields) Manager {
 
 func (p *parser) member(f *fields) Member {
 	m := Member{
-		Name: f.text("name"), InstanceGroup: f.text("instanceGroup"), VolumeType: f.text("volumeType"), Size: f.number(defaultSize, "volumeSize"),
+		Name: f.text("name"), InstanceGroup: f.text("instanceGroup"), VolumeType: f.text("volumeType"),
+		Size: f.number(defaultSize, "volumeSize"),
 		IOPS: f.number(0, "volumeIOPS", "volumeIops"), Throughput: f.number(0, "volumeThroughput"), Encrypted: f.boolean("encryptedVolume"),
 		Key: f.text("kmsKeyID", "kmsKeyId"),
 	}
@@ -257,7 +261,8 @@ func (p *parser) member(f *fields) Member {
 	return m
 }
 
-// zone finds the one zone of an instance group. Without its document the name of the group ends with that of its subnet, as kOps names them.
+// zone finds the one zone of an instance group. Without its document the name of the group ends
+// with that of its subnet, as kOps names them.
 func (p *parser) zone(path, group string) string {
 	subnets, known := p.groups[group]
 	if !known {

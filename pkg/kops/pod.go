@@ -59,8 +59,9 @@ func (f *File) flags(c *EtcdCluster, containerized bool) []string {
 	} else {
 		flags = append(flags, "--pki-dir="+pkiDir(c.Name))
 	}
-	for name, value := range map[string]string{"backup-interval": duration(c.Manager.BackupInterval), "discovery-poll-interval": duration(c.Manager.DiscoveryPollInterval),
-		"listen-metrics-urls": strings.Join(c.Manager.ListenMetricsURLs, ",")} {
+	for name, value := range map[string]string{"backup-interval": duration(c.Manager.BackupInterval),
+		"discovery-poll-interval": duration(c.Manager.DiscoveryPollInterval),
+		"listen-metrics-urls":     strings.Join(c.Manager.ListenMetricsURLs, ",")} {
 		if value != "" {
 			flags = append(flags, "--"+name+"="+value)
 		}
@@ -182,12 +183,15 @@ func (f *File) pod(c *EtcdCluster, o Options) *pod {
 		requests[resource] = amount
 	}
 	manager := container{
-		Command: []string{"/go-runner"}, Args: slices.Concat([]string{"--log-file=/var/log/etcd.log", "--also-stdout", "/ko-app/etcd-manager"}, f.flags(c, true)),
-		Env: c.environment(), Image: o.image(c), Name: "etcd-manager", Resources: map[string]map[string]string{"requests": requests}, SecurityContext: map[string]bool{"privileged": true},
+		Command: []string{"/go-runner"}, Args: slices.Concat([]string{"--log-file=/var/log/etcd.log", "--also-stdout",
+			"/ko-app/etcd-manager"}, f.flags(c, true)),
+		Env: c.environment(), Image: o.image(c), Name: "etcd-manager",
+		Resources: map[string]map[string]string{"requests": requests}, SecurityContext: map[string]bool{"privileged": true},
 	}
 	p := &pod{
 		APIVersion: "v1", Kind: "Pod", Metadata: metadata{Labels: map[string]string{"k8s-app": name}, Name: name, Namespace: "kube-system"},
-		Spec: podSpec{HostNetwork: true, HostPID: true, PriorityClassName: "system-cluster-critical", Tolerations: []map[string]string{{"key": "CriticalAddonsOnly", "operator": "Exists"}}},
+		Spec: podSpec{HostNetwork: true, HostPID: true, PriorityClassName: "system-cluster-critical",
+			Tolerations: []map[string]string{{"key": "CriticalAddonsOnly", "operator": "Exists"}}},
 	}
 	add := func(v podVolume, path string) {
 		p.Spec.Volumes = append(p.Spec.Volumes, v)
@@ -210,7 +214,8 @@ func (p *pod) mountEtcd(version, image string) {
 		return
 	}
 	image = strings.ReplaceAll(orElse(image, defaultEtcdImage), "%s", version)
-	p.mount(podVolume{Name: "etcd-v" + strings.ReplaceAll(version, ".", "-"), Image: map[string]string{"pullPolicy": "IfNotPresent", "reference": image}}, etcdMount+version)
+	p.mount(podVolume{Name: "etcd-v" + strings.ReplaceAll(version, ".", "-"),
+		Image: map[string]string{"pullPolicy": "IfNotPresent", "reference": image}}, etcdMount+version)
 }
 
 func (p *pod) mount(v podVolume, path string) {

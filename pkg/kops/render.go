@@ -13,8 +13,9 @@ type Rendered struct {
 	Data []byte
 }
 
-// Render makes the static pods and the systemd units of each instance group. The pods go where the kubelet looks for them; the units are for masters on which
-// etcd runs beside Kubernetes, or without.
+// Render makes the static pods and the systemd units of each instance group. The pods go where the
+// kubelet looks for them; the units are for masters on which etcd runs beside Kubernetes, or
+// without.
 func Render(f *File, opts Options) ([]Rendered, error) {
 	var out []Rendered
 	for i := range f.Clusters {

@@ -74,7 +74,8 @@ func (f *File) volume(c *EtcdCluster, m Member) Volume {
 	tags[tagName] = fmt.Sprintf("%s.etcd-%s.%s", m.Name, c.Name, f.Name)
 	tags[tagEtcd+c.Name] = m.Name + "/" + strings.Join(c.memberNames(), ",")
 	tags[tagControl], tags[tagMaster] = "1", "1"
-	return Volume{Zone: m.Zone, Type: m.VolumeType, SizeGiB: m.Size, IOPS: m.IOPS, Throughput: m.Throughput, Encrypted: m.Encrypted != nil && *m.Encrypted, Key: m.Key, Tags: tags}
+	return Volume{Zone: m.Zone, Type: m.VolumeType, SizeGiB: m.Size, IOPS: m.IOPS, Throughput: m.Throughput,
+		Encrypted: m.Encrypted != nil && *m.Encrypted, Key: m.Key, Tags: tags}
 }
 
 // The tags with which one volume takes the place of another (docs/format.md).
@@ -83,8 +84,8 @@ const (
 	tagGivenUp  = "etcd-manager.io/given-up"
 )
 
-// candidates are the volumes that say that they are a member's: by the tag from which its manager learns its name, or by their own name. One whose place
-// another one takes is not among them.
+// candidates are the volumes that say that they are a member's: by the tag from which its manager
+// learns its name, or by their own name. One whose place another one takes is not among them.
 func candidates(all []Volume, cluster, member, name string) []Volume {
 	var found []Volume
 	for _, v := range all {
@@ -100,8 +101,9 @@ func candidates(all []Volume, cluster, member, name string) []Volume {
 	return slices.DeleteFunc(found, func(v Volume) bool { return replaced[v.ID] || v.Tags[tagGivenUp] != "" })
 }
 
-// compareVolume says what differs between the volume that a member should have and those that are there. encryption is false if the file doesn't
-// say whether it is to be encrypted, and encrypt is the command that does that with one that exists.
+// compareVolume says what differs between the volume that a member should have and those that are
+// there. encryption is false if the file doesn't say whether it is to be encrypted, and encrypt is
+// the command that does that with one that exists.
 func compareVolume(want Volume, found []Volume, encryption bool, encrypt string) Change {
 	ch := Change{Kind: KindVolume, Name: want.Tags[tagName], Volume: want}
 	switch len(found) {
@@ -187,7 +189,8 @@ func settings(have, want Volume) []Field {
 		have, want int
 		// follows is true for what a change of the type changes by itself.
 		follows bool
-	}{{"SizeGiB", have.SizeGiB, want.SizeGiB, false}, {"IOPS", have.IOPS, want.IOPS, true}, {"Throughput", have.Throughput, want.Throughput, true}} {
+	}{{"SizeGiB", have.SizeGiB, want.SizeGiB, false}, {"IOPS", have.IOPS, want.IOPS, true},
+		{"Throughput", have.Throughput, want.Throughput, true}} {
 		if n.have == n.want || n.follows && n.want == 0 {
 			continue
 		}

@@ -78,11 +78,16 @@ func kindOf(resource string) (kind string, namespaced, ok bool) {
 
 func namespacedKind(resource string) (string, bool) {
 	for _, k := range []struct{ resource, kind string }{
-		{"configmaps", "ConfigMap"}, {"controllerrevisions", "ControllerRevision"}, {"controllers", "ReplicationController"}, {"cronjobs", "CronJob"},
-		{"csistoragecapacities", "CSIStorageCapacity"}, {"daemonsets", "DaemonSet"}, {"deployments", "Deployment"}, {"endpointslices", "EndpointSlice"}, {"events", "Event"},
-		{"horizontalpodautoscalers", "HorizontalPodAutoscaler"}, {"ingress", "Ingress"}, {"jobs", "Job"}, {"leases", "Lease"}, {"limitranges", "LimitRange"},
-		{"networkpolicies", "NetworkPolicy"}, {"persistentvolumeclaims", "PersistentVolumeClaim"}, {"poddisruptionbudgets", "PodDisruptionBudget"}, {"pods", "Pod"},
-		{"podtemplates", "PodTemplate"}, {"replicasets", "ReplicaSet"}, {"resourceclaims", "ResourceClaim"}, {"resourcequotas", "ResourceQuota"}, {"rolebindings", "RoleBinding"},
+		{"configmaps", "ConfigMap"}, {"controllerrevisions", "ControllerRevision"},
+		{"controllers", "ReplicationController"}, {"cronjobs", "CronJob"},
+		{"csistoragecapacities", "CSIStorageCapacity"}, {"daemonsets", "DaemonSet"}, {"deployments", "Deployment"},
+		{"endpointslices", "EndpointSlice"}, {"events", "Event"},
+		{"horizontalpodautoscalers", "HorizontalPodAutoscaler"}, {"ingress", "Ingress"}, {"jobs", "Job"},
+		{"leases", "Lease"}, {"limitranges", "LimitRange"},
+		{"networkpolicies", "NetworkPolicy"}, {"persistentvolumeclaims", "PersistentVolumeClaim"},
+		{"poddisruptionbudgets", "PodDisruptionBudget"}, {"pods", "Pod"},
+		{"podtemplates", "PodTemplate"}, {"replicasets", "ReplicaSet"}, {"resourceclaims", "ResourceClaim"},
+		{"resourcequotas", "ResourceQuota"}, {"rolebindings", "RoleBinding"},
 		{"roles", "Role"}, {"secrets", "Secret"}, {"serviceaccounts", "ServiceAccount"}, {"statefulsets", "StatefulSet"},
 	} {
 		if k.resource == resource {
@@ -92,8 +97,8 @@ func namespacedKind(resource string) (string, bool) {
 	return "", false
 }
 
-// ObjectOf reads what a key says: /registry/<resource>/[<namespace>/]<name>, with the group before the resource if it has a dot. Names have no slash; those of
-// roles may have anything else.
+// ObjectOf reads what a key says: /registry/<resource>/[<namespace>/]<name>, with the group before
+// the resource if it has a dot. Names have no slash; those of roles may have anything else.
 func ObjectOf(key string) (Object, bool) {
 	rest, ok := strings.CutPrefix(key, Registry)
 	if !ok {

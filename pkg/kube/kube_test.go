@@ -29,7 +29,8 @@ func TestKubeKeys(t *testing.T) {
 	in := InNamespace("shop")
 	for key, want := range map[string]bool{
 		"/registry/pods/shop/web": true, "/registry/namespaces/shop": true, "/registry/services/specs/shop/web": true,
-		"/registry/pods/shop2/web": false, "/registry/shop/pods/x": false, "/registry/namespaces/shop2": false, "/registry/clusterroles/shop": false,
+		"/registry/pods/shop2/web": false, "/registry/shop/pods/x": false, "/registry/namespaces/shop2": false,
+		"/registry/clusterroles/shop": false,
 	} {
 		if in([]byte(key)) != want {
 			t.Errorf("%s in namespace shop: %v", key, !want)

@@ -110,8 +110,9 @@ func (m *Masterleases) limit(ctx context.Context) (context.Context, context.Canc
 	return context.WithTimeout(ctx, timeout)
 }
 
-// Find reads the entries and finds out whose servers live. An entry is stale if no live master has its address, and no API server renewed it
-// while it was watched. What etcd doesn't answer is an *EtcdError.
+// Find reads the entries and finds out whose servers live. An entry is stale if no live master has
+// its address, and no API server renewed it while it was watched. What etcd doesn't answer is an
+// *EtcdError.
 func (m *Masterleases) Find(ctx context.Context) ([]Masterlease, error) {
 	live, err := m.liveMasters(ctx)
 	if err != nil {

@@ -19,11 +19,13 @@ type lateEtcd struct {
 func (e *lateEtcd) Watch(ctx context.Context, key string, _ ...clientv3.OpOption) clientv3.WatchChan {
 	e.over = ctx.Done()
 	events := make(chan clientv3.WatchResponse, 1)
-	events <- clientv3.WatchResponse{Events: []*clientv3.Event{{Type: mvccpb.PUT, Kv: &mvccpb.KeyValue{Key: []byte(key + "192.0.2.1"), Lease: 7, ModRevision: 9}}}}
+	events <- clientv3.WatchResponse{Events: []*clientv3.Event{{Type: mvccpb.PUT,
+		Kv: &mvccpb.KeyValue{Key: []byte(key + "192.0.2.1"), Lease: 7, ModRevision: 9}}}}
 	return events
 }
 
-func (e *lateEtcd) TimeToLive(ctx context.Context, _ clientv3.LeaseID, _ ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
+func (e *lateEtcd) TimeToLive(ctx context.Context, _ clientv3.LeaseID,
+	_ ...clientv3.LeaseOption) (*clientv3.LeaseTimeToLiveResponse, error) {
 	<-e.over
 	return &clientv3.LeaseTimeToLiveResponse{TTL: 15}, ctx.Err()
 }

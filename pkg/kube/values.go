@@ -55,7 +55,8 @@ func readJSON(value []byte) Value {
 	if json.Unmarshal(value, &o) != nil || o.Kind == "" {
 		return Value{}
 	}
-	return Value{Form: "json", APIVersion: o.APIVersion, Kind: o.Kind, Asked: askedAt(o.Metadata.DeletionTimestamp, o.Metadata.DeletionGracePeriodSeconds)}
+	return Value{Form: "json", APIVersion: o.APIVersion, Kind: o.Kind,
+		Asked: askedAt(o.Metadata.DeletionTimestamp, o.Metadata.DeletionGracePeriodSeconds)}
 }
 
 // askedAt is when a deletion was asked for: the timestamp is when the grace ends.

@@ -26,8 +26,9 @@ type HistoryRequest struct {
 	Deletes bool
 }
 
-// History yields the changes that are kept between backups, in their order, through all incarnations of the cluster. Where changes are lacking, and where a
-// restore took place, a note says so. An error ends the sequence.
+// History yields the changes that are kept between backups, in their order, through all
+// incarnations of the cluster. Where changes are lacking, and where a restore took place, a note
+// says so. An error ends the sequence.
 func (c *Client) History(ctx context.Context, r HistoryRequest) iter.Seq2[Change, error] {
 	in := changelog.Range{Since: r.Since, Until: r.Until, From: r.From, To: r.To}
 	switch {
@@ -68,7 +69,8 @@ func (c *Client) Before(ctx context.Context, r BeforeRequest) (*Deletion, error)
 	if r.Key == "" || r.UntilRevision < 0 || r.UntilRevision > 0 && !r.Until.IsZero() {
 		return nil, invalidf("a search for a deletion needs a key, and at most one of a time and a revision to begin at")
 	}
-	d := changelog.Deleted{Key: r.Key, Prefix: r.Prefix || strings.HasSuffix(r.Key, "/"), Dying: kube.DeletionAsked, Until: r.Until, UntilRevision: r.UntilRevision}
+	d := changelog.Deleted{Key: r.Key, Prefix: r.Prefix || strings.HasSuffix(r.Key, "/"), Dying: kube.DeletionAsked,
+		Until: r.Until, UntilRevision: r.UntilRevision}
 	if namespace, ok := strings.CutPrefix(r.Key, kube.NamespacesPrefix); ok && !d.Prefix {
 		d.With = kube.InNamespace(namespace)
 	}
@@ -77,7 +79,8 @@ func (c *Client) Before(ctx context.Context, r BeforeRequest) (*Deletion, error)
 
 // ExtractRequest says which keys are read, and as of when.
 type ExtractRequest struct {
-	// Key is a key, or with Prefix what keys begin with. Namespace, instead of it, is a Kubernetes namespace: all that was in it, and itself.
+	// Key is a key, or with Prefix what keys begin with. Namespace, instead of it, is a Kubernetes
+	// namespace: all that was in it, and itself.
 	Key       string
 	Prefix    bool
 	Namespace string
@@ -107,8 +110,9 @@ func (r ExtractRequest) wanted() changelog.Wanted {
 // Extracted are keys with their values as they were, and the plan by which they were read.
 type Extracted = changelog.Extracted
 
-// Extract reads a key, or all keys of a prefix or a namespace, as they were. Nothing is restored. A single key that isn't there is ErrNotFound; of many
-// there may be none. Package putback writes them to a directory from which they can be put back.
+// Extract reads a key, or all keys of a prefix or a namespace, as they were. Nothing is restored. A
+// single key that isn't there is ErrNotFound; of many there may be none. Package putback writes
+// them to a directory from which they can be put back.
 func (c *Client) Extract(ctx context.Context, r ExtractRequest) (*Extracted, error) {
 	if err := r.check(); err != nil {
 		return nil, err

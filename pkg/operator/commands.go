@@ -172,8 +172,9 @@ func (c *Client) Command(ctx context.Context, name string) (Command, error) {
 	return list[i], nil
 }
 
-// CommandToFollow finds the name of the command that is meant: of that name, or else the newest that restores the backup of that name. Without a name it is
-// the one that is being executed, else the newest that waits. It is a *NoCommandError if there is none.
+// CommandToFollow finds the name of the command that is meant: of that name, or else the newest
+// that restores the backup of that name. Without a name it is the one that is being executed, else
+// the newest that waits. It is a *NoCommandError if there is none.
 func (c *Client) CommandToFollow(ctx context.Context, name string) (string, error) {
 	list, err := c.Commands(ctx)
 	if err != nil {

@@ -15,7 +15,8 @@ type FormingError struct {
 }
 
 func (e *FormingError) Error() string {
-	return fmt.Sprintf("the marker in %s is of a cluster that is being formed (%s); the managers finish this by themselves", e.Store, e.Token)
+	return fmt.Sprintf("the marker in %s is of a cluster that is being formed (%s); the managers finish this by themselves",
+		e.Store, e.Token)
 }
 
 // BusyError says that a command is being executed, which has to end first.
@@ -25,9 +26,10 @@ func (e *BusyError) Error() string {
 	return fmt.Sprintf("%s is running and writes the marker itself; follow it", e.Command.Name)
 }
 
-// ConfirmCluster writes the token of the cluster that runs into the store's marker, which names the cluster whose data are the right ones. It is for a
-// cluster that other software has restored: the managers leave both alone until a person decides. Nothing is stopped, started or deleted by it. It returns the token
-// that the marker named before: the same one if nothing had to be written.
+// ConfirmCluster writes the token of the cluster that runs into the store's marker, which names the
+// cluster whose data are the right ones. It is for a cluster that other software has restored: the
+// managers leave both alone until a person decides. Nothing is stopped, started or deleted by it.
+// It returns the token that the marker named before: the same one if nothing had to be written.
 func (c *Client) ConfirmCluster(ctx context.Context, token cluster.Token) (before cluster.Token, err error) {
 	if _, err := cluster.ParseToken(string(token)); err != nil {
 		return "", &InvalidError{err}

@@ -22,8 +22,10 @@ type BackupQueued struct {
 	NotFormed, NoQuorum bool
 }
 
-// CreateBackup queues a backup, which the leader takes as soon as it sees the command, within about half a minute: nothing has to be restarted, and nothing is
-// stopped. It waits for a cluster that serves, and is tried again when it fails. Beside an error the result says what the backup would wait for.
+// CreateBackup queues a backup, which the leader takes as soon as it sees the command, within about
+// half a minute: nothing has to be restarted, and nothing is stopped. It waits for a cluster that
+// serves, and is tried again when it fails. Beside an error the result says what the backup would
+// wait for.
 func (c *Client) CreateBackup(ctx context.Context, r BackupRequest) (BackupQueued, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()

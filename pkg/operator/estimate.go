@@ -49,7 +49,8 @@ func (p *Path) estimate(ops []catalog.Operation) Estimate {
 			continue
 		}
 		factor := max(mib/(float64(op.StagedBytes)/(1<<20)), 0.5)
-		return Estimate{seconds(op.Finished.Sub(op.Created).Seconds()*factor + replay), seconds((op.Outage - op.RestartOutage).Seconds() * factor), &op}
+		return Estimate{seconds(op.Finished.Sub(op.Created).Seconds()*factor + replay),
+			seconds((op.Outage - op.RestartOutage).Seconds() * factor), &op}
 	}
 	return Estimate{Total: seconds(secondsAtLeast + mib*secondsPerMiB + replay), Outage: seconds(outageAtLeast + mib*outagePerMiB)}
 }

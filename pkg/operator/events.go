@@ -17,7 +17,8 @@ const (
 
 // Event is one thing that has happened to a command that is followed. Its type says what; all of them are in this package.
 type Event interface {
-	// When is the moment to which it belongs, by the clock of who follows, but for what had happened before the first look: that is by the leader's.
+	// When is the moment to which it belongs, by the clock of who follows, but for what had
+	// happened before the first look: that is by the leader's.
 	When() time.Time
 }
 
@@ -91,7 +92,8 @@ type LeaderChanged struct {
 type StepEnded struct {
 	Moment
 	Step catalog.Step
-	// Outcome and Detail are the step's own, but for the way back: that carries the reason for which it was gone, which doesn't make it a failure.
+	// Outcome and Detail are the step's own, but for the way back: that carries the reason for
+	// which it was gone, which doesn't make it a failure.
 	Outcome, Detail string
 }
 
@@ -105,7 +107,8 @@ type SafetyBackup struct {
 type StateEntered struct {
 	Moment
 	State catalog.OperationState
-	// Waiting says what it waits for in this state, without having stopped anything. Reason says why it is in it, unless the step before has said so.
+	// Waiting says what it waits for in this state, without having stopped anything. Reason says
+	// why it is in it, unless the step before has said so.
 	Waiting, Reason string
 }
 

@@ -26,10 +26,12 @@ func exampleStore() operator.Config {
 	_, err = store.Put(ctx, example+"/etcd.backup.gz", strings.NewReader(strings.Repeat("x", 1500)), blob.PutOptions{})
 	check(err)
 	digest := catalog.Digest{Size: 1500, SHA256: strings.Repeat("0", 64)}
-	check(c.PutManifest(ctx, &catalog.Manifest{Backup: example, ClusterName: "main", EtcdVersion: "3.5.21", Revision: 1234, Reason: "periodic",
+	check(c.PutManifest(ctx, &catalog.Manifest{Backup: example, ClusterName: "main", EtcdVersion: "3.5.21",
+		Revision: 1234, Reason: "periodic",
 		Compression: "gzip", Raw: digest, Stored: digest}))
 	check(c.CommitBackup(ctx, example, catalog.BackupInfo{EtcdVersion: "3.5.21", Time: catalog.BackupTime(example), Spec: spec}))
-	return operator.Config{Store: "s3://bucket/main", Now: now, Open: func(context.Context, string) (blob.Store, error) { return store, nil }}
+	return operator.Config{Store: "s3://bucket/main", Now: now,
+		Open: func(context.Context, string) (blob.Store, error) { return store, nil }}
 }
 
 func check(err error) {

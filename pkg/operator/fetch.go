@@ -12,8 +12,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator/database"
 )
 
-// ChildMain is the program as a child of itself, which reads a database that may be damaged; ok is false if it isn't one. The main function of a program
-// that verifies, inspects, imports or extracts begins with it: args are os.Args[1:], and code is to be given to os.Exit.
+// ChildMain is the program as a child of itself, which reads a database that may be damaged; ok is
+// false if it isn't one. The main function of a program that verifies, inspects, imports or
+// extracts begins with it: args are os.Args[1:], and code is to be given to os.Exit.
 func ChildMain(args []string) (code int, ok bool) { return database.ChildMain(args) }
 
 // Facts are what a sound database says of itself.
@@ -69,9 +70,10 @@ type DownloadRequest struct {
 	Transfers Transfers
 }
 
-// Download fetches a backup as an ordinary snapshot file, such as "etcdctl snapshot save" writes and "etcdutl snapshot restore" takes. All checksums are checked on
-// the way. The file appears under its name when it is whole, at once or not at all, and never replaces another one unless Replace is set. The notes are those
-// of Backup.
+// Download fetches a backup as an ordinary snapshot file, such as "etcdctl snapshot save" writes
+// and "etcdutl snapshot restore" takes. All checksums are checked on the way. The file appears
+// under its name when it is whole, at once or not at all, and never replaces another one unless
+// Replace is set. The notes are those of Backup.
 func (c *Client) Download(ctx context.Context, r DownloadRequest) (d Downloaded, notes []string, err error) {
 	b, notes, err := c.backup(ctx, r.Backup)
 	if err != nil {
@@ -184,7 +186,8 @@ func (c *Client) check(ctx context.Context, b Backup, o VerifyOptions) (_ *check
 		return nil, fmt.Errorf("backup %s: %w", b.Name, err)
 	}
 	if m := p.result.Manifest; m != nil && p.facts.Revision < m.Revision {
-		return nil, &database.BadError{Err: fmt.Errorf("backup %s: its database ends at revision %d, the manifest says that it has %d", b.Name, p.facts.Revision, m.Revision)}
+		return nil, &database.BadError{Err: fmt.Errorf("backup %s: its database ends at revision %d, the manifest says that it has %d",
+			b.Name, p.facts.Revision, m.Revision)}
 	}
 	return p, nil
 }

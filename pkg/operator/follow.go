@@ -29,9 +29,11 @@ func Pause(ctx context.Context) bool {
 	}
 }
 
-// Follow follows a command to its end, through the store alone: it doesn't mind which manager leads, and goes on when the store was away for a while.
-// The last event is an Ended. Ending the loop, or the context, doesn't interrupt the restore. An error ends the sequence: it is an *UnfollowedError if the
-// context or the patience has ended, else the command's record can't be read (Unreadable).
+// Follow follows a command to its end, through the store alone: it doesn't mind which manager
+// leads, and goes on when the store was away for a while. The last event is an Ended. Ending the
+// loop, or the context, doesn't interrupt the restore. An error ends the sequence: it is an
+// *UnfollowedError if the context or the patience has ended, else the command's record can't be
+// read (Unreadable).
 func (c *Client) Follow(ctx context.Context, command string, o FollowOptions) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		f := follower{w: c.newWatch(command), o: o, now: c.config.Now}

@@ -62,14 +62,17 @@ func (b *bench) backup(name, clusterName string, revision int64) {
 	_, err := b.memory.Put(ctx, name+"/etcd.backup.gz", strings.NewReader(strings.Repeat("x", 1500)), blob.PutOptions{})
 	must(b.t, err)
 	digest := catalog.Digest{Size: 1500, SHA256: strings.Repeat("0", 64)}
-	must(b.t, b.catalog().PutManifest(ctx, &catalog.Manifest{Backup: name, ClusterName: clusterName, EtcdVersion: "3.5.21", Revision: revision, Reason: "periodic",
+	must(b.t, b.catalog().PutManifest(ctx, &catalog.Manifest{Backup: name, ClusterName: clusterName,
+		EtcdVersion: "3.5.21", Revision: revision, Reason: "periodic",
 		Compression: "gzip", Raw: digest, Stored: digest}))
-	must(b.t, b.catalog().CommitBackup(ctx, name, catalog.BackupInfo{EtcdVersion: "3.5.21", Time: catalog.BackupTime(name), Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"}}))
+	must(b.t, b.catalog().CommitBackup(ctx, name, catalog.BackupInfo{EtcdVersion: "3.5.21",
+		Time: catalog.BackupTime(name), Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"}}))
 }
 
 func (b *bench) queue(backup string) string {
 	b.t.Helper()
-	cmd, err := b.catalog().QueueRestore(b.t.Context(), backup, cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"}, catalog.RestoreOptions{})
+	cmd, err := b.catalog().QueueRestore(b.t.Context(), backup, cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"},
+		catalog.RestoreOptions{})
 	must(b.t, err)
 	return cmd.Name
 }
@@ -77,8 +80,10 @@ func (b *bench) queue(backup string) string {
 // record writes the record of an operation as a leader does, and returns its version.
 func (b *bench) record(command string, state catalog.OperationState, version string, change func(*catalog.Operation)) string {
 	b.t.Helper()
-	op := catalog.Operation{ID: command, Command: command, Kind: catalog.KindRestore, Backup: backup1, State: state, Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"},
-		Created: catalog.BackupTime(command).Add(time.Minute), StateSince: b.now, Leader: "b", Term: 7, NewToken: "newtoken", RevisionBefore: 5678}
+	op := catalog.Operation{ID: command, Command: command, Kind: catalog.KindRestore, Backup: backup1, State: state,
+		Spec:    cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.21"},
+		Created: catalog.BackupTime(command).Add(time.Minute), StateSince: b.now, Leader: "b", Term: 7,
+		NewToken: "newtoken", RevisionBefore: 5678}
 	if state.Final() {
 		op.Finished = op.Created.Add(time.Minute)
 	}

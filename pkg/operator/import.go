@@ -62,8 +62,9 @@ func (e *NoChecksumError) Error() string {
 	return fmt.Sprintf("nothing was imported: %s has no checksum at its end, like a file that was copied from a data dir; its structure is sound", e.File)
 }
 
-// Import makes a backup in the store out of a snapshot file. It is checked like a backup that is restored, and then stored under a name with the time of now,
-// encrypted for Config.Encryption. It names no cluster, so it isn't taken for another one's.
+// Import makes a backup in the store out of a snapshot file. It is checked like a backup that is
+// restored, and then stored under a name with the time of now, encrypted for Config.Encryption. It
+// names no cluster, so it isn't taken for another one's.
 func (c *Client) Import(ctx context.Context, r ImportRequest) (Imported, error) {
 	if err := r.check(); err != nil {
 		return Imported{}, err

@@ -61,7 +61,8 @@ type leaderSeen struct {
 }
 
 func (c *Client) newWatch(name string) *watch {
-	return &watch{c: c.catalog, name: name, now: c.config.Now, timeout: min(c.config.Timeout, lookTimeout), ops: map[string]recordSeen{}, commands: map[string]commandSeen{}}
+	return &watch{c: c.catalog, name: name, now: c.config.Now, timeout: min(c.config.Timeout, lookTimeout),
+		ops: map[string]recordSeen{}, commands: map[string]commandSeen{}}
 }
 
 // lookTimeout bounds one look: one that hangs is better begun again.

@@ -42,8 +42,9 @@ type PrunePlan struct {
 // Pruned is what was removed.
 type Pruned = prune.Result
 
-// PlanPrune says of each backup and of all changes whether they are kept, and why. It removes nothing. What is pinned, what a queued restore names, the newest backup, and
-// the newest proven one with what leads to it are always kept.
+// PlanPrune says of each backup and of all changes whether they are kept, and why. It removes
+// nothing. What is pinned, what a queued restore names, the newest backup, and the newest proven
+// one with what leads to it are always kept.
 func (c *Client) PlanPrune(ctx context.Context, r Retention) (*PrunePlan, error) {
 	p := &PrunePlan{pruner: prune.New(c.catalog, r.policy())}
 	return p, c.planPrune(ctx, p)
@@ -62,7 +63,8 @@ func (c *Client) planPrune(ctx context.Context, p *PrunePlan) error {
 
 // PruneDeniedError says that the store refuses to remove something. It is ErrDenied.
 type PruneDeniedError struct {
-	// Pruned is what was removed. All is true if the store refused as a whole, and nothing further was tried; else Pruned.Refused counts the objects.
+	// Pruned is what was removed. All is true if the store refused as a whole, and nothing further
+	// was tried; else Pruned.Refused counts the objects.
 	Pruned Pruned
 	All    bool
 	Why    string
@@ -75,8 +77,9 @@ func (e *PruneDeniedError) Error() string {
 // Unwrap gives ErrDenied.
 func (e *PruneDeniedError) Unwrap() error { return ErrDenied }
 
-// Prune carries a plan out, and what retention gives up after it, until nothing is left. What is removed follows the rule, not the list: what the plan shows
-// may have changed meanwhile. What the store refuses is a *PruneDeniedError.
+// Prune carries a plan out, and what retention gives up after it, until nothing is left. What is
+// removed follows the rule, not the list: what the plan shows may have changed meanwhile. What the
+// store refuses is a *PruneDeniedError.
 func (c *Client) Prune(ctx context.Context, p *PrunePlan) (Pruned, error) {
 	var sum Pruned
 	for {
@@ -85,7 +88,8 @@ func (c *Client) Prune(ctx context.Context, p *PrunePlan) (Pruned, error) {
 		if r.RefusedWhy != "" {
 			sum.RefusedWhy = r.RefusedWhy
 		}
-		sum.Backups, sum.Segments, sum.Objects, sum.Locked = sum.Backups+r.Backups, sum.Segments+r.Segments, sum.Objects+r.Objects, sum.Locked+r.Locked
+		sum.Backups, sum.Segments, sum.Objects, sum.Locked = sum.Backups+r.Backups, sum.Segments+r.Segments,
+			sum.Objects+r.Objects, sum.Locked+r.Locked
 		if err != nil {
 			return sum, err
 		}

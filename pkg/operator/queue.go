@@ -15,7 +15,8 @@ type Queued struct {
 	Command catalog.Command
 	// Spec is what becomes of the cluster's spec.
 	Spec SpecEffect
-	// Others are the commands that stood in the queue before: one that runs goes on first, those that wait are superseded when this one begins.
+	// Others are the commands that stood in the queue before: one that runs goes on first, those
+	// that wait are superseded when this one begins.
 	Others []Command
 }
 
@@ -27,11 +28,13 @@ const (
 	SpecKept SpecTiming = iota
 	// SpecWhenDone: the managers write it when the restore is done.
 	SpecWhenDone
-	// SpecWritten: it is written already. A cluster that serves is changed accordingly from now on; withdrawing the restore doesn't take that back.
+	// SpecWritten: it is written already. A cluster that serves is changed accordingly from now on;
+	// withdrawing the restore doesn't take that back.
 	SpecWritten
 )
 
-// SpecEffect is what a restore does to the cluster's spec: a cluster restored into another size would be changed back to the spec's at once.
+// SpecEffect is what a restore does to the cluster's spec: a cluster restored into another size
+// would be changed back to the spec's at once.
 type SpecEffect struct {
 	When SpecTiming
 	// Before is nil if there was none. It and After are only set if the spec doesn't stay as it is.
@@ -49,8 +52,8 @@ func (e *UncertainError) Error() string {
 // Unwrap gives what the store has said.
 func (e *UncertainError) Unwrap() error { return e.Err }
 
-// SpecError says that the cluster's spec could not be written along with a restore. The restore was withdrawn, so nothing is queued, unless Withdraw says
-// why that failed too.
+// SpecError says that the cluster's spec could not be written along with a restore. The restore was
+// withdrawn, so nothing is queued, unless Withdraw says why that failed too.
 type SpecError struct {
 	// Command is the name of the command that was queued.
 	Command string
@@ -122,8 +125,9 @@ func (r *request) atOnce() bool { return r.source != nil && r.source.Node != "" 
 // withdrawTimeout bounds the clearing away after a failure, which goes on when the caller's time is over.
 const withdrawTimeout = 15 * time.Second
 
-// changeSpec writes the spec after the command was queued: in the other order a failure, or a crash, in between would resize a cluster that nobody
-// restores. If the spec can't be written, the command is withdrawn.
+// changeSpec writes the spec after the command was queued: in the other order a failure, or a
+// crash, in between would resize a cluster that nobody restores. If the spec can't be written, the
+// command is withdrawn.
 func (c *Client) changeSpec(ctx context.Context, r request, cmd catalog.Command, stored string) (SpecEffect, error) {
 	if r.change.Empty() {
 		return SpecEffect{}, nil

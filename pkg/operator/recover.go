@@ -21,7 +21,8 @@ type RecoveryRequest struct {
 	Options RestoreOptions
 }
 
-// RecoveryPlan is what a recovery would do: the survivor's data are first copied into the store as an ordinary backup, which is then restored.
+// RecoveryPlan is what a recovery would do: the survivor's data are first copied into the store as
+// an ordinary backup, which is then restored.
 type RecoveryPlan struct {
 	Request RecoveryRequest
 	// Survivors are the data dirs that there are, as a leader saw them at Survivors.At.
@@ -40,7 +41,8 @@ type NoSurvivorsError struct {
 	// Leader is who led last, and Age how long ago it said so; nil if nobody ever has, or if that can't be read.
 	Leader *catalog.LeaderRecord
 	Age    time.Duration
-	// Members is how many the spec has, 0 if that isn't known; a majority of them must run a manager, for only a leading one reports survivors.
+	// Members is how many the spec has, 0 if that isn't known; a majority of them must run a
+	// manager, for only a leading one reports survivors.
 	Members int
 }
 
@@ -80,8 +82,9 @@ func (e *SurvivorError) Unwrap() error {
 	return ErrNotFound
 }
 
-// PlanRecovery chooses a survivor of a lost quorum and compares it with the newest backup. It changes nothing. Where no quorum was lost it is a
-// *NoSurvivorsError, and a *SurvivorError where none can be chosen.
+// PlanRecovery chooses a survivor of a lost quorum and compares it with the newest backup. It
+// changes nothing. Where no quorum was lost it is a *NoSurvivorsError, and a *SurvivorError where
+// none can be chosen.
 func (c *Client) PlanRecovery(ctx context.Context, r RecoveryRequest) (*RecoveryPlan, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
@@ -132,7 +135,8 @@ func (c *Client) Recover(ctx context.Context, p *RecoveryPlan) (Queued, error) {
 	if p.Chosen.Node == "" {
 		return Queued{}, invalidf("the plan is incomplete: PlanRecovery has failed")
 	}
-	return c.enqueue(ctx, request{source: &catalog.Source{Node: p.Chosen.Node, Token: p.Chosen.Token}, change: p.Request.Spec, options: p.Request.Options.stored()})
+	return c.enqueue(ctx, request{source: &catalog.Source{Node: p.Chosen.Node, Token: p.Chosen.Token},
+		change: p.Request.Spec, options: p.Request.Options.stored()})
 }
 
 // noSurvivors explains why there is nothing to choose from.
@@ -151,8 +155,9 @@ func (c *Client) noSurvivors(ctx context.Context) error {
 	return e
 }
 
-// pickSurvivor takes the named one, or the one with the newest data (the highest raft term and index) among those of the cluster that the marker names.
-// Terms and indexes of two clusters can't be compared, so if several are there and the marker helps no further, the operator has to choose.
+// pickSurvivor takes the named one, or the one with the newest data (the highest raft term and
+// index) among those of the cluster that the marker names. Terms and indexes of two clusters can't
+// be compared, so if several are there and the marker helps no further, the operator has to choose.
 func pickSurvivor(nodes []catalog.Survivor, name cluster.NodeID, current cluster.Token) (catalog.Survivor, error) {
 	if name != "" {
 		i := slices.IndexFunc(nodes, func(n catalog.Survivor) bool { return n.Node == name })

@@ -26,15 +26,16 @@ type RestoreOptions struct {
 	KeepMasterleases bool
 	// DropPrefixes leave out the keys with these prefixes.
 	DropPrefixes []string
-	// AcceptLoss goes to what there is, though it isn't certain that this is all that clients were told of: with Target.Latest to what the store has, in an undo
-	// to what the old data dirs have.
+	// AcceptLoss goes to what there is, though it isn't certain that this is all that clients were
+	// told of: with Target.Latest to what the store has, in an undo to what the old data dirs have.
 	AcceptLoss bool
 	// ForceForeign permits the backup of another cluster.
 	ForceForeign bool
 }
 
 func (o RestoreOptions) stored() catalog.RestoreOptions {
-	return catalog.RestoreOptions{Now: o.Now, Reason: o.Reason, KeepMasterleases: o.KeepMasterleases, DropPrefixes: o.DropPrefixes, AcceptLoss: o.AcceptLoss, ForceForeign: o.ForceForeign}
+	return catalog.RestoreOptions{Now: o.Now, Reason: o.Reason, KeepMasterleases: o.KeepMasterleases,
+		DropPrefixes: o.DropPrefixes, AcceptLoss: o.AcceptLoss, ForceForeign: o.ForceForeign}
 }
 
 // RestoreRequest says what is to be restored. Backup, Target or Before has to be set; Target or Before with Backup begins with that backup.
@@ -43,7 +44,8 @@ type RestoreRequest struct {
 	Backup string
 	// Target is a point behind a backup; zero for the backup itself. Its Backup and Life are not used.
 	Target Target
-	// Before, if not empty, is a key: the target is the state right before its last deletion, or before that of what is below it if it ends with a slash.
+	// Before, if not empty, is a key: the target is the state right before its last deletion, or
+	// before that of what is below it if it ends with a slash.
 	Before string
 	// Spec is changed along with it, since the restored cluster would be changed back to it else.
 	Spec    SpecChange
@@ -97,8 +99,9 @@ type Estimate struct {
 	Like *catalog.Operation
 }
 
-// PlanRestore finds out what a restore would do, and changes nothing. Everything is refused here that can be found out before the managers begin: a backup
-// that isn't there, is incomplete or of another cluster (*ForeignBackupError), and a point that can't be reached.
+// PlanRestore finds out what a restore would do, and changes nothing. Everything is refused here
+// that can be found out before the managers begin: a backup that isn't there, is incomplete or of
+// another cluster (*ForeignBackupError), and a point that can't be reached.
 func (c *Client) PlanRestore(ctx context.Context, r RestoreRequest) (*RestorePlan, error) {
 	p := &RestorePlan{Request: r, target: r.Target}
 	if err := r.check(); err != nil {
@@ -132,8 +135,8 @@ func (c *Client) PlanRestore(ctx context.Context, r RestoreRequest) (*RestorePla
 	return p, c.Estimate(ctx, p)
 }
 
-// Estimate fills in the Path of a plan, also for a backup itself. A backup of another tool has no manifest, so its revision isn't known before it is read: its
-// Path stays nil.
+// Estimate fills in the Path of a plan, also for a backup itself. A backup of another tool has no
+// manifest, so its revision isn't known before it is read: its Path stays nil.
 func (c *Client) Estimate(ctx context.Context, p *RestorePlan) error {
 	if p.Path != nil || p.Backup != nil && p.Backup.Manifest == nil && p.target.IsZero() {
 		return nil
@@ -143,8 +146,9 @@ func (c *Client) Estimate(ctx context.Context, p *RestorePlan) error {
 	return err
 }
 
-// Restore queues a restore as planned. Unless Options.Now is set it begins when the managers are restarted. The command is queued before the spec is
-// written, and withdrawn if that fails (*SpecError).
+// Restore queues a restore as planned. Unless Options.Now is set it begins when the managers are
+// restarted. The command is queued before the spec is written, and withdrawn if that fails
+// (*SpecError).
 func (c *Client) Restore(ctx context.Context, p *RestorePlan) (Queued, error) {
 	r := request{change: p.Request.Spec, options: p.Request.Options.stored()}
 	t := p.target
@@ -180,8 +184,9 @@ func (c *Client) Backups(ctx context.Context) (catalog.BackupList, error) {
 	return c.catalog.Backups(ctx)
 }
 
-// Backup looks at a backup, which may be Latest: that it is complete, of the size that its manifest says, and what it says of itself. A name that isn't there is
-// a *NoBackupError. The notes say which one Latest means, and what was passed over.
+// Backup looks at a backup, which may be Latest: that it is complete, of the size that its manifest
+// says, and what it says of itself. A name that isn't there is a *NoBackupError. The notes say
+// which one Latest means, and what was passed over.
 func (c *Client) Backup(ctx context.Context, name string) (b Backup, notes []string, err error) {
 	return c.backup(ctx, name)
 }
@@ -216,7 +221,8 @@ func (c *Client) backup(ctx context.Context, name string) (b Backup, notes []str
 		if have < want {
 			kind = backup.ErrTruncated
 		}
-		return Backup{}, notes, &backup.Error{Backup: name, Kind: kind, Where: b.Manifest.DataFile(), Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
+		return Backup{}, notes, &backup.Error{Backup: name, Kind: kind, Where: b.Manifest.DataFile(),
+			Err: fmt.Errorf("it has %d bytes, the manifest says %d", have, want)}
 	}
 	return b, notes, nil
 }
@@ -229,14 +235,16 @@ type ForeignBackupError struct {
 }
 
 func (e *ForeignBackupError) Error() string {
-	return fmt.Sprintf("backup %s is of cluster %q, the other backups in %s are of %q: nothing was queued", e.Backup, e.Cluster, e.Store, e.Others)
+	return fmt.Sprintf("backup %s is of cluster %q, the other backups in %s are of %q: nothing was queued", e.Backup,
+		e.Cluster, e.Store, e.Others)
 }
 
 // foreignLook is how many of the other backups are asked whose they are.
 const foreignLook = 5
 
-// refuseForeign fails if the newest other backups name a cluster, and none of them the one that this backup names. The managers, who know their
-// own name, check it too; here it is found before a restart.
+// refuseForeign fails if the newest other backups name a cluster, and none of them the one that
+// this backup names. The managers, who know their own name, check it too; here it is found before a
+// restart.
 func (c *Client) refuseForeign(ctx context.Context, b Backup) error {
 	if b.Manifest == nil || b.Manifest.ClusterName == "" {
 		return nil

@@ -40,7 +40,8 @@ func (b *bench) plan(c *Client, members int) *RestorePlan {
 	return p
 }
 
-// TestCommandBeforeSpec: the command is queued before the spec is written, so that a crash in between resizes no cluster that nobody restores.
+// TestCommandBeforeSpec: the command is queued before the spec is written, so that a crash in
+// between resizes no cluster that nobody restores.
 func TestCommandBeforeSpec(t *testing.T) {
 	b := newBench(t)
 	b.backup(backup1, "main", 1234)
@@ -95,7 +96,8 @@ func TestWithdrawnOnFailure(t *testing.T) {
 	}
 }
 
-// TestAnswerLost: a command that the store has taken without saying so is queued once; if the store can't be asked, the error says that nothing is known.
+// TestAnswerLost: a command that the store has taken without saying so is queued once; if the store
+// can't be asked, the error says that nothing is known.
 func TestAnswerLost(t *testing.T) {
 	for _, away := range []bool{false, true} {
 		b := newBench(t)
@@ -108,7 +110,8 @@ func TestAnswerLost(t *testing.T) {
 		must(t, err)
 		f.Add(blobtest.Fault{Op: "put", After: true, Err: blobtest.Transient("put", "control/x")})
 		if away {
-			f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, "_command.json") }, Err: blobtest.Transient("get", "control/x")})
+			f.Add(blobtest.Fault{Op: "get", Match: func(key string) bool { return strings.HasSuffix(key, "_command.json") },
+				Err: blobtest.Transient("get", "control/x")})
 		}
 		_, err = c.Restore(t.Context(), p)
 		var uncertain *UncertainError
@@ -206,7 +209,8 @@ func TestWhatAnUndoRestores(t *testing.T) {
 		_, err = c.Undo(t.Context(), p)
 		must(t, err)
 		q := b.queued()
-		if len(q) != 1 || q[0].Backup != k.bring || (q[0].Source == nil) != (k.source == nil) || k.source != nil && *q[0].Source != *k.source || q[0].Options.Reason != "undo of "+id {
+		if len(q) != 1 || q[0].Backup != k.bring || (q[0].Source == nil) != (k.source == nil) || k.source != nil &&
+			*q[0].Source != *k.source || q[0].Options.Reason != "undo of "+id {
 			t.Errorf("%+v: queued %+v", k, q)
 		}
 	}
@@ -243,7 +247,8 @@ func TestUndoChoice(t *testing.T) {
 		t.Errorf("the first: %+v, %v", p, err)
 	}
 	waiting := b.queue(backup1)
-	for name, want := range map[string]UndoRefusal{"": UndoWaiting, waiting: UndoNotBegun, failed: UndoNotDone, "nobody": UndoUnknown, first: ""} {
+	for name, want := range map[string]UndoRefusal{"": UndoWaiting, waiting: UndoNotBegun, failed: UndoNotDone,
+		"nobody": UndoUnknown, first: ""} {
 		if why := refusal(name); why != want {
 			t.Errorf("%q while one waits: %q, want %q", name, why, want)
 		}
@@ -290,7 +295,8 @@ func TestWithdraw(t *testing.T) {
 		state catalog.OperationState
 		kept  bool
 	}{
-		{"", false}, {catalog.StateSalvaging, false}, {catalog.StateProving, false}, {catalog.StateStaging, false}, {catalog.StateSaving, false},
+		{"", false}, {catalog.StateSalvaging, false}, {catalog.StateProving, false}, {catalog.StateStaging, false},
+		{catalog.StateSaving, false},
 		{catalog.StateStopping, true}, {catalog.StateSwitching, true}, {catalog.StateVerifying, true}, {catalog.StateReverting, true},
 	} {
 		b := newBench(t)
@@ -346,12 +352,14 @@ func TestRecoverNamesItsSurvivor(t *testing.T) {
 	} else if _, err := c.Recover(t.Context(), p); err == nil || len(b.queued()) > 0 {
 		t.Errorf("a plan that failed is queued: %v", err)
 	}
-	must(t, b.catalog().PutSurvivors(t.Context(), catalog.Survivors{At: b.now, Nodes: []catalog.Survivor{survivor("a", "tok", 1300, 4, 2000), survivor("b", "tok", 1290, 5, 1990)}}))
+	must(t, b.catalog().PutSurvivors(t.Context(), catalog.Survivors{At: b.now,
+		Nodes: []catalog.Survivor{survivor("a", "tok", 1300, 4, 2000), survivor("b", "tok", 1290, 5, 1990)}}))
 	p, err := c.PlanRecovery(t.Context(), RecoveryRequest{Spec: SpecChange{MemberCount: new(1)}, Options: RestoreOptions{Now: true}})
 	must(t, err)
 	q, err := c.Recover(t.Context(), p)
 	must(t, err)
-	if cmd := b.queued(); len(cmd) != 1 || cmd[0].Source == nil || *cmd[0].Source != (catalog.Source{Node: "b", Token: "tok"}) || q.Spec.When != SpecWritten {
+	if cmd := b.queued(); len(cmd) != 1 || cmd[0].Source == nil ||
+		*cmd[0].Source != (catalog.Source{Node: "b", Token: "tok"}) || q.Spec.When != SpecWritten {
 		t.Errorf("queued %+v, %+v", cmd, q.Spec)
 	}
 }
@@ -412,7 +420,8 @@ func TestFollowEvents(t *testing.T) {
 			t.Errorf("%T", e)
 		}
 	}
-	want := []string{"found waiting", "waits for restart", "begun by b", "proving", "silent", "answers after 1m0s", "saving done", "safety s", "ended"}
+	want := []string{"found waiting", "waits for restart", "begun by b", "proving", "silent", "answers after 1m0s",
+		"saving done", "safety s", "ended"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -440,7 +449,8 @@ func TestFollowGivesUp(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	f.Add(blobtest.Fault{Op: "list", Err: blobtest.Transient("list", "control/")})
-	if e := follow(FollowOptions{Patience: 30 * time.Second, Pause: func(context.Context) bool { b.now = b.now.Add(10 * time.Second); return true }}); e.Silent != 30*time.Second || !errors.Is(e, ErrTransient) {
+	if e := follow(FollowOptions{Patience: 30 * time.Second,
+		Pause: func(context.Context) bool { b.now = b.now.Add(10 * time.Second); return true }}); e.Silent != 30*time.Second || !errors.Is(e, ErrTransient) {
 		t.Errorf("%+v", e)
 	}
 }
@@ -486,7 +496,8 @@ func TestEmptyStore(t *testing.T) {
 		t.Error(err)
 	}
 	var config *ConfigError
-	if _, err := Open(t.Context(), Config{Store: "mem://b/x", Open: open, Identities: []string{"/no/such/file"}}); !errors.As(err, &config) || config.Field != FieldIdentities {
+	if _, err := Open(t.Context(), Config{Store: "mem://b/x", Open: open, Identities: []string{"/no/such/file"}}); !errors.As(err,
+		&config) || config.Field != FieldIdentities {
 		t.Errorf("%v", err)
 	}
 }

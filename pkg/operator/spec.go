@@ -143,8 +143,10 @@ func (c *Client) withSettings(ctx context.Context, spec cluster.Spec) (ClusterSp
 	return ClusterSpec{spec, settings}, nil
 }
 
-// Configure writes the cluster spec and etcd's settings, keeping what isn't changed, and returns what is stored now. The managers see it within a minute
-// and change the cluster accordingly, one safe step at a time. The settings are written first. What somebody else writes at the same moment is kept.
+// Configure writes the cluster spec and etcd's settings, keeping what isn't changed, and returns
+// what is stored now. The managers see it within a minute and change the cluster accordingly, one
+// safe step at a time. The settings are written first. What somebody else writes at the same moment
+// is kept.
 func (c *Client) Configure(ctx context.Context, spec SpecChange, settings SettingsChange) (ClusterSpec, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
@@ -218,8 +220,9 @@ func (c *Client) readSpec(ctx context.Context, change SpecChange) (cluster.Spec,
 	return spec, stored, nil
 }
 
-// writeSettings changes the settings in the store, also if somebody else writes at the same moment. What can't be read is only replaced by what
-// is said as a whole: the object has to be deleted first.
+// writeSettings changes the settings in the store, also if somebody else writes at the same moment.
+// What can't be read is only replaced by what is said as a whole: the object has to be deleted
+// first.
 func (c *Client) writeSettings(ctx context.Context, change SettingsChange) error {
 	if change.Empty() {
 		return nil

@@ -19,15 +19,17 @@ type UndoRequest struct {
 	Options RestoreOptions
 }
 
-// UndoPlan is what an undo would do. It is itself a restore: of the data dirs in the nodes' trash cans, which have everything to the last write, or, if they are gone,
-// of the backup that was made right before. So it too is checked first, and can be undone.
+// UndoPlan is what an undo would do. It is itself a restore: of the data dirs in the nodes' trash
+// cans, which have everything to the last write, or, if they are gone, of the backup that was made
+// right before. So it too is checked first, and can be undone.
 type UndoPlan struct {
 	Request UndoRequest
 	// Operation is the restore that is undone.
 	Operation *catalog.Operation
 	// Later are the restores that were done after it, which are undone with it.
 	Later []*catalog.Operation
-	// EndedSince are commands that ended otherwise after it, of which nothing is to be undone. They are only looked for if no operation was named.
+	// EndedSince are commands that ended otherwise after it, of which nothing is to be undone. They
+	// are only looked for if no operation was named.
 	EndedSince []Command
 	// Source is the data dirs that come back, with the backup that takes their place if they are gone; nil if only Backup is left.
 	Source *catalog.Source
@@ -80,7 +82,8 @@ func (e *UndoError) Error() string {
 	case UndoNothing:
 		return "the store has no record of a restore that was done: there is nothing to undo"
 	case UndoRunning:
-		return fmt.Sprintf("%s is being executed (%s), so there is nothing to undo yet; to undo an earlier one, name it", name, e.Command.Operation.State)
+		return fmt.Sprintf("%s is being executed (%s), so there is nothing to undo yet; to undo an earlier one, name it",
+			name, e.Command.Operation.State)
 	case UndoWaiting:
 		return name + " waits and has not begun yet; to undo an earlier one anyway, name it"
 	case UndoUnreadable:
@@ -95,7 +98,8 @@ func (e *UndoError) Error() string {
 		}
 		return fmt.Sprintf("there is nothing to undo: %s ended as %s and changed nothing", name, e.Command.Operation.State)
 	case UndoGone:
-		return fmt.Sprintf("%s can't be undone: its safety backup %s is gone from the store, and no old data dir is known", name, e.Command.Operation.SafetyBackup)
+		return fmt.Sprintf("%s can't be undone: its safety backup %s is gone from the store, and no old data dir is known",
+			name, e.Command.Operation.SafetyBackup)
 	case UndoFirst:
 		return name + " can't be undone: there was no cluster before it"
 	}

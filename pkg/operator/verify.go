@@ -42,9 +42,11 @@ type Verified struct {
 	Notes []string `json:"-"`
 }
 
-// Verify fetches a backup, which may be Latest, and checks everything about it that a restore checks: sizes and SHA-256 against the manifest, the
-// compression's checksum, etcd's own checksum at the end of the snapshot, and every page and record of the database. Bad tells from its error whether the backup is
-// bad or could not be looked at. The result is filled in as far as it goes, also beside an error.
+// Verify fetches a backup, which may be Latest, and checks everything about it that a restore
+// checks: sizes and SHA-256 against the manifest, the compression's checksum, etcd's own checksum
+// at the end of the snapshot, and every page and record of the database. Bad tells from its error
+// whether the backup is bad or could not be looked at. The result is filled in as far as it goes,
+// also beside an error.
 func (c *Client) Verify(ctx context.Context, name string, o VerifyOptions) (Verified, error) {
 	spec := c.specIfAny(ctx)
 	b, notes, err := c.backup(ctx, name)
@@ -92,8 +94,10 @@ func (c *Client) specIfAny(ctx context.Context) cluster.Spec {
 // VerifiedChain is what was found out about a backup and the changes that lead to it.
 type VerifiedChain = changelog.Verified
 
-// VerifyChain checks a backup, which may be Latest, and reaches it a second time, from the backup before it by the changes that were kept between the two: this
-// proves both backups and every segment between them. An error with bad says that the backup itself is bad; ChainProblem in the result that the chain is.
+// VerifyChain checks a backup, which may be Latest, and reaches it a second time, from the backup
+// before it by the changes that were kept between the two: this proves both backups and every
+// segment between them. An error with bad says that the backup itself is bad; ChainProblem in the
+// result that the chain is.
 func (c *Client) VerifyChain(ctx context.Context, name string, o VerifyOptions) (v VerifiedChain, notes []string, bad bool, err error) {
 	b, notes, err := c.backup(ctx, name)
 	if err != nil {

@@ -18,21 +18,23 @@ type VersionChange struct {
 	Follow   FollowOptions
 }
 
-// VersionBackup is an event of ChangeVersion: a backup was queued, which also tells which etcd runs. What follows until it has ended are the events of
-// Follow for it.
+// VersionBackup is an event of ChangeVersion: a backup was queued, which also tells which etcd
+// runs. What follows until it has ended are the events of Follow for it.
 type VersionBackup struct {
 	Moment
 	Queued BackupQueued
 }
 
-// VersionRolls is an event of ChangeVersion: the version is gone to while the cluster serves, one member after the other. The spec is written right after it.
+// VersionRolls is an event of ChangeVersion: the version is gone to while the cluster serves, one
+// member after the other. The spec is written right after it.
 type VersionRolls struct {
 	Moment
 	From, To cluster.Version
 }
 
-// VersionOutage is an event of ChangeVersion: the version is gone to by a restore of all there is, during which nobody is served. It is queued right after it; who
-// ends the loop here has changed nothing but the settings.
+// VersionOutage is an event of ChangeVersion: the version is gone to by a restore of all there is,
+// during which nobody is served. It is queued right after it; who ends the loop here has changed
+// nothing but the settings.
 type VersionOutage struct {
 	Moment
 	From, To cluster.Version
@@ -52,8 +54,8 @@ type RestoreQueued struct {
 	Queued Queued
 }
 
-// NoVersionBackupError says that the backup that ChangeVersion begins with was not taken; nothing is changed. Err is an *OutcomeError if it has ended
-// otherwise than done.
+// NoVersionBackupError says that the backup that ChangeVersion begins with was not taken; nothing
+// is changed. Err is an *OutcomeError if it has ended otherwise than done.
 type NoVersionBackupError struct{ Err error }
 
 func (e *NoVersionBackupError) Error() string {
@@ -70,9 +72,11 @@ func (e *NoVersionBackupError) Error() string {
 // Unwrap gives the cause.
 func (e *NoVersionBackupError) Unwrap() error { return e.Err }
 
-// ChangeVersion goes to a version of etcd with an outage if it can't be had without: a backup is taken first, which tells which version runs, and if need be
-// restored into the other one at once. Settings that are changed too are written when it has been taken. It yields what it does before it does it; an error ends the
-// sequence. Ending the loop, or the context, leaves what was queued by then.
+// ChangeVersion goes to a version of etcd with an outage if it can't be had without: a backup is
+// taken first, which tells which version runs, and if need be restored into the other one at once.
+// Settings that are changed too are written when it has been taken. It yields what it does before
+// it does it; an error ends the sequence. Ending the loop, or the context, leaves what was queued
+// by then.
 func (c *Client) ChangeVersion(ctx context.Context, v VersionChange) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := c.changeVersion(ctx, v, func(e Event) bool { return yield(e, nil) }); err != nil {
@@ -166,7 +170,8 @@ func (e *UnsafeVersionError) Error() string {
 func (e *UnsafeVersionError) Unwrap() error { return invalidf("%s", e.Why) }
 
 // backupBefore has a backup taken and waits for it. The manifest is nil if nobody wants to wait.
-func (c *Client) backupBefore(ctx context.Context, want cluster.Version, o FollowOptions, yield func(Event) bool) (*catalog.Manifest, error) {
+func (c *Client) backupBefore(ctx context.Context, want cluster.Version, o FollowOptions,
+	yield func(Event) bool) (*catalog.Manifest, error) {
 	created, err := c.CreateBackup(ctx, BackupRequest{Reason: fmt.Sprintf("before etcd %s", want)})
 	if err != nil {
 		return nil, err

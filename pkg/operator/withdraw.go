@@ -13,15 +13,15 @@ import (
 type Withdrawn struct {
 	// Command is as it was before.
 	Command Command
-	// TooLate is the state that its operation has come to meanwhile, if etcd is being stopped for it: it goes on all the same. Else it is empty, and the
-	// managers give up what they had begun.
+	// TooLate is the state that its operation has come to meanwhile, if etcd is being stopped for
+	// it: it goes on all the same. Else it is empty, and the managers give up what they had begun.
 	TooLate catalog.OperationState
 	// Forgotten is true if it had failed, and its record was removed.
 	Forgotten bool
 }
 
-// KeptError says why a command is not withdrawn: it has ended, is given up or taken back already, or etcd was stopped for it. In the last case it has to
-// be let end, and can be undone then.
+// KeptError says why a command is not withdrawn: it has ended, is given up or taken back already,
+// or etcd was stopped for it. In the last case it has to be let end, and can be undone then.
 type KeptError struct{ Command Command }
 
 // Ended tells that it isn't queued any more; else it can't be withdrawn any more.
@@ -54,9 +54,10 @@ type Withdrawal struct {
 	Kept    []*KeptError
 }
 
-// Withdraw takes commands out of the queue: that of the name, and all queued ones that restore the backup of that name (which may be Latest). One that is being
-// executed is given up by the managers as long as nothing was stopped for it. It is a *NoCommandError if there is none at all. The result holds what
-// was done, also beside an error.
+// Withdraw takes commands out of the queue: that of the name, and all queued ones that restore the
+// backup of that name (which may be Latest). One that is being executed is given up by the managers
+// as long as nothing was stopped for it. It is a *NoCommandError if there is none at all. The
+// result holds what was done, also beside an error.
 func (c *Client) Withdraw(ctx context.Context, name string) (Withdrawal, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()

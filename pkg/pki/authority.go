@@ -48,7 +48,8 @@ func readCAFile(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: %s is missing: copy the CA there, the same on every master (--dev makes one for experiments): %w", ErrAuthority, path, err)
+		return nil, fmt.Errorf("%w: %s is missing: copy the CA there, the same on every master (--dev makes one for experiments): %w",
+			ErrAuthority, path, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: read: %w", ErrAuthority, err)
 	}
@@ -90,7 +91,8 @@ func parseCertificates(path string, data []byte) ([]*x509.Certificate, error) {
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, fmt.Errorf("%w: certificate %d in %s can't be read; replace or remove it: %w", ErrAuthority, len(certs)+1, path, err)
+			return nil, fmt.Errorf("%w: certificate %d in %s can't be read; replace or remove it: %w", ErrAuthority,
+				len(certs)+1, path, err)
 		}
 		certs = append(certs, c)
 	}
@@ -110,7 +112,8 @@ func parseKey(path string, data []byte) (crypto.Signer, error) {
 			continue
 		}
 		if block.Type == "ENCRYPTED PRIVATE KEY" || block.Headers["DEK-Info"] != "" {
-			return nil, fmt.Errorf("%w: the key in %s is encrypted with a passphrase; store it without one, readable by root only", ErrAuthority, path)
+			return nil, fmt.Errorf("%w: the key in %s is encrypted with a passphrase; store it without one, readable by root only",
+				ErrAuthority, path)
 		}
 		key, err := parseKeyDER(block.Bytes)
 		if err != nil {
@@ -160,7 +163,8 @@ func (a *Authority) chooseSigner(now time.Time) error {
 	case problem != nil:
 		return problem
 	}
-	return fmt.Errorf("%w: none of the %d certificate(s) in %s matches the key in %s; copy both files from the same CA", ErrAuthority, len(a.trusted), a.certPath, a.keyPath)
+	return fmt.Errorf("%w: none of the %d certificate(s) in %s matches the key in %s; copy both files from the same CA",
+		ErrAuthority, len(a.trusted), a.certPath, a.keyPath)
 }
 
 func (a *Authority) usable(c *x509.Certificate, now time.Time) error {
@@ -175,7 +179,8 @@ func (a *Authority) usable(c *x509.Certificate, now time.Time) error {
 	case c.BasicConstraintsValid && !c.IsCA, c.Version == 3 && !c.BasicConstraintsValid:
 		return fmt.Errorf("%w: the certificate in %s is not a CA certificate (basicConstraints CA:TRUE is missing), so what it signs is refused; replace it", ErrAuthority, a.certPath)
 	case c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageCertSign == 0:
-		return fmt.Errorf("%w: the certificate in %s must not sign certificates (keyUsage keyCertSign is missing); replace it", ErrAuthority, a.certPath)
+		return fmt.Errorf("%w: the certificate in %s must not sign certificates (keyUsage keyCertSign is missing); replace it",
+			ErrAuthority, a.certPath)
 	}
 	return nil
 }

@@ -28,12 +28,15 @@ func TestLoadAuthorityKeyFormats(t *testing.T) {
 		key crypto.Signer
 		pem []byte
 	}{
-		"PKCS#1 RSA":                {rsaKey(), pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey())})},
-		"PKCS#8 RSA":                {rsaKey(), pkcs8(t, rsaKey())},
-		"SEC 1 EC":                  {ec, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: ecDER})},
-		"EC behind its parameters":  {ec, append(slices.Clone(params), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: ecDER})...)},
-		"PKCS#8 EC":                 {ec, pkcs8(t, ec)},
-		"PKCS#1 under another type": {rsaKey(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey())})},
+		"PKCS#1 RSA": {rsaKey(), pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(rsaKey())})},
+		"PKCS#8 RSA": {rsaKey(), pkcs8(t, rsaKey())},
+		"SEC 1 EC":   {ec, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: ecDER})},
+		"EC behind its parameters": {ec, append(slices.Clone(params),
+			pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: ecDER})...)},
+		"PKCS#8 EC": {ec, pkcs8(t, ec)},
+		"PKCS#1 under another type": {rsaKey(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY",
+			Bytes: x509.MarshalPKCS1PrivateKey(rsaKey())})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			crt, key := filepath.Join(t.TempDir(), "ca.crt"), filepath.Join(t.TempDir(), "ca.key")
@@ -44,11 +47,13 @@ func TestLoadAuthorityKeyFormats(t *testing.T) {
 				t.Fatal(err)
 			}
 			// It must not only be read: what it signs must verify.
-			leaf, err := DefaultPolicy().issue(a, subject{commonName: "x", usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ecKey(t).Public(), epoch)
+			leaf, err := DefaultPolicy().issue(a, subject{commonName: "x", usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
+				ecKey(t).Public(), epoch)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := leaf.Verify(x509.VerifyOptions{Roots: a.Pool(), CurrentTime: epoch, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+			if _, err := leaf.Verify(x509.VerifyOptions{Roots: a.Pool(), CurrentTime: epoch,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -80,7 +85,8 @@ func TestLoadAuthorityBundle(t *testing.T) {
 	}
 
 	// A CA certificate that was renewed with its key: the expired one does no harm, the one that ends last signs.
-	put(t, crt, selfSigned(t, now, -2*year, -year), selfSigned(t, now, -time.Hour, year), selfSigned(t, now, -time.Hour, 2*year), selfSigned(t, now, time.Hour, 3*year))
+	put(t, crt, selfSigned(t, now, -2*year, -year), selfSigned(t, now, -time.Hour, year),
+		selfSigned(t, now, -time.Hour, 2*year), selfSigned(t, now, time.Hour, 3*year))
 	put(t, key, pkcs8(t, now))
 	a, err := LoadAuthority(crt, key, epoch)
 	if err != nil {
@@ -104,15 +110,22 @@ func TestLoadAuthorityErrorsNameFileAndWayOut(t *testing.T) {
 		{"empty certificate", []byte{}, goodKey, []string{"ca.crt holds no certificate", "restore"}},
 		{"certificate isn't PEM", []byte("hello"), goodKey, []string{"ca.crt holds no certificate"}},
 		{"key in place of certificate", goodKey, goodKey, []string{"ca.crt holds no certificate"}},
-		{"broken second certificate", append(slices.Clone(good), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})...), goodKey, []string{"certificate 2 in", "ca.crt", "remove"}},
+		{"broken second certificate", append(slices.Clone(good),
+			pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})...), goodKey,
+			[]string{"certificate 2 in", "ca.crt", "remove"}},
 		{"empty key", good, []byte{}, []string{"ca.key holds no private key"}},
-		{"broken key", good, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: []byte("x")}), []string{"ca.key", "PKCS#1, PKCS#8 or EC"}},
-		{"encrypted key", good, pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")}), []string{"ca.key", "passphrase", "without one"}},
+		{"broken key", good, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: []byte("x")}),
+			[]string{"ca.key", "PKCS#1, PKCS#8 or EC"}},
+		{"encrypted key", good, pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")}),
+			[]string{"ca.key", "passphrase", "without one"}},
 		{"other key", good, pkcs8(t, ecKey(t)), []string{"none of the 1 certificate(s)", "ca.crt", "ca.key"}},
 		{"expired", selfSigned(t, ec, -year, -time.Hour), goodKey, []string{"ca.crt expired on 2026-01-30 11:00:00 UTC", "renewed CA"}},
-		{"not yet valid", selfSigned(t, ec, time.Hour, year), goodKey, []string{"ca.crt is not valid before 2026-01-30 13:00:00 UTC", "clock"}},
-		{"not a CA", selfSigned(t, ec, -time.Hour, year, func(c *x509.Certificate) { c.IsCA = false }), goodKey, []string{"ca.crt is not a CA certificate", "CA:TRUE"}},
-		{"may not sign", selfSigned(t, ec, -time.Hour, year, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }), goodKey, []string{"ca.crt must not sign", "keyCertSign"}},
+		{"not yet valid", selfSigned(t, ec, time.Hour, year), goodKey,
+			[]string{"ca.crt is not valid before 2026-01-30 13:00:00 UTC", "clock"}},
+		{"not a CA", selfSigned(t, ec, -time.Hour, year, func(c *x509.Certificate) { c.IsCA = false }), goodKey,
+			[]string{"ca.crt is not a CA certificate", "CA:TRUE"}},
+		{"may not sign", selfSigned(t, ec, -time.Hour, year, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }),
+			goodKey, []string{"ca.crt must not sign", "keyCertSign"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()

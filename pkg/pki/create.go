@@ -71,7 +71,8 @@ func createCA(base, name string, now time.Time) error {
 	case haveCert && haveKey:
 		return nil
 	case haveCert:
-		return fmt.Errorf("%w: %s exists without %s; restore the key, or move the certificate away to have a new CA made", ErrAuthority, certPath, keyPath)
+		return fmt.Errorf("%w: %s exists without %s; restore the key, or move the certificate away to have a new CA made",
+			ErrAuthority, certPath, keyPath)
 	case haveKey:
 		data, err := os.ReadFile(keyPath)
 		if err != nil {

@@ -34,8 +34,8 @@ func level(left, life time.Duration) (reached time.Duration, ok bool) {
 	return reached, ok
 }
 
-// Ending lists what ends soon: the CAs that sign here, and certificates whose renewal fails. It returns at most one entry, which names all of
-// them, the one that ends first in front.
+// Ending lists what ends soon: the CAs that sign here, and certificates whose renewal fails. It
+// returns at most one entry, which names all of them, the one that ends first in front.
 func (k *Keeper) Ending(now time.Time) []Ending {
 	type end struct {
 		what  string
@@ -70,7 +70,8 @@ func (k *Keeper) Ending(now time.Time) []Ending {
 	}
 	return []Ending{{
 		In: ends[0].at.Sub(now), Level: ends[0].level, Text: strings.Join(words, "; "),
-		Way: fmt.Sprintf("CAs are given to the managers: put new ones into %s on all masters, as docs/operations.md says (New CAs)", k.cfg.Dir),
+		Way: fmt.Sprintf("CAs are given to the managers: put new ones into %s on all masters, as docs/operations.md says (New CAs)",
+			k.cfg.Dir),
 	}}
 }
 

@@ -59,7 +59,8 @@ func TestEtcdNameSubject(t *testing.T) {
 			t.Errorf("usage %v is missing", u)
 		}
 	}
-	for _, bad := range []EtcdName{{}, {Name: "a", URLs: []string{"https://:2380"}}, {Name: "a", URLs: []string{"https://[::1"}}, {Name: "a", URLs: []string{"10.0.0.1"}}} {
+	for _, bad := range []EtcdName{{}, {Name: "a", URLs: []string{"https://:2380"}},
+		{Name: "a", URLs: []string{"https://[::1"}}, {Name: "a", URLs: []string{"10.0.0.1"}}} {
 		if _, err := bad.subject(); err == nil {
 			t.Errorf("%+v was accepted", bad)
 		}
@@ -91,11 +92,14 @@ func TestRenewAt(t *testing.T) {
 	}{
 		{Policy{Duration: 2 * year, Backdate: time.Hour}, time.Hour, 3 * year, 2 * year},
 		{Policy{Duration: 2 * time.Minute, Backdate: time.Hour}, time.Hour, 2 * time.Minute, 80 * time.Second},
-		{Policy{Duration: 90 * 24 * time.Hour, MinTimeLeft: 40 * 24 * time.Hour, Backdate: time.Hour}, time.Hour, 90 * 24 * time.Hour, 50 * 24 * time.Hour},
+		{Policy{Duration: 90 * 24 * time.Hour, MinTimeLeft: 40 * 24 * time.Hour, Backdate: time.Hour}, time.Hour,
+			90 * 24 * time.Hour, 50 * 24 * time.Hour},
 		// Less left than wanted: two thirds come first.
-		{Policy{Duration: 90 * 24 * time.Hour, MinTimeLeft: time.Hour, Backdate: time.Hour}, time.Hour, 90 * 24 * time.Hour, 60 * 24 * time.Hour},
+		{Policy{Duration: 90 * 24 * time.Hour, MinTimeLeft: time.Hour, Backdate: time.Hour}, time.Hour,
+			90 * 24 * time.Hour, 60 * 24 * time.Hour},
 		// The CA cut the life below MinTimeLeft: not before a third.
-		{Policy{Duration: 90 * 24 * time.Hour, MinTimeLeft: 60 * 24 * time.Hour, Backdate: time.Hour}, time.Hour, 30 * 24 * time.Hour, 10 * 24 * time.Hour},
+		{Policy{Duration: 90 * 24 * time.Hour, MinTimeLeft: 60 * 24 * time.Hour, Backdate: time.Hour}, time.Hour,
+			30 * 24 * time.Hour, 10 * 24 * time.Hour},
 		// Issued without a backdate, under a policy with a longer one than its life: counted from its start.
 		{Policy{Duration: 2 * time.Minute, Backdate: time.Hour}, 0, 3 * time.Minute, 2 * time.Minute},
 	} {
@@ -156,7 +160,8 @@ func TestPolicyValidate(t *testing.T) {
 	if err := (Policy{Duration: 2 * time.Minute, Backdate: time.Hour}).Validate(); err != nil {
 		t.Error(err)
 	}
-	for _, p := range []Policy{{}, {Duration: time.Second}, {Duration: time.Hour, MinTimeLeft: time.Hour}, {Duration: time.Hour, MinTimeLeft: -1}} {
+	for _, p := range []Policy{{}, {Duration: time.Second}, {Duration: time.Hour, MinTimeLeft: time.Hour},
+		{Duration: time.Hour, MinTimeLeft: -1}} {
 		if err := p.Validate(); err == nil || !strings.Contains(fmt.Sprint(err), "ETCD_MANAGER_CERT_") {
 			t.Errorf("%+v: %v", p, err)
 		}

@@ -126,7 +126,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if err := k.Refresh(); err != nil {
-			klog.Warningf("certificates: %s; valid certificates stay in use, next attempt within %s", strings.ReplaceAll(err.Error(), "\n", "; "), checkEvery)
+			klog.Warningf("certificates: %s; valid certificates stay in use, next attempt within %s",
+				strings.ReplaceAll(err.Error(), "\n", "; "), checkEvery)
 		}
 	}
 }
@@ -161,12 +162,15 @@ func (k *Keeper) Refresh() error {
 	errs := []error{k.reload()}
 	if k.cfg.Managers {
 		errs = append(errs,
-			k.hold(roleManagerServer, ManagerCA, subject{commonName: serverPrefix + k.cfg.NodeID, dnsNames: []string{serverPrefix + k.cfg.NodeID}, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}),
-			k.hold(roleManagerClient, ManagerCA, subject{commonName: clientPrefix + k.cfg.NodeID, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}))
+			k.hold(roleManagerServer, ManagerCA, subject{commonName: serverPrefix + k.cfg.NodeID,
+				dnsNames: []string{serverPrefix + k.cfg.NodeID}, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}),
+			k.hold(roleManagerClient, ManagerCA, subject{commonName: clientPrefix + k.cfg.NodeID,
+				usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}))
 	}
 	if k.cfg.Etcd {
 		errs = append(errs,
-			k.hold(roleEtcdClient, ClientsCA, subject{commonName: clientPrefix + k.cfg.NodeID, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}))
+			k.hold(roleEtcdClient, ClientsCA, subject{commonName: clientPrefix + k.cfg.NodeID,
+				usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}))
 	}
 	k.mu.RLock()
 	etcd := maps.Clone(k.etcd)
@@ -209,7 +213,8 @@ func (k *Keeper) reload() error {
 			continue
 		}
 		if had != nil {
-			klog.Infof("certificates: %s.crt changed: %d certificate(s) trusted, signing with the one that ends %s", base, len(a.trusted), a.signer.NotAfter.UTC().Format(time.RFC3339))
+			klog.Infof("certificates: %s.crt changed: %d certificate(s) trusted, signing with the one that ends %s",
+				base, len(a.trusted), a.signer.NotAfter.UTC().Format(time.RFC3339))
 		}
 		k.mu.Lock()
 		k.authorities[name] = a
@@ -320,7 +325,8 @@ func (k *Keeper) ensureEtcd(dir string, name EtcdName) error {
 		c, why, err := p.ensure(k.cfg.Policy, k.cfg.Now())
 		errs = append(errs, k.note(p.cert, c, p.ca, err))
 		if why != "" {
-			klog.V(2).Infof("certificates: issued %s for %s, valid until %s, because %s", p.cert, name.Name, c.NotAfter.UTC().Format(time.RFC3339), why)
+			klog.V(2).Infof("certificates: issued %s for %s, valid until %s, because %s", p.cert, name.Name,
+				c.NotAfter.UTC().Format(time.RFC3339), why)
 		}
 	}
 	return errors.Join(errs...)

@@ -135,7 +135,8 @@ func TestKeeperFollowsCARotation(t *testing.T) {
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		newCA := k.authority(ClientsCA).Certificate()
-		for name, c := range map[string]*x509.Certificate{"server": readCert(t, files.ServerCert), "client": k.certificate(roleEtcdClient).Leaf} {
+		for name, c := range map[string]*x509.Certificate{"server": readCert(t, files.ServerCert),
+			"client": k.certificate(roleEtcdClient).Leaf} {
 			if err := c.CheckSignatureFrom(newCA); err != nil || c.Equal(first) || c.Equal(client) {
 				t.Errorf("%s certificate is not signed by the new CA: %v", name, err)
 			}
@@ -281,7 +282,8 @@ func TestEtcdFilesRepair(t *testing.T) {
 		{"key lost", func() { os.Remove(files.PeerKey) }, false, false, name},
 		{"key torn", func() { put(t, files.PeerKey, []byte("x")) }, false, false, name},
 		{"a new address", func() {}, false, true, EtcdName{Name: "a", Addresses: []string{"10.0.0.2"}}},
-		{"another process", func() { k = newKeeper(t, dir, DefaultPolicy()) }, true, true, EtcdName{Name: "a", Addresses: []string{"10.0.0.2"}}},
+		{"another process", func() { k = newKeeper(t, dir, DefaultPolicy()) }, true, true,
+			EtcdName{Name: "a", Addresses: []string{"10.0.0.2"}}},
 	} {
 		cert := readCert(t, files.PeerCert)
 		key := read(files.PeerKey)
@@ -321,7 +323,8 @@ func TestNewKeeperErrors(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, PeersCA+".crt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewKeeper(Config{Dir: dir, NodeID: "a", Managers: true, Etcd: true, Policy: DefaultPolicy()}); !errors.Is(err, ErrAuthority) {
+	if _, err := NewKeeper(Config{Dir: dir, NodeID: "a", Managers: true, Etcd: true, Policy: DefaultPolicy()}); !errors.Is(err,
+		ErrAuthority) {
 		t.Errorf("a missing CA: %v", err)
 	}
 	// What isn't needed isn't read.

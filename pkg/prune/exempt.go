@@ -18,8 +18,9 @@ type knownOperation struct {
 	op    catalog.Operation
 }
 
-// Exempt says what is needed beside the policy: it is the one list for everybody who removes anything. It reads the queue, and of the operations those
-// that have changed since it was last asked. As long as one of them can't be read every backup may be meant, so that is an error.
+// Exempt says what is needed beside the policy: it is the one list for everybody who removes
+// anything. It reads the queue, and of the operations those that have changed since it was last
+// asked. As long as one of them can't be read every backup may be meant, so that is an error.
 func (p *Pruner) Exempt(ctx context.Context) (Exempt, error) {
 	cmds, problems, err := p.catalog.Commands(ctx)
 	if err != nil {

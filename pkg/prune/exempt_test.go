@@ -8,7 +8,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// TestExempt: the queue, a restore under way and the copy from before one that is done stay for whoever prunes, and a clock that is ahead takes nothing of that away.
+// TestExempt: the queue, a restore under way and the copy from before one that is done stay for
+// whoever prunes, and a clock that is ahead takes nothing of that away.
 func TestExempt(t *testing.T) {
 	w := newWorld(t, "2026-01-01T00:00:00Z")
 	ctx := t.Context()
@@ -24,7 +25,8 @@ func TestExempt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, op := range []catalog.Operation{
-		{ID: "under-way", Kind: catalog.KindRestore, State: catalog.StateProving, Backup: restoring, Target: &catalog.PointInTime{Incarnation: "i"}},
+		{ID: "under-way", Kind: catalog.KindRestore, State: catalog.StateProving, Backup: restoring,
+			Target: &catalog.PointInTime{Incarnation: "i"}},
 		{ID: "done", Kind: catalog.KindRestore, State: catalog.StateDone, SafetyBackup: safety},
 	} {
 		if _, err := w.c.PutOperation(ctx, op, ""); err != nil {

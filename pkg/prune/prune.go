@@ -1,8 +1,10 @@
-// Package prune carries retention out: it gathers what pkg/plan needs to decide which backups and changes stay, explains every decision, and
-// deletes the rest in batches.
+// Package prune carries retention out: it gathers what pkg/plan needs to decide which backups and
+// changes stay, explains every decision, and deletes the rest in batches.
 //
-// It reads names wherever they are enough, and the manifests of only a few backups, which it remembers. It must never delete on a guess: what it can't find
-// out about, it leaves. What the store has under lock is no failure, and a store that denies deleting is asked again ever more rarely.
+// It reads names wherever they are enough, and the manifests of only a few backups, which it
+// remembers. It must never delete on a guess: what it can't find out about, it leaves. What the
+// store has under lock is no failure, and a store that denies deleting is asked again ever more
+// rarely.
 package prune
 
 import (
@@ -92,7 +94,8 @@ func New(c *catalog.Catalog, p Policy) *Pruner {
 func Stored(list catalog.BackupList) []retention.Backup {
 	stored := make([]retention.Backup, 0, len(list.Backups)+len(list.Leftovers))
 	for _, b := range list.Backups {
-		stored = append(stored, retention.Backup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven, Disproven: b.Disproven, Pinned: b.Pinned})
+		stored = append(stored, retention.Backup{Name: b.Name, Time: b.Time, Complete: true, Proven: b.Proven,
+			Disproven: b.Disproven, Pinned: b.Pinned})
 	}
 	for _, b := range list.Leftovers {
 		stored = append(stored, retention.Backup{Name: b.Name, Time: b.Modified})
@@ -112,7 +115,8 @@ func Now(list catalog.BackupList, now time.Time) time.Time {
 type Decision struct {
 	// Backup is the name of one; empty for segments.
 	Backup string
-	// Incarnation, First, Last, Began and Ended tell which Segments of changes are meant. Open is true if there are more behind them, which weren't counted.
+	// Incarnation, First, Last, Began and Ended tell which Segments of changes are meant. Open is
+	// true if there are more behind them, which weren't counted.
 	Incarnation catalog.Incarnation
 	First, Last int64
 	Ended       time.Time
@@ -162,7 +166,8 @@ func (p *Pruner) plan(ctx context.Context, clock time.Time, ex Exempt, explain b
 		return nil, err
 	}
 	defer func() { p.stretch = stretch{} }()
-	s := &survey{p: p, now: Now(list, clock), clock: clock, list: list, stored: Stored(list), exempt: ex, explain: explain, plan: &Plan{Listed: list}}
+	s := &survey{p: p, now: Now(list, clock), clock: clock, list: list, stored: Stored(list), exempt: ex,
+		explain: explain, plan: &Plan{Listed: list}}
 	p.forget(list, clock)
 	if err := s.gather(ctx); err != nil {
 		return nil, err

@@ -81,8 +81,10 @@ func (w *world) backup() string {
 		w.t.Fatal(err)
 	}
 	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("data")))
-	m := catalog.Manifest{Backup: name, ClusterName: "c", ClusterID: clusterID, EtcdVersion: "3.6.0", Revision: w.rev, Reason: "periodic", Compression: "gzip",
-		Raw: catalog.Digest{Size: put.Size, SHA256: sum}, Stored: catalog.Digest{Size: put.Size, SHA256: sum}, Started: w.now, Finished: w.now}
+	m := catalog.Manifest{Backup: name, ClusterName: "c", ClusterID: clusterID, EtcdVersion: "3.6.0", Revision: w.rev,
+		Reason: "periodic", Compression: "gzip",
+		Raw: catalog.Digest{Size: put.Size, SHA256: sum}, Stored: catalog.Digest{Size: put.Size, SHA256: sum},
+		Started: w.now, Finished: w.now}
 	if err := w.c.PutManifest(ctx, &m); err != nil {
 		w.t.Fatal(err)
 	}
@@ -148,7 +150,8 @@ func (w *world) segments() []catalog.Segment {
 	return out
 }
 
-// TestEverySecondKept: after pruning, everything of the last day is reached from a backup that is left, over a gap too, and what is older is gone.
+// TestEverySecondKept: after pruning, everything of the last day is reached from a backup that is
+// left, over a gap too, and what is older is gone.
 func TestEverySecondKept(t *testing.T) {
 	w := newWorld(t, "2026-03-01T00:00:00Z")
 	w.run(36)
@@ -265,7 +268,8 @@ func TestKept(t *testing.T) {
 	first := w.segment(5)
 	w.now = w.now.Add(10 * time.Minute)
 	proven := w.backup()
-	proof := catalog.Proof{At: w.now, Outcome: catalog.Proven, Base: base, Incarnation: catalog.IncarnationOf(clusterID), Revision: w.rev, Segments: 1}
+	proof := catalog.Proof{At: w.now, Outcome: catalog.Proven, Base: base,
+		Incarnation: catalog.IncarnationOf(clusterID), Revision: w.rev, Segments: 1}
 	w.now = w.now.Add(time.Minute)
 	w.segment(5)
 	w.now = w.now.Add(10 * time.Minute)

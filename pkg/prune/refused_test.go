@@ -42,7 +42,8 @@ func TestOneRefused(t *testing.T) {
 		stuck, n := w.goes(p)
 		w.refusing(stuck+"/", kind)
 		r, err := p.Run(t.Context(), w.now, Exempt{})
-		if err != nil || r.Backups != n-1 || r.Segments == 0 || r.Denied != "" || r.Refused != 3 || r.Waiting != 1 || !strings.Contains(r.Hold(), stuck) {
+		if err != nil || r.Backups != n-1 || r.Segments == 0 || r.Denied != "" || r.Refused != 3 || r.Waiting != 1 ||
+			!strings.Contains(r.Hold(), stuck) {
 			t.Fatalf("%v: of %d backups: %+v, %v", kind, n, r, err)
 		}
 		clock, waits := w.now, []int{1, 2, 4, 8, 16, 24, 24}

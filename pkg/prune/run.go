@@ -89,7 +89,8 @@ type tally struct {
 	clock time.Time
 	r     *Result
 	pl    *Plan
-	// refused are what the store would not delete, one by one; rest are errors about the whole; stayed are the backups of which something is left.
+	// refused are what the store would not delete, one by one; rest are errors about the whole;
+	// stayed are the backups of which something is left.
 	refused []*blob.Error
 	rest    []error
 	stayed  map[string]bool

@@ -193,7 +193,8 @@ func (s *survey) decideBackups(ctx context.Context) error {
 			s.plan.backups = append(s.plan.backups, d.Name)
 		}
 		if s.explain {
-			s.plan.Decisions = append(s.plan.Decisions, Decision{Backup: d.Name, Size: s.backup(d.Index).TotalSize, Keep: d.Keep, Reason: d.Reason})
+			s.plan.Decisions = append(s.plan.Decisions,
+				Decision{Backup: d.Name, Size: s.backup(d.Index).TotalSize, Keep: d.Keep, Reason: d.Reason})
 		}
 	}
 	return nil
@@ -221,8 +222,9 @@ func (s *survey) needs(name string) string {
 	return s.p.waits(name, s.clock)
 }
 
-// onlyWays looks at the backups that the policy gives up although changes behind them are kept: one that stands in an unbroken chain may go, one that is
-// the only way to what follows stays, and why is noted.
+// onlyWays looks at the backups that the policy gives up although changes behind them are kept: one
+// that stands in an unbroken chain may go, one that is the only way to what follows stays, and why
+// is noted.
 func (s *survey) onlyWays(ctx context.Context) error {
 	if !slices.ContainsFunc(s.logs, func(l *changeLog) bool { return l.changes.Live }) {
 		return nil
@@ -471,9 +473,12 @@ func (s *survey) decideSegments() {
 		switch {
 		case l.rest:
 			s.plan.More = true
-			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.old[len(l.old)-1].Last + 1, Open: true, Keep: true, Reason: "decided in a later run"})
+			s.plan.Decisions = append(s.plan.Decisions,
+				Decision{Incarnation: l.id, First: l.old[len(l.old)-1].Last + 1, Open: true, Keep: true, Reason: "decided in a later run"})
 		case l.next != nil:
-			s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: l.id, First: l.next.First, Open: true, Keep: true, Reason: "within the time for which changes are kept"})
+			s.plan.Decisions = append(s.plan.Decisions,
+				Decision{Incarnation: l.id, First: l.next.First, Open: true, Keep: true,
+					Reason: "within the time for which changes are kept"})
 		}
 	}
 }
@@ -514,7 +519,8 @@ func (s *survey) decideRecords(ctx context.Context) error {
 			continue
 		}
 		s.plan.records = append(s.plan.records, r.ID)
-		s.plan.Decisions = append(s.plan.Decisions, Decision{Incarnation: r.ID, Reason: "its record: neither a change nor a backup of it is left"})
+		s.plan.Decisions = append(s.plan.Decisions,
+			Decision{Incarnation: r.ID, Reason: "its record: neither a change nor a backup of it is left"})
 	}
 	return nil
 }

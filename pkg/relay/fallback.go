@@ -1,11 +1,12 @@
 // Package relay lets a node whose way to the backup store is broken read backups through the leader.
 //
-// A restore has every node fetch the backup for itself. One node that can't reach the store, because of a route, a role or a mount that it
-// alone lacks, must not be what makes the restore fail. [Server] gives out the files of backups from a manager's own store, and [Fallback] is
-// the other end: a store that asks the leader where the own one fails.
+// A restore has every node fetch the backup for itself. One node that can't reach the store,
+// because of a route, a role or a mount that it alone lacks, must not be what makes the restore
+// fail. [Server] gives out the files of backups from a manager's own store, and [Fallback] is the
+// other end: a store that asks the leader where the own one fails.
 //
-// Only reading a backup is relayed: nothing is written this way, nothing below control/ is read, and no manager asks a third one. That an object
-// doesn't exist is never concluded from a failure.
+// Only reading a backup is relayed: nothing is written this way, nothing below control/ is read,
+// and no manager asks a third one. That an object doesn't exist is never concluded from a failure.
 package relay
 
 import (
@@ -48,13 +49,15 @@ var (
 	errBeaten  = errors.New("the other way was faster")
 )
 
-// Fallback returns a Store that reads the files of backups from primary or, where that fails, through the leader of the cluster. Everything else
-// goes to primary alone.
+// Fallback returns a Store that reads the files of backups from primary or, where that fails,
+// through the leader of the cluster. Everything else goes to primary alone.
 //
-// That primary says "not found" is final; any other failure has the leader asked, a denial too, since it may be this node alone that is denied. After
-// a failure the leader is asked first for a while. If both fail the error names both; it is ErrTransient if one of them may do better later.
-// Reading that breaks off in the middle is ErrTransient as well: blob.Retry around it goes on at the same byte by whichever way works then. The
-// timeouts of primary should lie within it (blob.WithTimeouts), so that it fails at all.
+// That primary says "not found" is final; any other failure has the leader asked, a denial too,
+// since it may be this node alone that is denied. After a failure the leader is asked first for a
+// while. If both fail the error names both; it is ErrTransient if one of them may do better later.
+// Reading that breaks off in the middle is ErrTransient as well: blob.Retry around it goes on at
+// the same byte by whichever way works then. The timeouts of primary should lie within it
+// (blob.WithTimeouts), so that it fails at all.
 //
 // The function leader is called for every attempt, concurrently.
 func Fallback(primary blob.Store, clusterName string, leader func() (Leader, error)) blob.Store {
@@ -197,8 +200,9 @@ func (f *fallback) deliver(a answer, key string) opened {
 	return a.opened
 }
 
-// bothFailed is the error when neither way has led to an answer. It hides the sentinels of both behind its own kind: a denial that only this
-// node suffers must not pass for final while the leader may be back in a moment.
+// bothFailed is the error when neither way has led to an answer. It hides the sentinels of both
+// behind its own kind: a denial that only this node suffers must not pass for final while the
+// leader may be back in a moment.
 func bothFailed(op, key string, errs [2]error) error {
 	if errors.Is(errs[relayed], ErrSelf) {
 		return errs[direct]

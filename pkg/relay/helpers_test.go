@@ -76,8 +76,10 @@ func newWorld(t *testing.T, pages int) *world {
 	files, err := file.New(t.TempDir())
 	must(t, err)
 	w := &world{t: t, files: files, primary: blobtest.NewFaulty(files), raw: snapshot(pages), now: time.Now()}
-	facts := backup.Facts{ClusterName: clusterName, ClusterID: 1, MemberID: 2, Node: "a", EtcdVersion: "3.6.16", Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.6.16"}, Revision: 42, Reason: "periodic"}
-	_, err = backup.NewWriter(catalog.New(files), backup.Options{ToolVersion: "test"}).Write(t.Context(), name, facts, io.NopCloser(bytes.NewReader(w.raw)), nil)
+	facts := backup.Facts{ClusterName: clusterName, ClusterID: 1, MemberID: 2, Node: "a", EtcdVersion: "3.6.16",
+		Spec: cluster.Spec{MemberCount: 3, EtcdVersion: "3.6.16"}, Revision: 42, Reason: "periodic"}
+	_, err = backup.NewWriter(catalog.New(files), backup.Options{ToolVersion: "test"}).Write(t.Context(), name, facts,
+		io.NopCloser(bytes.NewReader(w.raw)), nil)
 	must(t, err)
 	w.leader = w.manager("b", clusterName)
 	w.use(w.primary)

@@ -68,7 +68,8 @@ func (f *fallback) List(ctx context.Context, prefix string, opts blob.ListOption
 }
 
 // listInto hands a listing's entries on, and moves opts behind the last one. more is false when nobody wants any.
-func (f *fallback) listInto(opts *blob.ListOptions, yield func(blob.Entry, error) bool, from iter.Seq2[blob.Entry, error]) (more bool, err error) {
+func (f *fallback) listInto(opts *blob.ListOptions, yield func(blob.Entry, error) bool,
+	from iter.Seq2[blob.Entry, error]) (more bool, err error) {
 	for e, err := range from {
 		if err != nil {
 			return true, err

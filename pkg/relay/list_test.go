@@ -27,8 +27,9 @@ func (w *world) fill(n int) []string {
 	w.t.Helper()
 	var keys []string
 	for i := range int64(n) {
-		s := catalog.Segment{Incarnation: "0000000000000001", SegmentName: catalog.SegmentName{First: i + 1, Last: i + 1, Ended: time.Unix(i, 0).UTC(),
-			Previous: catalog.NewSegmentSum(nil), Sum: catalog.NewSegmentSum(fmt.Appendf(nil, "%032d", i))}}
+		s := catalog.Segment{Incarnation: "0000000000000001",
+			SegmentName: catalog.SegmentName{First: i + 1, Last: i + 1, Ended: time.Unix(i, 0).UTC(),
+				Previous: catalog.NewSegmentSum(nil), Sum: catalog.NewSegmentSum(fmt.Appendf(nil, "%032d", i))}}
 		keys = append(keys, s.Key())
 		_, err := w.files.Put(w.t.Context(), s.Key(), strings.NewReader("x"), blob.PutOptions{})
 		must(w.t, err)
@@ -49,7 +50,8 @@ func (w *world) listed(prefix, after string) (keys []string, err error) {
 	return keys, nil
 }
 
-// TestListThroughTheLeader has a node list segments that it can't list itself, from the beginning or from where its own listing has broken off.
+// TestListThroughTheLeader has a node list segments that it can't list itself, from the beginning
+// or from where its own listing has broken off.
 func TestListThroughTheLeader(t *testing.T) {
 	testutil.Long(t)
 	w := newWorld(t, 1)
@@ -80,7 +82,8 @@ func TestListThroughTheLeader(t *testing.T) {
 func TestListIsForSegmentsOnly(t *testing.T) {
 	w := newWorld(t, 1)
 	client := protosv1.NewRelayServiceClient(w.leader.conn)
-	for _, prefix := range []string{"", "control/", "changes/", "changes/x", "changes/x/y/", "changes/../control/", "changes//", name + "/", "discovery/"} {
+	for _, prefix := range []string{"", "control/", "changes/", "changes/x", "changes/x/y/", "changes/../control/",
+		"changes//", name + "/", "discovery/"} {
 		s, err := client.List(t.Context(), &protosv1.RelayListRequest{ClusterName: clusterName, Prefix: prefix})
 		must(t, err)
 		if _, err := s.Recv(); status.Code(err) != codes.InvalidArgument {

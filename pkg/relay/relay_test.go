@@ -70,7 +70,8 @@ func TestBrokenFromTheStart(t *testing.T) {
 
 // TestBreaksInTheMiddle: the own store fails while the data are read, for good.
 func TestBreaksInTheMiddle(t *testing.T) {
-	for what, fail := range map[string]func(op, key string) error{"out of reach": blobtest.Transient, "denied": denied, "something else": strange} {
+	for what, fail := range map[string]func(op, key string) error{"out of reach": blobtest.Transient, "denied": denied,
+		"something else": strange} {
 		t.Run(what, func(t *testing.T) {
 			w := newWorld(t, 1000)
 			isData := func(key string) bool { return key == dataKey }
@@ -246,8 +247,10 @@ func TestKeysThatAreRefused(t *testing.T) {
 	_, err := w.files.Put(t.Context(), "control/etcd-cluster-spec", strings.NewReader("{}"), blob.PutOptions{})
 	must(t, err)
 	for _, key := range []string{
-		"control/etcd-cluster-spec", "control/etcd.backup.gz", "control/x/etcd.backup.gz", "discovery/etcd.backup.gz", "changes/etcd.backup.gz",
-		name + "/other", name, name + "/", "a/b/etcd.backup.gz", "../etcd.backup.gz", name + "/../control/etcd-cluster-spec", "/etcd.backup.gz", "", "x\\y/etcd.backup.gz",
+		"control/etcd-cluster-spec", "control/etcd.backup.gz", "control/x/etcd.backup.gz", "discovery/etcd.backup.gz",
+		"changes/etcd.backup.gz",
+		name + "/other", name, name + "/", "a/b/etcd.backup.gz", "../etcd.backup.gz",
+		name + "/../control/etcd-cluster-spec", "/etcd.backup.gz", "", "x\\y/etcd.backup.gz",
 	} {
 		_, serr := client.Stat(t.Context(), &protosv1.RelayStatRequest{ClusterName: clusterName, Key: key})
 		for _, err := range []error{get(clusterName, key), serr} {
@@ -331,7 +334,8 @@ func TestRanges(t *testing.T) {
 	if size < 2*chunk {
 		t.Fatalf("the data have %d bytes only", size)
 	}
-	for _, r := range []blob.Range{{}, {Offset: 1}, {Length: 1}, {Offset: chunk - 1, Length: 2}, {Offset: size - 1}, {Offset: 5, Length: chunk}, {Offset: 5, Length: 10 * size}} {
+	for _, r := range []blob.Range{{}, {Offset: 1}, {Length: 1}, {Offset: chunk - 1, Length: 2}, {Offset: size - 1},
+		{Offset: 5, Length: chunk}, {Offset: 5, Length: 10 * size}} {
 		n, err := blob.CheckRange(r, size)
 		must(t, err)
 		got, info, err := all(t, w.store, dataKey, r)

@@ -33,7 +33,8 @@ func (r remote) stat(ctx context.Context, key string) (blob.Info, error) {
 }
 
 func (r remote) get(ctx context.Context, key string, rg blob.Range) (io.ReadCloser, blob.Info, error) {
-	stream, err := r.client().Get(ctx, &protosv1.RelayGetRequest{ClusterName: r.clusterName, Key: key, Offset: rg.Offset, Length: rg.Length})
+	stream, err := r.client().Get(ctx, &protosv1.RelayGetRequest{ClusterName: r.clusterName, Key: key,
+		Offset: rg.Offset, Length: rg.Length})
 	if err != nil {
 		return nil, blob.Info{}, r.fail(ctx, "get", key, err)
 	}

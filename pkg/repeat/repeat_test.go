@@ -9,7 +9,8 @@ import (
 
 // TestAllow: whatever the pace of a failure, at most ten lines a minute come of it, the first at once.
 func TestAllow(t *testing.T) {
-	for _, pace := range []time.Duration{time.Millisecond, 200 * time.Millisecond, time.Second, 9 * time.Second, 11 * time.Second, 25 * time.Second} {
+	for _, pace := range []time.Duration{time.Millisecond, 200 * time.Millisecond, time.Second, 9 * time.Second,
+		11 * time.Second, 25 * time.Second} {
 		t.Run(pace.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var l Limiter

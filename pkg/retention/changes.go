@@ -35,7 +35,8 @@ type Changes struct {
 	Bases []ChangeBase
 	// Live is true if segments younger than the cutoff are there: then what is older may be needed to reach them.
 	Live bool
-	// ProvenFrom and ProvenTo are the revisions between which the chain of the newest proven backup runs; both 0 if it isn't of this incarnation.
+	// ProvenFrom and ProvenTo are the revisions between which the chain of the newest proven backup
+	// runs; both 0 if it isn't of this incarnation.
 	ProvenFrom, ProvenTo int64
 }
 
@@ -55,8 +56,8 @@ func NewSegmentRule(now time.Time, retention time.Duration, c Changes) *SegmentR
 	return r
 }
 
-// AnchorOf is the newest base that is surely from before the cutoff: from it everything younger is reached, so it stays, and so do the segments behind it. Nil if
-// there is none.
+// AnchorOf is the newest base that is surely from before the cutoff: from it everything younger is
+// reached, so it stays, and so do the segments behind it. Nil if there is none.
 func AnchorOf(cutoff time.Time, bases []ChangeBase) *ChangeBase {
 	var anchor *ChangeBase
 	for i, b := range bases {
@@ -94,8 +95,9 @@ func (r *SegmentRule) Decide(s Segment) (keep bool, reason string) {
 	return false, fmt.Sprintf("older than the time for which changes are kept; backup %s begins after it", r.anchor.Name)
 }
 
-// Dispensable tells whether everything that can be reached from a base by these segments can be reached from an earlier base too, so that the former
-// may go. The segments are those from the earlier base to some way behind the later one, in the order of their revisions.
+// Dispensable tells whether everything that can be reached from a base by these segments can be
+// reached from an earlier base too, so that the former may go. The segments are those from the
+// earlier base to some way behind the later one, in the order of their revisions.
 func Dispensable(later, earlier ChangeBase, segments []Segment) bool {
 	own, others := reached(later.Revision, segments), reached(earlier.Revision, segments)
 	for sum := range own {

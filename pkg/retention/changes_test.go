@@ -79,8 +79,8 @@ func mustInt(t *testing.T, s string) int64 {
 	return n
 }
 
-// segmentModel says of one segment whether it must stay, by walking over everything: a young one, one in the proven chain, one that a walk from the
-// newest old backup to a young one passes.
+// segmentModel says of one segment whether it must stay, by walking over everything: a young one,
+// one in the proven chain, one that a walk from the newest old backup to a young one passes.
 func segmentModel(now time.Time, retention time.Duration, c Changes, all []Segment, s Segment) bool {
 	old := func(at time.Time) bool { return now.Sub(at) > retention }
 	if !old(s.Ended) {
@@ -107,7 +107,8 @@ func segmentModel(now time.Time, retention time.Duration, c Changes, all []Segme
 	return from < 0 || s.Last >= from
 }
 
-// TestRetainSegmentsAgainstModel: the decisions are the model's, every young change that could be reached still can, and a second run changes nothing.
+// TestRetainSegmentsAgainstModel: the decisions are the model's, every young change that could be
+// reached still can, and a second run changes nothing.
 func TestRetainSegmentsAgainstModel(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
 	now := time.Date(2026, 3, 1, 0, 30, 0, 0, time.UTC)
@@ -135,7 +136,8 @@ func TestRetainSegmentsAgainstModel(t *testing.T) {
 		var kept []Segment
 		for _, d := range retainSegments(now, retention, c, all) {
 			if want := segmentModel(now, retention, c, all, d.Segment); d.Keep != want || d.Reason == "" {
-				t.Fatalf("round %d: %+v: keep %v (%s), the model says %v; retention %s, %+v", round, d.Segment, d.Keep, d.Reason, want, retention, c)
+				t.Fatalf("round %d: %+v: keep %v (%s), the model says %v; retention %s, %+v", round, d.Segment, d.Keep,
+					d.Reason, want, retention, c)
 			}
 			if d.Keep {
 				kept = append(kept, d.Segment)

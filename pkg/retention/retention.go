@@ -70,7 +70,8 @@ const (
 // another in the next run, and the first of a day is also the first of its hour. One that was found bad counts only where no other is.
 func Decide(now time.Time, backups []Backup, p Policy) []Decision {
 	// There may be a hundred thousand of them, so they are not copied.
-	r := retention{backups: backups, order: make([]int, len(backups)), now: now, policy: p, newest: -1, proven: -1, hours: map[int64]int{}, days: map[int64]int{}}
+	r := retention{backups: backups, order: make([]int, len(backups)), now: now, policy: p, newest: -1, proven: -1,
+		hours: map[int64]int{}, days: map[int64]int{}}
 	for i := range r.order {
 		r.order[i] = i
 	}

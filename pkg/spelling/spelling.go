@@ -1,4 +1,5 @@
-// Package spelling finds names that are spelled like a word, so that an error can say what may be meant. It compares, and guesses nothing else.
+// Package spelling finds names that are spelled like a word, so that an error can say what may be
+// meant. It compares, and guesses nothing else.
 package spelling
 
 import (

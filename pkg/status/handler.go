@@ -57,7 +57,8 @@ func checks(v View) []check {
 	case !e.Running:
 		etcd.problem = "etcd isn't running here: " + cmp.Or(e.Error, "it was not started yet")
 	case !e.Healthy:
-		etcd.problem = fmt.Sprintf("etcd answers no linearizable read here, for %s: %s", e.UnhealthyFor.Round(time.Second), cmp.Or(e.Error, "no quorum"))
+		etcd.problem = fmt.Sprintf("etcd answers no linearizable read here, for %s: %s",
+			e.UnhealthyFor.Round(time.Second), cmp.Or(e.Error, "no quorum"))
 	case e.Quarantined:
 		etcd.problem = "etcd is quarantined: it listens on URLs that no client knows"
 	case e.Learner:

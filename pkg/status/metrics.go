@@ -13,7 +13,8 @@ import (
 type collector struct{ view func() View }
 
 var metrics = struct {
-	leader, term, alarm, attention, known, age, healthy, wanted, etcdHealthy, quarantined, backupTime, backups, backupFailing, pruneDenied, pruneLocked, storeUp, waiting, restoring, peers, expiry, requests *prometheus.Desc
+	leader, term, alarm, attention, known, age, healthy, wanted, etcdHealthy, quarantined, backupTime, backups,
+	backupFailing, pruneDenied, pruneLocked, storeUp, waiting, restoring, peers, expiry, requests *prometheus.Desc
 
 	version, dbSize, dbInUse, dbQuota, etcdAlarm, outdated *prometheus.Desc
 
@@ -23,17 +24,18 @@ var metrics = struct {
 
 	proofTime, proofBad, proofTook *prometheus.Desc
 }{
-	leader:        desc("leader", "1 if this manager leads."),
-	term:          desc("term", "Highest leadership term known."),
-	alarm:         desc("attention_needed", "1 if a person is needed, as far as this node knows; /status says for what."),
-	attention:     desc("attention", "1 if a person is needed for this kind of attention.", "kind"),
-	known:         desc("leader_known", "1 if this node knows who leads."),
-	age:           desc("summary_age_seconds", "Age of the leader's summary that this node shows; the node's own view has age 0."),
-	healthy:       desc("members_healthy", "Healthy etcd members, from the leader's summary; without a leader 1 if this node's etcd is healthy."),
-	wanted:        desc("members_wanted", "Members that the spec asks for."),
-	etcdHealthy:   desc("etcd_healthy", "1 if this node's etcd answers linearizable reads."),
-	quarantined:   desc("etcd_quarantined", "1 if this node's etcd listens on its quarantine URLs only."),
-	version:       desc("etcd_info", "1; this node's etcd runs that version, and its cluster keeps to that one.", "version", "cluster_version"),
+	leader:      desc("leader", "1 if this manager leads."),
+	term:        desc("term", "Highest leadership term known."),
+	alarm:       desc("attention_needed", "1 if a person is needed, as far as this node knows; /status says for what."),
+	attention:   desc("attention", "1 if a person is needed for this kind of attention.", "kind"),
+	known:       desc("leader_known", "1 if this node knows who leads."),
+	age:         desc("summary_age_seconds", "Age of the leader's summary that this node shows; the node's own view has age 0."),
+	healthy:     desc("members_healthy", "Healthy etcd members, from the leader's summary; without a leader 1 if this node's etcd is healthy."),
+	wanted:      desc("members_wanted", "Members that the spec asks for."),
+	etcdHealthy: desc("etcd_healthy", "1 if this node's etcd answers linearizable reads."),
+	quarantined: desc("etcd_quarantined", "1 if this node's etcd listens on its quarantine URLs only."),
+	version: desc("etcd_info", "1; this node's etcd runs that version, and its cluster keeps to that one.",
+		"version", "cluster_version"),
 	dbSize:        desc("etcd_db_size_bytes", "Size of the database of this node's etcd."),
 	dbInUse:       desc("etcd_db_in_use_bytes", "Part of the database that contains data; a defragmentation frees the rest."),
 	dbQuota:       desc("etcd_db_quota_bytes", "Size of the database at which etcd refuses writes."),

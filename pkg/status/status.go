@@ -86,7 +86,8 @@ type Proof struct {
 	Backup  string    `json:"backup,omitempty"`
 	At      time.Time `json:"at,omitzero"`
 	Seconds float64   `json:"seconds,omitempty"`
-	// Bad says why the backup is bad, ChainProblem why it could not be reached from the one before it, Postponed why the proof that is due waits.
+	// Bad says why the backup is bad, ChainProblem why it could not be reached from the one before
+	// it, Postponed why the proof that is due waits.
 	Bad          string `json:"bad,omitempty"`
 	ChainProblem string `json:"chainProblem,omitempty"`
 	Postponed    string `json:"postponed,omitempty"`

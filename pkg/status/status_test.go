@@ -13,7 +13,8 @@ import (
 
 func leaderView(now time.Time) View {
 	return View{
-		ClusterName: "etcd", Node: "a", Version: "1.0", Leader: "a", Leading: true, Term: 7, Doing: "node c hasn't answered", DoingSince: now.Add(-time.Minute),
+		ClusterName: "etcd", Node: "a", Version: "1.0", Leader: "a", Leading: true, Term: 7,
+		Doing: "node c hasn't answered", DoingSince: now.Add(-time.Minute),
 		Alarm: true, Source: "a", Attention: []cluster.Attention{
 			{Kind: cluster.AttentionDisk, Node: "c", Since: now.Add(-time.Hour), Text: "The disk is full.", NoCommand: "make room"},
 			{Kind: cluster.AttentionQuorum, Text: "etcd has no quorum", Command: "etcd-manager-ctl recover"},
@@ -30,7 +31,8 @@ func TestTextSaysWhatAnOperatorNeeds(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	text := Text(leaderView(now), now)
 	for _, want := range []string{
-		"this node, term 7", "node c hasn't answered (for 1m0s)", "disk-full on node c for 1h0m0s: The disk is full.", "make room", "etcd-manager-ctl recover", "healthy, version 3.6.16, revision 42", "etcd leader",
+		"this node, term 7", "node c hasn't answered (for 1m0s)", "disk-full on node c for 1h0m0s: The disk is full.",
+		"make room", "etcd-manager-ctl recover", "healthy, version 3.6.16, revision 42", "etcd leader",
 		"doesn't answer: connection refused", "2 healthy, 3 wanted", "1m30s ago (5 in the store)", "FAILED: disk full", "AWAY: timeout",
 		"restore of X, until the managers are restarted", "03:04:05", "did something",
 	} {
@@ -38,7 +40,8 @@ func TestTextSaysWhatAnOperatorNeeds(t *testing.T) {
 			t.Errorf("%q is missing in\n%s", want, text)
 		}
 	}
-	if text := Text(View{Node: "b", Etcd: cluster.EtcdStatus{Error: "its data dir is gone"}}, now); !strings.Contains(text, "not running: its data dir is gone") || strings.Contains(text, "newest backup") {
+	if text := Text(View{Node: "b", Etcd: cluster.EtcdStatus{Error: "its data dir is gone"}},
+		now); !strings.Contains(text, "not running: its data dir is gone") || strings.Contains(text, "newest backup") {
 		t.Errorf("a follower without etcd:\n%s", text)
 	}
 }
@@ -84,11 +87,13 @@ func TestProbes(t *testing.T) {
 		ready  int
 		reason string
 	}{
-		"serving":          {View{Leader: "a", Etcd: serving}, 200, "[+]etcd: ok"},
-		"no leader":        {View{Etcd: serving}, 200, "[!]leader: no manager leads (doesn't count)"},
-		"store away":       {View{Leader: "a", Etcd: serving, StoreError: "timeout"}, 200, "[!]store: timeout (doesn't count)"},
-		"quorum lost":      {View{Leader: "a", Etcd: cluster.EtcdStatus{Running: true, Error: "no leader", UnhealthyFor: time.Minute}}, 503, "for 1m0s: no leader"},
-		"full disk":        {View{Etcd: cluster.EtcdStatus{Error: "no space left on device"}}, 503, "[-]etcd: etcd isn't running here: no space left on device"},
+		"serving":    {View{Leader: "a", Etcd: serving}, 200, "[+]etcd: ok"},
+		"no leader":  {View{Etcd: serving}, 200, "[!]leader: no manager leads (doesn't count)"},
+		"store away": {View{Leader: "a", Etcd: serving, StoreError: "timeout"}, 200, "[!]store: timeout (doesn't count)"},
+		"quorum lost": {View{Leader: "a", Etcd: cluster.EtcdStatus{Running: true, Error: "no leader", UnhealthyFor: time.Minute}},
+			503, "for 1m0s: no leader"},
+		"full disk": {View{Etcd: cluster.EtcdStatus{Error: "no space left on device"}}, 503,
+			"[-]etcd: etcd isn't running here: no space left on device"},
 		"before it formed": {View{}, 503, "it was not started yet"},
 		"quarantined":      {View{Etcd: quarantined}, 503, "quarantined"},
 		"learner":          {View{Etcd: learner}, 503, "learner"},
@@ -127,7 +132,8 @@ func TestSeriesNeverVanish(t *testing.T) {
 			}
 		}
 	}
-	_, body := probe(t, View{Node: "b", Source: "b", StoreError: "timeout", Attention: []cluster.Attention{{Kind: cluster.AttentionQuorum}}}, "/metrics")
+	_, body := probe(t, View{Node: "b", Source: "b", StoreError: "timeout",
+		Attention: []cluster.Attention{{Kind: cluster.AttentionQuorum}}}, "/metrics")
 	for _, want := range []string{"attention_needed 1", "store_up 0", `attention{kind="quorum-lost"} 1`, `attention{kind="store-away"} 0`} {
 		if !strings.Contains(body, "\netcd_manager_"+want+"\n") {
 			t.Errorf("%s is missing in\n%s", want, body)
@@ -142,7 +148,8 @@ func TestDisk(t *testing.T) {
 		t.Errorf("the page says nothing of the full disk:\n%s", text)
 	}
 	_, body := probe(t, v, "/metrics")
-	for _, want := range []string{"etcd_manager_disk_full 1", "etcd_manager_disk_free_bytes 3.145728e+06", "etcd_manager_disk_size_bytes 2.147483648e+10"} {
+	for _, want := range []string{"etcd_manager_disk_full 1", "etcd_manager_disk_free_bytes 3.145728e+06",
+		"etcd_manager_disk_size_bytes 2.147483648e+10"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("%q is missing among the metrics", want)
 		}

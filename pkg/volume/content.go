@@ -65,8 +65,9 @@ func signatures() []signature {
 	}
 }
 
-// Inspect says what a device of the given size holds. It stops at the first byte that isn't zero: only a blank device is read whole. An error
-// means that nothing is known, so that it must not be taken for blank. read, if not nil, is told how far it is.
+// Inspect says what a device of the given size holds. It stops at the first byte that isn't zero:
+// only a blank device is read whole. An error means that nothing is known, so that it must not be
+// taken for blank. read, if not nil, is told how far it is.
 func Inspect(ctx context.Context, r io.ReaderAt, size int64, read func(bytes int64)) (Content, error) {
 	if size <= 0 {
 		return Content{}, fmt.Errorf("the device has %d bytes", size)

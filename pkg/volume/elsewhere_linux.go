@@ -9,8 +9,10 @@ import (
 	"strings"
 )
 
-// unmountElsewhere takes the copies of a mount away that other mount namespaces of the machine have: those of its device, or, where it isn't mounted on
-// the machine any more, those whose path ends like it (it has the volume's id). Where the machine's processes aren't seen there is nothing to be done.
+// unmountElsewhere takes the copies of a mount away that other mount namespaces of the machine
+// have: those of its device, or, where it isn't mounted on the machine any more, those whose path
+// ends like it (it has the volume's id). Where the machine's processes aren't seen there is nothing
+// to be done.
 func (m *Mounter) unmountElsewhere(point string) error {
 	var here *mountEntry
 	if err := m.Host.Do(func() error {
@@ -74,7 +76,8 @@ func unmountIn(process string, here *mountEntry, point string) error {
 	name, _ := os.ReadFile(filepath.Join(process, "comm"))
 	for _, p := range slices.Backward(points) {
 		if err := inThread(func() error { return setNamespace(ns) }, func() error { return unmount(p) }); err != nil {
-			return fmt.Errorf("another container has the volume mounted, too (that of process %s, %s); stop it: %w", filepath.Base(process), strings.TrimSpace(string(name)), err)
+			return fmt.Errorf("another container has the volume mounted, too (that of process %s, %s); stop it: %w",
+				filepath.Base(process), strings.TrimSpace(string(name)), err)
 		}
 	}
 	return nil

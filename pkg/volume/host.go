@@ -16,8 +16,8 @@ type Host interface {
 	// Do runs f where paths are the machine's own. f must do what it does itself, in no other goroutine. It returns f's error, or one that
 	// says why the machine's file system can't be reached.
 	Do(f func() error) error
-	// Run runs one of the machine's tools and returns what it printed and its exit code. An error means that it could not be run, or that the
-	// context ended, which kills it.
+	// Run runs one of the machine's tools and returns what it printed and its exit code. An error
+	// means that it could not be run, or that the context ended, which kills it.
 	Run(ctx context.Context, tool string, args ...string) (output string, code int, err error)
 	// Visible returns the path under which this process sees a directory of the machine that lies on the file system with the device number
 	// dev, or an error that wraps ErrNotMounted.

@@ -13,13 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InHost is the machine seen from a container that shares its process ids: tools and mounts are those of process 1's mount namespace. The image
-// needs no tool for that, not even nsenter.
+// InHost is the machine seen from a container that shares its process ids: tools and mounts are
+// those of process 1's mount namespace. The image needs no tool for that, not even nsenter.
 type InHost struct {
 	// Proc is where the machine's processes are seen, usually /proc.
 	Proc string
-	// Root is where the machine's file system is mounted in the container, usually /rootfs. Mounts that are made later may not appear below it;
-	// then they are reached through process 1.
+	// Root is where the machine's file system is mounted in the container, usually /rootfs. Mounts
+	// that are made later may not appear below it; then they are reached through process 1.
 	Root string
 }
 
@@ -50,8 +50,8 @@ func inThread(enter, f func() error) error {
 	return <-done
 }
 
-// doThere is called in a thread that is locked and isn't unlocked again, so that it ends with the goroutine: nothing else must ever run in the
-// other mounts.
+// doThere is called in a thread that is locked and isn't unlocked again, so that it ends with the
+// goroutine: nothing else must ever run in the other mounts.
 func doThere(enter, f func() error, done chan<- error) {
 	if err := enter(); err != nil {
 		done <- err

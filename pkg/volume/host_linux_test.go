@@ -103,8 +103,9 @@ func TestNoHost(t *testing.T) {
 	}
 }
 
-// TestUnmountElsewhere: a container that was started while the volume was mounted has a copy of the mount, which keeps the device in use; it goes with the
-// mount, unless something in that container uses it.
+// TestUnmountElsewhere: a container that was started while the volume was mounted has a copy of the
+// mount, which keeps the device in use; it goes with the mount, unless something in that container
+// uses it.
 func TestUnmountElsewhere(t *testing.T) {
 	needLoop(t)
 	dev := loop(t, image(t, 32))

@@ -60,8 +60,9 @@ func ReadIdentity(dataDir string) (*Identity, error) {
 	return &id, nil
 }
 
-// Claim makes sure that the volume mounted at dataDir is want's, and writes that down if it doesn't stand there yet. Only a volume that holds
-// nothing of etcd, or the state file of this very node, is claimed. An error that wraps ErrForeign means that it is somebody else's.
+// Claim makes sure that the volume mounted at dataDir is want's, and writes that down if it doesn't
+// stand there yet. Only a volume that holds nothing of etcd, or the state file of this very node,
+// is claimed. An error that wraps ErrForeign means that it is somebody else's.
 func Claim(dataDir string, want Identity) error {
 	have, err := ReadIdentity(dataDir)
 	if err != nil {
@@ -92,9 +93,11 @@ func (want *Identity) compare(have *Identity, dataDir string) error {
 	path := IdentityPath(dataDir)
 	switch {
 	case have.ClusterName != want.ClusterName:
-		return fmt.Errorf("the volume at %s holds data of cluster %q, not of %q (%s): etcd is not started on it: %w", dataDir, have.ClusterName, want.ClusterName, path, ErrForeign)
+		return fmt.Errorf("the volume at %s holds data of cluster %q, not of %q (%s): etcd is not started on it: %w",
+			dataDir, have.ClusterName, want.ClusterName, path, ErrForeign)
 	case have.Node != want.Node:
-		return fmt.Errorf("the volume at %s holds data of node %s, but this is %s (%s): etcd is not started on it: %w", dataDir, have.Node, want.Node, path, ErrForeign)
+		return fmt.Errorf("the volume at %s holds data of node %s, but this is %s (%s): etcd is not started on it: %w",
+			dataDir, have.Node, want.Node, path, ErrForeign)
 	case !sameStore(have.Store, want.Store):
 		return fmt.Errorf("the volume at %s holds data of a cluster whose backup store is %s, but --backup-store is %s: etcd is not started on it; if the store of this cluster has moved, delete %s: %w",
 			dataDir, have.Store, want.Store, path, ErrForeign)
@@ -122,7 +125,8 @@ func stateIsOf(dataDir string, node cluster.NodeID) error {
 	}
 	var s protosv1.EtcdState
 	if err := proto.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("the volume at %s has a state file that can't be read, so its owner isn't known: %w: %w", dataDir, err, ErrForeign)
+		return fmt.Errorf("the volume at %s has a state file that can't be read, so its owner isn't known: %w: %w",
+			dataDir, err, ErrForeign)
 	}
 	var names []string
 	for _, n := range s.GetCluster().GetNodes() {

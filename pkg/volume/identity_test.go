@@ -16,7 +16,8 @@ import (
 
 // TestClaim: a volume is claimed once, and then belongs to one node of one cluster.
 func TestClaim(t *testing.T) {
-	want := Identity{ClusterName: "etcd", Node: "etcd-a", Store: "s3://bucket/one/main", Volume: "vol-1", Created: time.Unix(1770000000, 0).UTC()}
+	want := Identity{ClusterName: "etcd", Node: "etcd-a", Store: "s3://bucket/one/main", Volume: "vol-1",
+		Created: time.Unix(1770000000, 0).UTC()}
 	dir := t.TempDir()
 	for range 2 {
 		if err := Claim(dir, want); err != nil {
@@ -94,8 +95,10 @@ func TestClaimOfAnotherManagersVolume(t *testing.T) {
 
 func TestParseEncryption(t *testing.T) {
 	const key = "arn:aws:kms:us-east-1:111122223333:key/1234"
-	plain, other, right := &Volume{ID: "vol-1"}, &Volume{ID: "vol-2", Encrypted: true, Key: "arn:other"}, &Volume{ID: "vol-3", Encrypted: true, Key: key}
-	for value, ok := range map[string][3]bool{"": {true, true, true}, "false": {true, true, true}, "true": {false, true, true}, key: {false, false, true}} {
+	plain, other, right := &Volume{ID: "vol-1"}, &Volume{ID: "vol-2", Encrypted: true, Key: "arn:other"},
+		&Volume{ID: "vol-3", Encrypted: true, Key: key}
+	for value, ok := range map[string][3]bool{"": {true, true, true}, "false": {true, true, true},
+		"true": {false, true, true}, key: {false, false, true}} {
 		e, err := ParseEncryption(value)
 		if err != nil {
 			t.Fatal(err)

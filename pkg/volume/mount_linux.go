@@ -178,7 +178,8 @@ func (m *Mounter) inspect(ctx context.Context, d device) (Content, error) {
 	})
 	switch {
 	case errors.Is(err, syscall.EBUSY):
-		return Content{}, fmt.Errorf("%s is held by something else on this machine (LVM, a RAID, or a mount in another namespace): %w", d.path, ErrInUse)
+		return Content{}, fmt.Errorf("%s is held by something else on this machine (LVM, a RAID, or a mount in another namespace): %w",
+			d.path, ErrInUse)
 	case err != nil:
 		return Content{}, fmt.Errorf("open the device: %w", err)
 	}
@@ -189,7 +190,8 @@ func (m *Mounter) inspect(ctx context.Context, d device) (Content, error) {
 		_ = unix.Fadvise(int(f.Fd()), n-scanChunk, scanChunk, unix.FADV_DONTNEED)
 		if time.Since(said) > 10*time.Second {
 			said = time.Now()
-			m.say("%s: reading all of it to make sure that it is blank before it is formatted: %d of %d MiB, all zero", d.path, n>>20, d.size>>20)
+			m.say("%s: reading all of it to make sure that it is blank before it is formatted: %d of %d MiB, all zero",
+				d.path, n>>20, d.size>>20)
 		}
 	})
 	if err != nil {
@@ -274,8 +276,8 @@ func (v *Mounted) Check() error {
 	return nil
 }
 
-// Grow makes the file system as large as the device, if that has grown. That it can't be grown harms nothing that is there, so it is said and
-// is no error.
+// Grow makes the file system as large as the device, if that has grown. That it can't be grown
+// harms nothing that is there, so it is said and is no error.
 func (v *Mounted) Grow(ctx context.Context) error {
 	var d device
 	var content Content
@@ -324,8 +326,9 @@ func (m *Mounter) grow(ctx context.Context, d device, c Content) error {
 // Unmount takes the volume away from its directory. Nothing may use it any more.
 func (v *Mounted) Unmount() error { return v.m.Unmount(v.Point, v.Dir) }
 
-// Unmount takes what is mounted at point away, and the copies of that mount that this process and other containers have: a container has one if it
-// was there when the container started, and as long as one is left the device is in use. What isn't mounted is no error.
+// Unmount takes what is mounted at point away, and the copies of that mount that this process and
+// other containers have: a container has one if it was there when the container started, and as
+// long as one is left the device is in use. What isn't mounted is no error.
 func (m *Mounter) Unmount(point string, copies ...string) error {
 	if err := m.unmountElsewhere(point); err != nil {
 		return err

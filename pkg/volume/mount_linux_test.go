@@ -147,7 +147,8 @@ func TestMountElsewhere(t *testing.T) {
 	if _, err := mount(t, one, filepath.Join(dir, "one")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := mount(t, one, filepath.Join(dir, "other")); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), filepath.Join(dir, "one")) {
+	if _, err := mount(t, one, filepath.Join(dir, "other")); !errors.Is(err, ErrInUse) ||
+		!strings.Contains(err.Error(), filepath.Join(dir, "one")) {
 		t.Errorf("a device that is mounted elsewhere: %v", err)
 	}
 	if _, err := mount(t, two, filepath.Join(dir, "one")); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), one) {

@@ -53,7 +53,8 @@ func parseMounts(text string) ([]mountEntry, error) {
 		if !ok || err1 != nil || err2 != nil {
 			return nil, fmt.Errorf("read mounts: the line %q is not understood", strings.TrimSpace(line))
 		}
-		e := mountEntry{major: uint32(a), minor: uint32(b), root: unescape(fields[3]), point: unescape(fields[4]), fsType: fields[dash+1], source: unescape(fields[dash+2])}
+		e := mountEntry{major: uint32(a), minor: uint32(b), root: unescape(fields[3]), point: unescape(fields[4]),
+			fsType: fields[dash+1], source: unescape(fields[dash+2])}
 		for _, options := range append([]string{fields[5]}, fields[dash+3:]...) {
 			for o := range strings.SplitSeq(options, ",") {
 				e.readOnly = e.readOnly || o == "ro"

@@ -104,7 +104,8 @@ func (e Encryption) Check(v *Volume) error {
 	case !v.Encrypted:
 		return fmt.Errorf("volume %s is not encrypted, and --require-encrypted-volume is given: nothing is written to it; start without the flag, have \"etcd-manager-ctl volumes encrypt\" replace the volumes of the running members by encrypted ones, then give the flag again: %w", v, ErrNotEncrypted)
 	case e.Key != "" && v.Key != e.Key:
-		return fmt.Errorf("volume %s is encrypted with the key %s, but --require-encrypted-volume wants %s: nothing is written to it: %w", v, v.Key, e.Key, ErrNotEncrypted)
+		return fmt.Errorf("volume %s is encrypted with the key %s, but --require-encrypted-volume wants %s: nothing is written to it: %w",
+			v, v.Key, e.Key, ErrNotEncrypted)
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ import (
 // TestNamesInMessages: every place of a request from which a name can become a path is checked.
 func TestNamesInMessages(t *testing.T) {
 	state := func(token, name string) *protosv1.EtcdState {
-		return &protosv1.EtcdState{Cluster: &protosv1.EtcdCluster{ClusterToken: token, Nodes: []*protosv1.EtcdNode{{Name: "a"}, {Name: name}}}}
+		return &protosv1.EtcdState{Cluster: &protosv1.EtcdCluster{ClusterToken: token,
+			Nodes: []*protosv1.EtcdNode{{Name: "a"}, {Name: name}}}}
 	}
 	for name, make := range map[string]func(s string) proto.Message{
 		"prove": func(s string) proto.Message {
@@ -27,7 +28,8 @@ func TestNamesInMessages(t *testing.T) {
 			return &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Stage{Stage: &protosv1.Stage{State: state(s, "b")}}}
 		},
 		"member": func(s string) proto.Message {
-			return &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: &protosv1.StartEtcd{State: state("t", s)}}}
+			return &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StartEtcd{StartEtcd: &protosv1.StartEtcd{State: state("t",
+				s)}}}
 		},
 		"discard": func(s string) proto.Message {
 			return &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: s}}}

@@ -44,12 +44,14 @@ func StateFromProto(p *protosv1.EtcdState) *cluster.EtcdState {
 
 // NodeToProto converts one member.
 func NodeToProto(n cluster.EtcdNode) *protosv1.EtcdNode {
-	return &protosv1.EtcdNode{Name: n.Name, PeerUrls: n.PeerURLs, ClientUrls: n.ClientURLs, QuarantinedClientUrls: n.QuarantinedClientURLs, TlsEnabled: n.TLS}
+	return &protosv1.EtcdNode{Name: n.Name, PeerUrls: n.PeerURLs, ClientUrls: n.ClientURLs,
+		QuarantinedClientUrls: n.QuarantinedClientURLs, TlsEnabled: n.TLS}
 }
 
 // NodeFromProto converts one member.
 func NodeFromProto(p *protosv1.EtcdNode) cluster.EtcdNode {
-	return cluster.EtcdNode{Name: p.GetName(), PeerURLs: p.GetPeerUrls(), ClientURLs: p.GetClientUrls(), QuarantinedClientURLs: p.GetQuarantinedClientUrls(), TLS: p.GetTlsEnabled()}
+	return cluster.EtcdNode{Name: p.GetName(), PeerURLs: p.GetPeerUrls(), ClientURLs: p.GetClientUrls(),
+		QuarantinedClientURLs: p.GetQuarantinedClientUrls(), TLS: p.GetTlsEnabled()}
 }
 
 // NodesToProto converts a list.
@@ -113,10 +115,13 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(p.GetNodeId()), Instance: p.GetInstance(), Self: NodeFromProto(p.GetSelf()), Term: cluster.Term(p.GetTerm()),
-		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(), Etcd: etcdFromProto(p.GetEtcd()),
-		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(), DiskTotal: p.GetDiskTotalBytes(), Busy: p.GetBusy(),
-		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()), OperationRecord: p.GetOperationRecord(),
-		Settings: p.GetSettings(), NameProblem: p.GetNameProblem(),
+		State: StateFromProto(p.GetState()), StateError: p.GetStateError(), DataPresent: p.GetDataPresent(),
+		Etcd:     etcdFromProto(p.GetEtcd()),
+		Versions: p.GetVersions(), Holding: p.GetHolding(), DiskFree: p.GetDiskFreeBytes(),
+		DiskTotal: p.GetDiskTotalBytes(), Busy: p.GetBusy(),
+		Operation: p.GetOperation(), Manager: p.GetManagerVersion(), Clock: time.Unix(0, p.GetClockUnixNanos()),
+		OperationRecord: p.GetOperationRecord(),
+		Settings:        p.GetSettings(), NameProblem: p.GetNameProblem(),
 	}
 	if r := p.GetRelease(); r != nil {
 		s.Release = &cluster.VolumeRelease{Volume: r.GetVolume(), Replacement: r.GetReplacement()}
@@ -137,14 +142,16 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		if CheckNames(d) != nil {
 			continue
 		}
-		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()), Revision: d.GetRevision(), Hash: d.GetHash(),
+		s.Staged = append(s.Staged, cluster.StagedDir{Operation: d.GetOperation(), Token: cluster.Token(d.GetToken()),
+			Revision: d.GetRevision(), Hash: d.GetHash(),
 			SizeBytes: d.GetSizeBytes(), Switched: d.GetSwitched(), Halted: d.GetHalted(), Written: d.GetWritten()})
 	}
 	for _, t := range p.GetTrash() {
 		if CheckNames(t) != nil {
 			continue
 		}
-		s.Trash = append(s.Trash, cluster.TrashEntry{Token: cluster.Token(t.GetToken()), SizeBytes: t.GetSizeBytes(), Since: time.Unix(0, t.GetSinceUnixNanos()),
+		s.Trash = append(s.Trash, cluster.TrashEntry{Token: cluster.Token(t.GetToken()), SizeBytes: t.GetSizeBytes(),
+			Since:    time.Unix(0, t.GetSinceUnixNanos()),
 			RaftTerm: t.GetRaftTerm(), RaftIndex: t.GetRaftIndex(), Members: int(t.GetMembers())})
 	}
 	return s
@@ -155,7 +162,8 @@ func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
 		Running: s.Running, Healthy: s.Healthy, UnhealthyNanos: int64(s.UnhealthyFor), Version: s.Version, Quarantined: s.Quarantined,
 		MemberId: uint64(s.MemberID), LeaderId: uint64(s.LeaderID), Learner: s.Learner, Revision: s.Revision, RaftTerm: s.RaftTerm,
 		RaftIndex: s.RaftIndex, AppliedIndex: s.AppliedIndex, DbSizeBytes: s.DBSize, DbSizeInUseBytes: s.DBSizeInUse,
-		Error: s.Error, Restarts: int32(s.Restarts), UpNanos: int64(s.UpFor), AnsweringNanos: int64(s.AnsweringFor), Reading: s.Reading, DbQuotaBytes: s.DBQuota, ClusterVersion: s.ClusterVersion, StorageVersion: s.StorageVersion,
+		Error: s.Error, Restarts: int32(s.Restarts), UpNanos: int64(s.UpFor), AnsweringNanos: int64(s.AnsweringFor),
+		Reading: s.Reading, DbQuotaBytes: s.DBQuota, ClusterVersion: s.ClusterVersion, StorageVersion: s.StorageVersion,
 		DowngradeTarget: s.DowngradeTarget, Outdated: s.Outdated, Denied: s.Denied,
 	}
 	for _, a := range s.Alarms {
@@ -165,17 +173,22 @@ func etcdToProto(s cluster.EtcdStatus) *protosv1.EtcdStatus {
 		p.LogWrittenUnixNanos = s.LogWritten.UnixNano()
 	}
 	for _, m := range s.Members {
-		p.Members = append(p.Members, &protosv1.Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner})
+		p.Members = append(p.Members, &protosv1.Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs,
+			ClientUrls: m.ClientURLs, Learner: m.Learner})
 	}
 	return p
 }
 
 func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
 	s := cluster.EtcdStatus{
-		Running: p.GetRunning(), Healthy: p.GetHealthy(), UnhealthyFor: time.Duration(p.GetUnhealthyNanos()), Version: p.GetVersion(), Quarantined: p.GetQuarantined(),
-		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()), Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
+		Running: p.GetRunning(), Healthy: p.GetHealthy(), UnhealthyFor: time.Duration(p.GetUnhealthyNanos()),
+		Version: p.GetVersion(), Quarantined: p.GetQuarantined(),
+		MemberID: cluster.MemberID(p.GetMemberId()), LeaderID: cluster.MemberID(p.GetLeaderId()),
+		Learner: p.GetLearner(), Revision: p.GetRevision(), RaftTerm: p.GetRaftTerm(),
 		RaftIndex: p.GetRaftIndex(), AppliedIndex: p.GetAppliedIndex(), DBSize: p.GetDbSizeBytes(), DBSizeInUse: p.GetDbSizeInUseBytes(),
-		Error: p.GetError(), Restarts: int(p.GetRestarts()), UpFor: time.Duration(p.GetUpNanos()), AnsweringFor: time.Duration(p.GetAnsweringNanos()), Reading: p.GetReading(), DBQuota: p.GetDbQuotaBytes(), ClusterVersion: p.GetClusterVersion(), StorageVersion: p.GetStorageVersion(),
+		Error: p.GetError(), Restarts: int(p.GetRestarts()), UpFor: time.Duration(p.GetUpNanos()),
+		AnsweringFor: time.Duration(p.GetAnsweringNanos()), Reading: p.GetReading(), DBQuota: p.GetDbQuotaBytes(),
+		ClusterVersion: p.GetClusterVersion(), StorageVersion: p.GetStorageVersion(),
 		DowngradeTarget: p.GetDowngradeTarget(), Outdated: p.GetOutdated(), Denied: p.GetDenied(),
 	}
 	for _, a := range p.GetAlarms() {
@@ -185,7 +198,8 @@ func etcdFromProto(p *protosv1.EtcdStatus) cluster.EtcdStatus {
 		s.LogWritten = time.Unix(0, at)
 	}
 	for _, m := range p.GetMembers() {
-		s.Members = append(s.Members, cluster.Member{ID: cluster.MemberID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(), ClientURLs: m.GetClientUrls(), Learner: m.GetLearner()})
+		s.Members = append(s.Members, cluster.Member{ID: cluster.MemberID(m.GetId()), Name: m.GetName(),
+			PeerURLs: m.GetPeerUrls(), ClientURLs: m.GetClientUrls(), Learner: m.GetLearner()})
 	}
 	return s
 }

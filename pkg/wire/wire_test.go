@@ -63,7 +63,8 @@ func TestAbsentStaysAbsent(t *testing.T) {
 	if StateToProto(nil) != nil || StateFromProto(nil) != nil {
 		t.Error("no state must stay no state: it says that the node belongs to no cluster")
 	}
-	if s := StatusFromProto(StatusToProto(cluster.NodeStatus{Clock: time.Unix(0, 0)})); s.State != nil || s.Staged != nil || s.Etcd.Members != nil {
+	if s := StatusFromProto(StatusToProto(cluster.NodeStatus{Clock: time.Unix(0, 0)})); s.State != nil ||
+		s.Staged != nil || s.Etcd.Members != nil {
 		t.Errorf("something came out of nothing: %+v", s)
 	}
 }

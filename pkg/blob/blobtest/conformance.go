@@ -122,7 +122,8 @@ func (s *suite) wantContent(key string, want []byte) {
 		s.Fatalf("Get(%q): %v", key, err)
 	}
 	if !bytes.Equal(data, want) {
-		s.Fatalf("Get(%q) returned %d bytes with SHA-256 %x, want %d with %x", key, len(data), sha256.Sum256(data), len(want), sha256.Sum256(want))
+		s.Fatalf("Get(%q) returned %d bytes with SHA-256 %x, want %d with %x", key, len(data), sha256.Sum256(data),
+			len(want), sha256.Sum256(want))
 	}
 	if info.Key != key || info.Size != int64(len(want)) || info.Version == "" {
 		s.Fatalf("Get(%q) described it as %+v", key, info)
@@ -197,7 +198,8 @@ func (s *suite) roundTrip() {
 
 func (s *suite) keySpelling() {
 	keys := []string{
-		"2026-01-30T01:02:03Z-000009/etcd.backup.gz", "with space", "plus+plus", "100%41", "umlaut-ä/日本", "q?x=1&y#z", "quote'\"<>", "~tilde", "a=b,c;d@e!$(f)*",
+		"2026-01-30T01:02:03Z-000009/etcd.backup.gz", "with space", "plus+plus", "100%41", "umlaut-ä/日本", "q?x=1&y#z",
+		"quote'\"<>", "~tilde", "a=b,c;d@e!$(f)*",
 		"deep/er/and/deep/er/still", strings.Repeat("x", 200), ".hidden", "_etcd_backup.meta",
 	}
 	for _, key := range keys {
@@ -219,7 +221,8 @@ func (s *suite) keySpelling() {
 }
 
 func (s *suite) invalidArguments() {
-	for _, key := range []string{"", "/a", "a/", "a//b", "../a", "a/../b", ".", "a/./b", "a\x00b", "a\nb", `a\b`, "\xff", strings.Repeat("x/", 1000) + "x"} {
+	for _, key := range []string{"", "/a", "a/", "a//b", "../a", "a/../b", ".", "a/./b", "a\x00b", "a\nb", `a\b`,
+		"\xff", strings.Repeat("x/", 1000) + "x"} {
 		_, err := s.put(key, nil, blob.PutOptions{})
 		s.wantError(fmt.Sprintf("Put %q", key), err, blob.ErrInvalid)
 		_, _, err = s.get(key, blob.Range{})
@@ -541,7 +544,8 @@ func (s *suite) replacedWhileRead() {
 }
 
 func (s *suite) list() {
-	all := []string{"a+", "a-b", "a.b", "a/b", "a/c/d", "a/c/e", "a0", "b/x", "c", "control/cmd-1/_command.json", "control/cmd-2/_command.json", "control/spec"}
+	all := []string{"a+", "a-b", "a.b", "a/b", "a/c/d", "a/c/e", "a0", "b/x", "c", "control/cmd-1/_command.json",
+		"control/cmd-2/_command.json", "control/spec"}
 	for _, i := range rand.Perm(len(all)) {
 		s.mustPut(all[i], []byte(all[i]), blob.PutOptions{})
 	}

@@ -1,6 +1,7 @@
 // Package connect opens the object store that a URL names, with the settings that deployments have in their environment.
 //
-// It is the only place that knows all backends and the names of the variables. It decides nothing else: retries and limits are put around the store by the caller.
+// It is the only place that knows all backends and the names of the variables. It decides nothing
+// else: retries and limits are put around the store by the caller.
 package connect
 
 import (
@@ -35,11 +36,13 @@ func OnRequest(f func(operation string)) Option { return func(o *options) { o.on
 
 // Open returns the store at location: "s3://bucket/prefix", "file:///path" or an absolute path. Nothing is sent or made yet.
 //
-// env looks a variable up (os.Getenv). For S3: S3_ENDPOINT, or AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, names a
-// server other than AWS, which is then addressed path-style; S3_REGION, AWS_REGION or AWS_DEFAULT_REGION the region;
-// S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY static keys; S3_CA_FILE or AWS_CA_BUNDLE a file with a private CA;
-// KOPS_STATE_S3_ACL a canned ACL for what is written. AWS is addressed by its dual-stack endpoints unless AWS_USE_DUALSTACK_ENDPOINT is false. Without static keys the
-// AWS SDK looks where it always does, in the process's own environment among others.
+// env looks a variable up (os.Getenv). For S3: S3_ENDPOINT, or AWS_ENDPOINT_URL_S3 or
+// AWS_ENDPOINT_URL, names a server other than AWS, which is then addressed path-style; S3_REGION,
+// AWS_REGION or AWS_DEFAULT_REGION the region; S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY static
+// keys; S3_CA_FILE or AWS_CA_BUNDLE a file with a private CA; KOPS_STATE_S3_ACL a canned ACL for
+// what is written. AWS is addressed by its dual-stack endpoints unless AWS_USE_DUALSTACK_ENDPOINT
+// is false. Without static keys the AWS SDK looks where it always does, in the process's own
+// environment among others.
 func Open(ctx context.Context, location string, env func(string) string, opts ...Option) (blob.Store, error) {
 	var o options
 	for _, opt := range opts {
@@ -48,7 +51,8 @@ func Open(ctx context.Context, location string, env func(string) string, opts ..
 	if location == "" {
 		return nil, errors.New("open store: no URL is given; it is s3://bucket/prefix or file:///path")
 	}
-	if !strings.HasPrefix(location, "s3:") && (o.write.SSE != "" || o.write.KMSKeyID != "" || o.write.StorageClass != "" || len(o.write.Tags) > 0) {
+	if !strings.HasPrefix(location, "s3:") && (o.write.SSE != "" || o.write.KMSKeyID != "" ||
+		o.write.StorageClass != "" || len(o.write.Tags) > 0) {
 		return nil, fmt.Errorf("open store %s: server-side encryption, storage class and tags need an S3 store", location)
 	}
 	if filepath.IsAbs(location) {
@@ -75,7 +79,8 @@ func Open(ctx context.Context, location string, env func(string) string, opts ..
 	case "":
 		return nil, fmt.Errorf("open store %s: a path must be absolute", location)
 	}
-	return nil, fmt.Errorf("open store %s: scheme %q is unknown; it is s3://bucket/prefix, file:///path or an absolute path", location, u.Scheme)
+	return nil, fmt.Errorf("open store %s: scheme %q is unknown; it is s3://bucket/prefix, file:///path or an absolute path",
+		location, u.Scheme)
 }
 
 func openFile(path string) (blob.Store, error) {

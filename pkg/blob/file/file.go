@@ -1,9 +1,10 @@
 // Package file keeps objects as files below a base directory, which several machines may share.
 //
-// A key is a path below the base. An object appears in one step: it is written to a temporary file in the
-// reserved directory ".blob-tmp" of the base, synced, read back, linked or renamed to its place, and the
-// directory is synced. All changes of what is visible happen under one advisory lock (flock) of the base, so that conditional
-// puts hold between processes, and between machines where the file system carries flock, as NFS does. The lock is never held while data is written.
+// A key is a path below the base. An object appears in one step: it is written to a temporary file
+// in the reserved directory ".blob-tmp" of the base, synced, read back, linked or renamed to its
+// place, and the directory is synced. All changes of what is visible happen under one advisory lock
+// (flock) of the base, so that conditional puts hold between processes, and between machines where
+// the file system carries flock, as NFS does. The lock is never held while data is written.
 //
 // The package never follows a path out of the base and never shows or touches what it did not put there itself,
 // except that whatever regular file lies below the base counts as an object.
@@ -161,7 +162,8 @@ func (s *Store) openBase(ctx context.Context, op, key string) (*os.Root, error) 
 		return nil, s.gone(op, key)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, s.invalid(op, key, fmt.Errorf("directory %s: %w; the first write creates it (is the file system mounted?)", s.base, fs.ErrNotExist))
+		return nil, s.invalid(op, key, fmt.Errorf("directory %s: %w; the first write creates it (is the file system mounted?)",
+			s.base, fs.ErrNotExist))
 	}
 	if err != nil {
 		return nil, s.fail(op, key, err)

@@ -196,7 +196,8 @@ func TestPurgeRemovesEmptyDirectories(t *testing.T) {
 }
 
 // What is not ours, or not finished, is neither shown nor touched.
-// TestListWhileDirectoriesComeAndGo lists, one after the other, while the directories that are being read are emptied, removed and made again.
+// TestListWhileDirectoriesComeAndGo lists, one after the other, while the directories that are
+// being read are emptied, removed and made again.
 func TestListWhileDirectoriesComeAndGo(t *testing.T) {
 	s := open(t, t.TempDir())
 	put(t, s, "x/stays", "x")
@@ -438,7 +439,8 @@ func TestLockIsBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := s.Put(ctx, "k", strings.NewReader("y"), blob.PutOptions{}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "lock") {
+	if _, err := s.Put(ctx, "k", strings.NewReader("y"), blob.PutOptions{}); !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "lock") {
 		t.Errorf("Put: %v", err)
 	}
 	done := make(chan error)
@@ -462,7 +464,8 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestBaseGone removes the base under a store that was used: it isn't made anew, as a file system may have been unmounted; somebody who makes it has the store go on.
+// TestBaseGone removes the base under a store that was used: it isn't made anew, as a file system
+// may have been unmounted; somebody who makes it has the store go on.
 func TestBaseGone(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "base")
 	s, err := New(dir)

@@ -49,8 +49,8 @@ func mountExt4(t *testing.T) (dir string, freeze func(flag string) error) {
 	return dir, func(flag string) error { return exec.Command("fsfreeze", flag, dir).Run() }
 }
 
-// TestFrozen: on a file system that is frozen a write ends with its time or when it is called off, what can be read is read, and what was given up
-// doesn't appear when the file system goes on.
+// TestFrozen: on a file system that is frozen a write ends with its time or when it is called off,
+// what can be read is read, and what was given up doesn't appear when the file system goes on.
 func TestFrozen(t *testing.T) {
 	dir, freeze := mountExt4(t)
 	f, err := file.New(dir)

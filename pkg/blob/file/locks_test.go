@@ -86,8 +86,9 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestMachines: two processes with mounts of their own have a store at the same path. What they find out is what is mounted there: one directory,
-// two of them, or one file system whose locks each has for itself, as NFS has with nolock.
+// TestMachines: two processes with mounts of their own have a store at the same path. What they
+// find out is what is mounted there: one directory, two of them, or one file system whose locks
+// each has for itself, as NFS has with nolock.
 func TestMachines(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can mount")
@@ -108,7 +109,8 @@ func TestMachines(t *testing.T) {
 	bind := func(dir string) string { return fmt.Sprintf("mount --bind %s/%s %s", base, dir, at) }
 	// Two overlays of one directory show the same files, and each has inodes, and so locks, of its own.
 	overlay := func(work string) string {
-		return fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s/low,upperdir=%s/one,workdir=%s/%s,index=off %s", base, base, base, work, at)
+		return fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s/low,upperdir=%s/one,workdir=%s/%s,index=off %s",
+			base, base, base, work, at)
 	}
 	for name, c := range map[string]struct {
 		a, b string

@@ -107,7 +107,8 @@ func writeTemp(ctx context.Context, root *os.Root, body io.Reader) (tmp string, 
 		return "", nil, err
 	}
 	if m != n || stored.Sum32() != written.Sum32() {
-		return "", nil, fmt.Errorf("verify %s: %d bytes with checksum %08x were written, %d with %08x are there", f.Name(), n, written.Sum32(), m, stored.Sum32())
+		return "", nil, fmt.Errorf("verify %s: %d bytes with checksum %08x were written, %d with %08x are there",
+			f.Name(), n, written.Sum32(), m, stored.Sum32())
 	}
 	fi, err = f.Stat()
 	return name, fi, err
@@ -254,7 +255,8 @@ func (s *Store) lock(ctx context.Context, root *os.Root, needed bool) (unlock fu
 	}
 }
 
-// removeStale removes temporary files that no living put can own any more, and locks that were held to be seen. What fails is tried again by the next put.
+// removeStale removes temporary files that no living put can own any more, and locks that were held
+// to be seen. What fails is tried again by the next put.
 func removeStale(root *os.Root, now time.Time) {
 	entries, err := fs.ReadDir(root.FS(), reserved)
 	if err != nil {
@@ -262,7 +264,8 @@ func removeStale(root *os.Root, now time.Time) {
 	}
 	for _, e := range entries {
 		name := reserved + "/" + e.Name()
-		if fi, err := e.Info(); err == nil && (strings.HasPrefix(name, tmpPrefix) || strings.HasPrefix(name, lockPrefix)) && now.Sub(fi.ModTime()) > staleAfter {
+		if fi, err := e.Info(); err == nil && (strings.HasPrefix(name, tmpPrefix) || strings.HasPrefix(name, lockPrefix)) &&
+			now.Sub(fi.ModTime()) > staleAfter {
 			_ = root.Remove(name)
 		}
 	}

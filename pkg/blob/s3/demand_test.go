@@ -68,12 +68,14 @@ func TestDualStack(t *testing.T) {
 		cfg  Config
 		want []string
 	}{
-		"AWS":                {Config{Region: "eu-west-3"}, []string{"bucket.s3.dualstack.eu-west-3.amazonaws.com"}},
-		"China":              {Config{Region: "cn-north-1"}, []string{"bucket.s3.dualstack.cn-north-1.amazonaws.com.cn"}},
-		"another region":     {Config{Region: "us-east-1"}, []string{"bucket.s3.dualstack.us-east-1.amazonaws.com", "bucket.s3.dualstack.eu-west-3.amazonaws.com"}},
+		"AWS":   {Config{Region: "eu-west-3"}, []string{"bucket.s3.dualstack.eu-west-3.amazonaws.com"}},
+		"China": {Config{Region: "cn-north-1"}, []string{"bucket.s3.dualstack.cn-north-1.amazonaws.com.cn"}},
+		"another region": {Config{Region: "us-east-1"},
+			[]string{"bucket.s3.dualstack.us-east-1.amazonaws.com", "bucket.s3.dualstack.eu-west-3.amazonaws.com"}},
 		"isolated partition": {Config{Region: "us-iso-east-1"}, []string{"bucket.s3.us-iso-east-1.c2s.ic.gov"}},
 		"not wanted":         {Config{Region: "eu-west-3", SingleStack: true}, []string{"bucket.s3.eu-west-3.amazonaws.com"}},
-		"another server":     {Config{Region: "eu-west-3", Endpoint: "https://minio.example:9000", PathStyle: true}, []string{"minio.example:9000"}},
+		"another server": {Config{Region: "eu-west-3", Endpoint: "https://minio.example:9000", PathStyle: true},
+			[]string{"minio.example:9000"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, w := onWire(t, x.cfg, func(w http.ResponseWriter, r *http.Request) {

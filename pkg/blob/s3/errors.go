@@ -77,7 +77,8 @@ func (s *Store) classify(e *blob.Error, action string) {
 		explain("the bucket %q does not exist", s.bucket)
 	case c == "RequestTimeTooSkewed":
 		e.Kind, e.Action = blob.ErrDenied, "the right time: this machine's clock differs too much from the store's"
-	case c == "InvalidAccessKeyId", c == "SignatureDoesNotMatch", c == "ExpiredToken", c == "InvalidToken", c == "InvalidClientTokenId", status == http.StatusUnauthorized:
+	case c == "InvalidAccessKeyId", c == "SignatureDoesNotMatch", c == "ExpiredToken", c == "InvalidToken",
+		c == "InvalidClientTokenId", status == http.StatusUnauthorized:
 		e.Kind, e.Action = blob.ErrDenied, "valid credentials"
 	case status == http.StatusForbidden:
 		e.Kind, e.Action = blob.ErrDenied, deniedAction(e.Err, action)
@@ -117,7 +118,8 @@ func (s *Store) classifyUnanswered(e *blob.Error) {
 		e.Kind, e.Err = blob.ErrInvalid, fmt.Errorf("the server's certificate is signed by a CA that isn't trusted here; name its file in AWS_CA_BUNDLE: %w", e.Err)
 	case isCertificateError(e.Err), errors.As(e.Err, &params), errors.As(e.Err, &ser):
 		e.Kind = blob.ErrInvalid
-	case strings.Contains(msg, "get identity") || strings.Contains(msg, "failed to refresh cached credentials") || strings.Contains(msg, "static credentials are empty"):
+	case strings.Contains(msg, "get identity") || strings.Contains(msg, "failed to refresh cached credentials") ||
+		strings.Contains(msg, "static credentials are empty"):
 		e.Kind, e.Action = blob.ErrDenied, "credentials: there are none in environment, files or instance role"
 	default:
 		e.Kind = blob.ErrTransient
@@ -132,8 +134,10 @@ func isCertificateError(err error) bool {
 // transientCode knows the codes of answers that ask to try again although their status does not.
 func transientCode(c string) bool {
 	switch c {
-	case "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException",
-		"RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody":
+	case "SlowDown", "InternalError", "ServiceUnavailable", "RequestTimeout", "RequestTimeoutException", "Throttling",
+		"ThrottlingException",
+		"RequestLimitExceeded", "OperationAborted", "ConditionalRequestConflict", "BadDigest",
+		"XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "IncompleteBody":
 		return true
 	}
 	return false
@@ -155,5 +159,6 @@ func deniedAction(err error, fallback string) string {
 // failedPrecondition reports whether a conditional request found another state. AWS answers 404 to If-Match on an object that isn't there.
 func failedPrecondition(err error, opts blob.PutOptions) bool {
 	status, _ := response(err)
-	return status == http.StatusPreconditionFailed || opts.IfVersion != "" && status == http.StatusNotFound && code(err) != "NoSuchBucket" && code(err) != "NoSuchUpload"
+	return status == http.StatusPreconditionFailed || opts.IfVersion != "" && status == http.StatusNotFound &&
+		code(err) != "NoSuchBucket" && code(err) != "NoSuchUpload"
 }

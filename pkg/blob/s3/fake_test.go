@@ -46,8 +46,10 @@ func TestErrors(t *testing.T) {
 		text          string // In the error of the get.
 	}{
 		{name: "absent", status: 404, code: "NoSuchKey", get: blob.ErrNotFound, put: blob.ErrNotFound},
-		{name: "no bucket", status: 404, code: "NoSuchBucket", get: blob.ErrInvalid, put: blob.ErrInvalid, text: `the bucket "b" does not exist`},
-		{name: "denied", status: 403, code: "AccessDenied", message: "Access Denied", get: blob.ErrDenied, put: blob.ErrDenied, action: "s3:PutObject", text: "needs s3:GetObject"},
+		{name: "no bucket", status: 404, code: "NoSuchBucket", get: blob.ErrInvalid, put: blob.ErrInvalid,
+			text: `the bucket "b" does not exist`},
+		{name: "denied", status: 403, code: "AccessDenied", message: "Access Denied", get: blob.ErrDenied,
+			put: blob.ErrDenied, action: "s3:PutObject", text: "needs s3:GetObject"},
 		{
 			name: "denied, with the action", status: 403, code: "AccessDenied",
 			message: "User: arn:aws:sts::1:x is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:x because no identity-based policy allows it",
@@ -62,7 +64,8 @@ func TestErrors(t *testing.T) {
 		{name: "throttled", status: 429, code: "TooManyRequests", get: blob.ErrTransient, put: blob.ErrTransient},
 		{name: "damaged on the way", status: 400, code: "XAmzContentSHA256Mismatch", get: blob.ErrTransient, put: blob.ErrTransient},
 		{name: "elsewhere", status: 301, code: "PermanentRedirect", get: blob.ErrInvalid, put: blob.ErrInvalid, text: "another region"},
-		{name: "unknown to the server", status: 501, code: "NotImplemented", get: blob.ErrInvalid, put: blob.ErrInvalid, text: "lacks this operation"},
+		{name: "unknown to the server", status: 501, code: "NotImplemented", get: blob.ErrInvalid, put: blob.ErrInvalid,
+			text: "lacks this operation"},
 		{name: "nonsense", status: 400, code: "InvalidRequest", get: blob.ErrInvalid, put: blob.ErrInvalid},
 	}
 	for _, tt := range tests {
@@ -71,7 +74,8 @@ func TestErrors(t *testing.T) {
 			s := fake(t, func(w http.ResponseWriter, r *http.Request) { answer(w, r, tt.status, tt.code, tt.message) })
 			_, err := s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{IfAbsent: true})
 			var be *blob.Error
-			if !errors.Is(err, tt.put) || !errors.As(err, &be) || tt.action != "" && be.Action != tt.action || be.Key != "s3://b/k" || be.Op != "put" {
+			if !errors.Is(err, tt.put) || !errors.As(err, &be) || tt.action != "" && be.Action != tt.action ||
+				be.Key != "s3://b/k" || be.Op != "put" {
 				t.Errorf("Put: %v", err)
 			}
 			_, _, err = s.Get(t.Context(), "k", blob.Range{})
@@ -90,7 +94,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Whether an answer to a conditional put was lost is for the caller to find out: a blind second attempt would fail on the first one's success.
+// Whether an answer to a conditional put was lost is for the caller to find out: a blind second
+// attempt would fail on the first one's success.
 func TestConditionalPutIsSentOnce(t *testing.T) {
 	var puts atomic.Int64
 	s := fake(t, func(w http.ResponseWriter, r *http.Request) {
@@ -120,7 +125,8 @@ func TestConflictIsTriedAgain(t *testing.T) {
 			}
 		}
 	})
-	if info, err := s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{IfAbsent: true}); err != nil || puts.Load() != 3 || info.Version != "e" {
+	if info, err := s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{IfAbsent: true}); err != nil ||
+		puts.Load() != 3 || info.Version != "e" {
 		t.Errorf("Put = %+v, %v after %d attempts", info, err, puts.Load())
 	}
 }
@@ -140,7 +146,8 @@ func TestWronglyStored(t *testing.T) {
 					}
 				}
 			})
-			if _, err := s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{}); err == nil || !strings.Contains(err.Error(), "stored wrongly") {
+			if _, err := s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{}); err == nil ||
+				!strings.Contains(err.Error(), "stored wrongly") {
 				t.Errorf("Put: %v", err)
 			}
 		})
@@ -255,7 +262,8 @@ func TestPutBuffers(t *testing.T) {
 	}
 }
 
-// TestMachineRegion: where nothing names a region, that of the EC2 machine is asked first. An account of another partition isn't known elsewhere.
+// TestMachineRegion: where nothing names a region, that of the EC2 machine is asked first. An
+// account of another partition isn't known elsewhere.
 func TestMachineRegion(t *testing.T) {
 	metadata := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -270,7 +278,8 @@ func TestMachineRegion(t *testing.T) {
 	}))
 	defer metadata.Close()
 	dir := t.TempDir()
-	for k, v := range map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.URL, "AWS_EC2_METADATA_DISABLED": "false", "AWS_REGION": "", "AWS_DEFAULT_REGION": "",
+	for k, v := range map[string]string{"AWS_EC2_METADATA_SERVICE_ENDPOINT": metadata.URL,
+		"AWS_EC2_METADATA_DISABLED": "false", "AWS_REGION": "", "AWS_DEFAULT_REGION": "",
 		"AWS_CONFIG_FILE": filepath.Join(dir, "config"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(dir, "credentials")} {
 		t.Setenv(k, v)
 	}
@@ -301,7 +310,8 @@ func TestRequesterPays(t *testing.T) {
 			got = append(got, r.Header.Get("X-Amz-Request-Payer"))
 			w.WriteHeader(http.StatusNotFound)
 		}))
-		s, err := New(t.Context(), Config{Bucket: "b", Endpoint: srv.URL, PathStyle: true, AccessKeyID: "a", SecretAccessKey: "s", RequesterPays: pays})
+		s, err := New(t.Context(), Config{Bucket: "b", Endpoint: srv.URL, PathStyle: true, AccessKeyID: "a",
+			SecretAccessKey: "s", RequesterPays: pays})
 		if err != nil {
 			t.Fatal(err)
 		}

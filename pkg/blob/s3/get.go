@@ -29,7 +29,8 @@ func (s *Store) Stat(ctx context.Context, key string) (blob.Info, error) {
 func (s *Store) stat(ctx context.Context, op, key string) (blob.Info, error) {
 	out, err := call(ctx, s, (*awss3.Client).HeadObject, &awss3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key)})
 	if err == nil {
-		return blob.Info{Key: key, Size: aws.ToInt64(out.ContentLength), Version: etag(out.ETag), Modified: aws.ToTime(out.LastModified)}, nil
+		return blob.Info{Key: key, Size: aws.ToInt64(out.ContentLength), Version: etag(out.ETag), Modified: aws.ToTime(out.LastModified)},
+			nil
 	}
 	if status, _ := response(err); status != http.StatusNotFound && status != http.StatusForbidden {
 		return blob.Info{}, s.fail(ctx, op, actionGet, key, err)
@@ -174,7 +175,8 @@ func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) 
 				return
 			}
 			if next := aws.ToString(page.NextContinuationToken); next == "" || next == aws.ToString(in.ContinuationToken) {
-				yield(blob.Entry{}, s.fail(ctx, "list", actionList, prefix, errors.New("the server says that there is more, but not where")))
+				yield(blob.Entry{}, s.fail(ctx, "list", actionList, prefix,
+					errors.New("the server says that there is more, but not where")))
 				return
 			}
 			in.ContinuationToken = page.NextContinuationToken
@@ -189,7 +191,8 @@ func (s *Store) entries(page *awss3.ListObjectsV2Output, after string) []blob.En
 	for _, o := range page.Contents {
 		key := strings.TrimPrefix(aws.ToString(o.Key), s.prefix)
 		if key > after && blob.CheckKey(key) == nil {
-			entries = append(entries, blob.Entry{Info: blob.Info{Key: key, Size: aws.ToInt64(o.Size), Version: etag(o.ETag), Modified: aws.ToTime(o.LastModified)}})
+			entries = append(entries, blob.Entry{Info: blob.Info{Key: key, Size: aws.ToInt64(o.Size),
+				Version: etag(o.ETag), Modified: aws.ToTime(o.LastModified)}})
 		}
 	}
 	for _, p := range page.CommonPrefixes {

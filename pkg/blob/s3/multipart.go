@@ -30,7 +30,8 @@ func (s *Store) putLarge(ctx context.Context, key string, first []byte, body io.
 	err := s.encrypted(func(sse types.ServerSideEncryption) (err error) {
 		created, err = call(ctx, s, (*awss3.Client).CreateMultipartUpload, &awss3.CreateMultipartUploadInput{
 			Bucket: &s.bucket, Key: s.key(key), ChecksumAlgorithm: types.ChecksumAlgorithmSha256,
-			ServerSideEncryption: sse, SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(), ACL: s.write.acl(),
+			ServerSideEncryption: sse, SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(),
+			Tagging: s.write.tagging(), ACL: s.write.acl(),
 		})
 		return err
 	})
@@ -98,8 +99,8 @@ func (u *upload) run(ctx context.Context, first []byte, body io.Reader, opts blo
 	return r, err
 }
 
-// sendAll sends first and the rest of body in parts, at most uploads at once, with first and uploads buffers in all. All parts but the last are of the
-// same size, as some servers want it.
+// sendAll sends first and the rest of body in parts, at most uploads at once, with first and
+// uploads buffers in all. All parts but the last are of the same size, as some servers want it.
 func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) error {
 	g, gctx := errgroup.WithContext(ctx)
 	free := make(chan []byte, uploads+1)
@@ -163,7 +164,8 @@ func (u *upload) send(ctx context.Context, number int32, data []byte) error {
 	}, signPayload(sum), patient)
 	if err != nil {
 		if ctx.Err() == nil && pctx.Err() != nil {
-			err = &blob.Error{Op: "put", Key: u.s.name(u.key), Kind: blob.ErrTransient, Err: fmt.Errorf("part %d took longer than %s: %w", number, partTimeout, err)}
+			err = &blob.Error{Op: "put", Key: u.s.name(u.key), Kind: blob.ErrTransient,
+				Err: fmt.Errorf("part %d took longer than %s: %w", number, partTimeout, err)}
 		}
 		return err
 	}
@@ -217,7 +219,8 @@ func (u *upload) complete(ctx context.Context, r *result, parts []types.Complete
 
 // stored reports whether the object is there with exactly our bytes, for which the server's checksum is the only proof.
 func (u *upload) stored(ctx context.Context, r *result) bool {
-	out, err := call(ctx, u.s, (*awss3.Client).HeadObject, &awss3.HeadObjectInput{Bucket: &u.s.bucket, Key: u.s.key(u.key), ChecksumMode: types.ChecksumModeEnabled})
+	out, err := call(ctx, u.s, (*awss3.Client).HeadObject,
+		&awss3.HeadObjectInput{Bucket: &u.s.bucket, Key: u.s.key(u.key), ChecksumMode: types.ChecksumModeEnabled})
 	if err != nil || aws.ToInt64(out.ContentLength) != r.size || !sameChecksum(aws.ToString(out.ChecksumSHA256), r.checksum) {
 		return false
 	}
@@ -232,7 +235,8 @@ func (u *upload) abort(ctx context.Context) error {
 	defer cancel()
 	wait := 50 * time.Millisecond
 	for try := 0; ; try++ {
-		_, err := call(ctx, u.s, (*awss3.Client).AbortMultipartUpload, &awss3.AbortMultipartUploadInput{Bucket: &u.s.bucket, Key: u.s.key(u.key), UploadId: u.id})
+		_, err := call(ctx, u.s, (*awss3.Client).AbortMultipartUpload,
+			&awss3.AbortMultipartUploadInput{Bucket: &u.s.bucket, Key: u.s.key(u.key), UploadId: u.id})
 		status, _ := response(err)
 		if status == http.StatusNotFound {
 			return nil

@@ -34,7 +34,8 @@ func (s *Store) Purge(ctx context.Context, prefix string, match func(key string)
 	if err := blob.CheckPrefix(prefix); err != nil {
 		return 0, s.invalid("purge", prefix, err)
 	}
-	p := &purger{s: s, ctx: ctx, prefix: prefix, match: match, gone: map[string]bool{}, failed: map[string]bool{}, hidden: map[string]bool{}}
+	p := &purger{s: s, ctx: ctx, prefix: prefix, match: match, gone: map[string]bool{}, failed: map[string]bool{},
+		hidden: map[string]bool{}}
 	err := p.versions()
 	if p.unlisted = unlistable(err); p.unlisted {
 		err = p.objects()
@@ -57,7 +58,8 @@ func (s *Store) Purge(ctx context.Context, prefix string, match func(key string)
 // unlistable reports whether the server refuses or lacks the listing of versions.
 func unlistable(err error) bool {
 	status, _ := response(err)
-	return status == http.StatusForbidden && code(err) != "InvalidAccessKeyId" && code(err) != "SignatureDoesNotMatch" || status == http.StatusNotImplemented || status == http.StatusMethodNotAllowed
+	return status == http.StatusForbidden && code(err) != "InvalidAccessKeyId" &&
+		code(err) != "SignatureDoesNotMatch" || status == http.StatusNotImplemented || status == http.StatusMethodNotAllowed
 }
 
 // purger is one run of Purge.
@@ -289,7 +291,8 @@ func (p *purger) failures() []error {
 		if g.count > 1 {
 			cause = fmt.Errorf("%w (and %d more)", cause, g.count-1)
 		}
-		errs = append(errs, &blob.Error{Op: "purge", Key: p.s.name(g.key), Kind: g.kind, Action: g.action, Keys: g.keys(p.s.prefix), Err: cause})
+		errs = append(errs, &blob.Error{Op: "purge", Key: p.s.name(g.key), Kind: g.kind, Action: g.action,
+			Keys: g.keys(p.s.prefix), Err: cause})
 	}
 	if p.kept {
 		action := actionDeleteVersion
@@ -305,7 +308,8 @@ func (p *purger) failures() []error {
 // addContentMD5: servers from before 2024 want this header with DeleteObjects and know no other checksum.
 func addContentMD5(stack *middleware.Stack) error {
 	return stack.Build.Add(middleware.BuildMiddlewareFunc("ContentMD5",
-		func(ctx context.Context, in middleware.BuildInput, next middleware.BuildHandler) (middleware.BuildOutput, middleware.Metadata, error) {
+		func(ctx context.Context, in middleware.BuildInput, next middleware.BuildHandler) (middleware.BuildOutput,
+			middleware.Metadata, error) {
 			req, ok := in.Request.(*smithyhttp.Request)
 			if ok && req.GetStream() != nil {
 				body, err := io.ReadAll(req.GetStream())

@@ -21,9 +21,11 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 )
 
-// Put implements blob.Store. A body below the part size is read whole and stored by one PUT that carries the
-// condition; a larger one by a multipart upload. There the condition is checked before the upload and sent with its completion, which not all
-// servers honor (docs/s3-servers.md). A conditional put whose answer is lost is not sent again: it fails with ErrTransient, and blob.Retry sorts out what happened.
+// Put implements blob.Store. A body below the part size is read whole and stored by one PUT that
+// carries the condition; a larger one by a multipart upload. There the condition is checked before
+// the upload and sent with its completion, which not all servers honor (docs/s3-servers.md). A
+// conditional put whose answer is lost is not sent again: it fails with ErrTransient, and
+// blob.Retry sorts out what happened.
 func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
 	if err := blob.CheckPut(key, opts); err != nil {
 		return blob.Info{}, s.invalid("put", key, err)
@@ -99,7 +101,8 @@ func (s *Store) putSmall(ctx context.Context, key string, data []byte, opts blob
 		in := &awss3.PutObjectInput{
 			Bucket: &s.bucket, Key: s.key(key), Body: bytes.NewReader(data), ContentLength: &r.size, ChecksumSHA256: &r.checksum,
 			IfNoneMatch: c.noneMatch, IfMatch: c.match,
-			ServerSideEncryption: sse, SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(), Tagging: s.write.tagging(), ACL: s.write.acl(),
+			ServerSideEncryption: sse, SSEKMSKeyId: s.write.keyID(), StorageClass: s.write.class(),
+			Tagging: s.write.tagging(), ACL: s.write.acl(),
 		}
 		options := []func(*awss3.Options){signPayload(sum)}
 		if c.noneMatch != nil || c.match != nil {
@@ -180,9 +183,11 @@ func (s *Store) verify(ctx context.Context, key string, want result) (blob.Info,
 
 // compare reports with again that what is stored is not what was sent.
 func (s *Store) compare(ctx context.Context, key string, want result) (info blob.Info, again bool, err error) {
-	out, err := call(ctx, s, (*awss3.Client).HeadObject, &awss3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled})
+	out, err := call(ctx, s, (*awss3.Client).HeadObject,
+		&awss3.HeadObjectInput{Bucket: &s.bucket, Key: s.key(key), ChecksumMode: types.ChecksumModeEnabled})
 	if status, _ := response(err); status == http.StatusNotFound {
-		return info, false, &blob.Error{Op: "put", Key: s.name(key), Kind: blob.ErrTransient, Err: fmt.Errorf("the object was stored and then could not be found: %w", err)}
+		return info, false, &blob.Error{Op: "put", Key: s.name(key), Kind: blob.ErrTransient,
+			Err: fmt.Errorf("the object was stored and then could not be found: %w", err)}
 	}
 	if err != nil {
 		return info, false, s.fail(ctx, "put", actionGet, key, err)
@@ -214,15 +219,18 @@ func sameChecksum(got, want string) bool {
 }
 
 func (s *Store) damaged(key, format string, args ...any) error {
-	return &blob.Error{Op: "put", Key: s.name(key), Kind: blob.ErrTransient, Err: fmt.Errorf("the object was stored wrongly: "+format, args...)}
+	return &blob.Error{Op: "put", Key: s.name(key), Kind: blob.ErrTransient,
+		Err: fmt.Errorf("the object was stored wrongly: "+format, args...)}
 }
 
-// signPayload makes the payload's hash part of the signature. It is known already, and servers that ignore the checksum header check this one.
+// signPayload makes the payload's hash part of the signature. It is known already, and servers that
+// ignore the checksum header check this one.
 func signPayload(sum [sha256.Size]byte) func(*awss3.Options) {
 	hash := hex.EncodeToString(sum[:])
 	return awss3.WithAPIOptions(func(stack *middleware.Stack) error {
 		return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("SignPayload",
-			func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+			func(ctx context.Context, in middleware.InitializeInput,
+				next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 				return next.HandleInitialize(v4.SetPayloadHash(ctx, hash), in)
 			}), middleware.Before)
 	})

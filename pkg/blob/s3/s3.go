@@ -59,8 +59,9 @@ type Config struct {
 	Bucket string
 	// Prefix is the base of all keys in the bucket, without slashes at its ends. It may be empty.
 	Prefix string
-	// Region of the bucket. If it is empty the AWS configuration's is used, else that of the machine where it is one of EC2's, else us-east-1; the
-	// true region is learned from the server's answer where that names it.
+	// Region of the bucket. If it is empty the AWS configuration's is used, else that of the
+	// machine where it is one of EC2's, else us-east-1; the true region is learned from the
+	// server's answer where that names it.
 	Region string
 	// Endpoint is the URL of a server other than AWS, http or https.
 	Endpoint string
@@ -253,8 +254,8 @@ func awsConfig(ctx context.Context, cfg Config, client *awshttp.BuildableClient)
 // regionTimeout bounds the question for the machine's region: elsewhere than on EC2 nobody answers.
 const regionTimeout = time.Second
 
-// machineRegion is the region of the machine, if it is one of EC2's. Credentials of other partitions are not known to us-east-1, and a private network may
-// reach only its own region.
+// machineRegion is the region of the machine, if it is one of EC2's. Credentials of other
+// partitions are not known to us-east-1, and a private network may reach only its own region.
 func machineRegion(ctx context.Context, base aws.Config) string {
 	ctx, cancel := context.WithTimeout(ctx, regionTimeout)
 	defer cancel()
@@ -284,25 +285,29 @@ func patient(o *awss3.Options) { o.Retryer = newRetryer(8, 20*time.Second) }
 func countRequests(f func(string)) func(*middleware.Stack) error {
 	return func(stack *middleware.Stack) error {
 		return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("CountRequests",
-			func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+			func(ctx context.Context, in middleware.FinalizeInput,
+				next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
 				f(awsmiddleware.GetOperationName(ctx))
 				return next.HandleFinalize(ctx, in)
 			}), "Retry", middleware.After)
 	}
 }
 
-// showProgress has each part of a request's body that is sent, and each answer, count as progress of the operation: a slow line isn't a store that hangs.
-// What is sent again, as there was no answer, is none.
+// showProgress has each part of a request's body that is sent, and each answer, count as progress
+// of the operation: a slow line isn't a store that hangs. What is sent again, as there was no
+// answer, is none.
 func showProgress(stack *middleware.Stack) error {
 	err := stack.Initialize.Add(middleware.InitializeMiddlewareFunc("CountSent",
-		func(ctx context.Context, in middleware.InitializeInput, next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
+		func(ctx context.Context, in middleware.InitializeInput,
+			next middleware.InitializeHandler) (middleware.InitializeOutput, middleware.Metadata, error) {
 			return next.HandleInitialize(context.WithValue(ctx, sentKey{}, new(atomic.Int64)), in)
 		}), middleware.Before)
 	if err != nil {
 		return err
 	}
 	return stack.Finalize.Add(middleware.FinalizeMiddlewareFunc("ShowProgress",
-		func(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
+		func(ctx context.Context, in middleware.FinalizeInput,
+			next middleware.FinalizeHandler) (middleware.FinalizeOutput, middleware.Metadata, error) {
 			most, _ := ctx.Value(sentKey{}).(*atomic.Int64)
 			if req, ok := in.Request.(*smithyhttp.Request); ok && most != nil && req.GetStream() != nil {
 				shown, err := req.SetStream(&shownBody{ctx: ctx, r: req.GetStream(), most: most})
@@ -349,7 +354,8 @@ func (s *Store) name(key string) string { return "s3://" + s.bucket + "/" + s.pr
 func (s *Store) key(key string) *string { return aws.String(s.prefix + key) }
 
 // call sends one request, and sends it again to another region if the answer says that the bucket is there.
-func call[I, O any](ctx context.Context, s *Store, send func(*awss3.Client, context.Context, *I, ...func(*awss3.Options)) (*O, error), in *I, opts ...func(*awss3.Options)) (*O, error) {
+func call[I, O any](ctx context.Context, s *Store,
+	send func(*awss3.Client, context.Context, *I, ...func(*awss3.Options)) (*O, error), in *I, opts ...func(*awss3.Options)) (*O, error) {
 	client := s.client.Load()
 	out, err := send(client, ctx, in, opts...)
 	region := regionHint(err)

@@ -12,8 +12,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
-// TestIgnoredEncryption: versitygw takes the demand for encryption and stores in the clear. That is found out by the probe and by every put, and nothing
-// is left behind.
+// TestIgnoredEncryption: versitygw takes the demand for encryption and stores in the clear. That is
+// found out by the probe and by every put, and nothing is left behind.
 func TestIgnoredEncryption(t *testing.T) {
 	server := servers.StartVersityGW(t)
 	const message = "ignores the server-side encryption"
@@ -21,7 +21,8 @@ func TestIgnoredEncryption(t *testing.T) {
 		s := s3suite.Connect(t, server, "main", func(c *s3.Config) { c.Write.SSE = sse })
 		for what, size := range map[string]int{"small": 100, "large": s3.DefaultSingle + 1} {
 			_, err := s.Put(t.Context(), what, bytes.NewReader(make([]byte, size)), blob.PutOptions{IfAbsent: true})
-			if err == nil || !strings.Contains(err.Error(), message) || !strings.Contains(err.Error(), sse) || errors.Is(err, blob.ErrTransient) {
+			if err == nil || !strings.Contains(err.Error(), message) || !strings.Contains(err.Error(), sse) ||
+				errors.Is(err, blob.ErrTransient) {
 				t.Errorf("%s: %v", what, err)
 			}
 			if _, err := s.Stat(t.Context(), what); !errors.Is(err, blob.ErrNotFound) {

@@ -29,8 +29,9 @@ type Source struct {
 	watch    func([]*volume.Volume)
 }
 
-// New returns a source whose endpoints are the machines' addresses with the managers' gRPC port. watch, if not nil, is handed the volumes of each
-// look, so that who is interested in their tags needs no request of its own.
+// New returns a source whose endpoints are the machines' addresses with the managers' gRPC port.
+// watch, if not nil, is handed the volumes of each look, so that who is interested in their tags
+// needs no request of its own.
 func New(client EC2, grpcPort int, watch func([]*volume.Volume)) *Source {
 	return &Source{ec2: client, grpcPort: grpcPort, watch: watch}
 }

@@ -35,7 +35,8 @@ func TestFind(t *testing.T) {
 	}
 	a := answers{
 		volumes: []*volume.Volume{
-			at("etcd-a", "i-a", "attached"), at("etcd-b", "i-b", "attaching"), at("etcd-c", "i-c", "detaching"), {Node: "etcd-d"}, at("etcd-e", "i-gone", "attached"), at("", "i-a", "attached"),
+			at("etcd-a", "i-a", "attached"), at("etcd-b", "i-b", "attaching"), at("etcd-c", "i-c", "detaching"),
+			{Node: "etcd-d"}, at("etcd-e", "i-gone", "attached"), at("", "i-a", "attached"),
 		},
 		instances: map[string]ebs.Instance{"i-a": {Address: "10.0.0.1"}, "i-b": {Address: "fd00::2"}, "i-c": {Address: "10.0.0.3"}},
 	}

@@ -1,9 +1,10 @@
 // Package seeds finds the other managers in a directory that someone else keeps: one file for each node.
 //
-// The file's name is the node id. It holds the endpoints of the node's manager, in the order in which they are tried, as
-// lines of host:port or as JSON: ["10.0.0.1:8000"] or {"endpoints":["10.0.0.1:8000"]}. Blank lines and lines that start with # mean nothing,
-// and neither do files whose names start with a dot or end with ~ (what editors and configuration tools leave behind).
-// The package only reads.
+// The file's name is the node id. It holds the endpoints of the node's manager, in the order in
+// which they are tried, as lines of host:port or as JSON: ["10.0.0.1:8000"] or
+// {"endpoints":["10.0.0.1:8000"]}. Blank lines and lines that start with # mean nothing, and
+// neither do files whose names start with a dot or end with ~ (what editors and configuration tools
+// leave behind). The package only reads.
 package seeds
 
 import (

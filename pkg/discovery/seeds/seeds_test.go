@@ -61,7 +61,8 @@ func TestBadSeedsDontHideGoodOnes(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "good", "10.0.0.1:8000")
 	bad := map[string]string{
-		"empty": "", "comment": "# nothing", "noport": "10.0.0.1", "port": "10.0.0.1:99999", "words": "see the wiki: 8000", "json": `{"endpoints":`,
+		"empty": "", "comment": "# nothing", "noport": "10.0.0.1", "port": "10.0.0.1:99999",
+		"words": "see the wiki: 8000", "json": `{"endpoints":`,
 		"other": `{"nodes":["10.0.0.1:8000"]}`, "numbers": `[1,2]`, "huge": strings.Repeat("10.0.0.1:8000\n", 10000),
 	}
 	for name, content := range bad {

@@ -45,13 +45,15 @@ type Config struct {
 // KMS is the service as an envelope.KMS. Make one with New. It has no goroutines; idle connections end by themselves.
 type KMS struct {
 	c Config
-	// mu guards what follows. The configuration of the SDK is loaded when the first key is needed: who needs none needs no credentials either.
+	// mu guards what follows. The configuration of the SDK is loaded when the first key is needed:
+	// who needs none needs no credentials either.
 	mu      sync.Mutex
 	base    *aws.Config
 	regions map[string]calls
 }
 
-// New returns the service. Nothing is read or sent before the first key is needed. Credentials are looked for where the AWS SDK always does.
+// New returns the service. Nothing is read or sent before the first key is needed. Credentials are
+// looked for where the AWS SDK always does.
 func New(c Config) *KMS {
 	if c.Timeout <= 0 {
 		c.Timeout = callTimeout
@@ -114,7 +116,8 @@ func (k *KMS) GenerateDataKey(ctx context.Context, keyID string, bound map[strin
 	}
 	short, cancel := context.WithTimeout(ctx, k.c.Timeout)
 	defer cancel()
-	out, err := c.GenerateDataKey(short, &kms.GenerateDataKeyInput{KeyId: &keyID, KeySpec: types.DataKeySpecAes256, EncryptionContext: bound})
+	out, err := c.GenerateDataKey(short, &kms.GenerateDataKeyInput{KeyId: &keyID, KeySpec: types.DataKeySpecAes256,
+		EncryptionContext: bound})
 	if err != nil {
 		return envelope.DataKey{}, explain(ctx, err, actionGenerate, keyID)
 	}

@@ -165,8 +165,10 @@ func TestRevoked(t *testing.T) {
 		"disabled":         {func(w *world) { w.SetState(w.key, "Disabled") }, "disabled", "disabled"},
 		"pending deletion": {func(w *world) { w.SetState(w.key, "PendingDeletion") }, "pending deletion", "pending deletion"},
 		"deleted":          {func(w *world) { w.Delete(w.key) }, "no such key", "no such key"},
-		"no permission":    {func(w *world) { w.Deny("kms:Decrypt", true); w.Deny("kms:GenerateDataKey", true) }, "needs kms:GenerateDataKey on", "needs kms:Decrypt on"},
-		"credentials":      {func(w *world) { w.t.Setenv("AWS_ACCESS_KEY_ID", "AKIAOTHER") }, "credentials are not accepted", "credentials are not accepted"},
+		"no permission": {func(w *world) { w.Deny("kms:Decrypt", true); w.Deny("kms:GenerateDataKey", true) },
+			"needs kms:GenerateDataKey on", "needs kms:Decrypt on"},
+		"credentials": {func(w *world) { w.t.Setenv("AWS_ACCESS_KEY_ID", "AKIAOTHER") },
+			"credentials are not accepted", "credentials are not accepted"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			w := newWorld(t)
@@ -174,11 +176,13 @@ func TestRevoked(t *testing.T) {
 			c.do(w)
 			w.kms = New(Config{Endpoint: w.URL})
 			err := w.open(w.opener(), data)
-			if !errors.Is(err, envelope.ErrKeyDenied) || errors.Is(err, envelope.ErrTampered) || errors.Is(err, envelope.ErrNoKey) || !strings.Contains(err.Error(), c.open) || !strings.Contains(err.Error(), w.key) {
+			if !errors.Is(err, envelope.ErrKeyDenied) || errors.Is(err, envelope.ErrTampered) ||
+				errors.Is(err, envelope.ErrNoKey) || !strings.Contains(err.Error(), c.open) || !strings.Contains(err.Error(), w.key) {
 				t.Errorf("open: %v", err)
 			}
 			sealed, err := envelope.Probe(t.Context(), w.sealer("aws-kms:"+w.key), w.opener())
-			if sealed || !errors.Is(err, envelope.ErrKeyDenied) || !strings.Contains(err.Error(), c.seal) || !strings.Contains(err.Error(), w.key) {
+			if sealed || !errors.Is(err, envelope.ErrKeyDenied) || !strings.Contains(err.Error(), c.seal) ||
+				!strings.Contains(err.Error(), w.key) {
 				t.Errorf("probe: %t, %v", sealed, err)
 			}
 		})
@@ -229,7 +233,8 @@ func TestNoCredentials(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 	w.kms = New(Config{Endpoint: w.URL})
-	if err := w.open(w.opener(), data); !errors.Is(err, envelope.ErrNoKey) || !strings.Contains(err.Error(), "no credentials") || !strings.Contains(err.Error(), w.key) {
+	if err := w.open(w.opener(), data); !errors.Is(err, envelope.ErrNoKey) ||
+		!strings.Contains(err.Error(), "no credentials") || !strings.Contains(err.Error(), w.key) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -44,7 +44,8 @@ func explain(ctx context.Context, err error, action, keyID string) error {
 	case "InvalidKeyUsageException":
 		e.Action = action
 		because(envelope.ErrKeyDenied, "the key is not one for symmetric encryption")
-	case "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken",
+	case "UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch",
+		"IncompleteSignature", "MissingAuthenticationToken",
 		"ExpiredTokenException", "ExpiredToken", "OptInRequired":
 		e.Action = action
 		because(envelope.ErrKeyDenied, "the credentials are not accepted")
@@ -64,7 +65,9 @@ func explain(ctx context.Context, err error, action, keyID string) error {
 // transient knows the answers that ask to come again.
 func transient(err error, code string) bool {
 	switch code {
-	case "ThrottlingException", "Throttling", "LimitExceededException", "RequestLimitExceeded", "TooManyRequestsException", "KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException", "InternalFailure", "ServiceUnavailable":
+	case "ThrottlingException", "Throttling", "LimitExceededException", "RequestLimitExceeded",
+		"TooManyRequestsException", "KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException",
+		"InternalFailure", "ServiceUnavailable":
 		return true
 	}
 	var re *smithyhttp.ResponseError
@@ -82,7 +85,8 @@ func unanswered(e *envelope.Error) {
 	switch {
 	case errors.As(e.Err, &unknownCA), errors.As(e.Err, &bad):
 		e.Kind, e.Err = envelope.ErrUnavailable, fmt.Errorf("the certificate of the key service isn't trusted here; name the file of its CA in AWS_CA_BUNDLE: %w", e.Err)
-	case strings.Contains(msg, "get identity"), strings.Contains(msg, "failed to refresh cached credentials"), strings.Contains(msg, "static credentials are empty"):
+	case strings.Contains(msg, "get identity"), strings.Contains(msg, "failed to refresh cached credentials"),
+		strings.Contains(msg, "static credentials are empty"):
 		e.Kind, e.Err = envelope.ErrNoKey, fmt.Errorf("no credentials for the key service were found in environment, files or instance role: %w", e.Err)
 	default:
 		e.Kind = envelope.ErrUnavailable

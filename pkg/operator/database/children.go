@@ -12,7 +12,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
-// ChildMain is the program as a child of itself; ok is false if it isn't one. args are those of the command line without the program's name.
+// ChildMain is the program as a child of itself; ok is false if it isn't one. args are those of the
+// command line without the program's name.
 func ChildMain(args []string) (code int, ok bool) {
 	return etcd.DispatchChild(args, database.CheckCommand(), database.KeysCommand(), database.ValuesCommand(), changelog.ReplayCommand())
 }
@@ -31,8 +32,10 @@ func (Children) Check(ctx context.Context, path string) (Facts, error) {
 		return Facts{}, Judged(path, err)
 	}
 	return Facts{
-		Revision: f.Revision, CompactRevision: max(f.CompactRevision, 0), Keys: f.Keys, LeasedKeys: f.LeasedKeys, Records: f.Records, Leases: f.Leases,
-		Members: f.Members, SizeBytes: f.SizeBytes, InUseBytes: f.InUseBytes, Hash: f.Hash.Hash, Format: f.WrittenBy(), TrailingHash: f.TrailingHash, facts: f,
+		Revision: f.Revision, CompactRevision: max(f.CompactRevision, 0), Keys: f.Keys, LeasedKeys: f.LeasedKeys,
+		Records: f.Records, Leases: f.Leases,
+		Members: f.Members, SizeBytes: f.SizeBytes, InUseBytes: f.InUseBytes, Hash: f.Hash.Hash, Format: f.WrittenBy(),
+		TrailingHash: f.TrailingHash, facts: f,
 	}, nil
 }
 

@@ -58,7 +58,8 @@ func (e *BadError) Is(target error) bool { return target == ErrBad }
 
 // Checker reads databases that may be damaged. It is safe for concurrent use.
 type Checker interface {
-	// Check reads a database file, or a snapshot with its checksum behind it, to the last page. A bad one is ErrBad, any other error says nothing of the file.
+	// Check reads a database file, or a snapshot with its checksum behind it, to the last page. A
+	// bad one is ErrBad, any other error says nothing of the file.
 	Check(ctx context.Context, path string) (Facts, error)
 	// Keys visits the keys that exist in a file that was checked. The key is valid during the call only.
 	Keys(ctx context.Context, path string, visit func(Key) error) error

@@ -25,7 +25,8 @@ type NoSpaceError struct {
 }
 
 func (e *NoSpaceError) Error() string {
-	return fmt.Sprintf("%s has too little disk space: %d MiB free, %d MiB needed (and %d MiB to spare)", e.Dir, e.Free>>20, (e.Need+(1<<20)-1)>>20, SpareSpace>>20)
+	return fmt.Sprintf("%s has too little disk space: %d MiB free, %d MiB needed (and %d MiB to spare)", e.Dir,
+		e.Free>>20, (e.Need+(1<<20)-1)>>20, SpareSpace>>20)
 }
 
 // CheckSpace fails with a *NoSpaceError if a directory's file system has no place for that many bytes more. need is 0 if it isn't known.
@@ -49,7 +50,8 @@ func (e *TempDirError) Error() string { return fmt.Sprintf("make temporary direc
 // Unwrap gives the cause.
 func (e *TempDirError) Unwrap() error { return e.Err }
 
-// Scratch makes a directory that nobody else uses, below dir, or the system's directory for temporary files if dir is empty. remove takes it away.
+// Scratch makes a directory that nobody else uses, below dir, or the system's directory for
+// temporary files if dir is empty. remove takes it away.
 func Scratch(dir string) (path string, remove func(), err error) {
 	path, err = os.MkdirTemp(dir, "etcd-manager-ctl-")
 	if err != nil {
@@ -58,8 +60,9 @@ func Scratch(dir string) (path string, remove func(), err error) {
 	return path, func() { _ = os.RemoveAll(path) }, nil // what can't be removed is the system's to clear away
 }
 
-// Plain returns the path of a file that holds what a snapshot file does, decompressed: the file itself, or a temporary one below dir. remove
-// takes that away. What is no file that can be read is a *FileError.
+// Plain returns the path of a file that holds what a snapshot file does, decompressed: the file
+// itself, or a temporary one below dir. remove takes that away. What is no file that can be read is
+// a *FileError.
 func Plain(ctx context.Context, file, dir string) (path string, remove func(), err error) {
 	in, err := os.Open(file)
 	if err != nil {

@@ -71,7 +71,8 @@ func writeValues(dir string, x *changelog.Extracted) error {
 		if err := WriteFile(filepath.Join(dir, name), kv.Value); err != nil {
 			return err
 		}
-		e := Entry{Key: string(kv.Key), File: name, Size: len(kv.Value), CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
+		e := Entry{Key: string(kv.Key), File: name, Size: len(kv.Value), CreateRevision: kv.CreateRevision,
+			ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
 		if !utf8.Valid(kv.Key) {
 			e.Key, e.KeyBase64 = "", kv.Key
 		}

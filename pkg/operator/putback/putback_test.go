@@ -46,9 +46,11 @@ func anEtcd(t *testing.T) (*etcd.Client, string) {
 	}
 	client, peer := port(), port()
 	cmd, err := process.Command(etcd.Config{
-		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(t.TempDir(), "data"), PeerURLs: []string{peer}, ListenPeerURLs: []string{peer},
-		ClientURLs: []string{client}, ListenClientURLs: []string{client}, InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
-		Heartbeat: 50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
+		Name: "m", Token: "t", NewCluster: true, DataDir: filepath.Join(t.TempDir(), "data"), PeerURLs: []string{peer},
+		ListenPeerURLs: []string{peer},
+		ClientURLs:     []string{client}, ListenClientURLs: []string{client},
+		InitialCluster: []etcd.Peer{{Name: "m", PeerURLs: []string{peer}}},
+		Heartbeat:      50 * time.Millisecond, ElectionTimeout: 500 * time.Millisecond,
 	}, process.Binary{Version: "3.6.16", Path: servers.Binary(t, "etcd-3.6")})
 	must(t, err)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
@@ -73,8 +75,8 @@ func anEtcd(t *testing.T) (*etcd.Client, string) {
 	}
 }
 
-// TestPutBackAnything puts back keys and values of any bytes, with the etcdctl of more than one version, leaves alone what is there, and stops with an
-// error where etcd doesn't answer.
+// TestPutBackAnything puts back keys and values of any bytes, with the etcdctl of more than one
+// version, leaves alone what is there, and stops with an error where etcd doesn't answer.
 func TestPutBackAnything(t *testing.T) {
 	testutil.Long(t)
 	every := make([]byte, 0, 256)
@@ -110,11 +112,13 @@ func TestPutBackAnything(t *testing.T) {
 			run := func(endpoint string) (string, error) {
 				cmd := exec.CommandContext(t.Context(), "sh", "-e", "./put-back.sh")
 				cmd.Dir = dir
-				cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "ETCDCTL=" + etcdctl + " --dial-timeout=1s --command-timeout=5s", "ETCDCTL_ENDPOINTS=" + endpoint}
+				cmd.Env = []string{"PATH=" + os.Getenv("PATH"),
+					"ETCDCTL=" + etcdctl + " --dial-timeout=1s --command-timeout=5s", "ETCDCTL_ENDPOINTS=" + endpoint}
 				out, err := cmd.CombinedOutput()
 				return string(out), err
 			}
-			if out, err := run("http://127.0.0.1:1"); err == nil || strings.Contains(out, "exists") || strings.Contains(out, "brought back") {
+			if out, err := run("http://127.0.0.1:1"); err == nil || strings.Contains(out, "exists") ||
+				strings.Contains(out, "brought back") {
 				t.Errorf("without an etcd: %v\n%s", err, out)
 			}
 			out, err := run(url)

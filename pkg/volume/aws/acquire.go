@@ -34,7 +34,8 @@ type Acquirer struct {
 	// DeviceRoot is where the machine's /dev and /sys are, usually "/".
 	DeviceRoot string
 	Encryption volume.Encryption
-	// ForceDetachAfter is how long a volume may be stuck on a machine that doesn't run before it is detached by force; 0 means that it never is.
+	// ForceDetachAfter is how long a volume may be stuck on a machine that doesn't run before it is
+	// detached by force; 0 means that it never is.
 	ForceDetachAfter time.Duration
 	// Unmount, if not nil, unmounts a volume that was given up, before it is detached. That it isn't mounted is no error.
 	Unmount func(context.Context, *volume.Volume) error
@@ -54,8 +55,8 @@ type heldKey struct {
 	instance string
 }
 
-// Acquire returns this machine's volume, attached, and the device that it is here. It waits as long as it takes and says for what; an error means
-// that waiting can't help.
+// Acquire returns this machine's volume, attached, and the device that it is here. It waits as long
+// as it takes and says for what; an error means that waiting can't help.
 func (a *Acquirer) Acquire(ctx context.Context) (*volume.Volume, string, error) {
 	wait, refused := a.poll(), 0
 	for {
@@ -230,7 +231,8 @@ func (a *Acquirer) freeDevice() string {
 func (a *Acquirer) attach(ctx context.Context, v *volume.Volume, device string) error {
 	a.say("attaching volume %s (%d GiB, %s) as %s", v, v.SizeGiB, v.Type, device)
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	_, err := a.Client.ec2.AttachVolume(call, &ec2.AttachVolumeInput{VolumeId: aws.String(string(v.ID)), InstanceId: aws.String(a.Self.Instance), Device: aws.String(device)})
+	_, err := a.Client.ec2.AttachVolume(call, &ec2.AttachVolumeInput{VolumeId: aws.String(string(v.ID)),
+		InstanceId: aws.String(a.Self.Instance), Device: aws.String(device)})
 	cancel()
 	if err != nil {
 		return a.Client.explain("AttachVolume", a.Self.arn("volume", string(v.ID))+" and "+a.Self.arn("instance", a.Self.Instance), err)
@@ -274,7 +276,8 @@ func (a *Acquirer) force(ctx context.Context, v *volume.Volume, reason string) e
 	a.say("detaching volume %s from %s by force: %s", v, at.Instance, reason)
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := a.Client.ec2.DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)), InstanceId: aws.String(at.Instance), Force: aws.Bool(true)})
+	_, err := a.Client.ec2.DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)),
+		InstanceId: aws.String(at.Instance), Force: aws.Bool(true)})
 	switch {
 	case code(err) == "IncorrectState": // it is free by now
 		return nil

@@ -1,8 +1,9 @@
 // Package aws finds, attaches and describes the EBS volumes of an etcd cluster, by EC2's and the instance metadata's own interfaces.
 // For the operator it also makes, changes and tags them ([Provider]), and asks KMS whether a key can be used.
 //
-// It is the only package that imports the SDK's EC2 client, which takes minutes to compile. It never detaches a volume from a machine that runs,
-// never takes a root volume, and never mounts anything: it hands on the path of a device.
+// It is the only package that imports the SDK's EC2 client, which takes minutes to compile. It
+// never detaches a volume from a machine that runs, never takes a root volume, and never mounts
+// anything: it hands on the path of a device.
 package aws
 
 import (
@@ -290,7 +291,8 @@ func (c *Client) describeVolumes(ctx context.Context, in *ec2.DescribeVolumesInp
 
 func (c *Client) volume(v *types.Volume) *volume.Volume {
 	w := &volume.Volume{
-		ID: volume.ID(aws.ToString(v.VolumeId)), Zone: aws.ToString(v.AvailabilityZone), Type: string(v.VolumeType), SizeGiB: int(aws.ToInt32(v.Size)),
+		ID: volume.ID(aws.ToString(v.VolumeId)), Zone: aws.ToString(v.AvailabilityZone), Type: string(v.VolumeType),
+		SizeGiB:   int(aws.ToInt32(v.Size)),
 		Encrypted: aws.ToBool(v.Encrypted), Key: aws.ToString(v.KmsKeyId), State: string(v.State), Tags: map[string]string{},
 		Created: aws.ToTime(v.CreateTime),
 	}
@@ -298,7 +300,8 @@ func (c *Client) volume(v *types.Volume) *volume.Volume {
 		w.Tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
 	}
 	for _, a := range v.Attachments {
-		w.Attachments = append(w.Attachments, volume.Attachment{Instance: aws.ToString(a.InstanceId), Device: aws.ToString(a.Device), State: string(a.State)})
+		w.Attachments = append(w.Attachments, volume.Attachment{Instance: aws.ToString(a.InstanceId),
+			Device: aws.ToString(a.Device), State: string(a.State)})
 	}
 	w.Node = c.cfg.node(w.Tags)
 	return w

@@ -38,8 +38,10 @@ func newRegion(t *testing.T) (r *region, root func(instance string) string) {
 	r.ec2 = httptest.NewServer(r.Cloud)
 	t.Cleanup(r.ec2.Close)
 	for k, v := range map[string]string{
-		"AWS_ENDPOINT_URL_EC2": r.ec2.URL, "AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "",
-		"AWS_CONFIG_FILE": filepath.Join(tmp, "none"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(tmp, "none"), "AWS_EC2_METADATA_DISABLED": "false", "AWS_ENDPOINT_URL": "",
+		"AWS_ENDPOINT_URL_EC2": r.ec2.URL, "AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_ACCESS_KEY_ID": "",
+		"AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "", "AWS_PROFILE": "",
+		"AWS_CONFIG_FILE": filepath.Join(tmp, "none"), "AWS_SHARED_CREDENTIALS_FILE": filepath.Join(tmp, "none"),
+		"AWS_EC2_METADATA_DISABLED": "false", "AWS_ENDPOINT_URL": "",
 	} {
 		t.Setenv(k, v)
 	}
@@ -47,12 +49,14 @@ func newRegion(t *testing.T) (r *region, root func(instance string) string) {
 }
 
 func config() Config {
-	return Config{ClusterName: "etcd", Tags: []string{"k8s.io/etcd/main", "kubernetes.io/cluster/example.com=owned"}, NameTag: "k8s.io/etcd/main"}
+	return Config{ClusterName: "etcd", Tags: []string{"k8s.io/etcd/main", "kubernetes.io/cluster/example.com=owned"},
+		NameTag: "k8s.io/etcd/main"}
 }
 
 // tags are those that kOps gives a member's volume.
 func tags(member string) map[string]string {
-	return map[string]string{"k8s.io/etcd/main": member + "/a,b,c", "kubernetes.io/cluster/example.com": "owned", "Name": member + ".etcd-main.example.com"}
+	return map[string]string{"k8s.io/etcd/main": member + "/a,b,c", "kubernetes.io/cluster/example.com": "owned",
+		"Name": member + ".etcd-main.example.com"}
 }
 
 // machine makes an instance and who gets it a volume.
@@ -150,7 +154,8 @@ func TestAttachThroughTrouble(t *testing.T) {
 	r, root := newRegion(t)
 	for i, member := range []string{"a", "b", "c"} {
 		r.AddVolume(awsdouble.Volume{ID: "vol-" + member, Zone: "us-east-1" + member, SizeGiB: 20, Type: "gp3", Tags: tags(member)})
-		r.AddVolume(awsdouble.Volume{ID: fmt.Sprintf("vol-%d", i), Zone: "us-east-1" + member, Tags: map[string]string{"Name": "somebody else's"}})
+		r.AddVolume(awsdouble.Volume{ID: fmt.Sprintf("vol-%d", i), Zone: "us-east-1" + member,
+			Tags: map[string]string{"Name": "somebody else's"}})
 	}
 	a := r.machine("i-b", "us-east-1b", root("i-b"))
 	time.Sleep(150 * time.Millisecond) // so that what was made above is older than the lag
@@ -158,7 +163,8 @@ func TestAttachThroughTrouble(t *testing.T) {
 		b.Lag, b.AttachDelay, b.PageSize = 100*time.Millisecond, 200*time.Millisecond, 1
 	})
 	r.Fail("DescribeVolumes", awsdouble.Throttled(), awsdouble.Throttled())
-	r.Fail("AttachVolume", awsdouble.Throttled(), awsdouble.Fault{Status: 500, Code: "InternalError", Message: "An internal error has occurred"})
+	r.Fail("AttachVolume", awsdouble.Throttled(), awsdouble.Fault{Status: 500, Code: "InternalError",
+		Message: "An internal error has occurred"})
 	q := acquire(t, a)
 	q.gets(t, "vol-b")
 	if q.v.Node != "etcd-b" {
@@ -183,7 +189,8 @@ func TestAttachedHereComesFirst(t *testing.T) {
 	}
 }
 
-// TestLeftBehind: of several volumes that were made to take another one's place, only the one that it names does; what is left behind is named.
+// TestLeftBehind: of several volumes that were made to take another one's place, only the one that
+// it names does; what is left behind is named.
 func TestLeftBehind(t *testing.T) {
 	r, root := newRegion(t)
 	of := func(more ...string) map[string]string {
@@ -232,8 +239,8 @@ func TestTwoMachinesTwoVolumes(t *testing.T) {
 	third.gets(t, one.v.ID)
 }
 
-// TestNeverForcedUnlessTold: a volume that is stuck on a machine is waited for; only with the flag, only after its time and never from a machine
-// that runs is it taken away.
+// TestNeverForcedUnlessTold: a volume that is stuck on a machine is waited for; only with the flag,
+// only after its time and never from a machine that runs is it taken away.
 func TestNeverForcedUnlessTold(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -257,7 +264,8 @@ func TestNeverForcedUnlessTold(t *testing.T) {
 			if c.state != "" {
 				r.AddInstance(awsdouble.Instance{ID: "i-old", Zone: "us-east-1a", State: c.state})
 			}
-			r.AddVolume(awsdouble.Volume{ID: "vol-1", Zone: "us-east-1a", Tags: tags("a"), Attachment: &awsdouble.Attachment{Instance: "i-old", Device: "/dev/xvdu", State: c.attachment}})
+			r.AddVolume(awsdouble.Volume{ID: "vol-1", Zone: "us-east-1a", Tags: tags("a"),
+				Attachment: &awsdouble.Attachment{Instance: "i-old", Device: "/dev/xvdu", State: c.attachment}})
 			a := r.machine("i-new", "us-east-1a", root("i-new"))
 			a.ForceDetachAfter = c.after
 			q := acquire(t, a)
@@ -318,7 +326,8 @@ func TestMissingPermissions(t *testing.T) {
 				_, _, err = a.Acquire(t.Context())
 			}
 			var denied *PermissionError
-			if !errors.As(err, &denied) || denied.Action != "ec2:"+action || denied.Resource != resource || !strings.Contains(err.Error(), "ec2:"+action) {
+			if !errors.As(err, &denied) || denied.Action != "ec2:"+action || denied.Resource != resource ||
+				!strings.Contains(err.Error(), "ec2:"+action) {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -370,7 +379,8 @@ func TestPlainIsRefused(t *testing.T) {
 func TestRootVolume(t *testing.T) {
 	r, root := newRegion(t)
 	a := r.machine("i-1", "us-east-1a", root("i-1"))
-	r.AddVolume(awsdouble.Volume{ID: "vol-1", Zone: "us-east-1a", Tags: tags("a"), Attachment: &awsdouble.Attachment{Instance: "i-1", Device: "/dev/xvda", State: "attached"}})
+	r.AddVolume(awsdouble.Volume{ID: "vol-1", Zone: "us-east-1a", Tags: tags("a"),
+		Attachment: &awsdouble.Attachment{Instance: "i-1", Device: "/dev/xvda", State: "attached"}})
 	nameless := tags("")
 	r.AddVolume(awsdouble.Volume{ID: "vol-2", Zone: "us-east-1a", Tags: nameless})
 	q := acquire(t, a)
@@ -385,7 +395,8 @@ func TestDeviceNameTaken(t *testing.T) {
 	r, root := newRegion(t)
 	r.AddVolume(awsdouble.Volume{ID: "vol-1", Zone: "us-east-1a", Tags: tags("a")})
 	a := r.machine("i-1", "us-east-1a", root("i-1"))
-	r.AddVolume(awsdouble.Volume{ID: "vol-x", Zone: "us-east-1a", Attachment: &awsdouble.Attachment{Instance: "i-1", Device: "/dev/xvdu", State: "attached"}})
+	r.AddVolume(awsdouble.Volume{ID: "vol-x", Zone: "us-east-1a",
+		Attachment: &awsdouble.Attachment{Instance: "i-1", Device: "/dev/xvdu", State: "attached"}})
 	acquire(t, a).gets(t, "vol-1")
 	if v, _ := r.Volume("vol-1"); v.Attachment.Device != "/dev/xvdv" {
 		t.Errorf("attached as %s", v.Attachment.Device)
@@ -419,10 +430,12 @@ func TestFindDevice(t *testing.T) {
 		files map[string]string
 		want  string
 	}{
-		"nothing":        {nil, ""},
-		"Xen":            {map[string]string{"dev/xvdu": ""}, "dev/xvdu"},
-		"NVMe with udev": {map[string]string{"dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123": "", "dev/xvdu": ""}, "dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123"},
-		"NVMe without":   {map[string]string{"sys/block/nvme1n1/device/serial": "vol9999\n", "sys/block/nvme2n1/device/serial": "vol0123 \n", "dev/nvme2n1": "", "dev/nvme1n1": ""}, "dev/nvme2n1"},
+		"nothing": {nil, ""},
+		"Xen":     {map[string]string{"dev/xvdu": ""}, "dev/xvdu"},
+		"NVMe with udev": {map[string]string{"dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123": "", "dev/xvdu": ""},
+			"dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol0123"},
+		"NVMe without": {map[string]string{"sys/block/nvme1n1/device/serial": "vol9999\n",
+			"sys/block/nvme2n1/device/serial": "vol0123 \n", "dev/nvme2n1": "", "dev/nvme1n1": ""}, "dev/nvme2n1"},
 		"another's NVMe": {map[string]string{"sys/block/nvme1n1/device/serial": "vol9999\n", "dev/nvme1n1": ""}, ""},
 	} {
 		root := t.TempDir()

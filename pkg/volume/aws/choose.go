@@ -45,7 +45,8 @@ type view struct {
 	stuckFor func(v *volume.Volume, stuck bool) time.Duration
 }
 
-// choose decides, and does nothing. A volume that is attached here comes first, then those that are free; what is attached elsewhere is waited for.
+// choose decides, and does nothing. A volume that is attached here comes first, then those that are
+// free; what is attached elsewhere is waited for.
 func choose(v view) step {
 	var s step
 	if len(v.volumes) == 0 {
@@ -145,8 +146,8 @@ func twoOfOne(node cluster.NodeID, rivals []*volume.Volume, cfg Config) error {
 		len(list), node, strings.Join(list, " and "), cmp.Or(cfg.NameTag, "Name"))
 }
 
-// held says what a volume waits for that is attached to another machine. Only where no running machine can lose it, and only if the operator has
-// said so, it is taken away by force.
+// held says what a volume waits for that is attached to another machine. Only where no running
+// machine can lose it, and only if the operator has said so, it is taken away by force.
 func (v *view) held(s *step, w *volume.Volume, a *volume.Attachment, wait func(string, ...any)) {
 	i, known := v.instances[a.Instance]
 	state := cmp.Or(i.State, "unknown to EC2")
@@ -169,12 +170,13 @@ func (v *view) held(s *step, w *volume.Volume, a *volume.Attachment, wait func(s
 	case held < v.forceAfter:
 		wait("is %s, for %s; it is detached by force after %s", where, held.Round(time.Second), v.forceAfter)
 	default:
-		s.force, s.reason = w, fmt.Sprintf("it has been %s for %s, longer than --force-detach-after=%s", where, held.Round(time.Second), v.forceAfter)
+		s.force, s.reason = w, fmt.Sprintf("it has been %s for %s, longer than --force-detach-after=%s", where,
+			held.Round(time.Second), v.forceAfter)
 	}
 }
 
-// waitsForTurn says why a volume that was made to take another one's place may not be used, or "". Only the one that the other names takes it: an
-// earlier attempt may have left one behind.
+// waitsForTurn says why a volume that was made to take another one's place may not be used, or "".
+// Only the one that the other names takes it: an earlier attempt may have left one behind.
 func waitsForTurn(w *volume.Volume, byID map[volume.ID]*volume.Volume) string {
 	id := volume.ID(w.Tags[TagReplaces])
 	if id == "" {

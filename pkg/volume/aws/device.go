@@ -43,8 +43,9 @@ func (a *Acquirer) device(ctx context.Context, v *volume.Volume) (string, error)
 	}
 }
 
-// findDevice looks at the names that prove which volume it is, and only then at the one that was asked for, which machines with NVMe don't use.
-// An error that wraps fs.ErrNotExist means that it isn't there yet.
+// findDevice looks at the names that prove which volume it is, and only then at the one that was
+// asked for, which machines with NVMe don't use. An error that wraps fs.ErrNotExist means that it
+// isn't there yet.
 func findDevice(root string, v *volume.Volume) (string, error) {
 	link := filepath.Join(root, byID+serial(v.ID))
 	if _, err := os.Stat(link); err == nil {

@@ -81,7 +81,8 @@ func (p *Provider) describe(ctx context.Context, in *ec2.DescribeVolumesInput) (
 			if v.State == types.VolumeStateDeleting || v.State == types.VolumeStateDeleted {
 				continue
 			}
-			list = append(list, Provisioned{Volume: *p.c.volume(v), IOPS: int(aws.ToInt32(v.Iops)), Throughput: int(aws.ToInt32(v.Throughput))})
+			list = append(list, Provisioned{Volume: *p.c.volume(v), IOPS: int(aws.ToInt32(v.Iops)),
+				Throughput: int(aws.ToInt32(v.Throughput))})
 		}
 		if aws.ToString(out.NextToken) == "" {
 			break
@@ -125,7 +126,8 @@ func (p *Provider) overlay(ctx context.Context, list []Provisioned) error {
 		return nil
 	}
 	byID := map[string]*Provisioned{}
-	in := &ec2.DescribeVolumesModificationsInput{Filters: []types.Filter{{Name: aws.String("modification-state"), Values: []string{"modifying", "optimizing"}}}}
+	in := &ec2.DescribeVolumesModificationsInput{Filters: []types.Filter{{Name: aws.String("modification-state"),
+		Values: []string{"modifying", "optimizing"}}}}
 	for i := range list {
 		byID[string(list[i].ID)] = &list[i]
 	}
@@ -156,11 +158,14 @@ func positive(n int) *int32 {
 	return aws.Int32(int32(n))
 }
 
-// Create makes a volume and waits until it can be used. The token names the request: with the same token there is one volume, however often it is asked for.
+// Create makes a volume and waits until it can be used. The token names the request: with the same
+// token there is one volume, however often it is asked for.
 func (p *Provider) Create(ctx context.Context, v Provisioned, token string) (volume.ID, error) {
 	in := &ec2.CreateVolumeInput{
-		AvailabilityZone: aws.String(v.Zone), VolumeType: types.VolumeType(v.Type), Size: positive(v.SizeGiB), Iops: positive(v.IOPS), Throughput: positive(v.Throughput),
-		Encrypted: aws.Bool(v.Encrypted), ClientToken: aws.String(token), TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeVolume, Tags: tagList(v.Tags)}},
+		AvailabilityZone: aws.String(v.Zone), VolumeType: types.VolumeType(v.Type), Size: positive(v.SizeGiB),
+		Iops: positive(v.IOPS), Throughput: positive(v.Throughput),
+		Encrypted: aws.Bool(v.Encrypted), ClientToken: aws.String(token),
+		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeVolume, Tags: tagList(v.Tags)}},
 	}
 	if v.Key != "" {
 		in.KmsKeyId = aws.String(v.Key)
@@ -176,9 +181,10 @@ func (p *Provider) Create(ctx context.Context, v Provisioned, token string) (vol
 // maxTokens bounds how many volumes of one wish were deleted, or have lost their tags, before another one is made.
 const maxTokens = 20
 
-// create makes a volume. EC2 remembers the token of the request for long: it answers with the volume that was made for it, or refuses it when that
-// has been deleted since, also by EC2 itself because the key could not be used. Then, and when the volume is not what was asked for any more, the
-// request gets another token.
+// create makes a volume. EC2 remembers the token of the request for long: it answers with the
+// volume that was made for it, or refuses it when that has been deleted since, also by EC2 itself
+// because the key could not be used. Then, and when the volume is not what was asked for any more,
+// the request gets another token.
 func (c *Client) create(ctx context.Context, in *ec2.CreateVolumeInput) (volume.ID, error) {
 	token := aws.ToString(in.ClientToken)
 	for n := 1; ; n++ {
@@ -255,7 +261,8 @@ func (p *Provider) Modify(ctx context.Context, v Provisioned) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	_, err := p.c.ec2.ModifyVolume(ctx, &ec2.ModifyVolumeInput{
-		VolumeId: aws.String(string(v.ID)), VolumeType: types.VolumeType(v.Type), Size: positive(v.SizeGiB), Iops: positive(v.IOPS), Throughput: positive(v.Throughput),
+		VolumeId: aws.String(string(v.ID)), VolumeType: types.VolumeType(v.Type), Size: positive(v.SizeGiB),
+		Iops: positive(v.IOPS), Throughput: positive(v.Throughput),
 	})
 	return denied("ec2:ModifyVolume", err)
 }
@@ -283,7 +290,8 @@ func (p *Provider) Key(ctx context.Context, name string) (string, error) {
 	case m.KeyState != kmstypes.KeyStateEnabled:
 		return "", fmt.Errorf("key %q (%s) can't be used: it is %s", name, aws.ToString(m.Arn), m.KeyState)
 	case m.KeySpec != "" && m.KeySpec != kmstypes.KeySpecSymmetricDefault:
-		return "", fmt.Errorf("key %q (%s) can't be used for volumes: it is of the kind %s, and must be symmetric", name, aws.ToString(m.Arn), m.KeySpec)
+		return "", fmt.Errorf("key %q (%s) can't be used for volumes: it is of the kind %s, and must be symmetric",
+			name, aws.ToString(m.Arn), m.KeySpec)
 	}
 	return aws.ToString(m.Arn), nil
 }

@@ -21,8 +21,9 @@ const (
 	TagReplacedBy = "etcd-manager.io/replaced-by"
 	// TagReplaces on a new volume names the one whose place it takes.
 	TagReplaces = "etcd-manager.io/replaces"
-	// TagGivenUp on a volume says since when its node doesn't use it any more. It is the point of no return: before it the node goes on with the
-	// old volume after a crash, after it with the new one.
+	// TagGivenUp on a volume says since when its node doesn't use it any more. It is the point of
+	// no return: before it the node goes on with the old volume after a crash, after it with the
+	// new one.
 	TagGivenUp = "etcd-manager.io/given-up"
 	// TagKept on a volume that was replaced holds the tag, as key=value, by which it was a member's.
 	TagKept = "etcd-manager.io/kept"
@@ -42,7 +43,8 @@ func (c *Client) Create(ctx context.Context, like *volume.Volume, want volume.En
 	}
 	old := &described.Volumes[0]
 	in := &ec2.CreateVolumeInput{
-		AvailabilityZone: old.AvailabilityZone, Size: old.Size, VolumeType: old.VolumeType, Throughput: old.Throughput, Encrypted: aws.Bool(true),
+		AvailabilityZone: old.AvailabilityZone, Size: old.Size, VolumeType: old.VolumeType, Throughput: old.Throughput,
+		Encrypted:         aws.Bool(true),
 		ClientToken:       aws.String("etcd-manager-" + string(like.ID) + "-" + want.Key[max(0, len(want.Key)-20):]),
 		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeVolume, Tags: replacementTags(like)}},
 	}
@@ -147,11 +149,13 @@ func (c *Client) Keep(ctx context.Context, old, replacement *volume.Volume) erro
 func (c *Client) MayGiveUp(ctx context.Context, id volume.ID, self *Self) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{DryRun: aws.Bool(true), Resources: []string{string(id)}, Tags: []types.Tag{{Key: aws.String(TagGivenUp), Value: aws.String("")}}})
+	_, err := c.ec2.CreateTags(ctx, &ec2.CreateTagsInput{DryRun: aws.Bool(true), Resources: []string{string(id)},
+		Tags: []types.Tag{{Key: aws.String(TagGivenUp), Value: aws.String("")}}})
 	if code(err) != dryRun {
 		return c.explain("CreateTags", self.arn("volume", string(id)), err)
 	}
-	_, err = c.ec2.DetachVolume(ctx, &ec2.DetachVolumeInput{DryRun: aws.Bool(true), VolumeId: aws.String(string(id)), InstanceId: aws.String(self.Instance)})
+	_, err = c.ec2.DetachVolume(ctx, &ec2.DetachVolumeInput{DryRun: aws.Bool(true), VolumeId: aws.String(string(id)),
+		InstanceId: aws.String(self.Instance)})
 	if code(err) != dryRun {
 		return c.explain("DetachVolume", self.arn("volume", string(id))+" and "+self.arn("instance", self.Instance), err)
 	}
@@ -171,7 +175,8 @@ func (a *Acquirer) release(ctx context.Context, v *volume.Volume) error {
 	a.say("detaching volume %s, which was released for %s", v, v.Tags[TagReplacedBy])
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := a.Client.ec2.DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)), InstanceId: aws.String(a.Self.Instance)})
+	_, err := a.Client.ec2.DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)),
+		InstanceId: aws.String(a.Self.Instance)})
 	if err != nil && code(err) != "IncorrectState" {
 		return a.Client.explain("DetachVolume", a.Self.arn("volume", string(v.ID))+" and "+a.Self.arn("instance", a.Self.Instance), err)
 	}

@@ -1,6 +1,7 @@
 // Package external is for machines whose data volume is mounted by somebody else: by /etc/fstab, by systemd, or by a person.
 //
-// It mounts and formats nothing. What it must make sure of is that etcd never writes into the empty directory below a volume that isn't there.
+// It mounts and formats nothing. What it must make sure of is that etcd never writes into the empty
+// directory below a volume that isn't there.
 package external
 
 import (
