@@ -20,11 +20,15 @@ func (w *world) kubeadm(n *harness.Node, initial []string) (manifest string, etc
 		listen = fmt.Sprintf("https://127.0.0.1:%d,%s", w.Ports.Client, n.ClientURL())
 	}
 	flags := []string{
-		"--advertise-client-urls=" + n.ClientURL(), "--cert-file=/etc/kubernetes/pki/etcd/server.crt", "--client-cert-auth=true", "--data-dir=/var/lib/etcd",
-		"--initial-advertise-peer-urls=" + n.PeerURL(), "--initial-cluster=" + strings.Join(initial, ","), "--key-file=/etc/kubernetes/pki/etcd/server.key",
+		"--advertise-client-urls=" + n.ClientURL(), "--cert-file=/etc/kubernetes/pki/etcd/server.crt",
+		"--client-cert-auth=true", "--data-dir=/var/lib/etcd",
+		"--initial-advertise-peer-urls=" + n.PeerURL(), "--initial-cluster=" + strings.Join(initial, ","),
+		"--key-file=/etc/kubernetes/pki/etcd/server.key",
 		"--listen-client-urls=" + listen, "--listen-peer-urls=" + n.PeerURL(), "--name=" + n.Name,
-		"--peer-cert-file=/etc/kubernetes/pki/etcd/peer.crt", "--peer-client-cert-auth=true", "--peer-key-file=/etc/kubernetes/pki/etcd/peer.key",
-		"--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt", "--snapshot-count=10000", "--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
+		"--peer-cert-file=/etc/kubernetes/pki/etcd/peer.crt", "--peer-client-cert-auth=true",
+		"--peer-key-file=/etc/kubernetes/pki/etcd/peer.key",
+		"--peer-trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt", "--snapshot-count=10000",
+		"--trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt",
 	}
 	data, pki := filepath.Join(w.host(n), "var-lib-etcd"), filepath.Join(w.host(n), "pki")
 	manifest = filepath.Join(w.host(n), "manifests", "etcd.yaml")
@@ -92,12 +96,14 @@ func TestKubeadmSingle(t *testing.T) {
 	ids := w.members()
 
 	before := files(t, w.Dir)
-	w.adopt(n, "--manifest="+manifest, "--dry-run").end(t, 0, "member a of cluster", "--etcd-address=0.0.0.0", "ETCD_SNAPSHOT_COUNT=10000", "Nothing was changed")
+	w.adopt(n, "--manifest="+manifest, "--dry-run").end(t, 0, "member a of cluster", "--etcd-address=0.0.0.0",
+		"ETCD_SNAPSHOT_COUNT=10000", "Nothing was changed")
 	if after := files(t, w.Dir); after != before {
 		t.Fatalf("the dry run has changed something: %s\nbefore: %s", after, before)
 	}
 
-	w.adopt(n, "--manifest="+manifest, "--yes", "--wait=0s").end(t, 1, "Stop the old etcd now", "mv "+manifest, "run the same command again")
+	w.adopt(n, "--manifest="+manifest, "--yes", "--wait=0s").end(t, 1, "Stop the old etcd now", "mv "+manifest,
+		"run the same command again")
 	n.Args = []string{"--pki-dir=" + w.pkiOf(n)}
 	n.Start()
 	if code := n.WaitExit(30 * time.Second); code != 1 || !strings.Contains(n.LogText(), "isn't finished") {
@@ -175,11 +181,15 @@ func TestSystemd(t *testing.T) {
 	n := w.Nodes[0]
 	pki, data := filepath.Join(w.host(n), "pki"), filepath.Join(w.host(n), "var-lib-etcd")
 	env := []string{
-		"ETCD_NAME=" + n.Name, "ETCD_DATA_DIR=" + data, "ETCD_LISTEN_CLIENT_URLS=" + n.ClientURL(), "ETCD_ADVERTISE_CLIENT_URLS=" + n.ClientURL(),
-		"ETCD_LISTEN_PEER_URLS=" + n.PeerURL(), "ETCD_INITIAL_ADVERTISE_PEER_URLS=" + n.PeerURL(), "ETCD_INITIAL_CLUSTER=" + n.Name + "=" + n.PeerURL(),
-		"ETCD_CERT_FILE=" + pki + "/server.crt", "ETCD_KEY_FILE=" + pki + "/server.key", "ETCD_TRUSTED_CA_FILE=" + pki + "/ca.crt", "ETCD_CLIENT_CERT_AUTH=true",
+		"ETCD_NAME=" + n.Name, "ETCD_DATA_DIR=" + data, "ETCD_LISTEN_CLIENT_URLS=" + n.ClientURL(),
+		"ETCD_ADVERTISE_CLIENT_URLS=" + n.ClientURL(),
+		"ETCD_LISTEN_PEER_URLS=" + n.PeerURL(), "ETCD_INITIAL_ADVERTISE_PEER_URLS=" + n.PeerURL(),
+		"ETCD_INITIAL_CLUSTER=" + n.Name + "=" + n.PeerURL(),
+		"ETCD_CERT_FILE=" + pki + "/server.crt", "ETCD_KEY_FILE=" + pki + "/server.key",
+		"ETCD_TRUSTED_CA_FILE=" + pki + "/ca.crt", "ETCD_CLIENT_CERT_AUTH=true",
 	}
-	args := []string{"--peer-cert-file=" + pki + "/peer.crt", "--peer-key-file=" + pki + "/peer.key", "--peer-trusted-ca-file", pki + "/ca.crt", "--peer-client-cert-auth", "--quota-backend-bytes=104857600"}
+	args := []string{"--peer-cert-file=" + pki + "/peer.crt", "--peer-key-file=" + pki + "/peer.key",
+		"--peer-trusted-ca-file", pki + "/ca.crt", "--peer-client-cert-auth", "--quota-backend-bytes=104857600"}
 	file, unit := filepath.Join(w.host(n), "etcd.env"), filepath.Join(w.host(n), "etcd.service")
 	harness.WriteFile(t, file, "# settings\n"+strings.Join(env[2:], "\n")+"\n")
 	harness.WriteFile(t, unit, fmt.Sprintf(`[Unit]

@@ -54,7 +54,8 @@ func (a *authority) issue(t *testing.T, base, name string, ips ...net.IP) *autho
 	must(t, err)
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
 	must(t, err)
-	tmpl := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour)}
+	tmpl := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour)}
 	made := &authority{tmpl, k}
 	if a == nil {
 		a = made
@@ -70,7 +71,8 @@ func (a *authority) issue(t *testing.T, base, name string, ips ...net.IP) *autho
 	must(t, err)
 	must(t, os.MkdirAll(filepath.Dir(base), 0o755))
 	must(t, os.WriteFile(base+".crt", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644))
-	must(t, os.WriteFile(base+".key", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k)}), 0o600))
+	must(t, os.WriteFile(base+".key", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(k)}),
+		0o600))
 	return made
 }
 
@@ -85,14 +87,15 @@ type world struct {
 func newWorld(t *testing.T, nodes int) *world {
 	t.Helper()
 	w := &world{t: t}
-	w.Cluster = harness.New(t, harness.Options{Nodes: nodes, NoSpec: true, Args: []string{"--queue-poll-interval=1s", "--member-unhealthy-deadline=3s"}, CAs: func(dir string) {
-		w.ca = (*authority)(nil).issue(t, filepath.Join(dir, "ca"), "etcd-ca")
-		for _, name := range []string{"etcd-peers-ca", "etcd-clients-ca"} { // for the test's own clients
-			for _, ext := range []string{".crt", ".key"} {
-				must(t, os.Link(filepath.Join(dir, "ca"+ext), filepath.Join(dir, name+ext)))
+	w.Cluster = harness.New(t, harness.Options{Nodes: nodes, NoSpec: true,
+		Args: []string{"--queue-poll-interval=1s", "--member-unhealthy-deadline=3s"}, CAs: func(dir string) {
+			w.ca = (*authority)(nil).issue(t, filepath.Join(dir, "ca"), "etcd-ca")
+			for _, name := range []string{"etcd-peers-ca", "etcd-clients-ca"} { // for the test's own clients
+				for _, ext := range []string{".crt", ".key"} {
+					must(t, os.Link(filepath.Join(dir, "ca"+ext), filepath.Join(dir, name+ext)))
+				}
 			}
-		}
-	}})
+		}})
 	for _, n := range w.Nodes {
 		must(t, os.RemoveAll(n.DataDir)) // it isn't there before the adoption
 		for _, ext := range []string{".crt", ".key"} {
@@ -197,7 +200,8 @@ func (w *world) pkiOf(n *harness.Node) string { return filepath.Join(w.host(n), 
 func (w *world) adopt(n *harness.Node, args ...string) *adoption {
 	w.t.Helper()
 	a := &adoption{done: make(chan struct{})}
-	cmd := exec.Command(w.Programs.Manager, append([]string{"adopt", "--cluster-name=test", "--backup-store=" + w.StoreURL, "--data-dir=" + n.DataDir, "--pki-dir=" + w.pkiOf(n),
+	cmd := exec.Command(w.Programs.Manager, append([]string{"adopt", "--cluster-name=test",
+		"--backup-store=" + w.StoreURL, "--data-dir=" + n.DataDir, "--pki-dir=" + w.pkiOf(n),
 		fmt.Sprintf("--grpc-port=%d", w.Ports.GRPC), fmt.Sprintf("--quarantine-port=%d", w.Ports.Quarantine)}, args...)...)
 	cmd.Stdout, cmd.Stderr = a, a
 	must(w.t, cmd.Start())

@@ -52,6 +52,7 @@ func TestLongSuitesAreComplete(t *testing.T) {
 	}
 	slices.Sort(want)
 	if want = slices.Compact(want); !slices.Equal(listed, want) {
-		t.Errorf("the Makefile's long suites have\n%s\nand tests with testutil.Long are in\n%s", strings.Join(listed, "\n"), strings.Join(want, "\n"))
+		t.Errorf("the Makefile's long suites have\n%s\nand tests with testutil.Long are in\n%s",
+			strings.Join(listed, "\n"), strings.Join(want, "\n"))
 	}
 }

@@ -15,8 +15,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestDamagedSegment asks for a point behind a segment that was cut short: the masters find it while they prove, clients notice nothing, and the reason names the
-// last good point, which can be restored. A deleted key comes back by --before.
+// TestDamagedSegment asks for a point behind a segment that was cut short: the masters find it
+// while they prove, clients notice nothing, and the reason names the last good point, which can be
+// restored. A deleted key comes back by --before.
 func TestDamagedSegment(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel()

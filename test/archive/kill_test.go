@@ -12,8 +12,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestEverythingLost kills all masters with SIGKILL at a random moment under load, and takes their disks. What the store has is a clean prefix of what clients were
-// told, and no older than the interval.
+// TestEverythingLost kills all masters with SIGKILL at a random moment under load, and takes their
+// disks. What the store has is a clean prefix of what clients were told, and no older than the
+// interval.
 func TestEverythingLost(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel()
@@ -54,7 +55,8 @@ func TestEverythingLost(t *testing.T) {
 		if lost > 0 {
 			age = killed.Sub(oldest)
 		}
-		t.Logf("round %d: of %d acknowledged writes %d are lost, the oldest %s before the kill", round, report.Acked, lost, age.Round(time.Millisecond))
+		t.Logf("round %d: of %d acknowledged writes %d are lost, the oldest %s before the kill", round, report.Acked,
+			lost, age.Round(time.Millisecond))
 		if age > interval {
 			t.Errorf("writes of up to %s are lost; the interval is %s", age, interval)
 		}

@@ -1,4 +1,5 @@
-// Package archive holds the end-to-end tests of changes that are kept between backups, with real managers and real etcds as processes on loopback.
+// Package archive holds the end-to-end tests of changes that are kept between backups, with real
+// managers and real etcds as processes on loopback.
 package archive
 
 import (

@@ -106,7 +106,8 @@ func TestToAnyPoint(t *testing.T) {
 	kept(t, c, last.revision)
 
 	out, errOut, code := c.Ctl("restore-backup", "--dry-run", "--to-time="+a.at.UTC().Format(time.RFC3339Nano))
-	if code != 0 || !strings.Contains(out, fmt.Sprintf("revision %d,", a.revision)) || !strings.Contains(out, fmt.Sprintf("at least %d revisions", last.revision-a.revision)) {
+	if code != 0 || !strings.Contains(out, fmt.Sprintf("revision %d,", a.revision)) ||
+		!strings.Contains(out, fmt.Sprintf("at least %d revisions", last.revision-a.revision)) {
 		t.Fatalf("exit code %d\n%s%s", code, out, errOut)
 	}
 	t.Log(out)
@@ -119,7 +120,8 @@ func TestToAnyPoint(t *testing.T) {
 		if l.TTL <= 0 || l.GrantedTTL != 3600 || len(l.Keys) != 1 {
 			t.Errorf("node %s: the lease has TTL %d of %d and keys %q", n.Name, l.TTL, l.GrantedTTL, l.Keys)
 		}
-		if r := <-client.Watch(t.Context(), "/data/", clientv3.WithPrefix(), clientv3.WithRev(early)); !errors.Is(r.Err(), rpctypes.ErrCompacted) {
+		if r := <-client.Watch(t.Context(), "/data/", clientv3.WithPrefix(),
+			clientv3.WithRev(early)); !errors.Is(r.Err(), rpctypes.ErrCompacted) {
 			t.Errorf("node %s: a watch from revision %d gets %v", n.Name, early, r.Err())
 		}
 	}

@@ -27,13 +27,16 @@ func proof(t *testing.T, c *harness.Cluster, name string) catalog.Proof {
 	return p
 }
 
-// TestProofUnasked has backups proven by the managers themselves: a sound one, one that the changes don't lead to, and a bad one, in whose place another is taken.
+// TestProofUnasked has backups proven by the managers themselves: a sound one, one that the changes
+// don't lead to, and a bad one, in whose place another is taken.
 func TestProofUnasked(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel()
-	c := harness.Start(t, harness.Options{Args: []string{"--change-log-interval=500ms", "--queue-poll-interval=1s", "--verify-interval=3s"}})
+	c := harness.Start(t, harness.Options{Args: []string{"--change-log-interval=500ms", "--queue-poll-interval=1s",
+		"--verify-interval=3s"}})
 	first := c.WaitBackups(1)[0].Name
-	if p := proof(t, c, first); p.Outcome != catalog.Proven || p.Base != "" || p.Revision == 0 || !strings.Contains(p.Error, "no earlier backup") {
+	if p := proof(t, c, first); p.Outcome != catalog.Proven || p.Base != "" || p.Revision == 0 ||
+		!strings.Contains(p.Error, "no earlier backup") {
 		t.Errorf("the first one: %+v", p)
 	}
 	onDemand := func() string {

@@ -22,7 +22,8 @@ func TestSealed(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "identity")
 	must(t, os.WriteFile(file, []byte(id.String()+"\n"), 0o600))
 	c := harness.Start(t, harness.Options{Args: []string{
-		"--change-log-interval=1s", "--queue-poll-interval=1s", "--backup-compression=zstd", "--backup-encryption=age:" + id.Recipient().String(), "--backup-identity=" + file,
+		"--change-log-interval=1s", "--queue-poll-interval=1s", "--backup-compression=zstd",
+		"--backup-encryption=age:" + id.Recipient().String(), "--backup-identity=" + file,
 	}})
 	c.WaitBackups(1)
 	for i := range 50 {
@@ -32,7 +33,8 @@ func TestSealed(t *testing.T) {
 	c.Put("/data/later", "1")
 	kept(t, c, c.Put("/data/later", "2"))
 	to := fmt.Sprintf("--to-revision=%d", a.revision)
-	if out, errOut, code := c.Ctl("restore-backup", to, "--dry-run"); code != 1 || !strings.Contains(errOut, id.Recipient().String()) || !strings.Contains(errOut, "no key") {
+	if out, errOut, code := c.Ctl("restore-backup", to, "--dry-run"); code != 1 ||
+		!strings.Contains(errOut, id.Recipient().String()) || !strings.Contains(errOut, "no key") {
 		t.Errorf("without the key: exit code %d\n%s%s", code, out, errOut)
 	}
 	a.check(t, c, restored(t, c, "--identity="+file, to))

@@ -117,7 +117,8 @@ func TestQuorumLost(t *testing.T) {
 	c.WaitBackups(1)
 	for _, n := range c.Nodes {
 		c.WaitFor("node "+n.Name+" exports what is known of the cluster", time.Minute, func() string {
-			for _, line := range []string{"attention_needed 0", "members_healthy 3", "members_wanted 3", "store_up 1", "backups 1", "leader_known 1"} {
+			for _, line := range []string{"attention_needed 0", "members_healthy 3", "members_wanted 3", "store_up 1",
+				"backups 1", "leader_known 1"} {
 				if !metric(t, c, n, line) {
 					return line + " is missing"
 				}
@@ -131,7 +132,8 @@ func TestQuorumLost(t *testing.T) {
 	d.KillWhole()
 	raised(t, c, a, cluster.AttentionQuorum)
 	raised(t, c, a, cluster.AttentionNoLeader)
-	for _, line := range []string{"members_healthy 0", "members_wanted 3", "store_up 1", "backups 1", "leader_known 0", "backup_failing 0"} {
+	for _, line := range []string{"members_healthy 0", "members_wanted 3", "store_up 1", "backups 1", "leader_known 0",
+		"backup_failing 0"} {
 		if !metric(t, c, a, line) {
 			t.Errorf("%s is missing", line)
 		}
@@ -190,7 +192,8 @@ func TestCertificates(t *testing.T) {
 		must(t, pki.CreateCAs(dir, time.Now().Add(6*24*time.Hour+time.Hour-life)))
 	}})
 	a := raised(t, c, c.Nodes[0], cluster.AttentionCertificate)
-	if a.Node != "a" || !strings.Contains(a.Text, "ends in 6 days") || !strings.Contains(a.NoCommand, "put new ones into "+c.PKI) || !strings.Contains(a.NoCommand, "New CAs") {
+	if a.Node != "a" || !strings.Contains(a.Text, "ends in 6 days") ||
+		!strings.Contains(a.NoCommand, "put new ones into "+c.PKI) || !strings.Contains(a.NoCommand, "New CAs") {
 		t.Errorf("%+v", a)
 	}
 	c.TermAll()

@@ -15,8 +15,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestDiskFull fills the disk of one of three masters up to its last byte. The node is named with what is free, on every node; what is logged stays
-// within bounds; and a database that reaches its quota meanwhile is made room in on the other two, so that clients can write again. With room on
+// TestDiskFull fills the disk of one of three masters up to its last byte. The node is named with
+// what is free, on every node; what is logged stays within bounds; and a database that reaches its
+// quota meanwhile is made room in on the other two, so that clients can write again. With room on
 // the disk all is well again by itself.
 func TestDiskFull(t *testing.T) {
 	testutil.Long(t)
@@ -52,7 +53,8 @@ func TestDiskFull(t *testing.T) {
 	fill(t, ballast)
 	for _, n := range c.Nodes {
 		a := raised(t, c, n, cluster.AttentionDisk)
-		if a.Node != "c" || !strings.Contains(a.Text, "node c") || !strings.Contains(a.Text, "MiB") || !strings.Contains(a.NoCommand, "free some disk space on that node") {
+		if a.Node != "c" || !strings.Contains(a.Text, "node c") || !strings.Contains(a.Text, "MiB") ||
+			!strings.Contains(a.NoCommand, "free some disk space on that node") {
 			t.Errorf("node %s: %+v", n.Name, a)
 		}
 	}
@@ -81,7 +83,8 @@ func TestDiskFull(t *testing.T) {
 		}
 		return ""
 	})
-	t.Logf("etcd refused writes after %d of 256 KiB; it takes them again %s after the disk was full", refused, time.Since(began).Round(time.Second))
+	t.Logf("etcd refused writes after %d of 256 KiB; it takes them again %s after the disk was full", refused,
+		time.Since(began).Round(time.Second))
 	raised(t, c, c.WaitLeader(), cluster.AttentionDisk)
 	bounded(t, c, began, from)
 

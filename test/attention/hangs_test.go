@@ -29,7 +29,8 @@ func TestHangs(t *testing.T) {
 func hangingRows() []row {
 	goOn := func(s *scene) { s.soon(); s.store.goOn() }
 	return []row{{
-		kind: cluster.AttentionStore, what: "an S3 server takes no backup and answers all else", node: "a", text: []string{"it hangs", "put ", catalog.DataFile},
+		kind: cluster.AttentionStore, what: "an S3 server takes no backup and answers all else", node: "a",
+		text: []string{"it hangs", "put ", catalog.DataFile},
 		cause: func(s *scene) {
 			s.store.hang(func(r *http.Request) bool {
 				return r.Method != http.MethodGet && strings.HasSuffix(r.URL.Path, "/"+catalog.DataFile)
@@ -38,7 +39,8 @@ func hangingRows() []row {
 		},
 		none: "repair the store", mend: goOn,
 	}, {
-		kind: cluster.AttentionStore, what: "an S3 server takes no changes and answers all else", node: "a", text: []string{"it hangs", "put changes/"},
+		kind: cluster.AttentionStore, what: "an S3 server takes no changes and answers all else", node: "a",
+		text: []string{"it hangs", "put changes/"},
 		cause: func(s *scene) {
 			s.store.hang(func(r *http.Request) bool {
 				return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/changes/")
@@ -75,7 +77,8 @@ func TestFrozen(t *testing.T) {
 	t.Parallel() // it mostly waits
 	dir, freeze := ext4(t)
 	// Nothing but backups is written, so that it is a backup that hangs.
-	c := harness.New(t, harness.Options{Nodes: 1, StoreURL: filepath.Join(dir, "store"), BackupInterval: 20 * time.Second, Args: quick("--change-log-interval=0")})
+	c := harness.New(t, harness.Options{Nodes: 1, StoreURL: filepath.Join(dir, "store"),
+		BackupInterval: 20 * time.Second, Args: quick("--change-log-interval=0")})
 	t.Cleanup(func() { _ = freeze("--unfreeze") }) // before the managers are ended: what hangs in the kernel can't be
 	c.StartAll()
 	c.WaitHealthy(1)
@@ -89,7 +92,8 @@ func TestFrozen(t *testing.T) {
 // frozenRows are played in a cluster of one whose store is on a file system that can be frozen.
 func frozenRows() []row {
 	return []row{{
-		kind: cluster.AttentionStore, what: "the store's file system answers reads and hangs in writes", node: "a", text: []string{"it hangs", "put ", catalog.DataFile},
+		kind: cluster.AttentionStore, what: "the store's file system answers reads and hangs in writes", node: "a",
+		text: []string{"it hangs", "put ", catalog.DataFile},
 		cause: func(s *scene) {
 			if err := s.freeze("--freeze"); err != nil {
 				s.t.Skipf("this file system can't be frozen: %v", err)
@@ -102,7 +106,8 @@ func frozenRows() []row {
 	}}
 }
 
-// ext4 mounts a small file system of its own, and returns what freezes and thaws it. It is thawed and unmounted even if the test's process dies.
+// ext4 mounts a small file system of its own, and returns what freezes and thaws it. It is thawed
+// and unmounted even if the test's process dies.
 func ext4(t *testing.T) (dir string, freeze func(flag string) error) {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -49,7 +49,8 @@ func TestOne(t *testing.T) {
 func oneRows() []row {
 	const unreadable = "20260101000000-x"
 	return []row{{
-		kind: cluster.AttentionForming, what: "nobody said how many members are wanted", text: []string{"nobody has said how many members are wanted"},
+		kind: cluster.AttentionForming, what: "nobody said how many members are wanted",
+		text:    []string{"nobody has said how many members are wanted"},
 		cause:   func(*scene) {},
 		command: "configure-cluster --member-count=N", with: []string{"=N", "=1"},
 	}, {
@@ -92,16 +93,19 @@ func oneRows() []row {
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--etcd-version=3.5.35") },
 		command: "configure-cluster --etcd-version=VERSION", with: []string{"VERSION", "3.6.16"},
 	}, {
-		kind: cluster.AttentionRestore, what: "a restore wants more members than masters are here", text: []string{"waits until enough masters are in reach"},
+		kind: cluster.AttentionRestore, what: "a restore wants more members than masters are here",
+		text:    []string{"waits until enough masters are in reach"},
 		cause:   func(s *scene) { s.ctl("restore-backup", "latest", "--member-count=3", "--now") },
 		command: "delete-command …",
 	}, {
 		kind: cluster.AttentionNoLeader, what: "three members are wanted, and there is one master", node: "a",
-		text:    []string{"1 of 1 known managers answer, 2 are needed", "3 members are wanted, and etcd has 1 member and serves", "start 1 more manager"},
+		text: []string{"1 of 1 known managers answer, 2 are needed",
+			"3 members are wanted, and etcd has 1 member and serves", "start 1 more manager"},
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=3") },
 		command: "configure-cluster --member-count=1",
 	}, {
-		kind: cluster.AttentionData, what: "the only master comes back with an empty disk", text: []string{"the one master here doesn't have its data"},
+		kind: cluster.AttentionData, what: "the only master comes back with an empty disk",
+		text: []string{"the one master here doesn't have its data"},
 		cause: func(s *scene) {
 			s.a().KillWhole()
 			s.a().Wipe(true)
@@ -109,7 +113,8 @@ func oneRows() []row {
 		},
 		command: "restore-backup NAME --now", with: []string{"NAME --now", "latest --now --wait"},
 	}, {
-		kind: cluster.AttentionCorrupt, what: "the only member is accused (alarm CORRUPT)", text: []string{"alarm CORRUPT on", "0 of 1 voters"},
+		kind: cluster.AttentionCorrupt, what: "the only member is accused (alarm CORRUPT)",
+		text: []string{"alarm CORRUPT on", "0 of 1 voters"},
 		cause: func(s *scene) {
 			s.c.WaitHealthy(1)
 			s.ctl("create-backup", "--wait") // the restored cluster may have none yet
@@ -117,7 +122,8 @@ func oneRows() []row {
 		},
 		command: "restore-backup NAME --now", with: []string{"NAME --now", "latest --now --wait"},
 	}, {
-		kind: cluster.AttentionOther, what: "etcd has users, and the manager isn't one of them", node: "a", text: []string{"etcd has users", "etcd-manager-client-a"},
+		kind: cluster.AttentionOther, what: "etcd has users, and the manager isn't one of them", node: "a",
+		text: []string{"etcd has users", "etcd-manager-client-a"},
 		cause: func(s *scene) {
 			s.c.WaitHealthy(1)
 			for _, line := range []string{"user add root:secret", "user grant-role root root", "auth enable"} {
@@ -131,7 +137,8 @@ func oneRows() []row {
 		},
 		command: "etcdctl user add etcd-manager-client-NODE --no-password && etcdctl user grant-role etcd-manager-client-NODE root",
 	}, {
-		kind: cluster.AttentionDatabase, what: "the database comes near its quota", text: []string{"of a quota of 16 MiB", "raise the quota before etcd refuses writes"},
+		kind: cluster.AttentionDatabase, what: "the database comes near its quota",
+		text: []string{"of a quota of 16 MiB", "raise the quota before etcd refuses writes"},
 		cause: func(s *scene) {
 			s.ctl("configure-cluster", "--set=quota-backend-bytes=16MiB")
 			s.quota(16 << 20)
@@ -193,12 +200,14 @@ func TestFailedFirst(t *testing.T) {
 // formingRows are played before there is a cluster.
 func formingRows() []row {
 	return []row{{
-		kind: cluster.AttentionForming, what: "a restore failed where no cluster was ever created", text: []string{"a restore was asked for and failed", "delete-command 2"},
+		kind: cluster.AttentionForming, what: "a restore failed where no cluster was ever created",
+		text: []string{"a restore was asked for and failed", "delete-command 2"},
 		cause: func(s *scene) {
 			const name = "2026-01-01T00:00:00Z-000001"
 			s.object(name+"/"+catalog.DataFile, "this is no backup")
 			s.object(name+"/_etcd_backup.meta", `{"etcdVersion":"3.6.16","timestamp":"1767225600000000000","clusterSpec":{"memberCount":1,"etcdVersion":"3.6.16"}}`)
-			_, err := s.c.Catalog.QueueRestore(s.t.Context(), name, cluster.Spec{MemberCount: 1, EtcdVersion: "3.6.16"}, catalog.RestoreOptions{Now: true})
+			_, err := s.c.Catalog.QueueRestore(s.t.Context(), name, cluster.Spec{MemberCount: 1, EtcdVersion: "3.6.16"},
+				catalog.RestoreOptions{Now: true})
 			must(s.t, err)
 			s.a().Start()
 		},

@@ -32,7 +32,8 @@ func faulty(t *testing.T) string {
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay="+filepath.Join(dir, "overlay.json"), "-o", filepath.Join(dir, "etcd-manager"), "./cmd/etcd-manager")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-overlay="+filepath.Join(dir, "overlay.json"), "-o",
+		filepath.Join(dir, "etcd-manager"), "./cmd/etcd-manager")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
@@ -52,7 +53,8 @@ func TestRefused(t *testing.T) {
 // refusedRows are played before there is a cluster.
 func refusedRows() []row {
 	return []row{{
-		kind: cluster.AttentionSafety, what: "plan and safety check of the program disagree", text: []string{"refused by the safety check", "a fault made for a test", "there is no backup yet"},
+		kind: cluster.AttentionSafety, what: "plan and safety check of the program disagree",
+		text: []string{"refused by the safety check", "a fault made for a test", "there is no backup yet"},
 		cause: func(s *scene) {
 			right := s.c.Programs.Manager
 			s.c.Programs.Manager = faulty(s.t)

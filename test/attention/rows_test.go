@@ -37,13 +37,15 @@ type row struct {
 
 // rows are all of them. Each kind has at least one.
 func rows() []row {
-	return slices.Concat(formingRows(), oneRows(), threeRows(), corruptRows(), storeRows(), directoryRows(), hangingRows(), frozenRows(), refusedRows(), []row{
-		{kind: cluster.AttentionQuorum, what: "two of three masters are lost with their disks: recover --from-survivor", by: TestQuorumLost},
-		{kind: cluster.AttentionNoLeader, what: "two of three masters are away; they come back", by: TestQuorumLost},
-		{kind: cluster.AttentionCertificate, what: "the CAs end in six days; new ones are put in", by: TestCertificates},
-		{kind: cluster.AttentionNames, what: "another line of the hosts file has a member's name; it is taken out", by: TestShadowedName},
-		{kind: cluster.AttentionDisk, what: "the disk of one of three masters is full; room is made", by: TestDiskFull},
-	})
+	return slices.Concat(formingRows(), oneRows(), threeRows(), corruptRows(), storeRows(), directoryRows(),
+		hangingRows(), frozenRows(), refusedRows(), []row{
+			{kind: cluster.AttentionQuorum, what: "two of three masters are lost with their disks: recover --from-survivor",
+				by: TestQuorumLost},
+			{kind: cluster.AttentionNoLeader, what: "two of three masters are away; they come back", by: TestQuorumLost},
+			{kind: cluster.AttentionCertificate, what: "the CAs end in six days; new ones are put in", by: TestCertificates},
+			{kind: cluster.AttentionNames, what: "another line of the hosts file has a member's name; it is taken out", by: TestShadowedName},
+			{kind: cluster.AttentionDisk, what: "the disk of one of three masters is full; room is made", by: TestDiskFull},
+		})
 }
 
 // TestEveryKindHasARow fails when a kind has no row, or a row says too little.
@@ -199,7 +201,8 @@ func (s *scene) saying(r row) cluster.Attention {
 
 // is tells whether this is the row's attention, by its kind and what it says.
 func (r row) is(a cluster.Attention) bool {
-	return a.Kind == r.kind && (r.node == "" || r.node == string(a.Node)) && !slices.ContainsFunc(r.text, func(part string) bool { return !strings.Contains(a.Text, part) })
+	return a.Kind == r.kind && (r.node == "" || r.node == string(a.Node)) &&
+		!slices.ContainsFunc(r.text, func(part string) bool { return !strings.Contains(a.Text, part) })
 }
 
 // over waits until no node that runs says it any more.
@@ -225,7 +228,8 @@ func (s *scene) over(r row) {
 // tool is how the operator's tool is called in messages.
 const tool = "etcd-manager-ctl --backup-store=URL "
 
-// obey runs the command as it is printed, with the store's URL, and with what a person puts for words in capitals. It says yes where it is asked.
+// obey runs the command as it is printed, with the store's URL, and with what a person puts for
+// words in capitals. It says yes where it is asked.
 func (s *scene) obey(with []string) {
 	s.t.Helper()
 	for _, line := range strings.Split(s.printed.Command, " && ") {

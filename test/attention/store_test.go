@@ -75,7 +75,8 @@ func (f *front) forget(w http.ResponseWriter, r *http.Request, pass http.Handler
 	}
 	bucket, key, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	sum := r.Header.Get("X-Amz-Checksum-Sha256")
-	out, err := f.srv.Client().PutObject(r.Context(), &awss3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(body), ChecksumSHA256: &sum})
+	out, err := f.srv.Client().PutObject(r.Context(),
+		&awss3.PutObjectInput{Bucket: &bucket, Key: &key, Body: bytes.NewReader(body), ChecksumSHA256: &sum})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -99,7 +100,8 @@ func behindFront(t *testing.T) *scene {
 	env := map[string]string{"S3_ENDPOINT": servers.Front(t, f.srv, f.serve), "S3_REGION": f.srv.Region,
 		"S3_ACCESS_KEY_ID": f.srv.AccessKeyID, "S3_SECRET_ACCESS_KEY": f.srv.SecretAccessKey}
 	t.Cleanup(f.goOn)
-	s := &scene{t: t, store: f, c: harness.Start(t, harness.Options{Nodes: 1, StoreURL: f.srv.URL("test/backups/etcd/main"), StoreEnv: env, Args: quick()})}
+	s := &scene{t: t, store: f, c: harness.Start(t,
+		harness.Options{Nodes: 1, StoreURL: f.srv.URL("test/backups/etcd/main"), StoreEnv: env, Args: quick()})}
 	s.c.WaitBackups(1)
 	return s
 }
@@ -118,7 +120,8 @@ func storeRows() []row {
 		cause: func(s *scene) { s.store.away.Store(true) },
 		none:  "repair the store", mend: func(s *scene) { s.store.away.Store(false) },
 	}, {
-		kind: cluster.AttentionUnfenced, what: "the store ignores conditional puts, and another one is used", text: []string{"conditional puts"},
+		kind: cluster.AttentionUnfenced, what: "the store ignores conditional puts, and another one is used",
+		text: []string{"conditional puts"},
 		cause: func(s *scene) {
 			s.store.forgetful.Store(true)
 			s.again()
@@ -128,7 +131,8 @@ func storeRows() []row {
 			s.again()
 		},
 	}, {
-		kind: cluster.AttentionUnfenced, what: "the store ignores conditional puts, and that is allowed", text: []string{"conditional puts"},
+		kind: cluster.AttentionUnfenced, what: "the store ignores conditional puts, and that is allowed",
+		text: []string{"conditional puts"},
 		cause: func(s *scene) {
 			s.store.forgetful.Store(true)
 			s.again()
@@ -158,7 +162,8 @@ func TestDirectory(t *testing.T) {
 // directoryRows are played in a cluster of one whose store is a directory.
 func directoryRows() []row {
 	return []row{{
-		kind: cluster.AttentionStore, what: "the store's directory is gone, and something else has its name", node: "a", text: []string{"not a directory"},
+		kind: cluster.AttentionStore, what: "the store's directory is gone, and something else has its name", node: "a",
+		text: []string{"not a directory"},
 		cause: func(s *scene) {
 			aside := s.c.StoreURL + ".aside"
 			must(s.t, os.Rename(s.c.StoreURL, aside))

@@ -22,16 +22,19 @@ func TestThree(t *testing.T) {
 // threeRows are played one after the other in a cluster of three.
 func threeRows() []row {
 	return []row{{
-		kind: cluster.AttentionMember, what: "more members are wanted than masters are here", text: []string{"5 wanted, but no further master is here"},
+		kind: cluster.AttentionMember, what: "more members are wanted than masters are here",
+		text:    []string{"5 wanted, but no further master is here"},
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=5") },
 		command: "configure-cluster --member-count=N", with: []string{"=N", "=3"},
 	}, {
 		kind: cluster.AttentionNoLeader, what: "seven members are wanted, and there are three masters", node: "a",
-		text:    []string{"3 of 3 known managers answer, 4 are needed", "7 members are wanted, and etcd has 3 members and serves", "start 1 more manager"},
+		text: []string{"3 of 3 known managers answer, 4 are needed",
+			"7 members are wanted, and etcd has 3 members and serves", "start 1 more manager"},
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=7") },
 		command: "configure-cluster --member-count=3",
 	}, {
-		kind: cluster.AttentionRestore, what: "a restore is undone, and two of the three old data dirs are gone", text: []string{"only 1 of the 3 old data dirs are here", "has stopped nothing"},
+		kind: cluster.AttentionRestore, what: "a restore is undone, and two of the three old data dirs are gone",
+		text: []string{"only 1 of the 3 old data dirs are here", "has stopped nothing"},
 		cause: func(s *scene) {
 			s.c.Put("/k", "v")
 			s.ctl("restore-backup", "latest", "--now", "--wait")
@@ -46,14 +49,16 @@ func threeRows() []row {
 		},
 		command: "delete-command …",
 	}, {
-		kind: cluster.AttentionMember, what: "a member was added by somebody else and never started", text: []string{"was added by someone else and has never started"},
+		kind: cluster.AttentionMember, what: "a member was added by somebody else and never started",
+		text: []string{"was added by someone else and has never started"},
 		cause: func(s *scene) {
 			_, err := s.c.Client().MemberAdd(s.t.Context(), []string{fmt.Sprintf("https://%s:%d", s.unused(), s.c.Ports.Peer)})
 			must(s.t, err)
 		},
 		command: "etcdctl member remove …",
 	}, {
-		kind: cluster.AttentionMember, what: "a master comes back with an empty disk, and its etcd ends at each start", node: "c", text: []string{"2 of 3 members", "node c has failed to join"},
+		kind: cluster.AttentionMember, what: "a master comes back with an empty disk, and its etcd ends at each start",
+		node: "c", text: []string{"2 of 3 members", "node c has failed to join"},
 		cause: func(s *scene) {
 			c := s.c.Node("c")
 			c.KillWhole()
@@ -68,7 +73,8 @@ func threeRows() []row {
 		},
 		none: "repair the node", mend: (*scene).bringBack,
 	}, {
-		kind: cluster.AttentionData, what: "all three masters come back with empty disks", text: []string{"none of the 3 masters here has", "data"},
+		kind: cluster.AttentionData, what: "all three masters come back with empty disks",
+		text: []string{"none of the 3 masters here has", "data"},
 		cause: func(s *scene) {
 			for _, n := range s.c.Nodes {
 				n.KillWhole()

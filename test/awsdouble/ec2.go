@@ -1,6 +1,7 @@
-// Package awsdouble stands in for AWS in tests: exactly the calls of EC2 and of the instance metadata that etcd-manager makes, over HTTP and in their
-// own wire protocols, for the real SDK to talk to. What a test wants to see go wrong is switchable: answers that are old, throttling, slow or stuck
-// attachments, missing permissions.
+// Package awsdouble stands in for AWS in tests: exactly the calls of EC2 and of the instance
+// metadata that etcd-manager makes, over HTTP and in their own wire protocols, for the real SDK to
+// talk to. What a test wants to see go wrong is switchable: answers that are old, throttling, slow
+// or stuck attachments, missing permissions.
 //
 // It is for tests only. README.md says where each behavior was taken from, and where the double is simpler than AWS.
 package awsdouble
@@ -52,7 +53,8 @@ func Throttled() Fault {
 
 // Denied is what EC2 says to who lacks the permission for an action.
 func Denied(action string) Fault {
-	return Fault{http.StatusForbidden, "UnauthorizedOperation", "You are not authorized to perform this operation. User: arn:aws:sts::111122223333:assumed-role/masters/i-0 is not authorized to perform: ec2:" + action + " because no identity-based policy allows the ec2:" + action + " action"}
+	return Fault{http.StatusForbidden, "UnauthorizedOperation",
+		"You are not authorized to perform this operation. User: arn:aws:sts::111122223333:assumed-role/masters/i-0 is not authorized to perform: ec2:" + action + " because no identity-based policy allows the ec2:" + action + " action"}
 }
 
 // Behavior says how the double behaves. The zero value is a cloud without delays or faults.
@@ -71,8 +73,8 @@ type Behavior struct {
 	UnusableKeys []string
 }
 
-// Hooks make what happens in the cloud happen on the machine. They are called without locks held, and before the state changes; an error keeps
-// the volume attaching or detaching.
+// Hooks make what happens in the cloud happen on the machine. They are called without locks held,
+// and before the state changes; an error keeps the volume attaching or detaching.
 type Hooks struct {
 	Attach func(v Volume, instance, device string) error
 	Detach func(v Volume, instance string) error
@@ -130,7 +132,8 @@ type Cloud struct {
 // New returns an empty region.
 func New(hooks Hooks) *Cloud {
 	return &Cloud{
-		Region: "us-east-1", Account: "111122223333", hooks: hooks, denied: map[string]bool{}, faults: map[string][]Fault{}, modifications: map[string]Volume{},
+		Region: "us-east-1", Account: "111122223333", hooks: hooks, denied: map[string]bool{},
+		faults: map[string][]Fault{}, modifications: map[string]Volume{},
 		tokens: map[string]string{},
 		now:    world{volumes: map[string]Volume{}, instances: map[string]Instance{}},
 	}
@@ -281,7 +284,8 @@ func (c *Cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c.mu.Unlock()
 	if !failed && r.Form.Get("DryRun") == "true" {
-		fault, failed = Fault{http.StatusPreconditionFailed, "DryRunOperation", "Request would have succeeded, but DryRun flag is set."}, true
+		fault, failed = Fault{http.StatusPreconditionFailed, "DryRunOperation", "Request would have succeeded, but DryRun flag is set."},
+			true
 	}
 	if failed {
 		writeFault(w, fault)

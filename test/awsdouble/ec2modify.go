@@ -21,7 +21,8 @@ func numbers(f url.Values, v *Volume) {
 // settle fills in what EC2 tells of a volume that was asked for, or says what it refuses.
 func (v *Volume) settle() *Fault {
 	refuse := func(what string) *Fault {
-		return &Fault{http.StatusBadRequest, "InvalidParameterCombination", fmt.Sprintf("The parameter %s is not supported for %s volumes.", what, v.Type)}
+		return &Fault{http.StatusBadRequest, "InvalidParameterCombination",
+			fmt.Sprintf("The parameter %s is not supported for %s volumes.", what, v.Type)}
 	}
 	switch v.Type {
 	case "gp3":

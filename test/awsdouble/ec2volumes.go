@@ -39,7 +39,9 @@ type volumeXML struct {
 }
 
 func toXML(v Volume) volumeXML {
-	x := volumeXML{VolumeID: v.ID, Size: v.SizeGiB, Zone: v.Zone, Status: v.State, CreateTime: v.Created.UTC().Format(time.RFC3339), VolumeType: v.Type, Encrypted: v.Encrypted, KmsKeyID: v.Key, Iops: v.IOPS, Throughput: v.Throughput}
+	x := volumeXML{VolumeID: v.ID, Size: v.SizeGiB, Zone: v.Zone, Status: v.State,
+		CreateTime: v.Created.UTC().Format(time.RFC3339), VolumeType: v.Type, Encrypted: v.Encrypted, KmsKeyID: v.Key,
+		Iops: v.IOPS, Throughput: v.Throughput}
 	if a := v.Attachment; a != nil {
 		x.Attachments = []attachmentXML{{v.ID, a.Instance, a.Device, a.State, time.Now().UTC().Format(time.RFC3339)}}
 	}
@@ -119,13 +121,15 @@ func (c *Cloud) attachVolume(f url.Values) (any, *Fault) {
 		case !ok:
 			fault = &Fault{http.StatusBadRequest, "InvalidInstanceID.NotFound", "The instance ID '" + instance + "' does not exist"}
 		case i.Zone != v.Zone:
-			fault = &Fault{http.StatusBadRequest, "InvalidVolume.ZoneMismatch", "The volume '" + id + "' is not in the same availability zone as instance '" + instance + "'"}
+			fault = &Fault{http.StatusBadRequest, "InvalidVolume.ZoneMismatch",
+				"The volume '" + id + "' is not in the same availability zone as instance '" + instance + "'"}
 		case v.Attachment != nil:
 			fault = &Fault{http.StatusBadRequest, "VolumeInUse", fmt.Sprintf("%s is already attached to an instance", id)}
 		case v.State != "available":
 			fault = &Fault{http.StatusBadRequest, "IncorrectState", fmt.Sprintf("Volume '%s' is not 'available'.", id)}
 		case device == i.RootDevice || taken(w, instance, device):
-			fault = &Fault{http.StatusBadRequest, "InvalidParameterValue", fmt.Sprintf("Invalid value '%s' for unixDevice. Attachment point %s is already in use", device, device)}
+			fault = &Fault{http.StatusBadRequest, "InvalidParameterValue",
+				fmt.Sprintf("Invalid value '%s' for unixDevice. Attachment point %s is already in use", device, device)}
 		}
 		if fault == nil {
 			v.State, v.Attachment = "in-use", &Attachment{instance, device, "attaching"}
@@ -213,13 +217,15 @@ func (c *Cloud) startDetach(v Volume, force bool) {
 }
 
 func (c *Cloud) createVolume(f url.Values) (any, *Fault) {
-	v := Volume{Zone: f.Get("AvailabilityZone"), Type: f.Get("VolumeType"), Key: f.Get("KmsKeyId"), Encrypted: f.Get("Encrypted") == "true", State: "available", Tags: map[string]string{}, Created: time.Now()}
+	v := Volume{Zone: f.Get("AvailabilityZone"), Type: f.Get("VolumeType"), Key: f.Get("KmsKeyId"),
+		Encrypted: f.Get("Encrypted") == "true", State: "available", Tags: map[string]string{}, Created: time.Now()}
 	numbers(f, &v)
 	switch {
 	case v.Zone == "" || v.SizeGiB == 0:
 		return nil, &Fault{http.StatusBadRequest, "MissingParameter", "The request must contain the parameter size or snapshotId, and zone"}
 	case v.Key != "" && !v.Encrypted:
-		return nil, &Fault{http.StatusBadRequest, "InvalidParameterDependency", "The parameter KmsKeyId requires the parameter Encrypted to be set."}
+		return nil, &Fault{http.StatusBadRequest, "InvalidParameterDependency",
+			"The parameter KmsKeyId requires the parameter Encrypted to be set."}
 	}
 	if v.Encrypted && v.Key == "" {
 		v.Key = fmt.Sprintf("arn:aws:kms:%s:%s:key/aws-ebs-default", c.Region, c.Account)
@@ -244,7 +250,8 @@ func (c *Cloud) createVolume(f url.Values) (any, *Fault) {
 				if v, ok = w.volumes[id]; ok {
 					fresh = false
 				} else {
-					refused = &Fault{http.StatusBadRequest, "IdempotentParameterMismatch", "The client token you have provided is associated with a resource that is already deleted. Please use a different client token."}
+					refused = &Fault{http.StatusBadRequest, "IdempotentParameterMismatch",
+						"The client token you have provided is associated with a resource that is already deleted. Please use a different client token."}
 				}
 				return
 			}

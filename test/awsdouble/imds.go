@@ -45,7 +45,8 @@ func (c *Cloud) answerMetadata(w http.ResponseWriter, r *http.Request, i Instanc
 	switch r.URL.Path {
 	case "/latest/dynamic/instance-identity/document":
 		_ = json.NewEncoder(w).Encode(map[string]any{
-			"accountId": c.Account, "availabilityZone": i.Zone, "instanceId": i.ID, "privateIp": i.IPv4, "region": c.Region, "version": "2017-09-30",
+			"accountId": c.Account, "availabilityZone": i.Zone, "instanceId": i.ID, "privateIp": i.IPv4,
+			"region": c.Region, "version": "2017-09-30",
 			"architecture": "x86_64", "imageId": "ami-0", "instanceType": "t3.medium", "pendingTime": "2026-01-01T00:00:00Z",
 		})
 	case "/latest/meta-data/local-ipv4":
@@ -60,7 +61,8 @@ func (c *Cloud) answerMetadata(w http.ResponseWriter, r *http.Request, i Instanc
 		fmt.Fprint(w, roleName)
 	case "/latest/meta-data/iam/security-credentials/" + roleName:
 		_ = json.NewEncoder(w).Encode(map[string]any{
-			"Code": "Success", "LastUpdated": time.Now().UTC().Format(time.RFC3339), "Type": "AWS-HMAC", "AccessKeyId": "ASIADOUBLE", "SecretAccessKey": "double",
+			"Code": "Success", "LastUpdated": time.Now().UTC().Format(time.RFC3339), "Type": "AWS-HMAC",
+			"AccessKeyId": "ASIADOUBLE", "SecretAccessKey": "double",
 			"Token": "double", "Expiration": time.Now().Add(6 * time.Hour).UTC().Format(time.RFC3339),
 		})
 	default:

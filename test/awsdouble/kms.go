@@ -1,5 +1,6 @@
-// Package awsdouble has doubles of services of AWS that speak their wire protocols to the real SDK. It is for tests only, where no real service can
-// be had, and models what the product relies on: answers, refusals and faults.
+// Package awsdouble has doubles of services of AWS that speak their wire protocols to the real SDK.
+// It is for tests only, where no real service can be had, and models what the product relies on:
+// answers, refusals and faults.
 package awsdouble
 
 import (
@@ -135,7 +136,8 @@ func (k *KMS) Contexts() []map[string]string {
 func (k *KMS) Setenv(t testing.TB) {
 	t.Helper()
 	for name, value := range map[string]string{
-		"AWS_ACCESS_KEY_ID": AccessKeyID, "AWS_SECRET_ACCESS_KEY": SecretAccessKey, "AWS_SESSION_TOKEN": "", "AWS_REGION": Region, "AWS_EC2_METADATA_DISABLED": "true",
+		"AWS_ACCESS_KEY_ID": AccessKeyID, "AWS_SECRET_ACCESS_KEY": SecretAccessKey, "AWS_SESSION_TOKEN": "",
+		"AWS_REGION": Region, "AWS_EC2_METADATA_DISABLED": "true",
 		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 	} {
 		t.Setenv(name, value)
@@ -181,7 +183,8 @@ func (k *KMS) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err != nil:
 		bad = refuse("SerializationException", "%v", err)
-	case !strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential="+AccessKeyID+"/") || !strings.Contains(r.Header.Get("Authorization"), "/"+Region+"/kms/aws4_request"):
+	case !strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 Credential="+AccessKeyID+"/") ||
+		!strings.Contains(r.Header.Get("Authorization"), "/"+Region+"/kms/aws4_request"):
 		bad = refuse("UnrecognizedClientException", "The security token included in the request is invalid.")
 	case k.throttle > 0:
 		k.throttle--
@@ -206,7 +209,8 @@ func (k *KMS) answer(operation string, req kmsRequest) (any, *kmsError) {
 	key := k.keys[arn]
 	switch {
 	case k.denied["kms:"+operation]:
-		return nil, refuse("AccessDeniedException", "User: arn:aws:sts::%s:assumed-role/masters/i-1 is not authorized to perform: kms:%s on resource: %s because no identity-based policy allows the kms:%s action", account, operation, arn, operation)
+		return nil, refuse("AccessDeniedException",
+			"User: arn:aws:sts::%s:assumed-role/masters/i-1 is not authorized to perform: kms:%s on resource: %s because no identity-based policy allows the kms:%s action", account, operation, arn, operation)
 	case key == nil:
 		return nil, refuse("NotFoundException", "Key '%s' does not exist", req.KeyID)
 	case key.state == "Disabled":
@@ -225,7 +229,8 @@ func (k *KMS) answer(operation string, req kmsRequest) (any, *kmsError) {
 		plain, bad := key.unwrap(arn, req.CiphertextBlob, req.EncryptionContext)
 		return map[string]any{"KeyId": arn, "Plaintext": plain, "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}, bad
 	case "DescribeKey":
-		return map[string]any{"KeyMetadata": map[string]any{"KeyId": arn[strings.LastIndexByte(arn, '/')+1:], "Arn": arn, "Enabled": true, "KeyState": key.state}}, nil
+		return map[string]any{"KeyMetadata": map[string]any{"KeyId": arn[strings.LastIndexByte(arn, '/')+1:],
+			"Arn": arn, "Enabled": true, "KeyState": key.state}}, nil
 	}
 	return nil, refuse("UnknownOperationException", "%s", operation)
 }

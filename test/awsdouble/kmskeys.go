@@ -31,7 +31,8 @@ func (c *Cloud) Keys(keys map[string]Key) http.Handler {
 			fail("NotFoundException", "Key '"+in.KeyId+"' does not exist")
 		default:
 			k := keys[in.KeyId]
-			_ = json.NewEncoder(w).Encode(map[string]any{"KeyMetadata": map[string]any{"KeyId": k.ARN, "Arn": k.ARN, "KeyState": k.State, "KeySpec": k.Spec}})
+			_ = json.NewEncoder(w).Encode(map[string]any{"KeyMetadata": map[string]any{"KeyId": k.ARN, "Arn": k.ARN,
+				"KeyState": k.State, "KeySpec": k.Spec}})
 		}
 	})
 }

@@ -25,8 +25,8 @@ const (
 	archiveCluster  = 0xabc
 )
 
-// benchArchive puts 1,000 backups and 100,000 segments of changes into a store, as two weeks leave them behind, and counts what it takes to list them, to plan
-// with them and to prune them.
+// benchArchive puts 1,000 backups and 100,000 segments of changes into a store, as two weeks leave
+// them behind, and counts what it takes to list them, to plan with them and to prune them.
 func benchArchive(b *bench, _ *settings, r *report) {
 	srv := servers.StartVersityGW(b, servers.InMemory())
 	var mu sync.Mutex
@@ -56,7 +56,8 @@ func benchArchive(b *bench, _ *settings, r *report) {
 			sum += counts[op]
 			ops = append(ops, fmt.Sprintf("%s %d", op, counts[op]))
 		}
-		r.addMost(fmt.Sprintf("%d backups, %d segments: requests to %s", archiveBackups, archiveSegments, what), "%.0f", []float64{float64(sum)}, nil, most)
+		r.addMost(fmt.Sprintf("%d backups, %d segments: requests to %s", archiveBackups, archiveSegments, what), "%.0f",
+			[]float64{float64(sum)}, nil, most)
 		r.note("To %s took %s: %s.", what, round(took), strings.Join(ops, ", "))
 	}
 	measure("list the backups", 10, func() {
@@ -91,7 +92,8 @@ func benchArchive(b *bench, _ *settings, r *report) {
 	measure("prune when nothing is due", 20, func() { run(end) })
 }
 
-// fillArchive writes a backup each twenty minutes and a segment of ten changes each twelve seconds, up to end: versitygw's objects are files.
+// fillArchive writes a backup each twenty minutes and a segment of ten changes each twelve seconds,
+// up to end: versitygw's objects are files.
 func fillArchive(b *bench, srv *servers.S3, end time.Time) {
 	put := func(key string, data []byte) {
 		path := filepath.Join(srv.DataDir, srv.Bucket, "main", key)
@@ -103,7 +105,8 @@ func fillArchive(b *bench, srv *servers.S3, end time.Time) {
 	for i := range archiveBackups {
 		at := begin.Add(time.Duration(i) * 20 * time.Minute)
 		name := catalog.NewBackupName(at, nil)
-		manifest, err := json.Marshal(map[string]any{"version": 1, "backup": name, "clusterId": "abc", "revision": int64(i)*1000 + 1, "started": at,
+		manifest, err := json.Marshal(map[string]any{"version": 1, "backup": name, "clusterId": "abc",
+			"revision": int64(i)*1000 + 1, "started": at,
 			"raw": map[string]any{"size": 1, "sha256": sum}, "stored": map[string]any{"size": 1, "sha256": sum}})
 		b.must(err)
 		put(name+"/"+catalog.DataFile, []byte("x"))
@@ -113,8 +116,9 @@ func fillArchive(b *bench, srv *servers.S3, end time.Time) {
 	previous := catalog.NoSegment
 	for i := range archiveSegments {
 		h := sha256.Sum256(fmt.Appendf(nil, "%d", i))
-		s := catalog.Segment{Incarnation: catalog.IncarnationOf(archiveCluster), SegmentName: catalog.SegmentName{First: int64(i)*10 + 2, Last: int64(i)*10 + 11,
-			Ended: begin.Add(time.Duration(i+1) * 12 * time.Second), Previous: previous, Sum: catalog.NewSegmentSum(h[:])}}
+		s := catalog.Segment{Incarnation: catalog.IncarnationOf(archiveCluster),
+			SegmentName: catalog.SegmentName{First: int64(i)*10 + 2, Last: int64(i)*10 + 11,
+				Ended: begin.Add(time.Duration(i+1) * 12 * time.Second), Previous: previous, Sum: catalog.NewSegmentSum(h[:])}}
 		previous = s.Sum
 		put(s.Key(), []byte("x"))
 	}

@@ -66,11 +66,13 @@ func backupTo(b *bench, s *settings, r *report, store, snapshot string) {
 	}
 	size := fmt.Sprintf("Backup of %d MiB to %s: ", s.mib(s.backupMiB), map[string]string{"file": "a directory", "s3": "S3"}[store])
 	ratio := float64(median(runs.refWall)) / float64(median(runs.wall))
-	r.add(row{what: size + "time (reference: `etcdctl snapshot save`, `gzip -1`)", ours: durations(runs.wall), reference: durations(runs.refWall),
-		compared: fmt.Sprintf("%.2f times as fast", ratio), limit: "1.5 times as fast", good: ratio >= 1.5, judged: true})
+	r.add(row{what: size + "time (reference: `etcdctl snapshot save`, `gzip -1`)", ours: durations(runs.wall),
+		reference: durations(runs.refWall),
+		compared:  fmt.Sprintf("%.2f times as fast", ratio), limit: "1.5 times as fast", good: ratio >= 1.5, judged: true})
 	r.addRatio(size+"CPU of the managers", runs.cpu, runs.refCPU, 0.6)
 	r.addMost(size+"peak resident memory of a manager", "%.0f MiB", runs.peak, nil, 100)
-	r.add(row{what: size + "temporary files", ours: fmt.Sprint(len(runs.temporary)), reference: "2", compared: "–", limit: "0", good: len(runs.temporary) == 0, judged: true})
+	r.add(row{what: size + "temporary files", ours: fmt.Sprint(len(runs.temporary)), reference: "2", compared: "–",
+		limit: "0", good: len(runs.temporary) == 0, judged: true})
 	r.addRatio(size+fmt.Sprintf("p99 of %d writes a second meanwhile", writesPerSecond), runs.p99, runs.refP99, 1)
 	r.note("%sp99 of the writes between backups: %s.", size, durations(runs.quiet))
 	if len(runs.temporary) > 0 {
@@ -127,13 +129,15 @@ func (r *backupRuns) ours(b *bench, w *watcher, f *flow, m *catalog.Manifest) {
 		peak = max(peak, memoryOf(pid, "VmHWM"))
 	}
 	files, _ := w.seen()
-	r.wall, r.cpu, r.p99, r.quiet, r.peak = append(r.wall, m.Duration()), append(r.cpu, cpu), append(r.p99, p99), append(r.quiet, quiet), append(r.peak, peak)
+	r.wall, r.cpu, r.p99, r.quiet, r.peak = append(r.wall, m.Duration()), append(r.cpu, cpu), append(r.p99, p99),
+		append(r.quiet, quiet), append(r.peak, peak)
 	for _, path := range files {
 		if !slices.Contains(r.temporary, path) {
 			r.temporary = append(r.temporary, path)
 		}
 	}
-	b.say("backup: %s, CPU %s, peak %.0f MiB, p99 %s of %d writes (before: %s), files %v", round(m.Duration()), round(cpu), peak, round(p99), n, round(quiet), files)
+	b.say("backup: %s, CPU %s, peak %.0f MiB, p99 %s of %d writes (before: %s), files %v", round(m.Duration()),
+		round(cpu), peak, round(p99), n, round(quiet), files)
 }
 
 // reference does the same by hand, from the same member.
@@ -147,12 +151,14 @@ func (r *backupRuns) reference(b *bench, c *harness.Cluster, f *flow, m *catalog
 	pem := pki.EtcdFilesIn(filepath.Join(node.DataDir, "pki", token))
 	db := filepath.Join(dir, "snapshot.db")
 	from := time.Now()
-	cpu := b.command("", "", servers.Binary(b, "etcdctl-3.6"), "--endpoints="+node.ClientURL(), "--cacert="+pem.ClientCA, "--cert="+pem.ServerCert, "--key="+pem.ServerKey, "--command-timeout=10m", "snapshot", "save", db)
+	cpu := b.command("", "", servers.Binary(b, "etcdctl-3.6"), "--endpoints="+node.ClientURL(),
+		"--cacert="+pem.ClientCA, "--cert="+pem.ServerCert, "--key="+pem.ServerKey, "--command-timeout=10m", "snapshot", "save", db)
 	saved := time.Now()
 	cpu += b.command(db, db+".gz", "gzip", "-1")
 	to := time.Now()
 	p99, n := f.p99(from, to)
 	r.refWall, r.refCPU, r.refP99 = append(r.refWall, to.Sub(from)), append(r.refCPU, cpu), append(r.refP99, p99)
-	b.say("by hand: %s (%s of it to save), CPU %s, p99 %s of %d writes", round(to.Sub(from)), round(saved.Sub(from)), round(cpu), round(p99), n)
+	b.say("by hand: %s (%s of it to save), CPU %s, p99 %s of %d writes", round(to.Sub(from)), round(saved.Sub(from)),
+		round(cpu), round(p99), n)
 	b.must(os.RemoveAll(dir))
 }

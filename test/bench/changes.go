@@ -38,7 +38,8 @@ func keeper(b *bench, keep bool) *harness.Cluster {
 	if keep {
 		interval = keptInterval.String()
 	}
-	c := harness.Start(b, harness.Options{S3: servers.StartVersityGW(b), Args: []string{"--change-log-interval=" + interval}, Env: []string{"ETCD_QUOTA_BACKEND_BYTES=" + quota}})
+	c := harness.Start(b, harness.Options{S3: servers.StartVersityGW(b),
+		Args: []string{"--change-log-interval=" + interval}, Env: []string{"ETCD_QUOTA_BACKEND_BYTES=" + quota}})
 	c.WaitBackups(1)
 	return c
 }
@@ -80,7 +81,8 @@ func changesAtMost(b *bench, s *settings, r *report) {
 			})
 		}
 	}
-	r.addRatio(fmt.Sprintf("Changes: p99 of writes of 1 KiB at the highest rate (%s a second; reference: none are kept, %s)", numbers(rate, "%.0f"), numbers(rateWithout, "%.0f")), with, without, 1.05)
+	r.addRatio(fmt.Sprintf("Changes: p99 of writes of 1 KiB at the highest rate (%s a second; reference: none are kept, %s)",
+		numbers(rate, "%.0f"), numbers(rateWithout, "%.0f")), with, without, 1.05)
 	r.note("Changes: where a client follows all keys and keeps nothing, that percentile is %s, %.2f times that of none: what etcd itself does for it, and reading.",
 		durations(watched), float64(median(watched))/float64(median(without)))
 	r.addTime("Changes: how far the store is behind at the end of that", age, nil, keptInterval)
@@ -210,6 +212,7 @@ func changesAtPace(b *bench, s *settings, r *report) {
 				pace, what, puts+gets, puts, 100*(puts/1000*pricePut+gets/1000*priceGet))
 		})
 	}
-	r.addShown(fmt.Sprintf("Changes: CPU of the leading manager a minute at %d writes a second (reference: none are kept)", pace), "%.2f s", cpu[0], cpu[1])
+	r.addShown(fmt.Sprintf("Changes: CPU of the leading manager a minute at %d writes a second (reference: none are kept)", pace),
+		"%.2f s", cpu[0], cpu[1])
 	r.addShown("Changes: its resident memory (reference: none are kept)", "%.0f MiB", memory[0], memory[1])
 }

@@ -18,7 +18,8 @@ func (b *bench) dial(conf *tls.Config, urls ...string) *clientv3.Client {
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: urls, TLS: conf, Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond}, MinConnectTimeout: time.Second,
+			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1, MaxDelay: 10 * time.Millisecond},
+			MinConnectTimeout: time.Second,
 		})},
 	})
 	b.must(err)

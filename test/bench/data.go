@@ -28,8 +28,10 @@ func (b *bench) makeSnapshot(mib int) string {
 	dir := b.TempDir()
 	network, port := b.freePorts(1)
 	client, peer := fmt.Sprintf("http://%s.1:%d", network, port), fmt.Sprintf("http://%s.1:%d", network, port+1)
-	cmd, exited := b.spawn(filepath.Join(dir, "log"), harness.Build(b).Manager, "etcd", "--name=fill", "--data-dir="+filepath.Join(dir, "data"),
-		"--initial-cluster=fill="+peer, "--initial-advertise-peer-urls="+peer, "--listen-peer-urls="+peer, "--advertise-client-urls="+client, "--listen-client-urls="+client,
+	cmd, exited := b.spawn(filepath.Join(dir, "log"), harness.Build(b).Manager, "etcd", "--name=fill",
+		"--data-dir="+filepath.Join(dir, "data"),
+		"--initial-cluster=fill="+peer, "--initial-advertise-peer-urls="+peer, "--listen-peer-urls="+peer,
+		"--advertise-client-urls="+client, "--listen-client-urls="+client,
 		"--quota-backend-bytes="+quota, "--unsafe-no-fsync", "--snapshot-count=500", "--snapshot-catchup-entries=100")
 	defer func() {
 		_ = cmd.Process.Kill() // it is not needed any more
@@ -128,16 +130,19 @@ func (b *bench) putBackup(c *harness.Cluster, snapshot string) string {
 	list, err := c.Catalog.Backups(b.ctx)
 	b.must(err)
 	name := catalog.NewBackupName(time.Now(), list.Names())
-	facts := backup.Facts{ClusterName: "test", EtcdVersion: etcd.CompiledVersion, Spec: cluster.Spec{MemberCount: len(c.Nodes), EtcdVersion: etcd.CompiledVersion}, Reason: "bench"}
+	facts := backup.Facts{ClusterName: "test", EtcdVersion: etcd.CompiledVersion,
+		Spec: cluster.Spec{MemberCount: len(c.Nodes), EtcdVersion: etcd.CompiledVersion}, Reason: "bench"}
 	m, err := backup.NewWriter(c.Catalog, backup.Options{ToolVersion: "bench"}).Write(b.ctx, name, facts, f, nil)
 	b.must(err)
-	b.say("stored %s: %d MiB, compressed to %d MiB (1:%.1f)", name, m.Raw.Size>>20, m.Stored.Size>>20, float64(m.Raw.Size)/float64(m.Stored.Size))
+	b.say("stored %s: %d MiB, compressed to %d MiB (1:%.1f)", name, m.Raw.Size>>20, m.Stored.Size>>20,
+		float64(m.Raw.Size)/float64(m.Stored.Size))
 	return name
 }
 
 // restoreNow queues a restore that doesn't wait for a restart, and waits for its end.
 func (b *bench) restoreNow(c *harness.Cluster, name string) catalog.Operation {
-	cmd, err := c.Catalog.QueueRestore(b.ctx, name, cluster.Spec{MemberCount: len(c.Nodes), EtcdVersion: etcd.CompiledVersion}, catalog.RestoreOptions{Now: true})
+	cmd, err := c.Catalog.QueueRestore(b.ctx, name,
+		cluster.Spec{MemberCount: len(c.Nodes), EtcdVersion: etcd.CompiledVersion}, catalog.RestoreOptions{Now: true})
 	b.must(err)
 	op := c.WaitOperation(cmd.Name, 20*time.Minute)
 	if op.State != catalog.StateDone {

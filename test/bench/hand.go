@@ -46,7 +46,8 @@ func (b *bench) newByHand(n int) *byHand {
 	network, port := b.freePorts(n)
 	for i := range n {
 		name := fmt.Sprintf("m%d", i+1)
-		m := &handMember{name: name, address: fmt.Sprintf("%s.%d", network, i+1), dir: filepath.Join(dir, name), log: filepath.Join(dir, name+".log")}
+		m := &handMember{name: name, address: fmt.Sprintf("%s.%d", network, i+1), dir: filepath.Join(dir, name),
+			log: filepath.Join(dir, name+".log")}
 		m.clientURL, m.peerURL = fmt.Sprintf("https://%s:%d", m.address, port), fmt.Sprintf("https://%s:%d", m.address, port+1)
 		m.files, err = k.EtcdFiles(filepath.Join(dir, "pki-"+name), pki.EtcdName{Name: name, Addresses: []string{m.address}})
 		b.must(err)
@@ -88,10 +89,14 @@ func (h *byHand) initialCluster() string {
 // args are etcd's flags; everything that isn't said has etcd's default.
 func (h *byHand) args(m *handMember) []string {
 	return []string{
-		"etcd", "--name=" + m.name, "--data-dir=" + m.dir, "--initial-cluster=" + h.initialCluster(), "--initial-cluster-state=new", "--initial-cluster-token=by-hand",
-		"--initial-advertise-peer-urls=" + m.peerURL, "--listen-peer-urls=" + m.peerURL, "--advertise-client-urls=" + m.clientURL, "--listen-client-urls=" + m.clientURL,
-		"--peer-client-cert-auth=true", "--peer-trusted-ca-file=" + m.files.PeerCA, "--peer-cert-file=" + m.files.PeerCert, "--peer-key-file=" + m.files.PeerKey,
-		"--client-cert-auth=true", "--trusted-ca-file=" + m.files.ClientCA, "--cert-file=" + m.files.ServerCert, "--key-file=" + m.files.ServerKey,
+		"etcd", "--name=" + m.name, "--data-dir=" + m.dir, "--initial-cluster=" + h.initialCluster(),
+		"--initial-cluster-state=new", "--initial-cluster-token=by-hand",
+		"--initial-advertise-peer-urls=" + m.peerURL, "--listen-peer-urls=" + m.peerURL,
+		"--advertise-client-urls=" + m.clientURL, "--listen-client-urls=" + m.clientURL,
+		"--peer-client-cert-auth=true", "--peer-trusted-ca-file=" + m.files.PeerCA,
+		"--peer-cert-file=" + m.files.PeerCert, "--peer-key-file=" + m.files.PeerKey,
+		"--client-cert-auth=true", "--trusted-ca-file=" + m.files.ClientCA, "--cert-file=" + m.files.ServerCert,
+		"--key-file=" + m.files.ServerKey,
 		"--quota-backend-bytes=" + quota, "--log-outputs=stderr",
 	}
 }

@@ -1,8 +1,9 @@
 // Command bench measures speed and size and prints a table: what etcd-manager needs, beside what etcd started by hand
 // with a static configuration, or etcd's own tools, need for the same in the same run on the same machine.
 //
-// The two take turns (ours, by hand, ours, by hand), and medians are compared, so that a machine which is busy, or slow, is so for both. The
-// figures mean little while anything else runs on the machine. "make bench" runs all of it; -h lists how to run parts.
+// The two take turns (ours, by hand, ours, by hand), and medians are compared, so that a machine
+// which is busy, or slow, is so for both. The figures mean little while anything else runs on the
+// machine. "make bench" runs all of it; -h lists how to run parts.
 package main
 
 import (
@@ -41,7 +42,8 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"start", benchStart}, {"failover", benchFailover}, {"idle", benchIdle},
-		{"changes", benchChanges}, {"backup", benchBackup}, {"restore", benchRestore}, {"retention", benchRetention}, {"retention-archive", benchArchive},
+		{"changes", benchChanges}, {"backup", benchBackup}, {"restore", benchRestore}, {"retention", benchRetention},
+		{"retention-archive", benchArchive},
 	}
 }
 
@@ -61,7 +63,8 @@ func run(args []string) int {
 	f.Float64Var(&s.size, "size", 1, "factor for the sizes of databases, for trying; limits of time and memory are judged all the same")
 	f.IntVar(&s.quick, "n", 5, "runs of what is quick")
 	f.IntVar(&s.slow, "slow-n", 3, "runs of what is slow (backup, restore)")
-	f.DurationVar(&s.settle, "settle", 100*time.Second, "how long a cluster is left alone before idleness is measured; its first backup is proven in the first minute")
+	f.DurationVar(&s.settle, "settle", 100*time.Second,
+		"how long a cluster is left alone before idleness is measured; its first backup is proven in the first minute")
 	f.DurationVar(&s.idle, "idle", 2*time.Minute, "how long idleness is measured")
 	f.DurationVar(&s.busy, "busy", 20*time.Second, "how long clients write as fast as they can")
 	f.IntVar(&s.backupMiB, "backup-mib", 650, "database of the backup rows")

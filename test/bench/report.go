@@ -129,20 +129,23 @@ func (r *report) addTime(what string, ours, reference []time.Duration, limit tim
 	if len(reference) > 0 {
 		compared = fmt.Sprintf("%+.2f s", (median(ours) - median(reference)).Seconds())
 	}
-	r.add(row{what: what, ours: durations(ours), reference: durations(reference), compared: compared, limit: limit.String(), good: median(ours) <= limit, judged: true})
+	r.add(row{what: what, ours: durations(ours), reference: durations(reference), compared: compared,
+		limit: limit.String(), good: median(ours) <= limit, judged: true})
 }
 
 // addRatio is for what may take so many times as much as the reference.
 func (r *report) addRatio(what string, ours, reference []time.Duration, limit float64) {
 	ratio := float64(median(ours)) / float64(median(reference))
-	r.add(row{what: what, ours: durations(ours), reference: durations(reference), compared: fmt.Sprintf("%.2f ×", ratio), limit: fmt.Sprintf("%.2f ×", limit),
+	r.add(row{what: what, ours: durations(ours), reference: durations(reference),
+		compared: fmt.Sprintf("%.2f ×", ratio), limit: fmt.Sprintf("%.2f ×", limit),
 		good: ratio <= limit, judged: true})
 }
 
 // addMost is for what must not be above a limit; the worst run counts.
 func (r *report) addMost(what, format string, ours, reference []float64, limit float64) {
-	r.add(row{what: what, ours: numbers(ours, format), reference: numbers(reference, format), compared: "–", limit: fmt.Sprintf(format, limit),
-		good: len(ours) > 0 && slices.Max(ours) <= limit, judged: true})
+	r.add(row{what: what, ours: numbers(ours, format), reference: numbers(reference, format), compared: "–",
+		limit: fmt.Sprintf(format, limit),
+		good:  len(ours) > 0 && slices.Max(ours) <= limit, judged: true})
 }
 
 // addLeast is for what must not be below a limit; the worst run counts.

@@ -62,17 +62,21 @@ func restoreSize(b *bench, s *settings, r *report, mib int) {
 		})
 	}
 	size := fmt.Sprintf("Restore of %d MiB, three members: ", mib)
-	r.addRatio(size+"until clients are served again (reference: `gunzip`, three times `etcdutl snapshot restore`, start)", runs.total, runs.refTotal, 1.5)
+	r.addRatio(size+"until clients are served again (reference: `gunzip`, three times `etcdutl snapshot restore`, start)",
+		runs.total, runs.refTotal, 1.5)
 	ratio := float64(median(runs.full)) / float64(median(runs.refTotal))
-	r.add(row{what: size + "the same, with a backup of as much data before", ours: durations(runs.full), reference: durations(runs.refTotal), compared: fmt.Sprintf("%.2f ×", ratio), limit: "–"})
+	r.add(row{what: size + "the same, with a backup of as much data before", ours: durations(runs.full),
+		reference: durations(runs.refTotal), compared: fmt.Sprintf("%.2f ×", ratio), limit: "–"})
 	r.addMore(size+"clients are not served, by the record (reference: start of etcd)", runs.outage, runs.refStart, 2*time.Second)
 	r.addMore(size+"clients are not served, as they see it", runs.seen, runs.refStart, 2*time.Second)
 	r.addRatio(size+"p99 of clients' writes while it is prepared (reference: before)", runs.staging, runs.quiet, 2)
 	r.addMost(size+"peak resident memory of a manager", "%.0f MiB", runs.peak, nil, 150)
-	r.note("%sthe largest process but etcd that a manager starts to work on the database: %s resident, %s without pages of files.", size, numbers(runs.child, "%.0f MiB"), numbers(runs.childAnonymous, "%.0f MiB"))
+	r.note("%sthe largest process but etcd that a manager starts to work on the database: %s resident, %s without pages of files.",
+		size, numbers(runs.child, "%.0f MiB"), numbers(runs.childAnonymous, "%.0f MiB"))
 	if s.breakdown {
 		var parts []string
-		for _, st := range []catalog.OperationState{catalog.StateProving, catalog.StateStaging, catalog.StateSaving, catalog.StateStopping, catalog.StateSwitching, catalog.StateVerifying} {
+		for _, st := range []catalog.OperationState{catalog.StateProving, catalog.StateStaging, catalog.StateSaving,
+			catalog.StateStopping, catalog.StateSwitching, catalog.StateVerifying} {
 			if list := runs.steps[string(st)]; len(list) > 0 {
 				parts = append(parts, fmt.Sprintf("%s %s", st, durations(list)))
 			}
@@ -100,7 +104,8 @@ func (r *restoreRuns) ours(b *bench, s *settings, c *harness.Cluster, name strin
 	stopped := op.Steps[i].Started
 	total := stopped.Add(op.Outage).Sub(op.Created)
 	r.quiet, r.staging = append(r.quiet, g.p99(queued.Add(-5*time.Second), queued)), append(r.staging, g.p99(op.Created, stopped))
-	r.outage, r.seen, r.peak, r.child = append(r.outage, op.Outage), append(r.seen, gap), append(r.peak, peak), append(r.child, child.resident)
+	r.outage, r.seen, r.peak, r.child = append(r.outage, op.Outage), append(r.seen, gap), append(r.peak, peak),
+		append(r.child, child.resident)
 	r.childAnonymous = append(r.childAnonymous, child.anonymous)
 	r.waited = append(r.waited, op.Created.Sub(queued))
 	var steps []string
@@ -139,7 +144,8 @@ func restoreByHand(b *bench, s *settings, packed string) (total, start time.Dura
 	from := time.Now()
 	b.command(packed, db, "gunzip")
 	restore := func(m *handMember) {
-		b.command("", "", etcdutl, "snapshot", "restore", db, "--name="+m.name, "--data-dir="+m.dir, "--initial-cluster="+h.initialCluster(), "--initial-cluster-token=by-hand",
+		b.command("", "", etcdutl, "snapshot", "restore", db, "--name="+m.name, "--data-dir="+m.dir,
+			"--initial-cluster="+h.initialCluster(), "--initial-cluster-token=by-hand",
 			"--initial-advertise-peer-urls="+m.peerURL, "--bump-revision=1000000000", "--mark-compacted")
 	}
 	var wg sync.WaitGroup

@@ -80,6 +80,7 @@ func benchRetention(b *bench, _ *settings, r *report) {
 	if len(list.Backups) != backups || len(left.Backups) == 0 || len(left.Backups) > 250 {
 		b.Fatalf("of %d backups %d are left", len(list.Backups), len(left.Backups))
 	}
-	r.addMost(fmt.Sprintf("Retention: requests to thin %d backups to %d (S3)", backups, len(left.Backups)), "%.0f", []float64{float64(sum)}, nil, 20)
+	r.addMost(fmt.Sprintf("Retention: requests to thin %d backups to %d (S3)", backups, len(left.Backups)), "%.0f",
+		[]float64{float64(sum)}, nil, 20)
 	r.note("Retention took %s: %s.", round(took), strings.Join(ops, ", "))
 }

@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// bench is what the test harness asks of a test: a place, a context, and things to be done at the end. Of testing.TB it has what the harness uses.
+// bench is what the test harness asks of a test: a place, a context, and things to be done at the
+// end. Of testing.TB it has what the harness uses.
 type bench struct {
 	testing.TB
 

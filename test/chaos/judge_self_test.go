@@ -31,7 +31,8 @@ func sound() ([]request, []era) {
 // named is the sound history with a restore of a whole snapshot, which ends somewhere between revisions 4 and most.
 func named(most int64) ([]request, []era) {
 	r, e := sound()
-	e[1] = era{Cluster: 2, From: 1, Call: 61, Return: 100, Reached: 4, AtMost: most, What: "name", Content: map[string]stored{"a": {"2", 3}}}
+	e[1] = era{Cluster: 2, From: 1, Call: 61, Return: 100, Reached: 4, AtMost: most, What: "name",
+		Content: map[string]stored{"a": {"2", 3}}}
 	return slices.Delete(r, 9, 11), e
 }
 
@@ -59,16 +60,20 @@ func TestJudge(t *testing.T) {
 		{"a read of what nobody wrote", func(r []request, _ []era) []request { r[8].Found = "x"; return r }, "not linearizable"},
 		{"a swap that should have failed", func(r []request, _ []era) []request { r[2].Old = "0"; return r }, "not linearizable"},
 		{"a swap that should have been done", func(r []request, _ []era) []request { r[9].Old = "5"; return r }, "not linearizable"},
-		{"a read in the restored cluster of what came back otherwise", func(r []request, _ []era) []request { r[10].Found = "4"; return r }, "not linearizable"},
+		{"a read in the restored cluster of what came back otherwise",
+			func(r []request, _ []era) []request { r[10].Found = "4"; return r }, "not linearizable"},
 		{"a revision that goes back", func(r []request, _ []era) []request { r[4].Revision = 3; return r }, "after 4 had been seen"},
-		{"a revision of the old cluster in the new one", func(r []request, _ []era) []request { r[8].Revision = 3; return r }, "the restored key"},
-		{"a cluster that no restore has made", func(r []request, _ []era) []request { r[11].Cluster = 9; return r }, "which no restore has made"},
+		{"a revision of the old cluster in the new one",
+			func(r []request, _ []era) []request { r[8].Revision = 3; return r }, "the restored key"},
+		{"a cluster that no restore has made", func(r []request, _ []era) []request { r[11].Cluster = 9; return r },
+			"which no restore has made"},
 		{"a write that was acknowledged before, and not reached", func(r []request, e []era) []request {
 			e[1].Reached = 5
 			e[1].Content = map[string]stored{"a": {"2", 3}}
 			return slices.Delete(r, 9, 11)
 		}, "only revision 5 was reached"},
-		{"a key that is missing", func(r []request, e []era) []request { delete(e[1].Content, "a"); return slices.Delete(r, 8, 9) }, "key a is missing"},
+		{"a key that is missing", func(r []request, e []era) []request { delete(e[1].Content, "a"); return slices.Delete(r, 8, 9) },
+			"key a is missing"},
 		{"an older value", func(r []request, e []era) []request {
 			e[1].Content["a"] = stored{"1", 2}
 			return slices.Delete(r, 8, 9)
@@ -78,7 +83,8 @@ func TestJudge(t *testing.T) {
 			return slices.Delete(r, 8, 9)
 		}, "has value"},
 		{"a deleted key", func(r []request, e []era) []request { e[1].Content["b"] = stored{"3", 4}; return r }, "key b came back"},
-		{"a key that nobody wrote", func(r []request, e []era) []request { e[1].Content["d"] = stored{"x", 4}; return r }, "which nobody wrote"},
+		{"a key that nobody wrote", func(r []request, e []era) []request { e[1].Content["d"] = stored{"x", 4}; return r },
+			"which nobody wrote"},
 		{"a change of after the point", func(r []request, e []era) []request {
 			e[1].Content["a"] = stored{"late", 8}
 			return slices.Delete(r, 8, 9)
@@ -87,7 +93,8 @@ func TestJudge(t *testing.T) {
 			e[1].Reached, e[1].What = math.MaxInt64, "undo"
 			return r
 		}, "key a came back"},
-		{"the data of a cluster that nobody knows", func(r []request, e []era) []request { e[1].From = 77; return r }, "which nobody knows"},
+		{"the data of a cluster that nobody knows", func(r []request, e []era) []request { e[1].From = 77; return r },
+			"which nobody knows"},
 	} {
 		r, e := sound()
 		v := judge(x.spoil(r, e), e)

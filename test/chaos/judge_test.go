@@ -38,7 +38,8 @@ type era struct {
 
 // verdict is what a judgement has found.
 type verdict struct {
-	// Judged counts the requests that porcupine has looked at, Writes the acknowledged writes that were compared with what a restore brought back.
+	// Judged counts the requests that porcupine has looked at, Writes the acknowledged writes that
+	// were compared with what a restore brought back.
 	Judged, Writes int
 	// Violations say what was wrong; empty if nothing was.
 	Violations []string
@@ -172,7 +173,8 @@ func describe(ops []porcupine.Operation) string {
 			return s + " …"
 		}
 		r := op.Input.(request)
-		s += fmt.Sprintf("\n  %d %s value=%q old=%q found=%q swapped=%t unknown=%t revision=%d [%d, %d]", op.ClientId, r.Kind, r.Value, r.Old, r.Found, r.Swapped, r.Unknown, r.Revision, r.Call/1e6, r.Return/1e6)
+		s += fmt.Sprintf("\n  %d %s value=%q old=%q found=%q swapped=%t unknown=%t revision=%d [%d, %d]", op.ClientId,
+			r.Kind, r.Value, r.Old, r.Found, r.Swapped, r.Unknown, r.Revision, r.Call/1e6, r.Return/1e6)
 	}
 	return s
 }
@@ -195,7 +197,8 @@ func (v *verdict) revisions(requests []request, e *era) {
 			next++
 		}
 		if r.Revision < highest {
-			v.violate("cluster %x: %s of %s was answered with revision %d after %d had been seen", e.Cluster, r.Kind, r.Key, r.Revision, highest)
+			v.violate("cluster %x: %s of %s was answered with revision %d after %d had been seen", e.Cluster, r.Kind,
+				r.Key, r.Revision, highest)
 		}
 	}
 	for key, s := range e.Content {
@@ -250,13 +253,16 @@ func (v *verdict) restored(requests []request, e, from *era) {
 		switch {
 		case ok && got.Revision == want.Revision:
 			if want.Kind == del || got.Value != want.Value {
-				v.violate("%s: key %s has value %q at revision %d, where %s of %q was acknowledged", e.What, key, got.Value, got.Revision, want.Kind, want.Value)
+				v.violate("%s: key %s has value %q at revision %d, where %s of %q was acknowledged", e.What, key,
+					got.Value, got.Revision, want.Kind, want.Value)
 			}
 		case ok && got.Revision > want.Revision && maybe(unknown[key], got.Value):
 		case ok:
-			v.violate("%s: key %s came back as %q of revision %d; %s of %q was acknowledged with %d", e.What, key, got.Value, got.Revision, want.Kind, want.Value, want.Revision)
+			v.violate("%s: key %s came back as %q of revision %d; %s of %q was acknowledged with %d", e.What, key,
+				got.Value, got.Revision, want.Kind, want.Value, want.Revision)
 		case want.Kind != del && !slices.ContainsFunc(unknown[key], func(r request) bool { return r.Kind == del }):
-			v.violate("%s: key %s is missing; %s of %q was acknowledged with revision %d", e.What, key, want.Kind, want.Value, want.Revision)
+			v.violate("%s: key %s is missing; %s of %q was acknowledged with revision %d", e.What, key, want.Kind,
+				want.Value, want.Revision)
 		}
 	}
 	for key, got := range e.Content {

@@ -42,8 +42,8 @@ func (w *world) judged(cl *clients) {
 
 var latestNow = []string{"restore-backup", "--latest", "--now"}
 
-// TestLatestWhileAnEtcdHangs freezes the etcd of each node in turn, also the one that the changes are read from, and restores the latest state while
-// the other two acknowledge writes.
+// TestLatestWhileAnEtcdHangs freezes the etcd of each node in turn, also the one that the changes
+// are read from, and restores the latest state while the other two acknowledge writes.
 func TestLatestWhileAnEtcdHangs(t *testing.T) {
 	testutil.Long(t)
 	w, cl := latestWorld(t)
@@ -65,8 +65,9 @@ func TestLatestWhileAnEtcdHangs(t *testing.T) {
 	w.judged(cl)
 }
 
-// TestLatestWaitsForAQuorum freezes two etcds: nobody can say any more what was acknowledged. The restore waits, says so and names the ways out, also
-// under another leader that has never seen a quorum; once one answers it goes on by itself, and nothing is lost.
+// TestLatestWaitsForAQuorum freezes two etcds: nobody can say any more what was acknowledged. The
+// restore waits, says so and names the ways out, also under another leader that has never seen a
+// quorum; once one answers it goes on by itself, and nothing is lost.
 func TestLatestWaitsForAQuorum(t *testing.T) {
 	testutil.Long(t)
 	w, cl := latestWorld(t)

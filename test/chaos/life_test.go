@@ -57,8 +57,10 @@ func (w *world) ofThisLife() {
 	})
 }
 
-// TestLatestAfterAWithdrawnUndo restores, lets clients write, and asks for an undo that is withdrawn once its salvage has put a backup of the replaced
-// cluster into the store. That backup is the newest by its name, and of another life: the latest state is that of the cluster that serves.
+// TestLatestAfterAWithdrawnUndo restores, lets clients write, and asks for an undo that is
+// withdrawn once its salvage has put a backup of the replaced cluster into the store. That backup
+// is the newest by its name, and of another life: the latest state is that of the cluster that
+// serves.
 func TestLatestAfterAWithdrawnUndo(t *testing.T) {
 	testutil.Long(t)
 	w, cl, _ := gatedWorld(t)
@@ -87,8 +89,10 @@ func TestLatestAfterAWithdrawnUndo(t *testing.T) {
 	w.judged(cl)
 }
 
-// TestLatestWhileBackupsAreRefused restores, and from then on the store refuses backups while changes go through: no backup of the cluster that serves
-// is there. The latest state is refused, or all of it; never that of the cluster that was replaced. Once backups go through it is restored.
+// TestLatestWhileBackupsAreRefused restores, and from then on the store refuses backups while
+// changes go through: no backup of the cluster that serves is there. The latest state is refused,
+// or all of it; never that of the cluster that was replaced. Once backups go through it is
+// restored.
 func TestLatestWhileBackupsAreRefused(t *testing.T) {
 	testutil.Long(t)
 	w, cl, gate := gatedWorld(t)

@@ -1,9 +1,11 @@
 // Package chaos judges restores by what clients had been told, while things break.
 //
-// Clients write and read the same few keys through every member and remember each request: when it left, when its answer came, what it said. Real managers,
-// etcds and a real S3 server run in network namespaces; processes are killed and frozen, links are cut. After each restore the history is judged: each incarnation of
-// the cluster must be linearizable (porcupine), and what a restore brings back must be what docs/design.md promises for its kind, write by write.
-// The package must never judge by what the managers say of themselves.
+// Clients write and read the same few keys through every member and remember each request: when it
+// left, when its answer came, what it said. Real managers, etcds and a real S3 server run in
+// network namespaces; processes are killed and frozen, links are cut. After each restore the
+// history is judged: each incarnation of the cluster must be linearizable (porcupine), and what a
+// restore brings back must be what docs/design.md promises for its kind, write by write. The
+// package must never judge by what the managers say of themselves.
 package chaos
 
 import (

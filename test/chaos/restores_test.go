@@ -30,7 +30,8 @@ type world struct {
 
 // when says at which moment something breaks: before the command ("before"), or when the restore is in a state.
 func moments() []string {
-	return []string{"before", string(catalog.StateProving), string(catalog.StateStaging), string(catalog.StateSaving), string(catalog.StateStopping),
+	return []string{"before", string(catalog.StateProving), string(catalog.StateStaging), string(catalog.StateSaving),
+		string(catalog.StateStopping),
 		string(catalog.StateSwitching), string(catalog.StateVerifying)}
 }
 
@@ -97,7 +98,8 @@ func (w *world) round() string {
 	op := w.ended(id)
 	c.WaitHealthy(3)
 	w.note(op, what, promised)
-	t.Logf("%-28s %-10s %-48s for %4.1f s: %s after %s, nobody served for %s %s", what, moment, f.name, lasts.Seconds(), op.State, time.Since(started).Round(time.Millisecond),
+	t.Logf("%-28s %-10s %-48s for %4.1f s: %s after %s, nobody served for %s %s", what, moment, f.name, lasts.Seconds(),
+		op.State, time.Since(started).Round(time.Millisecond),
 		op.Outage.Round(time.Millisecond), op.Reason)
 	return what[:strings.IndexByte(what+" ", ' ')] + " " + string(op.State)
 }
@@ -120,7 +122,8 @@ func (w *world) choose() (args []string, what string) {
 	return []string{"restore-backup", "--latest", "--now"}, "latest"
 }
 
-// archived is a revision that can be reached: the store has a backup of the cluster that serves from before it, and the changes up to it. 0 if there is none.
+// archived is a revision that can be reached: the store has a backup of the cluster that serves
+// from before it, and the changes up to it. 0 if there is none.
 func (w *world) archived() int64 {
 	lead := w.c.Leader()
 	if lead == nil {
@@ -242,7 +245,9 @@ func (w *world) note(op catalog.Operation, what string, promised int64) {
 	switch {
 	case what == "undo":
 		e.From, e.Reached = w.eras[len(w.eras)-2].Cluster, math.MaxInt64
-		e.Promised = last.Call // what was acknowledged when the undone restore was asked for, and then until etcd stopped, which Reached judges
+		// what was acknowledged when the undone restore was asked for, and then until etcd stopped,
+		// which Reached judges
+		e.Promised = last.Call
 	case op.Target != nil:
 		e.Reached = op.Target.Revision
 		e.From = w.of(op.Target.Incarnation)

@@ -12,12 +12,14 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestOneWantedOfThreeApart wants one member, and no manager reaches another one, though each reaches the store. They don't take the leadership
-// from each other over and over: not before there is a cluster, and not while one serves.
+// TestOneWantedOfThreeApart wants one member, and no manager reaches another one, though each
+// reaches the store. They don't take the leadership from each other over and over: not before there
+// is a cluster, and not while one serves.
 func TestOneWantedOfThreeApart(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel() // it mostly waits
-	c := harness.New(t, harness.Options{Nodes: 3, Isolated: true, IsolatedS3: true, Spec: &cluster.Spec{MemberCount: 1}, Args: []string{"--queue-poll-interval=1s"}})
+	c := harness.New(t, harness.Options{Nodes: 3, Isolated: true, IsolatedS3: true, Spec: &cluster.Spec{MemberCount: 1},
+		Args: []string{"--queue-poll-interval=1s"}})
 	apart := func() {
 		for _, n := range c.Nodes {
 			c.Cut(n)

@@ -17,7 +17,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// twoMounts returns two overlays of one directory: both show the same files, and each has inodes, and so locks, of its own, as NFS has with nolock.
+// twoMounts returns two overlays of one directory: both show the same files, and each has inodes,
+// and so locks, of its own, as NFS has with nolock.
 func twoMounts(t *testing.T) (one, other string) {
 	t.Helper()
 	if os.Getuid() != 0 {
@@ -46,8 +47,9 @@ func twoMounts(t *testing.T) (one, other string) {
 	return filepath.Join(base, "mnt0"), filepath.Join(base, "mnt1")
 }
 
-// TestAnotherStore: a master of a cluster that serves comes back with a store that doesn't fence it off. It is named with the cause, nothing is
-// restored, and when it has the right store again the restore that was queued goes on by itself.
+// TestAnotherStore: a master of a cluster that serves comes back with a store that doesn't fence it
+// off. It is named with the cause, nothing is restored, and when it has the right store again the
+// restore that was queued goes on by itself.
 func TestAnotherStore(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel() // it mostly waits

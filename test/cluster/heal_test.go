@@ -33,7 +33,8 @@ func TestWipedDisk(t *testing.T) {
 		start := time.Now()
 		n.Start()
 		c.WaitHealthy(3)
-		t.Logf("%s: the disk of %s was wiped; it is a healthy member again after %s", tc.what, n.Name, time.Since(start).Round(10*time.Millisecond))
+		t.Logf("%s: the disk of %s was wiped; it is a healthy member again after %s", tc.what, n.Name,
+			time.Since(start).Round(10*time.Millisecond))
 		if (n.ID() == before) != tc.keep {
 			t.Errorf("%s: the node's id was %s and is %s", tc.what, before, n.ID())
 		}

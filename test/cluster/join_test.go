@@ -11,8 +11,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestFailingJoiner wants five members, of which one ends at each start. The other one joins, a member that lost its disk is replaced meanwhile, the status
-// names the one that fails, and it joins once it is repaired.
+// TestFailingJoiner wants five members, of which one ends at each start. The other one joins, a
+// member that lost its disk is replaced meanwhile, the status names the one that fails, and it
+// joins once it is repaired.
 func TestFailingJoiner(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel() // it mostly waits

@@ -13,8 +13,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// onlyALearner makes a cluster of three of which both voters lose their disks while the third node is a learner that has caught up. A learner can't
-// vote, knows raft's last leader for good, and answers: it must not be taken for a cluster that serves, or starts.
+// onlyALearner makes a cluster of three of which both voters lose their disks while the third node
+// is a learner that has caught up. A learner can't vote, knows raft's last leader for good, and
+// answers: it must not be taken for a cluster that serves, or starts.
 func onlyALearner(t *testing.T) *harness.Cluster {
 	t.Helper()
 	c := harness.Start(t, harness.Options{Args: []string{"--queue-poll-interval=1s", "--member-unhealthy-deadline=10s"}})
@@ -86,7 +87,8 @@ func lostWithLearner(t *testing.T, c *harness.Cluster) {
 			return err.Error()
 		}
 		for _, a := range v.Attention {
-			if a.Kind == cluster.AttentionQuorum && strings.Contains(a.Text, "c: a learner, which has no vote") && strings.Contains(a.Command, "recover --from-survivor") {
+			if a.Kind == cluster.AttentionQuorum && strings.Contains(a.Text, "c: a learner, which has no vote") &&
+				strings.Contains(a.Command, "recover --from-survivor") {
 				t.Log(a)
 				return ""
 			}

@@ -22,7 +22,8 @@ func restartFrom(t *testing.T, c *harness.Cluster, leader *harness.Node, term ui
 	t.Helper()
 	keeper, err := pki.NewKeeper(pki.Config{Dir: c.PKI, NodeID: leader.ID(), Managers: true, Policy: pki.DefaultPolicy()})
 	must(t, err)
-	conn, err := grpc.NewClient(fmt.Sprintf("%s:%d", n.Address, c.Ports.GRPC), grpc.WithTransportCredentials(credentials.NewTLS(keeper.ManagerClient(n.ID()))))
+	conn, err := grpc.NewClient(fmt.Sprintf("%s:%d", n.Address, c.Ports.GRPC),
+		grpc.WithTransportCredentials(credentials.NewTLS(keeper.ManagerClient(n.ID()))))
 	must(t, err)
 	defer conn.Close()
 	state, err := n.State()
@@ -42,8 +43,10 @@ func restartFrom(t *testing.T, c *harness.Cluster, leader *harness.Node, term ui
 	}
 }
 
-// TestAStalledLeader stops the leading manager in the middle. What it had on its way arrives after another one leads: it must be refused by every node,
-// also by those of which the new leader has asked nothing yet, or two members are down at once. The leader itself sends nothing when it goes on.
+// TestAStalledLeader stops the leading manager in the middle. What it had on its way arrives after
+// another one leads: it must be refused by every node, also by those of which the new leader has
+// asked nothing yet, or two members are down at once. The leader itself sends nothing when it goes
+// on.
 func TestAStalledLeader(t *testing.T) {
 	testutil.Long(t)
 	c := harness.Start(t, harness.Options{})

@@ -27,8 +27,9 @@ func entries(t *testing.T, dir string) []string {
 	return names
 }
 
-// TestExternalVolume: without a volume at its place the manager waits, and writes nothing there. A volume that is taken away under it ends it, and
-// nothing lands in the directory below. Another cluster's volume is refused as it is.
+// TestExternalVolume: without a volume at its place the manager waits, and writes nothing there. A
+// volume that is taken away under it ends it, and nothing lands in the directory below. Another
+// cluster's volume is refused as it is.
 func TestExternalVolume(t *testing.T) {
 	testutil.Long(t)
 	if os.Geteuid() != 0 {

@@ -6,8 +6,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 )
 
-// In these tests masters are gone of which nobody can know whether they serve somewhere else. They have to be silent for three minutes before they count as lost,
-// so these tests stand in the first file, and wait while the others run.
+// In these tests masters are gone of which nobody can know whether they serve somewhere else. They
+// have to be silent for three minutes before they count as lost, so these tests stand in the first
+// file, and wait while the others run.
 
 // TestAllMastersLostOtherNames takes the names along with the disks.
 func TestAllMastersLostOtherNames(t *testing.T) {

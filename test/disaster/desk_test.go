@@ -21,8 +21,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// desk is where the operator sits: a shell that goes on from block to block, with etcd-manager and etcd-manager-ctl in its path, and a way to
-// each master. Only the test's goroutine may use it.
+// desk is where the operator sits: a shell that goes on from block to block, with etcd-manager and
+// etcd-manager-ctl in its path, and a way to each master. Only the test's goroutine may use it.
 type desk struct {
 	t *testing.T
 	c *harness.Cluster
@@ -318,7 +318,8 @@ func (d *desk) shell(p *page, b block, n *harness.Node, typed string) {
 }
 
 func (d *desk) environ(n *harness.Node) []string {
-	env := []string{"PATH=" + filepath.Join(d.dir, "bin") + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "TMPDIR=" + d.dir, envSocket + "=" + d.socket}
+	env := []string{"PATH=" + filepath.Join(d.dir, "bin") + ":" + os.Getenv("PATH"), "HOME=" + d.dir, "TMPDIR=" + d.dir,
+		envSocket + "=" + d.socket}
 	for k, v := range d.c.StoreEnv {
 		env = append(env, k+"="+v)
 	}

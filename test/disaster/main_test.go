@@ -27,7 +27,8 @@ func TestMain(m *testing.M) {
 		_ = f.Value.Set("6") // they mostly wait
 	}
 	code := harness.Main(m)
-	if all := flag.Lookup("test.run").Value.String() == "" && flag.Lookup("test.skip").Value.String() == ""; code == 0 && all && testutil.IsLong() {
+	if all := flag.Lookup("test.run").Value.String() == "" &&
+		flag.Lookup("test.skip").Value.String() == ""; code == 0 && all && testutil.IsLong() {
 		code = checkFollowed()
 	}
 	os.Exit(code)

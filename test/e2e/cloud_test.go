@@ -22,8 +22,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
 )
 
-// cloud is a region of the double whose volumes are loop devices and whose machines are containers: process 1 of a machine has its mounts and
-// tools, and the manager's own container shares its process ids, as pods do that kubelet starts with hostPID.
+// cloud is a region of the double whose volumes are loop devices and whose machines are containers:
+// process 1 of a machine has its mounts and tools, and the manager's own container shares its
+// process ids, as pods do that kubelet starts with hostPID.
 type cloud struct {
 	t *testing.T
 	w *world
@@ -115,7 +116,8 @@ var machineImage = sync.OnceValues(func() (string, error) {
 
 // privileges are those of --privileged that volumes need. All of them aren't to be had where tests run in a container themselves.
 func privileges() []string {
-	return []string{"--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--device-cgroup-rule", "b 7:* rwm", "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"}
+	return []string{"--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE", "--device-cgroup-rule", "b 7:* rwm",
+		"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"}
 }
 
 // newCloud makes a region beside a world. EC2 is reached at the network's own address on this machine.
@@ -228,7 +230,8 @@ func (c *cloud) detached(v awsdouble.Volume, instance string) error {
 		return err
 	}
 	f.Close()
-	return errors.Join(os.Remove(filepath.Join(root, "dev/disk/by-id", byIDName(v.ID))), os.Remove(filepath.Join(root, "dev", "nvme-"+filepath.Base(dev))))
+	return errors.Join(os.Remove(filepath.Join(root, "dev/disk/by-id", byIDName(v.ID))),
+		os.Remove(filepath.Join(root, "dev", "nvme-"+filepath.Base(dev))))
 }
 
 // machine starts a machine and creates the manager's container on it. The manager isn't started yet.
@@ -252,7 +255,8 @@ func (c *cloud) machineOf(name, instance, zone string, o masterOptions) *master 
 	t := c.t
 	t.Helper()
 	host := c.w.name + "-machine-" + instance
-	run := slices.Concat([]string{"run", "-d", "--name", host, "--network", "none"}, privileges(), c.w.labels(), []string{must(t, machineImage)})
+	run := slices.Concat([]string{"run", "-d", "--name", host, "--network", "none"}, privileges(), c.w.labels(),
+		[]string{must(t, machineImage)})
 	mustDocker(t, run...)
 	pid, err := strconv.Atoi(mustDocker(t, "inspect", "--format", "{{.State.Pid}}", host))
 	if err != nil {
@@ -267,7 +271,8 @@ func (c *cloud) machineOf(name, instance, zone string, o masterOptions) *master 
 	address := c.w.address(byte(11 + c.w.given)) // the master's below
 	c.AddInstance(awsdouble.Instance{ID: instance, Zone: zone, IPv4: address})
 	imds := c.serve(c.Metadata(instance))
-	args := []string{"--pid", "container:" + host, "--mount", "type=volume,dst=/var/log", "-e", "AWS_ENDPOINT_URL_EC2=" + c.url, "-e", "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
+	args := []string{"--pid", "container:" + host, "--mount", "type=volume,dst=/var/log", "-e",
+		"AWS_ENDPOINT_URL_EC2=" + c.url, "-e", "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + imds}
 	o.docker = slices.Concat(args, privileges(), o.docker)
 	return c.w.addMaster(name, o)
 }

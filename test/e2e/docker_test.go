@@ -58,7 +58,8 @@ func copyOut(container, path string) ([]byte, error) {
 	defer cancel()
 	out, err := dockerIO(ctx, nil, "cp", container+":"+path, "-")
 	if err != nil {
-		if s := err.Error(); strings.Contains(s, "Could not find the file") || strings.Contains(s, "No such container:path") || strings.Contains(s, "no such file or directory") {
+		if s := err.Error(); strings.Contains(s, "Could not find the file") ||
+			strings.Contains(s, "No such container:path") || strings.Contains(s, "no such file or directory") {
 			return nil, fmt.Errorf("%s in %s: %w", path, container, errNoFile)
 		}
 		return nil, err
@@ -73,7 +74,8 @@ func copyOut(container, path string) ([]byte, error) {
 // containerDir lists the entries of a directory in a container's volumes. One that isn't there has none.
 func containerDir(t testing.TB, container, path string) []string {
 	t.Helper()
-	out := mustDocker(t, "run", "--rm", "--label", label(), "--network", "none", "--volumes-from", container+":ro", must(t, cutImage), "list", path)
+	out := mustDocker(t, "run", "--rm", "--label", label(), "--network", "none", "--volumes-from", container+":ro",
+		must(t, cutImage), "list", path)
 	return strings.Fields(out)
 }
 

@@ -28,8 +28,10 @@ const (
 // ctlVolumes is a command of the tool on the volumes, on this machine, outside of all containers.
 func (c *cloud) ctlVolumes(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, ctlBinary(c.t), slices.Concat([]string{"--backup-store=" + c.w.store.url, "volumes"}, args, []string{
-		"--cluster-name=etcd-events", "--volume-name-tag=k8s.io/etcd/events", "--volume-tag=k8s.io/etcd/events", "--volume-tag=kubernetes.io/cluster/example.com=owned"})...)
-	cmd.Env = slices.Concat(os.Environ(), c.w.store.env, []string{"AWS_ENDPOINT_URL_EC2=" + c.url, "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=operator", "AWS_SECRET_ACCESS_KEY=operator"})
+		"--cluster-name=etcd-events", "--volume-name-tag=k8s.io/etcd/events", "--volume-tag=k8s.io/etcd/events",
+		"--volume-tag=kubernetes.io/cluster/example.com=owned"})...)
+	cmd.Env = slices.Concat(os.Environ(), c.w.store.env,
+		[]string{"AWS_ENDPOINT_URL_EC2=" + c.url, "AWS_REGION=us-east-1", "AWS_ACCESS_KEY_ID=operator", "AWS_SECRET_ACCESS_KEY=operator"})
 	return cmd
 }
 
@@ -95,14 +97,15 @@ func (wr *writers) end(w *world, prefix string) {
 		have[string(kv.Key)] = true
 	}
 	lost := slices.DeleteFunc(slices.Clone(wr.acked), func(k string) bool { return have[k] })
-	t.Logf("%d writes acknowledged, %d refused and repeated while the leadership moved, %d failed, %d lost", len(wr.acked), wr.again, len(wr.failed), len(lost))
+	t.Logf("%d writes acknowledged, %d refused and repeated while the leadership moved, %d failed, %d lost",
+		len(wr.acked), wr.again, len(wr.failed), len(lost))
 	if len(lost) > 0 || len(wr.acked) < 100 {
 		t.Errorf("acknowledged writes that are gone: %v", lost)
 	}
 }
 
-// judge fails the test for writes that failed. That etcd was too slow says nothing of what is tested while other tests take the machine; on a machine of its own
-// (-strict) it counts too.
+// judge fails the test for writes that failed. That etcd was too slow says nothing of what is
+// tested while other tests take the machine; on a machine of its own (-strict) it counts too.
 func (wr *writers) judge(t *testing.T) {
 	t.Helper()
 	for _, f := range wr.failed {
@@ -114,8 +117,10 @@ func (wr *writers) judge(t *testing.T) {
 	}
 }
 
-// TestEncryptVolumes: from plain to encrypted under load without a failed write, the tool killed after each line that it says; then to another
-// key, each node killed at another step of its way; then all told to at once, which they do one after the other. At the end every volume is encrypted, and the old ones are kept until confirmed.
+// TestEncryptVolumes: from plain to encrypted under load without a failed write, the tool killed
+// after each line that it says; then to another key, each node killed at another step of its way;
+// then all told to at once, which they do one after the other. At the end every volume is
+// encrypted, and the old ones are kept until confirmed.
 func TestEncryptVolumes(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel()
@@ -129,7 +134,8 @@ func TestEncryptVolumes(t *testing.T) {
 	}
 	each(w.masters, (*master).start)
 	w.waitServing(3 * time.Minute)
-	if out, err := c.ctlVolumes(t.Context(), "check", "--require-encrypted-volume").CombinedOutput(); err == nil || strings.Count(string(out), "not encrypted as required") != 4 {
+	if out, err := c.ctlVolumes(t.Context(), "check", "--require-encrypted-volume").CombinedOutput(); err == nil ||
+		strings.Count(string(out), "not encrypted as required") != 4 {
 		t.Errorf("volumes check of plain volumes: %v\n%s", err, out)
 	}
 
@@ -159,7 +165,8 @@ func TestEncryptVolumes(t *testing.T) {
 	wr = w.write("three", 3)
 	for _, v := range c.Volumes() {
 		if name := v.Tags["k8s.io/etcd/events"]; name != "" {
-			next := awsdouble.Volume{ID: v.ID + "0", Zone: v.Zone, Type: v.Type, SizeGiB: v.SizeGiB, Encrypted: true, Key: thirdKey, Tags: maps.Clone(v.Tags)}
+			next := awsdouble.Volume{ID: v.ID + "0", Zone: v.Zone, Type: v.Type, SizeGiB: v.SizeGiB, Encrypted: true,
+				Key: thirdKey, Tags: maps.Clone(v.Tags)}
 			next.Tags["etcd-manager.io/replaces"] = v.ID
 			c.addVolume(next, 160)
 			v.Tags["etcd-manager.io/replaced-by"] = next.ID
@@ -244,7 +251,8 @@ func (c *cloud) allEncrypted(key string, kept int) {
 	for _, v := range c.Volumes() {
 		if _, member := v.Tags["k8s.io/etcd/events"]; member {
 			members++
-			if !v.Encrypted || v.Key != key || v.Attachment == nil || v.Attachment.State != "attached" || v.SizeGiB != 20 || v.Tags["etcd-manager.io/replaces"] != "" {
+			if !v.Encrypted || v.Key != key || v.Attachment == nil || v.Attachment.State != "attached" ||
+				v.SizeGiB != 20 || v.Tags["etcd-manager.io/replaces"] != "" {
 				t.Errorf("a member's volume is %+v", v)
 			}
 		} else {

@@ -56,7 +56,8 @@ var managerImage = sync.OnceValues(func() (string, error) {
 		return "", fmt.Errorf("build the image's files: %w\n%s", err, out)
 	}
 	name := tag("manager")
-	_, err = docker(ctx, "build", "--quiet", "--label", label(), "--tag", name, "--file", filepath.Join(root, "images/etcd-manager/Dockerfile"), files)
+	_, err = docker(ctx, "build", "--quiet", "--label", label(), "--tag", name, "--file",
+		filepath.Join(root, "images/etcd-manager/Dockerfile"), files)
 	fmt.Fprintf(os.Stderr, "built the image in %s\n", time.Since(began).Round(time.Second))
 	return name, err
 })
@@ -122,7 +123,8 @@ var s3Image = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return derived("s3", "FROM scratch\nCOPY versitygw /versitygw\nVOLUME /data\nENTRYPOINT [\"/versitygw\"]\n", map[string]string{"versitygw": binary})
+	return derived("s3", "FROM scratch\nCOPY versitygw /versitygw\nVOLUME /data\nENTRYPOINT [\"/versitygw\"]\n",
+		map[string]string{"versitygw": binary})
 })
 
 // cutImage holds the tool that cuts networks.

@@ -62,7 +62,8 @@ func killRound(t *testing.T, r *rand.Rand) {
 	for _, s := range strikes(r) {
 		time.Sleep(s.at)
 		m := w.masters[s.victim]
-		t.Logf("kill %s at phase %q, with %d writes acknowledged; it is away for %s", m.name, w.marker().Phase, acked(writers, w.masters), s.away.Round(time.Millisecond))
+		t.Logf("kill %s at phase %q, with %d writes acknowledged; it is away for %s", m.name, w.marker().Phase,
+			acked(writers, w.masters), s.away.Round(time.Millisecond))
 		m.kill()
 		time.Sleep(s.away)
 		m.start()

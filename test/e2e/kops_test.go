@@ -41,10 +41,12 @@ func TestKOpsCommand(t *testing.T) {
 			}
 		}
 		w.addMaster(name, masterOptions{
-			docker: []string{"-v", filepath.Join(dir, name+"-hosts") + ":/etc/hosts", "-v", filepath.Join(dir, name+"-etcd.log") + ":/var/log/etcd.log"},
+			docker: []string{"-v", filepath.Join(dir, name+"-hosts") + ":/etc/hosts", "-v",
+				filepath.Join(dir, name+"-etcd.log") + ":/var/log/etcd.log"},
 			command: func(m *master) []string {
 				args := slices.DeleteFunc(kopsArgs(), func(a string) bool { return strings.HasPrefix(a, "--volume-") })
-				return slices.Concat([]string{"/go-runner"}, args, []string{"--data-dir=/data", "--address=" + m.address, fmt.Sprintf("--etcd-manager-metrics-port=%d", w.ports.status)})
+				return slices.Concat([]string{"/go-runner"}, args,
+					[]string{"--data-dir=/data", "--address=" + m.address, fmt.Sprintf("--etcd-manager-metrics-port=%d", w.ports.status)})
 			}})
 	}
 	each(w.masters, (*master).start)

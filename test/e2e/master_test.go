@@ -46,11 +46,13 @@ func (w *world) addMaster(name string, o masterOptions) *master {
 	w.t.Helper()
 	m := &master{w: w, name: name, address: w.nextAddress(), container: w.name + "-" + name}
 	w.masters = append(w.masters, m)
-	args := append([]string{"create", "--name", m.container, "--mount", "type=volume,dst=/data", "-v", w.pkiDir + ":/etc/kubernetes/pki/etcd-manager:ro"}, w.labels()...)
+	args := append([]string{"create", "--name", m.container, "--mount", "type=volume,dst=/data", "-v",
+		w.pkiDir + ":/etc/kubernetes/pki/etcd-manager:ro"}, w.labels()...)
 	network := []string{"--network", w.network, "--ip", m.address, "--hostname", name}
 	if o.pod {
 		m.pod = m.container + "-pod"
-		mustDocker(w.t, append(append(append([]string{"run", "-d", "--name", m.pod, "--cap-add", "NET_ADMIN"}, w.labels()...), network...), must(w.t, cutImage))...)
+		mustDocker(w.t, append(append(append([]string{"run", "-d", "--name", m.pod, "--cap-add", "NET_ADMIN"}, w.labels()...), network...),
+			must(w.t, cutImage))...)
 		network = []string{"--network", "container:" + m.pod}
 	}
 	args = append(args, network...)
@@ -179,7 +181,8 @@ func (w *world) client(t testing.TB, masters ...*master) *clientv3.Client {
 	for _, m := range masters {
 		urls, hosts = append(urls, m.url()), append(hosts, m.address)
 	}
-	c, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: w.keeper.EtcdClient(hosts...), DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+	c, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: w.keeper.EtcdClient(hosts...),
+		DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
 		Logger: zap.NewNop()}) // what matters is in the errors
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +211,8 @@ func (w *world) leader(masters []*master) (*status.View, string) {
 	}
 	for i, v := range views {
 		if v.Leader != leaders[0].Node || v.Term != leaders[0].Term {
-			problem = fmt.Sprintf("%s knows leader %q of term %d, but %s leads in term %d", masters[i].name, v.Leader, v.Term, leaders[0].Node, leaders[0].Term)
+			problem = fmt.Sprintf("%s knows leader %q of term %d, but %s leads in term %d", masters[i].name, v.Leader,
+				v.Term, leaders[0].Node, leaders[0].Term)
 		}
 	}
 	return leaders[0], problem
@@ -234,7 +238,8 @@ func (w *world) serving(masters []*master) string {
 		}
 	}
 	if open != 3 || l.Healthy != 3 || l.Restore != "" {
-		return fmt.Sprintf("%d members serve; leader %s counts %d healthy, restores %q and says: %s", open, l.Node, l.Healthy, l.Restore, l.Doing)
+		return fmt.Sprintf("%d members serve; leader %s counts %d healthy, restores %q and says: %s", open, l.Node,
+			l.Healthy, l.Restore, l.Doing)
 	}
 	return ""
 }

@@ -21,8 +21,9 @@ func kopsMainArgs() []string {
 --volume-tag=k8s.io/etcd/main --volume-tag=k8s.io/role/control-plane=1 --volume-tag=kubernetes.io/cluster/example.com=owned`)
 }
 
-// TestTwoClustersOnANode: both of kOps' commands, unchanged, on one machine, started at the same moment. Each manager takes the volume of its own cluster under
-// a device name of its own, both keep their names in the one hosts file, and neither sees the other's data.
+// TestTwoClustersOnANode: both of kOps' commands, unchanged, on one machine, started at the same
+// moment. Each manager takes the volume of its own cluster under a device name of its own, both
+// keep their names in the one hosts file, and neither sees the other's data.
 func TestTwoClustersOnANode(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel()
@@ -48,13 +49,16 @@ func TestTwoClustersOnANode(t *testing.T) {
 	world.ports, world.masters = ports{4001, 2380, 3996, 3994, 8082}, nil
 	second := &master{w: &world, name: "etcd-a", address: first.address, container: world.name + "-main"}
 	world.masters = []*master{second}
-	args := slices.Concat([]string{"create", "--name", second.container, "--network", "container:" + first.container, "--pid", "container:" + world.name + "-machine-i-a",
-		"--mount", "type=volume,dst=/var/log", "-v", world.pkiDir + ":/etc/kubernetes/pki/etcd-manager:ro", "-e", "AWS_ENDPOINT_URL_EC2=" + c.url,
+	args := slices.Concat([]string{"create", "--name", second.container, "--network", "container:" + first.container,
+		"--pid", "container:" + world.name + "-machine-i-a",
+		"--mount", "type=volume,dst=/var/log", "-v", world.pkiDir + ":/etc/kubernetes/pki/etcd-manager:ro", "-e",
+		"AWS_ENDPOINT_URL_EC2=" + c.url,
 		"-e", "AWS_EC2_METADATA_SERVICE_ENDPOINT=" + c.serve(c.Metadata("i-a"))}, privileges(), world.labels())
 	for _, e := range events.store.env {
 		args = append(args, "-e", e)
 	}
-	args = slices.Concat(args, []string{"--entrypoint", "/go-runner", image(t)}, kopsMainArgs(), []string{fmt.Sprintf("--etcd-manager-metrics-port=%d", world.ports.status)})
+	args = slices.Concat(args, []string{"--entrypoint", "/go-runner", image(t)}, kopsMainArgs(),
+		[]string{fmt.Sprintf("--etcd-manager-metrics-port=%d", world.ports.status)})
 	mustDocker(t, args...)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -106,7 +110,8 @@ func TestTwoClustersOnANode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"etcd-manager[etcd] ", "etcd-manager[etcd-events] ", first.address + "\tetcd-a.internal.example.com\n", first.address + "\tetcd-events-a.internal.example.com\n"} {
+	for _, want := range []string{"etcd-manager[etcd] ", "etcd-manager[etcd-events] ",
+		first.address + "\tetcd-a.internal.example.com\n", first.address + "\tetcd-events-a.internal.example.com\n"} {
 		if !strings.Contains(string(hosts), want) {
 			t.Errorf("the hosts file has no %q:\n%s", want, hosts)
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
-// TestRestoreOnRestart is the main job: a backup is queued while the cluster runs, nothing happens, the masters are stopped and started, and the
-// data of the backup are there.
+// TestRestoreOnRestart is the main job: a backup is queued while the cluster runs, nothing happens,
+// the masters are stopped and started, and the data of the backup are there.
 func TestRestoreOnRestart(t *testing.T) {
 	testutil.Long(t)
 	needDocker(t)
@@ -189,8 +189,9 @@ func (w *world) backupAfter(moment time.Time) (name string) {
 	return name
 }
 
-// waitQueued waits until the leader has worked on with the restore in the queue, as a backup taken after it shows, and has left it there; if patient, also until
-// it says that it knows of the restore and waits with it.
+// waitQueued waits until the leader has worked on with the restore in the queue, as a backup taken
+// after it shows, and has left it there; if patient, also until it says that it knows of the
+// restore and waits with it.
 func (w *world) waitQueued(backup string, patient bool) {
 	t := w.t
 	t.Helper()
@@ -206,7 +207,10 @@ func (w *world) waitQueued(backup string, patient bool) {
 			return ""
 		})
 		waitFor(t, "a log says so too", time.Minute, func() string {
-			if slices.ContainsFunc(w.masters, func(m *master) bool { return strings.Contains(m.log(), "waits until the managers are restarted") }) {
+			if slices.ContainsFunc(w.masters, func(m *master) bool {
+				return strings.Contains(m.log(),
+					"waits until the managers are restarted")
+			}) {
 				return ""
 			}
 			return "no log does"

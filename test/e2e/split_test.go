@@ -88,7 +88,8 @@ func (w *world) checkWriters(writers []*writer) {
 		for _, wr := range writers {
 			lost := slices.DeleteFunc(slices.Clone(wr.keys), func(k string) bool { return have[k] })
 			if len(lost) > 0 {
-				t.Errorf("%s has lost %d of %d acknowledged writes through %s, the first is %s", m.name, len(lost), len(wr.keys), wr.m.name, lost[0])
+				t.Errorf("%s has lost %d of %d acknowledged writes through %s, the first is %s", m.name, len(lost),
+					len(wr.keys), wr.m.name, lost[0])
 			}
 		}
 	}
@@ -169,7 +170,8 @@ func (w *world) pick(list string) []*master {
 
 func (w *world) sides(a, b string) [2][]*master { return [2][]*master{w.pick(a), w.pick(b)} }
 
-// fence follows the store's leader record, whose term must only rise and belong to one instance, and the marker, of which there is only one.
+// fence follows the store's leader record, whose term must only rise and belong to one instance,
+// and the marker, of which there is only one.
 type fence struct {
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -258,7 +260,8 @@ func TestSplitBeforeForming(t *testing.T) {
 			w.split(w.sides(v.a, v.b), w.pick(v.noStore))
 			f, writers := w.watchFence(), w.startWriters()
 			each(w.masters, (*master).start)
-			waitFor(t, "one side has formed a cluster and serves", 2*time.Minute, func() string { return serves(writers, w.masters, 0, 20) })
+			waitFor(t, "one side has formed a cluster and serves", 2*time.Minute,
+				func() string { return serves(writers, w.masters, 0, 20) })
 			left, right := acked(writers, w.pick(v.a)), acked(writers, w.pick(v.b))
 			if left > 0 && right > 0 {
 				t.Errorf("both sides have served clients: %d writes on one, %d on the other", left, right)
@@ -279,8 +282,9 @@ func TestSplitBeforeForming(t *testing.T) {
 	}
 }
 
-// TestSplitAfterForming splits a running cluster of three with two spare managers twice: so that the members' majority is on the smaller side of
-// the managers, and so that it is on the larger one, which can then replace the member that is away.
+// TestSplitAfterForming splits a running cluster of three with two spare managers twice: so that
+// the members' majority is on the smaller side of the managers, and so that it is on the larger
+// one, which can then replace the member that is away.
 func TestSplitAfterForming(t *testing.T) {
 	testutil.Long(t)
 	needDocker(t)

@@ -37,7 +37,8 @@ func (w *world) startS3(prefix string) {
 	s := &store{url: "s3://" + bucket + "/" + prefix, address: w.address(10)}
 	key, secret, endpoint := "test"+rand.Text()[:12], rand.Text(), "http://"+s.address+":7070"
 	s.env = []string{"S3_ENDPOINT=" + endpoint, "S3_REGION=us-east-1", "S3_ACCESS_KEY_ID=" + key, "S3_SECRET_ACCESS_KEY=" + secret}
-	args := append([]string{"run", "-d", "--name", w.name + "-s3", "--network", w.network, "--ip", s.address, "--mount", "type=volume,dst=/data",
+	args := append([]string{"run", "-d", "--name", w.name + "-s3", "--network", w.network, "--ip", s.address, "--mount",
+		"type=volume,dst=/data",
 		"-e", "ROOT_ACCESS_KEY=" + key, "-e", "ROOT_SECRET_KEY=" + secret}, w.labels()...)
 	mustDocker(t, append(args, must(t, s3Image), "--port", ":7070", "--region", "us-east-1", "--quiet", "posix", "/data")...)
 	client := awss3.New(awss3.Options{BaseEndpoint: &endpoint, Region: "us-east-1", UsePathStyle: true, Retryer: aws.NopRetryer{},
@@ -78,12 +79,14 @@ func (w *world) startFiles() {
 	mustDocker(w.t, append(append([]string{"volume", "create"}, w.labels()...), volume)...)
 	// What holds the directory for reading by this test; it never runs.
 	reader := w.name + "-reader"
-	mustDocker(w.t, append(append([]string{"create", "--name", reader, "--network", "none", "-v", volume + ":/backups"}, w.labels()...), must(w.t, cutImage))...)
+	mustDocker(w.t, append(append([]string{"create", "--name", reader, "--network", "none", "-v", volume + ":/backups"}, w.labels()...),
+		must(w.t, cutImage))...)
 	s := &store{url: "file:///backups", mounts: []string{"-v", volume + ":/backups"}}
 	s.ctl = func(w *world, args ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		run := append([]string{"run", "--rm", "--network", "none", "-v", volume + ":/backups", "--entrypoint", "/etcd-manager-ctl"}, w.labels()...)
+		run := append([]string{"run", "--rm", "--network", "none", "-v", volume + ":/backups", "--entrypoint", "/etcd-manager-ctl"},
+			w.labels()...)
 		return docker(ctx, append(append(run, image(w.t), "--backup-store="+s.url), args...)...)
 	}
 	s.read = func(_ testing.TB, key string) ([]byte, error) { return containerFile(reader, "/backups/"+key) }

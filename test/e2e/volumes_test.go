@@ -26,7 +26,8 @@ func kopsTags(member string) map[string]string {
 // kopsCommand is the command of kOps, unchanged, and what lets a test look at the manager.
 func kopsCommand(extra ...string) func(m *master) []string {
 	return func(m *master) []string {
-		return slices.Concat([]string{"/go-runner"}, kopsArgs(), []string{fmt.Sprintf("--etcd-manager-metrics-port=%d", m.w.ports.status)}, extra)
+		return slices.Concat([]string{"/go-runner"}, kopsArgs(),
+			[]string{fmt.Sprintf("--etcd-manager-metrics-port=%d", m.w.ports.status)}, extra)
 	}
 }
 
@@ -46,8 +47,9 @@ func (w *world) memberIDs() map[string]uint64 {
 	return ids
 }
 
-// TestKOpsCommandUnchanged: the command of kOps as it is on three machines in three zones. Their volumes are found, attached, formatted once and
-// mounted; a machine that is replaced by a new one gives its volume to that, which is the same member with the same data.
+// TestKOpsCommandUnchanged: the command of kOps as it is on three machines in three zones. Their
+// volumes are found, attached, formatted once and mounted; a machine that is replaced by a new one
+// gives its volume to that, which is the same member with the same data.
 func TestKOpsCommandUnchanged(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel()
@@ -121,8 +123,8 @@ func TestKOpsCommandUnchanged(t *testing.T) {
 	}
 }
 
-// TestStartNamesWhatIsMissing: a permission that is missing ends the start with its name and the resource; a plain volume is refused before a byte
-// lands on it, and so is one of another cluster.
+// TestStartNamesWhatIsMissing: a permission that is missing ends the start with its name and the
+// resource; a plain volume is refused before a byte lands on it, and so is one of another cluster.
 func TestStartNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	c := newCloud(t, kopsPorts())
@@ -147,12 +149,15 @@ func TestStartNamesWhatIsMissing(t *testing.T) {
 			t.Errorf("%s: exit code %d", m.name, code)
 		}
 	}
-	for action, resource := range map[string]string{"DescribeInstances": "*", "DescribeVolumes": "*", "AttachVolume": "arn:aws:ec2:us-east-1:111122223333:volume/vol-0a"} {
+	for action, resource := range map[string]string{"DescribeInstances": "*", "DescribeVolumes": "*",
+		"AttachVolume": "arn:aws:ec2:us-east-1:111122223333:volume/vol-0a"} {
 		c.Deny(action, true)
-		ends(c.machine("denied-"+action, "i-"+strings.ToLower(action), "us-east-1a", kopsCommand()), "permission ec2:"+action+" is missing on "+resource, "docs/aws.md")
+		ends(c.machine("denied-"+action, "i-"+strings.ToLower(action), "us-east-1a", kopsCommand()),
+			"permission ec2:"+action+" is missing on "+resource, "docs/aws.md")
 		c.Deny(action, false)
 	}
-	ends(c.machine("plain", "i-plain", "us-east-1a", kopsCommand("--require-encrypted-volume")), "volume vol-0a (etcd-events-a) is not encrypted")
+	ends(c.machine("plain", "i-plain", "us-east-1a", kopsCommand("--require-encrypted-volume")),
+		"volume vol-0a (etcd-events-a) is not encrypted")
 	if v, _ := c.Volume("vol-0a"); v.Attachment != nil {
 		t.Errorf("the plain volume was attached: %+v", v)
 	}
@@ -170,5 +175,6 @@ func TestStartNamesWhatIsMissing(t *testing.T) {
 		return ""
 	})
 	c.terminate(first, "i-first")
-	ends(c.machine("second", "i-second", "us-east-1a", kopsCommand()), `holds data of cluster "etcd-other", not of "etcd-events"`, "etcd is not started on it")
+	ends(c.machine("second", "i-second", "us-east-1a", kopsCommand()),
+		`holds data of cluster "etcd-other", not of "etcd-events"`, "etcd is not started on it")
 }

@@ -136,7 +136,8 @@ func (w *world) showLogs() {
 				own = append(own, l)
 			}
 		}
-		w.t.Logf("the end of the log of %s (%d lines, without etcd's own):\n%s", m.name, len(lines), strings.Join(own[max(0, len(own)-60):], "\n"))
+		w.t.Logf("the end of the log of %s (%d lines, without etcd's own):\n%s", m.name, len(lines),
+			strings.Join(own[max(0, len(own)-60):], "\n"))
 		if dir := os.Getenv("E2E_KEEP_LOGS"); dir != "" {
 			_ = os.MkdirAll(dir, 0o755)
 			_ = os.WriteFile(filepath.Join(dir, filepath.Base(m.container)+".log"), []byte(m.log()), 0o644)

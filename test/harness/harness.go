@@ -28,8 +28,8 @@ import (
 
 // Options describe a cluster. The zero value is three nodes with TLS everywhere and a file store.
 type Options struct {
-	// Name is the cluster's; empty means "test". Beside is another cluster whose nodes' addresses this one shares, with ports of its own, as clusters on
-	// the same machines do.
+	// Name is the cluster's; empty means "test". Beside is another cluster whose nodes' addresses
+	// this one shares, with ports of its own, as clusters on the same machines do.
 	Name   string
 	Beside *Cluster
 	// Nodes is how many managers there are; 0 means 3.
@@ -49,8 +49,9 @@ type Options struct {
 	BackupInterval time.Duration
 	// CAs, if not nil, fills the PKI directory in place of pki.CreateCAs.
 	CAs func(dir string)
-	// Isolated gives every node a network namespace of its own, so that links can be cut; the test is skipped where that can't be had. IsolatedS3 runs
-	// versitygw where such nodes reach it, and makes it the store.
+	// Isolated gives every node a network namespace of its own, so that links can be cut; the test
+	// is skipped where that can't be had. IsolatedS3 runs versitygw where such nodes reach it, and
+	// makes it the store.
 	Isolated, IsolatedS3 bool
 }
 
@@ -181,7 +182,8 @@ func (c *Cluster) openStore() {
 	case c.StoreURL != "":
 	case s != nil:
 		c.StoreURL = "s3://" + s.Bucket + "/test/backups/etcd/main"
-		c.StoreEnv = map[string]string{"S3_ENDPOINT": s.Endpoint, "S3_REGION": s.Region, "S3_ACCESS_KEY_ID": s.AccessKeyID, "S3_SECRET_ACCESS_KEY": s.SecretAccessKey}
+		c.StoreEnv = map[string]string{"S3_ENDPOINT": s.Endpoint, "S3_REGION": s.Region,
+			"S3_ACCESS_KEY_ID": s.AccessKeyID, "S3_SECRET_ACCESS_KEY": s.SecretAccessKey}
 		if s.CAFile != "" {
 			c.StoreEnv["S3_CA_FILE"] = s.CAFile
 		}
@@ -353,7 +355,8 @@ func (c *Cluster) Client(urls ...string) *clientv3.Client {
 	if len(urls) == 0 {
 		urls = c.ClientURLs()
 	}
-	client, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: c.TLS(), Logger: zap.NewNop(), DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
+	client, err := clientv3.New(clientv3.Config{Endpoints: urls, TLS: c.TLS(), Logger: zap.NewNop(),
+		DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
 	must(c.t, err)
 	c.t.Cleanup(func() { client.Close() })
 	return client

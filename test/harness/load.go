@@ -67,7 +67,8 @@ type LoadReport struct {
 
 // String is for logs.
 func (r LoadReport) String() string {
-	s := fmt.Sprintf("%d writes acknowledged, %d reads, %d requests failed, longest gap %s, slowest answer %s", r.Acked, r.Reads, len(r.Failures),
+	s := fmt.Sprintf("%d writes acknowledged, %d reads, %d requests failed, longest gap %s, slowest answer %s", r.Acked,
+		r.Reads, len(r.Failures),
 		r.LongestGap.Round(time.Millisecond), r.Slowest.Round(time.Millisecond))
 	for i, f := range r.Failures {
 		if i == 5 {
@@ -105,7 +106,8 @@ func (c *Cluster) StartLoad(o LoadOptions) *Load {
 }
 
 func (l *Load) dial(urls []string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: urls, TLS: l.c.TLS(), Logger: zap.NewNop(), DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
+	return clientv3.New(clientv3.Config{Endpoints: urls, TLS: l.c.TLS(), Logger: zap.NewNop(),
+		DialTimeout: 5 * time.Second, DialKeepAliveTime: 2 * time.Second, DialKeepAliveTimeout: 2 * time.Second})
 }
 
 // work is one client: a write, a linearizable read of it, a pause.
@@ -247,8 +249,9 @@ func (l *Load) Behind(revision int64) (n int, oldest time.Time) {
 	return n, oldest
 }
 
-// Unacknowledged are the keys that are there though no client was told so, or only with a revision above this one. A write whose answer was lost may be among them, but
-// no more than one of each client.
+// Unacknowledged are the keys that are there though no client was told so, or only with a revision
+// above this one. A write whose answer was lost may be among them, but no more than one of each
+// client.
 func (l *Load) Unacknowledged(revision int64) []string {
 	l.c.t.Helper()
 	got, _ := l.c.ReadAll(l.prefix)

@@ -63,7 +63,8 @@ func (c *Cluster) unhealthy(want int) string {
 		case !e.Running && s == nil:
 			continue // it is no member
 		case !e.Running || !e.Healthy || e.Learner || e.Quarantined:
-			bad = append(bad, fmt.Sprintf("%s: running %t, healthy %t, learner %t, quarantined %t %s", n.Name, e.Running, e.Healthy, e.Learner, e.Quarantined, e.Error))
+			bad = append(bad, fmt.Sprintf("%s: running %t, healthy %t, learner %t, quarantined %t %s", n.Name,
+				e.Running, e.Healthy, e.Learner, e.Quarantined, e.Error))
 		case len(e.Members) != want:
 			bad = append(bad, fmt.Sprintf("%s: knows %d members", n.Name, len(e.Members)))
 		default:

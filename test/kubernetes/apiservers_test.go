@@ -24,8 +24,10 @@ var withAPIServers = flag.Bool("apiservers", false, "run TestAPIServers, which b
 // older is the version of etcd that the masters begin with.
 const older = "3.5.35"
 
-// TestAPIServers runs three real API servers on three masters, with clients of every kind, through all that a manager does to etcd. It prints what each kind
-// of client saw, and fails if one that is not restarted doesn't find back to what stands in etcd, or the endpoints aren't right within seconds.
+// TestAPIServers runs three real API servers on three masters, with clients of every kind, through
+// all that a manager does to etcd. It prints what each kind of client saw, and fails if one that is
+// not restarted doesn't find back to what stands in etcd, or the endpoints aren't right within
+// seconds.
 func TestAPIServers(t *testing.T) {
 	testutil.Long(t)
 	if !*withAPIServers {
@@ -84,7 +86,9 @@ func withEtcd(t *testing.T, c *harness.Cluster, version, binary string) {
 	must(t, os.MkdirAll(dir, 0o755))
 	must(t, os.Link(binary, filepath.Join(dir, "etcd")))
 	wrapper := filepath.Join(c.Dir, "manager")
-	must(t, os.WriteFile(wrapper, fmt.Appendf(nil, "#!/bin/sh\nexec unshare -m sh -c 'mount --bind %s /opt && exec \"$@\"' - %s \"$@\"\n", filepath.Dir(dir), c.Programs.Manager), 0o755))
+	must(t, os.WriteFile(wrapper, fmt.Appendf(nil,
+		"#!/bin/sh\nexec unshare -m sh -c 'mount --bind %s /opt && exec \"$@\"' - %s \"$@\"\n", filepath.Dir(dir), c.Programs.Manager),
+		0o755))
 	c.Programs.Manager = wrapper
 }
 
@@ -172,7 +176,8 @@ func (w *world) phase(name string, endpoints []string, do func()) {
 	w.began = time.Now()
 	do()
 	done := time.Now()
-	w.c.WaitFor(name+": the endpoints to be right", time.Minute, func() string { return w.clients.latest().wrongEndpoints(w.alive(), endpoints) })
+	w.c.WaitFor(name+": the endpoints to be right", time.Minute,
+		func() string { return w.clients.latest().wrongEndpoints(w.alive(), endpoints) })
 	right := time.Since(done)
 	time.Sleep(2 * time.Second) // clients write on the other side of it, too
 	w.clients.say("hold")
@@ -228,8 +233,10 @@ func (w *world) row(name string, a, b *clientState, took, right time.Duration, a
 	if w.outage > 0 {
 		outage = w.outage.Round(10 * time.Millisecond).String()
 	}
-	return fmt.Sprintf("| %s | %s | %s | %d lists, %d watches%s | %s | %d | %d of %d | %d | %s | %s | %s |", name, took.Round(100*time.Millisecond), outage, lists, watches, words(errs, ": "), orNone(words(ends, "")),
-		lost, b.Failed-a.Failed, b.Failed-a.Failed+b.Written-a.Written, failed, right.Round(100*time.Millisecond), agreed[caches].Round(100*time.Millisecond), agreed[informers].Round(100*time.Millisecond))
+	return fmt.Sprintf("| %s | %s | %s | %d lists, %d watches%s | %s | %d | %d of %d | %d | %s | %s | %s |", name,
+		took.Round(100*time.Millisecond), outage, lists, watches, words(errs, ": "), orNone(words(ends, "")),
+		lost, b.Failed-a.Failed, b.Failed-a.Failed+b.Written-a.Written, failed, right.Round(100*time.Millisecond),
+		agreed[caches].Round(100*time.Millisecond), agreed[informers].Round(100*time.Millisecond))
 }
 
 func orNone(s string) string {

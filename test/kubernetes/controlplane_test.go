@@ -47,8 +47,10 @@ func (w *world) prepare() {
 	must(t, err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "kube-apiserver"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca.Leaf, key.Public(), ca.PrivateKey)
+	der, err := x509.CreateCertificate(rand.Reader,
+		&x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "kube-apiserver"},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, ca.Leaf, key.Public(), ca.PrivateKey)
 	must(t, err)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	must(t, err)
@@ -71,12 +73,17 @@ func (w *world) write(name, kind string, der []byte) {
 func (w *world) add(n *harness.Node) {
 	w.t.Helper()
 	port := w.c.Ports.Status + 1
-	s := &apiServer{w: w, name: n.Name, url: fmt.Sprintf("https://%s:%d", n.Address, port), advertised: fmt.Sprintf("192.0.2.%d", len(w.servers)+1)}
+	s := &apiServer{w: w, name: n.Name, url: fmt.Sprintf("https://%s:%d", n.Address, port),
+		advertised: fmt.Sprintf("192.0.2.%d", len(w.servers)+1)}
 	s.args = []string{
-		"--etcd-servers=" + n.ClientURL(), "--etcd-cafile=" + filepath.Join(w.c.PKI, "etcd-clients-ca.crt"), "--etcd-certfile=" + w.file("etcd.crt"), "--etcd-keyfile=" + w.file("etcd.key"),
-		"--bind-address=" + n.Address, fmt.Sprintf("--secure-port=%d", port), "--advertise-address=" + s.advertised, "--cert-dir=" + w.file("cert-"+n.Name),
-		"--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + w.file("accounts.key"),
-		"--service-account-signing-key-file=" + w.file("accounts.key"), "--token-auth-file=" + w.file("tokens.csv"), "--authorization-mode=RBAC",
+		"--etcd-servers=" + n.ClientURL(), "--etcd-cafile=" + filepath.Join(w.c.PKI, "etcd-clients-ca.crt"),
+		"--etcd-certfile=" + w.file("etcd.crt"), "--etcd-keyfile=" + w.file("etcd.key"),
+		"--bind-address=" + n.Address, fmt.Sprintf("--secure-port=%d", port), "--advertise-address=" + s.advertised,
+		"--cert-dir=" + w.file("cert-"+n.Name),
+		"--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
+		"--service-account-key-file=" + w.file("accounts.key"),
+		"--service-account-signing-key-file=" + w.file("accounts.key"), "--token-auth-file=" + w.file("tokens.csv"),
+		"--authorization-mode=RBAC",
 		"--disable-admission-plugins=ServiceAccount",
 	}
 	w.servers = append(w.servers, s)
@@ -99,7 +106,8 @@ func (s *apiServer) start() {
 		_ = cmd.Wait() // its log says why
 		close(exited)
 	}(s.cmd, s.exited)
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 2 * time.Second,
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	s.w.c.WaitFor("API server "+s.name+" to be ready", 2*time.Minute, func() string {
 		select {
 		case <-s.exited:
@@ -223,7 +231,8 @@ func (s *clientState) disagree(who string, alive []string) string {
 		}
 		got := map[string]content{direct: of.Quorum, caches: of.Cached, informers: of.Informer}[who]
 		if got != truth {
-			return fmt.Sprintf("of API server %s: %d objects (%s), etcd has %d (%s)", name, got.Objects, got.Hash, truth.Objects, truth.Hash)
+			return fmt.Sprintf("of API server %s: %d objects (%s), etcd has %d (%s)", name, got.Objects, got.Hash,
+				truth.Objects, truth.Hash)
 		}
 	}
 	return ""

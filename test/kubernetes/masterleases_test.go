@@ -21,7 +21,8 @@ func etcdFlags(t *testing.T, c *harness.Cluster, n *harness.Node) []string {
 	s, err := n.State()
 	must(t, err)
 	dir := filepath.Join(n.DataDir, "pki", s.GetCluster().GetClusterToken(), "clients")
-	return []string{"--endpoints=" + n.ClientURL(), "--cacert=" + dir + "/ca.crt", "--cert=" + dir + "/server.crt", "--key=" + dir + "/server.key"}
+	return []string{"--endpoints=" + n.ClientURL(), "--cacert=" + dir + "/ca.crt", "--cert=" + dir + "/server.crt",
+		"--key=" + dir + "/server.key"}
 }
 
 // addresses lists whose master leases there are.

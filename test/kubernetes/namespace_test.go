@@ -33,7 +33,8 @@ func encode(t *testing.T, apiVersion, kind string, o interface{ Marshal() ([]byt
 }
 
 func objectMeta(namespace, name string) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Name: name, Namespace: namespace, UID: types.UID("uid-" + namespace + name), CreationTimestamp: metav1.NewTime(time.Now().Truncate(time.Second))}
+	return metav1.ObjectMeta{Name: name, Namespace: namespace, UID: types.UID("uid-" + namespace + name),
+		CreationTimestamp: metav1.NewTime(time.Now().Truncate(time.Second))}
 }
 
 // objects are those of a namespace, by key, without itself and its events.
@@ -43,24 +44,31 @@ func objects(t *testing.T, ns string) map[string]string {
 	for i := range 20 {
 		name := fmt.Sprintf("web-%02d", i)
 		all["/registry/deployments/"+ns+"/"+name] = encode(t, "apps/v1", "Deployment", &appsv1.Deployment{ObjectMeta: objectMeta(ns, name)})
-		all["/registry/pods/"+ns+"/"+name] = encode(t, "v1", "Pod", &corev1.Pod{ObjectMeta: objectMeta(ns, name), Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "image"}}}})
-		all["/registry/secrets/"+ns+"/"+name] = encode(t, "v1", "Secret", &corev1.Secret{ObjectMeta: objectMeta(ns, name), Data: map[string][]byte{"k": bytes.Repeat([]byte{0, 255, '\n'}, 50)}})
+		all["/registry/pods/"+ns+"/"+name] = encode(t, "v1", "Pod",
+			&corev1.Pod{ObjectMeta: objectMeta(ns, name),
+				Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "image"}}}})
+		all["/registry/secrets/"+ns+"/"+name] = encode(t, "v1", "Secret",
+			&corev1.Secret{ObjectMeta: objectMeta(ns, name), Data: map[string][]byte{"k": bytes.Repeat([]byte{0, 255, '\n'}, 50)}})
 		all["/registry/services/specs/"+ns+"/"+name] = encode(t, "v1", "Service", &corev1.Service{ObjectMeta: objectMeta(ns, name)})
-		all["/registry/example.com/widgets/"+ns+"/"+name] = fmt.Sprintf(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":%q,"namespace":%q},"spec":{"n":%d}}`+"\n", name, ns, i)
+		all["/registry/example.com/widgets/"+ns+"/"+
+			name] = fmt.Sprintf(`{"apiVersion":"example.com/v1","kind":"Widget","metadata":{"name":%q,"namespace":%q},"spec":{"n":%d}}`+
+			"\n", name, ns, i)
 	}
 	return all
 }
 
 func namespace(t *testing.T, name string, asked *metav1.Time, finalizers ...corev1.FinalizerName) string {
 	t.Helper()
-	n := &corev1.Namespace{ObjectMeta: objectMeta("", name), Spec: corev1.NamespaceSpec{Finalizers: finalizers}, Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
+	n := &corev1.Namespace{ObjectMeta: objectMeta("", name), Spec: corev1.NamespaceSpec{Finalizers: finalizers},
+		Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}}
 	if n.DeletionTimestamp = asked; asked != nil {
 		n.Status.Phase = corev1.NamespaceTerminating
 	}
 	return encode(t, "v1", "Namespace", n)
 }
 
-// TestDeletedNamespace deletes a namespace as its controller does, finds it in the history, finds the point before, and brings it back from there, byte by byte.
+// TestDeletedNamespace deletes a namespace as its controller does, finds it in the history, finds
+// the point before, and brings it back from there, byte by byte.
 func TestDeletedNamespace(t *testing.T) {
 	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Nodes: 1, Args: []string{"--change-log-interval=500ms"}})
@@ -117,7 +125,8 @@ func TestDeletedNamespace(t *testing.T) {
 		return ""
 	})
 	out := ctl("history", "--namespace", ns, "--deletes", "--since=10m")
-	for _, w := range []string{"(Namespace shop)", "(Deployment shop/web-03)", "(Service shop/web-19)", "(widgets.example.com shop/web-00)", "delete"} {
+	for _, w := range []string{"(Namespace shop)", "(Deployment shop/web-03)", "(Service shop/web-19)",
+		"(widgets.example.com shop/web-00)", "delete"} {
 		if !strings.Contains(out, w) {
 			t.Errorf("the history doesn't say %q", w)
 		}
@@ -125,7 +134,8 @@ func TestDeletedNamespace(t *testing.T) {
 	if n := strings.Count(out, " delete "); n != len(want) {
 		t.Errorf("%d deletions, want %d", n, len(want))
 	}
-	if out := ctl("history", "/registry/example.com/", "--since=10m"); !strings.Contains(out, "(Widget shop/web-00)") || strings.Contains(out, `"spec"`) {
+	if out := ctl("history", "/registry/example.com/", "--since=10m"); !strings.Contains(out, "(Widget shop/web-00)") ||
+		strings.Contains(out, `"spec"`) {
 		t.Errorf("custom resources: %s", out)
 	}
 
@@ -142,13 +152,16 @@ func TestDeletedNamespace(t *testing.T) {
 		} `json:"lastDeletion"`
 	}
 	must(t, json.Unmarshal([]byte(ctl("before", self, "-o", "json")), &before))
-	if before.Revision != good || before.Marked.Revision != marked || before.LastDeletion.Revision != gone || before.With.Deletions != len(want)-1 {
+	if before.Revision != good || before.Marked.Revision != marked || before.LastDeletion.Revision != gone ||
+		before.With.Deletions != len(want)-1 {
 		t.Errorf("%+v; the namespace was whole at %d, marked by %d and deleted by %d", before, good, marked, gone)
 	}
-	if out := ctl("before", self); !strings.Contains(out, fmt.Sprintf("restore-backup --to-revision=%d", good)) || !strings.Contains(out, "extract --namespace=shop") {
+	if out := ctl("before", self); !strings.Contains(out, fmt.Sprintf("restore-backup --to-revision=%d", good)) ||
+		!strings.Contains(out, "extract --namespace=shop") {
 		t.Errorf("no way back is named: %s", out)
 	}
-	if _, errOut, code := c.Ctl("before", "/registry/namespaces/other"); code != 3 || !strings.Contains(errOut, "/registry/namespaces/other exists") {
+	if _, errOut, code := c.Ctl("before", "/registry/namespaces/other"); code != 3 ||
+		!strings.Contains(errOut, "/registry/namespaces/other exists") {
 		t.Errorf("a namespace that exists: %d %s", code, errOut)
 	}
 
@@ -167,7 +180,8 @@ func TestDeletedNamespace(t *testing.T) {
 	if data, err := os.ReadFile(one); err != nil || string(data) != want[self] {
 		t.Errorf("a single key: %q, %v", data, err)
 	}
-	if _, errOut, code := c.Ctl("extract", self, "--at-revision", fmt.Sprint(gone)); code != 3 || !strings.Contains(errOut, fmt.Sprintf("--at-revision=%d", gone-1)) {
+	if _, errOut, code := c.Ctl("extract", self, "--at-revision", fmt.Sprint(gone)); code != 3 ||
+		!strings.Contains(errOut, fmt.Sprintf("--at-revision=%d", gone-1)) {
 		t.Errorf("a key that was gone: %d %s", code, errOut)
 	}
 }
@@ -178,7 +192,8 @@ func putBack(t *testing.T, c *harness.Cluster, dir string) {
 	certs := c.ClientFiles()
 	run := func(endpoint string) ([]byte, error) {
 		cmd := exec.CommandContext(t.Context(), "sh", filepath.Join(dir, "put-back.sh"))
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.Dir, "ETCDCTL=" + c.Programs.Manager + " etcdctl --dial-timeout=1s --command-timeout=1s", "ETCDCTL_ENDPOINTS=" + endpoint,
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + c.Dir,
+			"ETCDCTL=" + c.Programs.Manager + " etcdctl --dial-timeout=1s --command-timeout=1s", "ETCDCTL_ENDPOINTS=" + endpoint,
 			"ETCDCTL_CACERT=" + certs.ClientCA, "ETCDCTL_CERT=" + certs.ServerCert, "ETCDCTL_KEY=" + certs.ServerKey}
 		return cmd.CombinedOutput()
 	}

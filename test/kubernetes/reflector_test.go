@@ -25,13 +25,16 @@ func sample(i int, note string) (string, runtime.Object) {
 	m := metav1.ObjectMeta{Namespace: "default", Name: fmt.Sprintf("object-%04d", i), Labels: map[string]string{"note": note}}
 	switch i % 3 {
 	case 0:
-		return "/registry/pods/default/" + m.Name, &corev1.Pod{ObjectMeta: m, Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{Name: "main", Image: "example.com/image"}}}}
+		return "/registry/pods/default/" + m.Name,
+			&corev1.Pod{ObjectMeta: m, Spec: corev1.PodSpec{NodeName: "node-1",
+				Containers: []corev1.Container{{Name: "main", Image: "example.com/image"}}}}
 	case 1:
 		return "/registry/configmaps/default/" + m.Name, &corev1.ConfigMap{ObjectMeta: m, Data: map[string]string{"key": note}}
 	}
 	m.Namespace = "kube-node-lease"
 	holder := "node-1"
-	return "/registry/leases/kube-node-lease/" + m.Name, &coordinationv1.Lease{ObjectMeta: m, Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder}}
+	return "/registry/leases/kube-node-lease/" + m.Name,
+		&coordinationv1.Lease{ObjectMeta: m, Spec: coordinationv1.LeaseSpec{HolderIdentity: &holder}}
 }
 
 // churn writes and deletes objects all the time, until the context ends.

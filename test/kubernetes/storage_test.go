@@ -71,7 +71,8 @@ func (s *storage) update(ctx context.Context, key string, o runtime.Object, opts
 		if err != nil {
 			return 0, err
 		}
-		r, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", seen)).Then(clientv3.OpPut(key, value, opts...)).Commit()
+		r, err := s.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", seen)).Then(clientv3.OpPut(key,
+			value, opts...)).Commit()
 		if err != nil {
 			return 0, err
 		}
@@ -125,8 +126,9 @@ func (s *storage) keep(items map[string]object, kv *mvccpb.KeyValue) error {
 	return nil
 }
 
-// reflector keeps a copy of a prefix by listing and watching, as client-go's and an API server's watch cache do: a list in pages, a watch from
-// there, bookmarks that carry its version forward, and a new list only when etcd says that the version is compacted.
+// reflector keeps a copy of a prefix by listing and watching, as client-go's and an API server's
+// watch cache do: a list in pages, a watch from there, bookmarks that carry its version forward,
+// and a new list only when etcd says that the version is compacted.
 type reflector struct {
 	*storage
 	prefix string
@@ -145,7 +147,8 @@ type reflector struct {
 type counts struct{ lists, pages, events, bookmarks, compacted, interrupted int }
 
 func (c counts) String() string {
-	return fmt.Sprintf("%d lists in %d pages, %d events, %d bookmarks, %d times compacted, %d times interrupted", c.lists, c.pages, c.events, c.bookmarks, c.compacted, c.interrupted)
+	return fmt.Sprintf("%d lists in %d pages, %d events, %d bookmarks, %d times compacted, %d times interrupted",
+		c.lists, c.pages, c.events, c.bookmarks, c.compacted, c.interrupted)
 }
 
 // run goes on until the context ends.
@@ -186,7 +189,8 @@ func (r *reflector) watch(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
 	go r.askForBookmarks(ctx)
-	for answer := range r.client.Watch(ctx, r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.seen()+1), clientv3.WithPrevKV(), clientv3.WithProgressNotify()) {
+	for answer := range r.client.Watch(ctx, r.prefix, clientv3.WithPrefix(), clientv3.WithRev(r.seen()+1),
+		clientv3.WithPrevKV(), clientv3.WithProgressNotify()) {
 		if err := answer.Err(); err != nil {
 			if errors.Is(err, rpctypes.ErrCompacted) {
 				r.mu.Lock()
@@ -224,7 +228,8 @@ func (r *reflector) take(answer clientv3.WatchResponse) {
 	for _, e := range answer.Events {
 		key := string(e.Kv.Key)
 		if e.Kv.ModRevision <= r.version && r.items[key].version != e.Kv.ModRevision {
-			r.wrong = append(r.wrong, fmt.Sprintf("the event of %s at revision %d came after a bookmark of %d", key, e.Kv.ModRevision, r.version))
+			r.wrong = append(r.wrong, fmt.Sprintf("the event of %s at revision %d came after a bookmark of %d", key,
+				e.Kv.ModRevision, r.version))
 		}
 		r.counts.events++
 		if e.Type == mvccpb.DELETE {

@@ -15,7 +15,8 @@ import (
 func TestDownByRestore(t *testing.T) {
 	testutil.Long(t)
 	dir := installed(t, "etcd-3.4", "etcd-3.5")
-	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.35"}, Args: args("--etcd-binaries=" + dir), BackupInterval: 2 * time.Second})
+	c := harness.Start(t, harness.Options{Spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.35"},
+		Args: args("--etcd-binaries=" + dir), BackupInterval: 2 * time.Second})
 	waitVersion(t, c, 3, "3.5.35")
 	c.BackupWith(c.Put("/before", "kept"))
 	configure(t, c, "--etcd-version=3.4.23")
@@ -37,7 +38,8 @@ func TestDownByRestore(t *testing.T) {
 		ops, err := c.Catalog.ControlListing(t.Context())
 		must(t, err)
 		for _, o := range ops.Operations {
-			if op, _, err = c.Catalog.Operation(t.Context(), o.Name); err == nil && op.Kind == catalog.KindRestore && !op.Finished.IsZero() {
+			if op, _, err = c.Catalog.Operation(t.Context(), o.Name); err == nil && op.Kind == catalog.KindRestore &&
+				!op.Finished.IsZero() {
 				return ""
 			}
 		}

@@ -125,8 +125,8 @@ func TestTwoOfFive(t *testing.T) {
 	}
 }
 
-// TestCorruptMember flips bytes in the database of a member. etcd finds it at the next compaction; the member is replaced, and from the moment of
-// the finding on nobody reads what is wrong.
+// TestCorruptMember flips bytes in the database of a member. etcd finds it at the next compaction;
+// the member is replaced, and from the moment of the finding on nobody reads what is wrong.
 func TestCorruptMember(t *testing.T) {
 	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: args(), Env: []string{"ETCD_COMPACT_HASH_CHECK_TIME=1s"}})
@@ -219,7 +219,8 @@ func TestCorruptMember(t *testing.T) {
 			after++
 		}
 	}
-	t.Logf("%d wrong reads before it was found, %d after; %s from etcd's alarm to the end of that etcd, whole again %s after that", len(wrong)-after, after,
+	t.Logf("%d wrong reads before it was found, %d after; %s from etcd's alarm to the end of that etcd, whole again %s after that",
+		len(wrong)-after, after,
 		found.Sub(raised).Round(time.Millisecond), back.Sub(found).Round(time.Millisecond))
 	if after > 0 {
 		t.Errorf("%d wrong reads were served after the corruption was found", after)

@@ -54,7 +54,8 @@ type results struct {
 func (r *results) add(what string, took time.Duration, l harness.LoadReport) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.rows = append(r.rows, fmt.Sprintf("%s\t%s\t%d\t%d\t%s\t%s", what, took.Round(100*time.Millisecond), l.Acked, len(l.Failures), l.LongestGap.Round(time.Millisecond), l.Slowest.Round(time.Millisecond)))
+	r.rows = append(r.rows, fmt.Sprintf("%s\t%s\t%d\t%d\t%s\t%s", what, took.Round(100*time.Millisecond), l.Acked,
+		len(l.Failures), l.LongestGap.Round(time.Millisecond), l.Slowest.Round(time.Millisecond)))
 }
 
 func (r *results) print() {

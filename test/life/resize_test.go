@@ -29,7 +29,8 @@ func TestResize(t *testing.T) {
 		})
 		c.WaitHealthy(size)
 		list := c.Backups()
-		if len(list) == 0 || list[len(list)-1].Time.Before(began.Add(-time.Minute-time.Second)) { // one that is less than a minute old will do
+		// one that is less than a minute old will do
+		if len(list) == 0 || list[len(list)-1].Time.Before(began.Add(-time.Minute-time.Second)) {
 			t.Errorf("no backup was taken before the change to %d; there are %v", size, list)
 		}
 		before = size

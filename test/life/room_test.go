@@ -16,8 +16,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// fill writes values of 256 KiB until there are n, always over the same few keys, so that most of it is history. It returns how many were taken
-// before etcd refused.
+// fill writes values of 256 KiB until there are n, always over the same few keys, so that most of
+// it is history. It returns how many were taken before etcd refused.
 func fill(t *testing.T, c *harness.Cluster, n int) int {
 	t.Helper()
 	client := c.Client()
@@ -59,7 +59,8 @@ func TestNoSpace(t *testing.T) {
 		return ""
 	})
 	t.Logf("etcd takes writes again after %s", time.Since(start).Round(time.Millisecond))
-	for _, text := range []string{"its history goes first -> compact", "inside the database of node", "there is room again", "took back etcd's alarm NOSPACE"} {
+	for _, text := range []string{"its history goes first -> compact", "inside the database of node",
+		"there is room again", "took back etcd's alarm NOSPACE"} {
 		c.WaitLog(10*time.Second, text)
 	}
 	c.WaitHealthy(3)
@@ -69,7 +70,8 @@ func TestNoSpace(t *testing.T) {
 	noneReplaced(t, c)
 }
 
-// TestNoSpaceBesideASickMember fills a database while the etcd of one member is frozen: room is made on the other two, and then on that one.
+// TestNoSpaceBesideASickMember fills a database while the etcd of one member is frozen: room is
+// made on the other two, and then on that one.
 func TestNoSpaceBesideASickMember(t *testing.T) {
 	testutil.Long(t)
 	c := harness.Start(t, harness.Options{Args: []string{"--queue-poll-interval=1s"}}) // it isn't replaced for a minute

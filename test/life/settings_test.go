@@ -41,11 +41,13 @@ func waitFlag(t *testing.T, c *harness.Cluster, flag string, want bool) {
 func TestSettings(t *testing.T) {
 	c := harness.Start(t, harness.Options{Args: args()})
 	measured(t, c, "settings", func() {
-		configure(t, c, "--set=quota-backend-bytes=4GiB", "--set=snapshot-count=5000", "--set=heartbeat-interval=200ms", "--set=election-timeout=2s",
+		configure(t, c, "--set=quota-backend-bytes=4GiB", "--set=snapshot-count=5000", "--set=heartbeat-interval=200ms",
+			"--set=election-timeout=2s",
 			"--set=auto-compaction-mode=periodic", "--set=auto-compaction-retention=30m")
 		waitFlag(t, c, "--quota-backend-bytes=4294967296", true)
 	})
-	for _, f := range []string{"--snapshot-count=5000", "--heartbeat-interval=200", "--election-timeout=2000", "--auto-compaction-retention=30m"} {
+	for _, f := range []string{"--snapshot-count=5000", "--heartbeat-interval=200", "--election-timeout=2000",
+		"--auto-compaction-retention=30m"} {
 		waitFlag(t, c, f, true)
 	}
 	check := c.Untouched()
@@ -61,7 +63,8 @@ func TestSettings(t *testing.T) {
 			return ""
 		})
 	}
-	for _, bad := range [][]string{{"--set=quota-backend-bytes=1"}, {"--set=election-timeout=300ms"}, {"--set=no-such=1"}, {"--set=heartbeat-interval"}, {"--unset=listen-metrics-urls"}, {"--set=auto-compaction-mode=revision"}} {
+	for _, bad := range [][]string{{"--set=quota-backend-bytes=1"}, {"--set=election-timeout=300ms"},
+		{"--set=no-such=1"}, {"--set=heartbeat-interval"}, {"--unset=listen-metrics-urls"}, {"--set=auto-compaction-mode=revision"}} {
 		out, errOut, code := c.Ctl(append([]string{"configure-cluster"}, bad...)...)
 		if code != 2 || out != "" {
 			t.Errorf("configure-cluster %v: exit code %d, %s%s", bad, code, out, errOut)
@@ -83,8 +86,8 @@ func TestSettings(t *testing.T) {
 	noneReplaced2(t, c)
 }
 
-// TestSettingTakenBack chooses what etcd can't start with. One member at most is down then, and it is well again once the operator has taken it back,
-// with one master too.
+// TestSettingTakenBack chooses what etcd can't start with. One member at most is down then, and it
+// is well again once the operator has taken it back, with one master too.
 func TestSettingTakenBack(t *testing.T) {
 	testutil.Long(t)
 	for _, nodes := range []int{1, 3} {

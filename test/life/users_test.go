@@ -17,9 +17,10 @@ import (
 // advice is what must never be said of an etcd that only refuses.
 var advice = regexp.MustCompile(`no quorum|recover --|restore-backup`)
 
-// TestUsers enables users in etcd (auth enable), first without the managers' own: etcd serves, backups fail with the reason, and no restore is
-// advised. The users are made as the managers say, while everything runs, and all works again: backups, a member that lost its disk, and
-// managers and etcds that start with users.
+// TestUsers enables users in etcd (auth enable), first without the managers' own: etcd serves,
+// backups fail with the reason, and no restore is advised. The users are made as the managers say,
+// while everything runs, and all works again: backups, a member that lost its disk, and managers
+// and etcds that start with users.
 func TestUsers(t *testing.T) {
 	testutil.Long(t)
 	c := harness.Start(t, harness.Options{BackupInterval: 5 * time.Second, Args: args()})
@@ -31,7 +32,8 @@ func TestUsers(t *testing.T) {
 	must(t, err)
 	_, err = admin.AuthEnable(t.Context())
 	must(t, err)
-	root, err := clientv3.New(clientv3.Config{Endpoints: c.ClientURLs(), TLS: c.TLS(), Logger: zap.NewNop(), Username: "root", Password: "secret"})
+	root, err := clientv3.New(clientv3.Config{Endpoints: c.ClientURLs(), TLS: c.TLS(), Logger: zap.NewNop(),
+		Username: "root", Password: "secret"})
 	must(t, err)
 	defer root.Close()
 
@@ -91,7 +93,8 @@ func waitRefused(t *testing.T, c *harness.Cluster) {
 			if e := v.Etcd; !e.Votes() || !e.Denied || !strings.Contains(e.Error, "needs the role root") {
 				return fmt.Sprintf("%s: votes %t, denied %t, %s", n.Name, e.Votes(), e.Denied, e.Error)
 			}
-			if v.Leading && v.Alarm && strings.Contains(v.Doing, "refuses the manager") && strings.Contains(v.BackupError, "needs the role root") {
+			if v.Leading && v.Alarm && strings.Contains(v.Doing, "refuses the manager") &&
+				strings.Contains(v.BackupError, "needs the role root") {
 				failing = ""
 			} else if v.Leading {
 				failing += ": " + v.Doing + ", " + v.BackupError

@@ -48,7 +48,8 @@ func TestKilledAtEveryStepOfUpgrade(t *testing.T) {
 		least   int
 	}{{"3.7.3", 6}, {"3.6.16", 4}} {
 		measured(t, c, "killed at every step to "+step.version, func() {
-			steps := killAtEveryStep(t, c, 5*time.Minute, func() { configure(t, c, "--etcd-version="+step.version) }, func() string { return running(c, t, 3, step.version) })
+			steps := killAtEveryStep(t, c, 5*time.Minute, func() { configure(t, c, "--etcd-version="+step.version) },
+				func() string { return running(c, t, 3, step.version) })
 			t.Logf("killed at %d steps: %s", len(steps), strings.Join(steps, "; "))
 			if len(steps) < step.least {
 				t.Errorf("only %d steps were seen; at least %d make the change", len(steps), step.least)

@@ -83,7 +83,8 @@ func TestProbeNamesMissingPermissions(t *testing.T) {
 // restrict gets temporary credentials that allow only some actions.
 func restrict(t *testing.T, server *servers.S3, actions []string) aws.Credentials {
 	t.Helper()
-	policy := fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["%s"],"Resource":["arn:aws:s3:::*"]}]}`, strings.Join(actions, `","`))
+	policy := fmt.Sprintf(`{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":["%s"],"Resource":["arn:aws:s3:::*"]}]}`,
+		strings.Join(actions, `","`))
 	status, answer := assumeRole(t, server, policy)
 	// MinIO serves objects before it knows its users.
 	for deadline := time.Now().Add(30 * time.Second); bytes.Contains(answer, []byte("not initialized")) && time.Now().Before(deadline); {

@@ -52,21 +52,24 @@ func lockedBucket(t *testing.T) *servers.S3 {
 	t.Helper()
 	server := servers.StartMinIO(t, servers.InMemory())
 	server.Bucket = "locked"
-	if _, err := server.Client().CreateBucket(t.Context(), &awss3.CreateBucketInput{Bucket: &server.Bucket, ObjectLockEnabledForBucket: aws.Bool(true)}); err != nil {
+	if _, err := server.Client().CreateBucket(t.Context(),
+		&awss3.CreateBucketInput{Bucket: &server.Bucket, ObjectLockEnabledForBucket: aws.Bool(true)}); err != nil {
 		t.Fatal(err)
 	}
 	return server
 }
 
-// TestDefaultRetention: a bucket that locks all that is written is a good store. What has to be gone is gone for everybody who reads, though its
-// versions stay, and it never shows again. Backups stay where they are, and are named as locked.
+// TestDefaultRetention: a bucket that locks all that is written is a good store. What has to be
+// gone is gone for everybody who reads, though its versions stay, and it never shows again. Backups
+// stay where they are, and are named as locked.
 func TestDefaultRetention(t *testing.T) {
 	testutil.Long(t)
 	server := lockedBucket(t)
 	ctx, client := t.Context(), server.Client()
 	if _, err := client.PutObjectLockConfiguration(ctx, &awss3.PutObjectLockConfigurationInput{Bucket: &server.Bucket,
 		ObjectLockConfiguration: &types.ObjectLockConfiguration{ObjectLockEnabled: types.ObjectLockEnabledEnabled,
-			Rule: &types.ObjectLockRule{DefaultRetention: &types.DefaultRetention{Mode: types.ObjectLockRetentionModeCompliance, Days: aws.Int32(1)}}}}); err != nil {
+			Rule: &types.ObjectLockRule{DefaultRetention: &types.DefaultRetention{Mode: types.ObjectLockRetentionModeCompliance,
+				Days: aws.Int32(1)}}}}); err != nil {
 		t.Fatal(err)
 	}
 	s := s3suite.Connect(t, server, "main", nil)

@@ -43,7 +43,8 @@ func fillArchive(t *testing.T, srv *servers.S3, keys []string) {
 		t.Fatal(err)
 	}
 	_, err := srv.Client().PutObject(context.Background(), &awss3.PutObjectInput{
-		Bucket: &srv.Bucket, Key: aws.String("all.tar"), Body: bytes.NewReader(b.Bytes()), Metadata: map[string]string{"Snowball-Auto-Extract": "true"},
+		Bucket: &srv.Bucket, Key: aws.String("all.tar"), Body: bytes.NewReader(b.Bytes()),
+		Metadata: map[string]string{"Snowball-Auto-Extract": "true"},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -83,7 +83,8 @@ func holds(t *testing.T, server *servers.S3, key string, w s3.WriteOptions) {
 
 // TestUnknownKMSKey: a key that the server doesn't have is named as the reason, before a byte is stored.
 func TestUnknownKMSKey(t *testing.T) {
-	s := s3suite.Connect(t, servers.StartMinIO(t), "main", func(c *s3.Config) { c.Write = s3.WriteOptions{SSE: "aws:kms", KMSKeyID: "no-such-key"} })
+	s := s3suite.Connect(t, servers.StartMinIO(t), "main",
+		func(c *s3.Config) { c.Write = s3.WriteOptions{SSE: "aws:kms", KMSKeyID: "no-such-key"} })
 	for _, size := range []int{100, s3.DefaultSingle + 1} {
 		_, err := s.Put(t.Context(), "x", bytes.NewReader(make([]byte, size)), blob.PutOptions{})
 		if err == nil || !strings.Contains(strings.ToLower(err.Error()), "key") {

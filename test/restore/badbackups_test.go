@@ -69,8 +69,8 @@ func (f backupFiles) write(t *testing.T, dir string, change func(map[string]any)
 	put("_etcd_backup.meta", f.meta)
 }
 
-// flip returns the data with one bit flipped from that one on. Compressed data have bits that mean nothing, the filling before a new block: those are
-// passed over, since what comes out is the same.
+// flip returns the data with one bit flipped from that one on. Compressed data have bits that mean
+// nothing, the filling before a new block: those are passed over, since what comes out is the same.
 func flip(t *testing.T, data []byte, at, bit int) []byte {
 	t.Helper()
 	unzip := func(b []byte) ([]byte, error) {
@@ -144,12 +144,14 @@ func badBackups(t *testing.T, good backupFiles) []badBackup {
 		badBackup{what: "another cluster's", reason: "--force-foreign", make: func(dir string) {
 			good.write(t, dir, func(m map[string]any) { m["clusterName"] = "another" })
 		}},
-		badBackup{what: "a version that isn't installed", reason: "3.5.3", spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.3"}, make: func(dir string) {
-			good.write(t, dir, nil)
-		}},
-		badBackup{what: "more members than masters", reason: "", spec: &cluster.Spec{MemberCount: 4, EtcdVersion: ""}, make: func(dir string) {
-			good.write(t, dir, nil)
-		}},
+		badBackup{what: "a version that isn't installed", reason: "3.5.3",
+			spec: &cluster.Spec{MemberCount: 3, EtcdVersion: "3.5.3"}, make: func(dir string) {
+				good.write(t, dir, nil)
+			}},
+		badBackup{what: "more members than masters", reason: "", spec: &cluster.Spec{MemberCount: 4, EtcdVersion: ""},
+			make: func(dir string) {
+				good.write(t, dir, nil)
+			}},
 		badBackup{what: "too big for the disk", reason: "MiB are free", make: func(dir string) {
 			good.write(t, dir, func(m map[string]any) { m["raw"].(map[string]any)["size"] = int64(1) << 50 })
 		}},

@@ -27,7 +27,8 @@ func otherManager(t *testing.T, c *harness.Cluster, n *harness.Node, ca *authori
 		certificate(t, crt, key, "etcd-manager-server-"+n.Name, ca, net.ParseIP(n.Address))
 		pair, err := tls.LoadX509KeyPair(crt, key)
 		must(t, err)
-		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAnyClientCert})))
+		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair},
+			ClientAuth: tls.RequireAnyClientCert})))
 	}
 	l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", n.Address, c.Ports.GRPC))
 	must(t, err)
@@ -44,12 +45,13 @@ func otherManager(t *testing.T, c *harness.Cluster, n *harness.Node, ca *authori
 func TestTakeOverNodeByNode(t *testing.T) {
 	testutil.Long(t)
 	var managers, peers, clients *authority
-	c := harness.New(t, harness.Options{NoSpec: true, Args: []string{"--member-unhealthy-deadline=2s", "--form-grace=1s", "--queue-poll-interval=1s"}, CAs: func(dir string) {
-		pair := func(name string) *authority {
-			return certificate(t, filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"), name, nil)
-		}
-		managers, peers, clients = pair("etcd-manager-ca"), pair("etcd-peers-ca"), pair("etcd-clients-ca")
-	}})
+	c := harness.New(t, harness.Options{NoSpec: true,
+		Args: []string{"--member-unhealthy-deadline=2s", "--form-grace=1s", "--queue-poll-interval=1s"}, CAs: func(dir string) {
+			pair := func(name string) *authority {
+				return certificate(t, filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"), name, nil)
+			}
+			managers, peers, clients = pair("etcd-manager-ca"), pair("etcd-peers-ca"), pair("etcd-clients-ca")
+		}})
 	control := filepath.Join(c.StoreURL, "control")
 	harness.WriteFile(t, filepath.Join(control, "etcd-cluster-spec"), `{"memberCount":3}`)
 	harness.WriteFile(t, filepath.Join(control, "etcd-cluster-created"), `{"timestamp":1516000000000000000}`)

@@ -78,8 +78,9 @@ func (w *writing) took(c *harness.Cluster) (lost time.Duration) {
 	return lost
 }
 
-// TestOutageAsClientsFeelIt: the time without etcd that the record of a restore has is what a client that writes has missed, whether the managers were
-// restarted one after the other, all at once, or not at all.
+// TestOutageAsClientsFeelIt: the time without etcd that the record of a restore has is what a
+// client that writes has missed, whether the managers were restarted one after the other, all at
+// once, or not at all.
 func TestOutageAsClientsFeelIt(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel() // it mostly waits
@@ -142,7 +143,8 @@ func TestOutageAsClientsFeelIt(t *testing.T) {
 			op := c.WaitOperation(id, 3*time.Minute)
 			c.CheckEnded(op, catalog.StateDone)
 			lost := w.took(c)
-			t.Logf("the client missed etcd for %s, the record says %s, of it %s before the commit", lost.Round(time.Millisecond), op.Outage.Round(time.Millisecond),
+			t.Logf("the client missed etcd for %s, the record says %s, of it %s before the commit",
+				lost.Round(time.Millisecond), op.Outage.Round(time.Millisecond),
 				op.RestartOutage.Round(time.Millisecond))
 			if diff := (lost - op.Outage).Abs(); diff > max(1500*time.Millisecond, lost/3) {
 				t.Errorf("they differ by %s", diff)

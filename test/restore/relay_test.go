@@ -76,8 +76,10 @@ func TestRestoreThroughTheLeader(t *testing.T) {
 		t.Errorf("after the restore to revision %d: %v", at, got)
 	}
 	const told = "backups are read through the leader, node "
-	if log := far.LogText(); strings.Count(log, told) != 1 || !strings.Contains(log, told+leader.Name) || !strings.Contains(log, "is the file system mounted?") {
-		t.Errorf("the log of node %s says %d times that it reads through the leader; want once, through node %s, and why", far.Name, strings.Count(log, told), leader.Name)
+	if log := far.LogText(); strings.Count(log, told) != 1 || !strings.Contains(log, told+leader.Name) ||
+		!strings.Contains(log, "is the file system mounted?") {
+		t.Errorf("the log of node %s says %d times that it reads through the leader; want once, through node %s, and why",
+			far.Name, strings.Count(log, told), leader.Name)
 	}
 	for _, n := range c.Nodes {
 		if n != far && strings.Contains(n.LogText(), told) {

@@ -122,8 +122,10 @@ func faults() []fault {
 // steps are where a restore can be disturbed: the states of its record, and the phases of a node's journal in between.
 func steps() []string {
 	return []string{
-		string(catalog.StateProving), "journal proven", string(catalog.StateStaging), "journal staged", string(catalog.StateSaving), string(catalog.StateStopping),
-		"journal stopped", string(catalog.StateSwitching), "journal switched", string(catalog.StateVerifying), string(catalog.StateReverting), "journal halted", "journal reverted",
+		string(catalog.StateProving), "journal proven", string(catalog.StateStaging), "journal staged",
+		string(catalog.StateSaving), string(catalog.StateStopping),
+		"journal stopped", string(catalog.StateSwitching), "journal switched", string(catalog.StateVerifying),
+		string(catalog.StateReverting), "journal halted", "journal reverted",
 	}
 }
 
@@ -229,7 +231,8 @@ func (w *stepWorld) disturb(step string, f fault) catalog.OperationState {
 		w.compare(n, want)
 	}
 	c.OneToken()
-	t.Logf("%-16s %-38s reached %t: %s after %s, nobody served for %s %s", step, f.name, reached, op.State, time.Since(started).Round(time.Millisecond), op.Outage.Round(time.Millisecond), op.Reason)
+	t.Logf("%-16s %-38s reached %t: %s after %s, nobody served for %s %s", step, f.name, reached, op.State,
+		time.Since(started).Round(time.Millisecond), op.Outage.Round(time.Millisecond), op.Reason)
 	return op.State
 }
 
@@ -245,7 +248,8 @@ func (w *stepWorld) compare(n *harness.Node, want map[string]string) {
 		got[string(kv.Key)] = string(kv.Value)
 	}
 	if !maps.Equal(got, want) {
-		w.t.Errorf("node %s has %d keys, /data/000 %q, new %q; want %d keys, /data/000 %q", n.Name, len(got), got["/data/000"], got["/data/new"], len(want), want["/data/000"])
+		w.t.Errorf("node %s has %d keys, /data/000 %q, new %q; want %d keys, /data/000 %q", n.Name, len(got),
+			got["/data/000"], got["/data/new"], len(want), want["/data/000"])
 	}
 }
 
@@ -294,8 +298,9 @@ func (w *stepWorld) await(id, step string) bool {
 	return reached
 }
 
-// loseStaged has two nodes lose what they have staged, so that the way back is the only one. It tells whether that was done: not if a node may
-// have been told to switch already, as the restored etcd may then have served clients from what is lost, and only a person could decide.
+// loseStaged has two nodes lose what they have staged, so that the way back is the only one. It
+// tells whether that was done: not if a node may have been told to switch already, as the restored
+// etcd may then have served clients from what is lost, and only a person could decide.
 func (w *stepWorld) loseStaged(id string) bool {
 	w.t.Helper()
 	for _, n := range w.c.Nodes {

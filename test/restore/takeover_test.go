@@ -37,7 +37,8 @@ func certificate(t *testing.T, crt, key, name string, parent *authority, ips ...
 	must(t, err)
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 100))
 	must(t, err)
-	tmpl := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour)}
+	tmpl := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour)}
 	a := &authority{tmpl, k}
 	if parent == nil {
 		parent = a
@@ -72,14 +73,17 @@ func copyFile(t *testing.T, from, to string) {
 
 const foreignToken = "aZ3-token_of-another.tool"
 
-// leaveBehind makes the data dir of a node as another etcd-manager leaves it, and starts the etcd that runs there. It returns what kills that etcd.
+// leaveBehind makes the data dir of a node as another etcd-manager leaves it, and starts the etcd
+// that runs there. It returns what kills that etcd.
 func leaveBehind(t *testing.T, c *harness.Cluster, n *harness.Node, peers, clients *authority) (kill func()) {
 	t.Helper()
-	state := &protosv1.EtcdState{EtcdVersion: etcd.CompiledVersion, Cluster: &protosv1.EtcdCluster{DesiredClusterSize: 3, ClusterToken: foreignToken}}
+	state := &protosv1.EtcdState{EtcdVersion: etcd.CompiledVersion,
+		Cluster: &protosv1.EtcdCluster{DesiredClusterSize: 3, ClusterToken: foreignToken}}
 	var initial []string
 	for _, m := range c.Nodes {
-		state.Cluster.Nodes = append(state.Cluster.Nodes, &protosv1.EtcdNode{Name: m.Name, PeerUrls: []string{m.PeerURL()}, ClientUrls: []string{m.ClientURL()},
-			QuarantinedClientUrls: []string{m.QuarantineURL()}, TlsEnabled: true})
+		state.Cluster.Nodes = append(state.Cluster.Nodes,
+			&protosv1.EtcdNode{Name: m.Name, PeerUrls: []string{m.PeerURL()}, ClientUrls: []string{m.ClientURL()},
+				QuarantinedClientUrls: []string{m.QuarantineURL()}, TlsEnabled: true})
 		initial = append(initial, m.Name+"="+m.PeerURL())
 	}
 	data, err := proto.Marshal(state)
@@ -94,9 +98,12 @@ func leaveBehind(t *testing.T, c *harness.Cluster, n *harness.Node, peers, clien
 	cmd := exec.Command(servers.Binary(t, "etcd-3.6"),
 		"--name="+n.Name, "--data-dir="+filepath.Join(n.DataDir, "data", foreignToken), "--initial-cluster-token="+foreignToken,
 		"--initial-cluster="+strings.Join(initial, ","), "--initial-cluster-state=new",
-		"--listen-peer-urls="+n.PeerURL(), "--initial-advertise-peer-urls="+n.PeerURL(), "--listen-client-urls="+n.ClientURL(), "--advertise-client-urls="+n.ClientURL(),
-		"--peer-client-cert-auth", "--peer-trusted-ca-file="+filepath.Join(p, "ca.crt"), "--peer-cert-file="+filepath.Join(p, "me.crt"), "--peer-key-file="+filepath.Join(p, "me.key"),
-		"--client-cert-auth", "--trusted-ca-file="+filepath.Join(s, "ca.crt"), "--cert-file="+filepath.Join(s, "server.crt"), "--key-file="+filepath.Join(s, "server.key"))
+		"--listen-peer-urls="+n.PeerURL(), "--initial-advertise-peer-urls="+n.PeerURL(),
+		"--listen-client-urls="+n.ClientURL(), "--advertise-client-urls="+n.ClientURL(),
+		"--peer-client-cert-auth", "--peer-trusted-ca-file="+filepath.Join(p, "ca.crt"),
+		"--peer-cert-file="+filepath.Join(p, "me.crt"), "--peer-key-file="+filepath.Join(p, "me.key"),
+		"--client-cert-auth", "--trusted-ca-file="+filepath.Join(s, "ca.crt"),
+		"--cert-file="+filepath.Join(s, "server.crt"), "--key-file="+filepath.Join(s, "server.key"))
 	log, err := os.OpenFile(n.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	defer log.Close()
@@ -170,7 +177,8 @@ func TestTakeOver(t *testing.T) {
 	must(t, err)
 	harness.WriteFile(t, filepath.Join(c.StoreURL, w.backup, "etcd.backup.gz"), string(harness.Gzipped(t, raw)))
 	spec := fmt.Sprintf(`{"memberCount":3,"etcdVersion":%q}`, etcd.CompiledVersion)
-	harness.WriteFile(t, filepath.Join(c.StoreURL, w.backup, "_etcd_backup.meta"), fmt.Sprintf(`{"etcdVersion":%q,"timestamp":"1516000000","clusterSpec":%s}`, etcd.CompiledVersion, spec))
+	harness.WriteFile(t, filepath.Join(c.StoreURL, w.backup, "_etcd_backup.meta"),
+		fmt.Sprintf(`{"etcdVersion":%q,"timestamp":"1516000000","clusterSpec":%s}`, etcd.CompiledVersion, spec))
 
 	load := c.StartLoad(harness.LoadOptions{})
 	c.StartAll()
@@ -195,7 +203,8 @@ func TestTakeOver(t *testing.T) {
 
 	w.spoil(t)
 	name := "2026-02-01T00:00:00Z-000000"
-	harness.WriteFile(t, filepath.Join(control, name, "_command.json"), fmt.Sprintf(`{"timestamp":"1516000000000000000","restoreBackup":{"clusterSpec":%s,"backup":%q}}`, spec, w.backup))
+	harness.WriteFile(t, filepath.Join(control, name, "_command.json"),
+		fmt.Sprintf(`{"timestamp":"1516000000000000000","restoreBackup":{"clusterSpec":%s,"backup":%q}}`, spec, w.backup))
 	c.RestartAll()
 	c.CheckEnded(c.WaitOperation(name, 2*time.Minute), catalog.StateDone)
 	c.WaitHealthy(3)

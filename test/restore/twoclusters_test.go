@@ -13,15 +13,17 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestTwoClusters runs main and events on the same three nodes, as API servers have them, with one hosts file for each node. Each is restored while clients of the
-// other see no failed request; then the managers of both are restarted, and both serve what they had.
+// TestTwoClusters runs main and events on the same three nodes, as API servers have them, with one
+// hosts file for each node. Each is restored while clients of the other see no failed request; then
+// the managers of both are restarted, and both serve what they had.
 func TestTwoClusters(t *testing.T) {
 	testutil.Long(t)
 	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	hostsFile := func(n *harness.Node) string { return filepath.Join(dir, "hosts-"+n.Name) }
 	world := func(name string, beside *harness.Cluster) *restoreWorld {
-		c := harness.New(t, harness.Options{Name: name, Beside: beside, BackupInterval: 2 * time.Second, Args: []string{"--dns-suffix=." + name + ".example.com"}})
+		c := harness.New(t, harness.Options{Name: name, Beside: beside, BackupInterval: 2 * time.Second,
+			Args: []string{"--dns-suffix=." + name + ".example.com"}})
 		for _, n := range c.Nodes {
 			n.Args = append(n.Args, "--hosts-file="+hostsFile(n))
 		}

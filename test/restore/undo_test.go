@@ -58,9 +58,11 @@ func TestUndo(t *testing.T) {
 	load.VerifyBetween(0, op.StagedRevision)
 	got, _ := c.ReadAll("/data/")
 	if contentHash(got) != contentHash(before) {
-		t.Errorf("after the undo there are %d keys with hash %s; before the restore %d with %s", len(got), contentHash(got), len(before), contentHash(before))
+		t.Errorf("after the undo there are %d keys with hash %s; before the restore %d with %s", len(got),
+			contentHash(got), len(before), contentHash(before))
 	}
-	t.Logf("undone: %d keys with hash %s; from %v, revision %d after %d", len(got), contentHash(got), *undo.Source, undo.StagedRevision, op.StagedRevision)
+	t.Logf("undone: %d keys with hash %s; from %v, revision %d after %d", len(got), contentHash(got), *undo.Source,
+		undo.StagedRevision, op.StagedRevision)
 	if undo.StagedRevision <= op.StagedRevision {
 		t.Errorf("the undo has revision %d, the restore before it %d", undo.StagedRevision, op.StagedRevision)
 	}

@@ -34,7 +34,8 @@ func wrongBucketAndCredentials(t *testing.T, srv Server) {
 	each := func(s *s3.Store) map[string]error {
 		errs := map[string]error{}
 		_, errs["put"] = s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{})
-		_, errs["conditional put"] = s.Put(t.Context(), "k", strings.NewReader("x"), blob.PutOptions{IfVersion: "0123456789abcdef0123456789abcdef"})
+		_, errs["conditional put"] = s.Put(t.Context(), "k", strings.NewReader("x"),
+			blob.PutOptions{IfVersion: "0123456789abcdef0123456789abcdef"})
 		_, errs["stat"] = s.Stat(t.Context(), "k")
 		_, _, errs["get"] = s.Get(t.Context(), "k", blob.Range{})
 		_, errs["purge"] = s.Purge(t.Context(), "k", func(string) bool { return true })
@@ -44,7 +45,8 @@ func wrongBucketAndCredentials(t *testing.T, srv Server) {
 		return errs
 	}
 	for op, err := range each(Connect(t, server, "main", func(c *s3.Config) { c.Bucket = "elsewhere" })) {
-		if !errors.Is(err, blob.ErrInvalid) || errors.Is(err, blob.ErrNotFound) || !strings.Contains(fmt.Sprint(err), `bucket "elsewhere" does not exist`) {
+		if !errors.Is(err, blob.ErrInvalid) || errors.Is(err, blob.ErrNotFound) ||
+			!strings.Contains(fmt.Sprint(err), `bucket "elsewhere" does not exist`) {
 			t.Errorf("%s in a missing bucket: %v", op, err)
 		}
 	}

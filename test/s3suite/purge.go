@@ -135,7 +135,8 @@ func purgeVersions(t *testing.T, srv Server) {
 		}
 	}
 	// Another tool deletes b1/meta and leaves a mark.
-	if _, err := server.Client().DeleteObject(t.Context(), &awss3.DeleteObjectInput{Bucket: &server.Bucket, Key: aws.String("main/b1/meta")}); err != nil {
+	if _, err := server.Client().DeleteObject(t.Context(),
+		&awss3.DeleteObjectInput{Bucket: &server.Bucket, Key: aws.String("main/b1/meta")}); err != nil {
 		t.Fatal(err)
 	}
 	if n := versions(t, server, "main/b1/"); n != 7 {

@@ -49,9 +49,11 @@ func tools() map[string]tool {
 // etcd34 is the one program that no module offers; Debian packages it.
 const etcd34 = "etcd-3.4"
 
-// Binary returns the path of a program and builds it if that has not happened yet on this machine. Names are etcd-3.5 (3.5.35),
-// etcd-3.5-old (3.5.21), etcd-3.6, etcd-3.7, etcdctl-3.5, etcdctl-3.6, etcdutl-3.5, etcdutl-3.6, versitygw, minio, kube-apiserver and
-// etcd-3.4. The last comes from Debian's package; where that can't be had the test is skipped. Anything else that goes wrong fails the test.
+// Binary returns the path of a program and builds it if that has not happened yet on this machine.
+// Names are etcd-3.5 (3.5.35), etcd-3.5-old (3.5.21), etcd-3.6, etcd-3.7, etcdctl-3.5, etcdctl-3.6,
+// etcdutl-3.5, etcdutl-3.6, versitygw, minio, kube-apiserver and etcd-3.4. The last comes from
+// Debian's package; where that can't be had the test is skipped. Anything else that goes wrong
+// fails the test.
 func Binary(t testing.TB, name string) string {
 	t.Helper()
 	if name == etcd34 {

@@ -58,5 +58,6 @@ func (g *Gate) Set(answer func(w http.ResponseWriter, r *http.Request) bool) {
 
 // Env returns the variables with which the project's programs reach the server through the gate.
 func (g *Gate) Env(srv *S3) map[string]string {
-	return map[string]string{"S3_ENDPOINT": g.URL, "S3_REGION": srv.Region, "S3_ACCESS_KEY_ID": srv.AccessKeyID, "S3_SECRET_ACCESS_KEY": srv.SecretAccessKey}
+	return map[string]string{"S3_ENDPOINT": g.URL, "S3_REGION": srv.Region, "S3_ACCESS_KEY_ID": srv.AccessKeyID,
+		"S3_SECRET_ACCESS_KEY": srv.SecretAccessKey}
 }

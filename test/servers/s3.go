@@ -87,7 +87,8 @@ func StartVersityGW(t testing.TB, opts ...S3Option) *S3 {
 		return func(addr, dir string) *exec.Cmd {
 			args := []string{"--port", addr, "--region", s.Region, "--quiet", "--health", "/health"}
 			if o.tls {
-				args = append(args, "--cert", filepath.Join(dir, "certs", "public.crt"), "--key", filepath.Join(dir, "certs", "private.key"))
+				args = append(args, "--cert", filepath.Join(dir, "certs", "public.crt"), "--key",
+					filepath.Join(dir, "certs", "private.key"))
 			}
 			args = append(args, "posix")
 			if o.versioned {
@@ -110,8 +111,10 @@ func StartMinIO(t testing.TB, opts ...S3Option) *S3 {
 		return func(addr, dir string) *exec.Cmd {
 			cmd := exec.Command(binary, "server", "--quiet", "--address", addr, "--console-address", "127.0.0.1:0",
 				"--certs-dir", mkdir(t, dir, "certs"), mkdir(t, dir, "data"))
-			cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.AccessKeyID, "MINIO_ROOT_PASSWORD="+s.SecretAccessKey, "MINIO_REGION="+s.Region,
-				"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1", "MINIO_KMS_SECRET_KEY=test-key:"+base64.StdEncoding.EncodeToString(key))
+			cmd.Env = append(os.Environ(), "MINIO_ROOT_USER="+s.AccessKeyID, "MINIO_ROOT_PASSWORD="+s.SecretAccessKey,
+				"MINIO_REGION="+s.Region,
+				"MINIO_BROWSER=off", "MINIO_UPDATE=off", "MINIO_CI_CD=1",
+				"MINIO_KMS_SECRET_KEY=test-key:"+base64.StdEncoding.EncodeToString(key))
 			return cmd
 		}
 	})
@@ -135,7 +138,8 @@ func start(t testing.TB, opts []S3Option, newCommand func(*S3, s3Options) func(a
 	if o.memory {
 		dir = memoryDir(t, dir)
 	}
-	s := &S3{Region: "us-east-1", AccessKeyID: "test" + rand.Text()[:12], SecretAccessKey: rand.Text(), Bucket: "backups", DataDir: filepath.Join(dir, "data"), Log: filepath.Join(dir, "log"), t: t, dir: dir}
+	s := &S3{Region: "us-east-1", AccessKeyID: "test" + rand.Text()[:12], SecretAccessKey: rand.Text(),
+		Bucket: "backups", DataDir: filepath.Join(dir, "data"), Log: filepath.Join(dir, "log"), t: t, dir: dir}
 	if o.tls {
 		s.CAFile = makeCerts(t, mkdir(t, dir, "certs"))
 	}
@@ -335,7 +339,8 @@ func (s *S3) makeBucket(versioned bool) {
 
 // Env returns the variables with which the project's programs reach the server, as KEY=VALUE.
 func (s *S3) Env() []string {
-	env := []string{"S3_ENDPOINT=" + s.Endpoint, "S3_REGION=" + s.Region, "S3_ACCESS_KEY_ID=" + s.AccessKeyID, "S3_SECRET_ACCESS_KEY=" + s.SecretAccessKey}
+	env := []string{"S3_ENDPOINT=" + s.Endpoint, "S3_REGION=" + s.Region, "S3_ACCESS_KEY_ID=" + s.AccessKeyID,
+		"S3_SECRET_ACCESS_KEY=" + s.SecretAccessKey}
 	if s.CAFile != "" {
 		env = append(env, "S3_CA_FILE="+s.CAFile)
 	}

@@ -16,8 +16,10 @@ const buildAllVar = "ETCD_MANAGER_TEST_BUILD_ALL"
 // TestVersions checks that every program is what its name says.
 func TestVersions(t *testing.T) {
 	for name, want := range map[string]string{
-		"etcd-3.4": "etcd Version: 3.4.", "etcd-3.5": "etcd Version: 3.5.35", "etcd-3.5-old": "etcd Version: 3.5.21", "etcd-3.6": "etcd Version: 3.6.16", "etcd-3.7": "etcd Version: 3.7.3",
-		"etcdctl-3.5": "etcdctl version: 3.5.35", "etcdutl-3.5": "etcdutl version: 3.5.35", "etcdctl-3.6": "etcdctl version: 3.6.16", "etcdutl-3.6": "etcdutl version: 3.6.16",
+		"etcd-3.4": "etcd Version: 3.4.", "etcd-3.5": "etcd Version: 3.5.35", "etcd-3.5-old": "etcd Version: 3.5.21",
+		"etcd-3.6": "etcd Version: 3.6.16", "etcd-3.7": "etcd Version: 3.7.3",
+		"etcdctl-3.5": "etcdctl version: 3.5.35", "etcdutl-3.5": "etcdutl version: 3.5.35",
+		"etcdctl-3.6": "etcdctl version: 3.6.16", "etcdutl-3.6": "etcdutl version: 3.6.16",
 		"versitygw": "Version  :", "minio": "minio version",
 	} {
 		t.Run(name, func(t *testing.T) {

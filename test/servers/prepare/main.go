@@ -1,5 +1,5 @@
-// Command prepare builds the programs that tests start (S3 servers, other versions of etcd), so that no test's time goes for that on a new machine. Tests build what
-// they need by themselves too.
+// Command prepare builds the programs that tests start (S3 servers, other versions of etcd), so
+// that no test's time goes for that on a new machine. Tests build what they need by themselves too.
 package main
 
 import (
