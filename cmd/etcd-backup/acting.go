@@ -14,7 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 const (
@@ -40,7 +40,7 @@ type acting struct {
 }
 
 // begin lets this instance act.
-func (s *sidecar) begin(ctx context.Context, hold *catalog.Hold, status etcd.Status) {
+func (s *sidecar) begin(ctx context.Context, hold *catalog.Hold, status client.Status) {
 	a := &acting{hold: hold, term: cluster.Term(status.RaftTerm)}
 	if hold != nil {
 		a.term = hold.Record().Term

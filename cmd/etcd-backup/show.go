@@ -10,7 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
 
@@ -69,11 +69,11 @@ func (s *sidecar) view() status.View {
 
 // etcdShown is what the status page says of etcd. An etcd that refuses is asked whether it has a
 // quorum, which it reads from before it refuses.
-func (s *sidecar) etcdShown(ctx context.Context, st etcd.Status, err error) cluster.EtcdStatus {
-	if errors.Is(err, etcd.ErrDenied) {
+func (s *sidecar) etcdShown(ctx context.Context, st client.Status, err error) cluster.EtcdStatus {
+	if errors.Is(err, client.ErrDenied) {
 		ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 		defer cancel()
-		healthy := errors.Is(s.client.Permitted(ctx), etcd.ErrDenied)
+		healthy := errors.Is(s.client.Permitted(ctx), client.ErrDenied)
 		return cluster.EtcdStatus{Running: true, Healthy: healthy, Denied: true, Error: err.Error()}
 	}
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
@@ -37,8 +37,8 @@ type sidecar struct {
 	toolVersion string
 	catalog     *catalog.Catalog
 	writer      *backup.Writer
-	dialStream  func() (*etcd.Client, error)
-	client      *etcd.Client
+	dialStream  func() (*etcdclient.Client, error)
+	client      *etcdclient.Client
 	now         func() time.Time
 	pruner      *prune.Pruner
 	fence       *fence
@@ -66,7 +66,7 @@ func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion str
 	if err != nil {
 		return nil, err
 	}
-	client, err := etcd.Dial([]string{o.clientURL}, conf)
+	client, err := etcdclient.Dial([]string{o.clientURL}, conf)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion str
 	return &sidecar{
 		o: o, toolVersion: toolVersion, catalog: c,
 		writer:     backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
-		dialStream: func() (*etcd.Client, error) { return new(etcd.Streams).Dial([]string{o.clientURL}, conf) },
+		dialStream: func() (*etcdclient.Client, error) { return new(etcdclient.Streams).Dial([]string{o.clientURL}, conf) },
 		client:     client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
 		fence: &fence{catalog: c, store: store, node: cluster.NodeID(host), patience: instancePatience},
 	}, nil
@@ -177,7 +177,7 @@ func (s *sidecar) turn(ctx context.Context) (time.Duration, error) {
 }
 
 // assume makes this instance the one that acts, or no longer, as it is to be.
-func (s *sidecar) assume(ctx context.Context, status etcd.Status) (role, error) {
+func (s *sidecar) assume(ctx context.Context, status etcdclient.Status) (role, error) {
 	leads := status.Leader == status.MemberID
 	if a := s.acting; a != nil {
 		if a.hold != nil || leads {
@@ -206,7 +206,7 @@ func (s *sidecar) assume(ctx context.Context, status etcd.Status) (role, error) 
 }
 
 // work does what is due for one who may. Changes are recorded behind a backup: where there is none at all, it is taken first.
-func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Duration) (time.Duration, error) {
+func (s *sidecar) work(ctx context.Context, status etcdclient.Status, look time.Duration) (time.Duration, error) {
 	list, err := s.catalog.Backups(ctx)
 	if err != nil {
 		s.show(func(v *shown) { v.store = err.Error() })
@@ -246,7 +246,7 @@ func (s *sidecar) work(ctx context.Context, status etcd.Status, look time.Durati
 	return look, nil
 }
 
-func (s *sidecar) status(ctx context.Context) (etcd.Status, error) {
+func (s *sidecar) status(ctx context.Context) (etcdclient.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	st, err := s.client.Status(ctx)
@@ -257,7 +257,7 @@ func (s *sidecar) status(ctx context.Context) (etcd.Status, error) {
 }
 
 // backup streams one snapshot into the store.
-func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status, reason string) error {
+func (s *sidecar) backup(ctx context.Context, name string, status etcdclient.Status, reason string) error {
 	spec, err := s.spec(ctx, status)
 	if err != nil {
 		return err
@@ -292,7 +292,7 @@ func (s *sidecar) backup(ctx context.Context, name string, status etcd.Status, r
 }
 
 // spec is what the meta file says of the cluster: the spec in the store, else what runs.
-func (s *sidecar) spec(ctx context.Context, status etcd.Status) (cluster.Spec, error) {
+func (s *sidecar) spec(ctx context.Context, status etcdclient.Status) (cluster.Spec, error) {
 	spec, _, err := s.catalog.Spec(ctx)
 	if err == nil {
 		return spec, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/file"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
@@ -126,9 +127,9 @@ func tryEtcd(t *testing.T, bin process.Binary, n int) []string {
 	return urls
 }
 
-func dial(t *testing.T, url string) *etcd.Client {
+func dial(t *testing.T, url string) *client.Client {
 	t.Helper()
-	c, err := etcd.Dial([]string{url}, nil)
+	c, err := client.Dial([]string{url}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

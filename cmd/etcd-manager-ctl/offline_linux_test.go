@@ -28,6 +28,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
@@ -92,7 +93,7 @@ func makeSnapshot() (r real, err error) {
 		return r, err
 	}
 	defer func() { _, serr := p.Stop(context.Background(), 10*time.Second); err = errors.Join(err, serr) }()
-	c, err := etcd.Dial([]string{client}, nil)
+	c, err := etcdclient.Dial([]string{client}, nil)
 	if err != nil {
 		return r, err
 	}
@@ -121,7 +122,7 @@ func freeURLs() (peer, client string, err error) {
 	return urls[0], urls[1], nil
 }
 
-func fillAndSave(ctx context.Context, c *etcd.Client) (r real, err error) {
+func fillAndSave(ctx context.Context, c *etcdclient.Client) (r real, err error) {
 	kv := c.Raw()
 	lease, err := kv.Grant(ctx, 3600)
 	if err != nil {

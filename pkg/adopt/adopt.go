@@ -27,7 +27,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
@@ -236,7 +236,7 @@ func (p *Plan) ask(ctx context.Context, v map[string]string, o Options, secure b
 			return nil, self, err
 		}
 	}
-	c, err := etcd.Dial(urls, conf)
+	c, err := client.Dial(urls, conf)
 	if err != nil {
 		return nil, self, fmt.Errorf("ask the running etcd: %w", err)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // bareDB makes a database with nothing in it, at revision 1.
@@ -60,7 +60,7 @@ func BenchmarkReplay(b *testing.B) {
 		off := rnd.Intn(15 << 10)
 		kv := &mvccpb.KeyValue{Key: fmt.Appendf(nil, "/registry/pods/%07d", rnd.Intn(50000)),
 			Value: value[off : off+1024], ModRevision: rev, CreateRevision: rev, Version: 1}
-		must(b, bld.add(etcd.Transaction{Revision: rev, Events: []*mvccpb.Event{{Kv: kv}}}))
+		must(b, bld.add(client.Transaction{Revision: rev, Events: []*mvccpb.Event{{Kv: kv}}}))
 		if bld.content.Len() > defaultSegment {
 			seal()
 		}

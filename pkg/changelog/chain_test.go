@@ -19,7 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
@@ -174,7 +174,7 @@ func build(t *testing.T, s envelope.Sealer, revisions ...int64) (catalog.Segment
 	t.Helper()
 	b := newBuilder(revisions[0] - 1)
 	for _, rev := range revisions {
-		must(t, b.add(etcd.Transaction{Revision: rev, Events: []*mvccpb.Event{
+		must(t, b.add(client.Transaction{Revision: rev, Events: []*mvccpb.Event{
 			{Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: fmt.Appendf(nil, "value %d", rev), CreateRevision: rev,
 				ModRevision: rev, Version: 1}},
 			{Type: mvccpb.DELETE, Kv: &mvccpb.KeyValue{Key: []byte("gone"), ModRevision: rev}},
@@ -271,7 +271,7 @@ func damages() []damage {
 			// With the name that fits: only its header tells.
 			b := newBuilder(list[i].First - 1)
 			for rev := list[i].First; rev <= list[i].Last; rev++ {
-				must(w.t, b.add(etcd.Transaction{Revision: rev,
+				must(w.t, b.add(client.Transaction{Revision: rev,
 					Events: []*mvccpb.Event{{Kv: &mvccpb.KeyValue{Key: []byte("k"), ModRevision: rev}}}}))
 			}
 			must(w.t, b.mark(list[i].Ended, time.Time{}))

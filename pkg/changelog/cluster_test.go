@@ -16,6 +16,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
@@ -32,7 +33,7 @@ type trioMember struct {
 	dir  string
 	cmd  process.CommandLine
 	proc *process.Process
-	own  *etcd.Client
+	own  *client.Client
 }
 
 func newTrio(t testing.TB) *trio {
@@ -61,7 +62,7 @@ func newTrio(t testing.TB) *trio {
 		must(t, err)
 		m.start()
 		t.Cleanup(m.kill)
-		m.own, err = etcd.Dial([]string{m.url}, nil)
+		m.own, err = client.Dial([]string{m.url}, nil)
 		must(t, err)
 		t.Cleanup(func() { m.own.Close() })
 		w.members, urls = append(w.members, m), append(urls, m.url)
@@ -130,7 +131,7 @@ func (w *trio) leader() (leader, follower *trioMember) {
 // first are all members, with one before the others.
 func (w *trio) first(m *trioMember) func() []Dialer {
 	dialer := func(m *trioMember) Dialer {
-		return func(context.Context) (Source, error) { return new(etcd.Streams).Dial([]string{m.url}, nil) }
+		return func(context.Context) (Source, error) { return new(client.Streams).Dial([]string{m.url}, nil) }
 	}
 	list := []Dialer{dialer(m)}
 	for _, o := range w.members {

@@ -17,7 +17,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 var outage = flag.Duration("outage", 5*time.Second, "how long the store is away in the longest of the fault tests")
@@ -410,7 +410,7 @@ func TestRewound(t *testing.T) {
 	_, id, err := w.own.Revision(ctx)
 	must(t, err)
 	b := newBuilder(999)
-	must(t, b.add(etcd.Transaction{Revision: 1000}))
+	must(t, b.add(client.Transaction{Revision: 1000}))
 	must(t, b.mark(time.Now(), time.Time{}))
 	first := catalog.IncarnationOf(id)
 	must(t, w.catalog.CreateIncarnation(ctx, catalog.IncarnationRecord{ID: first, Began: time.Now()}))

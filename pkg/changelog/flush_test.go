@@ -16,7 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // write puts keys through members that answer, and returns the newest revision that was acknowledged.
@@ -201,7 +201,7 @@ func TestRevisionsLeftOut(t *testing.T) {
 			url := f.before(t, w)
 			begin := func() *Recorder {
 				r, _ := w.record(func(cfg *Config) {
-					cfg.Members = members(func(context.Context) (Source, error) { return new(etcd.Streams).Dial([]string{url}, nil) })
+					cfg.Members = members(func(context.Context) (Source, error) { return new(client.Streams).Dial([]string{url}, nil) })
 				})
 				return r
 			}

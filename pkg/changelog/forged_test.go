@@ -24,7 +24,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob/file"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -316,8 +316,8 @@ func TestForgedSegments(t *testing.T) {
 	}
 }
 
-func transactionOf(revision int64, n int, value func(int) []byte) etcd.Transaction {
-	tx := etcd.Transaction{Revision: revision}
+func transactionOf(revision int64, n int, value func(int) []byte) client.Transaction {
+	tx := client.Transaction{Revision: revision}
 	for i := range n {
 		tx.Events = append(tx.Events, &mvccpb.Event{Kv: &mvccpb.KeyValue{
 			Key: fmt.Appendf(nil, "/key/%06d", i), Value: value(i), CreateRevision: revision, ModRevision: revision, Version: 1,

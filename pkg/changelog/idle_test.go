@@ -14,7 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 const idleCluster = 0xabc
@@ -77,7 +77,7 @@ func (w *written) segment(idle bool, at ...time.Time) {
 	for _, x := range at {
 		if !idle {
 			w.last++
-			must(w.t, b.add(etcd.Transaction{Revision: w.last,
+			must(w.t, b.add(client.Transaction{Revision: w.last,
 				Events: []*mvccpb.Event{{Type: mvccpb.PUT,
 					Kv: &mvccpb.KeyValue{Key: []byte("/k"), ModRevision: w.last, CreateRevision: 2, Version: 1}}}}))
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 var largeStore = flag.Bool("large-store", false, "TestLargePlans with 100,000 backups, 50,000 segments, 150 ms a request")
@@ -100,7 +100,7 @@ func (h *hall) readable(t *testing.T, from, to int) {
 		first := int64(2 + i*perSegment)
 		b := newBuilder(first - 1)
 		for r := range int64(perSegment) {
-			must(t, b.add(etcd.Transaction{Revision: first + r}))
+			must(t, b.add(client.Transaction{Revision: first + r}))
 			must(t, b.mark(h.at(2*i).Add(time.Duration(r+1)*2*time.Minute/perSegment), time.Time{}))
 		}
 		begins := ""

@@ -5,19 +5,19 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // bookOf is a book that sees puts with a lease (0 for none) and deletions.
 type bookOf struct{ *leaseBook }
 
 func (b bookOf) put(revision int64, key string, lease int64) {
-	b.see(etcd.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.PUT,
+	b.see(client.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.PUT,
 		Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision, Lease: lease}}}})
 }
 
 func (b bookOf) del(revision int64, key string) {
-	b.see(etcd.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.DELETE,
+	b.see(client.Transaction{Revision: revision, Events: []*mvccpb.Event{{Type: mvccpb.DELETE,
 		Kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision}}}})
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -51,7 +51,7 @@ func newLeaseBook() *leaseBook {
 }
 
 // see takes over what a transaction says of leases.
-func (b *leaseBook) see(t etcd.Transaction) {
+func (b *leaseBook) see(t client.Transaction) {
 	for _, e := range t.Events {
 		id := e.Kv.Lease
 		if e.Type == mvccpb.DELETE {

@@ -15,7 +15,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // began waits until a recorder has found out where it goes on: what is changed from then on comes to it.
@@ -28,7 +28,7 @@ func (w *world) began(r *Recorder) {
 func (w *world) storeSegment(i catalog.Incarnation, revision int64) catalog.SegmentName {
 	w.t.Helper()
 	b := newBuilder(revision - 1)
-	must(w.t, b.add(etcd.Transaction{Revision: revision}))
+	must(w.t, b.add(client.Transaction{Revision: revision}))
 	must(w.t, b.mark(time.Now(), time.Time{}))
 	s, err := b.seal(w.t.Context(), origin{incarnation: i}, nil, "a test", nil)
 	must(w.t, err)
@@ -220,9 +220,9 @@ func TestSilence(t *testing.T) {
 	r, _ := w.record(func(c *Config) {
 		c.Members = members(func(context.Context) (Source, error) {
 			if dials.Add(1) == 1 {
-				return etcd.Dial([]string{f.url}, nil)
+				return client.Dial([]string{f.url}, nil)
 			}
-			return etcd.Dial([]string{w.url}, nil)
+			return client.Dial([]string{w.url}, nil)
 		})
 	})
 	w.began(r)

@@ -21,6 +21,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
@@ -91,7 +92,7 @@ type world struct {
 	cmd     process.CommandLine
 	dir     string
 	client  *clientv3.Client
-	own     *etcd.Client
+	own     *client.Client
 	store   *blobtest.Faulty
 	catalog *catalog.Catalog
 	archive *Archive
@@ -121,7 +122,7 @@ func newWorld(t testing.TB, binary, version string) *world {
 	w.client, err = clientv3.New(clientv3.Config{Endpoints: []string{w.url}, Logger: zap.NewNop(), DialTimeout: 10 * time.Second})
 	must(t, err)
 	t.Cleanup(func() { w.client.Close() })
-	w.own, err = etcd.Dial([]string{w.url}, nil)
+	w.own, err = client.Dial([]string{w.url}, nil)
 	must(t, err)
 	t.Cleanup(func() { w.own.Close() })
 	w.serves()
@@ -156,7 +157,7 @@ func (w *world) record(change func(*Config)) (*Recorder, func()) {
 	w.t.Helper()
 	cfg := Config{
 		ClusterName: "test", Node: "a", Term: 1, Catalog: w.catalog, Interval: 300 * time.Millisecond, SegmentBytes: 256 << 10,
-		Members: members(func(context.Context) (Source, error) { return new(etcd.Streams).Dial([]string{w.url}, nil) }),
+		Members: members(func(context.Context) (Source, error) { return new(client.Streams).Dial([]string{w.url}, nil) }),
 		Gap: func(reason string) {
 			w.gaps <- reason
 		},

@@ -13,7 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // shelf is a store with backups and changes that no etcd has written: what is asked is only which of them are meant.
@@ -63,7 +63,7 @@ func (s *shelf) changes(id uint64, first, last int64, ago time.Duration) {
 	i := catalog.IncarnationOf(id)
 	b := newBuilder(first - 1)
 	for r := first; r <= last; r++ {
-		must(s.t, b.add(etcd.Transaction{Revision: r}))
+		must(s.t, b.add(client.Transaction{Revision: r}))
 	}
 	must(s.t, b.mark(s.now.Add(-ago), time.Time{}))
 	begins := "a test"

@@ -13,16 +13,16 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
-// Source is the etcd whose changes are kept; *etcd.Client is one. All methods may be called concurrently.
+// Source is the etcd whose changes are kept; *client.Client is one. All methods may be called concurrently.
 type Source interface {
 	// Revision is the cluster's newest, and the cluster's id; it fails without a quorum.
 	Revision(ctx context.Context) (revision int64, clusterID uint64, err error)
 	// WatchAll streams all changes from a revision on.
-	WatchAll(ctx context.Context, from int64) (*etcd.Changes, error)
+	WatchAll(ctx context.Context, from int64) (*client.Changes, error)
 	// LeaseTTL is for how many seconds a lease was granted; 0 if it is gone.
 	LeaseTTL(ctx context.Context, id int64) (int64, error)
 	// Close ends the connection.

@@ -19,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -111,7 +112,7 @@ func (b *builder) entry(e *protosv1.SegmentEntry) error {
 const changeRest = 64
 
 // add appends a transaction, which must follow on the last one.
-func (b *builder) add(t etcd.Transaction) error {
+func (b *builder) add(t client.Transaction) error {
 	if t.Revision != b.last+1 {
 		return fmt.Errorf("%w: revision %d can't follow %d", etcd.ErrGap, t.Revision, b.last)
 	}

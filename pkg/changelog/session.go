@@ -10,7 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // session is one connection to etcd: it begins where the last one, or the store, ends.
@@ -45,8 +45,8 @@ func (r *Recorder) session(ctx context.Context, start func(*outbox)) error {
 	}
 	r.late = newest
 	err = r.follow(ctx, src)
-	var gone *etcd.CompactedError
-	var skipped *etcd.SkippedError
+	var gone *client.CompactedError
+	var skipped *client.SkippedError
 	switch {
 	case errors.As(err, &gone):
 		return r.skip(ctx, src, gone.Revision, "were compacted by etcd before they could be kept")
@@ -117,14 +117,14 @@ func revision(ctx context.Context, src Source, patience time.Duration) (int64, u
 }
 
 type arrival struct {
-	batch etcd.Batch
+	batch client.Batch
 	// at is when it came: what the recorder does meanwhile, as sealing a segment, makes no change later.
 	at  time.Time
 	err error
 }
 
 // receive hands on what comes until the stream or the context ends.
-func receive(ctx context.Context, stream *etcd.Changes, now func() time.Time) <-chan arrival {
+func receive(ctx context.Context, stream *client.Changes, now func() time.Time) <-chan arrival {
 	arrivals := make(chan arrival)
 	go func() {
 		for {
@@ -147,7 +147,7 @@ func receive(ctx context.Context, stream *etcd.Changes, now func() time.Time) <-
 type following struct {
 	r      *Recorder
 	src    Source
-	stream *etcd.Changes
+	stream *client.Changes
 	// asked is when progress was asked for, heard when something came.
 	asked, heard time.Time
 	leases       asker
@@ -242,7 +242,7 @@ func (f *following) proceed(ctx context.Context) error {
 }
 
 // take adds what came at once, at a time.
-func (r *Recorder) take(ctx context.Context, b etcd.Batch, now time.Time) error {
+func (r *Recorder) take(ctx context.Context, b client.Batch, now time.Time) error {
 	for _, t := range b.Transactions {
 		if err := r.b.add(t); err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
@@ -91,10 +91,10 @@ func servingURLs(o *model.Observation, addresses func(cluster.NodeID) []string) 
 		}
 		token = n.State.Token
 		if n.Etcd.MemberID == n.Etcd.LeaderID {
-			leader = etcd.MemberEndpoints(self.ClientURLs, addresses(n.ID))
+			leader = client.MemberEndpoints(self.ClientURLs, addresses(n.ID))
 			continue
 		}
-		urls = append(urls, etcd.MemberEndpoints(self.ClientURLs, addresses(n.ID)))
+		urls = append(urls, client.MemberEndpoints(self.ClientURLs, addresses(n.ID)))
 	}
 	if leader != nil {
 		urls = append(urls, leader)

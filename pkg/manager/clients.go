@@ -11,7 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
@@ -19,7 +19,7 @@ import (
 type etcdClients struct {
 	*shared
 	// streams dials for the recorder of changes, another endpoint each time.
-	streams etcd.Streams
+	streams client.Streams
 }
 
 // speakers are the healthy voter to talk to (the etcd leader if it answers), and another one. While TLS is turned on node by node, a manager that
@@ -50,12 +50,12 @@ func speakers(o *model.Observation, may func(*cluster.NodeStatus) bool) (first, 
 }
 
 // dial connects to a node's etcd on the client URLs that it listens on, and makes sure that it is that member which answers.
-func (e *etcdClients) dial(ctx context.Context, n *cluster.NodeStatus) (*etcd.Client, error) {
+func (e *etcdClients) dial(ctx context.Context, n *cluster.NodeStatus) (*client.Client, error) {
 	urls := urlsOf(n)
 	if len(urls) == 0 {
 		return nil, fmt.Errorf("node %s isn't in its own state", n.ID)
 	}
-	c, err := e.dialURLs(urls, e.m.cfg.Peers.Addresses(n.ID), etcd.Dial)
+	c, err := e.dialURLs(urls, e.m.cfg.Peers.Addresses(n.ID), client.Dial)
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +85,8 @@ func urlsOf(n *cluster.NodeStatus) []string {
 
 // dialURLs connects to the member with these client URLs on the machine with these addresses, in the way that is wanted. Names are
 // checked against its certificate, but not resolved.
-func (e *etcdClients) dialURLs(urls, addresses []string, dial func([]string, *tls.Config) (*etcd.Client, error)) (*etcd.Client, error) {
-	endpoints := etcd.MemberEndpoints(urls, addresses)
+func (e *etcdClients) dialURLs(urls, addresses []string, dial func([]string, *tls.Config) (*client.Client, error)) (*client.Client, error) {
+	endpoints := client.MemberEndpoints(urls, addresses)
 	if e.m.cfg.ClientTLS == nil || len(urls) == 0 || strings.HasPrefix(urls[0], "http:") {
 		return dial(endpoints, nil)
 	}

@@ -10,7 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -142,9 +142,9 @@ func (mt *maintenance) tend(ctx context.Context, o *model.Observation, a model.A
 	}
 	switch a := a.(type) {
 	case model.EnableDowngrade:
-		return c.Downgrade(ctx, etcd.DowngradeEnable, a.Version)
+		return c.Downgrade(ctx, client.DowngradeEnable, a.Version)
 	case model.CancelDowngrade:
-		return c.Downgrade(ctx, etcd.DowngradeCancel, "")
+		return c.Downgrade(ctx, client.DowngradeCancel, "")
 	case model.Compact:
 		if err := c.Compact(ctx, a.Revision, true); err != nil {
 			return err
@@ -239,7 +239,7 @@ func (mt *maintenance) changeMembers(ctx context.Context, o *model.Observation, 
 		}
 		return err
 	case model.Promote:
-		if err := c.Promote(ctx, a.Member); err != nil && !errors.Is(err, etcd.ErrNotCaughtUp) {
+		if err := c.Promote(ctx, a.Member); err != nil && !errors.Is(err, client.ErrNotCaughtUp) {
 			return err
 		} else if err != nil {
 			pause(ctx, 500*time.Millisecond)

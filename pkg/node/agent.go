@@ -15,7 +15,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
@@ -99,7 +99,7 @@ type Agent struct {
 	j        journal
 	proc     *process.Process
 	procAs   *cluster.EtcdState // the state with which proc was started
-	client   *etcd.Client
+	client   *client.Client
 	health   cluster.EtcdStatus
 	probed   time.Time
 	badSince time.Time

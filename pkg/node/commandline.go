@@ -7,6 +7,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 )
@@ -99,7 +100,7 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
 var errInsecure = fmt.Errorf("etcd speaks TLS in this cluster, but the manager was started with --etcd-insecure: %w", cluster.ErrPermanent)
 
 // dial opens a client to the own etcd as it runs in this state.
-func (a *Agent) dial(s *cluster.EtcdState) (*etcd.Client, error) {
+func (a *Agent) dial(s *cluster.EtcdState) (*client.Client, error) {
 	self := s.Node(a.cfg.Self.Name)
 	host := localHost(a.cfg.ListenAddress)
 	urls, err := listenOn(clientURLs(s, self), host)
@@ -107,10 +108,10 @@ func (a *Agent) dial(s *cluster.EtcdState) (*etcd.Client, error) {
 		return nil, err
 	}
 	if !self.TLS {
-		return etcd.Dial(urls, nil)
+		return client.Dial(urls, nil)
 	}
 	if a.cfg.Certificates == nil {
 		return nil, errInsecure
 	}
-	return etcd.Dial(urls, a.cfg.Certificates.EtcdClient(host))
+	return client.Dial(urls, a.cfg.Certificates.EtcdClient(host))
 }

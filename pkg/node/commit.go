@@ -12,6 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
@@ -212,10 +213,10 @@ func (a *Agent) verify(ctx context.Context, id string) (*protosv1.Facts, error) 
 	defer cancel()
 	h, err := c.HashKV(ctx, op.Revision)
 	switch {
-	case errors.Is(err, etcd.ErrCompacted):
+	case errors.Is(err, client.ErrCompacted):
 		klog.Infof("restore %s can't be compared with what was staged any more: %v", id, err)
 		return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, SizeBytes: op.SizeBytes}, nil
-	case errors.Is(err, etcd.ErrFutureRevision):
+	case errors.Is(err, client.ErrFutureRevision):
 		return nil, fmt.Errorf("etcd doesn't have the staged revision %d with hash %d: %w: %w", op.Revision, op.Hash, cluster.ErrPermanent, err)
 	case err != nil:
 		return nil, err

@@ -12,7 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
@@ -197,11 +197,11 @@ func (a *Agent) withPeeked(s *cluster.EtcdStatus) {
 }
 
 // ask gets status and member list. Healthy means that a linearizable read was answered; a learner can't, so a leader is enough.
-func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
+func ask(ctx context.Context, c *client.Client) cluster.EtcdStatus {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	st, err := c.Status(ctx)
-	if errors.Is(err, etcd.ErrDenied) {
+	if errors.Is(err, client.ErrDenied) {
 		if s := askDenied(ctx, c); s.Error != "" {
 			return s
 		}
@@ -230,7 +230,7 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 	if err == nil { // versions differ in what they tell to everybody
 		denial = c.Permitted(ctx)
 	}
-	if errors.Is(denial, etcd.ErrDenied) {
+	if errors.Is(denial, client.ErrDenied) {
 		s.Healthy, s.Denied, s.Error, s.Members = true, true, denial.Error(), members
 		return s
 	}
@@ -249,12 +249,12 @@ func ask(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
 }
 
 // askDenied tells an etcd that refuses even its status from one without a quorum. Without an error it permits by now.
-func askDenied(ctx context.Context, c *etcd.Client) cluster.EtcdStatus {
+func askDenied(ctx context.Context, c *client.Client) cluster.EtcdStatus {
 	err := c.Permitted(ctx)
 	switch {
-	case errors.Is(err, etcd.ErrDenied):
+	case errors.Is(err, client.ErrDenied):
 		return cluster.EtcdStatus{Healthy: true, Denied: true, Error: err.Error()}
-	case errors.Is(err, etcd.ErrUnsupported): // only a learner says that, whose leader isn't known
+	case errors.Is(err, client.ErrUnsupported): // only a learner says that, whose leader isn't known
 		return cluster.EtcdStatus{Learner: true, Denied: true, Error: "etcd is a learner, has users (auth enable) and refuses the manager"}
 	case err != nil:
 		return cluster.EtcdStatus{Error: "etcd doesn't answer a linearizable request: " + err.Error()}

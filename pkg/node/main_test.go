@@ -24,6 +24,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
@@ -384,9 +385,9 @@ func (n *node) healthy() {
 	eventually(n.t, n.s.Self.Name+" is healthy", func() bool { return n.status().Etcd.Healthy })
 }
 
-func (n *node) client() *etcd.Client {
+func (n *node) client() *client.Client {
 	n.t.Helper()
-	c, err := etcd.Dial(n.s.Self.ClientURLs, nil)
+	c, err := client.Dial(n.s.Self.ClientURLs, nil)
 	must(n.t, err)
 	n.t.Cleanup(func() { must(n.t, c.Close()) })
 	return c

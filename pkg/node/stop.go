@@ -11,7 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
@@ -124,7 +124,7 @@ func (a *Agent) gone(p *process.Process, why string) {
 }
 
 // moveLeader hands etcd's leadership to another voter, so that clients don't wait for an election.
-func (a *Agent) moveLeader(ctx context.Context, c *etcd.Client) {
+func (a *Agent) moveLeader(ctx context.Context, c *client.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	st, err := c.Status(ctx)

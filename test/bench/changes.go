@@ -10,7 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/test/harness"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
@@ -122,7 +122,7 @@ func (b *bench) writeAll(c *harness.Cluster, lasts time.Duration) ([]answer, tim
 
 // watchAll follows all keys through a follower, as the leading manager does, and keeps nothing.
 func (b *bench) watchAll(c *harness.Cluster) {
-	client, err := new(etcd.Streams).Dial(c.ClientURLs(), c.TLS())
+	client, err := new(etcdclient.Streams).Dial(c.ClientURLs(), c.TLS())
 	b.must(err)
 	b.Cleanup(func() { _ = client.Close() })
 	revision, _, err := client.Revision(b.ctx)

@@ -35,6 +35,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
@@ -99,7 +100,7 @@ type Member struct {
 	Bin    process.Binary
 	Dir    string
 	Proc   *process.Process
-	Client *etcd.Client
+	Client *etcdclient.Client
 	TLS    *tls.Config
 }
 
@@ -178,7 +179,7 @@ func (m *Member) Start(t testing.TB) {
 // Dial connects to it.
 func (m *Member) Dial(t testing.TB) {
 	t.Helper()
-	c, err := etcd.Dial(m.Cfg.ClientURLs, m.TLS)
+	c, err := etcdclient.Dial(m.Cfg.ClientURLs, m.TLS)
 	testutil.Must(t, err)
 	m.Client = c
 	t.Cleanup(func() { testutil.Must(t, c.Close()) })

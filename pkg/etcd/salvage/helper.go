@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 const (
@@ -32,7 +33,7 @@ const (
 // helper is an etcd for a moment, on a copy that nobody else has. It ends with this process.
 type helper struct {
 	cmd    *exec.Cmd
-	client *etcd.Client
+	client *client.Client
 	tail   *tailBuffer
 	// dir keeps the way to the socket short: socket paths may have about 100 bytes.
 	dir  *os.File
@@ -62,7 +63,7 @@ func startHelper(cfg Config, d salvageDir) (_ *helper, err error) {
 		return nil, err
 	}
 	h := &helper{dir: dir, tail: &tailBuffer{}, done: make(chan struct{})}
-	if h.client, err = etcd.Dial([]string{fmt.Sprintf("unix:///proc/self/fd/%d/%s", dir.Fd(), helperSocket)}, nil); err != nil {
+	if h.client, err = client.Dial([]string{fmt.Sprintf("unix:///proc/self/fd/%d/%s", dir.Fd(), helperSocket)}, nil); err != nil {
 		return nil, errors.Join(err, dir.Close())
 	}
 	line := cfg.Binary.CommandLine(helperArgs(d.data(), cfg.Binary.Version)...)

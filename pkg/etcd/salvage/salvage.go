@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
@@ -133,7 +134,7 @@ func (h *helper) applied(ctx context.Context, index uint64) error {
 	st, err := h.client.Status(ctx)
 	// etcd answers clients only when it is its own leader, and has applied what it proposed itself, which is behind all the rest. With users it
 	// refuses to tell a stranger more than that; what counts is checked in the database afterwards.
-	if errors.Is(err, etcd.ErrDenied) {
+	if errors.Is(err, client.ErrDenied) {
 		return nil
 	}
 	if err == nil && st.AppliedIndex < index {

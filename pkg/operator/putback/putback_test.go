@@ -19,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
@@ -31,7 +32,7 @@ func must(t testing.TB, err error) {
 }
 
 // anEtcd starts one without TLS.
-func anEtcd(t *testing.T) (*etcd.Client, string) {
+func anEtcd(t *testing.T) (*etcdclient.Client, string) {
 	t.Helper()
 	port := func() string {
 		for range 100 { // below the range from which the kernel takes ports for connections
@@ -59,7 +60,7 @@ func anEtcd(t *testing.T) (*etcd.Client, string) {
 	p, err := process.Start(cmd, process.StartOptions{PIDFile: filepath.Join(t.TempDir(), "pid"), Stdout: log, Stderr: log})
 	must(t, err)
 	t.Cleanup(func() { _, _ = p.Stop(context.Background(), 0) }) // it is a test's own
-	c, err := etcd.Dial([]string{client}, nil)
+	c, err := etcdclient.Dial([]string{client}, nil)
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {

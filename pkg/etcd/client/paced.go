@@ -1,4 +1,4 @@
-package etcd
+package client
 
 import (
 	"context"
@@ -12,11 +12,11 @@ import (
 )
 
 const (
-	// calmSpacing is how far apart the reads of a stream are on average when it never ends to bring something, calmBurst how many need not wait.
-	calmSpacing = 20 * time.Millisecond
-	calmBurst   = 8
-	// calmBytes are read at once at most; when there is that much, nothing is waited for.
-	calmBytes = 64 << 10
+	// pacedSpacing is how far apart the reads of a stream are on average when it never ends to bring something, pacedBurst how many need not wait.
+	pacedSpacing = 20 * time.Millisecond
+	pacedBurst   = 8
+	// pacedBytes are read at once at most; when there is that much, nothing is waited for.
+	pacedBytes = 64 << 10
 	// streamWindow is how many bytes may be on their way to a client that reads now and then.
 	streamWindow = 2 << 20
 )
@@ -27,7 +27,7 @@ type Streams struct{ dialed atomic.Uint32 }
 
 // Dial is like the function, for a client that follows a stream of many small messages: WatchAll has a connection of its own, which is read at
 // most some fifty times a second, all that has come by then; that costs a fraction of waking up for each message. Where little comes nothing is
-// late; else everything is, by calmSpacing at most. That connection is to one endpoint, another one with each call.
+// late; else everything is, by pacedSpacing at most. That connection is to one endpoint, another one with each call.
 func (s *Streams) Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
 	c, err := Dial(endpoints, tlsConf)
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Streams) Dial(endpoints []string, tlsConf *tls.Config) (*Client, error)
 		if err != nil {
 			return nil, err
 		}
-		return &calmConn{Conn: conn}, nil
+		return &pacedConn{Conn: conn}, nil
 	}))
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
@@ -49,10 +49,10 @@ func (s *Streams) Dial(endpoints []string, tlsConf *tls.Config) (*Client, error)
 	return c, nil
 }
 
-// calmConn spaces out its reads. Like any connection it is read by one goroutine at a time.
-type calmConn struct {
+// pacedConn spaces out its reads. Like any connection it is read by one goroutine at a time.
+type pacedConn struct {
 	net.Conn
-	space [calmBytes]byte
+	space [pacedBytes]byte
 	have  []byte // what was read and not taken yet
 	full  bool   // the last read left something
 	// due is from when on the next read is free of waiting, less what may be saved up.
@@ -60,7 +60,7 @@ type calmConn struct {
 }
 
 // Read gives what was read already, else reads.
-func (c *calmConn) Read(p []byte) (int, error) {
+func (c *pacedConn) Read(p []byte) (int, error) {
 	if len(c.have) == 0 {
 		c.wait()
 		n, err := c.Conn.Read(c.space[:])
@@ -74,14 +74,14 @@ func (c *calmConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (c *calmConn) wait() {
+func (c *pacedConn) wait() {
 	if c.full {
 		return
 	}
 	now := time.Now()
-	if saved := now.Add(-calmBurst * calmSpacing); c.due.Before(saved) {
+	if saved := now.Add(-pacedBurst * pacedSpacing); c.due.Before(saved) {
 		c.due = saved
 	}
 	time.Sleep(c.due.Sub(now))
-	c.due = c.due.Add(calmSpacing)
+	c.due = c.due.Add(pacedSpacing)
 }

@@ -1,4 +1,4 @@
-package etcd
+package client
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // ClusterVersion is the minor version that all members keep to, for example "3.5.0": no older etcd starts on the data. It is only told over
@@ -31,7 +33,7 @@ func (c *Client) ClusterVersion(ctx context.Context) (string, error) {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 4096)).Decode(&v); err != nil {
 		return "", fmt.Errorf("read cluster version at %s: %w", c.endpoints[0], err)
 	}
-	if parsed, err := ParseVersion(v.Cluster); err != nil || parsed.Major == 0 {
+	if parsed, err := etcd.ParseVersion(v.Cluster); err != nil || parsed.Major == 0 {
 		return "", nil // "not_decided"
 	}
 	return v.Cluster, nil

@@ -1,4 +1,4 @@
-package etcd_test
+package client_test
 
 import (
 	"context"
@@ -9,14 +9,14 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // nextBatch asks for progress until something comes.
-func nextBatch(t *testing.T, s *etcd.Changes) (etcd.Batch, error) {
+func nextBatch(t *testing.T, s *client.Changes) (client.Batch, error) {
 	t.Helper()
 	type result struct {
-		b   etcd.Batch
+		b   client.Batch
 		err error
 	}
 	came := make(chan result, 1)
@@ -89,7 +89,7 @@ func TestWatchFromTheFuture(t *testing.T) {
 				for err == nil && len(b.Transactions) == 0 { // etcd 3.4 tells progress before it has sent what was made
 					b, err = nextBatch(t, s)
 				}
-				var gone *etcd.CompactedError
+				var gone *client.CompactedError
 				switch {
 				case from < newest-1:
 					if !errors.As(err, &gone) || gone.Revision != newest-1 {

@@ -1,4 +1,4 @@
-package etcd
+package client
 
 import (
 	"bytes"
@@ -43,13 +43,13 @@ func TestCalmConn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const bytesSent = 10_000
 		in := &trickle{began: time.Now(), limit: bytesSent}
-		c := &calmConn{Conn: in}
+		c := &pacedConn{Conn: in}
 		var got []byte
 		late := 0
 		for p := make([]byte, 100); ; {
 			n, err := c.Read(p)
 			got = append(got, p[:n]...)
-			if n > 0 && time.Since(in.began) > time.Duration(len(got))*time.Millisecond+calmSpacing {
+			if n > 0 && time.Since(in.began) > time.Duration(len(got))*time.Millisecond+pacedSpacing {
 				late++
 			}
 			if errors.Is(err, io.EOF) {
@@ -66,11 +66,11 @@ func TestCalmConn(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Errorf("%d bytes came of %d, or not in order", len(got), bytesSent)
 		}
-		if most := int(bytesSent*time.Millisecond/calmSpacing) + calmBurst + 2; in.reads > most {
+		if most := int(bytesSent*time.Millisecond/pacedSpacing) + pacedBurst + 2; in.reads > most {
 			t.Errorf("%d reads, want at most %d", in.reads, most)
 		}
 		if late > 0 {
-			t.Errorf("%d reads gave something that had come more than %s before", late, calmSpacing)
+			t.Errorf("%d reads gave something that had come more than %s before", late, pacedSpacing)
 		}
 	})
 }
@@ -79,10 +79,10 @@ func TestCalmConn(t *testing.T) {
 func TestCalmConnAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ours, theirs := net.Pipe()
-		c := &calmConn{Conn: ours}
+		c := &pacedConn{Conn: ours}
 		go func() {
 			for range 50 {
-				time.Sleep(2 * calmSpacing)
+				time.Sleep(2 * pacedSpacing)
 				_, _ = theirs.Write([]byte("x"))
 			}
 			_ = theirs.Close()
@@ -92,7 +92,7 @@ func TestCalmConnAlone(t *testing.T) {
 			if _, err := c.Read(make([]byte, 10)); err != nil {
 				t.Fatal(err)
 			}
-			if at, want := time.Since(began), time.Duration(i+1)*2*calmSpacing; at != want {
+			if at, want := time.Since(began), time.Duration(i+1)*2*pacedSpacing; at != want {
 				t.Fatalf("byte %d came after %s, want %s", i, at, want)
 			}
 		}
@@ -103,12 +103,12 @@ func TestCalmConnAlone(t *testing.T) {
 func TestCalmConnMuch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := &trickle{began: time.Now().Add(-time.Hour), limit: 3_000_000}
-		c := &calmConn{Conn: in}
+		c := &pacedConn{Conn: in}
 		began := time.Now()
 		if n, err := io.Copy(io.Discard, c); err != nil || n != 3_000_000 {
 			t.Fatalf("%d bytes came, %v", n, err)
 		}
-		if took := time.Since(began); took > calmSpacing {
+		if took := time.Since(began); took > pacedSpacing {
 			t.Errorf("it waited for %s", took)
 		}
 	})

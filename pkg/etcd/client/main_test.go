@@ -1,4 +1,4 @@
-package etcd_test
+package client_test
 
 import (
 	"os"

@@ -1,4 +1,4 @@
-package etcd
+package client
 
 import (
 	"context"
@@ -7,10 +7,12 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // Snapshot opens the stream. The context covers the whole of it.
-func (c *Client) Snapshot(ctx context.Context) (*Snapshot, error) {
+func (c *Client) Snapshot(ctx context.Context) (*etcd.Snapshot, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, err := c.maint.Snapshot(ctx, &etcdserverpb.SnapshotRequest{}, grpc.ForceCodecV2(newSnapshotCodec()))
 	if err != nil {
@@ -26,8 +28,8 @@ func (c *Client) Snapshot(ctx context.Context) (*Snapshot, error) {
 		return nil, c.wrap("open snapshot", err)
 	}
 	// What remains doesn't count the hash.
-	size := int64(r.message.remaining) + int64(r.message.left) + HashSize
-	return NewSnapshot(r.message.version, size, r, cancel), nil
+	size := int64(r.message.remaining) + int64(r.message.left) + etcd.HashSize
+	return etcd.NewSnapshot(r.message.version, size, r, cancel), nil
 }
 
 // snapshotStream makes a reader of the messages.

@@ -1,4 +1,4 @@
-package etcd_test
+package client_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
 // TestMembership grows a cluster from one to three over learners, hands leadership over and shrinks it again.
@@ -25,7 +26,7 @@ func TestMembership(t *testing.T) {
 		// etcd wants a member to be connected for some seconds before the next change.
 		eventually(t, "a learner is added", func() bool {
 			added, err = a.Client.AddLearner(ctxOf(t), m.Cfg.PeerURLs)
-			if err != nil && !errors.Is(err, etcd.ErrUnhealthyCluster) {
+			if err != nil && !errors.Is(err, client.ErrUnhealthyCluster) {
 				t.Fatal(err)
 			}
 			return err == nil
@@ -33,7 +34,7 @@ func TestMembership(t *testing.T) {
 		if !added.Learner || added.Name != "" {
 			t.Errorf("added %+v", added)
 		}
-		if err := a.Client.Promote(ctxOf(t), added.ID); !errors.Is(err, etcd.ErrNotCaughtUp) {
+		if err := a.Client.Promote(ctxOf(t), added.ID); !errors.Is(err, client.ErrNotCaughtUp) {
 			t.Errorf("promoted a learner that has never started: %v", err)
 		}
 		again, err := a.Client.AddLearner(ctxOf(t), m.Cfg.PeerURLs)
@@ -45,7 +46,7 @@ func TestMembership(t *testing.T) {
 		eventually(t, "the learner is healthy", m.Healthy)
 		eventually(t, "the learner has caught up", func() bool {
 			err := a.Client.Promote(ctxOf(t), added.ID)
-			if err != nil && !errors.Is(err, etcd.ErrNotCaughtUp) {
+			if err != nil && !errors.Is(err, client.ErrNotCaughtUp) {
 				t.Fatal(err)
 			}
 			return err == nil
@@ -55,7 +56,7 @@ func TestMembership(t *testing.T) {
 		if err := m.Client.IsMember(ctxOf(t), added.ID); err != nil {
 			t.Errorf("the member itself: %v", err)
 		}
-		if err := a.Client.IsMember(ctxOf(t), added.ID); !errors.Is(err, etcd.ErrOtherMember) {
+		if err := a.Client.IsMember(ctxOf(t), added.ID); !errors.Is(err, client.ErrOtherMember) {
 			t.Errorf("another member that answers under the same name: %v", err)
 		}
 	}
@@ -66,7 +67,7 @@ func TestMembership(t *testing.T) {
 	}
 
 	leader := a.ID(t)
-	if err := ms[1].Client.MoveLeader(ctxOf(t), leader); !errors.Is(err, etcd.ErrNotLeader) {
+	if err := ms[1].Client.MoveLeader(ctxOf(t), leader); !errors.Is(err, client.ErrNotLeader) {
 		t.Errorf("a follower handed leadership over: %v", err)
 	}
 	must(t, a.Client.MoveLeader(ctxOf(t), ms[1].ID(t)))
@@ -80,13 +81,13 @@ func TestMembership(t *testing.T) {
 	must(t, a.Client.UpdatePeerURLs(ctxOf(t), gone, ms[2].Cfg.PeerURLs))
 	eventually(t, "a member is removed", func() bool {
 		err := a.Client.Remove(ctxOf(t), gone)
-		if err != nil && !errors.Is(err, etcd.ErrUnhealthyCluster) {
+		if err != nil && !errors.Is(err, client.ErrUnhealthyCluster) {
 			t.Fatal(err)
 		}
 		return err == nil
 	})
 	must(t, a.Client.Remove(ctxOf(t), gone)) // already gone is success
-	if err := a.Client.Promote(ctxOf(t), gone); !errors.Is(err, etcd.ErrNoMember) {
+	if err := a.Client.Promote(ctxOf(t), gone); !errors.Is(err, client.ErrNoMember) {
 		t.Errorf("promoted a member that is gone: %v", err)
 	}
 	select {
@@ -125,10 +126,10 @@ func TestMaintenance(t *testing.T) {
 	}
 	must(t, c.Compact(ctxOf(t), st.Revision, true))
 	must(t, c.Compact(ctxOf(t), st.Revision, true)) // already done is success
-	if _, err := c.HashKV(ctxOf(t), 1); !errors.Is(err, etcd.ErrCompacted) {
+	if _, err := c.HashKV(ctxOf(t), 1); !errors.Is(err, client.ErrCompacted) {
 		t.Errorf("hash of a compacted revision: %v", err)
 	}
-	if _, err := c.HashKV(ctxOf(t), st.Revision+100); !errors.Is(err, etcd.ErrFutureRevision) {
+	if _, err := c.HashKV(ctxOf(t), st.Revision+100); !errors.Is(err, client.ErrFutureRevision) {
 		t.Errorf("hash of a future revision: %v", err)
 	}
 	must(t, c.Defragment(ctxOf(t)))
@@ -142,14 +143,14 @@ func TestMaintenance(t *testing.T) {
 	_, err = raw.Put(ctxOf(t), "k", "v")
 	must(t, err)
 
-	must(t, c.Downgrade(ctxOf(t), etcd.DowngradeValidate, "3.5.26"))
-	if err := c.Downgrade(ctxOf(t), etcd.DowngradeValidate, "3.4.0"); err == nil {
+	must(t, c.Downgrade(ctxOf(t), client.DowngradeValidate, "3.5.26"))
+	if err := c.Downgrade(ctxOf(t), client.DowngradeValidate, "3.4.0"); err == nil {
 		t.Error("a downgrade over two minor versions was found valid")
 	}
-	must(t, c.Downgrade(ctxOf(t), etcd.DowngradeEnable, "3.5"))
-	must(t, c.Downgrade(ctxOf(t), etcd.DowngradeEnable, "3.5"))
-	must(t, c.Downgrade(ctxOf(t), etcd.DowngradeCancel, ""))
-	must(t, c.Downgrade(ctxOf(t), etcd.DowngradeCancel, ""))
+	must(t, c.Downgrade(ctxOf(t), client.DowngradeEnable, "3.5"))
+	must(t, c.Downgrade(ctxOf(t), client.DowngradeEnable, "3.5"))
+	must(t, c.Downgrade(ctxOf(t), client.DowngradeCancel, ""))
+	must(t, c.Downgrade(ctxOf(t), client.DowngradeCancel, ""))
 }
 
 func TestSnapshotOfADyingMemberIsNoSnapshot(t *testing.T) {

@@ -1,4 +1,4 @@
-package etcd
+package client
 
 import (
 	"context"
@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/backoff"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
 // Errors to branch on.
@@ -325,33 +326,33 @@ func (c *Client) Health(ctx context.Context) Health {
 
 // HashKV hashes up to a revision; 0 means the member's newest, and Revision of the result is then the one that was meant.
 // It reads the whole database of that member.
-func (c *Client) HashKV(ctx context.Context, rev int64) (HashKV, error) {
+func (c *Client) HashKV(ctx context.Context, rev int64) (etcd.HashKV, error) {
 	r, err := c.maint.HashKV(ctx, &etcdserverpb.HashKVRequest{Revision: rev})
 	if err != nil {
 		err = c.wrap("hash keys", err)
 		if errors.Is(err, ErrCompacted) && rev > 0 {
 			return c.hashNewest(ctx, rev, err)
 		}
-		return HashKV{}, err
+		return etcd.HashKV{}, err
 	}
 	if r.HashRevision != 0 {
 		rev = r.HashRevision // 3.6 and later
 	} else if rev == 0 {
 		rev = r.Header.GetRevision()
 	}
-	return HashKV{Revision: rev, CompactRevision: r.CompactRevision, Hash: r.Hash}, nil
+	return etcd.HashKV{Revision: rev, CompactRevision: r.CompactRevision, Hash: r.Hash}, nil
 }
 
 // hashNewest is for 3.4 and early 3.5, which refuse a revision that is itself the compacted one, though that is
 // what a restored store has. Asked for the newest they answer.
-func (c *Client) hashNewest(ctx context.Context, rev int64, refused error) (HashKV, error) {
+func (c *Client) hashNewest(ctx context.Context, rev int64, refused error) (etcd.HashKV, error) {
 	st, err := c.Status(ctx)
 	if err != nil || st.Revision != rev {
-		return HashKV{}, refused
+		return etcd.HashKV{}, refused
 	}
 	h, err := c.HashKV(ctx, 0)
 	if err != nil || h.Revision != rev {
-		return HashKV{}, refused
+		return etcd.HashKV{}, refused
 	}
 	return h, nil
 }
@@ -429,12 +430,12 @@ func (c *Client) Downgrade(ctx context.Context, action DowngradeAction, version 
 		return fmt.Errorf("downgrade: unknown action %d", action)
 	}
 	if action != DowngradeCancel {
-		m := Minor(version)
+		m := etcd.Minor(version)
 		if m == "" {
-			m = Minor(version + ".0")
+			m = etcd.Minor(version + ".0")
 		}
 		if m == "" {
-			return fmt.Errorf("downgrade: %w: %q", ErrVersion, version)
+			return fmt.Errorf("downgrade: %w: %q", etcd.ErrVersion, version)
 		}
 		req.Version = m + ".0"
 	}
