@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
 	"sync"
 	"time"
-
-	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -79,6 +75,7 @@ type Agent struct {
 	runCtx context.Context // of Run; what an action outlives its caller with
 
 	// The parts guard themselves. They may be used under mu, and use nothing of the agent's.
+	records   *records
 	changes   *changes
 	disk      *disk
 	trash     *trashCan
@@ -94,9 +91,6 @@ type Agent struct {
 	procMu sync.Mutex
 
 	mu       sync.Mutex // guards what follows; never held during input or output other than small files
-	state    *cluster.EtcdState
-	stateErr error
-	j        journal
 	proc     *process.Process
 	procAs   *cluster.EtcdState // the state with which proc was started
 	client   *client.Client
@@ -109,13 +103,10 @@ type Agent struct {
 	exitReason string
 	restarts   int
 	startErr   string
-	busy       string
 	tasks      map[string]*task
 	// nameProblem says why members' names don't resolve here as they should.
 	nameProblem string
-	// heeded is the highest leadership that has looked at this node.
-	heeded leadershipID
-	kick   chan struct{}
+	kick        chan struct{}
 	// paused says why etcd must not be started for the moment. It is not on disk: after a restart of the manager etcd runs again.
 	paused string
 	// outdated is true if proc runs with other settings than it would be started with now.
@@ -161,10 +152,11 @@ func New(cfg Config) (*Agent, error) {
 		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changes: newChanges(), tasks: map[string]*task{}, kick: make(chan struct{}, 1),
 	}
 	a.disk = &disk{cfg: &a.cfg, l: a.l, changes: a.changes}
-	a.trash = &trashCan{cfg: &a.cfg, l: a.l, disk: a.disk, changes: a.changes, turn: a.one, operation: a.currentOperation, kicked: make(chan struct{}, 1)}
+	a.trash = &trashCan{cfg: &a.cfg, l: a.l, disk: a.disk, changes: a.changes, turn: a.one, operation: func() *journalOperation { return a.records.operation() }, kicked: make(chan struct{}, 1)}
 	a.disk.short = a.trash.kick
+	a.records = &records{cfg: &a.cfg, l: a.l, disk: a.disk, trash: a.trash, changes: a.changes, said: &a.said, joined: a.joined}
 	a.versions = &versions{cfg: &a.cfg, changes: a.changes}
-	a.verifier = &verifier{cfg: &a.cfg, l: a.l, disk: a.disk, operation: a.currentOperation, loadavg: "/proc/loadavg"}
+	a.verifier = &verifier{cfg: &a.cfg, l: a.l, disk: a.disk, operation: func() *journalOperation { return a.records.operation() }, loadavg: "/proc/loadavg"}
 	a.volume = &volumeRelease{cfg: &a.cfg, changes: a.changes}
 	if cfg.Catalog != nil {
 		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version, Compression: cfg.Compression})
@@ -177,56 +169,12 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.lock = lock
-	if err := a.load(); err != nil {
+	a.badSince = time.Now()
+	if err := a.records.load(); err != nil {
 		lock.Close()
 		return nil, err
 	}
 	return a, nil
-}
-
-// load reads state file and journal.
-func (a *Agent) load() error {
-	j, err := readJournal(a.l.journal(), a.cfg.ClusterName)
-	if err != nil {
-		return err
-	}
-	if j.Stopped != nil && !j.Stopped.Served.IsZero() {
-		j.Stopped = nil // the manager before this one has seen the end of it
-	}
-	a.j = j
-	a.badSince = time.Now()
-	a.state, a.stateErr = readState(a.l.state())
-	if a.stateErr != nil {
-		klog.Errorf("%v; this node stays out of everything until then", a.stateErr)
-		return nil
-	}
-	if a.state == nil {
-		return nil
-	}
-	if err := a.adjustSelf(); err != nil {
-		return err
-	}
-	return nil
-}
-
-// adjustSelf brings this node's own entry in the state file up to what the flags say now (a new address, another port).
-func (a *Agent) adjustSelf() error {
-	i := slices.IndexFunc(a.state.Nodes, func(n cluster.EtcdNode) bool { return n.Name == a.cfg.Self.Name })
-	if i < 0 {
-		a.stateErr = fmt.Errorf("state file %s is of members %v, but this node is %s: %w; check the node id (volume tag or %s/myid)",
-			a.l.state(), nodeNames(a.state.Nodes), a.cfg.Self.Name, cluster.ErrPermanent, a.cfg.DataDir)
-		klog.Errorf("%v", a.stateErr)
-		a.state = nil
-		return nil
-	}
-	old, now := a.state.Nodes[i], a.cfg.Self
-	if slices.Equal(old.PeerURLs, now.PeerURLs) && slices.Equal(old.ClientURLs, now.ClientURLs) &&
-		slices.Equal(old.QuarantinedClientURLs, now.QuarantinedClientURLs) && old.TLS == now.TLS {
-		return nil
-	}
-	klog.Infof("this node's URLs are now peer %v, client %v (before: %v, %v)", now.PeerURLs, now.ClientURLs, old.PeerURLs, old.ClientURLs)
-	a.state.Nodes[i] = now.Clone()
-	return writeState(a.l.state(), a.state)
 }
 
 func nodeNames(nodes []cluster.EtcdNode) []string {
@@ -259,35 +207,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.procMu.Unlock()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.disk.stopGrace()+10*time.Second)
 	defer cancel()
-	a.noteStop()
+	if _, pid := a.whatRuns(); pid != 0 {
+		a.records.noteStop()
+	}
 	return a.stopLocked(stop, "the manager ends", stopServing)
-}
-
-// noteStop journals that the end of the manager stops etcd, so that a restore for which managers are restarted can say how long nobody was served.
-func (a *Agent) noteStop() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.proc == nil || a.j.Stopped != nil && a.j.Stopped.Served.IsZero() {
-		return // it hasn't served since the last time
-	}
-	j := a.j
-	j.Stopped = &cluster.Stop{At: time.Now()}
-	if err := a.setJournal(j); err != nil {
-		klog.Warningf("how long etcd is stopped won't be known: %v", err)
-	}
-}
-
-// noteServes journals that etcd serves again. mu is held.
-func (a *Agent) noteServes() {
-	if a.j.Stopped == nil || !a.j.Stopped.Served.IsZero() {
-		return
-	}
-	j := a.j
-	j.Stopped = &cluster.Stop{At: a.j.Stopped.At, Served: time.Now()}
-	if err := a.setJournal(j); err != nil {
-		a.said.Errorf("journal", "%v", a.disk.name(err))
-		a.j.Stopped = j.Stopped // what is on the disk is told again after a restart
-	}
 }
 
 // Changed returns a channel that is closed at the next change of what the leader acts on, and the number of changes so far.
@@ -302,86 +225,45 @@ func (a *Agent) poke() {
 	}
 }
 
-// holding tells whether etcd is kept stopped for a restore. mu is held.
-func (a *Agent) holding() bool { return a.j.Operation != nil && a.j.Operation.Phase.held() }
-
-// operation is a copy of the journal's operation, nil if there is none. Where nothing ran before, a switch that was cut between state file
-// and journal is seen here: the state file is the one that counts. mu is held.
-func (a *Agent) operation() *journalOperation {
-	if a.j.Operation == nil {
-		return nil
-	}
-	op := *a.j.Operation
-	if op.Phase == phaseStaged && a.state != nil && a.state.Token == op.Token {
-		op.Phase = phaseSwitched
-	}
-	return &op
-}
-
-// currentOperation is operation for who doesn't hold mu.
-func (a *Agent) currentOperation() *journalOperation {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.operation()
-}
-
 // whatRuns is the token of the data, and the pid of etcd; 0 if it doesn't run.
 func (a *Agent) whatRuns() (token cluster.Token, pid int) {
+	if s := a.records.current(); s != nil {
+		token = s.Token
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.state != nil {
-		token = a.state.Token
-	}
 	if a.proc != nil {
 		pid = a.proc.PID()
 	}
 	return token, pid
 }
 
-// setJournal writes the journal and takes it over. mu is held.
-func (a *Agent) setJournal(j journal) error {
-	if err := j.write(a.l.journal()); err != nil {
-		return a.disk.name(err)
-	}
-	a.j = j
-	return nil
-}
-
 // Status tells what is the case at this moment; etcd is asked if the last answer is older than a quarter of a second.
 func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	a.probe(ctx, 250*time.Millisecond)
 	a.peek(ctx)
-	versions := a.versions.known()
+	s := cluster.NodeStatus{
+		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Versions: a.versions.known(),
+		Manager: a.cfg.Version, Clock: time.Now(),
+	}
+	a.records.describe(&s, func(state *cluster.EtcdState, settings cluster.Settings) {
+		seen := a.disk.last()
+		s.DiskFree, s.DiskTotal, s.Trash = seen.free, seen.total, a.trash.list()
+		ready, releasing := a.volume.status()
+		s.Release, s.Busy = ready, firstNonEmpty(s.Busy, releasing)
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		s.NameProblem, s.Etcd = a.nameProblem, a.lastStatus(settings)
+		a.withPeeked(&s.Etcd, state)
+	})
+	return s
+}
+
+// joined begins anew to count what goes wrong: what happened in an earlier membership says nothing of this one.
+func (a *Agent) joined() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	seen := a.disk.last()
-	ready, releasing := a.volume.status()
-	s := cluster.NodeStatus{
-		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Term: a.j.Term,
-		State: a.state.Clone(), Versions: versions, Holding: a.holding(), DiskFree: seen.free, DiskTotal: seen.total,
-		Busy: firstNonEmpty(a.busy, releasing), Release: ready, Manager: a.cfg.Version, Clock: time.Now(), Etcd: a.lastStatus(), Trash: a.trash.list(), Settings: maps.Clone(a.j.Settings),
-		NameProblem: a.nameProblem, Stopped: a.j.Stopped,
-	}
-	if a.stateErr != nil {
-		s.StateError = a.stateErr.Error()
-	}
-	if a.state != nil {
-		s.DataPresent = a.l.hasMember(a.state.Token)
-	}
-	a.withPeeked(&s.Etcd)
-	if op := a.operation(); op != nil {
-		s.Operation = string(op.ID)
-		if op.Phase.held() || op.Phase.switched() {
-			s.OperationRecord = slices.Clone(op.Record)
-		}
-		if op.Token != "" && (op.Phase == phaseStaged || op.Phase.held() || op.Phase.switched()) {
-			s.Staged = []cluster.StagedDir{{
-				Operation: string(op.ID), Token: op.Token, Revision: op.Revision, Hash: op.Hash, SizeBytes: op.SizeBytes,
-				Switched: op.Phase.switched(), Halted: op.Phase == phaseHalted, Written: op.Written,
-			}}
-		}
-	}
-	return s
+	a.badSince, a.restarts = time.Now(), 0
 }
 
 // SetNameProblem says why members' names don't resolve on this node as they should, or that they do. The leader hears of a change.
@@ -405,27 +287,27 @@ func firstNonEmpty(list ...string) string {
 
 // Members are the members in the state file; nil if this node belongs to no cluster.
 func (a *Agent) Members() []cluster.EtcdNode {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.state == nil {
-		return nil
+	if s := a.records.current(); s != nil {
+		return s.Nodes
 	}
-	return a.state.Clone().Nodes
+	return nil
 }
 
 // LastStatus is the last that was heard of the own etcd; nothing is asked.
 func (a *Agent) LastStatus() cluster.EtcdStatus {
+	settings := a.records.journaled().Settings
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.lastStatus()
+	return a.lastStatus(settings)
 }
 
-func (a *Agent) lastStatus() cluster.EtcdStatus {
+// lastStatus is LastStatus with the settings that the node was given. mu is held.
+func (a *Agent) lastStatus(settings cluster.Settings) cluster.EtcdStatus {
 	s := a.health
 	s.Running, s.Restarts = a.proc != nil, a.restarts
 	s.Outdated = s.Running && a.outdated
 	if s.DBQuota == 0 {
-		s.DBQuota = a.quota()
+		s.DBQuota = a.quota(settings)
 	}
 	if !s.Healthy {
 		s.UnhealthyFor = time.Since(a.badSince)

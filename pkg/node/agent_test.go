@@ -71,7 +71,7 @@ func TestDataDirIsOneClustersAndOneManagers(t *testing.T) {
 	if _, err := New(testConfig(dir)); err == nil || !strings.Contains(err.Error(), "another manager") {
 		t.Errorf("second manager: %v", err)
 	}
-	if err := a.obey(1, "b"); err != nil { // writes the journal
+	if err := a.records.obey(1, "b"); err != nil { // writes the journal
 		t.Fatal(err)
 	}
 	a.lock.Close()
@@ -102,8 +102,8 @@ func TestNothingWithoutTheVolume(t *testing.T) {
 	if err := a.start(t.Context()); !errors.Is(err, gone) {
 		t.Errorf("start: %v", err)
 	}
-	if _, err := a.begin(&protosv1.PerformRequest{Term: 7, Leader: "b"}); !errors.Is(err, gone) || a.j.Term != 0 {
-		t.Errorf("begin: %v, and the term is %d", err, a.j.Term)
+	if _, err := a.begin(&protosv1.PerformRequest{Term: 7, Leader: "b"}); !errors.Is(err, gone) || a.records.j.Term != 0 {
+		t.Errorf("begin: %v, and the term is %d", err, a.records.j.Term)
 	}
 }
 
@@ -112,7 +112,7 @@ func TestTermsOnlyGrowAlsoOverRestarts(t *testing.T) {
 	a := open(t, dir)
 	step := func(term cluster.Term, leader cluster.NodeID, ok bool) {
 		t.Helper()
-		err := a.obey(term, leader)
+		err := a.records.obey(term, leader)
 		if ok != (err == nil) || err != nil && !errors.Is(err, cluster.ErrLowerTerm) {
 			t.Errorf("term %d of %s: %v", term, leader, err)
 		}
@@ -131,16 +131,16 @@ func TestTermsOnlyGrowAlsoOverRestarts(t *testing.T) {
 
 func TestAcceptKeepsClustersApart(t *testing.T) {
 	a := open(t, t.TempDir())
-	if err := a.accept(testState("T1"), &protosv1.StartEtcd{}); err == nil {
+	if err := a.records.accept(testState("T1"), &protosv1.StartEtcd{}); err == nil {
 		t.Error("a node without data took a state that needs some")
 	}
-	if err := a.accept(testState("T1"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
+	if err := a.records.accept(testState("T1"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
-	if a.j.MayBeEmpty != "T1" {
-		t.Errorf("a joining member may start empty, the journal says %q", a.j.MayBeEmpty)
+	if a.records.j.MayBeEmpty != "T1" {
+		t.Errorf("a joining member may start empty, the journal says %q", a.records.j.MayBeEmpty)
 	}
-	if err := a.accept(testState("T2"), &protosv1.StartEtcd{MayBeEmpty: true}); err == nil {
+	if err := a.records.accept(testState("T2"), &protosv1.StartEtcd{MayBeEmpty: true}); err == nil {
 		t.Error("a node changed its cluster without being set aside")
 	}
 }
@@ -163,7 +163,7 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 	a := open(t, dir)
 	for i := range 6 {
 		token := cluster.Token("T" + string(rune('0'+i/2))) // each twice
-		if err := a.accept(testState(token), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
+		if err := a.records.accept(testState(token), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.MkdirAll(a.l.memberDir(token), 0o700); err != nil {
@@ -175,7 +175,7 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 		if err := a.setAside(t.Context(), token, "test"); err != nil {
 			t.Errorf("set aside twice: %v", err)
 		}
-		if a.state != nil || exists(a.l.data(token)) || exists(a.l.state()) || !exists(filepath.Join(a.l.trash(token), "member")) {
+		if a.records.state != nil || exists(a.l.data(token)) || exists(a.l.state()) || !exists(filepath.Join(a.l.trash(token), "member")) {
 			t.Errorf("token %s isn't in the trash can", token)
 		}
 	}
@@ -197,7 +197,7 @@ func stageByHand(t *testing.T, a *Agent, op string, token cluster.Token) {
 	if err := os.MkdirAll(a.l.memberDir(token), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.note(&journalOperation{ID: cluster.OperationID(op), Phase: phaseStaged, Token: token, Revision: 7, Hash: 9}); err != nil {
+	if err := a.records.note(&journalOperation{ID: cluster.OperationID(op), Phase: phaseStaged, Token: token, Revision: 7, Hash: 9}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -208,19 +208,19 @@ func switchOver(t *testing.T, a *Agent, op string, token cluster.Token) {
 	if err := a.stop(t.Context(), &protosv1.Stop{Operation: op}); err != nil {
 		t.Fatal(err)
 	}
-	if !a.holding() {
+	if !a.records.holding() {
 		t.Fatal("etcd isn't held after stop")
 	}
 	_ = a.switchTo(t.Context(), &protosv1.Switch{Operation: op, State: wire.StateToProto(testState(token))})
-	if a.state.Token != token || a.j.Operation.Phase != phaseSwitched {
-		t.Fatalf("after the switch: token %s, phase %s", a.state.Token, a.j.Operation.Phase)
+	if a.records.state.Token != token || a.records.j.Operation.Phase != phaseSwitched {
+		t.Fatalf("after the switch: token %s, phase %s", a.records.state.Token, a.records.j.Operation.Phase)
 	}
 }
 
 func TestSwitchAndRollback(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)
-	if err := a.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
+	if err := a.records.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(a.l.memberDir("OLD"), 0o700); err != nil {
@@ -232,17 +232,17 @@ func TestSwitchAndRollback(t *testing.T) {
 		t.Fatal("the old data are gone before the restore is finished")
 	}
 	// There is no log from which to tell whether clients have written: then there is no way back.
-	if err := a.rollback(t.Context(), "op1"); !errors.Is(err, cluster.ErrPermanent) || a.state.Token != "NEW" || !a.holding() {
-		t.Fatalf("rollback without a log: %v; token %s, held %v", err, a.state.Token, a.holding())
+	if err := a.rollback(t.Context(), "op1"); !errors.Is(err, cluster.ErrPermanent) || a.records.state.Token != "NEW" || !a.records.holding() {
+		t.Fatalf("rollback without a log: %v; token %s, held %v", err, a.records.state.Token, a.records.holding())
 	}
-	op := *a.j.Operation
+	op := *a.records.j.Operation
 	op.Written = false
-	if err := a.note(&op); err != nil {
+	if err := a.records.note(&op); err != nil {
 		t.Fatal(err)
 	}
 	_ = a.rollback(t.Context(), "op1")
-	if a.state.Token != "OLD" || a.holding() {
-		t.Fatalf("after the rollback: token %s, held %v", a.state.Token, a.holding())
+	if a.records.state.Token != "OLD" || a.records.holding() {
+		t.Fatalf("after the rollback: token %s, held %v", a.records.state.Token, a.records.holding())
 	}
 	if err := a.discard("op1"); err != nil {
 		t.Fatal(err)
@@ -256,7 +256,7 @@ func TestSwitchAndRollback(t *testing.T) {
 	if err := a.discard("op2"); err != nil {
 		t.Fatal(err)
 	}
-	if !exists(a.l.trash("OLD")) || !exists(a.l.data("NEW2")) || a.j.Operation != nil {
+	if !exists(a.l.trash("OLD")) || !exists(a.l.data("NEW2")) || a.records.j.Operation != nil {
 		t.Error("after a restore the old data are in the trash can and the new ones stay")
 	}
 }
@@ -265,7 +265,7 @@ func TestSwitchAndRollback(t *testing.T) {
 func TestHoldSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
 	a := open(t, dir)
-	if err := a.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
+	if err := a.records.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
 	stageByHand(t, a, "op1", "NEW")
@@ -274,7 +274,7 @@ func TestHoldSurvivesARestart(t *testing.T) {
 	}
 	a.lock.Close()
 	a = open(t, dir)
-	if !a.holding() {
+	if !a.records.holding() {
 		t.Fatal("the hold is forgotten")
 	}
 	if err := a.start(context.Background()); err != nil || a.proc != nil {
@@ -315,7 +315,7 @@ func TestVotesAreDurable(t *testing.T) {
 // Until the log was read, a halt is no answer to the question whether clients have written.
 func TestHaltThatCannotReadTheLog(t *testing.T) {
 	a := open(t, t.TempDir())
-	must(t, a.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}))
+	must(t, a.records.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}))
 	stageByHand(t, a, "op1", "NEW")
 	switchOver(t, a, "op1", "NEW")
 	db := filepath.Join(a.l.memberDir("NEW"), "snap", "db")

@@ -63,8 +63,9 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
 		PeerURLs: self.PeerURLs, ClientURLs: clientURLs(s, self), ListenMetricsURLs: a.cfg.MetricsURLs, ExtraEnv: a.cfg.EtcdEnv,
 		CompactHashCheck: true,
 	}
+	settings := a.records.journaled().Settings
 	a.mu.Lock()
-	settings, snapshotNow := a.j.Settings, a.snapshotNow
+	snapshotNow := a.snapshotNow
 	a.mu.Unlock()
 	applySettings(&cfg, settings)
 	if snapshotNow {

@@ -33,7 +33,7 @@ func (a *Agent) stop(ctx context.Context, req *protosv1.Stop) error {
 	if r := req.GetRecord(); len(r) > 0 && !bytes.Equal(r, op.Record) {
 		op.Record = bytes.Clone(r)
 		if known {
-			if err := a.note(op); err != nil {
+			if err := a.records.note(op); err != nil {
 				return err
 			}
 		}
@@ -56,15 +56,12 @@ func (a *Agent) hold(op *journalOperation) error {
 		return fmt.Errorf("etcd isn't stopped: the restored one needs %d MiB on the disk of %s to start, %d MiB are free; make room or use a larger volume: %w",
 			int64(startRoom)>>20, a.cfg.DataDir, free>>20, cluster.ErrPermanent)
 	}
-	a.mu.Lock()
-	s := a.state.Clone()
-	a.mu.Unlock()
-	old, err := encodeState(s)
+	old, err := encodeState(a.records.current())
 	if err != nil {
 		return err
 	}
 	op.Phase, op.Old = phaseStopped, old
-	return a.note(op)
+	return a.records.note(op)
 }
 
 // switchTo makes the staged data dir the current one and starts etcd on it. The state file is written before the journal: a crash in between
@@ -73,9 +70,10 @@ func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
 	s := wire.StateFromProto(req.GetState())
+	have := a.records.current()
+	op, noted := a.records.switching()
 	a.mu.Lock()
-	op, have, running := a.operation(), a.state, a.procAs
-	noted := op != nil && a.j.Operation.Phase == phaseSwitched
+	running := a.procAs
 	a.mu.Unlock()
 	if s == nil || op == nil || string(op.ID) != req.GetOperation() || op.Token != s.Token {
 		return fmt.Errorf("restore %s isn't staged here", req.GetOperation())
@@ -97,11 +95,12 @@ func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
 		return err
 	}
 	op.Phase = phaseSwitched
+	a.records.setState(s)
 	a.mu.Lock()
-	a.state, a.stateErr, a.restarts = s, nil, 0
+	a.restarts = 0
 	a.paused = "" // what was stopped were the data of before
 	a.mu.Unlock()
-	if err := a.note(op); err != nil {
+	if err := a.records.note(op); err != nil {
 		return err
 	}
 	return a.startLocked(ctx, true)
@@ -111,9 +110,7 @@ func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
 func (a *Agent) halt(ctx context.Context, id string) error {
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	a.mu.Lock()
-	op, s := a.operation(), a.state
-	a.mu.Unlock()
+	op, s := a.records.operation(), a.records.current()
 	if op == nil || string(op.ID) != id || !op.Phase.switched() || op.Phase == phaseHalted || s == nil || s.Token != op.Token {
 		return nil
 	}
@@ -125,7 +122,7 @@ func (a *Agent) halt(ctx context.Context, id string) error {
 func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
 	if op.Phase != phaseHalting {
 		op.Phase = phaseHalting
-		if err := a.note(op); err != nil {
+		if err := a.records.note(op); err != nil {
 			return err
 		}
 	}
@@ -143,7 +140,7 @@ func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
 	}
 	op.Phase, op.Written = phaseHalted, op.Written || written
 	klog.Infof("restore %s is halted here; %s", op.ID, map[bool]string{true: "clients have written to the restored data", false: "no client has written to the restored data"}[op.Written])
-	return a.note(op)
+	return a.records.note(op)
 }
 
 // rollback brings state and data from before the restore back, unless clients have written to the new data: nothing that was acknowledged is taken
@@ -151,9 +148,7 @@ func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
 func (a *Agent) rollback(ctx context.Context, id string) error {
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	a.mu.Lock()
-	op := a.operation()
-	a.mu.Unlock()
+	op := a.records.operation()
 	if op == nil || string(op.ID) != id || !op.Phase.held() && !op.Phase.switched() {
 		return nil // nothing was changed yet, or is any more
 	}
@@ -178,11 +173,9 @@ func (a *Agent) rollback(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	a.state = old
-	a.mu.Unlock()
+	a.records.setState(old)
 	op.Phase = phaseReverted
-	if err := a.note(op); err != nil {
+	if err := a.records.note(op); err != nil {
 		return err
 	}
 	return a.startLocked(ctx, true)
@@ -194,8 +187,9 @@ const hashRate = 20 << 20
 // verify compares what the own etcd holds at the staged revision with what was staged. The facts have no hash if that can't be compared any
 // more: etcd 3.4 and early 3.5 hash only the newest revision after a restore, and none does after a later compaction.
 func (a *Agent) verify(ctx context.Context, id string) (*protosv1.Facts, error) {
+	op := a.records.operation()
 	a.mu.Lock()
-	op, as := a.operation(), a.procAs.Clone()
+	as := a.procAs.Clone()
 	a.mu.Unlock()
 	switch {
 	case op == nil || string(op.ID) != id || op.Phase != phaseSwitched:

@@ -3,14 +3,11 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
 
-	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
@@ -60,13 +57,19 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 	if c == nil || young {
 		return
 	}
-	a.noteData()
+	a.records.noteData()
 	s := ask(ctx, c)
 	if ctx.Err() != nil {
 		return
 	}
 	if s.Denied && s.Revision == 0 {
 		s.Revision = a.revisionOnDisk(ctx)
+	}
+	a.mu.Lock()
+	same := a.proc == p
+	a.mu.Unlock()
+	if same && s.Healthy {
+		a.records.noteServes() // before the leader hears of it; mu is never held for it
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -84,7 +87,6 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 			a.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
 		a.badSince, a.restarts = time.Time{}, 0
-		a.noteServes()
 	case a.badSince.IsZero():
 		a.badSince = time.Now()
 		a.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)
@@ -97,53 +99,6 @@ func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
 		!slices.Equal(s.Alarms, before.Alarms) || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
 		a.changes.note()
 	}
-}
-
-// noteData ends the permission to start on an absent data dir, once etcd has made one.
-func (a *Agent) noteData() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.j.MayBeEmpty == "" || !a.l.hasMember(a.j.MayBeEmpty) {
-		return
-	}
-	j := a.j
-	j.MayBeEmpty = ""
-	if err := a.setJournal(j); err != nil {
-		a.said.Errorf("journal", "%v", a.disk.name(err))
-	}
-}
-
-// dataLost tells whether etcd has run under a token and its data dir is gone. mu is held.
-func (a *Agent) dataLost(t cluster.Token) bool {
-	switch {
-	case a.l.hasMember(t):
-		return false
-	case a.j.MayBeEmpty != t:
-		return a.j.Begun == t
-	}
-	// The directory is made before the first start: without it, it is not known what etcd had in it.
-	return a.j.Begun == t && !exists(a.l.data(t))
-}
-
-func (a *Agent) errDataLost(t cluster.Token) error {
-	return fmt.Errorf("data dir %s is gone although etcd has run on it; etcd is not started without its data, the leader replaces this member: %w",
-		a.l.data(t), cluster.ErrPermanent)
-}
-
-// firstStart makes the data dir and remembers, before etcd runs, that it has run. mu is held.
-func (a *Agent) firstStart(t cluster.Token) error {
-	if err := os.MkdirAll(a.l.data(t), 0o700); err != nil {
-		return fmt.Errorf("make data dir: %w", err)
-	}
-	if err := atomicfile.SyncDir(a.l.dataRoot()); err != nil {
-		return fmt.Errorf("make data dir: %w", err)
-	}
-	if a.j.Begun == t {
-		return nil
-	}
-	j := a.j
-	j.Begun = t
-	return a.setJournal(j)
 }
 
 func sameMember(a, b cluster.Member) bool {
@@ -167,8 +122,9 @@ const (
 func (a *Agent) peek(ctx context.Context) {
 	a.peekMu.Lock()
 	defer a.peekMu.Unlock()
+	s := a.records.current()
 	a.mu.Lock()
-	s, seen := a.state, a.peeked
+	seen := a.peeked
 	due := s != nil && !a.health.Healthy && time.Since(a.badSince) > peekAfter && (seen.token != s.Token || time.Since(seen.at) > peekEvery)
 	a.mu.Unlock()
 	if !due || !a.l.hasMember(s.Token) {
@@ -184,9 +140,9 @@ func (a *Agent) peek(ctx context.Context) {
 }
 
 // withPeeked fills in what etcd itself doesn't tell. mu is held.
-func (a *Agent) withPeeked(s *cluster.EtcdStatus) {
+func (a *Agent) withPeeked(s *cluster.EtcdStatus, state *cluster.EtcdState) {
 	p := a.peeked
-	if s.Healthy || a.state == nil || p.token != a.state.Token || p.found.Index == 0 {
+	if s.Healthy || state == nil || p.token != state.Token || p.found.Index == 0 {
 		return
 	}
 	s.LogWritten = p.found.Written
@@ -264,9 +220,7 @@ func askDenied(ctx context.Context, c *client.Client) cluster.EtcdStatus {
 
 // revisionOnDisk is read where etcd doesn't tell it; a restore has to go above.
 func (a *Agent) revisionOnDisk(ctx context.Context) int64 {
-	a.mu.Lock()
-	s := a.state
-	a.mu.Unlock()
+	s := a.records.current()
 	if s == nil {
 		return 0
 	}

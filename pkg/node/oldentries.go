@@ -23,8 +23,9 @@ const firstWithoutOld = 7
 // clearOldEntries makes sure that a member's log has nothing that the version to come can't read. Otherwise etcd is restarted once as it is, only
 // with a raft snapshot due at every entry; the restart into the new version ends that. If the manager dies in between it is begun anew.
 func (a *Agent) clearOldEntries(ctx context.Context, s *cluster.EtcdState) error {
+	now := a.records.current()
 	a.mu.Lock()
-	running, now := a.proc != nil, a.state.Clone()
+	running := a.proc != nil
 	a.mu.Unlock()
 	if !running || now == nil || now.Token != s.Token || etcd.MinorNumber(s.EtcdVersion) < firstWithoutOld || etcd.MinorNumber(now.EtcdVersion) >= firstWithoutOld {
 		return nil

@@ -106,3 +106,29 @@ func TestPinnedEntries(t *testing.T) {
 		t.Error("what is gone was found")
 	}
 }
+
+// TestATurnIsSeenOrRefused: a leader that looks while another one's action begins sees that the node is busy, or the action is refused.
+func TestATurnIsSeenOrRefused(t *testing.T) {
+	for range 50 {
+		a := running(t, nil)
+		must(t, a.records.obey(5, "a"))
+		var seen cluster.NodeStatus
+		var refused error
+		var wg sync.WaitGroup
+		wg.Go(func() { refused = a.records.takeTurn(5, "a", "start_etcd", func() error { return nil }) })
+		wg.Go(func() {
+			if err := a.records.heed(6, "b"); err == nil {
+				a.records.describe(&seen, func(*cluster.EtcdState, cluster.Settings) {})
+			}
+		})
+		wg.Wait()
+		if refused == nil && seen.Busy != "start_etcd" {
+			t.Fatalf("the leader of term 6 sees %q, and the action of term 5 has begun", seen.Busy)
+		}
+		a.records.endTurn()
+		a.records.describe(&seen, func(*cluster.EtcdState, cluster.Settings) {})
+		if seen.Busy != "" || seen.Term != 6 {
+			t.Fatalf("afterwards: busy with %q, term %d", seen.Busy, seen.Term)
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -16,74 +15,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/wire"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
-
-// task is an action that is being carried out. Whoever asks for the same one again attaches to it.
-type task struct {
-	done chan struct{}
-	// preparing is the operation that the action prepares, before anything is stopped; cancel ends it when that is given up.
-	preparing string
-	cancel    context.CancelFunc
-	// term is the leadership that asked for it; begun is true once it changes the node. Both are guarded by the agent's mu.
-	term  cluster.Term
-	begun bool
-
-	mu       sync.Mutex
-	progress *protosv1.PerformEvent
-	result   *protosv1.PerformEvent
-	err      error
-}
-
-func (t *task) report(phase string, done, total int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.progress = &protosv1.PerformEvent{Phase: phase, BytesDone: done, BytesTotal: total}
-}
-
-func (t *task) latest() *protosv1.PerformEvent {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.progress
-}
-
-// operationOf names the operation that an action prepares, or discards.
-func operationOf(req *protosv1.PerformRequest) (preparing, discarded string) {
-	switch x := req.GetAction().(type) {
-	case *protosv1.PerformRequest_Prove:
-		return x.Prove.GetOperation(), ""
-	case *protosv1.PerformRequest_Stage:
-		return x.Stage.GetOperation(), ""
-	case *protosv1.PerformRequest_Salvage:
-		return x.Salvage.GetOperation(), ""
-	case *protosv1.PerformRequest_Discard:
-		return "", x.Discard.GetOperation()
-	}
-	return "", ""
-}
-
-// giveUpFor ends what prepares an operation that the leader has given up: it asks to discard it, or prepares another one. Nothing waits then for
-// a store that hangs. mu is held.
-func (a *Agent) giveUpFor(req *protosv1.PerformRequest) {
-	preparing, discarded := operationOf(req)
-	for _, t := range a.tasks {
-		if t.preparing != "" && (t.preparing == discarded || preparing != "" && t.preparing != preparing) {
-			klog.Infof("what prepared restore %s is ended: it was given up", t.preparing)
-			t.cancel()
-		}
-	}
-}
-
-// waitTasks waits for the actions under way; the context of Run, which they share, has ended.
-func (a *Agent) waitTasks() {
-	a.mu.Lock()
-	var list []*task
-	for _, t := range a.tasks {
-		list = append(list, t)
-	}
-	a.mu.Unlock()
-	for _, t := range list {
-		<-t.done
-	}
-}
 
 // perform carries out one action. They take turns, but for those that may take long for the store's sake or only look.
 func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.PerformEvent, error) {
@@ -127,29 +58,24 @@ func (a *Agent) inTurn(ctx context.Context, req *protosv1.PerformRequest, t *tas
 	if err := a.takeTurn(ctx, req, t); err != nil {
 		return err
 	}
-	defer a.setBusy("")
+	defer a.records.endTurn()
 	return do()
 }
 
-// takeTurn begins to change the node, unless the leadership that asked is over: the wait may have been long. Check and busy are one step
-// under mu, so that a leader that looks either sees the action or has it refused.
+// takeTurn begins to change the node, if the leadership that asked isn't over.
 func (a *Agent) takeTurn(ctx context.Context, req *protosv1.PerformRequest, t *task) error {
-	if err := a.fenced(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.obeyLocked(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err // a higher leadership has asked for the same meanwhile
-	}
-	if _, releasing := a.volume.status(); releasing != "" && req.GetReleaseVolume() == nil {
-		return errReleased
-	}
-	t.begun, a.busy = true, actionName(req)
-	return nil
+	return a.records.takeTurn(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader()), actionName(req), func() error {
+		if err := ctx.Err(); err != nil {
+			return err // a higher leadership has asked for the same meanwhile
+		}
+		if _, releasing := a.volume.status(); releasing != "" && req.GetReleaseVolume() == nil {
+			return errReleased
+		}
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		t.begun = true
+		return nil
+	})
 }
 
 func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) (*protosv1.Facts, error) {
@@ -190,12 +116,6 @@ func actionName(req *protosv1.PerformRequest) string {
 	return "nothing"
 }
 
-func (a *Agent) setBusy(what string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.busy = what
-}
-
 // startEtcd takes over a state and makes etcd run so.
 func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 	s := wire.StateFromProto(req.GetState())
@@ -212,7 +132,7 @@ func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 	}
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	if err := a.accept(s, req); err != nil {
+	if err := a.records.accept(s, req); err != nil {
 		return err
 	}
 	if err := a.startLocked(ctx, req.GetRestart()); err != nil {
@@ -222,84 +142,11 @@ func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 	return nil
 }
 
-// accept checks a new state against what is here and writes it.
-func (a *Agent) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
-	mayBeEmpty := req.GetMayBeEmpty()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	switch {
-	case a.stateErr != nil:
-		return a.stateErr
-	case a.state != nil && a.state.Token != s.Token:
-		return fmt.Errorf("this node belongs to cluster %s, not to %s", a.state.Token, s.Token)
-	}
-	if a.state == nil {
-		if !mayBeEmpty {
-			return fmt.Errorf("this node has no data of cluster %s", s.Token)
-		}
-		// Left from a membership whose state file is gone; it is kept, but never started again.
-		if err := a.l.discardDir(s.Token, "", 0); err != nil {
-			return err
-		}
-		a.trash.kick()
-		if a.j.Begun != "" { // another membership begins
-			j := a.j
-			j.Begun = ""
-			if err := a.setJournal(j); err != nil {
-				return err
-			}
-		}
-		a.badSince, a.restarts = time.Now(), 0 // what happened in an earlier membership says nothing of this one
-	}
-	if err := a.release(s.Token); err != nil {
-		return err
-	}
-	if mayBeEmpty && a.dataLost(s.Token) {
-		return a.errDataLost(s.Token)
-	}
-	if mayBeEmpty && !a.l.hasMember(s.Token) && a.j.MayBeEmpty != s.Token {
-		j := a.j
-		j.MayBeEmpty = s.Token
-		if err := a.setJournal(j); err != nil {
-			return err
-		}
-	}
-	if req.GetSettings() != nil {
-		if err := a.takeSettings(req.GetSettings().GetValues()); err != nil {
-			return err
-		}
-	}
-	if err := writeState(a.l.state(), s); err != nil {
-		return err
-	}
-	a.state = s
-	a.changes.note()
-	return nil
-}
-
-// release ends a hold that a restore has left on the data of a token: the leader knows that the restore is over. mu is held.
-func (a *Agent) release(token cluster.Token) error {
-	if !a.holding() {
-		return nil
-	}
-	klog.Infof("restore %s is over; etcd isn't held any more", a.j.Operation.ID)
-	j := a.j
-	op := *j.Operation
-	op.Phase = phaseReverted
-	if token == op.Token {
-		op.Phase = phaseSwitched
-	}
-	j.Operation = &op
-	return a.setJournal(j)
-}
-
 // setAside frees this node from a cluster. The data are kept in the trash can.
 func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string) error {
 	a.procMu.Lock()
 	defer a.procMu.Unlock()
-	a.mu.Lock()
-	s := a.state
-	a.mu.Unlock()
+	s := a.records.current()
 	if s == nil {
 		return nil // done already
 	}
@@ -318,12 +165,10 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 		return err
 	}
 	a.mu.Lock()
-	a.state, a.lastExit, a.startErr, a.paused = nil, "", "", ""
+	a.lastExit, a.startErr, a.paused = "", "", ""
 	a.health = cluster.EtcdStatus{}
-	err := a.release(token)
-	a.changes.note()
 	a.mu.Unlock()
-	if err != nil {
+	if err := a.records.leave(token); err != nil {
 		return err
 	}
 	a.forgetCertificates(token)

@@ -22,9 +22,7 @@ const adoptPatience = 5 * time.Second
 // adopt takes over an etcd that outlived an earlier manager. One that should have been stopped for a restore, when that manager was killed, is
 // stopped now.
 func (a *Agent) adopt(ctx context.Context) error {
-	a.mu.Lock()
-	s, holding := a.state.Clone(), a.holding()
-	a.mu.Unlock()
+	s, holding := a.records.current(), a.records.holding()
 	if s == nil {
 		return nil
 	}
@@ -107,20 +105,18 @@ func (a *Agent) ready() error {
 
 // startLocked makes etcd run in the current state; with restart a process that runs otherwise is stopped first. procMu is held.
 func (a *Agent) startLocked(ctx context.Context, restart bool) error {
+	s, holding, empty := a.records.current(), a.records.holding(), a.records.journaled().MayBeEmpty
 	a.mu.Lock()
-	s, p, holding, empty, well := a.state.Clone(), a.proc, a.holding() || a.paused != "", a.j.MayBeEmpty, a.health.Healthy
+	p, paused, well := a.proc, a.paused != "", a.health.Healthy
 	a.mu.Unlock()
-	if s == nil || holding || p != nil && !restart {
+	if s == nil || holding || paused || p != nil && !restart {
 		return nil
 	}
 	if err := a.ready(); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	lost := a.dataLost(s.Token)
-	a.mu.Unlock()
-	if p == nil && (lost || empty != s.Token && !a.l.hasMember(s.Token)) {
-		return a.errDataLost(s.Token)
+	if p == nil && (a.records.dataLost(s.Token) || empty != s.Token && !a.l.hasMember(s.Token)) {
+		return a.records.errDataLost(s.Token)
 	}
 	cmd, err := a.commandLine(s)
 	if err != nil {
@@ -135,10 +131,7 @@ func (a *Agent) startLocked(ctx context.Context, restart bool) error {
 		}
 	}
 	if !a.l.hasMember(s.Token) {
-		a.mu.Lock()
-		err := a.firstStart(s.Token)
-		a.mu.Unlock()
-		if err != nil {
+		if err := a.records.firstStart(s.Token); err != nil {
 			return err
 		}
 	}

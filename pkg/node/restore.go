@@ -37,9 +37,7 @@ func (a *Agent) enter(name string) (*journalOperation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
-	a.mu.Lock()
-	cur := a.operation()
-	a.mu.Unlock()
+	cur := a.records.operation()
 	switch {
 	case cur == nil:
 		return &journalOperation{ID: id}, nil
@@ -52,23 +50,6 @@ func (a *Agent) enter(name string) (*journalOperation, error) {
 		return nil, err
 	}
 	return &journalOperation{ID: id}, nil
-}
-
-// note writes the operation's entry into the journal. What is changed in op afterwards is nowhere before it is noted again.
-func (a *Agent) note(op *journalOperation) error {
-	if op != nil {
-		c := *op
-		op = &c
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	j := a.j
-	j.Operation = op
-	if err := a.setJournal(j); err != nil {
-		return err
-	}
-	a.changes.note()
-	return nil
 }
 
 func (op *journalOperation) facts() *protosv1.Facts {
@@ -112,7 +93,7 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 	if facts.Planned != nil {
 		op.Hash = facts.Planned.Hash.Hash
 	}
-	if err := a.note(op); err != nil {
+	if err := a.records.note(op); err != nil {
 		return nil, err
 	}
 	return op.facts(), nil
@@ -127,7 +108,7 @@ func (a *Agent) beginFetch(op *journalOperation, name string) error {
 		return fmt.Errorf("clear staging area: %w", err)
 	}
 	op.Phase, op.Backup = phaseBegun, name
-	return a.note(op)
+	return a.records.note(op)
 }
 
 // runnable checks that this node has an etcd of the version that is to run; it is found out before anything is fetched or stopped.
@@ -333,7 +314,7 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 	}
 	op.Phase, op.Backup = phaseStaged, req.GetBackup()
 	op.Revision, op.Hash, op.Keys, op.SizeBytes = r.Revision, r.Hash.Hash, r.Keys, r.SizeBytes
-	if err := a.note(op); err != nil {
+	if err := a.records.note(op); err != nil {
 		return nil, err
 	}
 	_ = a.l.removeAll(a.l.staging(op.ID)) // what stays behind is cleared away by discard
@@ -343,9 +324,7 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 
 // claim journals which data dir is being built: one that is half built is known as the operation's.
 func (a *Agent) claim(op *journalOperation, token cluster.Token) error {
-	a.mu.Lock()
-	s := a.state
-	a.mu.Unlock()
+	s := a.records.current()
 	switch {
 	case s != nil && s.Token == token:
 		return fmt.Errorf("restore %s can't be staged as %s, which runs here: %w", op.ID, token, cluster.ErrPermanent)
@@ -357,7 +336,7 @@ func (a *Agent) claim(op *journalOperation, token cluster.Token) error {
 		}
 	}
 	op.Token = token
-	return a.note(op)
+	return a.records.note(op)
 }
 
 func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (database.StageResult, error) {
@@ -413,9 +392,7 @@ func (a *Agent) discard(name string) error {
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
-	a.mu.Lock()
-	op, s := a.operation(), a.state
-	a.mu.Unlock()
+	op, s := a.records.operation(), a.records.current()
 	if op == nil || op.ID != id {
 		return a.l.removeAll(a.l.staging(id))
 	}
@@ -441,7 +418,7 @@ func (a *Agent) discard(name string) error {
 	if err := a.l.removeAll(a.l.staging(id)); err != nil {
 		return fmt.Errorf("remove staging area: %w", err)
 	}
-	if err := a.note(nil); err != nil {
+	if err := a.records.note(nil); err != nil {
 		return err
 	}
 	a.trash.kick()

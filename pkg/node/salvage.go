@@ -96,9 +96,7 @@ type source struct {
 
 // findData looks for the data dir of a token: the current one, or the newest in the trash can, which then stays until release is called.
 func (a *Agent) findData(token cluster.Token) (from source, release func(), err error) {
-	a.mu.Lock()
-	s := a.state.Clone()
-	a.mu.Unlock()
+	s := a.records.current()
 	if s != nil && s.Token == token && a.l.hasMember(token) {
 		return source{dir: a.l.data(token), version: s.EtcdVersion, own: true}, func() {}, nil
 	}
@@ -121,7 +119,7 @@ func (a *Agent) copyData(ctx context.Context, s *protosv1.Salvage, t *task) (*sa
 	}
 	defer release()
 	if op.Phase == phaseBegun { // what lies in the staging area is known as the operation's
-		if err := a.note(op); err != nil {
+		if err := a.records.note(op); err != nil {
 			return nil, err
 		}
 	}

@@ -29,7 +29,7 @@ type service struct {
 // Observe returns the node's status.
 func (s *service) Observe(ctx context.Context, req *protosv1.ObserveRequest) (*protosv1.NodeStatus, error) {
 	if req.GetTerm() != 0 {
-		if err := s.agent.heed(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		if err := s.agent.records.heed(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
 			return nil, toStatus(err)
 		}
 	}

@@ -40,10 +40,7 @@ func applySettings(cfg *etcd.Config, s cluster.Settings) {
 // provable makes sure that what is to run can run, before what runs is stopped or the state file names it: the binary is there, and tells its
 // version.
 func (a *Agent) provable(s *cluster.EtcdState) error {
-	a.mu.Lock()
-	same := a.state != nil && a.state.EtcdVersion == s.EtcdVersion
-	a.mu.Unlock()
-	if same {
+	if now := a.records.current(); now != nil && now.EtcdVersion == s.EtcdVersion {
 		return nil
 	}
 	if _, err := a.cfg.Binaries.Nearest(s.EtcdVersion); err != nil {
@@ -52,23 +49,11 @@ func (a *Agent) provable(s *cluster.EtcdState) error {
 	return nil
 }
 
-// takeSettings remembers the settings that the leader gives. mu is held.
-func (a *Agent) takeSettings(s cluster.Settings) error {
-	if a.j.Settings.Equal(s) {
-		return nil
-	}
-	if err := s.Validate(); err != nil {
-		return fmt.Errorf("settings: %w: %w", err, cluster.ErrPermanent)
-	}
-	j := a.j
-	j.Settings = s
-	return a.setJournal(j)
-}
-
 // noteOutdated finds out whether the process runs as it would be started now. procMu is held.
 func (a *Agent) noteOutdated() {
+	s := a.records.current()
 	a.mu.Lock()
-	p, s := a.proc, a.state.Clone()
+	p := a.proc
 	a.mu.Unlock()
 	outdated := false
 	if p != nil && s != nil {
@@ -167,12 +152,12 @@ func rewriteTime(size int64) time.Duration {
 // usualQuota is etcd's own bound of the database.
 const usualQuota = 2 << 30
 
-// quota is how large the database may become, where etcd doesn't tell (before 3.6). mu is held.
-func (a *Agent) quota() int64 {
+// quota is how large the database may become, where etcd doesn't tell (before 3.6).
+func (a *Agent) quota(settings cluster.Settings) int64 {
 	if n, err := strconv.ParseInt(a.cfg.EtcdEnv["ETCD_QUOTA_BACKEND_BYTES"], 10, 64); err == nil && n > 0 {
 		return n
 	}
-	if n := a.j.Settings.Quota(); n > 0 {
+	if n := settings.Quota(); n > 0 {
 		return n
 	}
 	return usualQuota

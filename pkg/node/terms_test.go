@@ -164,7 +164,7 @@ func TestCorruptTermsDisableNobody(t *testing.T) {
 		t.Errorf("the leader of term 5 after that: %v", err)
 	}
 	// What an earlier version, or a bad disk, has left behind.
-	j := a.j
+	j := a.records.j
 	j.Term, j.Leader = math.MaxUint64, "x"
 	if err := j.write(a.l.journal()); err != nil {
 		t.Fatal(err)
