@@ -11,6 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 )
 
+// StagedMarker is the file that says of a data dir that it is staged, and for what.
 func StagedMarker(dataDir string) string { return filepath.Join(dataDir, "member", "staged.json") }
 
 // UnmarkStaged is called before an etcd is started on a data dir.

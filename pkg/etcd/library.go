@@ -12,6 +12,7 @@ func QuietLogger() *zap.Logger {
 	return zap.New(zapcore.NewNopCore(), zap.WithFatalHook(zapcore.WriteThenPanic), zap.WithPanicHook(zapcore.WriteThenPanic))
 }
 
+// Guard runs f, and turns a panic of etcd's libraries into an error that begins with what.
 func Guard(what string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

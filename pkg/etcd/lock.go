@@ -45,6 +45,7 @@ func DataDirHolder(dataDir string) (pid int, held bool, err error) {
 	return LockHolder(p), true, nil
 }
 
+// LockHolder is the pid of a process that holds a lock on the file, and 0 if none can be seen.
 func LockHolder(path string) int {
 	for _, pid := range Holders(path) {
 		return pid
@@ -107,6 +108,7 @@ func Holders(path string) []int {
 	return out
 }
 
+// ProcessName names a process in messages. Pid 0 is one that can't be seen.
 func ProcessName(pid int) string {
 	if pid == 0 {
 		return "a process that can't be seen from here"

@@ -145,7 +145,7 @@ func TestWrongIdentity(t *testing.T) {
 	seed.set("c", b.addr) // where b answers, not c
 	strange := newWorld(t, makeKeys(t))
 	d := strange.start("d", 3, nil)
-	w.mu.Lock() // a and b are dialling already
+	w.mu.Lock() // a and b are dialing already
 	w.owners[d.addr] = "d"
 	w.mu.Unlock()
 	seed.set("d", d.addr) // certificates of another CA

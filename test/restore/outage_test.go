@@ -129,7 +129,7 @@ func TestOutageAsClientsFeelIt(t *testing.T) {
 				must(t, err)
 				switch {
 				case len(ops) > 0:
-					id = string(ops[0].ID)
+					id = ops[0].ID
 				case len(commands) > 0:
 					id = commands[0].Name
 				default:

@@ -124,7 +124,7 @@ func readText(r *mem.Reader) (string, error) {
 
 // skipField goes past a field that isn't needed, or not known.
 func skipField(r *mem.Reader, typ protowire.Type) (err error) {
-	n := 0
+	var n int
 	switch typ {
 	case protowire.VarintType:
 		_, err = readVarint(r)

@@ -14,7 +14,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
-// edit is one change of the database; a nil value deletes.
+// Edit is one change of the database; a nil value deletes.
 type Edit struct {
 	Bucket []byte `json:"bucket"`
 	Key    []byte `json:"key"`

@@ -20,8 +20,6 @@ func TestMain(m *testing.M) {
 
 const bump = 1_000_000_000
 
-type testMember = etcdtest.Member
-
 var (
 	must      = testutil.Must
 	self      = testutil.Self

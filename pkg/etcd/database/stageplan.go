@@ -61,6 +61,7 @@ type FileID struct {
 	Changed int64 `json:"changed"`
 }
 
+// Identify tells the state of an open file. It fails where the system doesn't tell inodes.
 func Identify(f *os.File) (FileID, error) {
 	fi, err := f.Stat()
 	if err != nil {
