@@ -22,9 +22,10 @@ func (a *app) beforeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "before KEY", Short: "Find the last revision before a key, or keys below a prefix, were deleted",
 		Args: exactlyOne("a key, or a prefix that ends with a slash"),
-		Long: `Find the newest deletion of a key in the archive, and the revision right before it. A key that ends with a slash is a prefix. For a prefix, find the newest
-series of deletions below it, without a pause of more than five minutes, and the revision before the first one. Kubernetes first marks an object for
-deletion and removes it later: then it is the revision before the mark, at which a namespace still has all its objects.`,
+		Long: `Find the newest deletion of a key in the archive, and the revision right before it. A key that ends with
+a slash is a prefix. For a prefix, find the newest series of deletions below it, without a pause of more than five
+minutes, and the revision before the first one. Kubernetes first marks an object for deletion and removes it later:
+then it is the revision before the mark, at which a namespace still has all its objects.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix before /registry/namespaces/shop",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			at, err := a.whenFlag("until", o.until)

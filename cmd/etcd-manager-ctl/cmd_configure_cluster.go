@@ -82,12 +82,14 @@ func (a *app) configureCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "configure-cluster", Short: "Write the cluster spec; values that are not given stay as they are", Args: noArgs,
 		Annotations: map[string]string{createsStore: "yes"},
-		Long: `Write the cluster spec and etcd's settings. Values that are not given stay as they are. The managers see the change within a minute and change the
-cluster, one safe step at a time. If they refuse something, the leading manager's log and status say why.
+		Long: `Write the cluster spec and etcd's settings. Values that are not given stay as they are. The managers see
+the change within a minute and change the cluster, one safe step at a time. If they refuse something, the leading
+manager's log and status say why.
 
-Some versions can't be reached while etcd serves, like 3.4 from 3.5. Then --allow-outage is needed: a backup is taken and restored into that
-version at once. Before it is queued, the command says how long etcd will be stopped and which writes will be lost. Nothing is stopped before every
-node has checked the backup and staged its data, and undo-restore undoes it. If no outage is needed, the flag has no effect.`,
+Some versions can't be reached while etcd serves, like 3.4 from 3.5. Then --allow-outage is needed: a backup is taken
+and restored into that version at once. Before it is queued, the command says how long etcd will be stopped and which
+writes will be lost. Nothing is stopped before every node has checked the backup and staged its data, and undo-restore
+undoes it. If no outage is needed, the flag has no effect.`,
 		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --member-count=3 --etcd-version=3.5.21
   etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --set=quota-backend-bytes=8GiB --set=auto-compaction-retention=1h
   etcd-manager-ctl --backup-store=s3://bucket/prefix configure-cluster --etcd-version=3.4.23 --allow-outage --wait`,

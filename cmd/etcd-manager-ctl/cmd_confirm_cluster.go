@@ -12,9 +12,10 @@ func (a *app) confirmCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "confirm-cluster TOKEN", Short: "Confirm that the running cluster is the right one, although the store's marker names another",
 		Args: exactlyOne("the token of the running cluster (the managers' status page names it)"),
-		Long: `The store's marker (control/etcd-cluster-created) names the cluster with the right data. If other software has restored a backup, the running cluster
-isn't the one in the marker. Then the managers change neither, until a person decides. This command writes the token of the running cluster to the marker.
-Look at the data first. The command stops, starts and deletes nothing. It prints the old token, with which you can undo it.`,
+		Long: `The store's marker (control/etcd-cluster-created) names the cluster with the right data. If other
+software has restored a backup, the running cluster isn't the one in the marker. Then the managers change neither,
+until a person decides. This command writes the token of the running cluster to the marker. Look at the data first.
+The command stops, starts and deletes nothing. It prints the old token, with which you can undo it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.confirmCluster(cmd.Context(), cluster.Token(args[0]))
 		},

@@ -13,9 +13,9 @@ func (a *app) createBackupCommand() *cobra.Command {
 	var wait bool
 	cmd := &cobra.Command{
 		Use: "create-backup", Short: "Ask the managers to take a backup now", Args: noArgs,
-		Long: `Queue a backup. The leader takes it as soon as it sees the command, within about half a minute. Nothing is restarted or stopped.
-The backup waits for a cluster that serves, and is tried again if it fails. list-commands shows the error, and delete-command withdraws it.
-A cluster with a static configuration reads no commands.
+		Long: `Queue a backup. The leader takes it as soon as it sees the command, within about half a minute. Nothing
+is restarted or stopped. The backup waits for a cluster that serves, and is tried again if it fails. list-commands
+shows the error, and delete-command withdraws it. A cluster with a static configuration reads no commands.
 
 Exit codes with --wait: 0 taken, 1 failed, 6 withdrawn, 7 not followed to its end.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.createBackup(cmd.Context(), b, wait) },

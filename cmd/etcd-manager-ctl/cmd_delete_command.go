@@ -17,10 +17,11 @@ func (a *app) deleteCommandCommand() *cobra.Command {
 		Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
 		Long: `Withdraw all queued restores of the backup NAME. NAME may also be the command's own name, as list-commands shows it.
 
-The managers abandon a restore that is being executed, as long as nothing was stopped for it (salvaging, proving, staging, saving).
-Later it can't be withdrawn: let it end, then undo it with undo-restore.
+The managers abandon a restore that is being executed, as long as nothing was stopped for it (salvaging, proving,
+staging, saving). Later it can't be withdrawn: let it end, then undo it with undo-restore.
 
-If no cluster was created yet, NAME may also be a failed restore: its record keeps the managers from forming an empty cluster.`,
+If no cluster was created yet, NAME may also be a failed restore: its record keeps the managers from forming an empty
+cluster.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.deleteCommand(cmd.Context(), args[0]) },
 		ValidArgsFunction: a.complete(queuedNames),
 	}

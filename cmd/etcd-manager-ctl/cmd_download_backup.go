@@ -13,8 +13,9 @@ func (a *app) downloadCommand() *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use: "download-backup NAME|latest [FILE]", Short: "Fetch a backup as an ordinary snapshot file",
-		Long: `Fetch a backup as an ordinary snapshot file, as "etcdctl snapshot save" writes it and "etcdutl snapshot restore" reads it. All checksums are
-checked, and the file gets its name only when it is complete. Without FILE it is NAME.db in the current directory.`,
+		Long: `Fetch a backup as an ordinary snapshot file, as "etcdctl snapshot save" writes it and "etcdutl snapshot
+restore" reads it. All checksums are checked, and the file gets its name only when it is complete. Without FILE it is
+NAME.db in the current directory.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 || len(args) > 2 {
 				return ui.Usagef("download-backup needs the name of a backup (see list-backups), and at most a file")

@@ -28,9 +28,10 @@ func (a *app) extractCommand() *cobra.Command {
 	var o extractOptions
 	cmd := &cobra.Command{
 		Use: "extract [KEY]", Short: "Write the old value of a key, or of all keys of a prefix", Args: atMostOne,
-		Long: `Write the old value of a key, byte by byte, to standard output or a file: the value at a time or a revision, or without either the newest kept value.
-With --prefix or --namespace, all keys below it are written to a new directory: a file for each value, index.json, which describes them, and put-back.sh,
-which puts them back with etcdctl. Nothing is restored.`,
+		Long: `Write the old value of a key, byte by byte, to standard output or a file: the value at a time or a
+revision, or without either the newest kept value. With --prefix or --namespace, all keys below it are written to a
+new directory: a file for each value, index.json, which describes them, and put-back.sh, which puts them back with
+etcdctl. Nothing is restored.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix extract /registry/configmaps/shop/settings --at=12:03:06 --output-file=settings",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {

@@ -13,11 +13,12 @@ import (
 func (a *app) followCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "follow [COMMAND]", Short: "Follow a restore to its end, through the store only", Args: atMostOne,
-		Long: `Follow a queued or running restore to its end. Without a name: the one that is being executed, else the newest one that waits.
-It only reads the store, so it works whichever manager leads, and it continues after the store could not be reached for a while.
-Interrupting it (Ctrl-C) doesn't interrupt the restore.
+		Long: `Follow a queued or running restore to its end. Without a name: the one that is being executed, else the
+newest one that waits. It only reads the store, so it works whichever manager leads, and it continues after the store
+could not be reached for a while. Interrupting it (Ctrl-C) doesn't interrupt the restore.
 
-Exit codes: 0 done, 1 failed (nothing was stopped), 5 rolled back (the old data serve again), 6 superseded or withdrawn, 7 not followed to its end.`,
+Exit codes: 0 done, 1 failed (nothing was stopped), 5 rolled back (the old data serve again), 6 superseded or
+withdrawn, 7 not followed to its end.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.format("json"); err != nil {
 				return err

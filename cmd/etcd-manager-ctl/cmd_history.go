@@ -35,9 +35,9 @@ func (a *app) historyCommand() *cobra.Command {
 	var o historyOptions
 	cmd := &cobra.Command{
 		Use: "history [PREFIX]", Short: "List the changes of keys, from the archive", Args: atMostOne,
-		Long: `List the changes that are kept between backups, oldest first: time, revision, put or delete, size and key; Kubernetes objects by kind, namespace and
-name. Without --since it lists the last hour. Values are only shown with --show-values, because they may be secrets. Missing changes and
-restores have lines of their own.`,
+		Long: `List the changes that are kept between backups, oldest first: time, revision, put or delete, size and
+key; Kubernetes objects by kind, namespace and name. Without --since it lists the last hour. Values are only shown
+with --show-values, because they may be secrets. Missing changes and restores have lines of their own.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix history /registry/deployments/ --since=90m --deletes",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {

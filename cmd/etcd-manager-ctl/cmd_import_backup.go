@@ -17,9 +17,10 @@ func (a *app) importCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "import-backup FILE", Short: "Create a backup in this store from a snapshot file", Args: exactlyOne("a snapshot file"),
 		Annotations: map[string]string{createsStore: "yes"},
-		Long: `Create a backup in this store from a snapshot file: a file of "etcdctl snapshot save" or download-backup, or another store's etcd.backup.gz. It is checked
-as in a restore, and then stored under a name with the current time. restore-backup restores it, also into a new cluster elsewhere. Its manifest names no
-cluster, so it isn't refused as another cluster's.`,
+		Long: `Create a backup in this store from a snapshot file: a file of "etcdctl snapshot save" or
+download-backup, or another store's etcd.backup.gz. It is checked as in a restore, and then stored under a name with
+the current time. restore-backup restores it, also into a new cluster elsewhere. Its manifest names no cluster, so it
+isn't refused as another cluster's.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return a.importFile(cmd.Context(), args[0], r) },
 	}
 	f := cmd.Flags()

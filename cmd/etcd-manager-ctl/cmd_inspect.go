@@ -18,8 +18,9 @@ func (a *app) inspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "inspect NAME|latest", Short: "Show the content of a backup: revision, keys, leases, the largest prefixes",
 		Args: exactlyOne("the name of a backup (see list-backups)"),
-		Long: `Fetch a backup, check it like verify-backup, and show its content: revision, keys, leases, sizes, and the prefixes with most keys and most
-bytes. Only keys that exist at the backup's revision are counted, with the bytes of key and value.`,
+		Long: `Fetch a backup, check it like verify-backup, and show its content: revision, keys, leases, sizes, and
+the prefixes with most keys and most bytes. Only keys that exist at the backup's revision are counted, with the bytes
+of key and value.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0], r) },
 		ValidArgsFunction: a.complete(restorableNames),
 	}

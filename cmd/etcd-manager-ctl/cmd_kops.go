@@ -25,8 +25,9 @@ func (a *app) kopsCommand() *cobra.Command {
 	var r kopsRequest
 	cmd := &cobra.Command{
 		Use: "kops", Short: "Create the volumes, the spec and the static pods of a kOps cluster file",
-		Long: `Compare the etcd parts of a kOps cluster file with what exists, show the differences, and apply them: the volumes of the members, the cluster spec in the
-backup store, the key pairs of the CAs, and the static pods. "kops get --name=NAME -o yaml" writes this file.
+		Long: `Compare the etcd parts of a kOps cluster file with what exists, show the differences, and apply them:
+the volumes of the members, the cluster spec in the backup store, the key pairs of the CAs, and the static pods. "kops
+get --name=NAME -o yaml" writes this file.
 
 The file names the stores, so --backup-store isn't needed.`,
 		Args: func(_ *cobra.Command, args []string) error {
@@ -100,8 +101,8 @@ func (a *app) kopsRenderCommand(r *kopsRequest) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "render", Short: "Write static pods and systemd units for each instance group", Args: noArgs,
-		Long: `Write static pods and systemd units for each instance group: to GROUP/pods and GROUP/systemd below --out, or to standard output.
-Only the file is read; nothing else is needed.`,
+		Long: `Write static pods and systemd units for each instance group: to GROUP/pods and GROUP/systemd below
+--out, or to standard output. Only the file is read; nothing else is needed.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format(); err != nil {
 				return err

@@ -28,12 +28,12 @@ func (a *app) masterleasesCommand() *cobra.Command {
 	var r leaseRequest
 	cmd := &cobra.Command{
 		Use: "masterleases", Short: "Show the API servers' master leases in etcd, and remove stale ones",
-		Long: `Every API server keeps its address below /registry/masterleases/, with a lease of 15 seconds that it renews every ten. The endpoints of the "kubernetes"
-service come from these entries. A restore by another tool can leave entries without a lease. They stay for ever, and clients are still sent to a master that
-no longer exists.
+		Long: `Every API server keeps its address below /registry/masterleases/, with a lease of 15 seconds that it
+renews every ten. The endpoints of the "kubernetes" service come from these entries. A restore by another tool can
+leave entries without a lease. They stay for ever, and clients are still sent to a master that no longer exists.
 
-These commands connect to etcd, not to the store. Run them on a master: they find certificates and endpoint where kOps and kubeadm put them. Flags name
-others.`,
+These commands connect to etcd, not to the store. Run them on a master: they find certificates and endpoint where kOps
+and kubeadm put them. Flags name others.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return ui.Usagef("masterleases needs list or prune")
@@ -80,8 +80,9 @@ func (a *app) leasePruneCommand(r *leaseRequest) *cobra.Command {
 	var all, dry, yes bool
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the master leases that are stale", Args: noArgs,
-		Long: `Remove the stale master leases: no live master has the address, and no API server renewed the entry while it was watched. The command first shows
-what it would do, and asks. With --all it removes every entry; running API servers write theirs again within ten seconds.`,
+		Long: `Remove the stale master leases: no live master has the address, and no API server renewed the entry
+while it was watched. The command first shows what it would do, and asks. With --all it removes every entry; running
+API servers write theirs again within ten seconds.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format(); err != nil {
 				return err

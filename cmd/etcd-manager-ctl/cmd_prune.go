@@ -24,12 +24,13 @@ func (a *app) pruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the backups and changes that retention no longer keeps, or explain each decision (--dry-run)",
 		Args: noArgs,
-		Long: `Remove the backups and changes that retention no longer keeps. The managers do the same after each backup and every hour, with their own settings.
-With --dry-run nothing is removed, and every decision is explained. Give the same settings as the managers have, as flags or in the environment
-(ETCD_MANAGER_HOURLY_BACKUPS_RETENTION, ETCD_MANAGER_DAILY_BACKUPS_RETENTION).
+		Long: `Remove the backups and changes that retention no longer keeps. The managers do the same after each
+backup and every hour, with their own settings. With --dry-run nothing is removed, and every decision is explained.
+Give the same settings as the managers have, as flags or in the environment (ETCD_MANAGER_HOURLY_BACKUPS_RETENTION,
+ETCD_MANAGER_DAILY_BACKUPS_RETENTION).
 
-These are never removed: pinned backups, a backup that a queued restore names, the newest backup, and the newest verified backup with the changes that lead
-to it.`,
+These are never removed: pinned backups, a backup that a queued restore names, the newest backup, and the newest
+verified backup with the changes that lead to it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.pruneEnv(cmd, &o.retention); err != nil {
 				return err

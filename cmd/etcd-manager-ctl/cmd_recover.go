@@ -30,11 +30,13 @@ func (a *app) recoverCommand() *cobra.Command {
 			}
 			return nil
 		},
-		Long: `For a cluster that has lost its quorum for good: queue a recovery that creates a new cluster from one survivor's data dir, which has writes
-that no backup has. The command first shows the survivors and the newest backup, and asks. The managers never recover without this command.
+		Long: `For a cluster that has lost its quorum for good: queue a recovery that creates a new cluster from one
+survivor's data dir, which has writes that no backup has. The command first shows the survivors and the newest backup,
+and asks. The managers never recover without this command.
 
-Without a node's name it takes the survivor with the newest data (highest raft term and index). The survivor's data are first copied to the
-store as an ordinary backup. This backup is then restored: checked and staged before anything is touched. The old data stay in the nodes' trash cans.
+Without a node's name it takes the survivor with the newest data (highest raft term and index). The survivor's data
+are first copied to the store as an ordinary backup. This backup is then restored: checked and staged before anything
+is touched. The old data stay in the nodes' trash cans.
 
 If possible, bring the lost masters back instead: a cluster that has its quorum again needs no recovery.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix recover --from-survivor --wait",

@@ -19,14 +19,16 @@ func (a *app) restoreCommand() *cobra.Command {
 	var to targetFlags
 	cmd := &cobra.Command{
 		Use: "restore-backup [NAME|latest]", Short: "Queue the restore of a backup, or of any revision or time", Args: atMostOne,
-		Long: `Queue the restore of a backup with the current spec, or of a point after a backup: a time, a revision, or everything that was kept. For a point, the
-command chooses the backup to begin with, unless NAME names it. --dry-run shows it, and what would be lost.
+		Long: `Queue the restore of a backup with the current spec, or of a point after a backup: a time, a revision,
+or everything that was kept. For a point, the command chooses the backup to begin with, unless NAME names it.
+--dry-run shows it, and what would be lost.
 
-Without --now the restore does not start at once: the managers read the queue when they start. Restart them (docker stop, kill, a rolling update of
-the masters) when you want the restore. Every node checks the backup and stages the new data before the running cluster is touched. undo-restore undoes a
-restore that is done.
+Without --now the restore does not start at once: the managers read the queue when they start. Restart them (docker
+stop, kill, a rolling update of the masters) when you want the restore. Every node checks the backup and stages the
+new data before the running cluster is touched. undo-restore undoes a restore that is done.
 
---member-count and --etcd-version are written to the cluster spec too: otherwise the managers would change the restored cluster back.`,
+--member-count and --etcd-version are written to the cluster spec too: otherwise the managers would change the
+restored cluster back.`,
 		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup latest --now --wait
   etcd-manager-ctl --backup-store=s3://bucket/prefix restore-backup --to-time=12:03:06 --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -149,7 +151,8 @@ func (f *targetFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.time, "to-time", "", "the state at this `time`: 2026-11-22T12:03:06Z, 12:03:06 (today, UTC), or how long ago, as 90m")
 	fs.Int64Var(&f.revision, "to-revision", 0, "the state at this `revision`")
 	fs.BoolVar(&f.latest, "latest", false, "everything that was kept, up to the last change")
-	fs.StringVar(&f.before, "before", "", "the state right before the last deletion of this `key`, or of keys below it, if it ends with a slash")
+	fs.StringVar(&f.before, "before", "",
+		"the state right before the last deletion of this `key`, or of keys below it, if it ends with a slash")
 	fs.BoolVar(&f.dryRun, "dry-run", false, "only show what would be restored, from which backup, what would be lost, and how long it takes; nothing is queued")
 }
 

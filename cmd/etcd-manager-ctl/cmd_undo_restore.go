@@ -16,9 +16,9 @@ func (a *app) undoCommand() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "undo-restore [OPERATION]", Short: "Queue an operation that brings back the data from before a restore", Args: atMostOne,
-		Long: `Queue an operation that brings back the data from before a restore; by default the newest one that was done. It is itself
-a restore: of the data dirs in the nodes' trash cans, which have everything up to the last write, or, if they are gone, of the backup that was taken right
-before. So it is checked first too, and can be undone.
+		Long: `Queue an operation that brings back the data from before a restore; by default the newest one that was
+done. It is itself a restore: of the data dirs in the nodes' trash cans, which have everything up to the last write,
+or, if they are gone, of the backup that was taken right before. So it is checked first too, and can be undone.
 
 Writes since that restore are lost. The command shows them and asks, unless --yes is given.`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -18,11 +18,12 @@ func (a *app) verifyCommand() *cobra.Command {
 	var all, chain bool
 	cmd := &cobra.Command{
 		Use: "verify-backup NAME|latest", Short: "Fetch a backup and check it completely", Args: atMostOne,
-		Long: `Fetch a backup and make the same checks as a restore: sizes and SHA-256 against the manifest, gzip's checksum, etcd's own checksum at the
-end of the snapshot, and every page and record of the database. With --all all backups are checked, the newest first.
+		Long: `Fetch a backup and make the same checks as a restore: sizes and SHA-256 against the manifest, gzip's
+checksum, etcd's own checksum at the end of the snapshot, and every page and record of the database. With --all all
+backups are checked, the newest first.
 
-With --chain the changes between the backup before it and this one are replayed too, and the result is compared with this backup. This verifies
-both backups and every segment between them.`,
+With --chain the changes between the backup before it and this one are replayed too, and the result is compared with
+this backup. This verifies both backups and every segment between them.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) == 1) {
 				return ui.Usagef("verify-backup needs the name of a backup (see list-backups), or --all")

@@ -28,8 +28,8 @@ func (a *app) volumesCommand() *cobra.Command {
 		Use: "volumes", Short: "Show the members' volumes on AWS, and encrypt them",
 		Long: `Show the members' EBS volumes, and replace them by encrypted ones while the cluster runs.
 
-Give the same --cluster-name, --volume-tag and --volume-name-tag as the managers have. For AWS the SDK's usual variables and
-files apply (AWS_REGION, AWS_PROFILE, …), with the permissions in docs/aws.md.`,
+Give the same --cluster-name, --volume-tag and --volume-name-tag as the managers have. For AWS the SDK's usual
+variables and files apply (AWS_REGION, AWS_PROFILE, …), with the permissions in docs/aws.md.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return ui.Usagef("volumes has no command %q%s", args[0], didYouMean(args[0], cmd))
@@ -64,8 +64,8 @@ func (f *volumeFlags) open(ctx context.Context) (*aws.Client, volume.Encryption,
 func (a *app) volumesCheckCommand(f *volumeFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Show every member's volume, and whether it is encrypted", Args: noArgs,
-		Long: `Show each member's volume: size, type, encryption, key and state. Members without a volume are shown too, if the tags of
-others name them, and so are replaced volumes that are kept.
+		Long: `Show each member's volume: size, type, encryption, key and state. Members without a volume are shown
+too, if the tags of others name them, and so are replaced volumes that are kept.
 
 With --require-encrypted-volume[=KEY-ARN] the exit code is 1 if a member's volume isn't encrypted as required.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesCheck(cmd.Context(), f) },

@@ -21,16 +21,18 @@ func (a *app) volumesEncryptCommand(f *volumeFlags) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "encrypt", Short: "Replace the members' volumes by encrypted ones, one after the other, while the cluster runs", Args: noArgs,
-		Long: `Replace every volume that isn't encrypted as required by an encrypted one of the same size and type, one member after the other, while the cluster
-serves its clients:
+		Long: `Replace every volume that isn't encrypted as required by an encrypted one of the same size and type, one
+member after the other, while the cluster serves its clients:
 
   1. An empty encrypted volume is created in the member's zone, with the same tags.
-  2. The member's node sees it, waits until every other member is healthy, stops its etcd gracefully, releases the old volume and attaches the new one.
+  2. The member's node sees it, waits until every other member is healthy, stops its etcd gracefully, releases the
+     old volume and attaches the new one.
   3. The leader takes a backup, and adds the member again as a learner, which gets its data from the others and is promoted.
   4. The old volume is kept, under another tag, until "volumes confirm" deletes it.
 
-You can interrupt it at any point and start it again: it continues. It needs at least three members, and managers that run with
---volume-provider=aws. --require-encrypted-volume=KEY-ARN encrypts with that key; without it, the account's default key for EBS is used.`,
+You can interrupt it at any point and start it again: it continues. It needs at least three members, and managers that
+run with --volume-provider=aws. --require-encrypted-volume=KEY-ARN encrypts with that key; without it, the account's
+default key for EBS is used.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesEncrypt(cmd.Context(), f, yes) },
 	}
 	requireFlag(c, &f.encryption)

@@ -83,7 +83,7 @@ func (a *app) sayQueued(q operator.Queued, wait bool) error {
 		return nil
 	}
 	begin := `Nothing has changed yet: the cluster keeps serving until the managers are restarted.
-  start it:     restart etcd-manager on the masters, one after the other (docker stop, kill, or a rolling update of the masters): each stops its etcd
+  start it:     restart etcd-manager on the masters, one after the other (docker stop, kill, or a rolling update): each stops its etcd
 `
 	if cmd.Options.Now {
 		begin = "The leader sees it within about half a minute and begins; nothing is stopped before everything is checked and staged.\n"

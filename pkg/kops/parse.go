@@ -214,7 +214,8 @@ func (p *parser) etcdCluster(f *fields) EtcdCluster {
 	c := EtcdCluster{
 		Name: f.text("name"), Version: strings.TrimPrefix(f.text("version"), "v"), CPURequest: f.text("cpuRequest"),
 		MemoryRequest: f.text("memoryRequest"),
-		Image:         f.text("image"), HeartbeatInterval: f.text("heartbeatInterval"), LeaderElectionTimeout: f.text("leaderElectionTimeout"),
+		Image:         f.text("image"), HeartbeatInterval: f.text("heartbeatInterval"),
+		LeaderElectionTimeout: f.text("leaderElectionTimeout"),
 	}
 	if provider := f.text("provider"); provider != "" && provider != "Manager" {
 		p.fail(f.path+".provider", "%q is not possible: it is Manager", provider)

@@ -61,7 +61,8 @@ Type=simple
 	b.WriteString(`
 Restart=always
 RestartSec=2s
-# Only the manager gets SIGTERM, and it stops its etcd gracefully. If a manager dies, its etcd keeps running, and the next manager reattaches to it.
+# Only the manager gets SIGTERM, and it stops its etcd gracefully.
+# If a manager dies, its etcd keeps running, and the next manager reattaches to it.
 KillMode=process
 TimeoutStopSec=90s
 OOMScoreAdjust=-900

@@ -73,11 +73,12 @@ func AnchorOf(cutoff time.Time, bases []ChangeBase) *ChangeBase {
 
 // Decide says of one segment whether it stays. The first rule that speaks wins:
 //
-//   - What is younger than the retention stays.
-//   - The chain of the newest proven backup stays.
-//   - Of an incarnation whose newest segments are older than the retention the rest goes.
-//   - What lies behind the newest base from before the cutoff stays: by it everything younger is reached. As long as there is no such base, nothing is taken away.
-//   - The rest goes.
+//   - A segment younger than the retention stays.
+//   - The chain of the newest verified backup stays.
+//   - If the newest segments of an incarnation are older than the retention, the rest is removed.
+//   - A segment after the newest base from before the cutoff stays, because everything younger is
+//     reached through it. As long as there is no such base, nothing is removed.
+//   - The rest is removed.
 func (r *SegmentRule) Decide(s Segment) (keep bool, reason string) {
 	c := r.changes
 	switch {

@@ -58,10 +58,11 @@ const (
 
 // Decide decides which backups stay, oldest first. The first rule that speaks wins:
 //
-//   - What is incomplete is removed when it is a day old; before, it may still be being written.
-//   - Pinned ones, those whose name tells no time, and those dated in the future (a clock was wrong: nobody knows their
-//     age) stay.
-//   - The newest backup, the newest good one of a life, and the newest proven one stay, however old, and so does one that kept changes are put on.
+//   - An incomplete backup is removed when it is a day old; before, it may still be being written.
+//   - Pinned backups stay, and so do those whose name has no time, and those dated in the future (a
+//     clock was wrong: their age isn't known).
+//   - The newest backup, the newest good one of an incarnation and the newest verified one stay,
+//     however old they are. So does a backup from which kept changes are replayed.
 //   - All of the last hour stay.
 //   - Within Hourly the first of each hour stays, within Daily the first of each day.
 //   - The rest is removed.

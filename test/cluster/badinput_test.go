@@ -168,7 +168,8 @@ func expiredCAs(t *testing.T, dir string) {
 		must(t, err)
 		tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true,
 			BasicConstraintsValid: true,
-			KeyUsage:              x509.KeyUsageCertSign, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}
+			KeyUsage:              x509.KeyUsageCertSign,
+			NotBefore:             time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}
 		der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 		must(t, err)
 		k, err := x509.MarshalPKCS8PrivateKey(key)
