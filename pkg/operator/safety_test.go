@@ -450,7 +450,8 @@ func TestFollowGivesUp(t *testing.T) {
 	}
 	f.Add(blobtest.Fault{Op: "list", Err: blobtest.Transient("list", "control/")})
 	if e := follow(FollowOptions{Patience: 30 * time.Second,
-		Pause: func(context.Context) bool { b.now = b.now.Add(10 * time.Second); return true }}); e.Silent != 30*time.Second || !errors.Is(e, ErrTransient) {
+		Pause: func(context.Context) bool { b.now = b.now.Add(10 * time.Second); return true }}); e.Silent != 30*time.Second ||
+		!errors.Is(e, ErrTransient) {
 		t.Errorf("%+v", e)
 	}
 }

@@ -251,7 +251,8 @@ func (c *Cluster) free(base int) bool {
 // processes carry the cluster's directory in their command lines.
 func (c *Cluster) guard() {
 	c.t.Helper()
-	cmd := exec.Command("sh", "-c", `cat; for p in /proc/[0-9]*; do grep -qaF "$GUARDED" "$p/cmdline" 2>/dev/null && kill -9 "${p#/proc/}"; done; true`)
+	cmd := exec.Command("sh", "-c",
+		`cat; for p in /proc/[0-9]*; do grep -qaF "$GUARDED" "$p/cmdline" 2>/dev/null && kill -9 "${p#/proc/}"; done; true`)
 	cmd.Env = append(os.Environ(), "GUARDED="+c.Dir+"/")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	pipe, err := cmd.StdinPipe()
