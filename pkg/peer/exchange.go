@@ -120,7 +120,7 @@ func (l *link) exchange(ctx context.Context, msg *election.Message) (*election.M
 
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	resp, err := protosv1.NewPeerServiceClient(l.conn).Exchange(call, req)
+	resp, err := l.call.exchange(ctx, call, req)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}

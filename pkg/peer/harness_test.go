@@ -21,6 +21,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 func TestMain(m *testing.M) {
@@ -45,7 +46,9 @@ type world struct {
 	overlap   string // set if two led that may not
 	live      []*manager
 	ports     int
-	calls     atomic.Int64 // RPCs that were answered, on all servers
+	calls     atomic.Int64 // requests that were answered, on all servers
+	streams   atomic.Int64 // HTTP/2 streams that were opened for them
+	old       bool         // managers that start now know no streams, as those of earlier versions
 }
 
 func newWorld(t *testing.T, keys string) *world {
@@ -253,8 +256,12 @@ func (w *world) startAt(id cluster.NodeID, addr string, wanted int, votes *memVo
 	if m.peers, err = New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
-	m.server = NewServer(cfg.ClusterName, serverTLS, grpc.StatsHandler(counter{&w.calls}))
-	m.peers.Register(m.server)
+	m.server = NewServer(cfg.ClusterName, serverTLS, grpc.StatsHandler(counter{&w.calls, &w.streams}))
+	if w.old {
+		protosv1.RegisterPeerServiceServer(m.server, oldService{peers: m.peers})
+	} else {
+		m.peers.Register(m.server)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	go func() {
@@ -513,13 +520,26 @@ func (c *gatedConn) Close() error {
 }
 
 // counter counts the RPCs of a server.
-type counter struct{ n *atomic.Int64 }
+type counter struct{ n, streams *atomic.Int64 }
 
 func (c counter) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 func (c counter) HandleRPC(_ context.Context, s stats.RPCStats) {
-	if _, ok := s.(*stats.End); ok {
+	switch s.(type) {
+	case *stats.OutPayload: // an answer, on a stream or not
 		c.n.Add(1)
+	case *stats.Begin:
+		c.streams.Add(1)
 	}
 }
 func (c counter) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 func (c counter) HandleConn(context.Context, stats.ConnStats)                       {}
+
+// oldService is what a manager of an earlier version registers.
+type oldService struct {
+	protosv1.UnimplementedPeerServiceServer
+	peers *Peers
+}
+
+func (o oldService) Exchange(ctx context.Context, req *protosv1.ExchangeRequest) (*protosv1.ExchangeResponse, error) {
+	return o.peers.Exchange(ctx, req)
+}

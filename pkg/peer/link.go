@@ -22,6 +22,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/election"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 const (
@@ -44,6 +45,7 @@ type link struct {
 	p    *Peers
 	id   cluster.NodeID
 	conn *grpc.ClientConn
+	call *caller
 	res  *manual.Resolver
 	// last are the endpoints as they were set last, retried when retry last did something; guarded by Peers.mu.
 	last    []string
@@ -97,6 +99,11 @@ func newLink(p *Peers, id cluster.NodeID, endpoints []string) (*link, error) {
 		return nil, fmt.Errorf("connect to %s: %w", id, err)
 	}
 	l.conn = conn
+	l.call = newCaller(protosv1.NewPeerServiceClient(conn), func(f func(context.Context)) bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.spawn(f)
+	})
 	return l, nil
 }
 
@@ -170,6 +177,9 @@ func (l *link) watch(ctx context.Context) {
 		case connectivity.Idle:
 			l.conn.Connect()
 		case connectivity.Ready:
+			if !ready {
+				l.call.reset()
+			}
 			ready, broken = true, time.Time{}
 			l.poke()
 		}
@@ -228,7 +238,7 @@ func (l *link) talk(ctx context.Context) {
 	}
 }
 
-// sendElection sends an election message in a call of its own. It is called with the elector's lock held. Messages to a node that doesn't answer are dropped:
+// sendElection sends an election message in an exchange of its own. It is called with the elector's lock held. Messages to a node that doesn't answer are dropped:
 // elections live with that.
 func (p *Peers) sendElection(msg election.Message) {
 	p.mu.Lock()

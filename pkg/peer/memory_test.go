@@ -673,13 +673,16 @@ func TestIdle(t *testing.T) {
 		ms := w.startAll(s, 3, "a", "b", "c")
 		w.awaitLeader(5*time.Second, ms...)
 		time.Sleep(2 * time.Minute)
-		calls, requests := w.calls.Load(), s.requests
+		calls, requests, streams := w.calls.Load(), s.requests, w.streams.Load()
 		const minutes = 30
 		time.Sleep(minutes * time.Minute)
 		perMinute := float64(w.calls.Load()-calls) / minutes
 		// Two followers get two heartbeats a second each; beyond that followers speak every 20 s to each of the other two.
 		if perMinute > 260 || perMinute < 240 {
 			t.Errorf("%.1f calls a minute", perMinute)
+		}
+		if n := w.streams.Load() - streams; n > 0 {
+			t.Errorf("%d streams were opened for them", n)
 		}
 		if r := float64(s.requests-requests) / minutes; r > 1.5 || r < 0.9 {
 			t.Errorf("%.2f store requests a minute", r)

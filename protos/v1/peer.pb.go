@@ -440,9 +440,10 @@ const file_v1_peer_proto_rawDesc = "" +
 	"\x04sent\x18\b \x01(\x04R\x04sent\x12\x1e\n" +
 	"\n" +
 	"ineligible\x18\t \x01(\bR\n" +
-	"ineligible2\\\n" +
+	"ineligible2\xb5\x01\n" +
 	"\vPeerService\x12M\n" +
-	"\bExchange\x12\x1f.etcdmanager.v1.ExchangeRequest\x1a .etcdmanager.v1.ExchangeResponseB9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
+	"\bExchange\x12\x1f.etcdmanager.v1.ExchangeRequest\x1a .etcdmanager.v1.ExchangeResponse\x12W\n" +
+	"\x0eExchangeStream\x12\x1f.etcdmanager.v1.ExchangeRequest\x1a .etcdmanager.v1.ExchangeResponse(\x010\x01B9Z7github.com/etcd-manager/etcd-manager/protos/v1;protosv1b\x06proto3"
 
 var (
 	file_v1_peer_proto_rawDescOnce sync.Once
@@ -469,9 +470,11 @@ var file_v1_peer_proto_depIdxs = []int32{
 	0, // 2: etcdmanager.v1.ExchangeResponse.known:type_name -> etcdmanager.v1.PeerInfo
 	3, // 3: etcdmanager.v1.ExchangeResponse.election:type_name -> etcdmanager.v1.ElectionMessage
 	1, // 4: etcdmanager.v1.PeerService.Exchange:input_type -> etcdmanager.v1.ExchangeRequest
-	2, // 5: etcdmanager.v1.PeerService.Exchange:output_type -> etcdmanager.v1.ExchangeResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
+	1, // 5: etcdmanager.v1.PeerService.ExchangeStream:input_type -> etcdmanager.v1.ExchangeRequest
+	2, // 6: etcdmanager.v1.PeerService.Exchange:output_type -> etcdmanager.v1.ExchangeResponse
+	2, // 7: etcdmanager.v1.PeerService.ExchangeStream:output_type -> etcdmanager.v1.ExchangeResponse
+	6, // [6:8] is the sub-list for method output_type
+	4, // [4:6] is the sub-list for method input_type
 	4, // [4:4] is the sub-list for extension type_name
 	4, // [4:4] is the sub-list for extension extendee
 	0, // [0:4] is the sub-list for field type_name

@@ -21,7 +21,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PeerService_Exchange_FullMethodName = "/etcdmanager.v1.PeerService/Exchange"
+	PeerService_Exchange_FullMethodName       = "/etcdmanager.v1.PeerService/Exchange"
+	PeerService_ExchangeStream_FullMethodName = "/etcdmanager.v1.PeerService/ExchangeStream"
 )
 
 // PeerServiceClient is the client API for PeerService service.
@@ -34,6 +35,9 @@ type PeerServiceClient interface {
 	// Exchange compares whom both sides know, and hands over an election message if there is one; the reply carries the same from
 	// the other side. An exchange that has nothing new to say is a few dozen bytes.
 	Exchange(ctx context.Context, in *ExchangeRequest, opts ...grpc.CallOption) (*ExchangeResponse, error)
+	// ExchangeStream is Exchange again and again, on one stream: each request gets its answer, in the order of the requests. Where Exchange
+	// returns an error the stream ends with it. Managers before this call answer UNIMPLEMENTED and are asked by Exchange.
+	ExchangeStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse], error)
 }
 
 type peerServiceClient struct {
@@ -54,6 +58,19 @@ func (c *peerServiceClient) Exchange(ctx context.Context, in *ExchangeRequest, o
 	return out, nil
 }
 
+func (c *peerServiceClient) ExchangeStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &PeerService_ServiceDesc.Streams[0], PeerService_ExchangeStream_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExchangeRequest, ExchangeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_ExchangeStreamClient = grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse]
+
 // PeerServiceServer is the server API for PeerService service.
 // All implementations must embed UnimplementedPeerServiceServer
 // for forward compatibility.
@@ -64,6 +81,9 @@ type PeerServiceServer interface {
 	// Exchange compares whom both sides know, and hands over an election message if there is one; the reply carries the same from
 	// the other side. An exchange that has nothing new to say is a few dozen bytes.
 	Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error)
+	// ExchangeStream is Exchange again and again, on one stream: each request gets its answer, in the order of the requests. Where Exchange
+	// returns an error the stream ends with it. Managers before this call answer UNIMPLEMENTED and are asked by Exchange.
+	ExchangeStream(grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]) error
 	mustEmbedUnimplementedPeerServiceServer()
 }
 
@@ -76,6 +96,9 @@ type UnimplementedPeerServiceServer struct{}
 
 func (UnimplementedPeerServiceServer) Exchange(context.Context, *ExchangeRequest) (*ExchangeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Exchange not implemented")
+}
+func (UnimplementedPeerServiceServer) ExchangeStream(grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExchangeStream not implemented")
 }
 func (UnimplementedPeerServiceServer) mustEmbedUnimplementedPeerServiceServer() {}
 func (UnimplementedPeerServiceServer) testEmbeddedByValue()                     {}
@@ -116,6 +139,13 @@ func _PeerService_Exchange_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PeerService_ExchangeStream_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServiceServer).ExchangeStream(&grpc.GenericServerStream[ExchangeRequest, ExchangeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type PeerService_ExchangeStreamServer = grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]
+
 // PeerService_ServiceDesc is the grpc.ServiceDesc for PeerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -128,6 +158,13 @@ var PeerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _PeerService_Exchange_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ExchangeStream",
+			Handler:       _PeerService_ExchangeStream_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "v1/peer.proto",
 }
