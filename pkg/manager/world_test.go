@@ -29,8 +29,8 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// world is three nodes without a process and a store in memory. Node a leads, with the real loop; what it asks of the nodes is carried out on
-// their statuses. Time passes by itself.
+// world is three nodes without a process and a store in memory. Node a leads, with the real loop;
+// what it asks of the nodes is carried out on their statuses. Time passes by itself.
 type world struct {
 	t       *testing.T
 	store   *hooked
@@ -40,7 +40,8 @@ type world struct {
 	mu    sync.Mutex
 	nodes map[cluster.NodeID]*cluster.NodeStatus
 	asked []request
-	// meddle, if not nil, is called before a node does something; an error is the node's answer. It may wait.
+	// meddle, if not nil, is called before a node does something; an error is the node's answer. It
+	// may wait.
 	meddle func(ctx context.Context, r request) error
 	// wakeEvery is how often each node says that something has changed; 0 is never.
 	wakeEvery time.Duration
@@ -60,8 +61,8 @@ type request struct {
 	term cluster.Term
 }
 
-// hooked is a store that asks before each operation. If err isn't nil the operation fails with it: instead of taking place or, if done,
-// afterwards.
+// hooked is a store that asks before each operation. If err isn't nil the operation fails with it:
+// instead of taking place or, if done, afterwards.
 type hooked struct {
 	blob.Store
 	mu   sync.Mutex
@@ -182,6 +183,19 @@ func (w *world) stop() {
 	}
 	w.Exceed(0)
 	<-w.over
+}
+
+// ends waits for the end of the leadership, which comes by itself.
+func (w *world) ends() {
+	w.t.Helper()
+	w.until("the end of the leadership", func() bool {
+		select {
+		case <-w.over:
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 // after lets time pass.
