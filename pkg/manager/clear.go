@@ -25,11 +25,13 @@ type cleaner struct {
 	nodes      *nodes
 	operations *operations
 
-	// cleared is when nodes were last asked to clear away what they have of an operation that is over. Only the loop touches it.
+	// cleared is when nodes were last asked to clear away what they have of an operation that is over.
+	// Only the loop touches it.
 	cleared map[cluster.NodeID]time.Time
 }
 
-// clearAway frees the nodes of what the operation has left. A node that misses it does so before its next restore.
+// clearAway frees the nodes of what the operation has left. A node that misses it does so before
+// its next restore.
 func (cl *cleaner) clearAway(ctx context.Context, o *model.Observation, id string) {
 	err := each(o.Nodes, func(n cluster.NodeStatus) error {
 		return cl.nodes.quick(ctx, n.ID, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Discard{Discard: &protosv1.Discard{Operation: id}}})
@@ -39,8 +41,9 @@ func (cl *cleaner) clearAway(ctx context.Context, o *model.Observation, id strin
 	}
 }
 
-// leftBehind are the nodes that still have what an operation has staged which is over by the store, with its name. Data that are in use, or that
-// a restore which was taken back has still to give up, are none.
+// leftBehind are the nodes that still have what an operation has staged which is over by the store,
+// with its name. Data that are in use, or that a restore which was taken back has still to give up,
+// are none.
 func leftBehind(nodes []cluster.NodeStatus, ended map[string]string, current string) map[cluster.NodeID]string {
 	list := map[cluster.NodeID]string{}
 	for _, n := range nodes {
@@ -54,7 +57,8 @@ func leftBehind(nodes []cluster.NodeStatus, ended map[string]string, current str
 	return list
 }
 
-// clearBehind frees nodes that were away, or whose manager was down, when an operation ended. Nobody waits for it.
+// clearBehind frees nodes that were away, or whose manager was down, when an operation ended.
+// Nobody waits for it.
 func (cl *cleaner) clearBehind(ctx context.Context, nodes []cluster.NodeStatus) {
 	current := ""
 	if cl.operations.current() != nil {
@@ -77,7 +81,8 @@ func (cl *cleaner) clearBehind(ctx context.Context, nodes []cluster.NodeStatus) 
 	}
 }
 
-// removeRecords removes the discovery records of nodes that are gone, for as long as this leadership lasts.
+// removeRecords removes the discovery records of nodes that are gone, for as long as this
+// leadership lasts.
 func (cl *cleaner) removeRecords(ctx context.Context) {
 	for {
 		select {

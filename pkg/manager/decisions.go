@@ -16,7 +16,8 @@ type decisionLog struct {
 	lastSaid time.Time
 }
 
-// say logs a decision when it is a new one; what needs a person is said again from time to time. Decisions that take turns are not new each time.
+// say logs a decision when it is a new one; what needs a person is said again from time to time.
+// Decisions that take turns are not new each time.
 func (dl *decisionLog) say(d plan.Decision) {
 	text, key := d.Why, d.Key+" -> "+model.Subject(d.Do)
 	if d.Do != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
-// finish closes the books: marker, command, record, leftovers, in this order. A crash in between leaves a record that isn't final, and whoever leads
-// next finishes it. Were the record final first, a crash would leave a command that asks for the same restore again.
+// finish closes the books: marker, command, record, leftovers, in this order. A crash in between
+// leaves a record that isn't final, and whoever leads next finishes it. Were the record final
+// first, a crash would leave a command that asks for the same restore again.
 func (rs *restorer) finish(ctx context.Context, o *model.Observation, a model.FinishRestore) error {
 	if a.To == model.OpDone {
 		if err := rs.markRestored(ctx); err != nil {

@@ -11,12 +11,14 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
-// leaderRecord is whose the store is: the term that this leadership has written there, or who else holds it. Only the loop uses it.
+// leaderRecord is whose the store is: the term that this leadership has written there, or who else
+// holds it. Only the loop uses it.
 type leaderRecord struct {
 	*shared
 	store *storeView
 
-	// hold is what the term was taken with, nil without; beat is when it was last shown that this leadership lives.
+	// hold is what the term was taken with, nil without; beat is when it was last shown that this
+	// leadership lives.
 	hold *catalog.Hold
 	beat time.Time
 	// wrote is true if the record was written since it was last looked at.
@@ -69,15 +71,16 @@ func (lr *leaderRecord) readHolder(ctx context.Context, obj catalog.Object) erro
 		lr.m.cfg.Peers.Exceed(r.Term)
 	}
 	if lr.hold == nil && r.Term >= lr.term && (r.Node != lr.m.cfg.Self || r.Instance != lr.m.cfg.Instance) {
-		// The store wouldn't take this term, and for how long nodes haven't answered is counted in each leadership anew: better now than after that wait.
+		// The store wouldn't take this term, and for how long nodes haven't answered is counted in each
+		// leadership anew: better now than after that wait.
 		klog.Infof("the store knows term %d of node %s; this node leads with a higher one", r.Term, r.Node)
 		lr.m.cfg.Peers.Exceed(r.Term)
 	}
 	return nil
 }
 
-// recordAge is how old the leader record was, by the store's own clock, when this process published where it is found. No clock of
-// another machine is involved. 0 if it can't be told.
+// recordAge is how old the leader record was, by the store's own clock, when this process published
+// where it is found. No clock of another machine is involved. 0 if it can't be told.
 func (lr *leaderRecord) recordAge(ctx context.Context, record catalog.Object) time.Duration {
 	if !record.Exists() || lr.hold != nil {
 		return 0
@@ -89,15 +92,17 @@ func (lr *leaderRecord) recordAge(ctx context.Context, record catalog.Object) ti
 	return max(0, published.Sub(record.Modified))
 }
 
-// wroteRecord tells whether a change of the leader record is this leadership's own; asking is forgetting. A rival's is found by
-// the next heartbeat or fenced step at the latest, which compare and swap.
+// wroteRecord tells whether a change of the leader record is this leadership's own; asking is
+// forgetting. A rival's is found by the next heartbeat or fenced step at the latest, which compare
+// and swap.
 func (lr *leaderRecord) wroteRecord() bool {
 	own := lr.hold != nil && lr.wrote
 	lr.wrote = false
 	return own
 }
 
-// fence makes sure, right before a step that can't be taken back, that the store still knows no higher term.
+// fence makes sure, right before a step that can't be taken back, that the store still knows no
+// higher term.
 func (lr *leaderRecord) fence(ctx context.Context) error {
 	if lr.hold == nil {
 		return errors.New("the leader's term isn't in the store")
@@ -106,8 +111,8 @@ func (lr *leaderRecord) fence(ctx context.Context) error {
 	return lr.hold.Heartbeat(ctx)
 }
 
-// fenceCommit is fence for the steps of a commit. While the store is away plan and its safety check have made sure that everyone who
-// could act otherwise obeys this leader.
+// fenceCommit is fence for the steps of a commit. While the store is away plan and its safety check
+// have made sure that everyone who could act otherwise obeys this leader.
 func (lr *leaderRecord) fenceCommit(ctx context.Context, committing bool) error {
 	if !committing {
 		return lr.fence(ctx)

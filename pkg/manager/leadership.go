@@ -20,7 +20,8 @@ const (
 	repeatAlarm = 5 * time.Minute
 )
 
-// leadership is one term of leading: the loop, and the parts that it looks and acts through. Each part says in its comment what guards it.
+// leadership is one term of leading: the loop, and the parts that it looks and acts through. Each
+// part says in its comment what guards it.
 type leadership struct {
 	*shared
 	nodes       *nodes
@@ -147,8 +148,9 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 	}
 }
 
-// carryOut does one action. It returns how long to wait before the next look: nothing after a success. What has failed isn't tried again before
-// its time, though the loop may look earlier: often the attempt itself is what wakes it.
+// carryOut does one action. It returns how long to wait before the next look: nothing after a
+// success. What has failed isn't tried again before its time, though the loop may look earlier:
+// often the attempt itself is what wakes it.
 func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
 	err := l.do(ctx, o, spec, d.Do)
 	if err == nil {

@@ -16,8 +16,8 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// maintenance keeps a cluster that serves in shape, and remembers what that needs. Nothing of it is needed by another leader: what is under
-// way is seen from the members themselves.
+// maintenance keeps a cluster that serves in shape, and remembers what that needs. Nothing of it is
+// needed by another leader: what is under way is seen from the members themselves.
 type maintenance struct {
 	*shared
 	nodes *nodes
@@ -67,7 +67,8 @@ func (mt *maintenance) observe(o *model.Observation) {
 	}
 }
 
-// startAnew gives a node that has failed before its whole time again, when a member is added for it once more.
+// startAnew gives a node that has failed before its whole time again, when a member is added for it
+// once more.
 func (mt *maintenance) startAnew(id cluster.NodeID) {
 	mt.mu.Lock()
 	defer mt.mu.Unlock()
@@ -213,7 +214,8 @@ func (mt *maintenance) startEtcd(ctx context.Context, o *model.Observation, a mo
 	return err
 }
 
-// changeMembers carries out a change of the member list through a healthy member, the etcd leader's own if it is there.
+// changeMembers carries out a change of the member list through a healthy member, the etcd leader's
+// own if it is there.
 func (mt *maintenance) changeMembers(ctx context.Context, o *model.Observation, a model.Action) error {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()

@@ -1,8 +1,17 @@
 // Package manager is the leader's loop: observe, plan, act.
 //
-// It runs on every node, but only the elected leader acts. What is decided is decided in pkg/plan; what
-// changes a node is done by that node's agent. The package itself must never decide: it gathers plain data, hands it over, and
-// carries out the one action that comes back, after the independent safety check has let it pass.
+// It runs on every node, but only the elected leader acts. Decisions are made in pkg/plan; what
+// changes a node is done by that node's agent. The package itself must never decide: it gathers
+// plain data, hands it over, and carries out the one action that comes back, after the independent
+// safety check has let it pass.
+//
+// One term of leading is a leadership: the loop, and parts that it looks and acts through. Each part
+// says what it remembers and what guards that.
+//
+//   - what is seen: observer, etcdClients, prober, witnesses, storeView, marker, leaderRecord
+//   - what is done: nodes (every request to a node), maintenance, restorer, backups, demands
+//   - what runs beside the loop: changes, proofs, retention, cleaner
+//   - what is remembered of operations: operations; of what failed: attempts
 package manager
 
 import (

@@ -12,7 +12,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
-// marker is the object that says which cluster there is, as it was last read or written. Only the loop uses it.
+// marker is the object that says which cluster there is, as it was last read or written. Only the
+// loop uses it.
 type marker struct {
 	*shared
 	store *storeView
@@ -104,7 +105,8 @@ func (mk *marker) markAs(ctx context.Context, m catalog.Marker) error {
 	return nil
 }
 
-// readMarker takes a marker that can't be read for one that says formed: it is there, so nothing may be formed. What was known of it stays.
+// readMarker takes a marker that can't be read for one that says formed: it is there, so nothing
+// may be formed. What was known of it stays.
 func (mk *marker) readMarker(ctx context.Context) error {
 	m, ver, err := mk.m.cfg.Catalog.Marker(ctx)
 	switch {

@@ -50,14 +50,16 @@ func newToken() cluster.Token {
 	return cluster.Token(rand.Text()[:16])
 }
 
-// inTime gives a part of a reading its own time: a store that hangs must not hold up for long what keeps etcd alive.
+// inTime gives a part of a reading its own time: a store that hangs must not hold up for long what
+// keeps etcd alive.
 func inTime(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	return f(ctx)
 }
 
-// objectProblem tells whether an error is of one object alone: it is there and can't be used, or this program isn't allowed to read it.
+// objectProblem tells whether an error is of one object alone: it is there and can't be used, or
+// this program isn't allowed to read it.
 func objectProblem(err error) bool {
 	var bad *catalog.ObjectError
 	return errors.As(err, &bad) || errors.Is(err, catalog.ErrDenied)
@@ -72,7 +74,8 @@ func (l *leadership) known() model.Store {
 	return s
 }
 
-// readStore lists control/ when it is due and reads what has changed. Errors leave the last view in place, with Error set.
+// readStore lists control/ when it is due and reads what has changed. Errors leave the last view in
+// place, with Error set.
 func (l *leadership) readStore(ctx context.Context) {
 	if !l.store.due(l.operations.preparing()) {
 		return
@@ -85,8 +88,9 @@ func (l *leadership) readStore(ctx context.Context) {
 	}
 }
 
-// refresh reads what has changed of the few objects that decisions need. None of it grows with what is stored: the list of backups
-// is read elsewhere. Each object has its own budget, and one that can't be used is that object's problem: see objectProblem.
+// refresh reads what has changed of the few objects that decisions need. None of it grows with what
+// is stored: the list of backups is read elsewhere. Each object has its own budget, and one that
+// can't be used is that object's problem: see objectProblem.
 func (l *leadership) refresh(ctx context.Context) error {
 	var list catalog.ControlListing
 	err := inTime(ctx, func(ctx context.Context) (err error) {

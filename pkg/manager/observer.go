@@ -17,13 +17,15 @@ import (
 )
 
 const (
-	// missingGrace is how long a node that doesn't answer is waited for although the cluster doesn't need it.
+	// missingGrace is how long a node that doesn't answer is waited for although the cluster doesn't
+	// need it.
 	missingGrace = 10 * time.Minute
 	// forgetAfter is how long such a node may be silent before all managers forget it.
 	forgetAfter = 24 * time.Hour
 )
 
-// observer asks all nodes how they are, and remembers since when others are silent. Only the loop uses it.
+// observer asks all nodes how they are, and remembers since when others are silent. Only the loop
+// uses it.
 type observer struct {
 	*shared
 	nodes      *nodes
@@ -40,7 +42,8 @@ type observer struct {
 	watching map[cluster.NodeID]context.CancelFunc
 }
 
-// essential are the nodes that the cluster, its forming or a restore counts on. They are missing for as long as they don't answer.
+// essential are the nodes that the cluster, its forming or a restore counts on. They are missing
+// for as long as they don't answer.
 func (ob *observer) essential(o *model.Observation) map[cluster.NodeID]bool {
 	ids := map[cluster.NodeID]bool{}
 	add := func(nodes []cluster.EtcdNode) {
@@ -66,8 +69,9 @@ func (ob *observer) essential(o *model.Observation) map[cluster.NodeID]bool {
 	return ids
 }
 
-// countMissing remembers since when nodes haven't answered, and since when the set of those that do is the same. A node on which nothing depends
-// is missing for a while only: it may be one that is gone for good, as after the loss of a disk with the node's name on it.
+// countMissing remembers since when nodes haven't answered, and since when the set of those that do
+// is the same. A node on which nothing depends is missing for a while only: it may be one that is
+// gone for good, as after the loss of a disk with the node's name on it.
 func (ob *observer) countMissing(o *model.Observation, known, essential, foreign map[cluster.NodeID]bool) {
 	now := time.Now()
 	set := ""
@@ -77,7 +81,8 @@ func (ob *observer) countMissing(o *model.Observation, known, essential, foreign
 		set += string(n.ID) + " "
 	}
 	for id := range known {
-		// Other software that answers is alive. When it goes, to make room for this one, the wait for the node begins then.
+		// Other software that answers is alive. When it goes, to make room for this one, the wait for the
+		// node begins then.
 		if ob.missing[id].IsZero() || foreign[id] {
 			ob.missing[id] = now
 		}
@@ -149,7 +154,8 @@ func (ob *observer) endWatches() {
 	}
 }
 
-// watchNodes keeps a stream open to every node that answers, by which it wakes the loop when something changes there.
+// watchNodes keeps a stream open to every node that answers, by which it wakes the loop when
+// something changes there.
 func (ob *observer) watchNodes(ctx context.Context, o *model.Observation) {
 	here := map[cluster.NodeID]bool{}
 	for _, n := range o.Nodes {

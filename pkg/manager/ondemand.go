@@ -15,7 +15,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
-// demandAttempts is how often a backup that an operator asked for is tried until it counts as failed.
+// demandAttempts is how often a backup that an operator asked for is tried until it counts as
+// failed.
 const demandAttempts = 10
 
 // demands are the backups that operators asked for.
@@ -24,14 +25,15 @@ type demands struct {
 	retention *retention
 
 	mu sync.Mutex
-	// fails counts by command how often its backup has failed, took names the backup that only has to be pinned and recorded, and over are
-	// the commands that are done with.
+	// fails counts by command how often its backup has failed, took names the backup that only has to
+	// be pinned and recorded, and over are the commands that are done with.
 	fails map[string]int
 	took  map[string]string
 	over  map[string]bool
 }
 
-// begin shows in the store that a backup which was asked for is being taken. That it can't be shown doesn't hold it up.
+// begin shows in the store that a backup which was asked for is being taken. That it can't be shown
+// doesn't hold it up.
 func (ds *demands) begin(ctx context.Context, a model.TakeBackup) {
 	if a.Command == "" {
 		return
@@ -42,7 +44,8 @@ func (ds *demands) begin(ctx context.Context, a model.TakeBackup) {
 	ds.show(ctx, a.Command, catalog.CreateProgress{At: time.Now().UTC(), Node: a.Node, Attempt: attempt})
 }
 
-// taken is the backup that was already taken for a command, when only pinning or recording it has failed; else empty.
+// taken is the backup that was already taken for a command, when only pinning or recording it has
+// failed; else empty.
 func (ds *demands) taken(command string) string {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
@@ -55,8 +58,8 @@ func (ds *demands) show(ctx context.Context, command string, p catalog.CreatePro
 	}
 }
 
-// close pins a backup that was asked for, if that was asked for too, writes the record and removes the command: in this order, so that what a
-// crash leaves undone is done again.
+// close pins a backup that was asked for, if that was asked for too, writes the record and removes
+// the command: in this order, so that what a crash leaves undone is done again.
 func (ds *demands) close(ctx context.Context, a model.TakeBackup, name string) error {
 	if a.Command == "" {
 		return nil

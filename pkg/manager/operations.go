@@ -24,13 +24,14 @@ type operations struct {
 	saving sync.Mutex // held by one who writes the record
 
 	mu sync.Mutex
-	// op is the restore under way, as last written; ver is the version of its record. While ahead is true it is ahead of that, since the store
-	// doesn't answer.
+	// op is the restore under way, as last written; ver is the version of its record. While ahead is
+	// true it is ahead of that, since the store doesn't answer.
 	op    *catalog.Operation
 	ver   string
 	ahead bool
 
-	// Only the loop touches what follows. removed is the operation whose command this leadership has removed.
+	// Only the loop touches what follows. removed is the operation whose command this leadership has
+	// removed.
 	removed string
 	retryAt time.Time
 	fails   int
@@ -40,7 +41,8 @@ type operations struct {
 	ended map[string]string
 	// failed says why restores have failed, by name.
 	failed map[string]string
-	// unread are operations whose records can't be read, with the versions of these: one may be in the middle of a restore.
+	// unread are operations whose records can't be read, with the versions of these: one may be in the
+	// middle of a restore.
 	unread map[string]string
 	// highest is the highest revision that any restore has recorded.
 	highest        int64
@@ -48,7 +50,8 @@ type operations struct {
 	failedRestores []string
 }
 
-// commitPatience is how long a step waits for the store while etcd is stopped, before it goes on without.
+// commitPatience is how long a step waits for the store while etcd is stopped, before it goes on
+// without.
 const commitPatience = 3 * time.Second
 
 // read keeps the restore under way in step with its record, and remembers which ones have ended.
@@ -89,8 +92,9 @@ type record struct {
 	err error
 }
 
-// readRecords reads the records of operations. What was read is kept if the time is over, so that the next attempt goes on. A record
-// that can't be read may be of a restore in the middle of its commit: as long as there is one, no other is begun.
+// readRecords reads the records of operations. What was read is kept if the time is over, so that
+// the next attempt goes on. A record that can't be read may be of a restore in the middle of its
+// commit: as long as there is one, no other is begun.
 func (ops *operations) readRecords(ctx context.Context, fresh []catalog.Object) error {
 	var mu sync.Mutex
 	got := map[string]record{}
@@ -133,7 +137,8 @@ func (ops *operations) readRecords(ctx context.Context, fresh []catalog.Object) 
 	return nil
 }
 
-// inParallel does something for all items, a few at once, and returns the first error; what was not begun then is left.
+// inParallel does something for all items, a few at once, and returns the first error; what was not
+// begun then is left.
 func inParallel[T any](n int, items []T, f func(T) error) error {
 	queue := make(chan T, len(items))
 	for _, x := range items {
@@ -183,7 +188,8 @@ func (ops *operations) learn(op *catalog.Operation) {
 	}
 }
 
-// rolledBackKept is how many restores that were taken back are remembered, for nodes that were away when it happened.
+// rolledBackKept is how many restores that were taken back are remembered, for nodes that were away
+// when it happened.
 const rolledBackKept = 2
 
 // subject says what is restored.
@@ -229,7 +235,8 @@ func (ops *operations) unsaved() bool {
 	return ops.ahead
 }
 
-// preparing tells whether a restore is under way that has stopped nothing yet, and committing whether one has.
+// preparing tells whether a restore is under way that has stopped nothing yet, and committing
+// whether one has.
 func (ops *operations) preparing() bool {
 	op := ops.current()
 	return op != nil && !op.State.Committing()
@@ -269,7 +276,8 @@ func (ops *operations) forget() {
 // stepWaits tells whether the step that was just tried waits for its next attempt.
 func (ops *operations) stepWaits() bool { return ops.fails > 0 }
 
-// settle writes what could only be remembered while the store was away. Whoever wrote in between wins.
+// settle writes what could only be remembered while the store was away. Whoever wrote in between
+// wins.
 func (ops *operations) settle(ctx context.Context) error {
 	if ops.current() == nil || !ops.unsaved() {
 		return nil
@@ -292,8 +300,9 @@ func (ops *operations) settle(ctx context.Context) error {
 	return nil
 }
 
-// recall takes the restore under way from the nodes' journals when the store can't be asked. It is only needed while etcd is held for it:
-// of a cluster that serves nothing has to be known in a hurry.
+// recall takes the restore under way from the nodes' journals when the store can't be asked. It is
+// only needed while etcd is held for it: of a cluster that serves nothing has to be known in a
+// hurry.
 func (ops *operations) recall(nodes []cluster.NodeStatus) {
 	if ops.current() != nil || !ops.store.away() && len(ops.unread) == 0 {
 		return
@@ -332,11 +341,13 @@ func (ops *operations) recall(nodes []cluster.NodeStatus) {
 	ops.set(newest, ops.unread[newest.ID], true)
 }
 
-// committing are the states of a record that a journal can have, in the order in which they are reached.
+// committing are the states of a record that a journal can have, in the order in which they are
+// reached.
 var committing = []catalog.OperationState{catalog.StateStopping, catalog.StateSwitching, catalog.StateVerifying, catalog.StateReverting}
 
-// laterOperation tells whether a says more than b. No clock decides: a node that was away for long may have the journal of a restore that ended long ago, with
-// whatever time. Terms grow, revisions grow over restores, and states have their order.
+// laterOperation tells whether a says more than b. No clock decides: a node that was away for long
+// may have the journal of a restore that ended long ago, with whatever time. Terms grow, revisions
+// grow over restores, and states have their order.
 func laterOperation(a, b *catalog.Operation) bool {
 	return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.RevisionBefore, b.RevisionBefore),
 		cmp.Compare(slices.Index(committing, a.State), slices.Index(committing, b.State))) > 0
@@ -366,8 +377,9 @@ func toPlan(op *catalog.Operation) *model.Operation {
 	return p
 }
 
-// save writes the operation's record; what it says is true only afterwards. From the moment on when etcd is stopped the record may be
-// ahead of the store: the nodes' journals know of the operation too, and clients wait.
+// save writes the operation's record; what it says is true only afterwards. From the moment on when
+// etcd is stopped the record may be ahead of the store: the nodes' journals know of the operation
+// too, and clients wait.
 func (ops *operations) save(ctx context.Context, change func(*catalog.Operation)) error {
 	ops.saving.Lock()
 	defer ops.saving.Unlock()
@@ -401,7 +413,8 @@ func (ops *operations) save(ctx context.Context, change func(*catalog.Operation)
 // opAttempts is how often a step is tried for a reason that may pass, about ten minutes in all.
 const opAttempts = 40
 
-// step turns the outcome of a step into what the next decision is made from: a reason if it can't succeed, a time to try again if it may.
+// step turns the outcome of a step into what the next decision is made from: a reason if it can't
+// succeed, a time to try again if it may.
 func (ops *operations) step(ctx context.Context, err error) error {
 	if err == nil {
 		ops.retryAt, ops.fails = time.Time{}, 0
@@ -440,8 +453,9 @@ func (ops *operations) waitOn(ctx context.Context, w *waitError) error {
 	return ops.save(ctx, func(op *catalog.Operation) { op.Waiting = w.reason })
 }
 
-// outage is how long no client was served: from the first stop of the commit until a member was open to clients again, and before that in the restart
-// of the managers for which the restore has waited.
+// outage is how long no client was served: from the first stop of the commit until a member was
+// open to clients again, and before that in the restart of the managers for which the restore has
+// waited.
 func (ops *operations) outage(op *catalog.Operation) time.Duration {
 	end := ops.served
 	if end.IsZero() {
@@ -455,7 +469,8 @@ func (ops *operations) outage(op *catalog.Operation) time.Duration {
 	return 0
 }
 
-// noteServed remembers when the first member answered a client after the stop, which takes a quorum.
+// noteServed remembers when the first member answered a client after the stop, which takes a
+// quorum.
 func (ops *operations) noteServed(nodes []cluster.NodeStatus) {
 	if ops.current() == nil || !ops.current().State.Committing() {
 		ops.served = time.Time{}

@@ -20,17 +20,20 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// nodes sends what the leader has to say to the nodes. Nothing that changes a node leaves without the lease.
+// nodes sends what the leader has to say to the nodes. Nothing that changes a node leaves without
+// the lease.
 type nodes struct {
 	*shared
-	// changed is true if the member list was changed since the nodes were last asked. Only the loop touches it.
+	// changed is true if the member list was changed since the nodes were last asked. Only the loop
+	// touches it.
 	changed bool
 
 	mu       sync.Mutex
 	database int64 // size of the largest database that was seen
 }
 
-// How long a step may take before the loop looks again. The node goes on with it, and the same request attaches to it.
+// How long a step may take before the loop looks again. The node goes on with it, and the same
+// request attaches to it.
 const quickAction = 30 * time.Second
 
 // noteDatabase remembers the size of the largest database there is, by which slowAction goes.
@@ -100,8 +103,8 @@ func (n *nodes) perform(ctx context.Context, id cluster.NodeID, req *protosv1.Pe
 	}
 }
 
-// holdsLease is asked right before anything leaves that changes a node or etcd's members. The context alone isn't enough: it ends only
-// once this process runs again after it was held up.
+// holdsLease is asked right before anything leaves that changes a node or etcd's members. The
+// context alone isn't enough: it ends only once this process runs again after it was held up.
 func (n *nodes) holdsLease() error {
 	if n.m.cfg.Peers.Leads(n.term) {
 		return nil
@@ -150,15 +153,16 @@ func (n *nodes) askNode(ctx context.Context, id cluster.NodeID) (cluster.NodeSta
 	return s, nil
 }
 
-// urgent is for steps while nobody is served: a node that doesn't answer must not keep the others waiting. The node goes on with what
-// was asked, and the same request attaches to it.
+// urgent is for steps while nobody is served: a node that doesn't answer must not keep the others
+// waiting. The node goes on with what was asked, and the same request attaches to it.
 func (n *nodes) urgent(ctx context.Context, id cluster.NodeID, req *protosv1.PerformRequest) error {
 	const patience = 15 * time.Second
 	_, err := n.perform(ctx, id, req, patience, nil)
 	return err
 }
 
-// failures are several errors in one line: what goes wrong on several nodes stands in records and tables.
+// failures are several errors in one line: what goes wrong on several nodes stands in records and
+// tables.
 type failures []error
 
 // Error joins them. What several nodes say in the same words is said once.
@@ -205,7 +209,8 @@ type nodeFailure struct {
 func (n *nodeFailure) Error() string { return "node " + string(n.id) + ": " + n.err.Error() }
 func (n *nodeFailure) Unwrap() error { return n.err }
 
-// told is what a node has said, and which kind of error that was there. The words need no more added.
+// told is what a node has said, and which kind of error that was there. The words need no more
+// added.
 type told struct {
 	words string
 	kind  error

@@ -20,7 +20,8 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// restorer carries out the steps of a restore. What it knows stands in the operation's record. Only the loop uses it.
+// restorer carries out the steps of a restore. What it knows stands in the operation's record. Only
+// the loop uses it.
 type restorer struct {
 	*shared
 	nodes      *nodes
@@ -114,14 +115,16 @@ func (rs *restorer) beginRestore(ctx context.Context, o *model.Observation, a mo
 	return rs.operations.begin(ctx, op)
 }
 
-// highestStored is the highest revision that the store's last backups name. Those of lives before stand in the records of the restores.
+// highestStored is the highest revision that the store's last backups name. Those of lives before
+// stand in the records of the restores.
 func (rs *restorer) highestStored(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
 	return rs.archive().HighestRevision(ctx)
 }
 
-// currentBackup is a good backup of the cluster that serves, if nothing was written since it was taken, or "".
+// currentBackup is a good backup of the cluster that serves, if nothing was written since it was
+// taken, or "".
 func (rs *restorer) currentBackup(ctx context.Context, o *model.Observation) string {
 	_, urls := servingURLs(o, rs.m.cfg.Peers.Addresses)
 	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
@@ -229,7 +232,8 @@ func (rs *restorer) stageAll(ctx context.Context, o *model.Observation, a model.
 	})
 }
 
-// leastRevision is what the restored cluster's revision is above. What is written between now and the stop is far less than the bump.
+// leastRevision is what the restored cluster's revision is above. What is written between now and
+// the stop is far less than the bump.
 func (rs *restorer) leastRevision() int64 {
 	return rs.operations.current().RevisionBefore + int64(plan.Bump())
 }
@@ -243,7 +247,8 @@ func (rs *restorer) dropped() []string {
 	return drop
 }
 
-// salvage has a backup made of a data dir. Its name is recorded first, so that a repetition makes no second one.
+// salvage has a backup made of a data dir. Its name is recorded first, so that a repetition makes
+// no second one.
 func (rs *restorer) salvage(ctx context.Context, spec *cluster.Spec, a model.SalvageData) error {
 	if rs.operations.current().SalvageName == "" {
 		name, err := rs.m.cfg.Catalog.NextBackupName(ctx, time.Now())
@@ -271,7 +276,8 @@ func (rs *restorer) salvage(ctx context.Context, spec *cluster.Spec, a model.Sal
 	return rs.operations.save(ctx, func(op *catalog.Operation) { op.Backup = op.SalvageName })
 }
 
-// verifyAll has the members compare what they hold with what was staged. They serve already: what differs is said, not undone.
+// verifyAll has the members compare what they hold with what was staged. They serve already: what
+// differs is said, not undone.
 func (rs *restorer) verifyAll(ctx context.Context, a model.VerifyAll) error {
 	var mu sync.Mutex
 	var steps []catalog.Step

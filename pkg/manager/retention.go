@@ -12,7 +12,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 )
 
-// retention removes what isn't kept of backups, changes and old records, and knows how many backups there are.
+// retention removes what isn't kept of backups, changes and old records, and knows how many backups
+// there are.
 type retention struct {
 	*shared
 
@@ -21,19 +22,22 @@ type retention struct {
 
 	mu     sync.Mutex
 	stored int // backups
-	// pruned is when retention last ran, denied why it can't delete, and locked how many objects it found under lock.
+	// pruned is when retention last ran, denied why it can't delete, and locked how many objects it
+	// found under lock.
 	pruned time.Time
 	denied string
 	locked int
 }
 
 const (
-	// pruneInterval is how often what is too old is looked for, backups or not; pruneAgain when a run could not do everything.
+	// pruneInterval is how often what is too old is looked for, backups or not; pruneAgain when a run
+	// could not do everything.
 	pruneInterval = time.Hour
 	pruneAgain    = time.Minute
 )
 
-// The list of backups grows with what is stored, so no decision waits for it. What decisions need of it is found beside the loop:
+// The list of backups grows with what is stored, so no decision waits for it. What decisions need
+// of it is found beside the loop:
 //
 //   - when the newest backup was begun. Until that is known no periodic backup is taken, and nothing else waits: the cluster is healed,
 //     commands are obeyed, restores begin, and terms are taken;
@@ -47,7 +51,8 @@ type backupCount struct {
 	done bool
 }
 
-// thinOut removes what isn't kept of backups and changes, within the bounds of one run. It returns whether there is more.
+// thinOut removes what isn't kept of backups and changes, within the bounds of one run. It returns
+// whether there is more.
 func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
 	rt.pruning.Lock()
 	defer rt.pruning.Unlock()
@@ -108,7 +113,8 @@ func (rt *retention) prune(ctx context.Context) {
 	}
 }
 
-// countBackups counts to the end of the list. Only one leadership of a process exists at a time, and only its one goroutine calls it.
+// countBackups counts to the end of the list. Only one leadership of a process exists at a time,
+// and only its one goroutine calls it.
 func (rt *retention) countBackups(ctx context.Context) error {
 	c := &rt.m.counted
 	if c.scan == nil {
@@ -130,7 +136,8 @@ func (rt *retention) countBackups(ctx context.Context) error {
 	return nil
 }
 
-// pruneHistory keeps the number of records bounded, beside the loop: whoever leads next reads them all.
+// pruneHistory keeps the number of records bounded, beside the loop: whoever leads next reads them
+// all.
 func (rt *retention) pruneHistory(ctx context.Context) {
 	rt.wg.Go(func() {
 		rt.pruning.Lock()

@@ -15,11 +15,12 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
-// withdrawalPoll is how often the queue is looked at while a restore is prepared, since the operator may think better of it.
+// withdrawalPoll is how often the queue is looked at while a restore is prepared, since the
+// operator may think better of it.
 const withdrawalPoll = 5 * time.Second
 
-// storeView is what was last read of the store, and by which stamps one can tell that it is still so. The marker, the leader record and the
-// records of operations are parts of their own.
+// storeView is what was last read of the store, and by which stamps one can tell that it is still
+// so. The marker, the leader record and the records of operations are parts of their own.
 type storeView struct {
 	*shared
 
@@ -48,7 +49,8 @@ func (sv *storeView) away() bool {
 	return sv.seen.Error != ""
 }
 
-// due tells whether it is time to read again. A store that fails is left alone for longer and longer.
+// due tells whether it is time to read again. A store that fails is left alone for longer and
+// longer.
 func (sv *storeView) due(preparing bool) bool {
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
@@ -110,7 +112,8 @@ func (sv *storeView) command(name string) (catalog.Command, bool) {
 	return c, ok
 }
 
-// showsSurvivors tells whether the store shows what data there are without a quorum; survivorsGone, that it doesn't any more.
+// showsSurvivors tells whether the store shows what data there are without a quorum; survivorsGone,
+// that it doesn't any more.
 func (sv *storeView) showsSurvivors() bool {
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
@@ -193,8 +196,9 @@ func (sv *storeView) readSettings(ctx context.Context, obj catalog.Object) error
 // reads is how many small objects are read at once where there may be many.
 const reads = 8
 
-// readCommands reads those that are new. What was read is kept if the time is over, so that the next attempt goes on. A restore is ready
-// only if mayBegin: the records of all operations are known.
+// readCommands reads those that are new. What was read is kept if the time is over, so that the
+// next attempt goes on. A restore is ready only if mayBegin: the records of all operations are
+// known.
 func (sv *storeView) readCommands(ctx context.Context, list catalog.ControlListing, mayBegin bool) error {
 	if sv.m.cfg.Spec != nil {
 		return nil
