@@ -27,7 +27,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdchild "github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 )
@@ -43,7 +43,7 @@ const (
 )
 
 func main() {
-	if code, ok := etcd.DispatchChild(os.Args[1:], children()...); ok {
+	if code, ok := etcdchild.Dispatch(os.Args[1:], children()...); ok {
 		os.Exit(code)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

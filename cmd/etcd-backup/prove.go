@@ -11,7 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdchild "github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
@@ -26,8 +26,8 @@ const (
 )
 
 // children are the program's hidden subcommands, which work on databases at the lowest priority.
-func children() []etcd.ChildCommand {
-	return []etcd.ChildCommand{database.CheckCommand(), changelog.ReplayCommand()}
+func children() []etcdchild.Command {
+	return []etcdchild.Command{database.CheckCommand(), changelog.ReplayCommand()}
 }
 
 // proveBackups proves a backup every so often, the newest good one of the life that serves, until

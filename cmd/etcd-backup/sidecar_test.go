@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/file"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	etcdchild "github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
@@ -34,7 +35,7 @@ func TestMain(m *testing.M) {
 		if os.Args[1] == instance {
 			os.Exit(instanceMain(os.Args[2:]))
 		}
-		if code, ok := etcd.DispatchChild(os.Args[1:], append(children(), process.EtcdCommand())...); ok {
+		if code, ok := etcdchild.Dispatch(os.Args[1:], append(children(), process.EtcdCommand())...); ok {
 			os.Exit(code)
 		}
 	}

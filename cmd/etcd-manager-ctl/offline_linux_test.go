@@ -28,6 +28,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 	if code, ok := operator.ChildMain(os.Args[1:]); ok {
 		os.Exit(code)
 	}
-	if code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand()); ok {
+	if code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand()); ok {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())

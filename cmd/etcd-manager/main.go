@@ -22,6 +22,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
@@ -51,7 +52,7 @@ func main() {
 
 // run picks the face by the first argument.
 func run(args []string) int {
-	code, ok := etcd.DispatchChild(args, process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(),
+	code, ok := child.Dispatch(args, process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(),
 		salvage.Command(), changelog.ReplayCommand())
 	if ok {
 		return code

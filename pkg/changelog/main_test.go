@@ -21,6 +21,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
@@ -30,7 +31,7 @@ import (
 // TestMain makes the test binary what the manager is: able to work on databases in a process of its own.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		if code, ok := etcd.DispatchChild(os.Args[1:], database.CheckCommand(), database.ValuesCommand(), ReplayCommand()); ok {
+		if code, ok := child.Dispatch(os.Args[1:], database.CheckCommand(), database.ValuesCommand(), ReplayCommand()); ok {
 			os.Exit(code)
 		}
 		if os.Args[1] == readerCommand {

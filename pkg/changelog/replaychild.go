@@ -12,7 +12,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
@@ -56,8 +56,8 @@ func (f *segmentFault) error() *Error {
 
 // ReplayCommand is the hidden subcommand that brings a database file forward by segments from its
 // standard input: its arguments are the file's path and the revision.
-func ReplayCommand() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: database.ReplaySubcommand, Main: replayMain}
+func ReplayCommand() child.Command {
+	return child.Command{Name: database.ReplaySubcommand, Main: replayMain}
 }
 
 // replayMain is a process of its own that reads segments from its standard input and brings a database file forward

@@ -24,6 +24,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
@@ -39,7 +40,7 @@ const managerSubcommand = "run-agent"
 // TestMain makes the test binary what the manager is: able to run as etcd, as the checkers, and as a manager that has nothing but an agent.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
-		code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), salvage.Command())
+		code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), salvage.Command())
 		if ok {
 			os.Exit(code)
 		}

@@ -6,13 +6,13 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // TestMain makes the test binary able to run as etcd.
 func TestMain(m *testing.M) {
-	if code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand()); ok {
+	if code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand()); ok {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 )
 
 // CheckSubcommand is the name of [CheckCommand].
@@ -315,8 +316,8 @@ type checkAnswer struct {
 
 // CheckCommand is the hidden subcommand that proves one file: its arguments are the path and, if they aren't zero, the CheckOptions as JSON. It
 // prints one line of JSON.
-func CheckCommand() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: CheckSubcommand, Main: checkMain}
+func CheckCommand() child.Command {
+	return child.Command{Name: CheckSubcommand, Main: checkMain}
 }
 
 // checkMain is a process of its own that proves one file: args is its path and, if they aren't zero, the CheckOptions as JSON. It prints one line of
@@ -331,7 +332,7 @@ func checkMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH [OPTIONS]\n", CheckSubcommand)
 		return 2
 	}
-	etcd.LimitSelf()
+	child.LimitSelf()
 	f, planned, err := checkFile(context.Background(), args[0], o) // the whole of a child process; who wants it to end kills it
 	if err == nil {
 		err = crossCheck(args[0], f)
@@ -341,7 +342,7 @@ func checkMain(args []string) int {
 	}
 	a := checkAnswer{Facts: &f}
 	if err != nil {
-		a = checkAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: etcd.KindOf(err)}
+		a = checkAnswer{Error: fmt.Sprintf("prove %s: %v", args[0], err), Kind: child.KindOf(err)}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -369,17 +370,17 @@ func Check(ctx context.Context, selfExe, path string, o CheckOptions) (Facts, er
 		}
 		args = append(args, string(b))
 	}
-	limit := etcd.ChildLimit(fi.Size())
+	limit := child.TimeLimit(fi.Size())
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	out, err := etcd.RunSelf(tctx, nil, selfExe, args...)
+	out, err := child.Run(tctx, nil, selfExe, args...)
 	if ctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, ctx.Err())
 	}
 	if tctx.Err() != nil {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, badDB("the check didn't end within %s", limit))
 	}
-	if errors.Is(err, etcd.ErrCrashed) {
+	if errors.Is(err, child.ErrCrashed) {
 		return Facts{}, fmt.Errorf("prove %s: %w", path, badDB("the process that read it %v", err))
 	}
 	if err != nil {
@@ -390,7 +391,7 @@ func Check(ctx context.Context, selfExe, path string, o CheckOptions) (Facts, er
 		return Facts{}, fmt.Errorf("prove %s: %s %s gave no answer: %w", path, selfExe, CheckSubcommand, err)
 	}
 	if a.Error != "" {
-		return Facts{}, etcd.ToldError(a.Error, a.Kind)
+		return Facts{}, child.Told(a.Error, a.Kind)
 	}
 	return *a.Facts, nil
 }

@@ -16,7 +16,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/storage/schema"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 )
 
 // KeysSubcommand is the name of [KeysCommand].
@@ -140,7 +140,7 @@ const (
 const maxKey = 64 << 20
 
 // KeysCommand is the hidden subcommand that writes the live keys of one file to its standard output: its argument is the path.
-func KeysCommand() etcd.ChildCommand { return etcd.ChildCommand{Name: KeysSubcommand, Main: keysMain} }
+func KeysCommand() child.Command { return child.Command{Name: KeysSubcommand, Main: keysMain} }
 
 // keysMain is a process of its own that writes the live keys of one file to its standard output: args is the file's path. It returns the
 // exit code, 0 also if the file is bad: the end of the output says so.
@@ -149,7 +149,7 @@ func keysMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH\n", KeysSubcommand)
 		return 2
 	}
-	etcd.LimitSelf()
+	child.LimitSelf()
 	if err := writeKeys(bufio.NewWriterSize(os.Stdout, 256<<10), args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -184,7 +184,7 @@ func writeEnd(w *bufio.Writer, err error) error {
 	}
 	var a checkAnswer
 	if err != nil {
-		a.Error, a.Kind = err.Error(), etcd.KindOf(err)
+		a.Error, a.Kind = err.Error(), child.KindOf(err)
 	}
 	if err := w.WriteByte(endFrame); err != nil {
 		return fmt.Errorf("%w: %w", errKeysOutput, err)
@@ -218,7 +218,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	tctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	c := exec.CommandContext(tctx, selfExe, args...)
-	stderr := etcd.Complaint()
+	stderr := child.Complaint()
 	c.Stderr, c.Env, c.WaitDelay = stderr, []string{"GOTRACEBACK=single"}, 2*time.Second
 	out, err := c.StdoutPipe()
 	if err != nil {
@@ -233,7 +233,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 		_ = c.Process.Kill() // it may wait for a reader for ever; when it has ended already, so much the better
 	}
 	waitErr := c.Wait()
-	ws, exited := etcd.ExitStatus(waitErr)
+	ws, exited := child.ExitStatus(waitErr)
 	switch {
 	case visitErr != nil:
 		return visitErr
@@ -242,7 +242,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	case tctx.Err() != nil:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the reader didn't end within %s", limit))
 	case exited && !ours && ws.Signaled() && ws.Signal() == syscall.SIGKILL:
-		return fmt.Errorf("read keys of %s: %w", path, etcd.ErrKilled)
+		return fmt.Errorf("read keys of %s: %w", path, child.ErrKilled)
 	case readErr != nil && len(stderr.Bytes()) > 0, readErr == nil && exited:
 		return fmt.Errorf("read keys of %s: %w", path, badDB("the process that read it crashed (%v): %s", waitErr, bytes.TrimSpace(stderr.Bytes())))
 	case readErr != nil:
@@ -250,7 +250,7 @@ func readInChild(ctx context.Context, selfExe, path string, args []string, read 
 	case waitErr != nil:
 		return fmt.Errorf("read keys of %s: %w", path, waitErr)
 	case a.Error != "":
-		return etcd.ToldError(a.Error, a.Kind)
+		return child.Told(a.Error, a.Kind)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 )
 
 // TestKilledReader has the process that reads a database killed from outside, as the kernel does when memory runs out: that says nothing of the data.
@@ -24,7 +25,7 @@ func TestKilledReader(t *testing.T) {
 	_, replay := Replay(t.Context(), killed, path, strings.NewReader("no changes"), &struct{}{}, "7")
 	keys := Keys(t.Context(), killed, path, func(LiveKey) error { return nil })
 	for what, err := range map[string]error{"prove": proof, "keys": keys} {
-		if !errors.Is(err, etcd.ErrKilled) || errors.Is(err, etcd.ErrBadDatabase) {
+		if !errors.Is(err, child.ErrKilled) || errors.Is(err, etcd.ErrBadDatabase) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

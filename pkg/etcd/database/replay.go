@@ -18,6 +18,7 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 )
 
 // ReplaySubcommand is the name of the hidden subcommand that ends in [ReplayMain].
@@ -316,11 +317,11 @@ type replayAnswer struct {
 // ReplayMain is the whole of a process of its own that brings the database file at path forward by the steps that next yields. It prints one line of JSON, with
 // what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
 func ReplayMain(path string, next func() (Replayed, error), report func() any) int {
-	etcd.LimitSelf()
+	child.LimitSelf()
 	res, err := ReplayFile(context.Background(), path, next) // as in checkMain: who wants it to end kills the process
 	a := replayAnswer{Result: &res}
 	if err != nil {
-		a = replayAnswer{Error: err.Error(), Kind: etcd.KindOf(err)}
+		a = replayAnswer{Error: err.Error(), Kind: child.KindOf(err)}
 	}
 	if a.Report, err = json.Marshal(report()); err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(a)
@@ -336,11 +337,11 @@ func ReplayMain(path string, next func() (Replayed, error), report func() any) i
 // the caller: args follow on the subcommand and the file's path, and in is the child's standard input, which is read nowhere else. What the child reports is decoded into report, also where
 // it has failed.
 func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any, args ...string) (ReplayResult, error) {
-	out, err := etcd.RunSelf(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
+	out, err := child.Run(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
 	switch {
 	case ctx.Err() != nil:
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, context.Cause(ctx))
-	case errors.Is(err, etcd.ErrCrashed):
+	case errors.Is(err, child.ErrCrashed):
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, badDB("the process that wrote to it %v", err))
 	}
 	// A child that has found something wrong doesn't read to the end, so that it couldn't be told everything says nothing.
@@ -354,7 +355,7 @@ func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any,
 		}
 	}
 	if a.Error != "" {
-		return ReplayResult{}, etcd.ToldError(a.Error, a.Kind)
+		return ReplayResult{}, child.Told(a.Error, a.Kind)
 	}
 	if err != nil {
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)

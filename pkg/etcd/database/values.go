@@ -15,7 +15,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 )
 
 // ValuesSubcommand is the name of [ValuesCommand].
@@ -105,8 +105,8 @@ const maxValueFrame = maxPageRun
 
 // ValuesCommand is the hidden subcommand that writes the records of one file to its standard output: its arguments are the path, the prefix in
 // hexadecimal and the revision.
-func ValuesCommand() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: ValuesSubcommand, Main: valuesMain}
+func ValuesCommand() child.Command {
+	return child.Command{Name: ValuesSubcommand, Main: valuesMain}
 }
 
 // valuesMain is a process of its own that writes the records of one file to its standard output: args are the file's path, the prefix in hexadecimal and the
@@ -124,7 +124,7 @@ func valuesMain(args []string) int {
 		fmt.Fprintf(os.Stderr, "usage: %s PATH HEX-PREFIX REVISION\n", ValuesSubcommand)
 		return 2
 	}
-	etcd.LimitSelf()
+	child.LimitSelf()
 	if err := writeValues(bufio.NewWriterSize(os.Stdout, 256<<10), args[0], o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

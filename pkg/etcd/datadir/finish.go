@@ -22,6 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/atomicfile"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
@@ -187,13 +188,13 @@ func (n *newCluster) writeRaft(dir string) (err error) {
 
 // StageCommand is the hidden subcommand that works on the database of a data dir that is being staged: its argument is the directory,
 // standard input says what to do.
-func StageCommand() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: StageSubcommand, Main: func(args []string) int {
+func StageCommand() child.Command {
+	return child.Command{Name: StageSubcommand, Main: func(args []string) int {
 		if len(args) != 1 {
 			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", StageSubcommand)
 			return 2
 		}
-		return etcd.AnswerParent(func(ctx context.Context, o *stageOrder) (database.StageResult, error) {
+		return child.Answer(func(ctx context.Context, o *stageOrder) (database.StageResult, error) {
 			return finishStage(ctx, o, args[0])
 		})
 	}}
@@ -203,7 +204,7 @@ func finishInChild(ctx context.Context, o *stageOrder, dir string) (database.Sta
 	exe := o.Config.SelfExe
 	c := *o
 	c.Config.Snapshot, c.Config.Throttle, c.Config.SelfExe = nil, nil, ""
-	return etcd.CallChild[database.StageResult](ctx, exe, &c, StageSubcommand, dir)
+	return child.Call[database.StageResult](ctx, exe, &c, StageSubcommand, dir)
 }
 
 // forMember completes what is the same on every member.

@@ -6,14 +6,14 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 )
 
 // TestMain makes the test binary what the manager is: able to run as etcd and as the checkers.
 func TestMain(m *testing.M) {
-	if code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), StageCommand()); ok {
+	if code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), StageCommand()); ok {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 )
 
 // ErrNoBinary means that a node has no etcd of the version that was asked for.
@@ -241,8 +242,8 @@ func (b *Binaries) scan(ctx context.Context) (list []Binary, problems []string) 
 
 // EtcdCommand is the hidden subcommand that is etcd itself, the version CompiledVersion. Its arguments are etcd's flags alone. etcd may end the
 // process by itself.
-func EtcdCommand() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: Subcommand, Main: func(args []string) int {
+func EtcdCommand() child.Command {
+	return child.Command{Name: Subcommand, Main: func(args []string) int {
 		etcdmain.Main(append([]string{Subcommand}, args...))
 		return 0
 	}}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 )
 
@@ -93,13 +94,13 @@ func (d salvageDir) remove() error {
 const Subcommand = "salvage-copy"
 
 // Command is the hidden subcommand that makes the copy of a member: its argument is the data dir to make, standard input says of what.
-func Command() etcd.ChildCommand {
-	return etcd.ChildCommand{Name: Subcommand, Main: func(args []string) int {
+func Command() child.Command {
+	return child.Command{Name: Subcommand, Main: func(args []string) int {
 		if len(args) != 1 {
 			fmt.Fprintf(os.Stderr, "usage: %s DIRECTORY\n", Subcommand)
 			return 2
 		}
-		return etcd.AnswerParent(func(ctx context.Context, o *salvageOrder) (*salvageCopy, error) { return o.copy(ctx, args[0]) })
+		return child.Answer(func(ctx context.Context, o *salvageOrder) (*salvageCopy, error) { return o.copy(ctx, args[0]) })
 	}}
 }
 
@@ -120,7 +121,7 @@ func (d salvageDir) fill(ctx context.Context, cfg Config) (*salvageCopy, error) 
 	if cfg.SelfExe == "" {
 		return o.copy(ctx, d.data())
 	}
-	return etcd.CallChild[*salvageCopy](ctx, cfg.SelfExe, &o, Subcommand, d.data())
+	return child.Call[*salvageCopy](ctx, cfg.SelfExe, &o, Subcommand, d.data())
 }
 
 // copy copies a member, and makes every entry of the copy's log a committed one.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
 
@@ -83,7 +84,7 @@ func startHelper(cfg Config, d salvageDir) (_ *helper, err error) {
 	if cfg.Stdout != nil {
 		h.cmd.Stdout = cfg.Stdout
 	}
-	h.cmd.SysProcAttr = etcd.DieWithParent(&syscall.SysProcAttr{Setpgid: true})
+	h.cmd.SysProcAttr = child.DieWithParent(&syscall.SysProcAttr{Setpgid: true})
 	started := make(chan error)
 	go h.run(started)
 	if err := <-started; err != nil {

@@ -6,7 +6,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
@@ -14,7 +14,7 @@ import (
 
 // TestMain makes the test binary what the manager is, and two processes that a test kills.
 func TestMain(m *testing.M) {
-	if code, ok := etcd.DispatchChild(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), Command()); ok {
+	if code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(), Command()); ok {
 		os.Exit(code)
 	}
 	if len(os.Args) > 1 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
@@ -87,7 +88,7 @@ func run(ctx context.Context, cfg Config) (_ *Database, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := dir.replay(ctx, cfg, c, etcd.ChildLimit(info.DBSize)); err != nil {
+	if err := dir.replay(ctx, cfg, c, child.TimeLimit(info.DBSize)); err != nil {
 		return nil, err
 	}
 	s := &Database{Version: cfg.Binary.Version, Term: c.Term, Index: c.Index, dir: dir}

@@ -9,13 +9,14 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/database"
 )
 
 // ChildMain is the program as a child of itself; ok is false if it isn't one. args are those of the
 // command line without the program's name.
 func ChildMain(args []string) (code int, ok bool) {
-	return etcd.DispatchChild(args, database.CheckCommand(), database.KeysCommand(), database.ValuesCommand(), changelog.ReplayCommand())
+	return child.Dispatch(args, database.CheckCommand(), database.KeysCommand(), database.ValuesCommand(), changelog.ReplayCommand())
 }
 
 // Children checks databases in processes of their own, so that no file whatever can harm the caller.

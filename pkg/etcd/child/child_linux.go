@@ -1,4 +1,4 @@
-package etcd
+package child
 
 import "syscall"
 

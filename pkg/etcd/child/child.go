@@ -1,4 +1,4 @@
-package etcd
+package child
 
 import (
 	"bytes"
@@ -17,18 +17,19 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/background"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 )
 
-// ChildCommand is a hidden subcommand of a program: what it does as a child of itself.
-type ChildCommand struct {
+// Command is a hidden subcommand of a program: what it does as a child of itself.
+type Command struct {
 	Name string
 	// Main gets what follows on the name, and returns the exit code.
 	Main func(args []string) int
 }
 
-// DispatchChild is called with a program's arguments, without its name, before it does anything else. It runs the command that they begin with,
+// Dispatch is called with a program's arguments, without its name, before it does anything else. It runs the command that they begin with,
 // if it is one of these; else ok is false.
-func DispatchChild(args []string, commands ...ChildCommand) (code int, ok bool) {
+func Dispatch(args []string, commands ...Command) (code int, ok bool) {
 	if len(args) == 0 {
 		return 0, false
 	}
@@ -40,33 +41,33 @@ func DispatchChild(args []string, commands ...ChildCommand) (code int, ok bool) 
 	return 0, false
 }
 
-// childAnswer is what a child prints: one line of JSON.
-type childAnswer[T any] struct {
+// answer is what a child prints: one line of JSON.
+type answer[T any] struct {
 	Result *T     `json:"result,omitempty"`
 	Error  string `json:"error,omitempty"`
 	Kind   string `json:"kind,omitempty"`
 }
 
-// CallChild runs a subcommand of exe, which is [AnswerParent], with an order as its standard input, and returns the result or the error that it
+// Call runs a subcommand of exe, which is [Answer], with an order as its standard input, and returns the result or the error that it
 // answers. The error wraps the sentinel that the child's did.
-func CallChild[T any](ctx context.Context, exe string, order any, args ...string) (result T, err error) {
+func Call[T any](ctx context.Context, exe string, order any, args ...string) (result T, err error) {
 	in, err := json.Marshal(order)
 	if err != nil {
 		return result, err
 	}
-	out, err := RunSelf(ctx, bytes.NewReader(in), exe, args...)
+	out, err := Run(ctx, bytes.NewReader(in), exe, args...)
 	if ctx.Err() != nil {
 		return result, ctx.Err()
 	}
 	if err != nil {
 		return result, err
 	}
-	var a childAnswer[T]
+	var a answer[T]
 	if err := json.Unmarshal(out, &a); err != nil {
 		return result, fmt.Errorf("%s %s gave no answer: %w", exe, args[0], err)
 	}
 	if a.Error != "" {
-		return result, ToldError(a.Error, a.Kind)
+		return result, Told(a.Error, a.Kind)
 	}
 	if a.Result == nil {
 		return result, fmt.Errorf("%s %s gave no result", exe, args[0])
@@ -74,8 +75,8 @@ func CallChild[T any](ctx context.Context, exe string, order any, args ...string
 	return *a.Result, nil
 }
 
-// AnswerParent is the whole of a child that [CallChild] runs. It returns the exit code, 0 also if the work has failed: the answer says so.
-func AnswerParent[O, T any](work func(ctx context.Context, order O) (T, error)) int {
+// Answer is the whole of a child that [Call] runs. It returns the exit code, 0 also if the work has failed: the answer says so.
+func Answer[O, T any](work func(ctx context.Context, order O) (T, error)) int {
 	LimitSelf()
 	var order O
 	if err := json.NewDecoder(os.Stdin).Decode(&order); err != nil {
@@ -83,9 +84,9 @@ func AnswerParent[O, T any](work func(ctx context.Context, order O) (T, error)) 
 		return 2
 	}
 	result, err := work(context.Background(), order) // nobody cancels it: who wants it to end kills the process
-	a := childAnswer[T]{Result: &result}
+	a := answer[T]{Result: &result}
 	if err != nil {
-		a = childAnswer[T]{Error: err.Error(), Kind: KindOf(err)}
+		a = answer[T]{Error: err.Error(), Kind: KindOf(err)}
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(a); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -94,10 +95,10 @@ func AnswerParent[O, T any](work func(ctx context.Context, order O) (T, error)) 
 	return 0
 }
 
-// childKinds are the sentinels that the answer of a child can name. No error wraps two of them.
-var childKinds = map[string]error{
-	"database": ErrBadDatabase, "snapshot": ErrBadSnapshot, "in-use": ErrDataDirInUse, "absent": os.ErrNotExist, "version": ErrVersion,
-	"config": ErrConfig, "log": ErrBadLog, "gap": ErrGap, "full": syscall.ENOSPC,
+// kinds are the sentinels that the answer of a child can name. No error wraps two of them.
+var kinds = map[string]error{
+	"database": etcd.ErrBadDatabase, "snapshot": etcd.ErrBadSnapshot, "in-use": etcd.ErrDataDirInUse, "absent": os.ErrNotExist, "version": etcd.ErrVersion,
+	"config": etcd.ErrConfig, "log": etcd.ErrBadLog, "gap": etcd.ErrGap, "full": syscall.ENOSPC,
 }
 
 // sentinelOf gives what the caller branches on.
@@ -105,12 +106,12 @@ func sentinelOf(kind string) error {
 	if kind == "full" {
 		return errors.Join(syscall.ENOSPC, cluster.ErrPermanent)
 	}
-	return childKinds[kind]
+	return kinds[kind]
 }
 
 // KindOf is the name of the sentinel that an error wraps; empty if a child's answer can't name it.
 func KindOf(err error) string {
-	for kind, sentinel := range childKinds {
+	for kind, sentinel := range kinds {
 		if errors.Is(err, sentinel) {
 			return kind
 		}
@@ -126,18 +127,18 @@ func LimitSelf() {
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 }
 
-// ToldError is an error that a child has told, of a kind that [KindOf] gave there.
-func ToldError(message, kind string) error { return &childError{msg: message, kind: sentinelOf(kind)} }
+// Told is an error that a child has told, of a kind that [KindOf] gave there.
+func Told(message, kind string) error { return &toldError{msg: message, kind: sentinelOf(kind)} }
 
-// childError is an error that was told by a child process.
-type childError struct {
+// toldError is an error that was told by a child process.
+type toldError struct {
 	msg  string
 	kind error
 }
 
-func (e *childError) Error() string { return e.msg }
+func (e *toldError) Error() string { return e.msg }
 
-func (e *childError) Unwrap() error { return e.kind }
+func (e *toldError) Unwrap() error { return e.kind }
 
 // ErrCrashed means that a child ended by a panic, or by a signal that it has caused itself.
 var ErrCrashed = errors.New("crashed")
@@ -145,8 +146,8 @@ var ErrCrashed = errors.New("crashed")
 // ErrKilled means that a child was ended from outside.
 var ErrKilled = errors.New("the process that worked on it was killed, perhaps by the kernel because memory ran out; that says nothing of the data")
 
-// RunSelf runs a subcommand of the manager and returns what it printed, also where it wasn't to be told everything. stdin may be nil.
-func RunSelf(ctx context.Context, stdin io.Reader, exe string, args ...string) ([]byte, error) {
+// Run runs a subcommand of the manager and returns what it printed, also where it wasn't to be told everything. stdin may be nil.
+func Run(ctx context.Context, stdin io.Reader, exe string, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, exe, args...)
 	stdout, stderr := &HeadBuffer{most: maxAnswer}, Complaint()
 	c.Stdin, c.Stdout, c.Stderr = stdin, stdout, stderr
@@ -212,7 +213,7 @@ func (t *HeadBuffer) Write(p []byte) (int, error) {
 // Bytes is what was kept.
 func (t *HeadBuffer) Bytes() []byte { return t.b }
 
-// ChildLimit is how long work on a database may take: a generous bound, because whoever has the lowest priority may wait for long.
-func ChildLimit(size int64) time.Duration {
+// TimeLimit is how long work on a database may take: a generous bound, because whoever has the lowest priority may wait for long.
+func TimeLimit(size int64) time.Duration {
 	return 5*time.Minute + time.Duration(size>>20)*time.Second
 }
