@@ -29,6 +29,7 @@ type backups struct {
 	retryAt time.Time
 	failure string
 	doneAt  time.Time
+	begunAt time.Time // of the one that was done then
 	fails   int
 	// failedOn is when a backup last failed on a node.
 	failedOn map[cluster.NodeID]time.Time
@@ -50,7 +51,7 @@ func (bs *backups) start(ctx context.Context, spec *cluster.Spec, a model.TakeBa
 		return
 	}
 	bs.running = a.Reason
-	wanted := bs.wanted
+	wanted, begun := bs.wanted, time.Now()
 	bs.mu.Unlock()
 	bs.wg.Go(func() {
 		bs.demands.begin(ctx, a)
@@ -72,7 +73,8 @@ func (bs *backups) start(ctx context.Context, spec *cluster.Spec, a model.TakeBa
 		}
 		retryAt := bs.retryAt
 		if err == nil {
-			bs.fails, bs.failure, bs.retryAt, bs.doneAt = 0, "", time.Time{}, time.Now()
+			bs.fails, bs.failure, bs.retryAt = 0, "", time.Time{}
+			bs.begunAt, bs.doneAt = begun, time.Now()
 			bs.newest, bs.newestKnown, bs.restored = catalog.BackupTime(name), true, false
 			delete(bs.failedOn, a.Node)
 			if bs.wanted == wanted { // else it was wanted after this one had begun
@@ -96,7 +98,8 @@ func (bs *backups) start(ctx context.Context, spec *cluster.Spec, a model.TakeBa
 func (bs *backups) observe(o *model.Observation) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
-	o.BackupRunning, o.BackupRetryAt, o.BackupDoneAt = bs.running, bs.retryAt, bs.doneAt
+	o.BackupRunning, o.BackupRetryAt = bs.running, bs.retryAt
+	o.BackupBegunAt, o.BackupDoneAt = bs.begunAt, bs.doneAt
 	o.BackupFailed, o.Restored, o.BackupWanted = bs.avoided(), bs.restored, bs.wanted
 	o.BackupFailures, o.BackupError = bs.fails, bs.failure
 	o.Store.NewestBackup, o.Store.NewestBackupKnown = bs.newest, bs.newestKnown

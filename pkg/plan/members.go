@@ -35,7 +35,7 @@ func (r *rules) backup() (Decision, bool) {
 	if !s.NewestBackup.IsZero() && age < r.p.BackupInterval && age > -r.p.BackupInterval {
 		return none, false
 	}
-	if r.o.Now.Sub(r.o.BackupDoneAt) < r.p.BackupInterval {
+	if r.o.Now.Sub(r.o.BackupBegunAt) < r.p.BackupInterval {
 		return none, false // one that is dated in the future stays the newest, whatever is taken after it
 	}
 	why := fmt.Sprintf("the newest backup is %s old, the interval is %s", round(age), r.p.BackupInterval)

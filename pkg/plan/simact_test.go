@@ -80,7 +80,7 @@ func (s *sim) observeNodes(l *simLeader) {
 	o.FreshToken = cluster.Token(fmt.Sprintf("T%d", s.count()))
 	o.BackupRetryAt = s.clock(l.retryAt)
 	if l.done {
-		o.BackupDoneAt = s.clock(l.doneAt)
+		o.BackupDoneAt, o.BackupBegunAt = s.clock(l.doneAt), s.clock(l.doneAt)
 	}
 	l.haveN = true
 }

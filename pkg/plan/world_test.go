@@ -633,7 +633,7 @@ func (w *world) setBackup(a args) {
 	case "running":
 		w.o.BackupRunning = "periodic"
 	case "done":
-		w.o.BackupDoneAt = worldNow.Add(-a.dur(0))
+		w.o.BackupDoneAt, w.o.BackupBegunAt = worldNow.Add(-a.dur(0)), worldNow.Add(-a.dur(0))
 	case "retry":
 		w.o.BackupRetryAt = worldNow.Add(a.dur(0))
 	default:

@@ -37,6 +37,8 @@ type Observation struct {
 	Restored bool
 	// BackupDoneAt is when this process last finished a backup, by its own clock; zero if it never did.
 	BackupDoneAt time.Time
+	// BackupBegunAt is when that backup began.
+	BackupBegunAt time.Time
 	// SettledFor is how long the set of reachable nodes has been as it is; forming with fewer than all waits for it.
 	SettledFor time.Duration
 	// Alive are members whose etcd answers although their node's manager doesn't; they are not replaced. May be left empty.
