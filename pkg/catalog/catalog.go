@@ -56,6 +56,7 @@ const (
 const maxObject = 1 << 20
 
 // Catalog reads and writes the objects of one cluster's store. It is safe for concurrent use.
+// Many methods, since each kind of object has its reading, writing and listing here, and nowhere else; they share the store alone.
 type Catalog struct {
 	store blob.Store
 	now   func() time.Time

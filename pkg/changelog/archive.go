@@ -16,6 +16,7 @@ import (
 )
 
 // Archive reads what was kept: backups and the changes behind them. It is safe for concurrent use.
+// Many methods, since points, chains, plans and keys are all looked up in the same listings, which it keeps.
 type Archive struct {
 	// Catalog is where everything is, with the keys to what is encrypted.
 	Catalog *catalog.Catalog

@@ -42,6 +42,7 @@ type Config struct {
 }
 
 // Client is what an operator can do with one store. It is safe for concurrent use. It holds nothing that has to be closed.
+// Many methods, since it is the one list of what can be done; they share the store and its settings alone.
 type Client struct {
 	catalog *catalog.Catalog
 	archive *changelog.Archive

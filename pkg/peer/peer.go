@@ -152,6 +152,7 @@ func checkEndpoint(e string) error {
 }
 
 // Peers is the set of managers as one of them sees it. Its methods may be called concurrently.
+// Many methods, since connections, the election and what is known of a node change under one lock: a vote and the peer that it is for must not differ.
 type Peers struct {
 	protosv1.UnimplementedPeerServiceServer
 

@@ -117,6 +117,8 @@ func (r *rules) ordered() []rule {
 	}
 }
 
+// rules are what Next asks, one after another. Many methods, since each rule is one, and each question that several rules ask
+// of the same observation is another; they share that observation and change nothing.
 type rules struct {
 	o    observed
 	spec *cluster.Spec

@@ -59,6 +59,7 @@ type Options struct {
 type Ports struct{ Client, Peer, Quarantine, GRPC, Status int }
 
 // Cluster is a number of managers with what they need. Only the test's goroutine may use it, except where said otherwise.
+// Many methods, since it is all that a test can do to a cluster, in one place.
 type Cluster struct {
 	// Dir holds everything: node-<name>/ with the data, node-<name>.log, pki/ and store/.
 	Dir     string
