@@ -111,7 +111,7 @@ func TestKubeadmSingle(t *testing.T) {
 	}
 	w.Put("/data/second", "2")
 	etcd.stop() // but its manifest is there, and the kubelet would start it again
-	w.adopt(n, "--manifest="+manifest, "--yes", "--wait=0s").end(t, 1, "goes on", "is still there")
+	w.adopt(n, "--manifest="+manifest, "--yes", "--wait=0s").end(t, 1, "continues", "is still there")
 	must(t, os.Rename(manifest, manifest+".before"))
 	w.adopt(n, "--manifest="+manifest, "--yes").end(t, 0, "are the manager's now")
 	w.adopt(n, "--manifest="+manifest, "--yes").end(t, 0, "is already adopted")

@@ -16,7 +16,7 @@ import (
 // found out by the probe and by every put, and nothing is left behind.
 func TestIgnoredEncryption(t *testing.T) {
 	server := servers.StartVersityGW(t)
-	const message = "ignores the server-side encryption"
+	const message = "ignores the required server-side encryption"
 	for _, sse := range []string{"aws:kms", "AES256"} {
 		s := s3suite.Connect(t, server, "main", func(c *s3.Config) { c.Write.SSE = sse })
 		for what, size := range map[string]int{"small": 100, "large": s3.DefaultSingle + 1} {

@@ -46,7 +46,7 @@ func TestMayRelease(t *testing.T) {
 		{"it isn't ready", func(o *model.Observation) { o.Nodes[2].Release = nil }, "isn't ready"},
 		{"it doesn't answer", func(o *model.Observation) { o.Nodes = o.Nodes[:2] }, "doesn't answer"},
 		{"a restore is recorded", func(o *model.Observation) { o.Store.Operation = &model.Operation{ID: "r1", State: model.OpProving} },
-			"a restore is under way (r1)"},
+			"a restore is running (r1)"},
 		{"a node's journal has a restore", func(o *model.Observation) { o.Nodes[0].Operation = "r0" },
 			"member a (1): a restore is under way on its node (r0)"},
 		{"a node is held", func(o *model.Observation) { o.Nodes[1].Holding = true }, "member b (2): a restore"},
