@@ -1,4 +1,4 @@
-// Package background is for large work on a machine on which an etcd serves at the same time: it runs at the lowest priority,
+// Package background is for large work on a machine on which an etcd serves at the same time: it runs at a low priority,
 // writes its files steadily, and doesn't fill up the disk.
 //
 // Priorities are Linux's; elsewhere, where no etcd is managed, the work is done all the same.

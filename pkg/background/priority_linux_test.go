@@ -29,8 +29,11 @@ func TestGoIsLowAndAlone(t *testing.T) {
 	for range 200 { // now and then the first thread is met, which would stay for ever
 		Go(func() {
 			nice, io := priorities(t, unix.Gettid())
-			if nice != lowestNice || io != ioprioLow {
+			if nice != threadNice || io != ioprioLow {
 				t.Errorf("nice %d, I/O priority %#x", nice, io)
+			}
+			if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy == unix.SCHED_IDLE {
+				t.Errorf("scheduled by policy %d, in which every goroutine may wait for this thread: %v", a.Policy, err)
 			}
 			done <- unix.Gettid()
 		})

@@ -18,7 +18,7 @@ const step = 4 << 20
 // along instead of piling up in memory, so that no final flush makes an etcd wait for its own
 // fsync. It neither syncs nor closes the file. It is for one goroutine at a time.
 type Writer struct {
-	steady   Steady
+	steady   *Steady
 	keepFree int64
 	// look is the offset at which the free space is looked at again.
 	look int64
@@ -27,7 +27,7 @@ type Writer struct {
 // NewWriter returns a writer for an empty file. keepFree is how many bytes must stay free on its
 // file system; 0 means that it may be filled.
 func NewWriter(f *os.File, keepFree int64) *Writer {
-	return &Writer{steady: Steady{f: f, step: step}, keepFree: keepFree}
+	return &Writer{steady: newSteady(f, step), keepFree: keepFree}
 }
 
 // Written is the number of bytes written so far.

@@ -63,6 +63,37 @@ func TestSteadyFilesAreWhole(t *testing.T) {
 	}
 }
 
+// TestBytesThatDontReachTheDisk: the kernel says of bytes only once that it couldn't write them, so whoever hears of it must not forget it.
+func TestBytesThatDontReachTheDisk(t *testing.T) {
+	for cause, permanent := range map[syscall.Errno]bool{syscall.EIO: false, syscall.EDQUOT: false, syscall.ENOSPC: true} {
+		calls := 0
+		fail := func(f *os.File, _, _ int64) error {
+			if calls++; calls == 2 {
+				return &os.PathError{Op: "write out", Path: f.Name(), Err: cause}
+			}
+			return nil
+		}
+		s := NewSteady(create(t, t.TempDir()))
+		s.out = fail
+		w := NewWriter(create(t, t.TempDir()), 0)
+		w.steady.out = fail
+		n, err := s.Write(make([]byte, 5*smallStep))
+		if n != 2*smallStep || !errors.Is(err, cause) {
+			t.Errorf("%v: wrote %d bytes, %v", cause, n, err)
+		}
+		if _, err := s.Write([]byte("more")); !errors.Is(err, cause) {
+			t.Errorf("%v: it is forgotten: %v", cause, err)
+		}
+		calls = 0
+		if _, err := w.Write(make([]byte, 5*step)); !errors.Is(err, cause) || errors.Is(err, cluster.ErrPermanent) != permanent {
+			t.Errorf("%v: %v", cause, err)
+		}
+		if _, err := w.Write([]byte("more")); !errors.Is(err, cause) {
+			t.Errorf("%v: the writer forgets: %v", cause, err)
+		}
+	}
+}
+
 func full(t *testing.T, err error, words ...string) {
 	t.Helper()
 	if !errors.Is(err, syscall.ENOSPC) || !errors.Is(err, cluster.ErrPermanent) {

@@ -245,7 +245,7 @@ func (w *Writer) compress(m *catalog.Manifest, snapshot io.Reader, out io.Writer
 const blocks = 3
 
 // pump reads and hashes the snapshot here, and writes it to z in a goroutine of its own, which has ended when this returns. That is most of a backup's
-// work, and clients of the etcd beside it would wait for the CPU: so it has a thread of the lowest priority.
+// work, and clients of the etcd beside it would wait for the CPU: so it has a thread of a low priority.
 func (w *Writer) pump(snapshot io.Reader, z io.Writer, sum *snapshotHash, meter *meter) error {
 	// All blocks fit into each channel, so sending never waits.
 	full, empty := make(chan []byte, blocks), make(chan []byte, blocks)
