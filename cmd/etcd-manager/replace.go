@@ -60,6 +60,11 @@ func (d *daemon) watchReplacement(ctx context.Context) {
 	own := v.seen.find(v.volume.ID)
 	if own == nil || own.Tags[ebs.TagReplacedBy] == "" {
 		d.setRelease(nil)
+		select {
+		case <-d.giveUp: // it has begun, so the turn is still needed; after setRelease it can't begin any more
+			return
+		default:
+		}
 		d.endTurn(ctx, record.Serving)
 	} else if err := d.readyToRelease(ctx, own); err != nil {
 		d.setRelease(nil)
@@ -177,6 +182,14 @@ func (d *daemon) giveUpVolume(ctx context.Context) (node.Vote, error) {
 	vote, err := node.Votes(d.o.dataDir).Load()
 	if err != nil {
 		return vote, err
+	}
+	// The new volume may have been taken away since it was looked at. Then the next start goes on with the old one.
+	own := v.seen.find(v.volume.ID)
+	if own == nil {
+		return vote, fmt.Errorf("release volume %s: it isn't among the cluster's volumes any more", v.volume)
+	}
+	if err := d.readyToRelease(ctx, own); err != nil {
+		return vote, fmt.Errorf("release volume %s: %w", v.volume, err)
 	}
 	if err := v.unmount(); err != nil {
 		return vote, fmt.Errorf("release volume %s: %w", v.volume, err)

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -112,6 +113,9 @@ func (mt *maintenance) noteStart(id cluster.NodeID, err error) {
 	}
 }
 
+// releaseWithin is how old the observation of healthy members may be when a node is told to give its volume up.
+const releaseWithin = 5 * time.Second
+
 // tend carries out what keeps a cluster that serves in shape.
 func (mt *maintenance) tend(ctx context.Context, o *model.Observation, a model.Action) error {
 	mt.nodes.changed = true
@@ -121,6 +125,10 @@ func (mt *maintenance) tend(ctx context.Context, o *model.Observation, a model.A
 	case model.StopMember:
 		return mt.nodes.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_StopMember{StopMember: &protosv1.StopMember{Reason: a.Reason}}})
 	case model.ReleaseVolume:
+		// The fence was written since the nodes were looked at, which takes as long as the store does.
+		if age := time.Since(o.Now); age > releaseWithin {
+			return fmt.Errorf("the nodes were looked at %s ago, and a volume is given up within %s only: it is decided again", age.Round(time.Millisecond), releaseWithin)
+		}
 		return mt.nodes.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_ReleaseVolume{
 			ReleaseVolume: &protosv1.ReleaseVolume{Volume: a.Volume, Replacement: a.Replacement}}})
 	case model.Defragment:

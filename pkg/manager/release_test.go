@@ -3,7 +3,9 @@ package manager
 import (
 	"encoding/json"
 	"reflect"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
@@ -43,5 +45,15 @@ func TestNodesAreToldWhyTheyWait(t *testing.T) {
 	}
 	if err != nil || got.Releases["c"] != want {
 		t.Errorf("what is sent to c says %q, %v", got.Releases["c"], err)
+	}
+}
+
+// TestAnOldObservationReleasesNothing: a slow store delays the fence, and then the members may not be healthy any more.
+func TestAnOldObservationReleasesNothing(t *testing.T) {
+	mt := &maintenance{nodes: &nodes{}}
+	o := &model.Observation{Now: time.Now().Add(-releaseWithin - time.Second)}
+	err := mt.tend(t.Context(), o, model.ReleaseVolume{Node: "b", Volume: "vol-b", Replacement: "vol-2"})
+	if err == nil || !strings.Contains(err.Error(), "it is decided again") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -49,12 +49,21 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 
 // inTurn waits until no other action changes the node, and does one then.
 func (a *Agent) inTurn(ctx context.Context, req *protosv1.PerformRequest, t *task, do func() error) error {
-	select {
-	case a.one <- struct{}{}:
-		defer func() { <-a.one }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if req.GetReleaseVolume() != nil {
+		// The leader has just looked whether every other member is healthy. By the time that this node is free again it may not be true any more.
+		select {
+		case a.one <- struct{}{}:
+		default:
+			return errNotNow
+		}
+	} else {
+		select {
+		case a.one <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	defer func() { <-a.one }()
 	if err := a.takeTurn(ctx, req, t); err != nil {
 		return err
 	}

@@ -14,6 +14,9 @@ import (
 // busyReleasing is what a node is busy with from the leader's word on: nothing else is begun that could stop another member.
 const busyReleasing = "release_volume"
 
+// errNotNow refuses to give a volume up while something else changes the node: the leader decides again later, on what it sees then.
+var errNotNow = errors.New("this node is busy, and gives its data volume up only at once")
+
 var errReleased = errors.New("this node is giving its data volume up; nothing else is changed on it")
 
 // volumeRelease is the data volume that the node is ready to give up. It may be used concurrently.

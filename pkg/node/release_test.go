@@ -66,6 +66,10 @@ func TestReleaseVolume(t *testing.T) {
 	refused("it can't be begun", releaseRequest(2, "vol-1", "vol-2"), fails.Error())
 	a.SetRelease(nil)
 	refused("it isn't ready any more", releaseRequest(2, "vol-1", "vol-2"), "isn't ready")
+	a.SetRelease(&want)
+	a.one <- struct{}{} // something else changes the node
+	refused("while it is busy, it doesn't wait", releaseRequest(2, "vol-1", "vol-2"), errNotNow.Error())
+	<-a.one
 
 	a.SetRelease(&want)
 	fails = nil
