@@ -114,6 +114,9 @@ func (l *link) setEndpoints(endpoints []string) {
 	}
 	l.last = slices.Clone(endpoints)
 	l.connect()
+	if l.call != nil {
+		l.call.renew()
+	}
 }
 
 // connect hands the endpoints to gRPC. Ones that differ in anything, an attribute too, from those that it has are connected to at once.

@@ -76,7 +76,22 @@ type answer struct {
 }
 
 // reset is for a connection that is new: another version may answer there.
-func (c *caller) reset() { c.unary.Store(false) }
+func (c *caller) reset() {
+	c.unary.Store(false)
+	c.renew()
+}
+
+// renew takes the stream out of use. gRPC keeps a connection that it has left, to an endpoint that
+// the node doesn't have any more, for as long as a stream is open there.
+func (c *caller) renew() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stream
+	c.stream = nil
+	if s != nil && len(s.waiting) == 0 {
+		s.cancel() // else receive ends it with the last answer
+	}
+}
 
 // exchange sends a request and returns its answer, or an error with a gRPC status. ctx has the deadline; run ends when the manager does.
 func (c *caller) exchange(run, ctx context.Context, req *protosv1.ExchangeRequest) (*protosv1.ExchangeResponse, error) {

@@ -78,6 +78,8 @@ type scriptedStream struct {
 	requests        chan *protosv1.ExchangeRequest
 }
 
+func (s *scriptedStream) Context() context.Context { return s.ctx }
+
 func (s *scriptedStream) Send(req *protosv1.ExchangeRequest) error {
 	select {
 	case s.requests <- req:
@@ -108,12 +110,12 @@ func (s *scriptedStream) Recv() (*protosv1.ExchangeResponse, error) {
 }
 
 // scripted runs f with a caller of such a node. ask makes an exchange and returns how long it took.
-func scripted(t *testing.T, s *script, f func(ask func(view uint64) (time.Duration, error))) {
+func scripted(t *testing.T, s *script, f func(c *caller, ask func(view uint64) (time.Duration, error))) {
 	synctest.Test(t, func(t *testing.T) {
 		run, stop := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		c := newCaller(s, func(f func(context.Context)) bool { wg.Go(func() { f(run) }); return true })
-		f(func(view uint64) (time.Duration, error) {
+		f(c, func(view uint64) (time.Duration, error) {
 			ctx, cancel := context.WithTimeout(run, callTimeout)
 			defer cancel()
 			from := time.Now()
@@ -136,7 +138,7 @@ func TestStreamThatHangs(t *testing.T) {
 		}
 		return 0, nil
 	}}
-	scripted(t, s, func(ask func(uint64) (time.Duration, error)) {
+	scripted(t, s, func(_ *caller, ask func(uint64) (time.Duration, error)) {
 		if d, err := ask(1); err != nil || d != 0 {
 			t.Fatalf("the first answer: %v after %v", err, d)
 		}
@@ -168,7 +170,7 @@ func TestStreamThatIsSlow(t *testing.T) {
 		}
 		return 0, nil
 	}}
-	scripted(t, s, func(ask func(uint64) (time.Duration, error)) {
+	scripted(t, s, func(_ *caller, ask func(uint64) (time.Duration, error)) {
 		var wg sync.WaitGroup
 		ask3 := func(view uint64, want codes.Code) {
 			wg.Go(func() {
@@ -197,7 +199,7 @@ func TestStreamThatEnds(t *testing.T) {
 		}
 		return 0, nil
 	}}
-	scripted(t, s, func(ask func(uint64) (time.Duration, error)) {
+	scripted(t, s, func(_ *caller, ask func(uint64) (time.Duration, error)) {
 		var wg sync.WaitGroup
 		for i := range 3 {
 			wg.Go(func() {
@@ -211,4 +213,50 @@ func TestStreamThatEnds(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestStreamIsRenewed: with another connection or other endpoints the stream to the old one ends, with the last answer that is still to come there.
+func TestStreamIsRenewed(t *testing.T) {
+	s := &script{do: func(stream, _ int) (time.Duration, error) {
+		if stream == 2 {
+			return time.Second, nil
+		}
+		return 0, nil
+	}}
+	scripted(t, s, func(c *caller, ask func(uint64) (time.Duration, error)) {
+		streamOf := func() *stream {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.stream
+		}
+		next := func(view uint64) *stream {
+			if _, err := ask(view); err != nil {
+				t.Error(err)
+			}
+			return streamOf()
+		}
+		first := next(1)
+		c.renew() // nobody waits
+		synctest.Wait()
+		if first.Context().Err() == nil {
+			t.Error("the first stream is still open")
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { next(2) })
+		synctest.Wait()
+		second := streamOf()
+		c.reset() // somebody waits
+		third := next(3)
+		if second == nil || third == second || second.Context().Err() != nil {
+			t.Error("the second stream is used further, or has ended before its answer")
+		}
+		wg.Wait()
+		synctest.Wait()
+		if second.Context().Err() == nil {
+			t.Error("the second stream is still open")
+		}
+	})
+	if s.streams != 3 || s.unary != 0 {
+		t.Errorf("%d streams and %d calls", s.streams, s.unary)
+	}
 }
