@@ -241,7 +241,7 @@ func (u *upload) abort(ctx context.Context) error {
 		if status == http.StatusNotFound {
 			return nil
 		}
-		if try == 4 || status == http.StatusForbidden || sleep(ctx, wait) != nil {
+		if try == 7 || status == http.StatusForbidden || sleep(ctx, wait) != nil {
 			return err
 		}
 		wait *= 2
