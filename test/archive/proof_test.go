@@ -59,7 +59,7 @@ func TestProofUnasked(t *testing.T) {
 	if code != 0 || !strings.Contains(out, first) || !strings.Contains(out, fmt.Sprint(p.Hash)) {
 		t.Errorf("verify-backup --chain: exit code %d\n%s%s", code, out, errOut)
 	}
-	if out, _, _ := c.Ctl("list-backups", "-o", "wide"); !strings.Contains(out, "proven") {
+	if out, _, _ := c.Ctl("list-backups", "-o", "wide"); !strings.Contains(out, "good, ") {
 		t.Errorf("list-backups doesn't tell:\n%s", out)
 	}
 
