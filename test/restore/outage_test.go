@@ -65,7 +65,8 @@ func startWriting(t *testing.T, c *harness.Cluster) *writing {
 	return w
 }
 
-// took is for how long the client wasn't served since it was last asked, in all and at a stretch. It waits until the client is served again.
+// took is for how long the client was not served since it was last asked, in all and at a stretch.
+// It waits until the client is served again.
 func (w *writing) took(c *harness.Cluster) (lost, longest time.Duration) {
 	asked := time.Now()
 	c.WaitFor("the client to be served", time.Minute, func() string {
