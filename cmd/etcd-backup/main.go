@@ -165,7 +165,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f := flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
-	f.StringVar(&o.store, "backup-store", "/backups", "where backups are kept: s3://bucket/prefix, file:///path or an absolute path")
+	f.StringVar(&o.store, "backup-store", "/backups", "where backups are kept: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
 	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store can't be reached, and backups are verified")
 	f.StringVar(&o.clientURL, "client-url", "http://127.0.0.1:4001", "client URL of the local etcd member")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")

@@ -202,7 +202,7 @@ func TestUsage(t *testing.T) {
 	w.do("import-backup", "/nowhere/at/all")
 	w.do("describe-command")
 	w.do("restore-backup", "a", "--member-count=x")
-	w.raw("--backup-store=gs://bucket/x", "get")
+	w.raw("--backup-store=swift://bucket/x", "get")
 	w.raw("--backup-store=relative/path", "get")
 	w.raw("version")
 	w.raw("version", "-o", "json")

@@ -113,7 +113,7 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &ui.UsageError{Err: err} })
 	f := root.PersistentFlags()
-	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path or an absolute path")
+	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
 	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute,
 		"how long to wait for the store; while following, how long it may not answer (default: no limit)")

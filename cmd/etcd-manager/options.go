@@ -114,7 +114,7 @@ func newFlags(o *options) *flag.FlagSet {
 	policy := model.DefaultPolicy("")
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required); requests of other clusters are refused")
 	f.StringVar(&o.backupStore, "backup-store", "",
-		"where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path or an absolute path")
+		"where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
 		"the longest time before a change is sent to the store; 0 keeps no changes between backups")

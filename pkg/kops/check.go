@@ -61,13 +61,17 @@ func (p *parser) provider(spec *fields) {
 	}
 }
 
+// storeSchemes are those that pkg/blob/connect opens; a test holds them to it.
+func storeSchemes() []string { return []string{"s3", "do", "hos", "linode", "scw", "file"} }
+
 // checkStore refuses a store that a manager could not open.
 func checkStore(p *parser, path, url string) {
 	scheme, _, ok := strings.Cut(url, "://")
-	if (ok && (scheme == "s3" || scheme == "file")) || (!ok && strings.HasPrefix(url, "/")) {
+	if ok && slices.Contains(storeSchemes(), scheme) || !ok && strings.HasPrefix(url, "/") {
 		return
 	}
-	p.fail(path, "%q is not a store that is supported: s3://bucket/prefix, file:///path or an absolute path", url)
+	p.fail(path, "%q is not a store that is supported: it begins with %s:// or is an absolute path", url,
+		strings.Join(storeSchemes(), "://, "))
 }
 
 // ports are what kOps gives to each etcd cluster.

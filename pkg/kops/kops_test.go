@@ -4,9 +4,12 @@ import (
 	"errors"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 )
 
 func must(t testing.TB, err error) {
@@ -155,18 +158,18 @@ func TestOtherClouds(t *testing.T) {
 		}
 	}
 	for store, want := range map[string]string{
-		"gs://bucket/example.com": `spec.configBase: "gs://bucket/example.com" is not a store`,
-		"do://space/example.com":  `"do://space/example.com" is not a store`,
-		"azureblob://container/x": `"azureblob://container/x" is not a store`, "example.com": `"example.com" is not a store`,
+		"swift://bucket/example.com": `spec.configBase: "swift://bucket/example.com" is not a store`,
+		"k8s://space/example.com":    `"k8s://space/example.com" is not a store`,
+		"memfs://container/x":        `"memfs://container/x" is not a store`, "example.com": `"example.com" is not a store`,
 	} {
 		_, err := Parse([]byte(strings.Replace(three, "configBase: s3://bucket/example.com", "configBase: "+store, 1)))
 		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v; want %q", store, err, want)
 		}
 	}
-	own := strings.Replace(three, "    name: main\n", "    name: main\n    backups: {backupStore: 'gs://b/main'}\n", 1)
+	own := strings.Replace(three, "    name: main\n", "    name: main\n    backups: {backupStore: 'swift://b/main'}\n", 1)
 	if _, err := Parse([]byte(own)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(),
-		`spec.etcdClusters[main].backups.backupStore: "gs://b/main" is not a store`) {
+		`spec.etcdClusters[main].backups.backupStore: "swift://b/main" is not a store`) {
 		t.Errorf("a store of its own: %v", err)
 	}
 }
@@ -252,5 +255,13 @@ func TestCandidates(t *testing.T) {
 		if len(got) != 1 || got[0].ID != want {
 			t.Errorf("member %s: %v, want %s", member, got, want)
 		}
+	}
+}
+
+// TestStoreSchemes: a cluster file may name every store that a manager can open, and no other.
+func TestStoreSchemes(t *testing.T) {
+	got, want := slices.Sorted(slices.Values(storeSchemes())), slices.Sorted(slices.Values(connect.Schemes()))
+	if !slices.Equal(got, want) {
+		t.Errorf("the schemes of a cluster file are %q, those of pkg/blob/connect %q", got, want)
 	}
 }

@@ -19,7 +19,7 @@ const DefaultTimeout = time.Minute
 
 // Config says which store is meant and how it is reached. Only Store is needed.
 type Config struct {
-	// Store is the URL: s3://bucket/prefix, file:///path or an absolute path. Errors name it.
+	// Store is the URL, as in docs/stores.md: s3://bucket/prefix, file:///path or an absolute path, for example. Errors name it.
 	Store string
 	// Open opens a store by its URL; nil means the backends of pkg/blob/connect with the settings that Env names.
 	Open func(ctx context.Context, url string) (blob.Store, error)

@@ -120,7 +120,7 @@ func TestBadCommandLines(t *testing.T) {
 		{what: "static config with a typo", args: []string{`--static-config={"node":[]}`}, code: 2,
 			say: []string{"--static-config", `"node"`}},
 		{what: "static config's version", args: []string{`--static-config={"etcdVersion":"latest","nodes":[{"id":"a","ip":["127.0.0.1"]}]}`}, code: 2, say: []string{"--static-config", "latest"}},
-		{what: "store", args: []string{"--backup-store=gs://bucket/x"}, code: 1, say: []string{"--backup-store", "gs", "s3://"}},
+		{what: "store", args: []string{"--backup-store=swift://bucket/x"}, code: 1, say: []string{"--backup-store", "swift", "s3://"}},
 		{what: "half a key", args: []string{"--backup-store=s3://bucket/x"}, env: []string{"S3_ACCESS_KEY_ID=x"},
 			code: 1, say: []string{"S3_SECRET_ACCESS_KEY"}},
 		{what: "address isn't ours", args: []string{"--address=192.0.2.1"}, code: 1,

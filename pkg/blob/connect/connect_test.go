@@ -36,7 +36,14 @@ func TestOpen(t *testing.T) {
 		{location: "s3:///prefix", want: "!bucket's name is missing"},
 		{location: "s3://bucket/a/../b", want: `!part ".."`},
 		{location: "s3://bucket/a?x=1", want: "!query"},
-		{location: "gs://bucket/a", want: `!scheme "gs" is unknown`},
+		{location: "swift://bucket/a", want: `!scheme "swift" is unknown; there are s3://bucket/prefix, do://bucket/prefix, hos://`},
+		{location: "do://bucket/a", env: keys("nyc3.digitaloceanspaces.com"), want: "do://bucket/a"},
+		{location: "hos://bucket//a/", env: keys("https://fsn1.your-objectstorage.com"), want: "hos://bucket/a"},
+		{location: "linode://bucket", env: keys("us-east-1.linodeobjects.com"), want: "linode://bucket"},
+		{location: "scw://bucket/a", env: keys("s3.fr-par.scw.cloud"), want: "scw://bucket/a"},
+		{location: "scw://bucket/a", want: "!not set: S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY; Scaleway"},
+		{location: "do://bucket/a", env: map[string]string{"S3_ENDPOINT": "x", "S3_ACCESS_KEY_ID": "k"}, want: "!not set: S3_SECRET_ACCESS_KEY;"},
+		{location: "linode:///a", env: keys("x"), want: "!linode://bucket/prefix"},
 		{location: "s3://bucket/a", env: map[string]string{"S3_ACCESS_KEY_ID": "k"}, want: "!only one is set"},
 		{location: "s3://bucket/a", env: map[string]string{"S3_ENDPOINT": "ftp://x"}, want: "!not an http or https URL"},
 		{location: "s3://bucket/a", env: map[string]string{"AWS_CA_BUNDLE": "/does/not/exist.pem"}, want: "!/does/not/exist.pem"},
@@ -61,6 +68,52 @@ func TestOpen(t *testing.T) {
 				t.Errorf("Open(%q) = %s, want %s", tt.location, got, tt.want)
 			}
 		})
+	}
+}
+
+// keys are the variables of a provider whose stores speak S3.
+func keys(endpoint string) map[string]string {
+	return map[string]string{"S3_ENDPOINT": endpoint, "S3_ACCESS_KEY_ID": "k", "S3_SECRET_ACCESS_KEY": "s"}
+}
+
+func TestRegionOfEndpoint(t *testing.T) {
+	for _, r := range relatives() {
+		want := map[string]string{"do": "nyc3", "hos": "fsn1", "linode": "us-east-1", "scw": "fr-par"}[r.scheme]
+		for _, endpoint := range []string{r.example, "https://" + r.example, "https://" + r.example + ":443/"} {
+			if got := r.region(endpoint); got != want {
+				t.Errorf("%s: the region of %s is %q, want %q", r.scheme, endpoint, got, want)
+			}
+		}
+		if got := r.region("127.0.0.1:9000"); got != "" {
+			t.Errorf("%s: another endpoint has the region %q", r.scheme, got)
+		}
+	}
+}
+
+// A provider's URL reaches the endpoint that the deployment names, and shows in errors.
+func TestRelativeOfS3(t *testing.T) {
+	server := servers.StartVersityGW(t)
+	for _, r := range relatives() {
+		env := func(name string) string {
+			if name == "S3_REGION" {
+				return ""
+			}
+			if name == "AWS_REGION" {
+				return "eu-west-9" // of the machines: it must not be used
+			}
+			return server.Getenv(name)
+		}
+		location := r.scheme + "://" + server.Bucket + "/" + r.scheme
+		s, err := Open(t.Context(), location, env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result, err := blob.Probe(t.Context(), s, "etcd-a"); err != nil || !result.Fenced() {
+			t.Errorf("%s: Probe = %s, %v", location, result, err)
+		}
+		if _, err := s.Stat(t.Context(), "absent"); err == nil || !strings.Contains(err.Error(), location+"/absent") {
+			t.Errorf("%s: Stat = %v", location, err)
+		}
 	}
 }
 

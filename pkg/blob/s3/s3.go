@@ -7,6 +7,7 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -55,6 +56,8 @@ const (
 
 // Config says which bucket, and how to reach it. Bucket is required; New checks it.
 type Config struct {
+	// Scheme is how the store's URL begins, for messages; empty means s3.
+	Scheme string
 	// Bucket is the bucket's name.
 	Bucket string
 	// Prefix is the base of all keys in the bucket, without slashes at its ends. It may be empty.
@@ -90,6 +93,7 @@ type Config struct {
 
 // Store is a bucket as a blob.Store. Make one with New. It has no goroutines; idle connections end by themselves.
 type Store struct {
+	scheme         string
 	bucket, prefix string
 	partSize       int64
 	single         int64 // Larger bodies are stored in parts.
@@ -117,7 +121,7 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 store: %w", err)
 	}
-	s := &Store{bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, single: cfg.PartSize, write: cfg.Write}
+	s := &Store{scheme: cmp.Or(cfg.Scheme, "s3"), bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, single: cfg.PartSize, write: cfg.Write}
 	if s.partSize == 0 {
 		s.partSize, s.single = DefaultPartSize, DefaultSingle
 	}
@@ -345,11 +349,11 @@ func (b *shownBody) Read(p []byte) (int, error) {
 
 // String is the base's URL.
 func (s *Store) String() string {
-	return strings.TrimSuffix("s3://"+path.Join(s.bucket, s.prefix), "/")
+	return strings.TrimSuffix(s.scheme+"://"+path.Join(s.bucket, s.prefix), "/")
 }
 
 // name is a key as the user would find it.
-func (s *Store) name(key string) string { return "s3://" + s.bucket + "/" + s.prefix + key }
+func (s *Store) name(key string) string { return s.scheme + "://" + s.bucket + "/" + s.prefix + key }
 
 func (s *Store) key(key string) *string { return aws.String(s.prefix + key) }
 
