@@ -233,6 +233,9 @@ type TrashEntry struct {
 // BusyDefragment is what NodeStatus.Busy says while a node rewrites its database: the name of that action in the protocol.
 const BusyDefragment = "defragment"
 
+// BusyReleasing is what NodeStatus.Busy says from the moment in which a node gives up its volume until its manager ends.
+const BusyReleasing = "release_volume"
+
 // NodeStatus is what one node says of itself. It is plain data, as fresh as the moment it was asked for.
 type NodeStatus struct {
 	ID NodeID

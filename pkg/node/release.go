@@ -11,9 +11,6 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// busyReleasing is what a node is busy with from the leader's word on: nothing else is begun that could stop another member.
-const busyReleasing = "release_volume"
-
 // errNotNow refuses to give a volume up while something else changes the node: the leader decides again later, on what it sees then.
 var errNotNow = errors.New("this node is busy, and gives its data volume up only at once")
 
@@ -53,7 +50,7 @@ func (v *volumeRelease) status() (ready *cluster.VolumeRelease, busy string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.begun {
-		busy = busyReleasing
+		busy = cluster.BusyReleasing
 	}
 	return v.ready, busy
 }

@@ -83,7 +83,7 @@ func TestReleaseVolume(t *testing.T) {
 	}
 	a.SetRelease(nil) // nothing changes it any more
 	s := a.Status(t.Context())
-	if s.Busy != busyReleasing || s.Release == nil {
+	if s.Busy != cluster.BusyReleasing || s.Release == nil {
 		t.Errorf("busy with %q, ready for %v", s.Busy, s.Release)
 	}
 	if err := perform(t, a, discard(2, "a")); !errors.Is(err, errReleased) {

@@ -35,6 +35,9 @@ func (r *rules) command() (Decision, bool) {
 	if r.o.BackupRunning != "" && r.v.serving {
 		return hold("the restore of %s starts when the backup that is being taken (%s) is done", ready[0].What(), r.o.BackupRunning)
 	}
+	if i := slices.IndexFunc(r.o.Nodes, func(n cluster.NodeStatus) bool { return n.Busy == cluster.BusyReleasing }); i >= 0 {
+		return hold("the restore of %s starts when node %s is back on its new volume, or has kept the old one", ready[0].What(), r.o.Nodes[i].ID)
+	}
 	return r.begin(ready[0])
 }
 

@@ -48,6 +48,9 @@ func checkBegin(o *model.Observation, a model.BeginRestore) error {
 		return fmt.Errorf("revision %d was reached before, the restore knows of %d", o.Store.HighestRevision, a.Op.RevisionBefore)
 	}
 	for _, n := range o.Nodes {
+		if n.Busy == cluster.BusyReleasing {
+			return fmt.Errorf("node %s is about to give up its volume", n.ID)
+		}
 		if n.State != nil && n.State.Token == a.Op.Token {
 			return fmt.Errorf("node %s already has cluster %s", n.ID, a.Op.Token)
 		}

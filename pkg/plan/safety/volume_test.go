@@ -51,7 +51,7 @@ func TestMayRelease(t *testing.T) {
 			"member a (1): a restore is under way on its node (r0)"},
 		{"a node is held", func(o *model.Observation) { o.Nodes[1].Holding = true }, "member b (2): a restore"},
 		{"it is busy itself", func(o *model.Observation) { o.Nodes[2].Busy = "stage" }, "member c (3): its node is busy with stage"},
-		{"another volume is given up", func(o *model.Observation) { o.Nodes[0].Busy = "release_volume" }, "member a (1): its node is busy"},
+		{"another volume is given up", func(o *model.Observation) { o.Nodes[0].Busy = cluster.BusyReleasing }, "member a (1): its node is busy"},
 		{"another is away", func(o *model.Observation) { o.Nodes = o.Nodes[1:] }, "member a (1): its manager doesn't answer"},
 		{"another isn't healthy", func(o *model.Observation) {
 			o.Nodes[1].Etcd = cluster.EtcdStatus{Running: true, MemberID: 2, UnhealthyFor: time.Second, Error: "no leader"}
