@@ -186,10 +186,10 @@ func (d *daemon) giveUpVolume(ctx context.Context) (node.Vote, error) {
 	// The new volume may have been taken away since it was looked at. Then the next start goes on with the old one.
 	own := v.seen.find(v.volume.ID)
 	if own == nil {
-		return vote, fmt.Errorf("release volume %s: it isn't among the cluster's volumes any more", v.volume)
+		return vote, fmt.Errorf("release volume %s: it isn't among the cluster's volumes any more; it is kept, and the next start goes on with it", v.volume)
 	}
 	if err := d.readyToRelease(ctx, own); err != nil {
-		return vote, fmt.Errorf("release volume %s: %w", v.volume, err)
+		return vote, fmt.Errorf("release volume %s: %w; it is kept, and the next start goes on with it", v.volume, err)
 	}
 	if err := v.unmount(); err != nil {
 		return vote, fmt.Errorf("release volume %s: %w", v.volume, err)
