@@ -76,6 +76,7 @@ type daemon struct {
 	peers    *peer.Peers
 	volume   *dataVolume   // nil if the data dir is an ordinary directory
 	promised node.Vote     // what this node has promised on a volume that it gave up
+	queued   []string      // the commands that this process found at its start, before it gave a volume up; else nil
 	giveUp   chan struct{} // closed when the volume is to be given up for another one
 	manager  *manager.Manager
 	server   *grpc.Server
@@ -86,8 +87,10 @@ type daemon struct {
 // runDaemon puts everything together and runs until ctx ends. It begins anew with another volume when its own was given up.
 func runDaemon(ctx context.Context, o *options) error {
 	var promised node.Vote
+	var queued []string
 	for {
-		d := &daemon{o: o, instance: rand.Text()[:12], requests: newRequestCounter(), giveUp: make(chan struct{}), promised: promised}
+		d := &daemon{o: o, instance: rand.Text()[:12], requests: newRequestCounter(), giveUp: make(chan struct{}),
+			promised: promised, queued: queued}
 		if err := d.open(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil // asked to stop while it waited for something
@@ -97,6 +100,7 @@ func runDaemon(ctx context.Context, o *options) error {
 		if err := d.run(ctx); err != nil || ctx.Err() != nil {
 			return err
 		}
+		queued = d.manager.Queued()
 		var err error
 		if promised, err = d.giveUpVolume(ctx); err != nil {
 			return err
@@ -361,7 +365,7 @@ func (d *daemon) managerConfig() manager.Config {
 	policy.DefragThreshold, policy.DefragFrom, policy.DefragUntil = o.defragAt, o.defragFrom, o.defragUntil
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
-		VerifyInterval: o.verify, StoreName: o.backupStore,
+		VerifyInterval: o.verify, StoreName: o.backupStore, Queued: d.queued,
 		Changes:   manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: version},
 		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {

@@ -20,6 +20,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -92,6 +93,9 @@ type Config struct {
 	Etcd  func() cluster.EtcdStatus
 	Told  func() ([]byte, time.Time)
 	Local func() []cluster.Attention
+	// Queued are the commands that this process found when it read the queue for the first time, if it has had a Manager before (for a
+	// volume that it gave up); nil if this Manager is its first. A command that came in between waits for the next start of a manager.
+	Queued []string
 	// StoreHangs says what this node has asked of the store without an answer, and for how long; empty if nothing. May be nil.
 	StoreHangs func() string
 }
@@ -195,6 +199,12 @@ func New(cfg Config) (*Manager, error) {
 		return nil, errors.New("manager: no probe of the store")
 	}
 	m := &Manager{cfg: cfg, probeErr: "the store is being probed", wake: func() {}, attention: map[attentionKey]time.Time{}}
+	if cfg.Queued != nil {
+		m.first = map[string]bool{}
+		for _, name := range cfg.Queued {
+			m.first[name] = true
+		}
+	}
 	return m, nil
 }
 
@@ -360,6 +370,17 @@ func (m *Manager) setFirst(queue []catalog.Object) {
 	for _, c := range queue {
 		m.first[c.Name] = true
 	}
+}
+
+// Queued returns the commands that were in the queue when this process read it for the first time; nil if it hasn't been read yet. It
+// may be called at any time.
+func (m *Manager) Queued() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.first == nil {
+		return nil
+	}
+	return append([]string{}, slices.Sorted(maps.Keys(m.first))...)
 }
 
 // holderSince remembers over leaderships since when the store's leader record is the same. age tells of the time before this process;
