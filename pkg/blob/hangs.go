@@ -232,6 +232,9 @@ func (w *watched) List(ctx context.Context, prefix string, opts ListOptions) ite
 		defer func() { p.end(ctx, failed) }()
 		for e, err := range w.s.List(p.in(ctx), prefix, opts) {
 			failed = err
+			if err != nil {
+				p.end(ctx, err) // an answer, however long the caller takes over it
+			}
 			p.waits()
 			if !yield(e, err) {
 				return

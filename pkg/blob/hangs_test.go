@@ -149,6 +149,20 @@ func TestHangsEnds(t *testing.T) {
 		inner.put = 0
 		put(blob.PutOptions{})
 		said("")
+		// Nor is a listing that was answered with an error, about which the caller thinks.
+		refused := errors.New("access denied")
+		f := blobtest.NewFaulty(blobtest.NewMemory())
+		f.Add(blobtest.Fault{Op: "list", Err: refused})
+		listed, listHangs := blob.WatchHangs(f)
+		for _, err := range listed.List(t.Context(), "", blob.ListOptions{}) {
+			if !errors.Is(err, refused) {
+				t.Fatalf("list: %v", err)
+			}
+			time.Sleep(time.Hour)
+			if p := listHangs.Problem(); p != "" {
+				t.Errorf("a listing that was refused an hour ago: %q", p)
+			}
+		}
 		// A reader whose caller takes its time isn't a store that hangs.
 		rc, _, err := s.Get(t.Context(), "k", blob.Range{})
 		if err != nil {

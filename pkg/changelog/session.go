@@ -125,7 +125,7 @@ type arrival struct {
 
 // receive hands on what comes until the stream or the context ends.
 func receive(ctx context.Context, stream *client.Changes, now func() time.Time) <-chan arrival {
-	arrivals := make(chan arrival)
+	arrivals := make(chan arrival, 8)
 	go func() {
 		for {
 			b, err := stream.Next()

@@ -132,3 +132,15 @@ func TestATurnIsSeenOrRefused(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatAnswersWhileItIsStopped: etcd answers for a moment after the manager has begun to stop it. That doesn't end the stop.
+func TestWhatAnswersWhileItIsStopped(t *testing.T) {
+	a := running(t, nil)
+	a.records.noteStop()
+	a.records.noteServes()
+	var s cluster.NodeStatus
+	a.records.describe(&s, func(*cluster.EtcdState, cluster.Settings) {})
+	if s.Stopped == nil || s.Stopped.At.IsZero() || !s.Stopped.Served.IsZero() {
+		t.Errorf("the stop that has just begun: %+v", s.Stopped)
+	}
+}

@@ -33,6 +33,8 @@ type records struct {
 	// heeded is the highest leadership that has looked at this node, busy the action that changes it.
 	heeded leadershipID
 	busy   string
+	// ending: this manager stops its etcd and ends, so an answer of that etcd doesn't end the stop.
+	ending bool
 }
 
 // load reads state file and journal.
@@ -229,6 +231,7 @@ func (r *records) describe(s *cluster.NodeStatus, rest func(state *cluster.EtcdS
 func (r *records) noteStop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ending = true
 	if r.j.Stopped != nil && r.j.Stopped.Served.IsZero() {
 		return // it hasn't served since the last time
 	}
@@ -243,7 +246,7 @@ func (r *records) noteStop() {
 func (r *records) noteServes() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.j.Stopped == nil || !r.j.Stopped.Served.IsZero() {
+	if r.ending || r.j.Stopped == nil || !r.j.Stopped.Served.IsZero() {
 		return
 	}
 	j := r.j

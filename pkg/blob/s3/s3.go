@@ -321,8 +321,9 @@ func showProgress(stack *middleware.Stack) error {
 				in.Request = shown
 			}
 			out, meta, err := next.HandleFinalize(ctx, in)
-			if err == nil {
-				blob.Progressed(ctx)
+			var answer *smithyhttp.ResponseError
+			if err == nil || errors.As(err, &answer) {
+				blob.Progressed(ctx) // a refusal is an answer, too
 			}
 			return out, meta, err
 		}), middleware.After)
