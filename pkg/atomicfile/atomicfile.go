@@ -28,6 +28,33 @@ func Write(path string, data []byte, perm fs.FileMode) error {
 	return nil
 }
 
+// Create is Write for a path at which nothing may be yet: the error wraps fs.ErrExist if something is there, also if it appeared in the
+// meantime. What is there is never changed. A crash may leave a temporary file, whose name begins with a dot and the base name.
+func Create(path string, data []byte, perm fs.FileMode) error {
+	if err := create(path, data, perm); err != nil {
+		return fmt.Errorf("create %s: %w", path, err)
+	}
+	return nil
+}
+
+func create(path string, data []byte, perm fs.FileMode) error {
+	dir, base := filepath.Split(path)
+	// Not the name of Write: after a crash between link and removal it would be a second name of the published file, and be truncated.
+	f, err := os.CreateTemp(filepath.Clean(dir), "."+base+".new-*")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = fill(f, data, perm)
+	if err == nil {
+		err = os.Link(f.Name(), path)
+	}
+	if err := errors.Join(err, os.Remove(f.Name())); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
 // TempName is the name of the temporary file that Write uses for path.
 func TempName(path string) string {
 	dir, base := filepath.Split(path)

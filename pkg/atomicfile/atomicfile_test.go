@@ -198,3 +198,35 @@ func TestKilledWriterLeavesOldOrNew(t *testing.T) {
 		t.Errorf("left behind: %v", names)
 	}
 }
+
+func TestCreateNeverReplaces(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	var starts sync.WaitGroup
+	var mu sync.Mutex
+	var made []int
+	for i := range 8 {
+		starts.Go(func() {
+			err := Create(path, content(i), 0o600)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				made = append(made, i)
+			case !errors.Is(err, fs.ErrExist):
+				t.Error(err)
+			}
+		})
+	}
+	starts.Wait()
+	got, err := os.ReadFile(path)
+	if err != nil || len(made) != 1 || !bytes.Equal(got, content(made[0])) {
+		t.Fatalf("made by %v, read %d bytes, %v", made, len(got), err)
+	}
+	if st, _ := os.Stat(path); st.Mode().Perm() != 0o600 {
+		t.Errorf("permissions %v", st.Mode().Perm())
+	}
+	if list, _ := os.ReadDir(dir); len(list) != 1 {
+		t.Errorf("the directory has %v", list)
+	}
+}

@@ -48,7 +48,7 @@ func readCAFile(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: %s is missing: copy the CA there, the same on every master (--dev makes one for experiments): %w",
+		return nil, fmt.Errorf("%w: %s is missing: copy the CA there, the same on every master (`etcd-manager-ctl pki init` makes new ones, once): %w",
 			ErrAuthority, path, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: read: %w", ErrAuthority, err)

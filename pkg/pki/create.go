@@ -32,64 +32,132 @@ const (
 	createdCABackdate = 24 * time.Hour
 )
 
-// CreateCAs makes the three authorities in dir, for experiments and demos. What is there is never
-// overwritten: a pair that exists is left as it is (and not looked into), a key without a certificate (a
-// crash in between) gets one, a certificate without its key is an error. Processes that start on the same
-// directory at once take turns. The keys are ECDSA P-256.
+// How a CA came to be where it is.
+const (
+	// CAMade says that key and certificate were made, CACompleted that a key had no certificate yet and got one,
+	// CAKept that both were there.
+	CAMade      = "made"
+	CACompleted = "completed"
+	CAKept      = "kept"
+)
+
+// Made is what Init did for one CA.
+type Made struct {
+	// Name is the base name, Cert and Key are the paths.
+	Name string `json:"name"`
+	Cert string `json:"certificate"`
+	Key  string `json:"key"`
+	// State is CAMade, CACompleted or CAKept.
+	State string `json:"state"`
+}
+
+// CreateCAs makes the three authorities in dir, valid for ten years, as Init does.
 func CreateCAs(dir string, now time.Time) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("create CAs: %w", err)
+	_, err := Init(dir, createdCALife, now)
+	return err
+}
+
+// Init makes the authorities that are missing in dir, and says what it did for each. They are valid for life, and start a day in the
+// past. The keys are ECDSA P-256, readable by their owner only.
+//
+// What is there is never overwritten: a pair that exists is left as it is (and not looked into), a key without a certificate (a crash in
+// between) gets one. A certificate without its key, or a key that can't be read, is an error, and then nothing is made. Processes that
+// start on the same directory at once take turns.
+func Init(dir string, life time.Duration, now time.Time) ([]Made, error) {
+	if err := makeDir(dir); err != nil {
+		return nil, fmt.Errorf("create CAs: %w", err)
 	}
 	lock, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("create CAs: %w", err)
+		return nil, fmt.Errorf("create CAs: %w", err)
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("create CAs: lock %s: %w", dir, err)
+		return nil, fmt.Errorf("create CAs: lock %s: %w", dir, err)
 	}
-	for _, name := range []string{ManagerCA, PeersCA, ClientsCA} {
-		if err := createCA(filepath.Join(dir, name), name, now); err != nil {
-			return fmt.Errorf("create CA %s: %w", name, err)
+	var list []newCA
+	var errs []error
+	for _, name := range CANames() {
+		c, err := lookForCA(dir, name)
+		list, errs = append(list, c), append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("create CAs: %w", err)
+	}
+	var made []Made
+	for _, c := range list {
+		if err := c.make(life, now); err != nil {
+			return made, fmt.Errorf("create CA %s: %w", c.Name, err)
 		}
+		made = append(made, c.Made)
+	}
+	return made, nil
+}
+
+// CANames are the base names of the three authorities.
+func CANames() []string { return []string{ManagerCA, PeersCA, ClientsCA} }
+
+// makeDir makes a directory for keys. Only the directory itself is private: others may be in those above it.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	return nil
 }
 
-func createCA(base, name string, now time.Time) error {
-	certPath, keyPath := base+".crt", base+".key"
-	haveCert, err := exists(certPath)
+// newCA is a CA that is to be made, as far as it isn't there.
+type newCA struct {
+	Made
+	key crypto.Signer // if it is there without its certificate
+}
+
+// lookForCA finds out what is to be made. It changes nothing.
+func lookForCA(dir, name string) (newCA, error) {
+	base := filepath.Join(dir, name)
+	c := newCA{Made: Made{Name: name, Cert: base + ".crt", Key: base + ".key", State: CAMade}}
+	haveCert, err := exists(c.Cert)
 	if err != nil {
-		return err
+		return c, err
 	}
-	haveKey, err := exists(keyPath)
+	haveKey, err := exists(c.Key)
 	if err != nil {
-		return err
+		return c, err
 	}
-	var key crypto.Signer
 	switch {
 	case haveCert && haveKey:
-		return nil
+		c.State = CAKept
 	case haveCert:
-		return fmt.Errorf("%w: %s exists without %s; restore the key, or move the certificate away to have a new CA made",
-			ErrAuthority, certPath, keyPath)
+		return c, fmt.Errorf("%w: %s exists without %s; restore the key, or move the certificate away to have a new CA made",
+			ErrAuthority, c.Cert, c.Key)
 	case haveKey:
-		data, err := os.ReadFile(keyPath)
+		c.State = CACompleted
+		data, err := os.ReadFile(c.Key)
 		if err != nil {
-			return err
+			return c, err
 		}
-		if key, err = parseKey(keyPath, data); err != nil {
-			return err
-		}
-	default:
-		if key, err = writeNewKey(keyPath); err != nil {
+		c.key, err = parseKey(c.Key, data)
+		return c, err
+	}
+	return c, nil
+}
+
+func (c newCA) make(life time.Duration, now time.Time) (err error) {
+	key := c.key
+	switch c.State {
+	case CAKept:
+		return nil
+	case CAMade:
+		if key, err = createKey(c.Key); err != nil {
 			return err
 		}
 	}
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: name},
+		Subject:               pkix.Name{CommonName: c.Name},
 		NotBefore:             now.Add(-createdCABackdate),
-		NotAfter:              now.Add(createdCALife),
+		NotAfter:              now.Add(life),
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
@@ -101,7 +169,7 @@ func createCA(base, name string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(certPath, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return atomicfile.Write(c.Cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
 func exists(path string) (bool, error) {
@@ -114,15 +182,32 @@ func exists(path string) (bool, error) {
 
 // writeNewKey makes an ECDSA P-256 key and stores it as PKCS#8 in PEM, readable by its owner only.
 func writeNewKey(path string) (crypto.Signer, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, data, err := newKey()
 	if err != nil {
 		return nil, err
+	}
+	return key, atomicfile.Write(path, data, 0o600)
+}
+
+// createKey is writeNewKey for a path at which nothing may be: what appears there meanwhile is never overwritten.
+func createKey(path string) (crypto.Signer, error) {
+	key, data, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	return key, atomicfile.Create(path, data, 0o600)
+}
+
+func newKey() (crypto.Signer, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return key, atomicfile.Write(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 func serial() (*big.Int, error) {
