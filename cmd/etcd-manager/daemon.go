@@ -218,6 +218,9 @@ func (d *daemon) openAgent() error {
 	if !o.etcdInsecure {
 		cfg.Certificates = d.keeper
 	}
+	if d.keeper != nil {
+		cfg.Endings = d.keeper.Endings
+	}
 	if d.volume != nil {
 		cfg.Ready = d.volume.check
 		if d.volume.ebs != nil {
@@ -376,7 +379,7 @@ func (d *daemon) managerConfig() manager.Config {
 		},
 	}
 	cfg.Etcd, cfg.Told, cfg.Local = d.agent.LastStatus, d.agent.Summary, d.certificateAttention
-	cfg.StoreHangs = d.hangs.Problem
+	cfg.StoreHangs, cfg.Node = d.hangs.Problem, d.agent.Status
 	if !o.etcdInsecure {
 		cfg.ClientTLS = d.keeper.EtcdClient
 	}

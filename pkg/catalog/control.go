@@ -37,6 +37,8 @@ type ControlListing struct {
 	// Commands and Operations are in lexical order of their names.
 	Commands   []Object
 	Operations []Object
+	// Statuses are those of managers that no leader shows, by node.
+	Statuses []Object
 	// Unknown are the keys that this version has no meaning for.
 	Unknown []string
 }
@@ -72,6 +74,11 @@ func (l *ControlListing) add(e blob.Entry) {
 		l.Survivors = o
 		return
 	case servingKey:
+		return
+	}
+	if node, ok := statusOf(e.Key); ok {
+		o.Name = node
+		l.Statuses = append(l.Statuses, o)
 		return
 	}
 	dir, file, nested := strings.Cut(strings.TrimPrefix(e.Key, controlPrefix), "/")

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -27,6 +28,8 @@ type leaderJSON struct {
 	Node     cluster.NodeID `json:"node"`
 	Instance string         `json:"instance"`
 	Time     time.Time      `json:"timestamp"`
+	// Status is for LeaderStatus. Nothing about it may make the record unreadable, which fences.
+	Status json.RawMessage `json:"status,omitempty"`
 }
 
 const (
@@ -92,6 +95,8 @@ type Hold struct {
 	mu      sync.Mutex
 	record  LeaderRecord
 	version string
+	// status is stored with the record; nil for none.
+	status json.RawMessage
 }
 
 // Record returns what was last written.
@@ -145,7 +150,7 @@ func (c *Catalog) takeTerm(ctx context.Context, want LeaderRecord, fenced bool) 
 			opts = blob.PutOptions{}
 		}
 		want.Time = c.now()
-		version, err = c.putLeader(ctx, want, opts)
+		version, err = c.putLeader(ctx, want, nil, opts)
 		switch {
 		case errors.Is(err, ErrConflict):
 			continue
@@ -162,6 +167,13 @@ func (c *Catalog) takeTerm(ctx context.Context, want LeaderRecord, fenced bool) 
 		return &Hold{c: c, fenced: fenced, record: want, version: version}, nil
 	}
 	return nil, fmt.Errorf("take term %d: lost %d races for %s: %w", want.Term, takeAttempts, leaderKey, ErrTransient)
+}
+
+// Show sets what the leader knows, as EncodeStatus has encoded it. It is stored with the next heartbeat.
+func (h *Hold) Show(status []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status = status
 }
 
 // Heartbeat writes the record anew with the time of now, if it is still ours. A *FencedError means that the leadership is over;
@@ -185,7 +197,7 @@ func (h *Hold) Heartbeat(ctx context.Context) error {
 		}
 		opts = blob.PutOptions{}
 	}
-	version, err := h.c.putLeader(ctx, next, opts)
+	version, err := h.c.putLeader(ctx, next, h.status, opts)
 	if err == nil {
 		h.record, h.version = next, version
 		return nil
@@ -202,8 +214,8 @@ func same(a, b LeaderRecord) bool {
 	return a.Term == b.Term && a.Node == b.Node && a.Instance == b.Instance
 }
 
-func (c *Catalog) putLeader(ctx context.Context, r LeaderRecord, opts blob.PutOptions) (string, error) {
-	data, err := encodeOwn(leaderJSON{Version: leaderVersion, Term: r.Term, Node: r.Node, Instance: r.Instance, Time: r.Time.UTC()})
+func (c *Catalog) putLeader(ctx context.Context, r LeaderRecord, status json.RawMessage, opts blob.PutOptions) (string, error) {
+	data, err := encodeOwn(leaderJSON{Version: leaderVersion, Term: r.Term, Node: r.Node, Instance: r.Instance, Time: r.Time.UTC(), Status: status})
 	if err != nil {
 		return "", err
 	}

@@ -281,6 +281,18 @@ type NodeStatus struct {
 	Clock time.Time
 	// Stopped is when the end of the manager before this one stopped etcd; nil if it didn't. It is for reports, not for decisions.
 	Stopped *Stop
+	// Endings are CAs and certificates of this node, and when they end. They are only shown.
+	Endings []Ending
+}
+
+// Ending is a CA or a certificate, and when it ends.
+type Ending struct {
+	// What is "CA NAME" or "certificate NAME".
+	What string    `json:"what"`
+	At   time.Time `json:"at"`
+	// Renewed is true if the manager renews it before that; Problem says why this fails at present.
+	Renewed bool   `json:"renewed,omitempty"`
+	Problem string `json:"problem,omitempty"`
 }
 
 // Stop is a time in which a node's etcd was stopped because its manager was asked to end, by the node's clock.

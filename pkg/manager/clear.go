@@ -118,5 +118,28 @@ func (cl *cleaner) removeGone(ctx context.Context) error {
 		}
 		klog.Infof("removed the discovery record of node %s, which it hasn't written since %s", id, r.Modified.UTC().Format(time.RFC3339))
 	}
+	return cl.removeStatuses(ctx, records)
+}
+
+// removeStatuses removes statuses that are as old as records of nodes that are gone: who wrote them hasn't for two days, by the store's clock.
+func (cl *cleaner) removeStatuses(ctx context.Context, records []catalog.PeerRecord) error {
+	var newest time.Time
+	for _, r := range records {
+		if r.Modified.After(newest) {
+			newest = r.Modified
+		}
+	}
+	list, err := cl.m.cfg.Catalog.Statuses(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		if newest.Sub(s.Modified) <= catalog.PeerLife {
+			continue
+		}
+		if err := cl.m.cfg.Catalog.RemoveStatus(ctx, cluster.NodeID(s.Name)); err != nil {
+			return err
+		}
+	}
 	return nil
 }

@@ -108,7 +108,11 @@ func (lr *leaderRecord) fence(ctx context.Context) error {
 		return errors.New("the leader's term isn't in the store")
 	}
 	lr.beat, lr.wrote = time.Now(), true
-	return lr.hold.Heartbeat(ctx)
+	err := lr.hold.Heartbeat(ctx)
+	if err == nil {
+		lr.m.setShown(time.Now())
+	}
+	return err
 }
 
 // fenceCommit is fence for the steps of a commit. While the store is away plan and its safety check
@@ -135,6 +139,11 @@ func (lr *leaderRecord) heartbeat(ctx context.Context) {
 	if lr.hold == nil || time.Since(lr.beat) < time.Minute {
 		return
 	}
+	lr.beatNow(ctx)
+}
+
+// beatNow is the heartbeat, with what the leader shows.
+func (lr *leaderRecord) beatNow(ctx context.Context) {
 	err := inTime(ctx, lr.fence)
 	var fenced *catalog.FencedError
 	if errors.As(err, &fenced) {

@@ -43,6 +43,7 @@ type leadership struct {
 	restorer    *restorer
 	cleaner     *cleaner
 	survivors   *survivorNotes
+	shown       *shownStatus
 
 	tries attempts
 	// do carries out an action: act, but in tests.
@@ -70,6 +71,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l.cleaner = &cleaner{shared: c, nodes: l.nodes, operations: l.operations, cleared: map[cluster.NodeID]time.Time{}}
 	l.restorer = &restorer{shared: c, nodes: l.nodes, etcd: l.etcd, store: l.store, marker: l.marker, operations: l.operations,
 		backups: l.backups, changes: l.changes, retention: l.retention, cleaner: l.cleaner}
+	l.shown = &shownStatus{shared: c, store: l.store, record: l.record, operations: l.operations}
 	l.do = l.act
 	l.forceStore()
 	return l
@@ -106,6 +108,7 @@ func (l *leadership) run(ctx context.Context) {
 		l.log.sayDisks(o)
 		l.cleaner.clearBehind(ctx, o.Nodes)
 		l.publish(o, spec, d, plan.Attentions(o, spec, policy, d))
+		l.shown.show(ctx)
 		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {
 		case d.Do != nil:

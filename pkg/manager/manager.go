@@ -96,6 +96,8 @@ type Config struct {
 	// Queued are the commands that this process found when it read the queue for the first time, if it has had a Manager before (for a
 	// volume that it gave up); nil if this Manager is its first. A command that came in between waits for the next start of a manager.
 	Queued []string
+	// Node says how this node is, for its status in the store. It may ask etcd; nil if only a leader shows one.
+	Node func(context.Context) cluster.NodeStatus
 	// StoreHangs says what this node has asked of the store without an answer, and for how long; empty if nothing. May be nil.
 	StoreHangs func() string
 }
@@ -129,6 +131,8 @@ type Manager struct {
 	counted backupCount
 	// wake pokes the leadership of the moment, if there is one.
 	wake func()
+	// shownAt is when this process, as the leader, last stored what it knows with its leader record.
+	shownAt time.Time
 }
 
 // Report is what the loop says of itself, for status page and metrics.
@@ -251,6 +255,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		wg.Go(func() { retry(ctx, "waiting for the cluster spec", m.specPoll, m.readFirst) })
 	}
 	wg.Go(func() { m.keepOutlook(ctx) })
+	if m.cfg.Node != nil {
+		wg.Go(func() { m.keepStatus(ctx) })
+	}
 	wg.Wait()
 	return nil
 }

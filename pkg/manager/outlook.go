@@ -43,6 +43,8 @@ type Summary struct {
 	// Waiting are queued restores in words; Restore is the one under way.
 	Waiting []string `json:"waiting,omitempty"`
 	Restore string   `json:"restore,omitempty"`
+	// Shown is true if the leader has what it knows in the store, so that no other node has to say anything there.
+	Shown bool `json:"shown,omitempty"`
 }
 
 // Outlook is what a node can say at this moment, whoever leads.
@@ -118,6 +120,7 @@ func (m *Manager) encode() []byte {
 		return nil
 	}
 	s := r.summary(m.cfg.Self)
+	s.Shown = m.shows()
 	b, err := json.Marshal(s)
 	for n := len(s.Attention); err == nil && len(b) > summaryBytes && n > 0; {
 		n--

@@ -62,6 +62,8 @@ type Config struct {
 	// Ready, if not nil, is asked before each start of etcd and before each action whether the data dir is still what it was when the manager
 	// started: a directory whose volume was unmounted is not. It is called concurrently and must not block.
 	Ready func() error
+	// Endings, if not nil, lists CAs and certificates of this node for the status in the store. It must not block.
+	Endings func() []cluster.Ending
 	// Release, if not nil, begins to give a data volume up: the agent is stopped soon after. It must not block.
 	Release func(cluster.VolumeRelease) error
 }
@@ -245,6 +247,9 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Versions: a.versions.known(),
 		Manager: a.cfg.Version, Clock: time.Now(),
+	}
+	if a.cfg.Endings != nil {
+		s.Endings = a.cfg.Endings()
 	}
 	a.records.describe(&s, func(state *cluster.EtcdState, settings cluster.Settings) {
 		seen := a.disk.last()

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // Ending is a group of CAs or certificates that end soon and that nothing here can renew.
@@ -73,6 +75,31 @@ func (k *Keeper) Ending(now time.Time) []Ending {
 		Way: fmt.Sprintf("CAs are given to the managers: put new ones into %s on all masters, as docs/operations.md says (New CAs)",
 			k.cfg.Dir),
 	}}
+}
+
+// Endings are, for people: the CAs that sign here, the certificate that ends first, and those whose renewal fails.
+func (k *Keeper) Endings() []cluster.Ending {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	var list []cluster.Ending
+	for _, name := range slices.Sorted(maps.Keys(k.authorities)) {
+		list = append(list, cluster.Ending{What: "CA " + name, At: k.authorities[name].signer.NotAfter.UTC()})
+	}
+	var first *Status
+	for _, name := range slices.Sorted(maps.Keys(k.status)) {
+		s := k.status[name]
+		switch {
+		case s.NotAfter.IsZero():
+		case s.Err != nil:
+			list = append(list, cluster.Ending{What: "certificate " + name, At: s.NotAfter.UTC(), Problem: s.Err.Error()})
+		case first == nil || s.NotAfter.Before(first.NotAfter):
+			first = &s
+		}
+	}
+	if first != nil {
+		list = append(list, cluster.Ending{What: "certificate " + first.Name, At: first.NotAfter.UTC(), Renewed: !first.EndsWithCA})
+	}
+	return list
 }
 
 // endWords says when something ends; days are counted down, as hours are on the last day.

@@ -71,3 +71,32 @@ func TestEndingCertificate(t *testing.T) {
 		t.Errorf("three days before its end: %s %v", l, ok)
 	}
 }
+
+// TestEndings: all CAs, and of the certificates the one that ends first.
+func TestEndings(t *testing.T) {
+	dir := t.TempDir()
+	if err := CreateCAs(dir, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	k, err := NewKeeper(Config{Dir: dir, NodeID: "a", Managers: true, Etcd: true, Policy: DefaultPolicy()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := k.Status()[0].NotAfter
+	for _, s := range k.Status() {
+		if s.NotAfter.Before(first) {
+			first = s.NotAfter
+		}
+	}
+	list := k.Endings()
+	if len(list) != 4 || list[0].What != "CA "+ClientsCA || !list[0].At.Equal(k.authority(ClientsCA).signer.NotAfter) {
+		t.Fatalf("they are %+v", list)
+	}
+	if c := list[3]; !c.Renewed || !c.At.Equal(first) || c.Problem != "" {
+		t.Errorf("the certificate is %+v, not one that ends at %s", c, first)
+	}
+	k.status["x"] = Status{Name: "x", NotAfter: first, Err: errors.New("no")}
+	if list := k.Endings(); len(list) != 5 || list[3].Problem != "no" || list[3].Renewed {
+		t.Errorf("with one that can't be renewed: %+v", list)
+	}
+}

@@ -100,6 +100,9 @@ func StatusToProto(s cluster.NodeStatus) *protosv1.NodeStatus {
 			p.ServedUnixNanos = s.Stopped.Served.UnixNano()
 		}
 	}
+	for _, e := range s.Endings {
+		p.Endings = append(p.Endings, &protosv1.Ending{What: e.What, AtUnixNanos: e.At.UnixNano(), Renewed: e.Renewed, Problem: e.Problem})
+	}
 	for _, d := range s.Staged {
 		p.Staged = append(p.Staged, &protosv1.StagedDir{Operation: d.Operation, Token: string(d.Token), Revision: d.Revision, Hash: d.Hash,
 			SizeBytes: d.SizeBytes, Switched: d.Switched, Halted: d.Halted, Written: d.Written})
@@ -131,6 +134,10 @@ func StatusFromProto(p *protosv1.NodeStatus) cluster.NodeStatus {
 		if served := p.GetServedUnixNanos(); served != 0 {
 			s.Stopped.Served = time.Unix(0, served)
 		}
+	}
+	for _, e := range p.GetEndings() {
+		s.Endings = append(s.Endings, cluster.Ending{What: e.GetWhat(), At: time.Unix(0, e.GetAtUnixNanos()), Renewed: e.GetRenewed(),
+			Problem: e.GetProblem()})
 	}
 	if err := CheckNames(p.GetState()); err != nil {
 		s.State, s.StateError = nil, err.Error()

@@ -222,8 +222,10 @@ type NodeStatus struct {
 	// When the end of the manager before this one stopped etcd, and when etcd served clients again; 0 if it didn't.
 	StoppedUnixNanos int64 `protobuf:"varint,47,opt,name=stopped_unix_nanos,json=stoppedUnixNanos,proto3" json:"stopped_unix_nanos,omitempty"`
 	ServedUnixNanos  int64 `protobuf:"varint,48,opt,name=served_unix_nanos,json=servedUnixNanos,proto3" json:"served_unix_nanos,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The CAs and certificates of this node that are shown, and when they end.
+	Endings       []*Ending `protobuf:"bytes,49,rep,name=endings,proto3" json:"endings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -424,6 +426,82 @@ func (x *NodeStatus) GetServedUnixNanos() int64 {
 	return 0
 }
 
+func (x *NodeStatus) GetEndings() []*Ending {
+	if x != nil {
+		return x.Endings
+	}
+	return nil
+}
+
+// Ending mirrors cluster.Ending.
+type Ending struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	What          string                 `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	AtUnixNanos   int64                  `protobuf:"varint,2,opt,name=at_unix_nanos,json=atUnixNanos,proto3" json:"at_unix_nanos,omitempty"`
+	Renewed       bool                   `protobuf:"varint,3,opt,name=renewed,proto3" json:"renewed,omitempty"`
+	Problem       string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ending) Reset() {
+	*x = Ending{}
+	mi := &file_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ending) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ending) ProtoMessage() {}
+
+func (x *Ending) ProtoReflect() protoreflect.Message {
+	mi := &file_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ending.ProtoReflect.Descriptor instead.
+func (*Ending) Descriptor() ([]byte, []int) {
+	return file_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Ending) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *Ending) GetAtUnixNanos() int64 {
+	if x != nil {
+		return x.AtUnixNanos
+	}
+	return 0
+}
+
+func (x *Ending) GetRenewed() bool {
+	if x != nil {
+		return x.Renewed
+	}
+	return false
+}
+
+func (x *Ending) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // VolumeRelease mirrors cluster.VolumeRelease.
 type VolumeRelease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -436,7 +514,7 @@ type VolumeRelease struct {
 
 func (x *VolumeRelease) Reset() {
 	*x = VolumeRelease{}
-	mi := &file_v1_node_proto_msgTypes[4]
+	mi := &file_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +526,7 @@ func (x *VolumeRelease) String() string {
 func (*VolumeRelease) ProtoMessage() {}
 
 func (x *VolumeRelease) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[4]
+	mi := &file_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +539,7 @@ func (x *VolumeRelease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeRelease.ProtoReflect.Descriptor instead.
 func (*VolumeRelease) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VolumeRelease) GetVolume() string {
@@ -495,7 +573,7 @@ type TrashEntry struct {
 
 func (x *TrashEntry) Reset() {
 	*x = TrashEntry{}
-	mi := &file_v1_node_proto_msgTypes[5]
+	mi := &file_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +585,7 @@ func (x *TrashEntry) String() string {
 func (*TrashEntry) ProtoMessage() {}
 
 func (x *TrashEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[5]
+	mi := &file_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +598,7 @@ func (x *TrashEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrashEntry.ProtoReflect.Descriptor instead.
 func (*TrashEntry) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TrashEntry) GetToken() string {
@@ -606,7 +684,7 @@ type EtcdStatus struct {
 
 func (x *EtcdStatus) Reset() {
 	*x = EtcdStatus{}
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +696,7 @@ func (x *EtcdStatus) String() string {
 func (*EtcdStatus) ProtoMessage() {}
 
 func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[6]
+	mi := &file_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +709,7 @@ func (x *EtcdStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtcdStatus.ProtoReflect.Descriptor instead.
 func (*EtcdStatus) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EtcdStatus) GetRunning() bool {
@@ -841,7 +919,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +931,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[7]
+	mi := &file_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +944,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Alarm) GetMember() uint64 {
@@ -897,7 +975,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +987,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[8]
+	mi := &file_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1000,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Member) GetId() uint64 {
@@ -977,7 +1055,7 @@ type StagedDir struct {
 
 func (x *StagedDir) Reset() {
 	*x = StagedDir{}
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1067,7 @@ func (x *StagedDir) String() string {
 func (*StagedDir) ProtoMessage() {}
 
 func (x *StagedDir) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[9]
+	mi := &file_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1080,7 @@ func (x *StagedDir) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StagedDir.ProtoReflect.Descriptor instead.
 func (*StagedDir) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StagedDir) GetOperation() string {
@@ -1093,7 +1171,7 @@ type PerformRequest struct {
 
 func (x *PerformRequest) Reset() {
 	*x = PerformRequest{}
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1183,7 @@ func (x *PerformRequest) String() string {
 func (*PerformRequest) ProtoMessage() {}
 
 func (x *PerformRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[10]
+	mi := &file_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1196,7 @@ func (x *PerformRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest.ProtoReflect.Descriptor instead.
 func (*PerformRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PerformRequest) GetClusterName() string {
@@ -1409,7 +1487,7 @@ type StartEtcd struct {
 
 func (x *StartEtcd) Reset() {
 	*x = StartEtcd{}
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1499,7 @@ func (x *StartEtcd) String() string {
 func (*StartEtcd) ProtoMessage() {}
 
 func (x *StartEtcd) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[11]
+	mi := &file_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1512,7 @@ func (x *StartEtcd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEtcd.ProtoReflect.Descriptor instead.
 func (*StartEtcd) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StartEtcd) GetState() *EtcdState {
@@ -1475,7 +1553,7 @@ type StopMember struct {
 
 func (x *StopMember) Reset() {
 	*x = StopMember{}
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1565,7 @@ func (x *StopMember) String() string {
 func (*StopMember) ProtoMessage() {}
 
 func (x *StopMember) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[12]
+	mi := &file_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1578,7 @@ func (x *StopMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopMember.ProtoReflect.Descriptor instead.
 func (*StopMember) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StopMember) GetReason() string {
@@ -1522,7 +1600,7 @@ type ReleaseVolume struct {
 
 func (x *ReleaseVolume) Reset() {
 	*x = ReleaseVolume{}
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1612,7 @@ func (x *ReleaseVolume) String() string {
 func (*ReleaseVolume) ProtoMessage() {}
 
 func (x *ReleaseVolume) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[13]
+	mi := &file_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1625,7 @@ func (x *ReleaseVolume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVolume.ProtoReflect.Descriptor instead.
 func (*ReleaseVolume) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseVolume) GetVolume() string {
@@ -1574,7 +1652,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1664,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[14]
+	mi := &file_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1677,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReachRequest) GetClusterName() string {
@@ -1626,7 +1704,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1716,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[15]
+	mi := &file_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1729,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReachResponse) GetProblem() string {
@@ -1678,7 +1756,7 @@ type WitnessRequest struct {
 
 func (x *WitnessRequest) Reset() {
 	*x = WitnessRequest{}
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1768,7 @@ func (x *WitnessRequest) String() string {
 func (*WitnessRequest) ProtoMessage() {}
 
 func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[16]
+	mi := &file_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1781,7 @@ func (x *WitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRequest.ProtoReflect.Descriptor instead.
 func (*WitnessRequest) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WitnessRequest) GetClusterName() string {
@@ -1757,7 +1835,7 @@ type WitnessResponse struct {
 
 func (x *WitnessResponse) Reset() {
 	*x = WitnessResponse{}
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1847,7 @@ func (x *WitnessResponse) String() string {
 func (*WitnessResponse) ProtoMessage() {}
 
 func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[17]
+	mi := &file_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1860,7 @@ func (x *WitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessResponse.ProtoReflect.Descriptor instead.
 func (*WitnessResponse) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WitnessResponse) GetStore() string {
@@ -1830,7 +1908,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1842,7 +1920,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[18]
+	mi := &file_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1855,7 +1933,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Settings) GetValues() map[string]string {
@@ -1874,7 +1952,7 @@ type Defragment struct {
 
 func (x *Defragment) Reset() {
 	*x = Defragment{}
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +1964,7 @@ func (x *Defragment) String() string {
 func (*Defragment) ProtoMessage() {}
 
 func (x *Defragment) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[19]
+	mi := &file_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +1977,7 @@ func (x *Defragment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Defragment.ProtoReflect.Descriptor instead.
 func (*Defragment) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 // SetAside stops etcd if it runs and moves the state and data dir of this token into the trash can. The node belongs to no cluster then.
@@ -1913,7 +1991,7 @@ type SetAside struct {
 
 func (x *SetAside) Reset() {
 	*x = SetAside{}
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2003,7 @@ func (x *SetAside) String() string {
 func (*SetAside) ProtoMessage() {}
 
 func (x *SetAside) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[20]
+	mi := &file_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2016,7 @@ func (x *SetAside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetAside.ProtoReflect.Descriptor instead.
 func (*SetAside) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetAside) GetToken() string {
@@ -1967,7 +2045,7 @@ type TakeBackup struct {
 
 func (x *TakeBackup) Reset() {
 	*x = TakeBackup{}
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2057,7 @@ func (x *TakeBackup) String() string {
 func (*TakeBackup) ProtoMessage() {}
 
 func (x *TakeBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[21]
+	mi := &file_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2070,7 @@ func (x *TakeBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TakeBackup.ProtoReflect.Descriptor instead.
 func (*TakeBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TakeBackup) GetName() string {
@@ -2038,7 +2116,7 @@ type Prove struct {
 
 func (x *Prove) Reset() {
 	*x = Prove{}
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2050,7 +2128,7 @@ func (x *Prove) String() string {
 func (*Prove) ProtoMessage() {}
 
 func (x *Prove) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[22]
+	mi := &file_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2063,7 +2141,7 @@ func (x *Prove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Prove.ProtoReflect.Descriptor instead.
 func (*Prove) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Prove) GetOperation() string {
@@ -2139,7 +2217,7 @@ type Replay struct {
 
 func (x *Replay) Reset() {
 	*x = Replay{}
-	mi := &file_v1_node_proto_msgTypes[23]
+	mi := &file_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2229,7 @@ func (x *Replay) String() string {
 func (*Replay) ProtoMessage() {}
 
 func (x *Replay) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[23]
+	mi := &file_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2242,7 @@ func (x *Replay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replay.ProtoReflect.Descriptor instead.
 func (*Replay) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Replay) GetIncarnation() string {
@@ -2213,7 +2291,7 @@ type ReplaySegment struct {
 
 func (x *ReplaySegment) Reset() {
 	*x = ReplaySegment{}
-	mi := &file_v1_node_proto_msgTypes[24]
+	mi := &file_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2303,7 @@ func (x *ReplaySegment) String() string {
 func (*ReplaySegment) ProtoMessage() {}
 
 func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[24]
+	mi := &file_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2316,7 @@ func (x *ReplaySegment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaySegment.ProtoReflect.Descriptor instead.
 func (*ReplaySegment) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplaySegment) GetName() string {
@@ -2272,7 +2350,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_v1_node_proto_msgTypes[25]
+	mi := &file_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2284,7 +2362,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[25]
+	mi := &file_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2297,7 +2375,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Stage) GetOperation() string {
@@ -2361,7 +2439,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_v1_node_proto_msgTypes[26]
+	mi := &file_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2451,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[26]
+	mi := &file_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2464,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Stop) GetOperation() string {
@@ -2414,7 +2492,7 @@ type Switch struct {
 
 func (x *Switch) Reset() {
 	*x = Switch{}
-	mi := &file_v1_node_proto_msgTypes[27]
+	mi := &file_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2426,7 +2504,7 @@ func (x *Switch) String() string {
 func (*Switch) ProtoMessage() {}
 
 func (x *Switch) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[27]
+	mi := &file_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2439,7 +2517,7 @@ func (x *Switch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Switch.ProtoReflect.Descriptor instead.
 func (*Switch) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Switch) GetOperation() string {
@@ -2466,7 +2544,7 @@ type Rollback struct {
 
 func (x *Rollback) Reset() {
 	*x = Rollback{}
-	mi := &file_v1_node_proto_msgTypes[28]
+	mi := &file_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2556,7 @@ func (x *Rollback) String() string {
 func (*Rollback) ProtoMessage() {}
 
 func (x *Rollback) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[28]
+	mi := &file_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2569,7 @@ func (x *Rollback) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollback.ProtoReflect.Descriptor instead.
 func (*Rollback) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Rollback) GetOperation() string {
@@ -2511,7 +2589,7 @@ type Halt struct {
 
 func (x *Halt) Reset() {
 	*x = Halt{}
-	mi := &file_v1_node_proto_msgTypes[29]
+	mi := &file_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2601,7 @@ func (x *Halt) String() string {
 func (*Halt) ProtoMessage() {}
 
 func (x *Halt) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[29]
+	mi := &file_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2614,7 @@ func (x *Halt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Halt.ProtoReflect.Descriptor instead.
 func (*Halt) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Halt) GetOperation() string {
@@ -2556,7 +2634,7 @@ type Verify struct {
 
 func (x *Verify) Reset() {
 	*x = Verify{}
-	mi := &file_v1_node_proto_msgTypes[30]
+	mi := &file_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2568,7 +2646,7 @@ func (x *Verify) String() string {
 func (*Verify) ProtoMessage() {}
 
 func (x *Verify) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[30]
+	mi := &file_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2581,7 +2659,7 @@ func (x *Verify) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verify.ProtoReflect.Descriptor instead.
 func (*Verify) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Verify) GetOperation() string {
@@ -2607,7 +2685,7 @@ type Salvage struct {
 
 func (x *Salvage) Reset() {
 	*x = Salvage{}
-	mi := &file_v1_node_proto_msgTypes[31]
+	mi := &file_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2697,7 @@ func (x *Salvage) String() string {
 func (*Salvage) ProtoMessage() {}
 
 func (x *Salvage) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[31]
+	mi := &file_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2710,7 @@ func (x *Salvage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Salvage.ProtoReflect.Descriptor instead.
 func (*Salvage) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Salvage) GetOperation() string {
@@ -2680,7 +2758,7 @@ type Discard struct {
 
 func (x *Discard) Reset() {
 	*x = Discard{}
-	mi := &file_v1_node_proto_msgTypes[32]
+	mi := &file_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2692,7 +2770,7 @@ func (x *Discard) String() string {
 func (*Discard) ProtoMessage() {}
 
 func (x *Discard) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[32]
+	mi := &file_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2705,7 +2783,7 @@ func (x *Discard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Discard.ProtoReflect.Descriptor instead.
 func (*Discard) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Discard) GetOperation() string {
@@ -2727,7 +2805,7 @@ type VerifyBackup struct {
 
 func (x *VerifyBackup) Reset() {
 	*x = VerifyBackup{}
-	mi := &file_v1_node_proto_msgTypes[33]
+	mi := &file_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2817,7 @@ func (x *VerifyBackup) String() string {
 func (*VerifyBackup) ProtoMessage() {}
 
 func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[33]
+	mi := &file_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2830,7 @@ func (x *VerifyBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyBackup.ProtoReflect.Descriptor instead.
 func (*VerifyBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *VerifyBackup) GetName() string {
@@ -2788,7 +2866,7 @@ type VerifiedBackup struct {
 
 func (x *VerifiedBackup) Reset() {
 	*x = VerifiedBackup{}
-	mi := &file_v1_node_proto_msgTypes[34]
+	mi := &file_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2878,7 @@ func (x *VerifiedBackup) String() string {
 func (*VerifiedBackup) ProtoMessage() {}
 
 func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[34]
+	mi := &file_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2891,7 @@ func (x *VerifiedBackup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifiedBackup.ProtoReflect.Descriptor instead.
 func (*VerifiedBackup) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *VerifiedBackup) GetBad() string {
@@ -2892,7 +2970,7 @@ type PerformEvent struct {
 
 func (x *PerformEvent) Reset() {
 	*x = PerformEvent{}
-	mi := &file_v1_node_proto_msgTypes[35]
+	mi := &file_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2904,7 +2982,7 @@ func (x *PerformEvent) String() string {
 func (*PerformEvent) ProtoMessage() {}
 
 func (x *PerformEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[35]
+	mi := &file_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2917,7 +2995,7 @@ func (x *PerformEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformEvent.ProtoReflect.Descriptor instead.
 func (*PerformEvent) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *PerformEvent) GetPhase() string {
@@ -2986,7 +3064,7 @@ type Facts struct {
 
 func (x *Facts) Reset() {
 	*x = Facts{}
-	mi := &file_v1_node_proto_msgTypes[36]
+	mi := &file_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3076,7 @@ func (x *Facts) String() string {
 func (*Facts) ProtoMessage() {}
 
 func (x *Facts) ProtoReflect() protoreflect.Message {
-	mi := &file_v1_node_proto_msgTypes[36]
+	mi := &file_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3089,7 @@ func (x *Facts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Facts.ProtoReflect.Descriptor instead.
 func (*Facts) Descriptor() ([]byte, []int) {
-	return file_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Facts) GetRevision() int64 {
@@ -3078,7 +3156,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fcluster_name\x18\x01 \x01(\tR\vclusterName\"(\n" +
 	"\n" +
 	"WatchEvent\x12\x1a\n" +
-	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xfe\a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\"\xb0\b\n" +
 	"\n" +
 	"NodeStatus\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1a\n" +
@@ -3106,10 +3184,16 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x10disk_total_bytes\x18) \x01(\x03R\x0ediskTotalBytes\x127\n" +
 	"\arelease\x18. \x01(\v2\x1d.etcdmanager.v1.VolumeReleaseR\arelease\x12,\n" +
 	"\x12stopped_unix_nanos\x18/ \x01(\x03R\x10stoppedUnixNanos\x12*\n" +
-	"\x11served_unix_nanos\x180 \x01(\x03R\x0fservedUnixNanos\x1a;\n" +
+	"\x11served_unix_nanos\x180 \x01(\x03R\x0fservedUnixNanos\x120\n" +
+	"\aendings\x181 \x03(\v2\x16.etcdmanager.v1.EndingR\aendings\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"I\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"t\n" +
+	"\x06Ending\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\"\n" +
+	"\rat_unix_nanos\x18\x02 \x01(\x03R\vatUnixNanos\x12\x18\n" +
+	"\arenewed\x18\x03 \x01(\bR\arenewed\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"I\n" +
 	"\rVolumeRelease\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12 \n" +
 	"\vreplacement\x18\x02 \x01(\tR\vreplacement\"\xc1\x01\n" +
@@ -3344,104 +3428,106 @@ func file_v1_node_proto_rawDescGZIP() []byte {
 	return file_v1_node_proto_rawDescData
 }
 
-var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_v1_node_proto_goTypes = []any{
 	(*ObserveRequest)(nil),  // 0: etcdmanager.v1.ObserveRequest
 	(*WatchRequest)(nil),    // 1: etcdmanager.v1.WatchRequest
 	(*WatchEvent)(nil),      // 2: etcdmanager.v1.WatchEvent
 	(*NodeStatus)(nil),      // 3: etcdmanager.v1.NodeStatus
-	(*VolumeRelease)(nil),   // 4: etcdmanager.v1.VolumeRelease
-	(*TrashEntry)(nil),      // 5: etcdmanager.v1.TrashEntry
-	(*EtcdStatus)(nil),      // 6: etcdmanager.v1.EtcdStatus
-	(*Alarm)(nil),           // 7: etcdmanager.v1.Alarm
-	(*Member)(nil),          // 8: etcdmanager.v1.Member
-	(*StagedDir)(nil),       // 9: etcdmanager.v1.StagedDir
-	(*PerformRequest)(nil),  // 10: etcdmanager.v1.PerformRequest
-	(*StartEtcd)(nil),       // 11: etcdmanager.v1.StartEtcd
-	(*StopMember)(nil),      // 12: etcdmanager.v1.StopMember
-	(*ReleaseVolume)(nil),   // 13: etcdmanager.v1.ReleaseVolume
-	(*ReachRequest)(nil),    // 14: etcdmanager.v1.ReachRequest
-	(*ReachResponse)(nil),   // 15: etcdmanager.v1.ReachResponse
-	(*WitnessRequest)(nil),  // 16: etcdmanager.v1.WitnessRequest
-	(*WitnessResponse)(nil), // 17: etcdmanager.v1.WitnessResponse
-	(*Settings)(nil),        // 18: etcdmanager.v1.Settings
-	(*Defragment)(nil),      // 19: etcdmanager.v1.Defragment
-	(*SetAside)(nil),        // 20: etcdmanager.v1.SetAside
-	(*TakeBackup)(nil),      // 21: etcdmanager.v1.TakeBackup
-	(*Prove)(nil),           // 22: etcdmanager.v1.Prove
-	(*Replay)(nil),          // 23: etcdmanager.v1.Replay
-	(*ReplaySegment)(nil),   // 24: etcdmanager.v1.ReplaySegment
-	(*Stage)(nil),           // 25: etcdmanager.v1.Stage
-	(*Stop)(nil),            // 26: etcdmanager.v1.Stop
-	(*Switch)(nil),          // 27: etcdmanager.v1.Switch
-	(*Rollback)(nil),        // 28: etcdmanager.v1.Rollback
-	(*Halt)(nil),            // 29: etcdmanager.v1.Halt
-	(*Verify)(nil),          // 30: etcdmanager.v1.Verify
-	(*Salvage)(nil),         // 31: etcdmanager.v1.Salvage
-	(*Discard)(nil),         // 32: etcdmanager.v1.Discard
-	(*VerifyBackup)(nil),    // 33: etcdmanager.v1.VerifyBackup
-	(*VerifiedBackup)(nil),  // 34: etcdmanager.v1.VerifiedBackup
-	(*PerformEvent)(nil),    // 35: etcdmanager.v1.PerformEvent
-	(*Facts)(nil),           // 36: etcdmanager.v1.Facts
-	nil,                     // 37: etcdmanager.v1.NodeStatus.SettingsEntry
-	nil,                     // 38: etcdmanager.v1.Settings.ValuesEntry
-	(*EtcdNode)(nil),        // 39: etcdmanager.v1.EtcdNode
-	(*EtcdState)(nil),       // 40: etcdmanager.v1.EtcdState
-	(*ClusterSpec)(nil),     // 41: etcdmanager.v1.ClusterSpec
+	(*Ending)(nil),          // 4: etcdmanager.v1.Ending
+	(*VolumeRelease)(nil),   // 5: etcdmanager.v1.VolumeRelease
+	(*TrashEntry)(nil),      // 6: etcdmanager.v1.TrashEntry
+	(*EtcdStatus)(nil),      // 7: etcdmanager.v1.EtcdStatus
+	(*Alarm)(nil),           // 8: etcdmanager.v1.Alarm
+	(*Member)(nil),          // 9: etcdmanager.v1.Member
+	(*StagedDir)(nil),       // 10: etcdmanager.v1.StagedDir
+	(*PerformRequest)(nil),  // 11: etcdmanager.v1.PerformRequest
+	(*StartEtcd)(nil),       // 12: etcdmanager.v1.StartEtcd
+	(*StopMember)(nil),      // 13: etcdmanager.v1.StopMember
+	(*ReleaseVolume)(nil),   // 14: etcdmanager.v1.ReleaseVolume
+	(*ReachRequest)(nil),    // 15: etcdmanager.v1.ReachRequest
+	(*ReachResponse)(nil),   // 16: etcdmanager.v1.ReachResponse
+	(*WitnessRequest)(nil),  // 17: etcdmanager.v1.WitnessRequest
+	(*WitnessResponse)(nil), // 18: etcdmanager.v1.WitnessResponse
+	(*Settings)(nil),        // 19: etcdmanager.v1.Settings
+	(*Defragment)(nil),      // 20: etcdmanager.v1.Defragment
+	(*SetAside)(nil),        // 21: etcdmanager.v1.SetAside
+	(*TakeBackup)(nil),      // 22: etcdmanager.v1.TakeBackup
+	(*Prove)(nil),           // 23: etcdmanager.v1.Prove
+	(*Replay)(nil),          // 24: etcdmanager.v1.Replay
+	(*ReplaySegment)(nil),   // 25: etcdmanager.v1.ReplaySegment
+	(*Stage)(nil),           // 26: etcdmanager.v1.Stage
+	(*Stop)(nil),            // 27: etcdmanager.v1.Stop
+	(*Switch)(nil),          // 28: etcdmanager.v1.Switch
+	(*Rollback)(nil),        // 29: etcdmanager.v1.Rollback
+	(*Halt)(nil),            // 30: etcdmanager.v1.Halt
+	(*Verify)(nil),          // 31: etcdmanager.v1.Verify
+	(*Salvage)(nil),         // 32: etcdmanager.v1.Salvage
+	(*Discard)(nil),         // 33: etcdmanager.v1.Discard
+	(*VerifyBackup)(nil),    // 34: etcdmanager.v1.VerifyBackup
+	(*VerifiedBackup)(nil),  // 35: etcdmanager.v1.VerifiedBackup
+	(*PerformEvent)(nil),    // 36: etcdmanager.v1.PerformEvent
+	(*Facts)(nil),           // 37: etcdmanager.v1.Facts
+	nil,                     // 38: etcdmanager.v1.NodeStatus.SettingsEntry
+	nil,                     // 39: etcdmanager.v1.Settings.ValuesEntry
+	(*EtcdNode)(nil),        // 40: etcdmanager.v1.EtcdNode
+	(*EtcdState)(nil),       // 41: etcdmanager.v1.EtcdState
+	(*ClusterSpec)(nil),     // 42: etcdmanager.v1.ClusterSpec
 }
 var file_v1_node_proto_depIdxs = []int32{
-	39, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
-	40, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
-	6,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
-	9,  // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
-	5,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
-	37, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
-	4,  // 6: etcdmanager.v1.NodeStatus.release:type_name -> etcdmanager.v1.VolumeRelease
-	8,  // 7: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
-	7,  // 8: etcdmanager.v1.EtcdStatus.alarms:type_name -> etcdmanager.v1.Alarm
-	11, // 9: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
-	20, // 10: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
-	21, // 11: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
-	22, // 12: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
-	25, // 13: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
-	26, // 14: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
-	27, // 15: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
-	28, // 16: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
-	32, // 17: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
-	29, // 18: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
-	30, // 19: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
-	31, // 20: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
-	33, // 21: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
-	19, // 22: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
-	12, // 23: etcdmanager.v1.PerformRequest.stop_member:type_name -> etcdmanager.v1.StopMember
-	13, // 24: etcdmanager.v1.PerformRequest.release_volume:type_name -> etcdmanager.v1.ReleaseVolume
-	40, // 25: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
-	18, // 26: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
-	38, // 27: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
-	41, // 28: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
-	23, // 29: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
-	24, // 30: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
-	40, // 31: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
-	23, // 32: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
-	40, // 33: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
-	41, // 34: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
-	36, // 35: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
-	34, // 36: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
-	0,  // 37: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
-	1,  // 38: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
-	10, // 39: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
-	14, // 40: etcdmanager.v1.NodeService.Reach:input_type -> etcdmanager.v1.ReachRequest
-	16, // 41: etcdmanager.v1.NodeService.Witness:input_type -> etcdmanager.v1.WitnessRequest
-	3,  // 42: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
-	2,  // 43: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
-	35, // 44: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
-	15, // 45: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
-	17, // 46: etcdmanager.v1.NodeService.Witness:output_type -> etcdmanager.v1.WitnessResponse
-	42, // [42:47] is the sub-list for method output_type
-	37, // [37:42] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	40, // 0: etcdmanager.v1.NodeStatus.self:type_name -> etcdmanager.v1.EtcdNode
+	41, // 1: etcdmanager.v1.NodeStatus.state:type_name -> etcdmanager.v1.EtcdState
+	7,  // 2: etcdmanager.v1.NodeStatus.etcd:type_name -> etcdmanager.v1.EtcdStatus
+	10, // 3: etcdmanager.v1.NodeStatus.staged:type_name -> etcdmanager.v1.StagedDir
+	6,  // 4: etcdmanager.v1.NodeStatus.trash:type_name -> etcdmanager.v1.TrashEntry
+	38, // 5: etcdmanager.v1.NodeStatus.settings:type_name -> etcdmanager.v1.NodeStatus.SettingsEntry
+	5,  // 6: etcdmanager.v1.NodeStatus.release:type_name -> etcdmanager.v1.VolumeRelease
+	4,  // 7: etcdmanager.v1.NodeStatus.endings:type_name -> etcdmanager.v1.Ending
+	9,  // 8: etcdmanager.v1.EtcdStatus.members:type_name -> etcdmanager.v1.Member
+	8,  // 9: etcdmanager.v1.EtcdStatus.alarms:type_name -> etcdmanager.v1.Alarm
+	12, // 10: etcdmanager.v1.PerformRequest.start_etcd:type_name -> etcdmanager.v1.StartEtcd
+	21, // 11: etcdmanager.v1.PerformRequest.set_aside:type_name -> etcdmanager.v1.SetAside
+	22, // 12: etcdmanager.v1.PerformRequest.take_backup:type_name -> etcdmanager.v1.TakeBackup
+	23, // 13: etcdmanager.v1.PerformRequest.prove:type_name -> etcdmanager.v1.Prove
+	26, // 14: etcdmanager.v1.PerformRequest.stage:type_name -> etcdmanager.v1.Stage
+	27, // 15: etcdmanager.v1.PerformRequest.stop:type_name -> etcdmanager.v1.Stop
+	28, // 16: etcdmanager.v1.PerformRequest.switch:type_name -> etcdmanager.v1.Switch
+	29, // 17: etcdmanager.v1.PerformRequest.rollback:type_name -> etcdmanager.v1.Rollback
+	33, // 18: etcdmanager.v1.PerformRequest.discard:type_name -> etcdmanager.v1.Discard
+	30, // 19: etcdmanager.v1.PerformRequest.halt:type_name -> etcdmanager.v1.Halt
+	31, // 20: etcdmanager.v1.PerformRequest.verify:type_name -> etcdmanager.v1.Verify
+	32, // 21: etcdmanager.v1.PerformRequest.salvage:type_name -> etcdmanager.v1.Salvage
+	34, // 22: etcdmanager.v1.PerformRequest.verify_backup:type_name -> etcdmanager.v1.VerifyBackup
+	20, // 23: etcdmanager.v1.PerformRequest.defragment:type_name -> etcdmanager.v1.Defragment
+	13, // 24: etcdmanager.v1.PerformRequest.stop_member:type_name -> etcdmanager.v1.StopMember
+	14, // 25: etcdmanager.v1.PerformRequest.release_volume:type_name -> etcdmanager.v1.ReleaseVolume
+	41, // 26: etcdmanager.v1.StartEtcd.state:type_name -> etcdmanager.v1.EtcdState
+	19, // 27: etcdmanager.v1.StartEtcd.settings:type_name -> etcdmanager.v1.Settings
+	39, // 28: etcdmanager.v1.Settings.values:type_name -> etcdmanager.v1.Settings.ValuesEntry
+	42, // 29: etcdmanager.v1.TakeBackup.spec:type_name -> etcdmanager.v1.ClusterSpec
+	24, // 30: etcdmanager.v1.Prove.replay:type_name -> etcdmanager.v1.Replay
+	25, // 31: etcdmanager.v1.Replay.segments:type_name -> etcdmanager.v1.ReplaySegment
+	41, // 32: etcdmanager.v1.Stage.state:type_name -> etcdmanager.v1.EtcdState
+	24, // 33: etcdmanager.v1.Stage.replay:type_name -> etcdmanager.v1.Replay
+	41, // 34: etcdmanager.v1.Switch.state:type_name -> etcdmanager.v1.EtcdState
+	42, // 35: etcdmanager.v1.Salvage.spec:type_name -> etcdmanager.v1.ClusterSpec
+	37, // 36: etcdmanager.v1.PerformEvent.facts:type_name -> etcdmanager.v1.Facts
+	35, // 37: etcdmanager.v1.PerformEvent.verified:type_name -> etcdmanager.v1.VerifiedBackup
+	0,  // 38: etcdmanager.v1.NodeService.Observe:input_type -> etcdmanager.v1.ObserveRequest
+	1,  // 39: etcdmanager.v1.NodeService.Watch:input_type -> etcdmanager.v1.WatchRequest
+	11, // 40: etcdmanager.v1.NodeService.Perform:input_type -> etcdmanager.v1.PerformRequest
+	15, // 41: etcdmanager.v1.NodeService.Reach:input_type -> etcdmanager.v1.ReachRequest
+	17, // 42: etcdmanager.v1.NodeService.Witness:input_type -> etcdmanager.v1.WitnessRequest
+	3,  // 43: etcdmanager.v1.NodeService.Observe:output_type -> etcdmanager.v1.NodeStatus
+	2,  // 44: etcdmanager.v1.NodeService.Watch:output_type -> etcdmanager.v1.WatchEvent
+	36, // 45: etcdmanager.v1.NodeService.Perform:output_type -> etcdmanager.v1.PerformEvent
+	16, // 46: etcdmanager.v1.NodeService.Reach:output_type -> etcdmanager.v1.ReachResponse
+	18, // 47: etcdmanager.v1.NodeService.Witness:output_type -> etcdmanager.v1.WitnessResponse
+	43, // [43:48] is the sub-list for method output_type
+	38, // [38:43] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_v1_node_proto_init() }
@@ -3450,7 +3536,7 @@ func file_v1_node_proto_init() {
 		return
 	}
 	file_v1_storage_proto_init()
-	file_v1_node_proto_msgTypes[10].OneofWrappers = []any{
+	file_v1_node_proto_msgTypes[11].OneofWrappers = []any{
 		(*PerformRequest_StartEtcd)(nil),
 		(*PerformRequest_SetAside)(nil),
 		(*PerformRequest_TakeBackup)(nil),
@@ -3474,7 +3560,7 @@ func file_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_v1_node_proto_rawDesc), len(file_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
