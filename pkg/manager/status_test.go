@@ -66,6 +66,25 @@ func TestLeaderShowsWhatItKnows(t *testing.T) {
 	})
 }
 
+// TestShowingCostsNoRequest counts what an idle leader asks of the store: what it shows goes with the heartbeat that was there before.
+func TestShowingCostsNoRequest(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.backUp(time.Minute)
+		w.lead(4)
+		w.until("a status", func() bool { s := w.shown(); return s != nil && !s.Backups.Newest.IsZero() })
+		w.after(2 * time.Minute)
+		counts := map[string]int{}
+		w.store.set(func(op, key string) (error, bool) {
+			counts[op+" "+key]++
+			return nil, false
+		})
+		w.after(10 * time.Minute)
+		if lists, puts := counts["list control/"], counts["put control/leader"]; lists < 18 || lists > 21 || puts < 8 || puts > 11 || len(counts) != 2 {
+			w.t.Errorf("in ten minutes: %v", counts)
+		}
+	})
+}
+
 // TestNodeShowsWithoutLeader: a node shows what it sees while no leader does, and takes it back afterwards.
 func TestNodeShowsWithoutLeader(t *testing.T) {
 	inWorld(t, func(w *world) {
