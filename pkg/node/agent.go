@@ -11,7 +11,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
@@ -74,9 +73,11 @@ type Agent struct {
 	l      layout
 	writer *backup.Writer
 	lock   *os.File
-	runCtx context.Context // of Run; what an action outlives its caller with
 
 	// The parts guard themselves. They may be used under mu, and use nothing of the agent's.
+	etcd      *supervisor
+	restorer  *restorer
+	salvager  *salvager
 	records   *records
 	changes   *changes
 	disk      *disk
@@ -89,39 +90,12 @@ type Agent struct {
 	// one is held while an action changes the node: one at a time.
 	one chan struct{}
 
-	// procMu serializes starting and stopping etcd. It is never held during a request to etcd.
-	procMu sync.Mutex
-
-	mu       sync.Mutex // guards what follows; never held during input or output other than small files
-	proc     *process.Process
-	procAs   *cluster.EtcdState // the state with which proc was started
-	client   *client.Client
-	health   cluster.EtcdStatus
-	probed   time.Time
-	badSince time.Time
-	lastExit string
-	// overhear is true if the next etcd is to be overheard, as the one before ended soon; exitReason is what that one said, until one is healthy.
-	overhear   bool
-	exitReason string
-	restarts   int
-	startErr   string
-	tasks      map[string]*task
+	mu     sync.Mutex      // guards what follows; never held during input or output
+	runCtx context.Context // of Run; what an action outlives its caller with
+	tasks  map[string]*task
 	// nameProblem says why members' names don't resolve here as they should.
 	nameProblem string
-	kick        chan struct{}
-	// paused says why etcd must not be started for the moment. It is not on disk: after a restart of the manager etcd runs again.
-	paused string
-	// outdated is true if proc runs with other settings than it would be started with now.
-	outdated bool
-	// snapshotNow has the next etcd that is started write a raft snapshot at once.
-	snapshotNow bool
 
-	probeMu sync.Mutex // one probe at a time
-	peekMu  sync.Mutex // and one look at the data
-	peeked  peeked     // guarded by mu
-
-	// upSince is when proc was started, answeredAt when it first answered; guarded by mu.
-	upSince, answeredAt time.Time
 	// said bounds what is logged of what fails again and again.
 	said repeat.Limiter
 }
@@ -151,18 +125,25 @@ func New(cfg Config) (*Agent, error) {
 		cfg.StopGrace = 20 * time.Second
 	}
 	a := &Agent{
-		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changes: newChanges(), tasks: map[string]*task{}, kick: make(chan struct{}, 1),
+		cfg: cfg, l: layout(cfg.DataDir), one: make(chan struct{}, 1), changes: newChanges(), tasks: map[string]*task{},
 	}
 	a.disk = &disk{cfg: &a.cfg, l: a.l, changes: a.changes}
 	a.trash = &trashCan{cfg: &a.cfg, l: a.l, disk: a.disk, changes: a.changes, turn: a.one, operation: func() *journalOperation { return a.records.operation() }, kicked: make(chan struct{}, 1)}
 	a.disk.short = a.trash.kick
-	a.records = &records{cfg: &a.cfg, l: a.l, disk: a.disk, trash: a.trash, changes: a.changes, said: &a.said, joined: a.joined}
+	a.records = &records{cfg: &a.cfg, l: a.l, disk: a.disk, trash: a.trash, changes: a.changes, said: &a.said}
+	a.etcd = &supervisor{
+		cfg: &a.cfg, l: a.l, records: a.records, disk: a.disk, changes: a.changes, said: &a.said, kick: make(chan struct{}, 1), badSince: time.Now(),
+	}
+	a.records.joined = a.etcd.joined
 	a.versions = &versions{cfg: &a.cfg, changes: a.changes}
 	a.verifier = &verifier{cfg: &a.cfg, l: a.l, disk: a.disk, operation: func() *journalOperation { return a.records.operation() }, loadavg: "/proc/loadavg"}
 	a.volume = &volumeRelease{cfg: &a.cfg, changes: a.changes}
+	a.restorer = &restorer{cfg: &a.cfg, l: a.l, etcd: a.etcd, records: a.records, disk: a.disk, trash: a.trash, verifier: a.verifier}
 	if cfg.Catalog != nil {
 		a.writer = backup.NewWriter(cfg.Catalog, backup.Options{ToolVersion: cfg.Version, Compression: cfg.Compression})
 	}
+	a.salvager = &salvager{cfg: &a.cfg, l: a.l, etcd: a.etcd, restorer: a.restorer, records: a.records, disk: a.disk, trash: a.trash,
+		writer: a.writer, inTurn: a.inTurn}
 	if err := os.MkdirAll(a.l.own(), 0o700); err != nil {
 		return nil, fmt.Errorf("open data dir: %w", err)
 	}
@@ -171,7 +152,6 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	a.lock = lock
-	a.badSince = time.Now()
 	if err := a.records.load(); err != nil {
 		lock.Close()
 		return nil, err
@@ -193,26 +173,26 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.runCtx = ctx
 	a.mu.Unlock()
 	defer a.lock.Close()
-	if err := a.adopt(ctx); err != nil {
+	if err := a.etcd.reattach(ctx); err != nil {
 		return err
 	}
 	var wg, aside sync.WaitGroup
-	wg.Go(func() { a.supervise(ctx) })
-	wg.Go(func() { a.watchHealth(ctx) })
-	wg.Go(func() { a.watchSettings(ctx) })
-	wg.Go(func() { a.disk.watch(ctx, a.whatRuns) })
+	wg.Go(func() { a.etcd.supervise(ctx) })
+	wg.Go(func() { a.etcd.watchHealth(ctx) })
+	wg.Go(func() { a.etcd.watchSettings(ctx) })
+	wg.Go(func() { a.disk.watch(ctx, a.etcd.whatRuns) })
 	aside.Go(func() { a.trash.tend(ctx) }) // etcd isn't kept waiting for it
 	defer aside.Wait()
 	wg.Wait()
 	a.waitTasks()
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
+	a.etcd.procMu.Lock()
+	defer a.etcd.procMu.Unlock()
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.disk.stopGrace()+10*time.Second)
 	defer cancel()
-	if _, pid := a.whatRuns(); pid != 0 {
+	if _, pid := a.etcd.whatRuns(); pid != 0 {
 		a.records.noteStop()
 	}
-	return a.stopLocked(stop, "the manager ends", stopServing)
+	return a.etcd.stopLocked(stop, "the manager ends", stopServing)
 }
 
 // Changed returns a channel that is closed at the next change of what the leader acts on, and the number of changes so far.
@@ -220,30 +200,10 @@ func (a *Agent) Changed() (<-chan struct{}, uint64) {
 	return a.changes.next()
 }
 
-func (a *Agent) poke() {
-	select {
-	case a.kick <- struct{}{}:
-	default:
-	}
-}
-
-// whatRuns is the token of the data, and the pid of etcd; 0 if it doesn't run.
-func (a *Agent) whatRuns() (token cluster.Token, pid int) {
-	if s := a.records.current(); s != nil {
-		token = s.Token
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.proc != nil {
-		pid = a.proc.PID()
-	}
-	return token, pid
-}
-
 // Status tells what is the case at this moment; etcd is asked if the last answer is older than a quarter of a second.
 func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
-	a.probe(ctx, 250*time.Millisecond)
-	a.peek(ctx)
+	a.etcd.probe(ctx, 250*time.Millisecond)
+	a.etcd.peek(ctx)
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Versions: a.versions.known(),
 		Manager: a.cfg.Version, Clock: time.Now(),
@@ -256,19 +216,12 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 		s.DiskFree, s.DiskTotal, s.Trash = seen.free, seen.total, a.trash.list()
 		ready, releasing := a.volume.status()
 		s.Release, s.Busy = ready, firstNonEmpty(s.Busy, releasing)
+		s.Etcd = a.etcd.status(settings, state)
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		s.NameProblem, s.Etcd = a.nameProblem, a.lastStatus(settings)
-		a.withPeeked(&s.Etcd, state)
+		s.NameProblem = a.nameProblem
 	})
 	return s
-}
-
-// joined begins anew to count what goes wrong: what happened in an earlier membership says nothing of this one.
-func (a *Agent) joined() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.badSince, a.restarts = time.Now(), 0
 }
 
 // SetNameProblem says why members' names don't resolve on this node as they should, or that they do. The leader hears of a change.
@@ -300,34 +253,5 @@ func (a *Agent) Members() []cluster.EtcdNode {
 
 // LastStatus is the last that was heard of the own etcd; nothing is asked.
 func (a *Agent) LastStatus() cluster.EtcdStatus {
-	settings := a.records.journaled().Settings
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.lastStatus(settings)
-}
-
-// lastStatus is LastStatus with the settings that the node was given. mu is held.
-func (a *Agent) lastStatus(settings cluster.Settings) cluster.EtcdStatus {
-	s := a.health
-	s.Running, s.Restarts = a.proc != nil, a.restarts
-	s.Outdated = s.Running && a.outdated
-	if s.DBQuota == 0 {
-		s.DBQuota = a.quota(settings)
-	}
-	if !s.Healthy {
-		s.UnhealthyFor = time.Since(a.badSince)
-	}
-	if a.procAs != nil {
-		s.Quarantined = a.procAs.Quarantined
-	}
-	switch {
-	case a.proc == nil:
-		s.Error = firstNonEmpty(a.startErr, a.lastExit, s.Error)
-	case s.Healthy:
-		a.exitReason = ""
-	case a.exitReason != "":
-		s.Error = "starting again; the last time etcd ended it said: " + a.exitReason
-	}
-	a.withResources(&s)
-	return s
+	return a.etcd.status(a.records.journaled().Settings, nil)
 }

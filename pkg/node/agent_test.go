@@ -99,7 +99,7 @@ func TestNothingWithoutTheVolume(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.lock.Close() })
-	if err := a.start(t.Context()); !errors.Is(err, gone) {
+	if err := a.etcd.start(t.Context()); !errors.Is(err, gone) {
 		t.Errorf("start: %v", err)
 	}
 	if _, err := a.begin(&protosv1.PerformRequest{Term: 7, Leader: "b"}); !errors.Is(err, gone) || a.records.j.Term != 0 {
@@ -152,7 +152,7 @@ func TestNoStartOnALostDataDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := open(t, dir)
-	err := a.start(t.Context())
+	err := a.etcd.start(t.Context())
 	if !errors.Is(err, cluster.ErrPermanent) || !strings.Contains(err.Error(), "is gone") {
 		t.Errorf("start: %v", err)
 	}
@@ -205,13 +205,13 @@ func stageByHand(t *testing.T, a *Agent, op string, token cluster.Token) {
 // switchOver goes through stop and switch; that etcd can't be started here (there is no binary) doesn't matter.
 func switchOver(t *testing.T, a *Agent, op string, token cluster.Token) {
 	t.Helper()
-	if err := a.stop(t.Context(), &protosv1.Stop{Operation: op}); err != nil {
+	if err := a.restorer.stop(t.Context(), &protosv1.Stop{Operation: op}); err != nil {
 		t.Fatal(err)
 	}
 	if !a.records.holding() {
 		t.Fatal("etcd isn't held after stop")
 	}
-	_ = a.switchTo(t.Context(), &protosv1.Switch{Operation: op, State: wire.StateToProto(testState(token))})
+	_ = a.restorer.switchTo(t.Context(), &protosv1.Switch{Operation: op, State: wire.StateToProto(testState(token))})
 	if a.records.state.Token != token || a.records.j.Operation.Phase != phaseSwitched {
 		t.Fatalf("after the switch: token %s, phase %s", a.records.state.Token, a.records.j.Operation.Phase)
 	}
@@ -232,7 +232,7 @@ func TestSwitchAndRollback(t *testing.T) {
 		t.Fatal("the old data are gone before the restore is finished")
 	}
 	// There is no log from which to tell whether clients have written: then there is no way back.
-	if err := a.rollback(t.Context(), "op1"); !errors.Is(err, cluster.ErrPermanent) || a.records.state.Token != "NEW" || !a.records.holding() {
+	if err := a.restorer.rollback(t.Context(), "op1"); !errors.Is(err, cluster.ErrPermanent) || a.records.state.Token != "NEW" || !a.records.holding() {
 		t.Fatalf("rollback without a log: %v; token %s, held %v", err, a.records.state.Token, a.records.holding())
 	}
 	op := *a.records.j.Operation
@@ -240,11 +240,11 @@ func TestSwitchAndRollback(t *testing.T) {
 	if err := a.records.note(&op); err != nil {
 		t.Fatal(err)
 	}
-	_ = a.rollback(t.Context(), "op1")
+	_ = a.restorer.rollback(t.Context(), "op1")
 	if a.records.state.Token != "OLD" || a.records.holding() {
 		t.Fatalf("after the rollback: token %s, held %v", a.records.state.Token, a.records.holding())
 	}
-	if err := a.discard("op1"); err != nil {
+	if err := a.restorer.discard("op1"); err != nil {
 		t.Fatal(err)
 	}
 	if exists(a.l.data("NEW")) || !exists(a.l.data("OLD")) {
@@ -253,7 +253,7 @@ func TestSwitchAndRollback(t *testing.T) {
 
 	stageByHand(t, a, "op2", "NEW2")
 	switchOver(t, a, "op2", "NEW2")
-	if err := a.discard("op2"); err != nil {
+	if err := a.restorer.discard("op2"); err != nil {
 		t.Fatal(err)
 	}
 	if !exists(a.l.trash("OLD")) || !exists(a.l.data("NEW2")) || a.records.j.Operation != nil {
@@ -269,7 +269,7 @@ func TestHoldSurvivesARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	stageByHand(t, a, "op1", "NEW")
-	if err := a.stop(t.Context(), &protosv1.Stop{Operation: "op1", Record: []byte("{}")}); err != nil {
+	if err := a.restorer.stop(t.Context(), &protosv1.Stop{Operation: "op1", Record: []byte("{}")}); err != nil {
 		t.Fatal(err)
 	}
 	a.lock.Close()
@@ -277,17 +277,17 @@ func TestHoldSurvivesARestart(t *testing.T) {
 	if !a.records.holding() {
 		t.Fatal("the hold is forgotten")
 	}
-	if err := a.start(context.Background()); err != nil || a.proc != nil {
+	if err := a.etcd.start(context.Background()); err != nil || a.etcd.proc != nil {
 		t.Errorf("start while held: %v", err)
 	}
 	if s := a.Status(t.Context()); !s.Holding || len(s.Staged) != 1 || s.Staged[0].Hash != 9 || string(s.OperationRecord) != "{}" {
 		t.Errorf("status: %+v", s)
 	}
 	// A switch that isn't of this restore is refused.
-	if err := a.switchTo(t.Context(), &protosv1.Switch{Operation: "other", State: wire.StateToProto(testState("NEW"))}); err == nil {
+	if err := a.restorer.switchTo(t.Context(), &protosv1.Switch{Operation: "other", State: wire.StateToProto(testState("NEW"))}); err == nil {
 		t.Error("a switch of another restore went through")
 	}
-	if err := a.discard("op1"); err == nil {
+	if err := a.restorer.discard("op1"); err == nil {
 		t.Error("what is held was discarded")
 	}
 }
@@ -324,13 +324,13 @@ func TestHaltThatCannotReadTheLog(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_EX)) // somebody still runs on it
-	for _, err := range []error{a.halt(t.Context(), "op1"), a.rollback(t.Context(), "op1")} {
+	for _, err := range []error{a.restorer.halt(t.Context(), "op1"), a.restorer.rollback(t.Context(), "op1")} {
 		if s := a.Status(t.Context()); !errors.Is(err, etcd.ErrDataDirInUse) || permanent(err) || !s.Holding || s.Staged[0].Halted {
 			t.Errorf("%v; status %+v", err, s)
 		}
 	}
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_UN))
-	must(t, a.halt(t.Context(), "op1"))
+	must(t, a.restorer.halt(t.Context(), "op1"))
 	if s := a.Status(t.Context()); !s.Staged[0].Halted || !s.Staged[0].Written {
 		t.Errorf("a log that isn't there: %+v", s)
 	}

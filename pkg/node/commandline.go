@@ -49,24 +49,24 @@ func clientURLs(s *cluster.EtcdState, self *cluster.EtcdNode) []string {
 }
 
 // commandLine builds what starts etcd in this state. Certificates are issued on the way.
-func (a *Agent) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
-	self := s.Node(a.cfg.Self.Name)
+func (sv *supervisor) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
+	self := s.Node(sv.cfg.Self.Name)
 	if self == nil {
-		return process.CommandLine{}, fmt.Errorf("state names members %v, not this node %s: %w", nodeNames(s.Nodes), a.cfg.Self.Name, cluster.ErrPermanent)
+		return process.CommandLine{}, fmt.Errorf("state names members %v, not this node %s: %w", nodeNames(s.Nodes), sv.cfg.Self.Name, cluster.ErrPermanent)
 	}
-	bin, err := a.cfg.Binaries.Nearest(s.EtcdVersion)
+	bin, err := sv.cfg.Binaries.Nearest(s.EtcdVersion)
 	if err != nil {
 		return process.CommandLine{}, err
 	}
 	cfg := etcd.Config{
-		Name: self.Name, DataDir: a.l.data(s.Token), Token: s.Token, NewCluster: s.NewCluster,
-		PeerURLs: self.PeerURLs, ClientURLs: clientURLs(s, self), ListenMetricsURLs: a.cfg.MetricsURLs, ExtraEnv: a.cfg.EtcdEnv,
+		Name: self.Name, DataDir: sv.l.data(s.Token), Token: s.Token, NewCluster: s.NewCluster,
+		PeerURLs: self.PeerURLs, ClientURLs: clientURLs(s, self), ListenMetricsURLs: sv.cfg.MetricsURLs, ExtraEnv: sv.cfg.EtcdEnv,
 		CompactHashCheck: true,
 	}
-	settings := a.records.journaled().Settings
-	a.mu.Lock()
-	snapshotNow := a.snapshotNow
-	a.mu.Unlock()
+	settings := sv.records.journaled().Settings
+	sv.mu.Lock()
+	snapshotNow := sv.snapshotNow
+	sv.mu.Unlock()
 	applySettings(&cfg, settings)
 	if snapshotNow {
 		forSnapshot(&cfg)
@@ -77,18 +77,18 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
 	for _, n := range s.Nodes {
 		cfg.InitialCluster = append(cfg.InitialCluster, etcd.Peer{Name: n.Name, PeerURLs: n.PeerURLs})
 	}
-	if cfg.ListenPeerURLs, err = listenOn(cfg.PeerURLs, a.cfg.ListenAddress); err != nil {
+	if cfg.ListenPeerURLs, err = listenOn(cfg.PeerURLs, sv.cfg.ListenAddress); err != nil {
 		return process.CommandLine{}, err
 	}
-	if cfg.ListenClientURLs, err = listenOn(cfg.ClientURLs, a.cfg.ListenAddress); err != nil {
+	if cfg.ListenClientURLs, err = listenOn(cfg.ClientURLs, sv.cfg.ListenAddress); err != nil {
 		return process.CommandLine{}, err
 	}
 	if self.TLS {
-		if a.cfg.Certificates == nil {
+		if sv.cfg.Certificates == nil {
 			return process.CommandLine{}, errInsecure
 		}
 		urls := append(append(append([]string{}, self.PeerURLs...), self.ClientURLs...), self.QuarantinedClientURLs...)
-		f, err := a.cfg.Certificates.EtcdFiles(a.l.pki(s.Token), pki.EtcdName{Name: self.Name, Addresses: []string{a.cfg.Address}, URLs: urls})
+		f, err := sv.cfg.Certificates.EtcdFiles(sv.l.pki(s.Token), pki.EtcdName{Name: self.Name, Addresses: []string{sv.cfg.Address}, URLs: urls})
 		if err != nil {
 			return process.CommandLine{}, err
 		}
@@ -101,9 +101,9 @@ func (a *Agent) commandLine(s *cluster.EtcdState) (process.CommandLine, error) {
 var errInsecure = fmt.Errorf("etcd speaks TLS in this cluster, but the manager was started with --etcd-insecure: %w", cluster.ErrPermanent)
 
 // dial opens a client to the own etcd as it runs in this state.
-func (a *Agent) dial(s *cluster.EtcdState) (*client.Client, error) {
-	self := s.Node(a.cfg.Self.Name)
-	host := localHost(a.cfg.ListenAddress)
+func (sv *supervisor) dial(s *cluster.EtcdState) (*client.Client, error) {
+	self := s.Node(sv.cfg.Self.Name)
+	host := localHost(sv.cfg.ListenAddress)
 	urls, err := listenOn(clientURLs(s, self), host)
 	if err != nil {
 		return nil, err
@@ -111,8 +111,8 @@ func (a *Agent) dial(s *cluster.EtcdState) (*client.Client, error) {
 	if !self.TLS {
 		return client.Dial(urls, nil)
 	}
-	if a.cfg.Certificates == nil {
+	if sv.cfg.Certificates == nil {
 		return nil, errInsecure
 	}
-	return client.Dial(urls, a.cfg.Certificates.EtcdClient(host))
+	return client.Dial(urls, sv.cfg.Certificates.EtcdClient(host))
 }

@@ -19,13 +19,13 @@ import (
 )
 
 // stop writes down what runs and stops it. Until switch or rollback etcd stays stopped, also over a restart of the manager.
-func (a *Agent) stop(ctx context.Context, req *protosv1.Stop) error {
-	op, err := a.enter(req.GetOperation())
+func (rs *restorer) stop(ctx context.Context, req *protosv1.Stop) error {
+	op, err := rs.enter(req.GetOperation())
 	if err != nil {
 		return err
 	}
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
+	rs.etcd.procMu.Lock()
+	defer rs.etcd.procMu.Unlock()
 	if op.Phase == phaseReverted {
 		return fmt.Errorf("restore %s was taken back here", op.ID)
 	}
@@ -33,7 +33,7 @@ func (a *Agent) stop(ctx context.Context, req *protosv1.Stop) error {
 	if r := req.GetRecord(); len(r) > 0 && !bytes.Equal(r, op.Record) {
 		op.Record = bytes.Clone(r)
 		if known {
-			if err := a.records.note(op); err != nil {
+			if err := rs.records.note(op); err != nil {
 				return err
 			}
 		}
@@ -42,45 +42,43 @@ func (a *Agent) stop(ctx context.Context, req *protosv1.Stop) error {
 	case op.Phase.switched():
 		return nil // further than that already
 	case !known:
-		if err := a.hold(op); err != nil {
+		if err := rs.hold(op); err != nil {
 			return err
 		}
 	}
-	return a.stopLocked(ctx, "restore "+string(op.ID), stopHard)
+	return rs.etcd.stopLocked(ctx, "restore "+string(op.ID), stopHard)
 }
 
 // hold journals that etcd is to be stopped, and the state to which a rollback returns. procMu is held.
-func (a *Agent) hold(op *journalOperation) error {
+func (rs *restorer) hold(op *journalOperation) error {
 	// An etcd that can't be started on a full disk would be missed only when the old one is gone.
-	if free := diskFree(a.cfg.DataDir); op.Token != "" && free < startRoom {
+	if free := diskFree(rs.cfg.DataDir); op.Token != "" && free < startRoom {
 		return fmt.Errorf("etcd isn't stopped: the restored one needs %d MiB on the disk of %s to start, %d MiB are free; make room or use a larger volume: %w",
-			int64(startRoom)>>20, a.cfg.DataDir, free>>20, cluster.ErrPermanent)
+			int64(startRoom)>>20, rs.cfg.DataDir, free>>20, cluster.ErrPermanent)
 	}
-	old, err := encodeState(a.records.current())
+	old, err := encodeState(rs.records.current())
 	if err != nil {
 		return err
 	}
 	op.Phase, op.Old = phaseStopped, old
-	return a.records.note(op)
+	return rs.records.note(op)
 }
 
 // switchTo makes the staged data dir the current one and starts etcd on it. The state file is written before the journal: a crash in between
 // leaves etcd held, or where nothing ran before is seen by operation(), and the leader asks again.
-func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
+func (rs *restorer) switchTo(ctx context.Context, req *protosv1.Switch) error {
+	rs.etcd.procMu.Lock()
+	defer rs.etcd.procMu.Unlock()
 	s := wire.StateFromProto(req.GetState())
-	have := a.records.current()
-	op, noted := a.records.switching()
-	a.mu.Lock()
-	running := a.procAs
-	a.mu.Unlock()
+	have := rs.records.current()
+	op, noted := rs.records.switching()
+	running := rs.etcd.runsAs()
 	if s == nil || op == nil || string(op.ID) != req.GetOperation() || op.Token != s.Token {
 		return fmt.Errorf("restore %s isn't staged here", req.GetOperation())
 	}
 	switch {
 	case op.Phase == phaseSwitched && noted:
-		return a.startLocked(ctx, true)
+		return rs.etcd.startLocked(ctx, true)
 	case op.Phase == phaseSwitched: // all but the journal was written
 	case op.Phase == phaseStaged && have == nil: // nothing ran here
 	case !op.Phase.held():
@@ -88,48 +86,45 @@ func (a *Agent) switchTo(ctx context.Context, req *protosv1.Switch) error {
 	case running != nil && running.Token != s.Token:
 		return errors.New("the old etcd still runs")
 	}
-	if !a.l.hasMember(s.Token) {
-		return fmt.Errorf("the staged data dir %s is gone: %w", a.l.data(s.Token), cluster.ErrPermanent)
+	if !rs.l.hasMember(s.Token) {
+		return fmt.Errorf("the staged data dir %s is gone: %w", rs.l.data(s.Token), cluster.ErrPermanent)
 	}
-	if err := writeState(a.l.state(), s); err != nil {
+	if err := writeState(rs.l.state(), s); err != nil {
 		return err
 	}
 	op.Phase = phaseSwitched
-	a.records.setState(s)
-	a.mu.Lock()
-	a.restarts = 0
-	a.paused = "" // what was stopped were the data of before
-	a.mu.Unlock()
-	if err := a.records.note(op); err != nil {
+	rs.records.setState(s)
+	rs.etcd.switched()
+	if err := rs.records.note(op); err != nil {
 		return err
 	}
-	return a.startLocked(ctx, true)
+	return rs.etcd.startLocked(ctx, true)
 }
 
 // halt stops an etcd that was switched to and reads from its log whether clients have written.
-func (a *Agent) halt(ctx context.Context, id string) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	op, s := a.records.operation(), a.records.current()
+func (rs *restorer) halt(ctx context.Context, id string) error {
+	rs.etcd.procMu.Lock()
+	defer rs.etcd.procMu.Unlock()
+	op, s := rs.records.operation(), rs.records.current()
 	if op == nil || string(op.ID) != id || !op.Phase.switched() || op.Phase == phaseHalted || s == nil || s.Token != op.Token {
 		return nil
 	}
-	return a.haltLocked(ctx, op)
+	return rs.haltLocked(ctx, op)
 }
 
 // haltLocked halts what is switched. The journal says first that etcd is to be stopped, so that nothing starts it again, and only when the
 // log was read that it is halted: what it says of clients is an answer then. procMu is held.
-func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
+func (rs *restorer) haltLocked(ctx context.Context, op *journalOperation) error {
 	if op.Phase != phaseHalting {
 		op.Phase = phaseHalting
-		if err := a.records.note(op); err != nil {
+		if err := rs.records.note(op); err != nil {
 			return err
 		}
 	}
-	if err := a.stopLocked(ctx, "restore "+string(op.ID)+" may have to be taken back", stopHard); err != nil {
+	if err := rs.etcd.stopLocked(ctx, "restore "+string(op.ID)+" may have to be taken back", stopHard); err != nil {
 		return err
 	}
-	written, err := datadir.ClientWrites(a.l.data(op.Token))
+	written, err := datadir.ClientWrites(rs.l.data(op.Token))
 	switch {
 	case errors.Is(err, etcd.ErrBadLog) || errors.Is(err, fs.ErrNotExist):
 		// It can't be known any more, and what was acknowledged must not be lost.
@@ -140,15 +135,15 @@ func (a *Agent) haltLocked(ctx context.Context, op *journalOperation) error {
 	}
 	op.Phase, op.Written = phaseHalted, op.Written || written
 	klog.Infof("restore %s is halted here; %s", op.ID, map[bool]string{true: "clients have written to the restored data", false: "no client has written to the restored data"}[op.Written])
-	return a.records.note(op)
+	return rs.records.note(op)
 }
 
 // rollback brings state and data from before the restore back, unless clients have written to the new data: nothing that was acknowledged is taken
 // away from them.
-func (a *Agent) rollback(ctx context.Context, id string) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	op := a.records.operation()
+func (rs *restorer) rollback(ctx context.Context, id string) error {
+	rs.etcd.procMu.Lock()
+	defer rs.etcd.procMu.Unlock()
+	op := rs.records.operation()
 	if op == nil || string(op.ID) != id || !op.Phase.held() && !op.Phase.switched() {
 		return nil // nothing was changed yet, or is any more
 	}
@@ -157,7 +152,7 @@ func (a *Agent) rollback(ctx context.Context, id string) error {
 		return err
 	}
 	if op.Phase == phaseSwitched || op.Phase == phaseHalting {
-		if err := a.haltLocked(ctx, op); err != nil {
+		if err := rs.haltLocked(ctx, op); err != nil {
 			return err
 		}
 	}
@@ -166,19 +161,19 @@ func (a *Agent) rollback(ctx context.Context, id string) error {
 	}
 	klog.Warningf("restore %s is taken back; the data from before are brought back", id)
 	if old == nil {
-		err = removeFile(a.l.state())
+		err = removeFile(rs.l.state())
 	} else {
-		err = writeState(a.l.state(), old)
+		err = writeState(rs.l.state(), old)
 	}
 	if err != nil {
 		return err
 	}
-	a.records.setState(old)
+	rs.records.setState(old)
 	op.Phase = phaseReverted
-	if err := a.records.note(op); err != nil {
+	if err := rs.records.note(op); err != nil {
 		return err
 	}
-	return a.startLocked(ctx, true)
+	return rs.etcd.startLocked(ctx, true)
 }
 
 // hashRate is how many bytes of its database etcd hashes in a second at least.
@@ -186,11 +181,9 @@ const hashRate = 20 << 20
 
 // verify compares what the own etcd holds at the staged revision with what was staged. The facts have no hash if that can't be compared any
 // more: etcd 3.4 and early 3.5 hash only the newest revision after a restore, and none does after a later compaction.
-func (a *Agent) verify(ctx context.Context, id string) (*protosv1.Facts, error) {
-	op := a.records.operation()
-	a.mu.Lock()
-	as := a.procAs.Clone()
-	a.mu.Unlock()
+func (rs *restorer) verify(ctx context.Context, id string) (*protosv1.Facts, error) {
+	op := rs.records.operation()
+	as := rs.etcd.runsAs()
 	switch {
 	case op == nil || string(op.ID) != id || op.Phase != phaseSwitched:
 		return nil, fmt.Errorf("restore %s hasn't switched here", id)
@@ -198,7 +191,7 @@ func (a *Agent) verify(ctx context.Context, id string) (*protosv1.Facts, error) 
 		return nil, errors.New("etcd isn't running here")
 	}
 	// A connection of its own: health isn't to wait behind a long answer.
-	c, err := a.dial(as)
+	c, err := rs.etcd.dial(as)
 	if err != nil {
 		return nil, err
 	}

@@ -21,14 +21,14 @@ const (
 )
 
 // watchHealth looks at etcd until ctx ends and wakes the leader when something changed.
-func (a *Agent) watchHealth(ctx context.Context) {
+func (sv *supervisor) watchHealth(ctx context.Context) {
 	for {
-		a.probe(ctx, 0)
-		changed, _ := a.changes.next()
-		a.mu.Lock()
+		sv.probe(ctx, 0)
+		changed, _ := sv.changes.next()
+		sv.mu.Lock()
 		wait := probeWell
-		if a.proc != nil && (!a.health.Healthy || a.health.Learner) {
-			switch bad := time.Since(a.badSince); {
+		if sv.proc != nil && (!sv.health.Healthy || sv.health.Learner) {
+			switch bad := time.Since(sv.badSince); {
 			case bad < 10*time.Second:
 				wait = probeStarting
 			case bad < time.Minute:
@@ -37,7 +37,7 @@ func (a *Agent) watchHealth(ctx context.Context) {
 				wait = 2 * time.Second
 			}
 		}
-		a.mu.Unlock()
+		sv.mu.Unlock()
 		select {
 		case <-ctx.Done():
 			return
@@ -48,56 +48,56 @@ func (a *Agent) watchHealth(ctx context.Context) {
 }
 
 // probe asks etcd for its status unless the last answer is younger than fresh.
-func (a *Agent) probe(ctx context.Context, fresh time.Duration) {
-	a.probeMu.Lock()
-	defer a.probeMu.Unlock()
-	a.mu.Lock()
-	c, p, young := a.client, a.proc, time.Since(a.probed) < fresh
-	a.mu.Unlock()
+func (sv *supervisor) probe(ctx context.Context, fresh time.Duration) {
+	sv.probeMu.Lock()
+	defer sv.probeMu.Unlock()
+	sv.mu.Lock()
+	c, p, young := sv.client, sv.proc, time.Since(sv.probed) < fresh
+	sv.mu.Unlock()
 	if c == nil || young {
 		return
 	}
-	a.records.noteData()
+	sv.records.noteData()
 	s := ask(ctx, c)
 	if ctx.Err() != nil {
 		return
 	}
 	if s.Denied && s.Revision == 0 {
-		s.Revision = a.revisionOnDisk(ctx)
+		s.Revision = sv.revisionOnDisk(ctx)
 	}
-	a.mu.Lock()
-	same := a.proc == p
-	a.mu.Unlock()
+	sv.mu.Lock()
+	same := sv.proc == p
+	sv.mu.Unlock()
 	if same && s.Healthy {
-		a.records.noteServes() // before the leader hears of it; mu is never held for it
+		sv.records.noteServes() // before the leader hears of it; mu is never held for it
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.proc != p {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	if sv.proc != p {
 		return
 	}
-	if a.answeredAt.IsZero() && (s.MemberID != 0 || s.Denied) {
-		a.answeredAt = time.Now()
+	if sv.answeredAt.IsZero() && (s.MemberID != 0 || s.Denied) {
+		sv.answeredAt = time.Now()
 	}
-	before := a.health
-	a.health, a.probed = s, time.Now()
+	before := sv.health
+	sv.health, sv.probed = s, time.Now()
 	switch {
 	case s.Healthy:
 		if !before.Healthy && !s.Denied {
-			a.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
+			sv.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
-		a.badSince, a.restarts = time.Time{}, 0
-	case a.badSince.IsZero():
-		a.badSince = time.Now()
-		a.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)
+		sv.badSince, sv.restarts = time.Time{}, 0
+	case sv.badSince.IsZero():
+		sv.badSince = time.Now()
+		sv.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)
 	}
 	if s.Denied && !before.Denied {
-		a.said.Warningf("denied", "etcd refuses the manager: %s", s.Error)
+		sv.said.Warningf("denied", "etcd refuses the manager: %s", s.Error)
 	}
 	if s.Healthy != before.Healthy || s.Denied != before.Denied || s.LeaderID != before.LeaderID || s.MemberID != before.MemberID || s.Learner != before.Learner ||
 		s.Version != before.Version || s.ClusterVersion != before.ClusterVersion || s.StorageVersion != before.StorageVersion || s.DowngradeTarget != before.DowngradeTarget ||
 		!slices.Equal(s.Alarms, before.Alarms) || !slices.EqualFunc(s.Members, before.Members, sameMember) || s.Learner && s.AppliedIndex != before.AppliedIndex {
-		a.changes.note()
+		sv.changes.note()
 	}
 }
 
@@ -119,29 +119,29 @@ const (
 )
 
 // peek reads from the data what an etcd without a quorum doesn't tell: which of several survivors is the newest.
-func (a *Agent) peek(ctx context.Context) {
-	a.peekMu.Lock()
-	defer a.peekMu.Unlock()
-	s := a.records.current()
-	a.mu.Lock()
-	seen := a.peeked
-	due := s != nil && !a.health.Healthy && time.Since(a.badSince) > peekAfter && (seen.token != s.Token || time.Since(seen.at) > peekEvery)
-	a.mu.Unlock()
-	if !due || !a.l.hasMember(s.Token) {
+func (sv *supervisor) peek(ctx context.Context) {
+	sv.peekMu.Lock()
+	defer sv.peekMu.Unlock()
+	s := sv.records.current()
+	sv.mu.Lock()
+	seen := sv.peeked
+	due := s != nil && !sv.health.Healthy && time.Since(sv.badSince) > peekAfter && (seen.token != s.Token || time.Since(seen.at) > peekEvery)
+	sv.mu.Unlock()
+	if !due || !sv.l.hasMember(s.Token) {
 		return
 	}
-	p, err := datadir.ReadNewest(ctx, a.l.data(s.Token))
+	p, err := datadir.ReadNewest(ctx, sv.l.data(s.Token))
 	if err != nil {
 		klog.V(2).Infof("look at the data of cluster %s: %v", s.Token, err)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.peeked = peeked{s.Token, time.Now(), p}
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	sv.peeked = peeked{s.Token, time.Now(), p}
 }
 
 // withPeeked fills in what etcd itself doesn't tell. mu is held.
-func (a *Agent) withPeeked(s *cluster.EtcdStatus, state *cluster.EtcdState) {
-	p := a.peeked
+func (sv *supervisor) withPeeked(s *cluster.EtcdStatus, state *cluster.EtcdState) {
+	p := sv.peeked
 	if s.Healthy || state == nil || p.token != state.Token || p.found.Index == 0 {
 		return
 	}
@@ -219,12 +219,12 @@ func askDenied(ctx context.Context, c *client.Client) cluster.EtcdStatus {
 }
 
 // revisionOnDisk is read where etcd doesn't tell it; a restore has to go above.
-func (a *Agent) revisionOnDisk(ctx context.Context) int64 {
-	s := a.records.current()
+func (sv *supervisor) revisionOnDisk(ctx context.Context) int64 {
+	s := sv.records.current()
 	if s == nil {
 		return 0
 	}
-	revision, err := datadir.NewestRevision(ctx, a.l.data(s.Token))
+	revision, err := datadir.NewestRevision(ctx, sv.l.data(s.Token))
 	if err != nil {
 		klog.V(2).Infof("read the revision of cluster %s from its data: %v", s.Token, err)
 	}

@@ -22,51 +22,51 @@ const firstWithoutOld = 7
 
 // clearOldEntries makes sure that a member's log has nothing that the version to come can't read. Otherwise etcd is restarted once as it is, only
 // with a raft snapshot due at every entry; the restart into the new version ends that. If the manager dies in between it is begun anew.
-func (a *Agent) clearOldEntries(ctx context.Context, s *cluster.EtcdState) error {
-	now := a.records.current()
-	a.mu.Lock()
-	running := a.proc != nil
-	a.mu.Unlock()
+func (sv *supervisor) clearOldEntries(ctx context.Context, s *cluster.EtcdState) error {
+	now := sv.records.current()
+	sv.mu.Lock()
+	running := sv.proc != nil
+	sv.mu.Unlock()
 	if !running || now == nil || now.Token != s.Token || etcd.MinorNumber(s.EtcdVersion) < firstWithoutOld || etcd.MinorNumber(now.EtcdVersion) >= firstWithoutOld {
 		return nil
 	}
-	old, err := datadir.OldEntries(a.l.data(s.Token))
+	old, err := datadir.OldEntries(sv.l.data(s.Token))
 	if err != nil || !old {
 		return err
 	}
 	klog.Infof("etcd's log has entries that %s can't read; etcd is restarted once as it is, so that it writes a raft snapshot behind them", s.EtcdVersion)
-	if err := a.restartForSnapshot(ctx); err != nil {
+	if err := sv.restartForSnapshot(ctx); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(snapshotPatience); time.Now().Before(deadline) && sleep(ctx, 100*time.Millisecond); {
-		if old, err = datadir.OldEntries(a.l.data(s.Token)); err == nil && !old && a.healthyNow(ctx) {
+		if old, err = datadir.OldEntries(sv.l.data(s.Token)); err == nil && !old && sv.healthyNow(ctx) {
 			return nil
 		}
 	}
 	return errors.Join(err, fmt.Errorf("etcd's log has entries that %s can't read, and no raft snapshot came behind them within %s; etcd stays as it is", s.EtcdVersion, snapshotPatience))
 }
 
-func (a *Agent) restartForSnapshot(ctx context.Context) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	a.setSnapshotNow(true)
-	err := a.startLocked(ctx, true)
-	a.setSnapshotNow(false)
-	a.noteOutdated()
+func (sv *supervisor) restartForSnapshot(ctx context.Context) error {
+	sv.procMu.Lock()
+	defer sv.procMu.Unlock()
+	sv.setSnapshotNow(true)
+	err := sv.startLocked(ctx, true)
+	sv.setSnapshotNow(false)
+	sv.noteOutdated()
 	return err
 }
 
-func (a *Agent) setSnapshotNow(now bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.snapshotNow = now
+func (sv *supervisor) setSnapshotNow(now bool) {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	sv.snapshotNow = now
 }
 
-func (a *Agent) healthyNow(ctx context.Context) bool {
-	a.probe(ctx, 0)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.health.Healthy
+func (sv *supervisor) healthyNow(ctx context.Context) bool {
+	sv.probe(ctx, 0)
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	return sv.health.Healthy
 }
 
 // forSnapshot has etcd write a raft snapshot at once.

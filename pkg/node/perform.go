@@ -26,12 +26,12 @@ func (a *Agent) perform(ctx context.Context, req *protosv1.PerformRequest, t *ta
 	case *protosv1.PerformRequest_TakeBackup:
 		return a.takeBackup(ctx, x.TakeBackup, t)
 	case *protosv1.PerformRequest_Salvage:
-		return a.salvage(ctx, req, t)
+		return a.salvager.salvage(ctx, req, t)
 	case *protosv1.PerformRequest_VerifyBackup:
 		return a.verifier.verifyBackup(ctx, x.VerifyBackup, t)
 	case *protosv1.PerformRequest_Verify:
 		event = &protosv1.PerformEvent{Done: true}
-		event.Facts, err = a.verify(ctx, x.Verify.GetOperation())
+		event.Facts, err = a.restorer.verify(ctx, x.Verify.GetOperation())
 	default:
 		event = &protosv1.PerformEvent{Done: true}
 		err = a.inTurn(ctx, req, t, func() (err error) {
@@ -94,25 +94,25 @@ func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) 
 	case *protosv1.PerformRequest_SetAside:
 		return nil, a.setAside(ctx, cluster.Token(x.SetAside.GetToken()), x.SetAside.GetReason())
 	case *protosv1.PerformRequest_Prove:
-		return a.prove(ctx, x.Prove, t)
+		return a.restorer.prove(ctx, x.Prove, t)
 	case *protosv1.PerformRequest_Stage:
-		return a.stage(ctx, x.Stage, t)
+		return a.restorer.stage(ctx, x.Stage, t)
 	case *protosv1.PerformRequest_Stop:
-		return nil, a.stop(ctx, x.Stop)
+		return nil, a.restorer.stop(ctx, x.Stop)
 	case *protosv1.PerformRequest_Switch:
-		return nil, a.switchTo(ctx, x.Switch)
+		return nil, a.restorer.switchTo(ctx, x.Switch)
 	case *protosv1.PerformRequest_Halt:
-		return nil, a.halt(ctx, x.Halt.GetOperation())
+		return nil, a.restorer.halt(ctx, x.Halt.GetOperation())
 	case *protosv1.PerformRequest_Rollback:
-		return nil, a.rollback(ctx, x.Rollback.GetOperation())
+		return nil, a.restorer.rollback(ctx, x.Rollback.GetOperation())
 	case *protosv1.PerformRequest_StopMember:
-		return nil, a.stopMember(ctx, x.StopMember.GetReason())
+		return nil, a.etcd.stopMember(ctx, x.StopMember.GetReason())
 	case *protosv1.PerformRequest_ReleaseVolume:
 		return nil, a.volume.begin(x.ReleaseVolume)
 	case *protosv1.PerformRequest_Defragment:
-		return nil, a.defragment(ctx)
+		return nil, a.etcd.defragment(ctx)
 	case *protosv1.PerformRequest_Discard:
-		return nil, a.discard(x.Discard.GetOperation())
+		return nil, a.restorer.discard(x.Discard.GetOperation())
 	}
 	return nil, fmt.Errorf("unknown action %T; this manager is older than the leader: %w", req.GetAction(), cluster.ErrPermanent)
 }
@@ -135,26 +135,26 @@ func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 		return err
 	}
 	if req.GetRestart() {
-		if err := a.clearOldEntries(ctx, s); err != nil {
+		if err := a.etcd.clearOldEntries(ctx, s); err != nil {
 			return err
 		}
 	}
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
+	a.etcd.procMu.Lock()
+	defer a.etcd.procMu.Unlock()
 	if err := a.records.accept(s, req); err != nil {
 		return err
 	}
-	if err := a.startLocked(ctx, req.GetRestart()); err != nil {
+	if err := a.etcd.startLocked(ctx, req.GetRestart()); err != nil {
 		return err
 	}
-	a.noteOutdated()
+	a.etcd.noteOutdated()
 	return nil
 }
 
 // setAside frees this node from a cluster. The data are kept in the trash can.
 func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
+	a.etcd.procMu.Lock()
+	defer a.etcd.procMu.Unlock()
 	s := a.records.current()
 	if s == nil {
 		return nil // done already
@@ -163,7 +163,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 		return fmt.Errorf("this node belongs to cluster %s, not to %s", s.Token, token)
 	}
 	klog.Warningf("leaving cluster %s: %s; its data are kept in the trash can", token, reason)
-	if err := a.stopLocked(ctx, reason, stopServing); err != nil {
+	if err := a.etcd.stopLocked(ctx, reason, stopServing); err != nil {
 		return err
 	}
 	if err := a.l.discardDir(token, s.EtcdVersion, 0); err != nil {
@@ -173,14 +173,11 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 	if err := removeFile(a.l.state()); err != nil {
 		return err
 	}
-	a.mu.Lock()
-	a.lastExit, a.startErr, a.paused = "", "", ""
-	a.health = cluster.EtcdStatus{}
-	a.mu.Unlock()
+	a.etcd.left()
 	if err := a.records.leave(token); err != nil {
 		return err
 	}
-	a.forgetCertificates(token)
+	a.restorer.forgetCertificates(token)
 	return nil
 }
 
@@ -189,14 +186,12 @@ func (a *Agent) takeBackup(ctx context.Context, req *protosv1.TakeBackup, t *tas
 	if a.writer == nil {
 		return nil, fmt.Errorf("take backup: no store: %w", cluster.ErrPermanent)
 	}
-	a.mu.Lock()
-	s := a.procAs.Clone()
-	a.mu.Unlock()
+	s := a.etcd.runsAs()
 	if s == nil {
 		return nil, errors.New("take backup: etcd isn't running here")
 	}
 	// A connection of its own: a restart of etcd in the middle closes the other one, and health is not to wait behind a long stream.
-	c, err := a.dial(s)
+	c, err := a.etcd.dial(s)
 	if err != nil {
 		return nil, fmt.Errorf("take backup: %w", err)
 	}

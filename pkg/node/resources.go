@@ -118,21 +118,21 @@ func (a *Agent) Disk() (total, free int64, full bool) {
 }
 
 // withResources adds what was seen to the status. mu is held.
-func (a *Agent) withResources(s *cluster.EtcdStatus) {
-	seen := a.disk.last()
+func (sv *supervisor) withResources(s *cluster.EtcdStatus) {
+	seen := sv.disk.last()
 	if s.DBSize == 0 {
 		s.DBSize = seen.database
 	}
-	if a.proc == nil || s.Healthy {
+	if sv.proc == nil || s.Healthy {
 		return
 	}
-	if !a.upSince.IsZero() {
-		s.UpFor = max(time.Since(a.upSince), 1)
+	if !sv.upSince.IsZero() {
+		s.UpFor = max(time.Since(sv.upSince), 1)
 	}
-	if !a.answeredAt.IsZero() {
-		s.AnsweringFor = max(time.Since(a.answeredAt), 1)
+	if !sv.answeredAt.IsZero() {
+		s.AnsweringFor = max(time.Since(sv.answeredAt), 1)
 	}
-	s.Reading = seen.reading(a.proc.PID())
+	s.Reading = seen.reading(sv.proc.PID())
 }
 
 // bytesRead is how much a process has read from the disk, page faults on mapped files included.

@@ -31,13 +31,25 @@ const (
 	startRoom = logRoom/2 + 16<<20
 )
 
+// restorer prepares a restore beside the etcd that runs, and switches to it and back. One action at a time uses it; what it shares with
+// others guards itself.
+type restorer struct {
+	cfg      *Config
+	l        layout
+	etcd     *supervisor
+	records  *records
+	disk     *disk
+	trash    *trashCan
+	verifier *verifier
+}
+
 // enter finds the operation in the journal, or begins it. One that was given up without this node hearing of it is cleared away first.
-func (a *Agent) enter(name string) (*journalOperation, error) {
+func (rs *restorer) enter(name string) (*journalOperation, error) {
 	id, err := cluster.ParseOperationID(name)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
-	cur := a.records.operation()
+	cur := rs.records.operation()
 	switch {
 	case cur == nil:
 		return &journalOperation{ID: id}, nil
@@ -46,7 +58,7 @@ func (a *Agent) enter(name string) (*journalOperation, error) {
 	case cur.Phase.held():
 		return nil, fmt.Errorf("etcd is held for another restore, %s", cur.ID)
 	}
-	if err := a.discard(string(cur.ID)); err != nil {
+	if err := rs.discard(string(cur.ID)); err != nil {
 		return nil, err
 	}
 	return &journalOperation{ID: id}, nil
@@ -57,30 +69,30 @@ func (op *journalOperation) facts() *protosv1.Facts {
 }
 
 // prove fetches a backup, checks all that can be checked, and plans its staging. Nothing that runs is touched.
-func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*protosv1.Facts, error) {
-	op, err := a.enter(req.GetOperation())
+func (rs *restorer) prove(ctx context.Context, req *protosv1.Prove, t *task) (*protosv1.Facts, error) {
+	op, err := rs.enter(req.GetOperation())
 	if err != nil {
 		return nil, err
 	}
 	switch op.Phase {
 	case phaseBegun:
 	case phaseProven:
-		if exists(a.l.snapshot(op.ID)) && op.Backup == req.GetBackup() {
+		if exists(rs.l.snapshot(op.ID)) && op.Backup == req.GetBackup() {
 			return op.facts(), nil
 		}
 	default:
 		return op.facts(), nil
 	}
-	if err := a.runnable(req.GetEtcdVersion()); err != nil {
+	if err := rs.runnable(req.GetEtcdVersion()); err != nil {
 		return nil, err
 	}
-	if err := a.beginFetch(op, req.GetBackup()); err != nil {
+	if err := rs.beginFetch(op, req.GetBackup()); err != nil {
 		return nil, err
 	}
-	if err := a.verifier.end(ctx, op.ID); err != nil {
+	if err := rs.verifier.end(ctx, op.ID); err != nil {
 		return nil, err
 	}
-	f := fetcher{a: a, op: op.ID, backup: op.Backup, replay: req.GetReplay(), anyCluster: req.GetForceForeign(), plan: database.StagePlan{
+	f := fetcher{r: rs, op: op.ID, backup: op.Backup, replay: req.GetReplay(), anyCluster: req.GetForceForeign(), plan: database.StagePlan{
 		BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: req.GetBumpRevision() > 0 || req.GetAtLeastRevision() > 0,
 		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: req.GetEtcdVersion(),
 	}}
@@ -93,30 +105,30 @@ func (a *Agent) prove(ctx context.Context, req *protosv1.Prove, t *task) (*proto
 	if facts.Planned != nil {
 		op.Hash = facts.Planned.Hash.Hash
 	}
-	if err := a.records.note(op); err != nil {
+	if err := rs.records.note(op); err != nil {
 		return nil, err
 	}
 	return op.facts(), nil
 }
 
 // beginFetch journals that a backup is being brought into the staging area, so that the leader, or the next start, knows what lies there.
-func (a *Agent) beginFetch(op *journalOperation, name string) error {
+func (rs *restorer) beginFetch(op *journalOperation, name string) error {
 	if op.Phase == phaseBegun && op.Backup == name {
 		return nil
 	}
-	if err := a.l.removeAll(a.l.staging(op.ID)); err != nil {
+	if err := rs.l.removeAll(rs.l.staging(op.ID)); err != nil {
 		return fmt.Errorf("clear staging area: %w", err)
 	}
 	op.Phase, op.Backup = phaseBegun, name
-	return a.records.note(op)
+	return rs.records.note(op)
 }
 
 // runnable checks that this node has an etcd of the version that is to run; it is found out before anything is fetched or stopped.
-func (a *Agent) runnable(version string) error {
+func (rs *restorer) runnable(version string) error {
 	if version == "" {
 		return nil
 	}
-	if _, err := a.cfg.Binaries.Nearest(version); err != nil {
+	if _, err := rs.cfg.Binaries.Nearest(version); err != nil {
 		return fmt.Errorf("this node can't run the restored cluster: %w (%w)", err, cluster.ErrPermanent)
 	}
 	return nil
@@ -132,7 +144,7 @@ func prefixes(list []string) [][]byte {
 
 // fetcher brings a backup into the staging area and proves it there.
 type fetcher struct {
-	a      *Agent
+	r      *restorer
 	op     cluster.OperationID
 	backup string
 	// replay names the changes to be put on it; nil if it is the backup itself that is wanted.
@@ -149,7 +161,7 @@ func (f *fetcher) prove(ctx context.Context, t *task) (database.Facts, error) {
 	facts, err := f.try(ctx, t)
 	if permanent(err) && !f.fresh { // the file has suffered here; the backup may be as good as ever
 		klog.Warningf("%v; it is fetched again", err)
-		_ = f.a.l.removeAll(f.a.l.staging(f.op)) // or else it fails again, for good
+		_ = f.r.l.removeAll(f.r.l.staging(f.op)) // or else it fails again, for good
 		facts, err = f.try(ctx, t)
 	}
 	if err == nil {
@@ -159,18 +171,18 @@ func (f *fetcher) prove(ctx context.Context, t *task) (database.Facts, error) {
 		}
 		return facts, nil
 	}
-	err = f.a.disk.explain(err)
+	err = f.r.disk.explain(err)
 	if errors.Is(err, etcd.ErrConfig) {
 		err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
 	if permanent(err) {
-		_ = f.a.l.removeAll(f.a.l.staging(f.op))
+		_ = f.r.l.removeAll(f.r.l.staging(f.op))
 	}
 	return database.Facts{}, err
 }
 
 func (f *fetcher) try(ctx context.Context, t *task) (database.Facts, error) {
-	path := f.a.l.snapshot(f.op)
+	path := f.r.l.snapshot(f.op)
 	// A snapshot has this name only once all its checksums were found right. One from before may have suffered on disk since.
 	f.fresh = !exists(path)
 	if f.fresh {
@@ -179,11 +191,11 @@ func (f *fetcher) try(ctx context.Context, t *task) (database.Facts, error) {
 		}
 	}
 	t.report("check", 0, 0)
-	o := database.CheckOptions{SkipHash: f.fresh, PlanPath: f.a.l.stagePlan(f.op)}
+	o := database.CheckOptions{SkipHash: f.fresh, PlanPath: f.r.l.stagePlan(f.op)}
 	if f.plan.MarkCompacted || f.plan.TargetVersion != "" {
 		o.Plan = &f.plan
 	}
-	facts, err := database.Check(ctx, f.a.cfg.Executable, path, o)
+	facts, err := database.Check(ctx, f.r.cfg.Executable, path, o)
 	if err != nil {
 		return database.Facts{}, fmt.Errorf("backup %s: %w", f.backup, err)
 	}
@@ -192,14 +204,14 @@ func (f *fetcher) try(ctx context.Context, t *task) (database.Facts, error) {
 
 // fetch checks what is known of the backup beforehand, then downloads it.
 func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
-	if f.a.cfg.Catalog == nil {
+	if f.r.cfg.Catalog == nil {
 		return fmt.Errorf("fetch backup %s: no store: %w", f.backup, cluster.ErrPermanent)
 	}
 	// Half a file of an earlier attempt would count against the room.
-	if err := f.a.l.removeAll(f.a.l.staging(f.op)); err != nil {
+	if err := f.r.l.removeAll(f.r.l.staging(f.op)); err != nil {
 		return fmt.Errorf("clear staging area: %w", err)
 	}
-	m, err := f.a.cfg.Catalog.Manifest(ctx, f.backup)
+	m, err := f.r.cfg.Catalog.Manifest(ctx, f.backup)
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return fmt.Errorf("backup %s: %w", f.backup, err)
 	}
@@ -208,14 +220,14 @@ func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
 			return err
 		}
 	}
-	if err := f.a.l.makeDir(f.a.l.staging(f.op)); err != nil {
+	if err := f.r.l.makeDir(f.r.l.staging(f.op)); err != nil {
 		return fmt.Errorf("create staging area: %w", err)
 	}
 	fetched := path
 	if f.replay != nil {
 		fetched += ".base" // it has its name only once the changes are on it
 	}
-	_, err = backup.FetchFile(ctx, f.a.cfg.Catalog, f.backup, fetched, backup.FileOptions{
+	_, err = backup.FetchFile(ctx, f.r.cfg.Catalog, f.backup, fetched, backup.FileOptions{
 		Progress: func(p backup.Progress) { t.report("fetch", p.Done, p.Total) }, KeepFree: headroom,
 	})
 	if errors.Is(err, catalog.ErrNotFound) {
@@ -236,13 +248,13 @@ func (f *fetcher) fetch(ctx context.Context, path string, t *task) error {
 // bringForward puts the changes on the backup.
 func (f *fetcher) bringForward(ctx context.Context, path string, t *task) error {
 	r := f.replay
-	archive := changelog.Archive{Catalog: f.a.cfg.Catalog}
+	archive := changelog.Archive{Catalog: f.r.cfg.Catalog}
 	chain, err := f.chain(ctx, &archive)
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", f.backup, err)
 	}
 	t.report("replay", 0, chain.Size())
-	res, err := archive.Replay(ctx, f.a.cfg.Executable, path, chain, r.GetRevision(), func(n int64) { t.report("replay", n, chain.Size()) })
+	res, err := archive.Replay(ctx, f.r.cfg.Executable, path, chain, r.GetRevision(), func(n int64) { t.report("replay", n, chain.Size()) })
 	if err != nil {
 		return fmt.Errorf("backup %s: %w", f.backup, err)
 	}
@@ -269,22 +281,22 @@ func (f *fetcher) chain(ctx context.Context, archive *changelog.Archive) (change
 
 // suits refuses, by the manifest alone, what would be fetched in vain.
 func (f *fetcher) suits(m *catalog.Manifest) error {
-	if m.ClusterName != "" && m.ClusterName != f.a.cfg.ClusterName && !f.anyCluster {
+	if m.ClusterName != "" && m.ClusterName != f.r.cfg.ClusterName && !f.anyCluster {
 		return fmt.Errorf("backup %s is of cluster %q, and this is %q; to restore it all the same: etcd-manager-ctl restore-backup %s --force-foreign: %w",
-			f.backup, m.ClusterName, f.a.cfg.ClusterName, f.backup, cluster.ErrPermanent)
+			f.backup, m.ClusterName, f.r.cfg.ClusterName, f.backup, cluster.ErrPermanent)
 	}
 	// The database is moved into its place, not copied.
-	return f.a.disk.room("backup "+f.backup, m.Raw.Size)
+	return f.r.disk.room("backup "+f.backup, m.Raw.Size)
 }
 
 // stage builds the new data dir beside the running one.
-func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*protosv1.Facts, error) {
-	op, err := a.enter(req.GetOperation())
+func (rs *restorer) stage(ctx context.Context, req *protosv1.Stage, t *task) (*protosv1.Facts, error) {
+	op, err := rs.enter(req.GetOperation())
 	if err != nil {
 		return nil, err
 	}
 	s := wire.StateFromProto(req.GetState())
-	self := s.Node(a.cfg.Self.Name)
+	self := s.Node(rs.cfg.Self.Name)
 	if self == nil {
 		return nil, fmt.Errorf("the restored cluster doesn't have this node: %w", cluster.ErrPermanent)
 	}
@@ -298,15 +310,15 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 		}
 		return nil, fmt.Errorf("restore %s is staged under token %s already, not %s", op.ID, op.Token, s.Token)
 	}
-	if err := a.runnable(s.EtcdVersion); err != nil {
+	if err := rs.runnable(s.EtcdVersion); err != nil {
 		return nil, err
 	}
-	if err := a.claim(op, s.Token); err != nil {
+	if err := rs.claim(op, s.Token); err != nil {
 		return nil, err
 	}
-	r, err := a.stageData(ctx, op, req, s, t)
+	r, err := rs.stageData(ctx, op, req, s, t)
 	if err != nil {
-		err = a.disk.explain(err)
+		err = rs.disk.explain(err)
 		if errors.Is(err, etcd.ErrConfig) {
 			err = fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 		}
@@ -314,35 +326,35 @@ func (a *Agent) stage(ctx context.Context, req *protosv1.Stage, t *task) (*proto
 	}
 	op.Phase, op.Backup = phaseStaged, req.GetBackup()
 	op.Revision, op.Hash, op.Keys, op.SizeBytes = r.Revision, r.Hash.Hash, r.Keys, r.SizeBytes
-	if err := a.records.note(op); err != nil {
+	if err := rs.records.note(op); err != nil {
 		return nil, err
 	}
-	_ = a.l.removeAll(a.l.staging(op.ID)) // what stays behind is cleared away by discard
-	klog.Infof("backup %s is staged as %s: revision %d, hash %d", op.Backup, a.l.data(s.Token), r.Revision, r.Hash.Hash)
+	_ = rs.l.removeAll(rs.l.staging(op.ID)) // what stays behind is cleared away by discard
+	klog.Infof("backup %s is staged as %s: revision %d, hash %d", op.Backup, rs.l.data(s.Token), r.Revision, r.Hash.Hash)
 	return op.facts(), nil
 }
 
 // claim journals which data dir is being built: one that is half built is known as the operation's.
-func (a *Agent) claim(op *journalOperation, token cluster.Token) error {
-	s := a.records.current()
+func (rs *restorer) claim(op *journalOperation, token cluster.Token) error {
+	s := rs.records.current()
 	switch {
 	case s != nil && s.Token == token:
 		return fmt.Errorf("restore %s can't be staged as %s, which runs here: %w", op.ID, token, cluster.ErrPermanent)
 	case op.Token == token:
 		return nil
 	case op.Token != "":
-		if err := a.removeStaged(op.Token); err != nil {
+		if err := rs.removeStaged(op.Token); err != nil {
 			return err
 		}
 	}
 	op.Token = token
-	return a.records.note(op)
+	return rs.records.note(op)
 }
 
-func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (database.StageResult, error) {
+func (rs *restorer) stageData(ctx context.Context, op *journalOperation, req *protosv1.Stage, s *cluster.EtcdState, t *task) (database.StageResult, error) {
 	cfg := datadir.StageConfig{
-		SnapshotPath: a.l.snapshot(op.ID), PlanPath: a.l.stagePlan(op.ID), Consume: true, SelfExe: a.cfg.Executable, DataDir: a.l.data(s.Token),
-		Name: a.cfg.Self.Name, Token: s.Token, BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true,
+		SnapshotPath: rs.l.snapshot(op.ID), PlanPath: rs.l.stagePlan(op.ID), Consume: true, SelfExe: rs.cfg.Executable, DataDir: rs.l.data(s.Token),
+		Name: rs.cfg.Self.Name, Token: s.Token, BumpRevision: req.GetBumpRevision(), AtLeastRevision: req.GetAtLeastRevision(), MarkCompacted: true,
 		DropPrefixes: prefixes(req.GetDropPrefixes()), TargetVersion: s.EtcdVersion,
 	}
 	for _, n := range s.Nodes {
@@ -356,19 +368,19 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 	}
 	if !exists(cfg.SnapshotPath) {
 		// It was moved by an attempt that was cut.
-		if err := a.removeStaged(s.Token); err != nil {
+		if err := rs.removeStaged(s.Token); err != nil {
 			return database.StageResult{}, err
 		}
-		f := fetcher{a: a, op: op.ID, backup: req.GetBackup(), replay: req.GetReplay(), anyCluster: true, plan: database.StagePlan{
+		f := fetcher{r: rs, op: op.ID, backup: req.GetBackup(), replay: req.GetReplay(), anyCluster: true, plan: database.StagePlan{
 			BumpRevision: cfg.BumpRevision, AtLeastRevision: cfg.AtLeastRevision, MarkCompacted: true, DropPrefixes: cfg.DropPrefixes, TargetVersion: cfg.TargetVersion,
 		}}
 		if _, err := f.prove(ctx, t); err != nil {
 			return database.StageResult{}, err
 		}
-	} else if err := a.disk.room("staging backup "+req.GetBackup(), 0); err != nil {
+	} else if err := rs.disk.room("staging backup "+req.GetBackup(), 0); err != nil {
 		return database.StageResult{}, err
 	}
-	if err := a.l.makeDir(a.l.dataRoot()); err != nil {
+	if err := rs.l.makeDir(rs.l.dataRoot()); err != nil {
 		return database.StageResult{}, err
 	}
 	t.report("stage", 0, 0)
@@ -376,9 +388,9 @@ func (a *Agent) stageData(ctx context.Context, op *journalOperation, req *protos
 }
 
 // removeStaged removes a data dir that is staged, wholly or in part. It must not be the current one.
-func (a *Agent) removeStaged(token cluster.Token) error {
-	for _, path := range []string{a.l.halfStaged(token), a.l.data(token)} {
-		if err := a.l.removeAll(path); err != nil {
+func (rs *restorer) removeStaged(token cluster.Token) error {
+	for _, path := range []string{rs.l.halfStaged(token), rs.l.data(token)} {
+		if err := rs.l.removeAll(path); err != nil {
 			return fmt.Errorf("remove staged data: %w", err)
 		}
 	}
@@ -387,14 +399,14 @@ func (a *Agent) removeStaged(token cluster.Token) error {
 
 // discard clears away what is left of an operation: after a success the old data go into the trash can, after a failure the
 // staged ones are removed.
-func (a *Agent) discard(name string) error {
+func (rs *restorer) discard(name string) error {
 	id, err := cluster.ParseOperationID(name)
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, cluster.ErrPermanent)
 	}
-	op, s := a.records.operation(), a.records.current()
+	op, s := rs.records.operation(), rs.records.current()
 	if op == nil || op.ID != id {
-		return a.l.removeAll(a.l.staging(id))
+		return rs.l.removeAll(rs.l.staging(id))
 	}
 	switch {
 	case op.Phase.held():
@@ -402,35 +414,35 @@ func (a *Agent) discard(name string) error {
 	case op.Phase == phaseSwitched:
 		old, err := op.oldState()
 		if err == nil && old != nil && (s == nil || s.Token != old.Token) {
-			if err := a.l.discardDir(old.Token, old.EtcdVersion, len(old.Nodes)); err != nil {
+			if err := rs.l.discardDir(old.Token, old.EtcdVersion, len(old.Nodes)); err != nil {
 				return err
 			}
-			a.forgetCertificates(old.Token)
+			rs.forgetCertificates(old.Token)
 		}
 	default:
 		if op.Token != "" && (s == nil || s.Token != op.Token) {
-			if err := a.removeStaged(op.Token); err != nil {
+			if err := rs.removeStaged(op.Token); err != nil {
 				return err
 			}
-			a.forgetCertificates(op.Token)
+			rs.forgetCertificates(op.Token)
 		}
 	}
-	if err := a.l.removeAll(a.l.staging(id)); err != nil {
+	if err := rs.l.removeAll(rs.l.staging(id)); err != nil {
 		return fmt.Errorf("remove staging area: %w", err)
 	}
-	if err := a.records.note(nil); err != nil {
+	if err := rs.records.note(nil); err != nil {
 		return err
 	}
-	a.trash.kick()
+	rs.trash.kick()
 	return nil
 }
 
-func (a *Agent) forgetCertificates(token cluster.Token) {
-	if a.cfg.Certificates == nil {
+func (rs *restorer) forgetCertificates(token cluster.Token) {
+	if rs.cfg.Certificates == nil {
 		return
 	}
-	a.cfg.Certificates.Release(a.l.pki(token))
-	if err := a.l.removeAll(a.l.pki(token)); err != nil {
+	rs.cfg.Certificates.Release(rs.l.pki(token))
+	if err := rs.l.removeAll(rs.l.pki(token)); err != nil {
 		klog.Warningf("remove certificates: %v", err)
 	}
 }

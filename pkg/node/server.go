@@ -35,7 +35,7 @@ func (s *service) Observe(ctx context.Context, req *protosv1.ObserveRequest) (*p
 	}
 	s.agent.summaries.note(req.GetSummary(), req.GetTerm())
 	if req.GetFresh() {
-		s.agent.probe(ctx, 0)
+		s.agent.etcd.probe(ctx, 0)
 	}
 	return wire.StatusToProto(s.agent.Status(ctx)), nil
 }

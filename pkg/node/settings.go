@@ -50,29 +50,29 @@ func (a *Agent) provable(s *cluster.EtcdState) error {
 }
 
 // noteOutdated finds out whether the process runs as it would be started now. procMu is held.
-func (a *Agent) noteOutdated() {
-	s := a.records.current()
-	a.mu.Lock()
-	p := a.proc
-	a.mu.Unlock()
+func (sv *supervisor) noteOutdated() {
+	s := sv.records.current()
+	sv.mu.Lock()
+	p := sv.proc
+	sv.mu.Unlock()
 	outdated := false
 	if p != nil && s != nil {
-		cmd, err := a.commandLine(s)
+		cmd, err := sv.commandLine(s)
 		outdated = err == nil && p.Info().Fingerprint != cmd.Fingerprint
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.outdated != outdated {
-		a.outdated = outdated
-		a.changes.note()
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	if sv.outdated != outdated {
+		sv.outdated = outdated
+		sv.changes.note()
 	}
 }
 
 // startedAs is the state with which an etcd was started, as far as its command line tells: the flags of today may name other URLs, or TLS
 // where it was started without.
-func (a *Agent) startedAs(s *cluster.EtcdState, argv []string) *cluster.EtcdState {
+func (sv *supervisor) startedAs(s *cluster.EtcdState, argv []string) *cluster.EtcdState {
 	as := s.Clone()
-	self := as.Node(a.cfg.Self.Name)
+	self := as.Node(sv.cfg.Self.Name)
 	value := func(name string) []string {
 		for _, w := range argv {
 			if v, ok := strings.CutPrefix(w, "--"+name+"="); ok && v != "" {
@@ -107,15 +107,15 @@ func samePorts(a, b []string) bool {
 }
 
 // defragment rewrites the database. The leadership moves away first, as this etcd answers nobody meanwhile.
-func (a *Agent) defragment(ctx context.Context) error {
-	a.mu.Lock()
-	s, c := a.procAs.Clone(), a.client
-	a.mu.Unlock()
+func (sv *supervisor) defragment(ctx context.Context) error {
+	sv.mu.Lock()
+	s, c := sv.procAs.Clone(), sv.client
+	sv.mu.Unlock()
 	if s == nil {
 		return fmt.Errorf("etcd isn't running here")
 	}
-	a.moveLeader(ctx, c)
-	own, err := a.dial(s) // a connection of its own: a health check must not wait behind it
+	moveLeader(ctx, c)
+	own, err := sv.dial(s) // a connection of its own: a health check must not wait behind it
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (a *Agent) defragment(ctx context.Context) error {
 		return err
 	}
 	klog.Infof("defragmented etcd's database: %d MiB before, %d MiB now, took %s", before.DBSize>>20, after.DBSize>>20, time.Since(started).Round(time.Millisecond))
-	a.probe(ctx, 0)
+	sv.probe(ctx, 0)
 	return nil
 }
 
@@ -153,8 +153,8 @@ func rewriteTime(size int64) time.Duration {
 const usualQuota = 2 << 30
 
 // quota is how large the database may become, where etcd doesn't tell (before 3.6).
-func (a *Agent) quota(settings cluster.Settings) int64 {
-	if n, err := strconv.ParseInt(a.cfg.EtcdEnv["ETCD_QUOTA_BACKEND_BYTES"], 10, 64); err == nil && n > 0 {
+func quota(env map[string]string, settings cluster.Settings) int64 {
+	if n, err := strconv.ParseInt(env["ETCD_QUOTA_BACKEND_BYTES"], 10, 64); err == nil && n > 0 {
 		return n
 	}
 	if n := settings.Quota(); n > 0 {
@@ -164,17 +164,17 @@ func (a *Agent) quota(settings cluster.Settings) int64 {
 }
 
 // stopMember stops etcd at once and keeps it stopped.
-func (a *Agent) stopMember(ctx context.Context, reason string) error {
-	a.procMu.Lock()
-	defer a.procMu.Unlock()
-	a.setPaused(reason)
-	return a.stopLocked(ctx, reason, stopAtOnce)
+func (sv *supervisor) stopMember(ctx context.Context, reason string) error {
+	sv.procMu.Lock()
+	defer sv.procMu.Unlock()
+	sv.setPaused(reason)
+	return sv.stopLocked(ctx, reason, stopAtOnce)
 }
 
-func (a *Agent) setPaused(why string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.paused = why
+func (sv *supervisor) setPaused(why string) {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	sv.paused = why
 }
 
 // digest stands for the content of a file; it is empty if there is none.
@@ -191,10 +191,10 @@ func digest(path string) string {
 const settingsPoll = 15 * time.Second
 
 // watchSettings looks until ctx ends.
-func (a *Agent) watchSettings(ctx context.Context) {
+func (sv *supervisor) watchSettings(ctx context.Context) {
 	for sleep(ctx, settingsPoll) {
-		a.procMu.Lock()
-		a.noteOutdated()
-		a.procMu.Unlock()
+		sv.procMu.Lock()
+		sv.noteOutdated()
+		sv.procMu.Unlock()
 	}
 }

@@ -32,14 +32,14 @@ const (
 const hardGrace = 300 * time.Millisecond
 
 // stopLocked stops etcd: SIGTERM, then SIGKILL. procMu is held.
-func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error {
-	a.mu.Lock()
-	p, c, as, members := a.proc, a.client, a.procAs, a.health.Members
-	a.mu.Unlock()
+func (sv *supervisor) stopLocked(ctx context.Context, why string, mode stopMode) error {
+	sv.mu.Lock()
+	p, c, as, members := sv.proc, sv.client, sv.procAs, sv.health.Members
+	sv.mu.Unlock()
 	if p == nil {
 		return nil
 	}
-	grace := a.disk.stopGrace()
+	grace := sv.disk.stopGrace()
 	if mode == stopHard || as.Quarantined {
 		grace = hardGrace
 	}
@@ -47,28 +47,28 @@ func (a *Agent) stopLocked(ctx context.Context, why string, mode stopMode) error
 		grace = time.Millisecond
 	}
 	if mode == stopServing && c != nil {
-		a.moveLeader(ctx, c)
+		moveLeader(ctx, c)
 	}
 	klog.Infof("stopping etcd (pid %d): %s", p.PID(), why)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go a.cutShort(ctx, cancel, p, members)
+	go cutShort(ctx, cancel, p, sv.cfg.Self.Name, members)
 	exit, err := p.Stop(ctx, grace)
 	if err != nil {
 		return fmt.Errorf("stop etcd: %w", err)
 	}
 	klog.V(2).Infof("etcd (pid %d) %s", p.PID(), exit)
-	a.gone(p, "stopped: "+why)
+	sv.gone(p, "stopped: "+why)
 	return nil
 }
 
 // cutShort ends the wait for an etcd that can only be waiting for members which are gone: when all masters stop at once, the etcd leader
 // would try to hand over until its requests time out.
-func (a *Agent) cutShort(ctx context.Context, cut func(), p *process.Process, members []cluster.Member) {
+func cutShort(ctx context.Context, cut func(), p *process.Process, self string, members []cluster.Member) {
 	const patience = 1500 * time.Millisecond
 	var others []string
 	for _, m := range members {
-		if m.Name != a.cfg.Self.Name && !m.Learner {
+		if m.Name != self && !m.Learner {
 			others = append(others, m.PeerURLs...)
 		}
 	}
@@ -106,25 +106,25 @@ func answers(s string) bool {
 }
 
 // gone forgets a process that has ended.
-func (a *Agent) gone(p *process.Process, why string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.proc != p {
+func (sv *supervisor) gone(p *process.Process, why string) {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	if sv.proc != p {
 		return
 	}
-	if a.client != nil {
-		a.client.Close()
+	if sv.client != nil {
+		sv.client.Close()
 	}
-	a.proc, a.procAs, a.client, a.lastExit, a.exitReason = nil, nil, nil, why, ""
-	a.health = cluster.EtcdStatus{Error: why}
-	if a.badSince.IsZero() {
-		a.badSince = time.Now()
+	sv.proc, sv.procAs, sv.client, sv.lastExit, sv.exitReason = nil, nil, nil, why, ""
+	sv.health = cluster.EtcdStatus{Error: why}
+	if sv.badSince.IsZero() {
+		sv.badSince = time.Now()
 	}
-	a.changes.note()
+	sv.changes.note()
 }
 
 // moveLeader hands etcd's leadership to another voter, so that clients don't wait for an election.
-func (a *Agent) moveLeader(ctx context.Context, c *client.Client) {
+func moveLeader(ctx context.Context, c *client.Client) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	st, err := c.Status(ctx)

@@ -84,7 +84,7 @@ func (a *Agent) waitTasks() {
 
 // begin starts the task of a request, or finds the one that is under way.
 func (a *Agent) begin(req *protosv1.PerformRequest) (*task, error) {
-	if err := a.ready(); err != nil {
+	if err := a.cfg.ready(); err != nil {
 		return nil, err
 	}
 	if err := wire.CheckNames(req); err != nil {
