@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -55,6 +54,8 @@ restored cluster back.`,
 	q.add(cmd, false)
 	to.add(cmd)
 	f := cmd.Flags()
+	f.BoolVar(&to.dryRun, "dry-run", false,
+		"only show what would be restored, from which backup, what would be lost, and how long it takes; nothing is queued")
 	f.BoolVar(&q.options.KeepMasterleases, "keep-masterleases", false,
 		"keep the API servers' master leases, also those of servers that are gone")
 	f.StringArrayVar(&q.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
@@ -97,11 +98,7 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 
 // sayPlanned tells what was found out on the way.
 func (a *app) sayPlanned(p *operator.RestorePlan) {
-	if p.Before != nil {
-		a.note("%s was last deleted after revision %d (%s shows the details)", p.Request.Before, p.Before.Revision,
-			a.ctl("before", p.Request.Before))
-	}
-	a.latest(p.Notes)
+	a.sayLocated(p.Before, p.Request.Before, p.Notes)
 	if p.Backup != nil && p.Request.Backup == operator.Latest {
 		a.note("latest: %s", a.describeBackup(*p.Backup))
 	}
@@ -135,51 +132,4 @@ func (a *app) describeBackup(b operator.Backup) string {
 		}
 	}
 	return strings.Join(append(words, ui.Size(b.Size)), ", ")
-}
-
-// targetFlags name a point behind a backup.
-type targetFlags struct {
-	time     string
-	revision int64
-	latest   bool
-	before   string
-	dryRun   bool
-}
-
-func (f *targetFlags) add(cmd *cobra.Command) {
-	fs := cmd.Flags()
-	fs.StringVar(&f.time, "to-time", "", "the state at this `time`: 2026-11-22T12:03:06Z, 12:03:06 (today, UTC), or how long ago, as 90m")
-	fs.Int64Var(&f.revision, "to-revision", 0, "the state at this `revision`")
-	fs.BoolVar(&f.latest, "latest", false, "everything that was kept, up to the last change")
-	fs.StringVar(&f.before, "before", "",
-		"the state right before the last deletion of this `key`, or of keys below it, if it ends with a slash")
-	fs.BoolVar(&f.dryRun, "dry-run", false, "only show what would be restored, from which backup, what would be lost, and how long it takes; nothing is queued")
-}
-
-// target reads the flags. It is zero if none of them names a point.
-func (f *targetFlags) target(cmd *cobra.Command, now time.Time) (operator.Target, error) {
-	t := operator.Target{Revision: f.revision, Latest: f.latest}
-	given := 0
-	for _, name := range []string{"to-time", "to-revision", "latest", "before"} {
-		if cmd.Flags().Changed(name) {
-			given++
-		}
-	}
-	if given > 1 {
-		return t, ui.Usagef("--to-time, --to-revision, --latest and --before each name a point: give one of them")
-	}
-	if cmd.Flags().Changed("to-revision") && f.revision < 1 {
-		return t, ui.Usagef("--to-revision=%d: revisions begin with 1", f.revision)
-	}
-	if cmd.Flags().Changed("to-time") {
-		at, err := ui.ParseWhen(f.time, now)
-		if err != nil {
-			return t, err
-		}
-		if at.After(now) {
-			return t, ui.Usagef("--to-time=%s is in the future", f.time)
-		}
-		t.Time = at
-	}
-	return t, nil
 }

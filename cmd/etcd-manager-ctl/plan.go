@@ -84,17 +84,7 @@ func (o planOutput) text() string {
 		fmt.Fprintf(w, "  %s:\t%s\n", name, fmt.Sprintf(format, args...))
 	}
 	line("target", "%s", o.Target)
-	reached := fmt.Sprintf("revision %d", o.Revision)
-	switch {
-	case !o.NotBefore.IsZero():
-		reached += fmt.Sprintf(", made at some time between %s and %s", ui.Exactly(o.NotBefore), ui.Exactly(o.Time))
-	case !o.Time.IsZero():
-		reached += ", made at " + ui.Exactly(o.Time)
-	}
-	if !o.Until.IsZero() && o.Until.After(o.Time) {
-		reached += ", the newest until " + ui.Exactly(o.Until)
-	}
-	line("reaches", "%s", reached)
+	line("reaches", "%s", reachedText(o.Revision, o.Time, o.NotBefore, o.Until))
 	line("from", "backup %s (revision %d), %s stored", o.Backup, o.BaseRevision, ui.Size(o.BackupBytes))
 	if n := len(o.Segments); n > 0 {
 		line("and", "%d revisions in %s of changes, %s: %s", o.Revision-o.BaseRevision, ui.Count(n, "segment"),

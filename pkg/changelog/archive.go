@@ -385,22 +385,9 @@ func (a *Archive) near(ctx context.Context, all stored, t Target) ([]catalog.Bac
 	case !t.Time.IsZero():
 		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
 	case t.Revision > 0:
-		var failed error
-		n = sort.Search(len(list), func(i int) bool {
-			for ; i < len(list); i++ { // one whose manifest can't be used says nothing; the next one does
-				m, err := a.Catalog.Manifest(ctx, list[i].Name)
-				if err == nil {
-					return m.Revision > t.Revision
-				}
-				if !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) && !errors.Is(err, catalog.ErrNotFound) {
-					failed = err
-					return true
-				}
-			}
-			return true
-		})
-		if failed != nil {
-			return nil, failed
+		var err error
+		if n, err = a.behindRevision(ctx, list, t.Revision); err != nil {
+			return nil, err
 		}
 	}
 	return slices.Clone(list[max(0, n-candidatesAsked):n]), nil

@@ -21,12 +21,12 @@ const (
 
 // path finds out how a point is reached, what is lost, and how long it will take.
 func (c *Client) path(ctx context.Context, t Target) (*Path, error) {
-	ctx, cancel := c.limit(ctx)
-	defer cancel()
-	plan, err := c.archive.Plan(ctx, t)
+	plan, err := c.plan(ctx, t)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
 	p := &Path{Plan: plan, Target: t}
 	if p.Lost, err = c.archive.LostWith(ctx, plan); err != nil {
 		return nil, err

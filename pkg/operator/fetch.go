@@ -2,11 +2,15 @@ package operator
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/operator/database"
@@ -22,7 +26,7 @@ type Facts = database.Facts
 
 // Transfer is how far something is that moves many bytes.
 type Transfer struct {
-	// Doing is "fetch", "verify" or "store", What the name of the backup or file.
+	// Doing is "fetch", "verify", "replay", "check" or "store", What the name of the backup or file.
 	Doing, What string
 	// Done and Total are in bytes; Total is 0 if it isn't known.
 	Done, Total int64
@@ -43,12 +47,21 @@ func (f Transfers) begin(doing, what string) (progress func(done, total int64), 
 		func() { f(Transfer{Doing: doing, What: what, Over: true}) }
 }
 
-// Downloaded is a backup that was fetched into a file.
+// Downloaded is a backup, or a point behind one, that was fetched into a file.
 type Downloaded struct {
+	// Backup is the one that was fetched, from which a point was built.
 	Backup    string `json:"backup"`
 	File      string `json:"file"`
 	SizeBytes int64  `json:"sizeBytes"`
 	SHA256    string `json:"sha256"`
+	// Revision, HashKV and Segments are of a point: the last revision in the file, what etcd's HashKV answers at it, and how many
+	// segments were replayed.
+	Revision int64  `json:"revision,omitempty"`
+	HashKV   uint32 `json:"hashKV,omitempty"`
+	Segments int    `json:"segments,omitempty"`
+	// Time is when the state of the point began to hold, and Until up to when it is known to have held; zero if that isn't known.
+	Time  time.Time `json:"time,omitzero"`
+	Until time.Time `json:"until,omitzero"`
 }
 
 // ExistsError says that a file is there already, which is not replaced.
@@ -61,36 +74,45 @@ func (e *ExistsError) Is(target error) bool { return target == fs.ErrExist }
 
 // DownloadRequest says what is fetched, and to where.
 type DownloadRequest struct {
-	// Backup is a name, or Latest.
-	Backup string
-	// File is the path to write to; a directory gets NAME.db in it, and empty is NAME.db in the current directory.
+	// Point is a backup, or a point behind one.
+	Point PointRequest
+	// File is the path to write to; a directory gets NAME.db in it, and empty is NAME.db in the current directory. For a point behind a
+	// backup it is revision-N.db.
 	File string
 	// Replace a file that is there.
 	Replace   bool
 	Transfers Transfers
 }
 
-// Download fetches a backup as an ordinary snapshot file, such as "etcdctl snapshot save" writes
-// and "etcdutl snapshot restore" takes. All checksums are checked on the way. The file appears
-// under its name when it is whole, at once or not at all, and never replaces another one unless
-// Replace is set. The notes are those of Backup.
-func (c *Client) Download(ctx context.Context, r DownloadRequest) (d Downloaded, notes []string, err error) {
-	b, notes, err := c.backup(ctx, r.Backup)
-	if err != nil {
-		return d, notes, err
+// PlanDownload finds out what Download would fetch, and fetches nothing.
+func (c *Client) PlanDownload(ctx context.Context, r DownloadRequest) (p *Point, path string, err error) {
+	if p, err = c.PlanPoint(ctx, r.Point); err != nil {
+		return p, "", err
 	}
-	path, err := downloadPath(r.File, b.Name)
-	if err != nil {
-		return d, notes, err
+	name := p.Base()
+	if p.Plan != nil {
+		name = fmt.Sprintf("revision-%d", p.Plan.Revision)
+	}
+	if path, err = downloadPath(r.File, name); err != nil {
+		return p, path, err
 	}
 	if _, err := os.Lstat(path); err == nil && !r.Replace {
-		return d, notes, &ExistsError{path}
+		return p, path, &ExistsError{path}
 	}
-	res, err := c.fetchTo(ctx, b, path, r)
+	return p, path, nil
+}
+
+// Download fetches a backup, or builds a point behind one, as an ordinary snapshot file, such as "etcdctl snapshot save" writes
+// and "etcdutl snapshot restore" takes: it ends with etcd's SHA-256. All checksums are checked on the way, and a point's database is read to
+// the last page. The file appears under its name when it is whole, at once or not at all, and never replaces another one unless
+// Replace is set. What an earlier download has left in the directory, because it was killed, is removed.
+func (c *Client) Download(ctx context.Context, r DownloadRequest) (Downloaded, *Point, error) {
+	p, path, err := c.PlanDownload(ctx, r)
 	if err != nil {
-		return d, notes, err
+		return Downloaded{}, p, err
 	}
-	return Downloaded{b.Name, path, res.Raw.Size, res.Raw.SHA256}, notes, nil
+	d, err := c.downloadTo(ctx, p, path, r)
+	return d, p, err
 }
 
 // downloadPath is the path to write to: a directory gets the backup's name.
@@ -108,19 +130,26 @@ func downloadPath(file, name string) (string, error) {
 	return file, nil
 }
 
-// fetchTo fetches beside the target and then gives the file its name. Without Replace it never
+// partial begins the names of the directories in which files are made.
+const partial = ".etcd-manager-ctl-partial-"
+
+// downloadTo makes the file beside the target and then gives it its name. Without Replace it never
 // replaces a file, also not one that has come meanwhile.
-func (c *Client) fetchTo(ctx context.Context, b Backup, path string, r DownloadRequest) (backup.Result, error) {
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".etcd-manager-ctl-")
-	if err != nil {
-		return backup.Result{}, fmt.Errorf("make temporary directory: %w", err)
+func (c *Client) downloadTo(ctx context.Context, p *Point, path string, r DownloadRequest) (d Downloaded, err error) {
+	dir, remove, err := database.Claim(filepath.Dir(path), partial)
+	var temp *database.TempDirError
+	if errors.As(err, &temp) {
+		err = fmt.Errorf("make temporary directory: %w", temp.Err)
 	}
-	defer os.RemoveAll(dir)
+	if err != nil {
+		return d, err
+	}
+	defer remove()
 	tmp := filepath.Join(dir, "snapshot.db")
-	res, err := c.fetchFile(ctx, b, tmp, r.Transfers)
-	if err != nil {
-		return res, err
+	if d, err = c.snapshotOf(ctx, p, tmp, r.Transfers); err != nil {
+		return d, err
 	}
+	d.File = path
 	if r.Replace {
 		err = os.Rename(tmp, path)
 	} else {
@@ -130,9 +159,57 @@ func (c *Client) fetchTo(ctx context.Context, b Backup, path string, r DownloadR
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
-		return res, fmt.Errorf("give %s its name: %w", path, err)
+		return d, fmt.Errorf("give %s its name: %w", path, err)
 	}
-	return res, nil
+	return d, nil
+}
+
+// snapshotOf makes the snapshot file of a point and says what is in it.
+func (c *Client) snapshotOf(ctx context.Context, p *Point, path string, t Transfers) (Downloaded, error) {
+	d := Downloaded{Backup: p.Base()}
+	b, err := c.build(ctx, p, path, t)
+	if err != nil {
+		return d, err
+	}
+	d.SizeBytes, d.SHA256 = b.size, b.sha256
+	if p.Plan == nil {
+		return d, nil
+	}
+	_, over := t.begin("check", p.String())
+	defer over()
+	facts, err := c.checker.Check(ctx, path)
+	if err != nil {
+		return d, fmt.Errorf("%s, built from backup %s: %w", p, d.Backup, err)
+	}
+	if d.SizeBytes, d.SHA256, err = fileSum(ctx, path); err != nil {
+		return d, err
+	}
+	d.Revision, d.HashKV, d.Segments = facts.Revision, facts.Hash, len(p.Plan.Chain.Segments)
+	d.Time, d.Until = p.Plan.Time, p.Plan.Until
+	return d, nil
+}
+
+// fileSum is the size and the SHA-256 of a file.
+func fileSum(ctx context.Context, path string) (int64, string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size := int64(0)
+	for {
+		n, err := io.CopyN(h, f, 16<<20)
+		size += n
+		switch {
+		case errors.Is(err, io.EOF):
+			return size, hex.EncodeToString(h.Sum(nil)), nil
+		case err != nil:
+			return 0, "", err
+		case ctx.Err() != nil:
+			return 0, "", ctx.Err()
+		}
+	}
 }
 
 func syncDir(dir string) error {

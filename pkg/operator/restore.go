@@ -107,28 +107,20 @@ func (c *Client) PlanRestore(ctx context.Context, r RestoreRequest) (*RestorePla
 	if err := r.check(); err != nil {
 		return p, err
 	}
-	p.target.Backup, p.target.Life = "", ""
-	if r.Before != "" {
-		before, err := c.Before(ctx, BeforeRequest{Key: r.Before})
-		if err != nil {
-			return p, err
-		}
-		p.Before, p.target.Revision = before, before.Revision
-	}
-	if r.Backup == "" {
-		return p, c.Estimate(ctx, p)
-	}
-	b, notes, err := c.backup(ctx, r.Backup)
-	p.Notes = notes
+	l, err := c.locate(ctx, PointRequest{Backup: r.Backup, Target: r.Target, Before: r.Before})
+	p.Notes, p.Before, p.target = l.notes, l.before, l.target
 	if err != nil {
 		return p, err
 	}
+	if l.backup == nil {
+		return p, c.Estimate(ctx, p)
+	}
 	if !r.Options.ForceForeign {
-		if err := c.refuseForeign(ctx, b); err != nil {
+		if err := c.refuseForeign(ctx, *l.backup); err != nil {
 			return p, err
 		}
 	}
-	p.Backup, p.target.Backup = &b, b.Name
+	p.Backup, p.target.Backup = l.backup, l.backup.Name
 	if p.target.IsZero() {
 		return p, nil
 	}

@@ -50,14 +50,16 @@ func (e *TempDirError) Error() string { return fmt.Sprintf("make temporary direc
 // Unwrap gives the cause.
 func (e *TempDirError) Unwrap() error { return e.Err }
 
+// scratchPrefix begins the names of the directories that Scratch makes.
+const scratchPrefix = "etcd-manager-ctl-"
+
 // Scratch makes a directory that nobody else uses, below dir, or the system's directory for
 // temporary files if dir is empty. remove takes it away.
 func Scratch(dir string) (path string, remove func(), err error) {
-	path, err = os.MkdirTemp(dir, "etcd-manager-ctl-")
-	if err != nil {
-		return "", nil, &TempDirError{err}
+	if dir == "" {
+		dir = os.TempDir()
 	}
-	return path, func() { _ = os.RemoveAll(path) }, nil // what can't be removed is the system's to clear away
+	return Claim(dir, scratchPrefix)
 }
 
 // Plain returns the path of a file that holds what a snapshot file does, decompressed: the file
