@@ -83,7 +83,7 @@ func (a *app) download(ctx context.Context, r operator.DownloadRequest) error {
 	}
 	d, p, err := c.Download(ctx, r)
 	if p != nil {
-		a.sayLocated(p.Before, r.Point.Before, p.Notes)
+		sayLocated(a, p.Before, r.Point.Before, p.Notes)
 	}
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 
 // sayPlanned tells what was found out on the way.
 func (a *app) sayPlanned(p *operator.RestorePlan) {
-	a.sayLocated(p.Before, p.Request.Before, p.Notes)
+	sayLocated(a, p.Before, p.Request.Before, p.Notes)
 	if p.Backup != nil && p.Request.Backup == operator.Latest {
 		a.note("latest: %s", a.describeBackup(*p.Backup))
 	}

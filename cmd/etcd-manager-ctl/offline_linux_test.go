@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 	if code, ok := operator.ChildMain(os.Args[1:]); ok {
 		os.Exit(code)
 	}
-	if code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand()); ok {
+	tool := child.Command{Name: openToolCommand, Main: openTool}
+	if code, ok := child.Dispatch(os.Args[1:], process.EtcdCommand(), tool); ok {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())

@@ -57,7 +57,7 @@ func (f *targetFlags) target(cmd *cobra.Command, now time.Time) (operator.Target
 }
 
 // sayLocated tells how what was named was found.
-func (a *app) sayLocated(before *operator.Deletion, key string, notes []string) {
+func sayLocated(a *app, before *operator.Deletion, key string, notes []string) {
 	if before != nil {
 		a.note("%s was last deleted after revision %d (%s shows the details)", key, before.Revision, a.ctl("before", key))
 	}

@@ -38,6 +38,6 @@
 // # Databases
 //
 // A backup may be damaged, and reading a damaged database may crash a process. Verify, VerifyChain,
-// Inspect, Import and Extract therefore read it in a child: the program starts itself again. Its
+// Inspect, Import, Extract, Download of a point and OpenPoint therefore read it in a child: the program starts itself again. Its
 // main function has to begin with ChildMain.
 package operator

@@ -13,20 +13,27 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd/scratch"
 	"github.com/etcd-manager/etcd-manager/pkg/operator/database"
 )
 
-// ChildMain is the program as a child of itself, which reads a database that may be damaged; ok is
-// false if it isn't one. The main function of a program that verifies, inspects, imports or
-// extracts begins with it: args are os.Args[1:], and code is to be given to os.Exit.
-func ChildMain(args []string) (code int, ok bool) { return database.ChildMain(args) }
+// ChildMain is the program as a child of itself, which reads a database that may be damaged, or serves a scratch copy; ok is
+// false if it isn't one. The main function of a program that verifies, inspects, imports,
+// extracts, opens or builds a point begins with it: args are os.Args[1:], and code is to be given to os.Exit.
+func ChildMain(args []string) (code int, ok bool) {
+	if code, ok := child.Dispatch(args, scratch.Command()); ok {
+		return code, ok
+	}
+	return database.ChildMain(args)
+}
 
 // Facts are what a sound database says of itself.
 type Facts = database.Facts
 
 // Transfer is how far something is that moves many bytes.
 type Transfer struct {
-	// Doing is "fetch", "verify", "replay", "check" or "store", What the name of the backup or file.
+	// Doing is "fetch", "verify", "replay", "check", "open" or "store", What the name of the backup or file.
 	Doing, What string
 	// Done and Total are in bytes; Total is 0 if it isn't known.
 	Done, Total int64
@@ -103,8 +110,8 @@ func (c *Client) PlanDownload(ctx context.Context, r DownloadRequest) (p *Point,
 }
 
 // Download fetches a backup, or builds a point behind one, as an ordinary snapshot file, such as "etcdctl snapshot save" writes
-// and "etcdutl snapshot restore" takes: it ends with etcd's SHA-256. All checksums are checked on the way, and a point's database is read to
-// the last page. The file appears under its name when it is whole, at once or not at all, and never replaces another one unless
+// and "etcdutl snapshot restore" takes: it ends with etcd's SHA-256. All checksums are checked on the way, and a point's database is
+// read to the last page. The file appears under its name when it is whole, at once or not at all, and never replaces another one unless
 // Replace is set. What an earlier download has left in the directory, because it was killed, is removed.
 func (c *Client) Download(ctx context.Context, r DownloadRequest) (Downloaded, *Point, error) {
 	p, path, err := c.PlanDownload(ctx, r)
