@@ -86,8 +86,12 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 	if dryRun {
 		return a.dryRun(ctx, c, p)
 	}
+	pv := c.Preview(ctx, p, previewBefore)
 	if p.Path != nil {
 		a.note("this is restored:\n%s", strings.TrimSuffix(planned(p.Path).text(), "\n"))
+	}
+	if pv.Difference != nil || pv.Costly {
+		a.note("  changes:  %s", previewText(a, pv))
 	}
 	queued, err := c.Restore(ctx, p)
 	if err != nil {
@@ -113,6 +117,8 @@ func (a *app) dryRun(ctx context.Context, c *operator.Client, p *operator.Restor
 		return a.printf("this would be restored: %s; it has no manifest, so its revision is only known after it was read (inspect shows it)\n", a.describeBackup(*p.Backup))
 	}
 	o := planned(p.Path)
+	pv := c.Preview(ctx, p, previewDry)
+	o.Changes, o.ChangesLeftOut, o.changes = changesOf(pv), pv.LeftOut, previewText(a, pv)
 	if a.output == "json" {
 		return a.printJSON(o)
 	}

@@ -34,10 +34,16 @@ type planOutput struct {
 	// former is kept in the store, which is all lost too.
 	ServingIncarnation string      `json:"servingIncarnation,omitempty"`
 	LostServing        *lostOutput `json:"lostServing,omitempty"`
+	// Changes is what it would change of what the store has last; if that wasn't compared, ChangesLeftOut says why.
+	Changes        *changesOutput `json:"changes,omitempty"`
+	ChangesLeftOut string         `json:"changesLeftOut,omitempty"`
 
 	Seconds       float64 `json:"estimatedSeconds"`
 	OutageSeconds float64 `json:"estimatedOutageSeconds"`
 	EstimatedFrom string  `json:"estimatedFrom"`
+
+	// changes is the same in words.
+	changes string
 }
 
 // lostOutput is what is kept of a life.
@@ -94,6 +100,9 @@ func (o planOutput) text() string {
 		}
 	}
 	o.losses(line)
+	if o.changes != "" {
+		line("changes", "%s", o.changes)
+	}
 	line("takes", "about %s, of it about %s without etcd (%s)", ui.Took(round(o.Seconds)), ui.Took(round(o.OutageSeconds)), o.EstimatedFrom)
 	_ = w.Flush() // to a builder
 	return b.String()

@@ -72,6 +72,9 @@ func run(ctx context.Context, d deps) int {
 	if err == nil {
 		return exitOK
 	}
+	if different(err) {
+		return exitFailure
+	}
 	fmt.Fprintf(d.errOut, "etcd-manager-ctl: %v\n", err)
 	code := exitCode(err)
 	var outcome *outcomeError
@@ -134,7 +137,8 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
 		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
 		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), pkiCommand(a),
-		a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand(), openCommand(a))
+		a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand(), openCommand(a),
+		diffCommand(a))
 	return root
 }
 
