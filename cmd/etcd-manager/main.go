@@ -1,7 +1,7 @@
 // Command etcd-manager is the daemon that runs on every master next to etcd.
 //
-// Beside its duty it has a few other faces: "demo" runs a whole cluster on this machine, "adopt"
-// takes over an etcd that something else runs, "etcd" is the compiled-in etcd server, "etcdctl"
+// Beside its duty it has a few other faces: "check" says what is wrong before the first start, "demo" runs a whole
+// cluster on this machine, "adopt" takes over an etcd that something else runs, "etcd" is the compiled-in etcd server, "etcdctl"
 // etcd's own tool, and "prove-db", "stage-db", "salvage-copy" and "replay-db" work on a database in
 // a process of its own. Flags, environment and exit codes are in docs/flags.md.
 package main
@@ -63,6 +63,8 @@ func run(args []string) int {
 			return etcdctlMain()
 		case "demo":
 			return demoMain(args[1:])
+		case "check":
+			return checkMain(args[1:], os.Environ(), os.Stdout, os.Stderr)
 		case "adopt":
 			return adoptMain(args[1:])
 		case "version":

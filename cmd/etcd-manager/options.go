@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"flag"
 	"fmt"
-	"maps"
 	"net/netip"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -190,7 +187,7 @@ func parseOptions(args, environ []string) (*options, error) {
 	o := &options{env: map[string]string{}}
 	f := newFlags(o)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "etcd-manager runs the etcd cluster of Kubernetes: it forms, backs up, restores and heals it.\n\nusage: etcd-manager [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n       etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
+		fmt.Fprintf(f.Output(), "etcd-manager runs the etcd cluster of Kubernetes: it forms, backs up, restores and heals it.\n\nusage: etcd-manager [flags]\n       etcd-manager check [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n       etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -199,58 +196,27 @@ func parseOptions(args, environ []string) (*options, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q; all settings are flags (see --help)", f.Arg(0))
 	}
+	return o, o.complete(f, environ)
+}
+
+// complete adds the environment, the env file and what follows from flags, and checks everything.
+func (o *options) complete(f *flag.FlagSet, environ []string) error {
 	for _, kv := range environ {
 		if k, v, ok := strings.Cut(kv, "="); ok {
 			o.env[k] = v
 		}
 	}
+	var errs []error
 	if o.envFile != "" {
-		vars, err := readEnvFile(o.envFile)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(o.env, vars)
-		for k, v := range vars {
-			if err := os.Setenv(k, v); err != nil { // libraries read the process's own environment
-				return nil, fmt.Errorf("--env-file %s: %s: %w", o.envFile, k, err)
-			}
-		}
+		errs = append(errs, o.useEnvFile())
 	}
 	given := map[string]bool{}
 	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
 	if o.dev {
-		if err := o.devDefaults(given); err != nil {
-			return nil, err
-		}
+		errs = append(errs, o.devDefaults(given))
 	}
 	o.etcdAddressGiven, o.addressGiven = given["etcd-address"], given["address"]
-	return o, o.validate(given)
-}
-
-// readEnvFile reads KEY=VALUE lines; blank lines and comments are passed over.
-func readEnvFile(path string) (map[string]string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("--env-file: %w", err)
-	}
-	defer file.Close()
-	vars := map[string]string{}
-	s := bufio.NewScanner(file)
-	for n := 1; s.Scan(); n++ {
-		line := strings.TrimSpace(s.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		k, v, ok := strings.Cut(line, "=")
-		if !ok || k == "" {
-			return nil, fmt.Errorf("--env-file %s, line %d: %q is not KEY=VALUE", path, n, line)
-		}
-		vars[k] = v
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("--env-file %s: %w", path, err)
-	}
-	return vars, nil
+	return errors.Join(append(errs, o.validate(given))...)
 }
 
 func (o *options) validate(given map[string]bool) error {

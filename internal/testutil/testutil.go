@@ -8,6 +8,8 @@ import (
 	"math/rand"
 	"net"
 	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -69,4 +71,26 @@ func FreePort(t testing.TB) int {
 	}
 	t.Fatal("no free port")
 	return 0
+}
+
+// DiskDir is a directory of the test on a disk, for tests that may not use a file system in memory. It ends with the test.
+func DiskDir(t testing.TB) string {
+	t.Helper()
+	const tmpfs = 0x01021994
+	for _, base := range []string{"", "/var/tmp", "."} {
+		dir, err := os.MkdirTemp(base, "etcd-manager-test-")
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		var s syscall.Statfs_t
+		if err := syscall.Statfs(dir, &s); err != nil || int64(s.Type) == tmpfs {
+			continue
+		}
+		dir, err = filepath.Abs(dir)
+		Must(t, err)
+		return dir
+	}
+	t.Skip("no directory on a disk can be made here")
+	return ""
 }
