@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"time"
 
@@ -272,12 +273,8 @@ func readKeys(r *bufio.Reader, visit func(LiveKey) error) (checkAnswer, error) {
 		if err != nil || kind != keyFrame || n > maxKey {
 			return checkAnswer{}, fmt.Errorf("not a list of keys: %w", noEOF(err))
 		}
-		if uint64(cap(key)) < n {
-			key = make([]byte, n)
-		}
-		key = key[:n]
-		if _, err := io.ReadFull(r, key); err != nil {
-			return checkAnswer{}, noEOF(err)
+		if key, err = readBytes(r, key, n); err != nil {
+			return checkAnswer{}, err
 		}
 		k := LiveKey{Key: key}
 		for _, f := range []*int64{&k.ValueSize, &k.Lease, &k.CreateRevision, &k.ModRevision, &k.Version} {
@@ -291,6 +288,21 @@ func readKeys(r *bufio.Reader, visit func(LiveKey) error) (checkAnswer, error) {
 			return checkAnswer{}, err
 		}
 	}
+}
+
+// readBytes reads n bytes into buf, which grows as they come: a length that was forged takes no memory.
+func readBytes(r io.Reader, buf []byte, n uint64) ([]byte, error) {
+	const atOnce = 64 << 10
+	buf = buf[:0]
+	for uint64(len(buf)) < n {
+		have := uint64(len(buf))
+		more := min(n-have, max(have, atOnce))
+		buf = slices.Grow(buf, int(more))[:have+more]
+		if _, err := io.ReadFull(r, buf[have:]); err != nil {
+			return buf, noEOF(err)
+		}
+	}
+	return buf, nil
 }
 
 // noEOF makes an end that comes too early an error.

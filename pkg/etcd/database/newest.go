@@ -23,6 +23,10 @@ func NewestRevision(ctx context.Context, path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+	return f.newestRevision(ctx)
+}
+
+func (f *boltFile) newestRevision(ctx context.Context) (int64, error) {
 	buckets, err := f.buckets(ctx)
 	if err != nil {
 		return 0, err
@@ -65,7 +69,10 @@ func (f *boltFile) lastKey(b bucketRef) ([]byte, error) {
 		}
 		switch kind := binary.LittleEndian.Uint16(page[8:]); kind {
 		case branchPage:
-			pgid = binary.LittleEndian.Uint64(page[at+8:])
+			from := pgid
+			if pgid = binary.LittleEndian.Uint64(page[at+8:]); pgid == 0 { // else this page would be read again and again
+				return nil, badDB("branch page %d refers to page 0", from)
+			}
 		case leafPage:
 			from := uint64(at) + uint64(binary.LittleEndian.Uint32(page[at+4:]))
 			size := uint64(binary.LittleEndian.Uint32(page[at+8:]))

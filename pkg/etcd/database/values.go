@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 
@@ -160,6 +159,7 @@ func Values(ctx context.Context, selfExe, path string, o ValuesOptions, visit fu
 
 // readValues reads what writeValues writes.
 func readValues(r *bufio.Reader, visit func(*mvccpb.KeyValue) error) (checkAnswer, error) {
+	var b []byte
 	for {
 		kind, err := r.ReadByte()
 		if err != nil {
@@ -174,9 +174,8 @@ func readValues(r *bufio.Reader, visit func(*mvccpb.KeyValue) error) (checkAnswe
 		if err != nil || kind != valueFrame || n > maxValueFrame {
 			return checkAnswer{}, fmt.Errorf("not a list of records: %w", noEOF(err))
 		}
-		b := make([]byte, n)
-		if _, err := io.ReadFull(r, b); err != nil {
-			return checkAnswer{}, noEOF(err)
+		if b, err = readBytes(r, b, n); err != nil {
+			return checkAnswer{}, err
 		}
 		kv := &mvccpb.KeyValue{}
 		if err := kv.Unmarshal(b); err != nil {
