@@ -17,7 +17,7 @@ const NewestMinor = 7
 func ParseVersion(v string) (cluster.Version, error) {
 	p, err := cluster.ParseVersion(v)
 	if err != nil || strings.HasPrefix(v, "v") {
-		return cluster.Version{}, fmt.Errorf("%w: %q is not of the form 3.6.16", ErrVersion, v)
+		return cluster.Version{}, fmt.Errorf("%w: %.60q is not of the form 3.6.16", ErrVersion, v)
 	}
 	return p, nil
 }
