@@ -39,7 +39,8 @@ func readEnvFile(path string) (map[string]string, error) {
 		}
 		k, v, ok := strings.Cut(line, "=")
 		if !ok || k == "" {
-			return nil, fmt.Errorf("--env-file %s, line %d: %q is not KEY=VALUE", path, n, line)
+			// What stands there may be a secret.
+			return nil, fmt.Errorf("--env-file %s: line %d is not KEY=VALUE", path, n)
 		}
 		vars[k] = v
 	}

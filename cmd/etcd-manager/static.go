@@ -49,7 +49,8 @@ func (o *options) parseStatic() error {
 	d := json.NewDecoder(strings.NewReader(o.staticConfig))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&s); err != nil {
-		return fmt.Errorf(`--static-config is not like {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}: %w`, err)
+		return fmt.Errorf(`--static-config is not like {"etcdVersion":"3.6.16","nodes":[{"id":"x","ip":["10.0.0.1"]}]}: %s`,
+			cluster.Shown(err.Error(), 300))
 	}
 	if !cluster.ValidMemberCount(len(s.Nodes)) {
 		return fmt.Errorf("--static-config has %d nodes; only 1, 3, 5, 7 or 9 make a cluster", len(s.Nodes))
