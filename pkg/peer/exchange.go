@@ -31,6 +31,8 @@ func (p *Peers) Exchange(ctx context.Context, req *protosv1.ExchangeRequest) (*p
 			p.cfg.Self.ID, req.GetTo(), req.GetTo())
 	case from == "" || req.GetInstance() == "":
 		return nil, status.Error(codes.InvalidArgument, "the request doesn't say whom it is from")
+	case len(req.GetInstance()) > maxInstance:
+		return nil, status.Errorf(codes.InvalidArgument, "the instance has %d bytes; at most %d are possible", len(req.GetInstance()), maxInstance)
 	case len(req.GetKnown()) > maxKnown:
 		return nil, status.Errorf(codes.InvalidArgument, "%d managers are too many for one cluster", len(req.GetKnown()))
 	}
@@ -151,7 +153,7 @@ func (p *Peers) answered(l *link, req *protosv1.ExchangeRequest, resp *protosv1.
 	known := resp.GetKnown()
 	p.mu.Lock()
 	n := p.nodes[l.id]
-	if n == nil || n.link != l || len(known) > maxKnown {
+	if n == nil || n.link != l || len(known) > maxKnown || len(resp.GetInstance()) > maxInstance {
 		p.mu.Unlock()
 		return false
 	}

@@ -42,6 +42,29 @@ func (i Info) same(o Info) bool {
 		slices.Equal(i.HostNames, o.HostNames)
 }
 
+// What is believed of another node. A real one has a handful of each.
+const (
+	maxNodes     = 100
+	maxEndpoints = 16
+	maxText      = 256
+	// maxAhead is how far in the future an incarnation, which is a time, may lie: more than a wrong clock with which TLS still works. Without a bound one
+	// message could say something of a node that the node itself can't go above.
+	maxAhead = 10 * 365 * 24 * time.Hour
+)
+
+// believable tells whether what somebody says of a node is bounded, and can be superseded by the node itself.
+func (i Info) believable(now time.Time) bool {
+	if _, err := cluster.ParseNodeID(string(i.ID)); err != nil || i.Incarnation > now.Add(maxAhead).UnixNano() {
+		return false
+	}
+	for _, list := range [][]string{i.Endpoints, i.Addresses, i.HostNames} {
+		if len(list) > maxEndpoints || slices.ContainsFunc(list, func(s string) bool { return len(s) > maxText }) {
+			return false
+		}
+	}
+	return true
+}
+
 // gone tells whether the info is a tombstone: it says that the node is forgotten. A node that lives has an endpoint.
 func (i Info) gone() bool { return i.ID != "" && len(i.Endpoints) == 0 }
 

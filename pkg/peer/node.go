@@ -46,6 +46,26 @@ type node struct {
 	corruptTerm bool
 }
 
+// maxFormer is how many former instances of a node are remembered, maxInstance how long the name of one may be, in bytes.
+const (
+	maxFormer   = 64
+	maxInstance = 128
+)
+
+// replaced remembers a former instance, in the place of the oldest one if there are many.
+func (n *node) replaced(instance string, at time.Time) {
+	if len(n.former) >= maxFormer {
+		oldest := ""
+		for i, t := range n.former {
+			if oldest == "" || t.Before(n.former[oldest]) {
+				oldest = i
+			}
+		}
+		delete(n.former, oldest)
+	}
+	n.former[instance] = at
+}
+
 func (n *node) isRival() bool { return time.Now().Before(n.rivalUntil) }
 
 // other returns an instance of the node that isn't this one.
@@ -102,6 +122,10 @@ func (p *Peers) ensure(id cluster.NodeID) (n *node, added bool) {
 	if n := p.nodes[id]; n != nil {
 		return n, false
 	}
+	if len(p.nodes) >= maxNodes {
+		p.said.Warningf("too many nodes", "node %.60q is not added: %d managers are known already, which is too many for one cluster", id, maxNodes)
+		return nil, false
+	}
 	l, err := newLink(p, id, nil)
 	if err != nil {
 		p.said.Warningf("link to "+string(id), "%v", err)
@@ -157,8 +181,13 @@ func (p *Peers) leave(n *node) bool {
 // merge takes in what another node knows, and tells whether nodes were added or forgotten. mu is held.
 func (p *Peers) merge(known []*protosv1.PeerInfo, from cluster.NodeID) (added bool) {
 	before := p.view.digest
+	now := time.Now()
 	for _, m := range known {
 		i := infoFromProto(m)
+		if !i.believable(now) {
+			p.said.Warningf("unbelievable from "+string(from), "what node %s says of node %.60q is not believed: the id, or the number of addresses, or the time can't be right", from, i.ID)
+			continue
+		}
 		if i.ID == p.cfg.Self.ID {
 			p.claimed(i)
 			continue
@@ -225,7 +254,7 @@ func (p *Peers) observe(n *node, instance string) {
 	at, wasFormer := n.former[instance]
 	if n.instance != "" {
 		if _, ok := n.former[n.instance]; !ok {
-			n.former[n.instance] = now
+			n.replaced(n.instance, now)
 		}
 	}
 	before := n.instance
