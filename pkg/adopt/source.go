@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // ErrSource: what says how etcd is run can't be read, or says something that can't be continued.
@@ -154,7 +156,9 @@ func FromUnit(unit string, dirs []string) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: ExecStart: %w", path, err)
 	}
-	command = u.expand(command)
+	if command, err = u.expand(command); err != nil {
+		return nil, fmt.Errorf("%s: ExecStart: %w", path, err)
+	}
 	s, err := fromCommand(path, command, u.env)
 	if err != nil {
 		return nil, err
@@ -244,17 +248,31 @@ func unquote(s string) string {
 }
 
 // expand puts in the variables: $NAME alone is several words, ${NAME} part of one.
-func (u *unitFile) expand(command []string) []string {
+func (u *unitFile) expand(command []string) ([]string, error) {
 	var list []string
+	left := maxCommand
+	value := func(k string) string {
+		v := u.env[k]
+		if left -= len(v); left < 0 {
+			return ""
+		}
+		return v
+	}
 	for _, w := range command {
 		if name, ok := strings.CutPrefix(w, "$"); ok && !strings.HasPrefix(name, "{") {
-			list = append(list, strings.Fields(u.env[name])...)
+			list = append(list, strings.Fields(value(name))...)
 			continue
 		}
-		list = append(list, os.Expand(w, func(k string) string { return u.env[k] }))
+		list = append(list, os.Expand(w, value))
 	}
-	return list
+	if left < 0 {
+		return nil, fmt.Errorf("with its variables put in it is longer than %d bytes: %w", maxCommand, ErrSource)
+	}
+	return list, nil
 }
+
+// maxCommand bounds what a command line becomes when its variables are put in, in bytes.
+const maxCommand = 256 << 10
 
 // words splits as systemd does, for what unit files of etcd have: blanks, and quotes around words or parts of them.
 func words(s string) ([]string, error) {
@@ -282,7 +300,7 @@ func words(s string) ([]string, error) {
 		}
 	}
 	if quote != 0 {
-		return nil, fmt.Errorf("a quote isn't closed in %q: %w", s, ErrSource)
+		return nil, fmt.Errorf("a quote isn't closed in %.200q: %w", s, ErrSource)
 	}
 	if in {
 		list = append(list, word.String())
@@ -303,7 +321,8 @@ func FromFlags(flags []string) (*Source, error) {
 // fromCommand reads a command line of etcd and its environment; flags win.
 func fromCommand(where string, command []string, env map[string]string) (*Source, error) {
 	if len(command) == 0 || filepath.Base(command[0]) != "etcd" {
-		return nil, fmt.Errorf("%s doesn't start etcd itself but %q; give etcd's own flags: etcd-manager adopt [flags] -- --name=NAME --data-dir=DIR ...: %w", where, command, ErrSource)
+		return nil, fmt.Errorf("%s doesn't start etcd itself but %s; give etcd's own flags: etcd-manager adopt [flags] -- --name=NAME --data-dir=DIR ...: %w", where,
+			cluster.Shown(fmt.Sprintf("%q", command), 300), ErrSource)
 	}
 	s := &Source{Values: map[string]string{}}
 	for k, v := range env {
@@ -316,7 +335,7 @@ func fromCommand(where string, command []string, env map[string]string) (*Source
 		name, value, given := strings.Cut(strings.TrimLeft(w, "-"), "=")
 		switch {
 		case !strings.HasPrefix(w, "-") || name == "":
-			return nil, fmt.Errorf("%s: %q is no flag of etcd: %w", where, w, ErrSource)
+			return nil, fmt.Errorf("%s: %.60q is no flag of etcd: %w", where, w, ErrSource)
 		case given:
 		case i+1 < len(command) && !strings.HasPrefix(command[i+1], "-"):
 			i++

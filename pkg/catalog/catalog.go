@@ -55,6 +55,9 @@ const (
 // maxObject bounds what is read of a small object; anything larger is not what it claims to be.
 const maxObject = 1 << 20
 
+// maxReason is how many bytes a message has of what is wrong with an object: that may repeat what somebody has written there.
+const maxReason = 500
+
 // Catalog reads and writes the objects of one cluster's store. It is safe for concurrent use.
 // Many methods, since each kind of object has its reading, writing and listing here, and nowhere else; they share the store alone.
 type Catalog struct {
@@ -108,7 +111,7 @@ type ObjectError struct {
 func (e *ObjectError) Error() string {
 	s := fmt.Sprintf("read %s: %v", e.Object, e.Kind)
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + cluster.Shown(e.Err.Error(), maxReason)
 	}
 	if e.Way != "" {
 		s += " (" + e.Way + ")"
@@ -227,7 +230,7 @@ func encodeOwn(v any) ([]byte, error) {
 // validName refuses what would not be one path element.
 func validName(kind, name string) error {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\\\x00\n") {
-		return invalidf("%s %q is not a valid name", kind, name)
+		return invalidf("%s %.200q is not a valid name", kind, name)
 	}
 	return nil
 }

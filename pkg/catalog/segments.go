@@ -63,7 +63,7 @@ func (n SegmentName) String() string {
 
 // ParseSegmentName reads what String writes.
 func ParseSegmentName(s string) (SegmentName, error) {
-	bad := func() (SegmentName, error) { return SegmentName{}, invalidf("%q is not the name of a segment", s) }
+	bad := func() (SegmentName, error) { return SegmentName{}, invalidf("%.200q is not the name of a segment", s) }
 	parts := strings.Split(s, "-")
 	if len(parts) != 5 || len(parts[0]) != 19 || len(parts[1]) != 19 || len(parts[2]) != 13 {
 		return bad()

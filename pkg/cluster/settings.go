@@ -29,6 +29,9 @@ const (
 // MaxQuota is the highest quota of etcd's database that can be chosen, in bytes.
 const MaxQuota = 64 << 30
 
+// maxSetting bounds the text of one setting, in bytes.
+const maxSetting = 1 << 10
+
 // SettingNames lists what can be chosen, sorted.
 func SettingNames() []string {
 	return []string{SettingCompactionMode, SettingCompactionRetention, SettingElection, SettingHeartbeat,
@@ -38,7 +41,10 @@ func SettingNames() []string {
 // ParseSetting checks one setting as a person writes it and returns it as etcd takes it: sizes may have a unit (8GiB), times too (100ms).
 func ParseSetting(name, value string) (string, error) {
 	bad := func(want string) (string, error) {
-		return "", fmt.Errorf("%s=%s is not possible: it must be %s", name, value, want)
+		return "", fmt.Errorf("%s=%s is not possible: it must be %s", name, Shown(value, 200), want)
+	}
+	if len(value) > maxSetting && slices.Contains(SettingNames(), name) {
+		return bad(fmt.Sprintf("at most %d bytes long", maxSetting))
 	}
 	switch name {
 	case SettingQuota:
@@ -79,7 +85,7 @@ func ParseSetting(name, value string) (string, error) {
 		}
 		return value, nil
 	}
-	return "", fmt.Errorf("there is no setting %q; there are %s", name, strings.Join(SettingNames(), ", "))
+	return "", fmt.Errorf("there is no setting %.60q; there are %s", name, strings.Join(SettingNames(), ", "))
 }
 
 // Validate checks all settings, each in the form in which etcd takes it, and how they go together.

@@ -20,7 +20,7 @@ var versionForm = regexp.MustCompile(`^v?(\d{1,4})\.(\d{1,4})\.(\d{1,4})(?:-([0-
 func ParseVersion(s string) (Version, error) {
 	m := versionForm.FindStringSubmatch(s)
 	if m == nil {
-		return Version{}, fmt.Errorf("%q is not an etcd version; write it like 3.6.16", s)
+		return Version{}, fmt.Errorf("%.60q is not an etcd version; write it like 3.6.16", s)
 	}
 	var v Version
 	v.Major, _ = strconv.Atoi(m[1])

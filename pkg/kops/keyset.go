@@ -118,12 +118,12 @@ func parseKeyset(data []byte) (*keyset, time.Time, error) {
 		}
 		pair, err := tls.X509KeyPair(item.PublicMaterial, item.PrivateMaterial)
 		if err != nil {
-			return nil, time.Time{}, fmt.Errorf("key %s: %w", item.ID, err)
+			return nil, time.Time{}, fmt.Errorf("key %.60q: %w", item.ID, err)
 		}
 		if !pair.Leaf.IsCA {
-			return nil, time.Time{}, fmt.Errorf("key %s: the certificate is not a CA's", item.ID)
+			return nil, time.Time{}, fmt.Errorf("key %.60q: the certificate is not a CA's", item.ID)
 		}
 		return &k, pair.Leaf.NotAfter, nil
 	}
-	return nil, time.Time{}, fmt.Errorf("its primary key %s is not among its keys", k.Spec.PrimaryID)
+	return nil, time.Time{}, fmt.Errorf("its primary key %.60q is not among its keys", k.Spec.PrimaryID)
 }

@@ -10,8 +10,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // ErrInvalid: the file says something that can't be.
@@ -97,23 +100,29 @@ const (
 	defaultLogLevel   = 6
 )
 
+// maxTold is how many errors, and how many warnings, are told of one file, maxText how many bytes of what stands in the file one of them repeats.
+const (
+	maxTold = 20
+	maxText = 150
+)
+
 // Parse reads a cluster file as "kops get -o yaml" writes it: a Cluster and, in further documents, its instance groups.
 // The error wraps ErrInvalid and names everything that is wrong.
 func Parse(data []byte) (*File, error) {
 	p := &parser{zones: map[string]string{}, groups: map[string][]string{}}
-	var cluster *fields
+	var found *fields
 	for i, doc := range documents(data) {
 		m, err := decode(doc)
 		if err != nil {
-			return nil, fmt.Errorf("%w: document %d is not YAML: %w", ErrInvalid, i+1, err)
+			return nil, fmt.Errorf("%w: document %d is not YAML: %s", ErrInvalid, i+1, cluster.Shown(err.Error(), maxText))
 		}
 		f := p.fields("", m)
 		switch kind := f.text("kind"); kind {
 		case "Cluster":
-			if cluster != nil {
+			if found != nil {
 				return nil, fmt.Errorf("%w: it holds two clusters; give one at a time", ErrInvalid)
 			}
-			cluster = f
+			found = f
 		case "InstanceGroup":
 			p.instanceGroup(f)
 		case "SSHCredential":
@@ -121,11 +130,11 @@ func Parse(data []byte) (*File, error) {
 			p.warn("document %d is of kind %q, which has no settings of etcd", i+1, kind)
 		}
 	}
-	if cluster == nil {
+	if found == nil {
 		return nil, fmt.Errorf("%w: it holds no document of kind Cluster; it is written by: kops get --name=NAME -o yaml", ErrInvalid)
 	}
-	file := p.cluster(cluster)
-	p.provider(cluster.object("spec"))
+	file := p.cluster(found)
+	p.provider(found.object("spec"))
 	file.check(p)
 	file.Warnings = p.warnings
 	if err := errors.Join(p.errs...); err != nil {
@@ -170,11 +179,32 @@ type parser struct {
 }
 
 func (p *parser) warn(format string, args ...any) {
-	p.warnings = append(p.warnings, fmt.Sprintf(format, args...))
+	if len(p.warnings) < maxTold {
+		p.warnings = append(p.warnings, fmt.Sprintf(format, shown(args)...))
+	}
 }
 
 func (p *parser) fail(path, format string, args ...any) {
-	p.errs = append(p.errs, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+	switch {
+	case len(p.errs) < maxTold:
+		p.errs = append(p.errs, fmt.Errorf("%s: %s", cluster.Shown(path, maxText), fmt.Sprintf(format, shown(args)...)))
+	case len(p.errs) == maxTold:
+		p.errs = append(p.errs, errors.New("and more"))
+	}
+}
+
+// shown makes what stands in the file fit for a message.
+func shown(args []any) []any {
+	out := make([]any, len(args))
+	for i, a := range args {
+		switch a := a.(type) {
+		case int, int64, time.Duration:
+			out[i] = a
+		default:
+			out[i] = cluster.Shown(fmt.Sprint(a), maxText)
+		}
+	}
+	return out
 }
 
 func (p *parser) instanceGroup(f *fields) {

@@ -148,7 +148,7 @@ func readJournal(path, clusterName string) (journal, error) {
 		return j, fmt.Errorf("journal %s has version %d, this manager knows %d: %w; run the newer manager", path, j.Version, journalVersion, cluster.ErrFuture)
 	}
 	if j.ClusterName != clusterName {
-		return j, fmt.Errorf("data dir belongs to cluster %q, not to %q: %w; check --cluster-name and --data-dir", j.ClusterName, clusterName, cluster.ErrOtherCluster)
+		return j, fmt.Errorf("data dir belongs to cluster %.60q, not to %q: %w; check --cluster-name and --data-dir", j.ClusterName, clusterName, cluster.ErrOtherCluster)
 	}
 	if j.Term > cluster.MaxTerm {
 		// The vote file still holds the highest term that this node has seen. To keep this one would refuse all leaders for good.

@@ -34,12 +34,12 @@ func ParseDuration(s string) (time.Duration, error) {
 			if n < 0 && plain == "" && total == 0 && strings.Trim(rest, "0") == "" {
 				return 0, nil
 			}
-			return 0, fmt.Errorf("parse duration %q: want numbers with units such as 168h, 7d or 1y", s)
+			return 0, fmt.Errorf("parse duration %.60q: want numbers with units such as 168h, 7d or 1y", s)
 		}
 		if unit := longUnit(rest[n]); unit > 0 {
 			v, err := strconv.ParseFloat(rest[:n], 64)
 			if err != nil {
-				return 0, fmt.Errorf("parse duration %q: %q is not a number", s, rest[:n])
+				return 0, fmt.Errorf("parse duration %.60q: %.60q is not a number", s, rest[:n])
 			}
 			total, rest = total+v*float64(unit), rest[n+1:]
 			continue
@@ -51,12 +51,12 @@ func ParseDuration(s string) (time.Duration, error) {
 	if plain != "" {
 		d, err := time.ParseDuration(plain)
 		if err != nil {
-			return 0, fmt.Errorf("parse duration %q: want numbers with units such as 168h, 7d or 1y", s)
+			return 0, fmt.Errorf("parse duration %.60q: want numbers with units such as 168h, 7d or 1y", s)
 		}
 		total += float64(d)
 	}
 	if total >= math.MaxInt64 {
-		return 0, fmt.Errorf("parse duration %q: it is too long", s)
+		return 0, fmt.Errorf("parse duration %.60q: it is too long", s)
 	}
 	return time.Duration(total), nil
 }

@@ -57,7 +57,22 @@ func ReadIdentity(dataDir string) (*Identity, error) {
 	if id.Version < 1 || id.ClusterName == "" || id.Node == "" {
 		return nil, fmt.Errorf("read identity of the volume: %s names no cluster or no node: %w", path, cluster.ErrCorrupt)
 	}
+	if err := id.check(); err != nil {
+		return nil, fmt.Errorf("read identity of the volume: %s: %w: %w", path, err, cluster.ErrCorrupt)
+	}
 	return &id, nil
+}
+
+// maxField bounds each text of an identity, in bytes: they stand in messages.
+const maxField = 1 << 10
+
+func (want *Identity) check() error {
+	for what, s := range map[string]string{"cluster": want.ClusterName, "node": string(want.Node), "store": want.Store, "volume": string(want.Volume)} {
+		if len(s) > maxField || s != cluster.Shown(s, maxField) {
+			return fmt.Errorf("the name of its %s is too long, or has characters that can't be printed", what)
+		}
+	}
+	return nil
 }
 
 // Claim makes sure that the volume mounted at dataDir is want's, and writes that down if it doesn't
@@ -135,5 +150,6 @@ func stateIsOf(dataDir string, node cluster.NodeID) error {
 		}
 		names = append(names, n.GetName())
 	}
-	return fmt.Errorf("the volume at %s holds data of an etcd cluster of %s, which don't include this node %s (%s): etcd is not started on it: %w", dataDir, strings.Join(names, ", "), node, path, ErrForeign)
+	return fmt.Errorf("the volume at %s holds data of an etcd cluster of %s, which don't include this node %s (%s): etcd is not started on it: %w",
+		dataDir, cluster.Shown(strings.Join(names, ", "), maxField), node, path, ErrForeign)
 }

@@ -45,13 +45,13 @@ func parseMounts(text string) ([]mountEntry, error) {
 			}
 		}
 		if dash < 0 || len(fields) < dash+3 {
-			return nil, fmt.Errorf("read mounts: the line %q is not understood", strings.TrimSpace(line))
+			return nil, fmt.Errorf("read mounts: the line %.200q is not understood", strings.TrimSpace(line))
 		}
 		major, minor, ok := strings.Cut(fields[2], ":")
 		a, err1 := strconv.ParseUint(major, 10, 32)
 		b, err2 := strconv.ParseUint(minor, 10, 32)
 		if !ok || err1 != nil || err2 != nil {
-			return nil, fmt.Errorf("read mounts: the line %q is not understood", strings.TrimSpace(line))
+			return nil, fmt.Errorf("read mounts: the line %.200q is not understood", strings.TrimSpace(line))
 		}
 		e := mountEntry{major: uint32(a), minor: uint32(b), root: unescape(fields[3]), point: unescape(fields[4]),
 			fsType: fields[dash+1], source: unescape(fields[dash+2])}

@@ -101,12 +101,12 @@ func contentRange(header string, r blob.Range) (size, length int64, err error) {
 	span, total, ok1 := strings.Cut(strings.TrimPrefix(header, "bytes "), "/")
 	from, to, ok2 := strings.Cut(span, "-")
 	if !ok1 || !ok2 {
-		return 0, 0, fmt.Errorf("the server ignored the range: Content-Range %q", header)
+		return 0, 0, fmt.Errorf("the server ignored the range: Content-Range %.100q", header)
 	}
 	var n [3]int64
 	for i, field := range []string{from, to, total} {
 		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil {
-			return 0, 0, fmt.Errorf("parse Content-Range %q: %w", header, err)
+			return 0, 0, fmt.Errorf("parse Content-Range %.100q: %w", header, err)
 		}
 	}
 	want, err := blob.CheckRange(r, n[2])
@@ -114,7 +114,7 @@ func contentRange(header string, r blob.Range) (size, length int64, err error) {
 		return 0, 0, err
 	}
 	if n[0] != r.Offset || n[1]-n[0]+1 != want {
-		return 0, 0, fmt.Errorf("the server sends bytes %s instead of %d at %d", span, want, r.Offset)
+		return 0, 0, fmt.Errorf("the server sends bytes %.100q instead of %d at %d", span, want, r.Offset)
 	}
 	return n[2], want, nil
 }

@@ -128,10 +128,10 @@ func parse(data []byte) ([]string, error) {
 	for _, e := range endpoints {
 		host, port, err := net.SplitHostPort(e)
 		if err != nil {
-			return nil, fmt.Errorf("endpoint %q is not host:port: %w", e, err)
+			return nil, fmt.Errorf("endpoint %.200q is not host:port: %s", e, cluster.Shown(err.Error(), 200))
 		}
 		if n, err := strconv.Atoi(port); err != nil || host == "" || strings.ContainsAny(host, " \t/") || n < 1 || n > 65535 {
-			return nil, fmt.Errorf("endpoint %q is not host:port", e)
+			return nil, fmt.Errorf("endpoint %.200q is not host:port", e)
 		}
 	}
 	return endpoints, nil

@@ -37,7 +37,7 @@ func ParseWhen(s string, now time.Time) (time.Time, error) {
 			time.Duration(t.Second())*time.Second + time.Duration(t.Nanosecond()))
 		if today.After(now) {
 			// Early in the morning somebody may well mean yesterday evening; that is not for a program to guess.
-			return time.Time{}, Usagef("%q is later today, it is %s now: write a date before it, for example %q", s,
+			return time.Time{}, Usagef("%.60q is later today, it is %s now: write a date before it, for example %q", s,
 				Clock(now), today.AddDate(0, 0, -1).Format("2006-01-02 15:04:05"))
 		}
 		return today, nil
@@ -45,9 +45,9 @@ func ParseWhen(s string, now time.Time) (time.Time, error) {
 	d, ok := parseAgo(s)
 	switch {
 	case !ok:
-		return time.Time{}, Usagef("%q is not a time: write 2026-11-22T12:03:06Z, \"2026-11-22 12:03:06\" (UTC), 12:03:06 (today, UTC), or a time ago, such as 90m", s)
+		return time.Time{}, Usagef("%.60q is not a time: write 2026-11-22T12:03:06Z, \"2026-11-22 12:03:06\" (UTC), 12:03:06 (today, UTC), or a time ago, such as 90m", s)
 	case d < 0:
-		return time.Time{}, Usagef("%q is in the future: write a time ago without a sign, such as 90m", s)
+		return time.Time{}, Usagef("%.60q is in the future: write a time ago without a sign, such as 90m", s)
 	}
 	return now.Add(-d), nil
 }
