@@ -15,7 +15,7 @@ stores := ./test/minio
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak chaos image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak chaos fuzz image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -82,6 +82,11 @@ soak:
 # Restores of every kind, disturbed at every step, judged by the clients' histories: for an hour. Needs root, for network namespaces. CHAOS=-seed=N repeats a run.
 chaos:
 	$(GO) test -count=1 -v -timeout 120m ./test/chaos -run TestRestores -for=1h $(CHAOS)
+
+# Every fuzz target for FUZZTIME, one after the other; FUZZ is a regular expression of their names. What is found is kept below testdata/fuzz, and belongs there.
+FUZZTIME ?= 2m
+fuzz:
+	GO="$(GO)" FUZZTIME=$(FUZZTIME) FUZZ="$(FUZZ)" test/fuzz.sh
 
 image:
 	images/etcd-manager/build.sh $(IMAGE)
