@@ -25,7 +25,7 @@ func FuzzDecompress(f *testing.F) {
 	e, err := zstd.NewWriter(nil)
 	testutil.Must(f, err)
 	f.Add(true, e.EncodeAll(raw, nil))
-	f.Add(true, e.EncodeAll(make([]byte, 1<<20), nil))                    // a little is very much
+	f.Add(true, e.EncodeAll(make([]byte, 1<<20), nil))                          // a little is very much
 	f.Add(true, []byte("\x28\xb5\x2f\xfd\xc0\xff\xff\xff\xff\xff\xff\xff\x7f")) // a forged size
 	const most = 64 << 10
 	f.Fuzz(func(t *testing.T, zstandard bool, data []byte) {
