@@ -103,7 +103,7 @@ func (c *Content) checkHeader() error {
 	case h.GetVersion() != segmentVersion:
 		return future("it has format version %d, this program knows %d", h.GetVersion(), segmentVersion)
 	case h.GetIncarnation() != string(s.Incarnation):
-		return corruptSegment(s, "it belongs to incarnation %.40s", h.GetIncarnation())
+		return corruptSegment(s, "it belongs to incarnation %.40q", h.GetIncarnation())
 	case h.GetFirstRevision() != s.First || h.GetLastRevision() != s.Last || h.GetEndedUnixMillis() != s.Ended.UnixMilli():
 		return corruptSegment(s, "its header names revisions %d to %d", h.GetFirstRevision(), h.GetLastRevision())
 	case catalog.NewSegmentSum(h.GetPrevious()) != s.Previous:
