@@ -95,7 +95,7 @@ func (s *sidecar) serveStatus(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--metrics-port: %w", err)
 	}
-	srv := &http.Server{Handler: status.Handler(s.view), ReadHeaderTimeout: 10 * time.Second}
+	srv := status.Server(status.Handler(s.view))
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -19,7 +19,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/adopt"
@@ -356,7 +355,6 @@ func (d *daemon) openPeers(ctx context.Context) error {
 		relay.NewServer(d.store).Register(d.server)
 	}
 	grpc_health_v1.RegisterHealthServer(d.server, health.NewServer())
-	reflection.Register(d.server)
 	return nil
 }
 
@@ -429,7 +427,7 @@ func (d *daemon) run(ctx context.Context) error {
 		})
 		return done
 	}
-	wg.Go(func() { _ = d.server.Serve(d.listener) })
+	wg.Go(func() { _ = d.server.Serve(peer.Limit(d.listener)) })
 	agentDone := part("node agent", agentCtx, d.agent.Run)
 	part("peers", work, d.peers.Run)
 	part("manager", work, d.manager.Run)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
 
@@ -68,10 +69,10 @@ func (d *daemon) serveStatus(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--etcd-manager-metrics-port: %w", err)
 	}
-	s := &http.Server{Handler: status.Handler(d.view), ReadHeaderTimeout: 10 * time.Second}
+	s := status.Server(status.Handler(d.view))
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := s.Serve(peer.Limit(l)); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil

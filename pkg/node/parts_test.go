@@ -117,7 +117,7 @@ func TestATurnIsSeenOrRefused(t *testing.T) {
 		var wg sync.WaitGroup
 		wg.Go(func() { refused = a.records.takeTurn(5, "a", "start_etcd", func() error { return nil }) })
 		wg.Go(func() {
-			if err := a.records.heed(6, "b"); err == nil {
+			if _, err := a.records.heed(6, "b"); err == nil {
 				a.records.describe(&seen, func(*cluster.EtcdState, cluster.Settings) {})
 			}
 		})

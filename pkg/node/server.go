@@ -16,24 +16,27 @@ import (
 
 // Register adds the agent's service to a gRPC server, which checks cluster name and certificates.
 func (a *Agent) Register(s grpc.ServiceRegistrar) {
-	protosv1.RegisterNodeServiceServer(s, &service{agent: a, witnessing: make(chan struct{}, witnessesAtOnce)})
+	protosv1.RegisterNodeServiceServer(s, &service{agent: a, witnessing: make(chan struct{}, witnessesAtOnce), reaching: make(chan struct{}, reachesAtOnce)})
 }
 
 type service struct {
 	protosv1.UnimplementedNodeServiceServer
 	agent *Agent
-	// witnessing bounds how many questions are answered at once.
-	witnessing chan struct{}
+	// witnessing and reaching bound how many questions are answered at once.
+	witnessing, reaching chan struct{}
 }
 
 // Observe returns the node's status.
 func (s *service) Observe(ctx context.Context, req *protosv1.ObserveRequest) (*protosv1.NodeStatus, error) {
 	if req.GetTerm() != 0 {
-		if err := s.agent.records.heed(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader())); err != nil {
+		admitted, err := s.agent.records.heed(cluster.Term(req.GetTerm()), cluster.NodeID(req.GetLeader()))
+		if err != nil {
 			return nil, toStatus(err)
 		}
+		if admitted {
+			s.agent.summaries.note(req.GetSummary(), req.GetTerm())
+		}
 	}
-	s.agent.summaries.note(req.GetSummary(), req.GetTerm())
 	if req.GetFresh() {
 		s.agent.etcd.probe(ctx, 0)
 	}

@@ -33,30 +33,32 @@ func (r *records) fenced(term cluster.Term, leader cluster.NodeID) error {
 	return r.cfg.Fence(term, leader)
 }
 
-// heed is obey for a leader that only looks. A disk that takes no journal doesn't hide the node from it.
-func (r *records) heed(term cluster.Term, leader cluster.NodeID) error {
-	if err := r.fenced(term, leader); errors.Is(err, cluster.ErrLowerTerm) {
-		return err
+// heed is obey for a leader that only looks. A disk that takes no journal doesn't hide the node from it. admitted tells whether the leadership can be a true one: a
+// term that no history reaches is no error here, and not believed.
+func (r *records) heed(term cluster.Term, leader cluster.NodeID) (admitted bool, err error) {
+	fenced := r.fenced(term, leader)
+	if errors.Is(fenced, cluster.ErrLowerTerm) {
+		return false, fenced
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	err := r.admit(term, leader)
+	err = r.admit(term, leader)
 	switch {
 	case errors.Is(err, cluster.ErrLowerTerm):
-		return err
+		return false, err
 	case err != nil:
-		return nil // a term that can't be true is refused where it would change something
+		return false, nil // a term that can't be true is refused where it would change something
 	}
 	r.heeded = leadershipID{term, leader}
 	if r.j.Term == term {
-		return nil
+		return fenced == nil, nil
 	}
 	j := r.j
 	j.Term, j.Leader = term, leader
 	if err := r.setJournal(j); err != nil {
 		klog.V(2).Infof("term %d of %s is not in the journal: %v", term, leader, err)
 	}
-	return nil
+	return fenced == nil, nil
 }
 
 // obeyLocked is obey once the elections have nothing against it. mu is held.
