@@ -144,6 +144,17 @@ func TestFetchFile(t *testing.T) {
 	if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, raw) {
 		t.Fatalf("%d bytes, %v", len(got), err)
 	}
+	// A symlink that lies where it writes costs what it leads to nothing.
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := errors.Join(os.WriteFile(victim, []byte("precious"), 0o600), os.Symlink(victim, path+".tmp")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := FetchFile(context.Background(), catalog.New(s), name, path, FileOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(victim); err != nil || string(got) != "precious" {
+		t.Fatalf("the file behind a symlink holds %d bytes now, %v", len(got), err)
+	}
 	s.Corrupt(dataKey, func(b []byte) []byte { return b[:len(b)-9] })
 	if _, err := FetchFile(context.Background(), catalog.New(s), name, filepath.Join(dir, "bad.db"), FileOptions{}); !errors.Is(err, ErrTruncated) {
 		t.Fatalf("got %v", err)

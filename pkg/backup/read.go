@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -89,7 +90,11 @@ type FileOptions struct {
 // steadily, so that it doesn't hold up others who wait for the same disk.
 func FetchFile(ctx context.Context, c *catalog.Catalog, name, path string, o FileOptions) (res Result, err error) {
 	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	// What an earlier attempt has left, or a symlink that somebody has put there, is never written to.
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Result{}, fmt.Errorf("fetch backup %s: %w", name, err)
+	}
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return Result{}, fmt.Errorf("fetch backup %s: %w", name, err)
 	}

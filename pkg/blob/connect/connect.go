@@ -81,14 +81,21 @@ func Open(ctx context.Context, location string, env func(string) string, opts ..
 	}
 	if !speaksS3(location) && (o.write.SSE != "" || o.write.KMSKeyID != "" ||
 		o.write.StorageClass != "" || len(o.write.Tags) > 0) {
-		return nil, fmt.Errorf("open store %s: server-side encryption, storage class and tags need an S3 store", location)
+		return nil, fmt.Errorf("open store %s: server-side encryption, storage class and tags need an S3 store", withoutUser(location))
 	}
 	if filepath.IsAbs(location) {
 		return openFile(location)
 	}
 	u, err := url.Parse(location)
 	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+		var bad *url.Error
+		if errors.As(err, &bad) {
+			err = bad.Err
+		}
+		if strings.Contains(location, "@") { // it can repeat a part of what may be a password
+			err = errors.New("it can't be read, and has no place for a user")
+		}
+		return nil, fmt.Errorf("open store %s: %w", withoutUser(location), err)
 	}
 	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return nil, fmt.Errorf("open store %s: the URL can't have a user, a query or a fragment", u.Redacted())
@@ -101,7 +108,7 @@ func Open(ctx context.Context, location string, env func(string) string, opts ..
 			return s.open(ctx, u, env, o)
 		}
 	}
-	return nil, fmt.Errorf("open store %s: scheme %q is unknown; there are %s", location, u.Scheme, forms())
+	return nil, fmt.Errorf("open store %s: scheme %q is unknown; there are %s", withoutUser(location), u.Scheme, forms())
 }
 
 func openFileURL(_ context.Context, u *url.URL, _ func(string) string, _ options) (blob.Store, error) {
@@ -113,6 +120,18 @@ func openFileURL(_ context.Context, u *url.URL, _ func(string) string, _ options
 		return nil, fmt.Errorf("open store %s: the path must be absolute, as in file:///path", u)
 	}
 	return openFile(u.Path)
+}
+
+// withoutUser is a URL without what may be a password, also if it isn't a URL.
+func withoutUser(location string) string {
+	scheme, rest, ok := strings.Cut(location, "//")
+	if at := strings.LastIndex(rest, "@"); ok && at >= 0 {
+		return scheme + "//…" + rest[at:]
+	}
+	if at := strings.LastIndex(location, "@"); at >= 0 {
+		return "…" + location[at:]
+	}
+	return location
 }
 
 func openFile(path string) (blob.Store, error) {

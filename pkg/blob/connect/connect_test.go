@@ -48,6 +48,9 @@ func TestOpen(t *testing.T) {
 		{location: "s3://bucket/a", env: map[string]string{"S3_ENDPOINT": "ftp://x"}, want: "!not an http or https URL"},
 		{location: "s3://bucket/a", env: map[string]string{"AWS_CA_BUNDLE": "/does/not/exist.pem"}, want: "!/does/not/exist.pem"},
 		{location: "s3://user:secret@bucket/a", want: "!a user"},
+		{location: "s3://user:se/cret:secret@bucket/a", want: "!no place for a user"},
+		{location: "s3://user:%zzsecret@bucket/a", want: "!no place for a user"},
+		{location: "user:secret@bucket/a", want: "!"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.location, func(t *testing.T) {

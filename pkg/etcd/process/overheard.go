@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 	"unicode"
 )
@@ -40,7 +41,7 @@ type overheard struct {
 // openOverheard makes the file, which etcd then appends to.
 func openOverheard(pidFile string, to io.Writer) (o *overheard, stderr *os.File, err error) {
 	path := overheardFile(pidFile)
-	if stderr, err = os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600); err != nil {
+	if stderr, err = os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o600); err != nil {
 		return nil, nil, fmt.Errorf("open file for what etcd says: %w", err)
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)

@@ -227,7 +227,7 @@ func launchLockFile(pidFile string) string { return pidFile + ".lock" }
 // which the manager died before the pid file was written.
 func takeLaunchLock(pidFile, dataDir string) (*os.File, error) {
 	path := launchLockFile(pidFile)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start etcd: open lock: %w", err)
 	}
