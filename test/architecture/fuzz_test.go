@@ -107,3 +107,27 @@ func fuzzTargets(t *testing.T) map[string][]string {
 	}
 	return targets
 }
+
+// TestSecurityPageNamesTests: each test that docs/security.md names for a claim exists.
+func TestSecurityPageNamesTests(t *testing.T) {
+	data, err := os.ReadFile(root + "/docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:pkg|cmd|test)/[a-z0-9/-]+) ((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(data), -1)
+	if len(named) < 40 {
+		t.Errorf("the page names only %d tests: this test reads it wrongly", len(named))
+	}
+	for _, m := range named {
+		files, err := filepath.Glob(filepath.Join(root, m[1], "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(files, func(path string) bool {
+			text, err := os.ReadFile(path)
+			return err == nil && strings.Contains(string(text), "\nfunc "+m[2]+"(")
+		}) {
+			t.Errorf("docs/security.md names the test %s of %s, which doesn't exist", m[2], m[1])
+		}
+	}
+}
