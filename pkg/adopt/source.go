@@ -64,7 +64,7 @@ func FromManifest(path string) (*Source, error) {
 	}
 	var p pod
 	if err := yaml.Unmarshal(data, &p); err != nil {
-		return nil, fmt.Errorf("read the manifest %s: %w", path, err)
+		return nil, fmt.Errorf("read the manifest %s: %s", path, cluster.Shown(err.Error(), 300))
 	}
 	for _, c := range p.Spec.Containers {
 		command := append(slices.Clone(c.Command), c.Args...)

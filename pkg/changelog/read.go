@@ -95,7 +95,7 @@ func (c *Content) parse(in io.Reader, marks bool, visit func(Entry) error) (own,
 func (c *Content) open(ctx context.Context, opener envelope.Opener) (*source, *countingReader, error) {
 	if c.Header.GetEncryption() != "" && opener == nil {
 		return nil, nil, fmt.Errorf("read %s: %w: one of %s opens it (--backup-identity of the managers, --identity of etcd-manager-ctl): %w",
-			c.Segment.Key(), envelope.ErrNoKey, strings.Join(c.Header.GetKeyIds(), ", "), cluster.ErrPermanent)
+			c.Segment.Key(), envelope.ErrNoKey, cluster.Shown(strings.Join(c.Header.GetKeyIds(), ", "), 500), cluster.ErrPermanent)
 	}
 	raw, err := c.bytes(ctx)
 	if err != nil || c.Header.GetEncryption() == "" {

@@ -18,6 +18,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // Scheme names the format of everything that a Sealer writes.
@@ -76,14 +78,33 @@ func (e *Error) Error() string {
 	s := fmt.Sprintf("%s %s: %v", e.Op, e.Binding, e.Kind)
 	switch {
 	case e.Action != "":
-		s += fmt.Sprintf(" (needs %s on %s)", e.Action, strings.Join(e.KeyIDs, ", "))
+		s += fmt.Sprintf(" (needs %s on %s)", e.Action, list(e.KeyIDs))
 	case errors.Is(e.Kind, ErrNoKey) && len(e.KeyIDs) > 0:
-		s += "; one of these opens it: " + strings.Join(e.KeyIDs, ", ")
+		s += "; one of these opens it: " + list(e.KeyIDs)
 	}
 	if e.Err != nil {
-		s += ": " + e.Err.Error()
+		s += ": " + cluster.Shown(e.Err.Error(), maxReason)
 	}
 	return s
+}
+
+// What stands in the head of an object can be anybody's: a message has at most so many bytes of a reason, and so many ids of so many bytes.
+const (
+	maxReason = 500
+	maxIDs    = 10
+	maxID     = 200
+)
+
+func list(ids []string) string {
+	var shown []string
+	for i, id := range ids {
+		if i == maxIDs {
+			shown = append(shown, fmt.Sprintf("and %d more", len(ids)-i))
+			break
+		}
+		shown = append(shown, cluster.Shown(id, maxID))
+	}
+	return strings.Join(shown, ", ")
 }
 
 // Unwrap gives the kind and the cause. What was moved counts as tampered with, too.

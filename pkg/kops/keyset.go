@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 const (
@@ -107,7 +109,7 @@ func (k *keyset) encode() ([]byte, error) { return yaml.Marshal(k) }
 func parseKeyset(data []byte) (*keyset, time.Time, error) {
 	var k keyset
 	if err := yaml.Unmarshal(data, &k); err != nil {
-		return nil, time.Time{}, err
+		return nil, time.Time{}, errors.New(cluster.Shown(err.Error(), maxText))
 	}
 	if k.Kind != "Keyset" || len(k.Spec.Keys) == 0 {
 		return nil, time.Time{}, errors.New("it is not a keyset with a key")
