@@ -14,8 +14,10 @@ import (
 var fuzzedElsewhere = map[string]string{
 	"cmd/etcd-manager-ctl":  "answers of its own child processes, and what an operator types",
 	"pkg/etcd/child":        "answers of child processes, by encoding/json into plain structs",
-	"pkg/etcd/salvage":      "logs: FuzzLog of pkg/etcd/datadir, and etcd's own readers, in a child process",
 	"pkg/manager":           "the leader's summary, by encoding/json into a plain struct",
+	"pkg/etcd/scratch":      "what the tool and a child process of its own tell each other, by encoding/json into plain structs",
+	"pkg/operator":          "records that it has written itself, into the parts of a sort",
+	"pkg/operator/extsort":  "parts of a sort, which it has written itself to a directory of its own",
 	"pkg/operator/database": "databases: FuzzDatabase of pkg/etcd/database; gzip by the standard library, into a file, as long as there is disk space",
 }
 
