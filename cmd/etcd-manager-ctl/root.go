@@ -75,6 +75,9 @@ func run(ctx context.Context, d deps) int {
 	if different(err) {
 		return exitFailure
 	}
+	if v := new(verdictError); errors.As(err, &v) {
+		return v.code
+	}
 	fmt.Fprintf(d.errOut, "etcd-manager-ctl: %v\n", err)
 	code := exitCode(err)
 	var outcome *outcomeError
@@ -100,6 +103,7 @@ func (a *app) rootCommand() *cobra.Command {
 Without a command it runs "get". Flags may be before the command, with one dash or two.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be reached or refuses.
+Of status and fleet status: 0 healthy, 1 degraded, 2 needs you, 3 can't tell.
 Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn, 7 not followed to its end.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -116,8 +120,10 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &ui.UsageError{Err: err} })
 	f := root.PersistentFlags()
-	f.StringVar(&a.store, "backup-store", "", "the backup `URL`: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
-	f.StringVarP(&a.output, "output", "o", "", "output `format`: json, or wide for list-backups")
+	f.StringVar(&a.store, "backup-store", variable(a, storeVariable),
+		"the backup `URL`: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md; "+
+			"default: the variable "+storeVariable)
+	f.StringVarP(&a.output, "output", "o", "", "output `format`: json; yaml for status and fleet status, wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute,
 		"how long to wait for the store; while following, how long it may not answer (default: no limit)")
 	f.StringSliceVar(&a.identities, "identity", nil,
@@ -137,7 +143,7 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
 		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
 		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), pkiCommand(a),
-		a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand(), openCommand(a),
+		statusCommand(a), fleetCommand(a), a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand(), openCommand(a),
 		diffCommand(a))
 	return root
 }
@@ -154,13 +160,24 @@ func didYouMean(word string, root *cobra.Command) string {
 	return ""
 }
 
+// storeVariable names the store for command lines that don't.
+const storeVariable = "ETCD_MANAGER_BACKUP_STORE"
+
+// variable looks up an environment variable.
+func variable(a *app, name string) string {
+	if a.env == nil {
+		return ""
+	}
+	return a.env(name)
+}
+
 // createsStore is the annotation of a command that may write the first object of a store.
 const createsStore = "creates-store"
 
 // client opens the store that the flags name. A command that may begin a store goes on with an empty one, and says so.
 func (a *app) client(ctx context.Context) (*operator.Client, error) {
 	if a.store == "" {
-		return nil, ui.Usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix")
+		return nil, ui.Usagef("--backup-store is missing: for example --backup-store=s3://bucket/prefix, or the variable %s", storeVariable)
 	}
 	config := operator.Config{
 		Store: a.store, Open: a.open, Identities: a.identities, Encryption: a.encryption, KMS: a.kms,
