@@ -37,7 +37,7 @@ func Render(f *File, opts Options) ([]Rendered, error) {
 	return out, nil
 }
 
-// unit is the systemd unit that runs the manager of an etcd cluster. images/systemd says why it is as it is.
+// unit is the systemd unit that runs the manager of an etcd cluster. contrib/systemd says why it is as it is.
 func (f *File) unit(c *EtcdCluster) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# The manager of the etcd cluster %s of %s. The CAs are expected in %s.

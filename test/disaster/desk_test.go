@@ -84,7 +84,7 @@ func (d *desk) certificates() pki.EtcdFiles {
 	return files
 }
 
-// unit writes a master's environment file, as images/systemd/etcd-manager.service reads it.
+// unit writes a master's environment file, as contrib/systemd/etcd-manager.service reads it.
 func (d *desk) unit(n *harness.Node) {
 	d.t.Helper()
 	text := fmt.Sprintf("ETCD_MANAGER_ARGS=%q\n", strings.Join(d.c.Args(n), " "))

@@ -94,7 +94,7 @@ func newFirstHour(t *testing.T) *firstHour {
 		address := fmt.Sprint(net, i+1)
 		f.addresses = append(f.addresses, address)
 		dir := filepath.Join(f.root, address)
-		for _, d := range []string{"root/bin", "root/images", "var/lib", "usr/local/bin"} {
+		for _, d := range []string{"root/bin", "root/contrib", "var/lib", "usr/local/bin"} {
 			must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 		}
 		out, err := exec.Command("cp", "-a", "/etc", filepath.Join(dir, "etc")).CombinedOutput()
@@ -108,7 +108,7 @@ func newFirstHour(t *testing.T) *firstHour {
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(home, "bin", name), data, 0o755))
 	}
-	must(t, os.CopyFS(filepath.Join(home, "images/systemd"), os.DirFS("../../images/systemd")))
+	must(t, os.CopyFS(filepath.Join(home, "contrib/systemd"), os.DirFS("../../contrib/systemd")))
 	must(t, os.WriteFile(filepath.Join(home, ".state"), []byte("cd /root\n"), 0o600))
 	f.values = strings.NewReplacer("10.0.0.1", f.addresses[0], "10.0.0.2", f.addresses[1], "10.0.0.3", f.addresses[2],
 		"s3://my-bucket/my-cluster/main", server.URL("my-cluster/main"), "https://s3.example.com", server.Endpoint, "my-region",
@@ -182,6 +182,25 @@ func (f *firstHour) shell(p *page, b block, address, before string) string {
 	}
 }
 
+// limits is what a unit takes away, as far as it can be done without systemd: ProtectSystem=full and the capabilities.
+func limits(t *testing.T, setting func(string) string) string {
+	t.Helper()
+	if setting("ProtectSystem") != "full" || setting("ReadWritePaths") != "-/etc/hosts" || setting("NoNewPrivileges") != "true" {
+		t.Fatal("the unit protects something else than this test knows")
+	}
+	script := "mount --bind /etc/hosts /etc/hosts; mount -o remount,bind,ro /etc; mount -o remount,bind,ro /usr/local/bin\n" +
+		"if touch /etc/x 2>/dev/null || ! test -w /etc/hosts; then echo /etc is not as the unit wants it; exit 1; fi\n"
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Log("setpriv isn't here (Debian: util-linux): the manager keeps all capabilities")
+		return script
+	}
+	bounding := "-all"
+	for _, c := range strings.Fields(setting("CapabilityBoundingSet")) {
+		bounding += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
+	}
+	return script + "WITHIN='setpriv --no-new-privs --bounding-set=" + bounding + "'\n"
+}
+
 // systemd starts what an installed unit says.
 func (f *firstHour) systemd(r request) reply {
 	if r.Program != "systemctl" || strings.Join(r.Args, " ") != "enable --now etcd-manager" {
@@ -202,8 +221,8 @@ func (f *firstHour) systemd(r request) reply {
 	if err != nil {
 		return reply{err.Error() + "\n", 1}
 	}
-	cmd := exec.Command(filepath.Join(f.root, "enter"), r.Node, "sh", "-c",
-		"set -a; . "+setting("EnvironmentFile")+"; set +a; exec "+setting("ExecStart"))
+	cmd := exec.Command(filepath.Join(f.root, "enter"), r.Node, "sh", "-e", "-c", limits(f.t, setting)+
+		"set -a; . "+setting("EnvironmentFile")+"; set +a; exec $WITHIN "+setting("ExecStart"))
 	cmd.Env, cmd.Stdout, cmd.Stderr = f.env, log, log
 	if err := cmd.Start(); err != nil {
 		return reply{err.Error() + "\n", 1}
