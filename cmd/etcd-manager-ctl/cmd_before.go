@@ -143,6 +143,7 @@ func (a *app) printBefore(key string, b *operator.Deletion) error {
 		what += " --prefix"
 	}
 	fmt.Fprintf(&s, "  only this:   %s\n", a.ctl("extract", what, fmt.Sprintf("--at-revision=%d", b.Revision)))
+	fmt.Fprintf(&s, "  put back:    %s\n", a.ctl("put-back", what, fmt.Sprintf("--at-revision=%d", b.Revision)))
 	fmt.Fprintf(&s, "  everything:  %s\n", a.ctl("restore-backup", fmt.Sprintf("--to-revision=%d", b.Revision), "--dry-run"))
 	return a.printf("%s", s.String())
 }

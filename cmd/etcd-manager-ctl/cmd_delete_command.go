@@ -70,6 +70,8 @@ func (a *app) whyKept(k *operator.KeptError) error {
 	case operator.Stopped(op.State):
 		return fmt.Errorf("%s (%s) can't be withdrawn any more: etcd was stopped for it (%s). Let it end, then undo it\n  follow it:  %s\n  undo it:    %s",
 			e.Name, subjectOf(e), op.State, a.ctl("follow", e.Name), a.ctl("undo-restore", e.Name))
+	case op.State == catalog.StateDone && e.PutsBack():
+		return &notFoundError{fmt.Sprintf("%s isn't queued any more: it was done\n  undo it:  %s", e.Name, a.ctl("undo-put-back", e.Name))}
 	case op.State == catalog.StateDone && e.Creates():
 		return &notFoundError{fmt.Sprintf("%s isn't queued any more: backup %s was taken", e.Name, op.Backup)}
 	case op.State == catalog.StateDone:
@@ -89,6 +91,11 @@ func (a *app) sayWithdrawn(w operator.Withdrawn) error {
 			return nil
 		}
 		return a.printf("removed: %s (%s), which has failed; the managers may form an empty cluster now\n", e.Name, subjectOf(e))
+	}
+	if w.Ending {
+		a.note("%s has begun: the leader ends it where it is, within seconds\n  follow it:  %s\n  undo it:    %s", e.Name, a.ctl("follow", e.Name),
+			a.ctl("undo-put-back", e.Name))
+		return nil
 	}
 	if a.output == "" {
 		if err := a.printf("withdrawn: %s (%s)\n", e.Name, subjectOf(e)); err != nil {

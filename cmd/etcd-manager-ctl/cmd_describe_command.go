@@ -85,7 +85,10 @@ func (a *app) describe(ctx context.Context, name string) error {
 	if a.output == "json" {
 		return a.printJSON(describe(e))
 	}
-	return a.printDescription(e)
+	if err := a.printDescription(e); err != nil || e.Operation == nil || e.Operation.PutBack == nil {
+		return err
+	}
+	return (&putBacker{a}).describeLeft(ctx, c, e.Operation)
 }
 
 // printDescription prints what is known, and leaves out what isn't.
@@ -135,7 +138,7 @@ func (a *app) describeRequest(line func(name, format string, args ...any), e ope
 		if e.Backup() != "" {
 			line("backup", "%s", e.Backup())
 		}
-	} else {
+	} else if e.Restores() {
 		line("into", "%s", clusterOf(e.Spec()))
 	}
 	if words := asked(e.Options()); len(words) > 0 {
@@ -186,6 +189,15 @@ func (a *app) describeOperation(line func(name, format string, args ...any), op 
 	}
 	if op.SafetyBackup != "" {
 		line("safety backup", "%s", op.SafetyBackup)
+	}
+	if op.PutBack != nil {
+		line("keys", "%s, of %d", countsOf(op.PutBack.PutBackCounts), op.PutBack.Entries)
+		if op.PutBack.Undoes != "" {
+			line("undoes", "%s", op.PutBack.Undoes)
+		}
+		if op.PutBack.Written() > 0 {
+			line("undo it", "%s", a.ctl("undo-put-back", op.ID))
+		}
 	}
 	if op.State == catalog.StateDone && (op.SafetyBackup != "" || op.OldToken != "") {
 		line("undo it", "%s", a.ctl("undo-restore", op.ID))

@@ -73,7 +73,7 @@ func undoableNames(ctx context.Context, c *operator.Client) ([]string, error) {
 	list, err := c.Commands(ctx)
 	var names []string
 	for _, e := range slices.Backward(list) {
-		if e.State() == operator.State(catalog.StateDone) {
+		if e.State() == operator.State(catalog.StateDone) && e.Restores() {
 			names = append(names, e.Operation.ID)
 		}
 	}

@@ -85,6 +85,7 @@ func (a *app) explain(err error) error {
 		unfollowed *operator.UnfollowedError
 		outcome    *operator.OutcomeError
 		noBackup   *operator.NoVersionBackupError
+		ending     *operator.TerminatingError
 	)
 	var text string
 	switch {
@@ -105,6 +106,8 @@ func (a *app) explain(err error) error {
 	case errors.As(err, &spec) && spec.Withdraw != nil:
 		text = fmt.Sprintf("%s is queued, but the cluster spec could not be written, and withdrawing the command failed too (%v); withdraw it: %s: %v",
 			spec.Command, spec.Withdraw, a.ctl("delete-command", spec.Command), spec.Err)
+	case errors.As(err, &ending):
+		text = ending.Error() + ": add --overwrite"
 	case errors.As(err, &undo):
 		text = a.explainUndo(undo)
 	case errors.As(err, &quorum):
@@ -273,6 +276,12 @@ func explainOutcome(e *operator.OutcomeError) error {
 		return &outcomeError{exitRolledBack, text}
 	case op.State == catalog.StateSuperseded:
 		return &outcomeError{exitNotDone, fmt.Sprintf("%s was superseded: %s\nIt changed nothing (list-commands shows the one that replaced it)", name, op.Reason)}
+	case op.PutBack != nil:
+		text := fmt.Sprintf("%s failed: %s\nIt has done: %s.", name, op.Reason, countsOf(op.PutBack.PutBackCounts))
+		if op.PutBack.Written() > 0 {
+			text += " undo-put-back " + name + " takes that back"
+		}
+		return &outcomeError{exitFailure, text}
 	case op.Kind == catalog.KindBackup:
 		return &outcomeError{exitFailure, fmt.Sprintf("%s failed: %s", name, op.Reason)}
 	}

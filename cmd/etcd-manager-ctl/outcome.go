@@ -27,6 +27,8 @@ func (a *app) sayEnd(end operator.Ended) error {
 		return err
 	case a.output == "json":
 		return nil
+	case op.PutBack != nil:
+		return (&putBacker{a}).sayEnd(op)
 	case op.Kind == catalog.KindBackup:
 		return a.printf("done: backup %s\n", op.Backup)
 	}

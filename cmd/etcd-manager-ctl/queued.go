@@ -65,6 +65,8 @@ func (a *app) sayOthers(others []operator.Command) {
 	for _, o := range others {
 		switch {
 		case o.Creates():
+		case o.PutsBack():
+			a.note("%s (%s) waits, or pauses, until this one has ended", o.Name, subjectOf(o))
 		case o.Running():
 			a.note("%s (%s) is being executed (%s); this one begins when it has ended", o.Name, subjectOf(o), o.Operation.State)
 		case o.Waiting():

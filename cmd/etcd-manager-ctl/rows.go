@@ -20,7 +20,23 @@ func subjectOf(c operator.Command) string {
 	if c.Creates() {
 		return "a backup on demand"
 	}
+	if p := putBackIn(c); p != nil && p.Undoes != "" {
+		return p.What
+	} else if p != nil {
+		return fmt.Sprintf("put-back of %s as it was at %s", p.What, p.At)
+	}
 	return subject(c.Backup(), c.Source()) + point(c.Options(), c.Target())
+}
+
+// putBackIn is the put-back that a command is; nil for all others.
+func putBackIn(c operator.Command) *catalog.PutBack {
+	switch {
+	case c.Queued != nil && c.Queued.PutBack != nil:
+		return c.Queued.PutBack
+	case c.Operation != nil && c.Operation.PutBack != nil:
+		return &c.Operation.PutBack.PutBack
+	}
+	return nil
 }
 
 type sourceOutput struct {
@@ -30,7 +46,7 @@ type sourceOutput struct {
 
 type commandOutput struct {
 	Name string `json:"name"`
-	// Kind is "restore", "recover", "backup" or "unknown".
+	// Kind is "restore", "recover", "backup", "put-back" or "unknown".
 	Kind   string        `json:"kind"`
 	State  string        `json:"state"`
 	Queued bool          `json:"queued"`
@@ -53,6 +69,9 @@ type commandOutput struct {
 	// OutageSeconds is how long etcd served nobody.
 	OutageSeconds float64 `json:"outageSeconds,omitempty"`
 	SafetyBackup  string  `json:"safetyBackup,omitempty"`
+	// PutBack says in words what a put-back is of, Counts what it has done.
+	PutBack string                 `json:"putBack,omitempty"`
+	Counts  *catalog.PutBackCounts `json:"counts,omitempty"`
 }
 
 // commandRow is the row of a command.
@@ -75,6 +94,9 @@ func commandRow(c operator.Command) commandOutput {
 			return r
 		}
 	}
+	if p := putBackIn(c); p != nil {
+		return putBackRow(r, c, p)
+	}
 	if op == nil {
 		if c.Overtaken != "" {
 			r.Reason = fmt.Sprintf("%s was queued later and replaces it", c.Overtaken)
@@ -88,6 +110,22 @@ func commandRow(c operator.Command) commandOutput {
 	r.Phase, r.Reason = string(op.State), cmp.Or(op.Reason, op.Waiting)
 	if p, ok := c.Percent(); ok {
 		r.Percent = &p
+	}
+	return r
+}
+
+// putBackRow is the row of a put-back.
+func putBackRow(r commandOutput, c operator.Command, p *catalog.PutBack) commandOutput {
+	r.Kind, r.Spec, r.PutBack = "put-back", nil, p.What
+	if op := c.Operation; op != nil {
+		r.Reason, r.FinishedAt, r.Counts = op.Reason, op.Finished, &op.PutBack.PutBackCounts
+		return r
+	}
+	r.State, r.Reason = putBackWords(p)
+	if p.Progress != nil {
+		r.Counts = &p.Progress.PutBackCounts
+		percent := 100 * p.Progress.Done() / max(p.Entries, 1)
+		r.Percent = &percent
 	}
 	return r
 }
@@ -125,6 +163,8 @@ func (r commandOutput) detail() string {
 			s += ": " + r.Reason
 		}
 		return s
+	case r.Kind == "put-back" && r.Reason == "" && r.Counts != nil:
+		return r.PutBack + ": " + countsOf(*r.Counts)
 	case r.Reason == "" && r.OutageSeconds > 0:
 		return fmt.Sprintf("etcd was stopped for %.1fs", r.OutageSeconds)
 	}

@@ -41,6 +41,9 @@ func viewState(l operator.Look) ui.State {
 	switch {
 	case op == nil && cmd != nil:
 		out.Doing, out.Since = string(operator.StateWaiting), cmd.Time
+		if p := cmd.PutBack; p != nil && p.Progress != nil {
+			out.Doing = fmt.Sprintf("%s: %d of %d keys", l.Command.State(), p.Progress.Done(), p.Entries)
+		}
 	case op != nil && !op.State.Final():
 		out.Doing, out.Since = string(op.State), op.StateSince
 	}
@@ -55,7 +58,7 @@ func eventLine(event operator.Event) string {
 	switch e := event.(type) {
 	case operator.Found:
 		line := e.Command.Name + ": " + subjectOf(e.Command)
-		if !e.Command.Creates() {
+		if e.Command.Restores() {
 			line += " into " + clusterOf(e.Command.Spec())
 		}
 		return line
@@ -95,6 +98,9 @@ func waitLine(e operator.Waiting) string {
 	switch e.For {
 	case operator.WaitsForBackup:
 		state, words := progressOfBackup(e.Backup)
+		return state + ": " + words
+	case operator.WaitsForPutBack:
+		state, words := putBackWords(e.PutBack)
 		return state + ": " + words
 	case operator.WaitsForOther:
 		return fmt.Sprintf("waiting for %s (%s), which is being executed (%s)", e.Ahead.Command,

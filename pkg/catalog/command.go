@@ -22,7 +22,7 @@ const (
 )
 
 // Command is one that the operator has queued. The only kind that stands in _command.json is the restore of a backup;
-// a recovery from a data dir, and a backup on demand, stand in files of their own, which other tools pass over.
+// a recovery from a data dir, a backup on demand, and a put-back stand in files of their own, which other tools pass over.
 type Command struct {
 	// Name is the directory below control/, and the id of the operation that executes it.
 	Name string
@@ -30,6 +30,8 @@ type Command struct {
 	Time time.Time
 	// Create is what backup to take; nil for everything that restores. All that follows but Stamp is empty then.
 	Create *CreateBackup
+	// PutBack is what to put back; nil for everything else. All that follows but Stamp is empty then.
+	PutBack *PutBack
 	// Backup is what to restore; empty if Source says what to make a backup of first.
 	Backup string
 	// Source is nil for the restore of a backup.
@@ -174,7 +176,9 @@ func (c *Catalog) Command(ctx context.Context, name string) (Command, error) {
 	if errors.Is(err, ErrNotFound) {
 		cmd, err := c.recovery(ctx, name, way)
 		if errors.Is(err, ErrNotFound) {
-			return c.creation(ctx, name, way)
+			if cmd, err = c.creation(ctx, name, way); errors.Is(err, ErrNotFound) {
+				return c.putBack(ctx, name, way)
+			}
 		}
 		return cmd, err
 	}

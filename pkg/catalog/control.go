@@ -89,7 +89,7 @@ func (l *ControlListing) add(e blob.Entry) {
 			l.Operations = append(l.Operations, o)
 			return
 		}
-	case nested && (file == commandFile || file == recoverFile || file == createFile):
+	case nested && (file == commandFile || file == recoverFile || file == createFile || file == putBackFile):
 		o.Name = dir
 		l.Commands = append(l.Commands, o)
 		return

@@ -23,6 +23,9 @@ const KindRestore OperationKind = "restore"
 // KindBackup is a backup that an operator asked for. Its record is written when it has ended.
 const KindBackup OperationKind = "backup"
 
+// KindPutBack has put keys back, or taken that back, while the cluster served. Its record is written when it has ended.
+const KindPutBack OperationKind = "put-back"
+
 // OperationState says how far it is.
 type OperationState string
 
@@ -128,6 +131,8 @@ type Operation struct {
 	// before the commit: the restart of the managers for which the restore has waited left no quorum.
 	Outage        time.Duration `json:"outageNanos,omitempty"`
 	RestartOutage time.Duration `json:"restartOutageNanos,omitempty"`
+	// PutBack says what a put-back has done; nil for all others.
+	PutBack *PutBackRecord `json:"putBack,omitempty"`
 	// Steps are in the order in which they were begun.
 	Steps []Step `json:"steps,omitempty"`
 	// Progress is what each node is doing now.

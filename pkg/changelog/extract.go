@@ -23,6 +23,18 @@ type Wanted struct {
 	Prefix bool
 	// Match, if not nil, picks keys among those that begin with the prefix.
 	Match func(key []byte) bool
+	// Dying, if not nil, tells of a value whether its object was being deleted already. Of such a key the last value before that is kept
+	// too, if Prefix is true.
+	Dying func(value []byte) (time.Time, bool)
+}
+
+// dying tells whether the object of a key was being deleted.
+func (w Wanted) dying(kv *mvccpb.KeyValue) bool {
+	if w.Dying == nil {
+		return false
+	}
+	_, is := w.Dying(kv.Value)
+	return is
 }
 
 func (w Wanted) match(key []byte) bool {
@@ -48,6 +60,8 @@ type Extracted struct {
 	Plan *Plan
 	// Values are sorted by key.
 	Values []*mvccpb.KeyValue
+	// Before has, by key, what values that were being deleted were before that, as far as it lies behind the backup.
+	Before map[string]*mvccpb.KeyValue
 	// FromBackup is true if the backup itself was read; a single key that was changed behind it doesn't need that.
 	FromBackup bool
 }
@@ -101,7 +115,8 @@ func (a *Archive) Extract(ctx context.Context, t Target, w Wanted, f Fetching) (
 		return nil, err
 	}
 	if w.Prefix {
-		if err := a.bringForward(ctx, p, w, state); err != nil {
+		x.Before = map[string]*mvccpb.KeyValue{}
+		if err := a.bringForward(ctx, p, w, state, x.Before); err != nil {
 			return nil, err
 		}
 	}
@@ -164,8 +179,8 @@ func (a *Archive) baseValues(ctx context.Context, p *Plan, w Wanted, f Fetching)
 	return state, nil
 }
 
-// bringForward applies the plan's changes in their order.
-func (a *Archive) bringForward(ctx context.Context, p *Plan, w Wanted, state map[string]*mvccpb.KeyValue) error {
+// bringForward applies the plan's changes in their order. before gets what dying values were before.
+func (a *Archive) bringForward(ctx context.Context, p *Plan, w Wanted, state, before map[string]*mvccpb.KeyValue) error {
 	behind := p.Chain.Base
 	r := Range{To: p.Revision, Match: w.match}
 	needed := slices.DeleteFunc(slices.Clone(p.Chain.Segments), func(s catalog.Segment) bool { return !hasChanges(s, p.Revision) })
@@ -184,8 +199,16 @@ func (a *Archive) bringForward(ctx context.Context, p *Plan, w Wanted, state map
 			case have != nil && have.ModRevision >= e.Revision: // the backup is ahead
 			case e.Deleted:
 				delete(state, string(e.Key))
+				delete(before, string(e.Key))
 			default:
-				state[string(e.Key)] = e.keyValue()
+				kv := e.keyValue()
+				switch {
+				case !w.dying(kv):
+					delete(before, string(e.Key))
+				case have != nil && !w.dying(have):
+					before[string(e.Key)] = have
+				}
+				state[string(e.Key)] = kv
 			}
 		}
 	}

@@ -32,7 +32,7 @@ func everyAction() []model.Action {
 		model.Compact{}, model.Defragment{Node: "a"}, model.Disarm{}, model.SetAside{Node: "a"}, model.BeginRestore{Command: "r1", Op: op},
 		model.SalvageData{Op: op}, model.ProveBackup{Op: op}, model.StageBackup{Op: op}, model.SafetyBackup{Op: op}, model.StopAll{Op: op}, model.SwitchAll{Op: op},
 		model.HaltAll{Op: op}, model.VerifyAll{Op: op}, model.RollbackAll{Op: op}, model.Advance{Op: op, To: model.OpStaging}, model.FinishRestore{Op: op},
-		model.FailCommand{Command: "r1"},
+		model.FailCommand{Command: "r1"}, model.PutBack{Node: "a", Command: "p1"},
 	}
 }
 

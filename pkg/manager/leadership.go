@@ -32,6 +32,7 @@ type leadership struct {
 	log         *decisionLog
 	retention   *retention
 	demands     *demands
+	putBacks    *putBacks
 	backups     *backups
 	proofs      *proofs
 	changes     *changes
@@ -64,6 +65,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 		missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}}
 	l.retention = &retention{shared: c, pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now()}
 	l.demands = &demands{shared: c, retention: l.retention, fails: map[string]int{}, took: map[string]string{}, over: map[string]bool{}}
+	l.putBacks = &putBacks{shared: c, etcd: l.etcd, retention: l.retention, over: map[string]bool{}}
 	l.backups = &backups{shared: c, nodes: l.nodes, demands: l.demands, retention: l.retention, failedOn: map[cluster.NodeID]time.Time{}}
 	l.proofs = &proofs{shared: c, nodes: l.nodes, backups: l.backups}
 	l.changes = &changes{shared: c, etcd: l.etcd, backups: l.backups}

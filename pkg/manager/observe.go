@@ -36,11 +36,13 @@ func (l *leadership) observe(ctx context.Context) (*model.Observation, *cluster.
 	l.witnesses.ask(ctx, o)
 	l.backups.observe(o)
 	l.demands.observe(o)
+	l.putBacks.observe(o)
 	l.maintenance.observe(o)
 	spec := o.Store.Spec
 	if l.m.cfg.Spec != nil {
 		spec = l.m.cfg.Spec
 		o.Store.Spec, o.Store.SpecError, o.Store.Commands, o.Store.CreateBackups, o.Store.CommandErrors = spec, "", nil, nil, nil
+		o.Store.PutBacks = nil
 	}
 	l.prober.probeURLs(ctx, o, spec)
 	return o, spec

@@ -176,7 +176,7 @@ func (ops *operations) learn(op *catalog.Operation) {
 	ops.highest = max(ops.highest, op.RevisionBefore, op.RevisionAfter)
 	switch op.State {
 	case catalog.StateFailed:
-		if op.Kind == catalog.KindBackup {
+		if op.Kind == catalog.KindBackup || op.Kind == catalog.KindPutBack {
 			return // nothing waits for it
 		}
 		ops.failed[op.ID] = op.ID + ": " + subject(op) + ": " + op.Reason

@@ -60,6 +60,7 @@ func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	rt.prunePutBacks(ctx)
 	r, err := rt.pruner.Run(ctx, time.Now(), ex)
 	rt.mu.Lock()
 	rt.pruned = time.Now()
@@ -145,5 +146,17 @@ func (rt *retention) pruneHistory(ctx context.Context) {
 		if _, err := rt.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil && ctx.Err() == nil {
 			rt.said.Warningf("old records", "the records of old operations stay for now: %v", err)
 		}
+		rt.prunePutBacks(ctx)
 	})
+}
+
+// prunePutBacks removes what was recorded of old put-backs. pruning is held.
+func (rt *retention) prunePutBacks(ctx context.Context) {
+	n, err := rt.m.cfg.Catalog.PrunePutBacks(ctx)
+	if err != nil && ctx.Err() == nil {
+		rt.said.Warningf("old put-backs", "what old put-backs have written over stays in the store for now: %v", err)
+	}
+	if n > 0 {
+		klog.Infof("retention: removed the plans and previous values of %s", cluster.Count(n, "old put-back"))
+	}
 }

@@ -249,10 +249,14 @@ func (sv *storeView) showCommands(mayBegin bool) {
 		cmds = append(cmds, c)
 	}
 	catalog.SortCommands(cmds)
-	sv.seen.Commands, sv.seen.CreateBackups = nil, nil
+	sv.seen.Commands, sv.seen.CreateBackups, sv.seen.PutBacks = nil, nil, nil
 	for _, c := range cmds {
 		if c.Create != nil {
 			sv.seen.CreateBackups = append(sv.seen.CreateBackups, model.CreateBackup{Name: c.Name})
+			continue
+		}
+		if c.PutBack != nil {
+			sv.seen.PutBacks = append(sv.seen.PutBacks, model.QueuedPutBack{Name: c.Name})
 			continue
 		}
 		p := model.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, AcceptLoss: c.Options.AcceptLoss,

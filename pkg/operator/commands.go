@@ -53,6 +53,8 @@ func (c Command) State() State {
 		return StateUnreadable
 	case c.Running(), c.Operation == nil && c.Creates() && c.Queued.Create.Progress != nil && c.Queued.Create.Progress.Error == "":
 		return StateRunning
+	case c.Operation == nil && c.PutsBack() && c.Queued.PutBack.Progress != nil && c.Queued.PutBack.Progress.Waiting == "":
+		return StateRunning
 	case c.Operation == nil:
 		return StateWaiting
 	}
@@ -86,6 +88,14 @@ func (c Command) Creates() bool {
 	return c.Queued != nil && c.Queued.Create != nil || c.Operation != nil && c.Operation.Kind == catalog.KindBackup
 }
 
+// PutsBack tells that it puts keys back while the cluster serves, or takes that back, and restores nothing.
+func (c Command) PutsBack() bool {
+	return c.Queued != nil && c.Queued.PutBack != nil || c.Operation != nil && c.Operation.PutBack != nil
+}
+
+// Restores tells that it replaces the cluster's data.
+func (c Command) Restores() bool { return !c.Creates() && !c.PutsBack() }
+
 // Target is the point to which the backup is brought; nil if it is the backup itself, or if the managers have not found it yet.
 func (c Command) Target() *catalog.PointInTime {
 	if c.Operation != nil {
@@ -110,6 +120,8 @@ func (c Command) Options() catalog.RestoreOptions {
 	switch {
 	case c.Queued != nil && c.Queued.Create != nil:
 		return catalog.RestoreOptions{Reason: c.Queued.Create.Reason}
+	case c.Queued != nil && c.Queued.PutBack != nil:
+		return catalog.RestoreOptions{Reason: c.Queued.PutBack.Reason}
 	case c.Queued != nil:
 		return c.Queued.Options
 	case c.Operation != nil:
@@ -230,13 +242,13 @@ func (c *Client) commands(ctx context.Context) ([]Command, error) {
 	last := "" // the newest that waits
 	for i, cmd := range cmds {
 		e := Command{Name: cmd.Name, Queued: &cmds[i], Operation: byCommand[cmd.Name]}
-		if e.Waiting() && !e.Creates() {
+		if e.Waiting() && e.Restores() {
 			last = e.Name
 		}
 		out = append(out, e)
 	}
 	for i := range out {
-		if out[i].Waiting() && !out[i].Creates() && out[i].Name != last {
+		if out[i].Waiting() && out[i].Restores() && out[i].Name != last {
 			out[i].Overtaken = last
 		}
 	}

@@ -46,6 +46,8 @@ const (
 	WaitsForOther WaitReason = "other"
 	// WaitsForBackup: a backup on demand is being taken, or is tried again later.
 	WaitsForBackup WaitReason = "backup"
+	// WaitsForPutBack: keys are being put back, or are later.
+	WaitsForPutBack WaitReason = "put-back"
 )
 
 // Waiting says what a command waits for, whenever that changes.
@@ -56,6 +58,8 @@ type Waiting struct {
 	Ahead *catalog.Operation
 	// Backup is how far the backup is with WaitsForBackup.
 	Backup *catalog.CreateBackup
+	// PutBack is how far the put-back is with WaitsForPutBack.
+	PutBack *catalog.PutBack
 }
 
 // Overtaken says that a later command waits too, which wins: this one will be superseded.
@@ -181,7 +185,7 @@ func changes(prev, cur *Look) []Event {
 	switch {
 	case cur.Command.Operation == nil:
 		t.waiting(prev, cur)
-	case cur.Command.Creates(): // the end says it
+	case !cur.Command.Restores(): // the end says it
 	default:
 		t.running(prev.Command.Operation, cur.Command.Operation)
 		t.noNews(prev, cur)
@@ -227,6 +231,8 @@ func (l *Look) waitsFor() Waiting {
 		return Waiting{}
 	case cmd.Create != nil:
 		return Waiting{For: WaitsForBackup, Backup: cmd.Create}
+	case cmd.PutBack != nil:
+		return Waiting{For: WaitsForPutBack, PutBack: cmd.PutBack}
 	case l.Ahead != nil:
 		return Waiting{For: WaitsForOther, Ahead: l.Ahead}
 	case cmd.Options.Now:
@@ -242,6 +248,13 @@ func (w Waiting) same(o Waiting) bool {
 	}
 	if w.Ahead != nil {
 		return w.Ahead.Command == o.Ahead.Command && w.Ahead.State == o.Ahead.State && w.Ahead.Backup == o.Ahead.Backup
+	}
+	if w.PutBack != nil {
+		a, b := w.PutBack.Progress, o.PutBack.Progress
+		if a == nil || b == nil {
+			return a == b
+		}
+		return a.Waiting == b.Waiting && a.Node == b.Node && a.Term == b.Term && w.PutBack.Canceled == o.PutBack.Canceled
 	}
 	if w.Backup == nil {
 		return true

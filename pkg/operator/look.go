@@ -98,8 +98,8 @@ func (w *watch) look(ctx context.Context) (*Look, error) {
 	case s.Command.Queued == nil:
 		return s, w.lastSign(ctx, s)
 	}
-	if s.Command.Creates() {
-		return s, w.leading(ctx, l, s) // it waits for nobody
+	if s.Command.Creates() || s.Command.PutsBack() {
+		return s, w.leading(ctx, l, s) // no restore replaces it
 	}
 	if err := w.surroundings(ctx, l, s); err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (w *watch) surroundings(ctx context.Context, l catalog.ControlListing, s *L
 		if err != nil && !Unreadable(err) {
 			return err
 		}
-		if err != nil || cmd == nil || cmd.Create != nil {
+		if err != nil || cmd == nil || cmd.Create != nil || cmd.PutBack != nil {
 			continue
 		}
 		both := []catalog.Command{newest, *cmd}
@@ -203,7 +203,9 @@ func (w *watch) command(ctx context.Context, l catalog.ControlListing, name stri
 	if i < 0 {
 		return nil, nil
 	}
-	if have := w.commands[name]; have.stamp == l.Commands[i].Stamp && have.cmd.Create == nil { // how far a backup is stands beside it
+	have := w.commands[name]
+	beside := have.cmd.Create != nil || have.cmd.PutBack != nil // how far it is stands beside it
+	if have.stamp == l.Commands[i].Stamp && !beside {
 		return &have.cmd, nil
 	}
 	cmd, err := w.c.Command(ctx, name)

@@ -126,7 +126,7 @@ func (c *Client) PlanUndo(ctx context.Context, r UndoRequest) (*UndoPlan, error)
 	if err != nil {
 		return p, err
 	}
-	if err := p.pick(slices.DeleteFunc(list, Command.Creates)); err != nil {
+	if err := p.pick(slices.DeleteFunc(list, func(e Command) bool { return e.Problem == nil && !e.Restores() })); err != nil {
 		return p, err
 	}
 	backups, err := c.catalog.Backups(ctx)

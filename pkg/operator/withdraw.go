@@ -16,6 +16,8 @@ type Withdrawn struct {
 	// TooLate is the state that its operation has come to meanwhile, if etcd is being stopped for
 	// it: it goes on all the same. Else it is empty, and the managers give up what they had begun.
 	TooLate catalog.OperationState
+	// Ending is true for a put-back that has begun: the leader ends it where it is, and records that. It can be undone then.
+	Ending bool
 	// Forgotten is true if it had failed, and its record was removed.
 	Forgotten bool
 }
@@ -94,8 +96,13 @@ func (c *Client) Withdraw(ctx context.Context, name string) (Withdrawal, error) 
 			out.Kept = append(out.Kept, &KeptError{e})
 			continue
 		}
-		if err := c.catalog.RemoveCommand(ctx, e.Name); err != nil {
+		w, err := c.withdraw(ctx, e)
+		if err != nil {
 			return out, err
+		}
+		if w.Ending {
+			out.Removed = append(out.Removed, w)
+			continue
 		}
 		out.Removed = append(out.Removed, Withdrawn{Command: e, TooLate: c.tooLate(ctx, e)})
 	}
@@ -105,10 +112,30 @@ func (c *Client) Withdraw(ctx context.Context, name string) (Withdrawal, error) 
 	return out, nil
 }
 
+// withdraw takes one command out of the queue. A put-back that has begun is ended by the leader, which knows what it has written.
+func (c *Client) withdraw(ctx context.Context, e Command) (Withdrawn, error) {
+	w := Withdrawn{Command: e}
+	if e.Queued == nil || e.Queued.PutBack == nil {
+		return w, c.catalog.RemoveCommand(ctx, e.Name)
+	}
+	if e.Queued.PutBack.Progress == nil {
+		if err := c.catalog.RemoveCommand(ctx, e.Name); err != nil {
+			return w, err
+		}
+		return w, nil // a leader that has begun meanwhile records what it has written; else its parts are removed later
+	}
+	w.Ending = true
+	err := c.catalog.CancelPutBack(ctx, e.Name)
+	if errors.Is(err, ErrNotFound) {
+		err = nil // it has ended
+	}
+	return w, err
+}
+
 // failedFirst tells whether a restore has failed where no cluster was ever created. Its record keeps the managers from forming an empty one
 // in its stead, so that it can be removed, too.
 func (c *Client) failedFirst(ctx context.Context, e Command) (bool, error) {
-	if e.Operation == nil || e.IsQueued() || e.Creates() || e.Operation.State != catalog.StateFailed {
+	if e.Operation == nil || e.IsQueued() || !e.Restores() || e.Operation.State != catalog.StateFailed {
 		return false, nil
 	}
 	_, _, err := c.catalog.Marker(ctx)

@@ -20,7 +20,7 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 		model.SalvageData, model.ProveBackup, model.StageBackup, model.SafetyBackup, model.StopAll, model.SwitchAll,
 		model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore, model.FailCommand,
 		model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade,
-		model.Compact, model.Defragment, model.Disarm:
+		model.Compact, model.Defragment, model.Disarm, model.PutBack:
 		lasting = true
 	}
 	away := o.Store.Error != ""
@@ -132,6 +132,20 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 			if n.ID == id && (!n.Etcd.Healthy || n.Etcd.Learner) {
 				return errors.New("a backup of what isn't healthy")
 			}
+		}
+	case model.PutBack:
+		if underWay || len(o.Store.Commands) > 0 {
+			return errors.New("writes keys into data that are about to be replaced")
+		}
+		queued, healthy := false, false
+		for _, p := range o.Store.PutBacks {
+			queued = queued || p.Name == a.Command
+		}
+		for _, n := range o.Nodes {
+			healthy = healthy || n.ID == a.Node && n.Etcd.Healthy && !n.Etcd.Learner && n.State != nil && !n.State.Quarantined
+		}
+		if !queued || !healthy {
+			return errors.New("writes keys that nobody asked for, or through no healthy member")
 		}
 	case model.BeginRestore:
 		for _, n := range o.Nodes {

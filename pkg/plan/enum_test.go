@@ -72,7 +72,7 @@ var commonLetters = []letter{
 		"etcd downgrade=3.5.0", "etcd keeps=3.5.0 downgrade=3.5.0", "etcd keeps=3.5.0", "alarm NOSPACE b",
 		"alarm NOSPACE b;compacted", "alarm CORRUPT b", "alarm CORRUPT x",
 		"settings snapshot-count=5000", "settings bad", "policy defrag=0.5", "versions-failed 3.6.16"}},
-	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b"}},
+	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b;put-back p1"}},
 }
 
 // TestSmallWorlds walks over all worlds of one to three nodes that the alphabet spells, or evenly over as many as -enum.cases says,
@@ -122,7 +122,7 @@ func TestSmallWorlds(t *testing.T) {
 		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll",
 		"VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand",
 		"RestartMember", "StopMember", "ReleaseVolume", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment",
-		"Disarm", "nothing"} {
+		"Disarm", "PutBack", "nothing"} {
 		if did[kind] == 0 {
 			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
 		}

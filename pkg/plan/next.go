@@ -97,6 +97,7 @@ func (r *rules) ordered() []rule {
 		{ask: r.lift, kind: cluster.AttentionClusters, heals: true},
 		{ask: r.corrupt, kind: cluster.AttentionCorrupt},
 		{ask: r.backup, kind: cluster.AttentionBackup, yields: true, heals: true},
+		{ask: r.putBack, kind: cluster.AttentionOther, yields: true},
 		{ask: r.users, kind: cluster.AttentionOther, yields: true},
 		{ask: r.makeRoom, kind: cluster.AttentionDatabase, yields: true, heals: true},
 		{ask: r.learner, kind: cluster.AttentionMember},

@@ -277,6 +277,15 @@ func (w *world) do(words []string) (answer string, err error) {
 		w.o.Store.Commands = append(w.o.Store.Commands, c)
 	case "create-backup": // create-backup NAME
 		w.o.Store.CreateBackups = append(w.o.Store.CreateBackups, model.CreateBackup{Name: a[0]})
+	case "put-back": // put-back NAME|running|retry [10s]
+		switch a[0] {
+		case "running":
+			w.o.PutBackRunning = "p0"
+		case "retry":
+			w.o.PutBackRetryAt = worldNow.Add(a.dur(10 * time.Second))
+		default:
+			w.o.Store.PutBacks = append(w.o.Store.PutBacks, model.QueuedPutBack{Name: a[0]})
+		}
 	case "failed":
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])
 	case "restore":

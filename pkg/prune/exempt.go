@@ -66,7 +66,7 @@ func (p *Pruner) operations(ctx context.Context) ([]catalog.Operation, error) {
 func exemptFor(queued []catalog.Command, ops []catalog.Operation) Exempt {
 	ex := Exempt{Backups: map[string]string{}, Safety: map[string]time.Time{}}
 	for _, c := range queued {
-		if c.Create != nil {
+		if c.Create != nil || c.PutBack != nil {
 			continue
 		}
 		if c.Backup != "" {

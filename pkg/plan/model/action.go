@@ -80,6 +80,13 @@ type TakeBackup struct {
 	Command string
 }
 
+// PutBack carries out a queued put-back, from where it is. It goes on beside other actions.
+type PutBack struct {
+	// Node is the member through which the keys are written.
+	Node    cluster.NodeID
+	Command string
+}
+
 // AddLearner adds a node's peer URLs to the member list, as a learner.
 type AddLearner struct {
 	Node     cluster.NodeID
@@ -267,6 +274,10 @@ func (MarkFormed) Fence() Fence { return FenceHeld }
 func (TakeBackup) Fence() Fence { return FenceNone }
 
 // Fence implements Action.
+// The transactions fence each other in etcd; the record keeps a leader that was replaced from beginning.
+func (PutBack) Fence() Fence { return FenceWritten }
+
+// Fence implements Action.
 func (AddLearner) Fence() Fence { return FenceNone }
 
 // Fence implements Action.
@@ -382,6 +393,9 @@ func (a TakeBackup) String() string {
 		s += " command=" + a.Command
 	}
 	return s
+}
+func (a PutBack) String() string {
+	return fmt.Sprintf("put-back node=%s command=%s", a.Node, a.Command)
 }
 func (a AddLearner) String() string {
 	return fmt.Sprintf("add-learner node=%s urls=%s", a.Node, strings.Join(a.PeerURLs, ","))

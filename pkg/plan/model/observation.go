@@ -33,6 +33,9 @@ type Observation struct {
 	// BackupWanted says why a full backup is needed at once, whatever the interval: changes are not
 	// to be had any more, or there is nothing yet that they can be put on. Else it is empty.
 	BackupWanted string
+	// PutBackRunning is the command of the put-back that is being carried out, or empty. PutBackRetryAt is set after one has failed.
+	PutBackRunning string
+	PutBackRetryAt time.Time
 	// Restored is true from the end of a restore until the first backup of what was restored.
 	Restored bool
 	// BackupDoneAt is when this process last finished a backup, by its own clock; zero if it never did.
@@ -121,6 +124,8 @@ type Store struct {
 	Commands []Command
 	// CreateBackups are the queued backups, oldest first.
 	CreateBackups []CreateBackup
+	// PutBacks are the queued put-backs, oldest first.
+	PutBacks []QueuedPutBack
 	// CommandErrors are commands that can't be read, by name and reason.
 	CommandErrors []string
 	// ObjectErrors are other control objects that exist and can't be read, with the way out of each. What is known from before still
@@ -202,6 +207,9 @@ func (c Command) What() string { return cmp.Or(c.Backup, c.Source.What()) }
 
 // CreateBackup is a queued backup. It waits for nothing but a cluster that serves.
 type CreateBackup struct{ Name string }
+
+// QueuedPutBack is a queued put-back: keys that are written again while the cluster serves.
+type QueuedPutBack struct{ Name string }
 
 // OperationState says how far a restore is.
 type OperationState string

@@ -19,6 +19,7 @@ func (CreateMarker) subject() string    { return "create-marker" }
 func (ReplaceMarker) subject() string   { return "replace-marker" }
 func (a MarkFormed) subject() string    { return "mark-formed " + string(a.Token) }
 func (a TakeBackup) subject() string    { return "take-backup " + cmp.Or(a.Command, a.Reason) }
+func (a PutBack) subject() string       { return "put-back " + a.Command }
 func (a AddLearner) subject() string    { return "add-learner " + string(a.Node) }
 func (a Promote) subject() string       { return "promote " + a.Member.String() }
 func (a UpdateMember) subject() string  { return "update-member " + a.Member.String() }

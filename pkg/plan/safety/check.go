@@ -65,6 +65,8 @@ func checkKind(o *model.Observation, a model.Action, p model.Policy) error {
 		return checkUpkeep(o, a)
 	case model.TakeBackup:
 		return checkSource(o, a.Node)
+	case model.PutBack:
+		return checkPutBack(o, a)
 	case model.BeginRestore:
 		return checkBegin(o, a)
 	case model.SalvageData:

@@ -25,6 +25,7 @@ var refused = []struct {
 	{model.StartAll{}, "not forming"},
 	{model.MarkFormed{}, `the marker is ""`},
 	{model.TakeBackup{}, "no healthy voter"},
+	{model.PutBack{}, "isn't queued"},
 	{model.AddLearner{}, "doesn't answer or has data"},
 	{model.Promote{}, "is no learner"},
 	{model.UpdateMember{}, "tells the member list"},
