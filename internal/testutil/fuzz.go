@@ -12,7 +12,8 @@ import (
 // Cost is how much memory a parser may take for an input: Fixed bytes, and PerByte for each byte of it.
 type Cost struct{ Fixed, PerByte int64 }
 
-// Usual is for parsers that build no large tables: 1 MiB, and 200 bytes for each byte. Two bytes of JSON or of a protocol buffer can be one element of a list.
+// Usual is for parsers that build no large tables: 1 MiB, and 200 bytes for each byte. Two bytes of JSON or of a protocol buffer
+// can be one element of a list.
 var Usual = Cost{Fixed: 1 << 20, PerByte: 200}
 
 // patience is how long a parser may take for an input of a fuzz target. Inputs are at most 1 MiB long.
@@ -21,8 +22,8 @@ const patience = 20 * time.Second
 // maxShown is how long the text of an error may be, in bytes.
 const maxShown = 8192
 
-// Untrusted runs a parser on an input of size bytes. The parser must end, must allocate no more than most allows, and must return an error that a
-// person can read, or none.
+// Untrusted runs a parser on an input of size bytes. The parser must end, must allocate no more than most allows, and must return
+// an error that a person can read, or none.
 func Untrusted(t testing.TB, size int, most Cost, parse func() error) {
 	t.Helper()
 	// A panic is the only way in which a fuzz target that hangs gets its input kept.

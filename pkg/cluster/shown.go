@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Shown is a text that somebody else has written as it may stand in a message: at most that many bytes of it, and control characters, which could change a
-// terminal or begin a line of their own in a log, escaped.
+// Shown is a text that somebody else has written as it may stand in a message: at most that many bytes of it, and control
+// characters, which could change a terminal, escaped.
 func Shown(s string, most int) string {
 	cut := len(s) > most
 	if cut {

@@ -8,8 +8,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// FuzzStep lets a machine have any messages, in any order, with ticks between them: terms never go back nor reach where no history leads, a vote is never taken
-// back, and each request has exactly one response.
+// FuzzStep lets a machine have any messages, in any order, with ticks between them: terms never go back nor reach where no history
+// leads, a vote is never taken back, and each request has exactly one response.
 func FuzzStep(f *testing.F) {
 	message := func(kind Kind, from byte, term uint64, flags byte) []byte {
 		return binary.BigEndian.AppendUint64([]byte{byte(kind), from, flags}, term)

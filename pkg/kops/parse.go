@@ -100,7 +100,8 @@ const (
 	defaultLogLevel   = 6
 )
 
-// maxTold is how many errors, and how many warnings, are told of one file, maxText how many bytes of what stands in the file one of them repeats.
+// maxTold is how many errors, and how many warnings, are told of one file. maxText is how many bytes of what stands in the file one of
+// them repeats.
 const (
 	maxTold = 20
 	maxText = 150

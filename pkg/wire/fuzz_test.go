@@ -14,7 +14,8 @@ import (
 // protoCost: an empty message in a list is two bytes, and more than a hundred in memory, several times.
 var protoCost = testutil.Cost{Fixed: 1 << 20, PerByte: 1000}
 
-// FuzzStatus reads what a node says of itself: names that become paths lead nowhere else, and what was read is written as what is read as the same.
+// FuzzStatus reads what a node says of itself: names that become paths lead nowhere else, and what was read is written as what is
+// read as the same.
 func FuzzStatus(f *testing.F) {
 	good, err := proto.Marshal(StatusToProto(cluster.NodeStatus{ID: "a", Instance: "i", Term: 5, Operation: "op",
 		Staged: []cluster.StagedDir{{Operation: "op", Token: "t"}}, Trash: []cluster.TrashEntry{{Token: "t"}},

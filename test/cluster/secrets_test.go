@@ -15,8 +15,9 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 )
 
-// TestSecretsStayInTheManager gives a manager credentials, in its environment and in a file, and looks for them everywhere else: in the environment and the command line
-// of its children, in its log, on its status port, and on its disk. What it writes nobody but its own user can read.
+// TestSecretsStayInTheManager gives a manager credentials, in its environment and in a file, and looks for them everywhere else: in the
+// environment and the command line of its children, in its log, on its status port, and on its disk. What it writes nobody but its own
+// user can read.
 func TestSecretsStayInTheManager(t *testing.T) {
 	testutil.Long(t)
 	const inEnvironment, inFile = "hunter2-in-the-environment", "hunter3-in-a-file"
