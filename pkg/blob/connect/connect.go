@@ -31,7 +31,7 @@ type Writing = s3.WriteOptions
 // WriteAs has an S3 store asked for encryption, storage class and tags. It is an error with any other store.
 func WriteAs(w Writing) Option { return func(o *options) { o.write = w } }
 
-// OnRequest has f called before every HTTP request of an S3 store with the operation's name. It is called concurrently.
+// OnRequest has f called before every HTTP request of a store, with the operation's name as the provider has it. It is called concurrently.
 func OnRequest(f func(operation string)) Option { return func(o *options) { o.onRequest = f } }
 
 // scheme is one kind of store.
@@ -47,6 +47,7 @@ func schemes() []scheme {
 	for _, r := range relatives() {
 		list = append(list, scheme{r.scheme, r.scheme + "://bucket/prefix", r.open})
 	}
+	list = append(list, scheme{"gs", "gs://bucket/prefix", openGCS})
 	return append(list, scheme{"file", "file:///path", openFileURL})
 }
 

@@ -3,8 +3,11 @@ package connect
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
@@ -43,6 +46,11 @@ func TestOpen(t *testing.T) {
 		{location: "scw://bucket/a", env: keys("s3.fr-par.scw.cloud"), want: "scw://bucket/a"},
 		{location: "scw://bucket/a", want: "!not set: S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY; Scaleway"},
 		{location: "do://bucket/a", env: map[string]string{"S3_ENDPOINT": "x", "S3_ACCESS_KEY_ID": "k"}, want: "!not set: S3_SECRET_ACCESS_KEY;"},
+		{location: "gs://bucket/example.com/backups/etcd/main", want: "gs://bucket/example.com/backups/etcd/main"},
+		{location: "gs://bucket//a/", env: map[string]string{"STORAGE_EMULATOR_HOST": "127.0.0.1:1"}, want: "gs://bucket/a"},
+		{location: "gs:///a", want: "!gs://bucket/prefix"},
+		{location: "gs://bucket/a", env: map[string]string{"STORAGE_EMULATOR_HOST": "ftp://x"}, want: "!not an http or https URL"},
+		{location: "gs://bucket/a", env: map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere.json"}, want: "!/nowhere.json"},
 		{location: "linode:///a", env: keys("x"), want: "!linode://bucket/prefix"},
 		{location: "s3://bucket/a", env: map[string]string{"S3_ACCESS_KEY_ID": "k"}, want: "!only one is set"},
 		{location: "s3://bucket/a", env: map[string]string{"S3_ENDPOINT": "ftp://x"}, want: "!not an http or https URL"},
@@ -117,6 +125,41 @@ func TestRelativeOfS3(t *testing.T) {
 		if _, err := s.Stat(t.Context(), "absent"); err == nil || !strings.Contains(err.Error(), location+"/absent") {
 			t.Errorf("%s: Stat = %v", location, err)
 		}
+	}
+}
+
+// gcloud's own file is found where gcloud leaves it.
+func TestGCloudFile(t *testing.T) {
+	home := t.TempDir()
+	env := func(name string) string { return map[string]string{"HOME": home}[name] }
+	if got := gcloudFile(env); got != "" {
+		t.Errorf("%s isn't there", got)
+	}
+	file := filepath.Join(home, ".config/gcloud/application_default_credentials.json")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(`{"type": "gdch"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(t.Context(), "gs://bucket/a", env); err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("Open = %v", err)
+	}
+}
+
+// A whole store on an emulator of Google's, by its variable alone.
+func TestOpenReachesGCS(t *testing.T) {
+	server := servers.StartGCS(t, false)
+	var requests atomic.Int64
+	s, err := Open(t.Context(), server.URL("example.com/backups/etcd/main"), server.Getenv, OnRequest(func(string) { requests.Add(1) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := blob.Probe(t.Context(), s, "etcd-a"); err != nil || !r.Fenced() {
+		t.Errorf("Probe = %s, %v", r, err)
+	}
+	if n := requests.Load(); n == 0 || n > 12 {
+		t.Errorf("the probe took %d requests", n)
 	}
 }
 

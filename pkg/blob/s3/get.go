@@ -8,7 +8,6 @@ import (
 	"iter"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -77,7 +76,7 @@ func (s *Store) get(ctx context.Context, op, key string, r blob.Range) (io.ReadC
 	info := blob.Info{Key: key, Size: aws.ToInt64(out.ContentLength), Version: etag(out.ETag), Modified: aws.ToTime(out.LastModified)}
 	left := info.Size
 	if in.Range != nil {
-		if info.Size, left, err = contentRange(aws.ToString(out.ContentRange), r); err != nil {
+		if info.Size, left, err = blob.CheckContentRange(aws.ToString(out.ContentRange), r); err != nil {
 			out.Body.Close()
 			return nil, blob.Info{}, s.fail(ctx, op, actionGet, key, err)
 		}
@@ -94,29 +93,6 @@ func (s *Store) getAction(err error) string {
 		return a
 	}
 	return actionGet + ", or if the object may be absent " + actionList
-}
-
-// contentRange checks that the server sends the bytes that were asked for, and returns the size of the object and of the part.
-func contentRange(header string, r blob.Range) (size, length int64, err error) {
-	span, total, ok1 := strings.Cut(strings.TrimPrefix(header, "bytes "), "/")
-	from, to, ok2 := strings.Cut(span, "-")
-	if !ok1 || !ok2 {
-		return 0, 0, fmt.Errorf("the server ignored the range: Content-Range %.100q", header)
-	}
-	var n [3]int64
-	for i, field := range []string{from, to, total} {
-		if n[i], err = strconv.ParseInt(field, 10, 64); err != nil {
-			return 0, 0, fmt.Errorf("parse Content-Range %.100q: %w", header, err)
-		}
-	}
-	want, err := blob.CheckRange(r, n[2])
-	if err != nil {
-		return 0, 0, err
-	}
-	if n[0] != r.Offset || n[1]-n[0]+1 != want {
-		return 0, 0, fmt.Errorf("the server sends bytes %.100q instead of %d at %d", span, want, r.Offset)
-	}
-	return n[2], want, nil
 }
 
 // reader holds the body to the announced length.

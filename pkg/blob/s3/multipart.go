@@ -137,7 +137,7 @@ func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) erro
 				buf = make([]byte, 0, u.s.partSize) // nearly always it is filled
 			}
 			var err error
-			if data, end, err = fill(body, buf, u.s.partSize); err != nil {
+			if data, end, err = blob.Fill(body, buf, u.s.partSize); err != nil {
 				return err
 			}
 		}
@@ -210,7 +210,7 @@ func (u *upload) complete(ctx context.Context, r *result, parts []types.Complete
 		if u.stored(ctx, r) {
 			return nil
 		}
-		if serr := sleep(ctx, wait); serr != nil {
+		if serr := blob.Sleep(ctx, wait); serr != nil {
 			return err
 		}
 		wait *= 2
@@ -241,7 +241,7 @@ func (u *upload) abort(ctx context.Context) error {
 		if status == http.StatusNotFound {
 			return nil
 		}
-		if try == 7 || status == http.StatusForbidden || sleep(ctx, wait) != nil {
+		if try == 7 || status == http.StatusForbidden || blob.Sleep(ctx, wait) != nil {
 			return err
 		}
 		wait *= 2

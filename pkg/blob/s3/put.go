@@ -34,7 +34,7 @@ func (s *Store) Put(ctx context.Context, key string, body io.Reader, opts blob.P
 		return blob.Info{}, s.hide(ctx, key)
 	}
 	body = blob.BodyReader(ctx, body)
-	first, end, err := fill(body, nil, s.single)
+	first, end, err := blob.Fill(body, nil, s.single)
 	if err != nil {
 		return blob.Info{}, s.fail(ctx, "put", actionPut, key, err)
 	}
@@ -65,33 +65,6 @@ type result struct {
 	// versionID is the server's own, where it keeps versions.
 	versionID *string
 	checksum  string // As S3 writes it: base64 of SHA-256, for a multipart object that of its parts' hashes, with their number.
-}
-
-// fill reads from r into buf, which grows up to limit bytes, until it is full or r ends.
-func fill(r io.Reader, buf []byte, limit int64) (data []byte, end bool, err error) {
-	buf = buf[:0]
-	for idle := 0; idle < 100; {
-		if len(buf) == cap(buf) {
-			if int64(cap(buf)) >= limit {
-				return buf, false, nil
-			}
-			buf = append(make([]byte, 0, min(max(int64(cap(buf))*4, 32<<10), limit)), buf...)
-		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
-		buf = buf[:len(buf)+n]
-		if errors.Is(err, io.EOF) {
-			return buf, true, nil
-		}
-		if err != nil {
-			return buf, false, err
-		}
-		if n > 0 {
-			idle = 0
-		} else {
-			idle++
-		}
-	}
-	return buf, false, &blob.BodyError{Err: io.ErrNoProgress}
 }
 
 func (s *Store) putSmall(ctx context.Context, key string, data []byte, opts blob.PutOptions) (result, error) {
@@ -141,7 +114,7 @@ func (s *Store) conditional(ctx context.Context, key string, opts blob.PutOption
 		status, _ := response(err)
 		// 409: another conditional write was under way, nothing was stored, the outcome is open.
 		if status == http.StatusConflict && transientCode(code(err)) && try < 6 && (c.noneMatch != nil || c.match != nil) {
-			if err := sleep(ctx, wait); err != nil {
+			if err := blob.Sleep(ctx, wait); err != nil {
 				return err
 			}
 			wait *= 2
@@ -169,7 +142,7 @@ func (s *Store) verify(ctx context.Context, key string, want result) (blob.Info,
 	var err error
 	for try := range 3 {
 		if try > 0 {
-			if serr := sleep(ctx, 20*time.Millisecond); serr != nil {
+			if serr := blob.Sleep(ctx, 20*time.Millisecond); serr != nil {
 				break
 			}
 		}
@@ -251,15 +224,4 @@ func rewind(in any) error {
 		}
 	}
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -121,7 +121,8 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open S3 store: %w", err)
 	}
-	s := &Store{scheme: cmp.Or(cfg.Scheme, "s3"), bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize, single: cfg.PartSize, write: cfg.Write}
+	s := &Store{scheme: cmp.Or(cfg.Scheme, "s3"), bucket: cfg.Bucket, prefix: cfg.Prefix, partSize: cfg.PartSize,
+		single: cfg.PartSize, write: cfg.Write}
 	if s.partSize == 0 {
 		s.partSize, s.single = DefaultPartSize, DefaultSingle
 	}
