@@ -12,8 +12,9 @@ import (
 // lastHeld is how many backups are held before the list is cut down to those that are asked for.
 const lastHeld = 4096
 
-// LastBackups lists all backups and holds few, whatever there is: those of which Recent chooses n, of all, of those with a manifest
-// and of the good ones among them; the one that was proven last; the newest for intervals; and the oldest with a manifest.
+// LastBackups lists all backups and holds few, whatever there is: those of which Recent chooses n, of all, of those with a manifest,
+// of the good ones among them and of the verified ones; the one that was verified or found bad last; the newest for intervals; and the
+// oldest with a manifest.
 // Of a store with less than a few thousand backups it returns all, and whole is true. Leftovers are left out.
 func (c *Catalog) LastBackups(ctx context.Context, now time.Time, n int) (list BackupList, whole bool, err error) {
 	return c.lastBackups(ctx, now, n, lastHeld, partsSlow)
@@ -39,7 +40,7 @@ func (c *Catalog) lastBackups(ctx context.Context, now time.Time, n, held int, s
 
 // last are the backups of a sorted list that LastBackups promises.
 func (l BackupList) last(now time.Time, n int) []Backup {
-	var with, good BackupList
+	var with, good, proven BackupList
 	for _, b := range l.Backups {
 		if b.HasManifest {
 			with.addBackup(b)
@@ -47,9 +48,12 @@ func (l BackupList) last(now time.Time, n int) []Backup {
 		if b.HasManifest && b.Sound() {
 			good.addBackup(b)
 		}
+		if b.Proven {
+			proven.addBackup(b)
+		}
 	}
 	chosen := l.Recent(now, n)
-	for _, some := range []BackupList{with, good} {
+	for _, some := range []BackupList{with, good, proven} {
 		chosen = append(chosen, some.Recent(now, n)...)
 	}
 	if len(with.Backups) > 0 {

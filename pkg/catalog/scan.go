@@ -110,11 +110,12 @@ func backupFile(file string) bool {
 // recentSteps are how far back the newest backups are looked for, until there is one.
 var recentSteps = [...]time.Duration{2 * time.Hour, 24 * time.Hour, 8 * 24 * time.Hour, 64 * 24 * time.Hour, 512 * 24 * time.Hour}
 
-// RecentBackups lists the newest backups by name, as many as it takes to have the one that NewestSound finds among all: one or two
-// requests where backups are taken regularly, however many there are. now says where to begin; that it is wrong costs time only.
+// RecentBackups lists the newest backups by name, as many as it takes to have the one that NewestSound finds among all; of very many
+// only those that LastBackups promises. It takes one or two requests where backups are taken regularly, however many there are. now
+// says where to begin; that it is wrong costs time only.
 func (c *Catalog) RecentBackups(ctx context.Context, now time.Time) (BackupList, error) {
 	for _, step := range recentSteps {
-		l, err := c.backupsSince(ctx, now.Add(-step))
+		l, err := c.backupsSince(ctx, now.Add(-step), fewOf(now, recentHeld))
 		if err != nil {
 			return BackupList{}, err
 		}
@@ -122,13 +123,17 @@ func (c *Catalog) RecentBackups(ctx context.Context, now time.Time) (BackupList,
 			return l, nil // what isn't listed is older, also if some that are listed are dated in the future
 		}
 	}
-	return c.Backups(ctx)
+	l, _, err := c.LastBackups(ctx, now, recentHeld)
+	return l, err
 }
 
-// backupsSince lists those whose names begin with a later time. Names that tell no time are left out.
-func (c *Catalog) backupsSince(ctx context.Context, from time.Time) (BackupList, error) {
+// recentHeld is how many backups RecentBackups gives of each kind; no caller looks at more.
+const recentHeld = 64
+
+// backupsSince lists those, cut down if they are many, whose names begin with a later time. Names that tell no time are left out.
+func (c *Catalog) backupsSince(ctx context.Context, from time.Time, cut func(*BackupList)) (BackupList, error) {
 	var l BackupList
-	s := c.ScanBackups(l.addBackup, l.addLeftover)
+	s := c.ScanBackups(func(b Backup) { l.addBackup(b); cut(&l) }, func(b Leftover) { l.addLeftover(b); cut(&l) })
 	s.after = from.UTC().Format(time.RFC3339)
 	if err := s.run(ctx, func(key string) bool { return key[0] > '9' }); err != nil {
 		return BackupList{}, err

@@ -9,6 +9,8 @@ package prune
 
 import (
 	"context"
+	"maps"
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -25,6 +27,10 @@ const (
 	maxManifests = 60
 	// maxChains is how many stretches of changes are listed to find out whether a backup among them may go.
 	maxChains = 10
+	// maxHeld is how many backups are held at a time. Of more than that each run looks at the next ones in the order of their names, and
+	// may remove maxInWindow, as listing them all takes many requests.
+	maxHeld     = 40_000
+	maxInWindow = 10 * maxBackups
 )
 
 // Policy says how long things are kept.
@@ -67,6 +73,9 @@ type Pruner struct {
 	inARow int
 	// stretch is what was listed last.
 	stretch stretch
+	// held is how many backups are held at a time, and after the name behind which the next run looks, if there are more.
+	held  int
+	after string
 	// retryAt and wait are for a store that denies.
 	retryAt time.Time
 	wait    time.Duration
@@ -87,7 +96,7 @@ type knownProof struct {
 // New makes a pruner. It sends no request.
 func New(c *catalog.Catalog, p Policy) *Pruner {
 	return &Pruner{catalog: c, policy: p, bases: map[string]known{}, proofs: map[string]knownProof{}, locked: map[string]time.Time{},
-		refused: map[string]refusal{}}
+		refused: map[string]refusal{}, held: maxHeld}
 }
 
 // Stored is the listing as retention sees it.
@@ -132,8 +141,10 @@ type Decision struct {
 type Plan struct {
 	// Decisions are those about backups, the oldest first, and then those about changes.
 	Decisions []Decision
-	// Listed are the backups that there are, More is true if not everything that goes is in this run.
+	// Listed are the backups that there are; of very many those that were looked at. Stored is how many complete ones there are. More is
+	// true if not everything that goes is in this run.
 	Listed catalog.BackupList
+	Stored int
 	More   bool
 
 	backups  []string
@@ -154,26 +165,29 @@ func (p *Plan) Counts() (backups, segments int) {
 	return len(p.backups), segments
 }
 
-// Plan finds out what goes, and deletes nothing.
+// Plan finds out what goes, and deletes nothing. It holds all backups, since it says of each why it stays or goes.
 func (p *Pruner) Plan(ctx context.Context, clock time.Time, ex Exempt) (*Plan, error) {
-	return p.plan(ctx, clock, ex, true)
-}
-
-// plan leaves out why each backup stays or goes if nobody is to be told: there may be a hundred thousand.
-func (p *Pruner) plan(ctx context.Context, clock time.Time, ex Exempt, explain bool) (*Plan, error) {
 	list, err := p.catalog.Backups(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return p.plan(ctx, clock, ex, catalog.Window{BackupList: list, Whole: true, Count: len(list.Backups)}, true)
+}
+
+// plan leaves out why each backup stays or goes if nobody is to be told: there may be a hundred thousand.
+func (p *Pruner) plan(ctx context.Context, clock time.Time, ex Exempt, w catalog.Window, explain bool) (*Plan, error) {
 	defer func() { p.stretch = stretch{} }()
-	s := &survey{p: p, now: Now(list, clock), clock: clock, list: list, stored: Stored(list), exempt: ex,
-		explain: explain, plan: &Plan{Listed: list}}
-	p.forget(list, clock)
+	s := &survey{p: p, now: Now(w.BackupList, clock), clock: clock, list: w.BackupList, window: w, stored: Stored(w.BackupList), exempt: ex,
+		explain: explain, plan: &Plan{Listed: w.BackupList, Stored: w.Count}}
+	p.forget(w, clock)
 	if err := s.gather(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.decideBackups(ctx); err != nil {
 		return nil, err
+	}
+	if len(s.plan.backups) == 0 && !s.plan.More { // nothing goes here: the next run looks on
+		p.after = w.Until
 	}
 	s.decideSegments()
 	if err := s.decideRecords(ctx); err != nil {
@@ -182,8 +196,9 @@ func (p *Pruner) plan(ctx context.Context, clock time.Time, ex Exempt, explain b
 	return s.plan, nil
 }
 
-// forget drops what is remembered of backups that are gone, and locks that have ended.
-func (p *Pruner) forget(list catalog.BackupList, now time.Time) {
+// forget drops what is remembered of backups that are gone or not looked at, and locks that have ended.
+func (p *Pruner) forget(w catalog.Window, now time.Time) {
+	list := w.BackupList
 	bases, proofs := map[string]known{}, map[string]knownProof{}
 	for _, b := range list.Backups {
 		if k, ok := p.bases[b.Name]; ok {
@@ -204,4 +219,12 @@ func (p *Pruner) forget(list catalog.BackupList, now time.Time) {
 			delete(p.locked, name)
 		}
 	}
+	if w.Whole {
+		return
+	}
+	// As many may be under lock as there are: what isn't looked at is forgotten, and asked for again when it is.
+	maps.DeleteFunc(p.locked, func(name string, _ time.Time) bool { return backupOutside(w, name) })
+	maps.DeleteFunc(p.refused, func(name string, _ refusal) bool { return backupOutside(w, name) })
 }
+
+func backupOutside(w catalog.Window, item string) bool { return !strings.HasPrefix(item, "changes/") && !w.Has(item) }

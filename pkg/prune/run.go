@@ -45,7 +45,11 @@ type Result struct {
 
 // Run finds out what goes, and deletes it. What is under lock, and what the store denies, is in the result and no error.
 func (p *Pruner) Run(ctx context.Context, clock time.Time, ex Exempt) (Result, error) {
-	pl, err := p.plan(ctx, clock, ex, false)
+	w, err := p.catalog.BackupWindow(ctx, p.after, p.held, clock, lookBack)
+	if err != nil {
+		return Result{}, err
+	}
+	pl, err := p.plan(ctx, clock, ex, w, false)
 	if err != nil {
 		return Result{}, err
 	}
@@ -54,7 +58,7 @@ func (p *Pruner) Run(ctx context.Context, clock time.Time, ex Exempt) (Result, e
 
 // Carry does what a plan says.
 func (p *Pruner) Carry(ctx context.Context, clock time.Time, pl *Plan) (Result, error) {
-	r := Result{Stored: len(pl.Listed.Backups), More: pl.More, RetryAt: p.retryAt}
+	r := Result{Stored: pl.Stored, More: pl.More, RetryAt: p.retryAt}
 	if clock.Before(p.retryAt) {
 		r.Denied = "the store has denied deleting"
 		return r, nil
@@ -131,20 +135,12 @@ func (t *tally) countBackups(ctx context.Context, objects int) {
 		if objects == 0 {
 			return
 		}
-		list, err := t.p.catalog.Backups(ctx)
+		list, err := t.p.catalog.BackupsOf(ctx, setOf(t.pl.backups))
 		if err != nil {
 			return // then only the objects are known
 		}
-		doomed := setOf(t.pl.backups)
-		for _, b := range list.Backups {
-			if doomed[b.Name] {
-				t.stayed[b.Name] = true
-			}
-		}
-		for _, b := range list.Leftovers {
-			if doomed[b.Name] {
-				t.stayed[b.Name] = true
-			}
+		for _, name := range list.AllNames() {
+			t.stayed[name] = true
 		}
 	}
 	gone := make([]string, 0, len(t.pl.backups))

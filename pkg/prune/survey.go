@@ -18,6 +18,7 @@ type survey struct {
 	p          *Pruner
 	now, clock time.Time
 	list       catalog.BackupList
+	window     catalog.Window
 	stored     []retention.Backup
 	exempt     Exempt
 	logs       []*changeLog
@@ -164,7 +165,11 @@ func (s *survey) decideBackups(ctx context.Context) error {
 	s.keeps, s.why = make([]bool, len(s.stored)), make([]string, len(s.list.Backups))
 	for i, d := range decisions {
 		if !d.Keep {
-			if why := s.needs(d.Name); why != "" {
+			why := s.needs(d.Name)
+			if why == "" && !s.window.Has(d.Name) {
+				why = "decided in a later run, with those before it"
+			}
+			if why != "" {
 				decisions[i].Keep, decisions[i].Reason = true, why
 			}
 		}
@@ -176,14 +181,17 @@ func (s *survey) decideBackups(ctx context.Context) error {
 	if s.explain {
 		s.plan.Decisions = make([]Decision, 0, len(decisions))
 	}
-	later := map[string]string{}
+	later, most := map[string]string{}, maxBackups
+	if !s.window.Whole {
+		most = maxInWindow
+	}
 	for _, d := range decisions {
 		if d.Index < len(s.why) && s.why[d.Index] != "" {
 			d.Keep, d.Reason = true, s.why[d.Index]
 		}
 		switch {
 		case d.Keep:
-		case len(s.plan.backups) >= maxBackups:
+		case len(s.plan.backups) >= most:
 			s.plan.More = true
 			if later[d.Reason] == "" {
 				later[d.Reason] = d.Reason + " (in a later run)"
@@ -496,6 +504,7 @@ func (s *survey) note(seg catalog.Segment, keep bool, reason string) {
 }
 
 // decideRecords gives up the records of incarnations of which nothing is left: no segment, and no backup from before another one began.
+// So it has to know all backups.
 func (s *survey) decideRecords(ctx context.Context) error {
 	empty := map[catalog.Incarnation]bool{}
 	for _, l := range s.logs {
@@ -503,7 +512,7 @@ func (s *survey) decideRecords(ctx context.Context) error {
 			empty[l.id] = true
 		}
 	}
-	if len(empty) == 0 || len(s.logs) < 2 || len(s.list.Backups) == 0 {
+	if len(empty) == 0 || len(s.logs) < 2 || len(s.list.Backups) == 0 || !s.window.Whole {
 		return nil
 	}
 	records, problems, err := s.p.catalog.Incarnations(ctx)
