@@ -37,7 +37,7 @@ type row struct {
 
 // rows are all of them. Each kind has at least one.
 func rows() []row {
-	return slices.Concat(formingRows(), oneRows(), threeRows(), corruptRows(), storeRows(), directoryRows(),
+	return slices.Concat(formingRows(), oneRows(), threeRows(), corruptRows("NAME"), storeRows(), directoryRows(),
 		hangingRows(), frozenRows(), refusedRows(), []row{
 			{kind: cluster.AttentionQuorum, what: "two of three masters are lost with their disks: recover --from-survivor",
 				by: TestQuorumLost},

@@ -3,6 +3,7 @@ package attention
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
@@ -52,8 +53,13 @@ func threeRows() []row {
 		kind: cluster.AttentionMember, what: "a member was added by somebody else and never started",
 		text: []string{"was added by someone else and has never started"},
 		cause: func(s *scene) {
-			_, err := s.c.Client().MemberAdd(s.t.Context(), []string{fmt.Sprintf("https://%s:%d", s.unused(), s.c.Ports.Peer)})
-			must(s.t, err)
+			url := fmt.Sprintf("https://%s:%d", s.unused(), s.c.Ports.Peer)
+			s.c.WaitFor("the member added", time.Minute, func() string { // etcd refuses it within 5 s of a member's start
+				if _, err := s.c.Client().MemberAdd(s.t.Context(), []string{url}); err != nil {
+					return err.Error()
+				}
+				return ""
+			})
 		},
 		command: "etcdctl member remove …",
 	}, {

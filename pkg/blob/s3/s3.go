@@ -323,8 +323,9 @@ func showProgress(stack *middleware.Stack) error {
 			}
 			out, meta, err := next.HandleFinalize(ctx, in)
 			var answer *smithyhttp.ResponseError
-			if err == nil || errors.As(err, &answer) {
-				blob.Progressed(ctx) // a refusal is an answer, too
+			// A refusal is an answer, too. What ended without one is dressed up as the answer 0.
+			if err == nil || errors.As(err, &answer) && answer.HTTPStatusCode() != 0 {
+				blob.Progressed(ctx)
 			}
 			return out, meta, err
 		}), middleware.After)
