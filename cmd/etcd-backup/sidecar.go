@@ -207,13 +207,13 @@ func (s *sidecar) assume(ctx context.Context, status etcdclient.Status) (role, e
 
 // work does what is due for one who may. Changes are recorded behind a backup: where there is none at all, it is taken first.
 func (s *sidecar) work(ctx context.Context, status etcdclient.Status, look time.Duration) (time.Duration, error) {
-	list, err := s.catalog.Backups(ctx)
+	list, err := s.catalog.BackupWindow(ctx, "", 1000, s.now(), 1)
 	if err != nil {
 		s.show(func(v *shown) { v.store = err.Error() })
 		return longestRetry, err
 	}
 	newest, some := list.NewestSound(s.now())
-	s.show(func(v *shown) { v.newest, v.backups = newest.TakenBy(s.now()), len(list.Backups) })
+	s.show(func(v *shown) { v.newest, v.backups = newest.TakenBy(s.now()), list.Count })
 	if a := s.acting; a != nil {
 		if some {
 			s.keepChanges(a)
@@ -232,7 +232,10 @@ func (s *sidecar) work(ctx context.Context, status etcdclient.Status, look time.
 	if left := s.o.interval - s.now().Sub(s.taken); reason == "" && !s.taken.IsZero() && left > 0 {
 		return min(left, look), nil
 	}
-	name := catalog.NewBackupName(s.now(), list.AllNames())
+	name, err := s.catalog.NextBackupName(ctx, s.now())
+	if err != nil {
+		return longestRetry, err
+	}
 	if err := s.backup(ctx, name, status, cmp.Or(reason, "periodic")); err != nil {
 		s.wantAgain(reason)
 		return longestRetry, err

@@ -2,12 +2,10 @@ package changelog
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sort"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // After is the first good backup behind a revision or a time; nil if there is none, or the target is neither.
@@ -19,7 +17,7 @@ func (a *Archive) After(ctx context.Context, t Target) (*Known, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = soundWith(all).Backups
+		list = soundWith(stored{all, true}).Backups
 		n, err := a.behindRevision(ctx, list, t.Revision)
 		if err != nil {
 			return nil, err
@@ -50,13 +48,13 @@ func (a *Archive) After(ctx context.Context, t Target) (*Known, error) {
 func (a *Archive) behindRevision(ctx context.Context, list []catalog.Backup, revision int64) (n int, err error) {
 	n = sort.Search(len(list), func(i int) bool {
 		for ; i < len(list); i++ { // one whose manifest can't be used says nothing; the next one does
-			m, merr := a.Catalog.Manifest(ctx, list[i].Name)
-			if merr == nil {
-				return m.Revision > revision
-			}
-			if !errors.Is(merr, cluster.ErrCorrupt) && !errors.Is(merr, cluster.ErrFuture) && !errors.Is(merr, catalog.ErrNotFound) {
+			later, known, merr := a.laterThan(ctx, list[i].Name, revision)
+			if merr != nil {
 				err = merr
 				return true
+			}
+			if known {
+				return later
 			}
 		}
 		return true

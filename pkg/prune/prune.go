@@ -227,4 +227,6 @@ func (p *Pruner) forget(w catalog.Window, now time.Time) {
 	maps.DeleteFunc(p.refused, func(name string, _ refusal) bool { return backupOutside(w, name) })
 }
 
-func backupOutside(w catalog.Window, item string) bool { return !strings.HasPrefix(item, "changes/") && !w.Has(item) }
+func backupOutside(w catalog.Window, item string) bool {
+	return !strings.HasPrefix(item, "changes/") && !w.Has(item)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -46,32 +47,39 @@ type lister struct {
 
 // walk yields what is below dir, "" being the base, and reports whether the caller wants more.
 func (l *lister) walk(dir string) (more bool, err error) {
-	names, err := l.names(dir)
-	if err != nil {
-		return false, err
-	}
-	for _, name := range names {
-		if err := l.ctx.Err(); err != nil {
+	for behind, rest := "", true; rest; {
+		var names []string
+		if names, rest, err = readSome(l.root, dir, behind, namesHeld); err != nil {
 			return false, err
 		}
-		key := path.Join(dir, name)
-		isDir := strings.HasSuffix(name, "/")
-		if isDir {
-			key += "/"
-		}
-		if !strings.HasPrefix(key, l.prefix) && !(isDir && strings.HasPrefix(l.prefix, key)) {
-			continue
-		}
-		// Everything below a directory sorts behind its name with the slash.
-		if key <= l.opts.After && !(isDir && l.opts.Delimiter == "" && strings.HasPrefix(l.opts.After, key)) {
-			continue
-		}
-		more, err := l.entry(key, isDir)
-		if err != nil || !more {
-			return false, err
+		for _, name := range names {
+			if more, err := l.name(dir, name); err != nil || !more {
+				return false, err
+			}
+			behind = name
 		}
 	}
 	return true, nil
+}
+
+// name yields what has a name in a directory, or stands below it, if it is asked for.
+func (l *lister) name(dir, name string) (more bool, err error) {
+	if err := l.ctx.Err(); err != nil {
+		return false, err
+	}
+	key := path.Join(dir, name)
+	isDir := strings.HasSuffix(name, "/")
+	if isDir {
+		key += "/"
+	}
+	if !strings.HasPrefix(key, l.prefix) && !(isDir && strings.HasPrefix(l.prefix, key)) {
+		return true, nil
+	}
+	// Everything below a directory sorts behind its name with the slash.
+	if key <= l.opts.After && !(isDir && l.opts.Delimiter == "" && strings.HasPrefix(l.opts.After, key)) {
+		return true, nil
+	}
+	return l.entry(key, isDir)
 }
 
 func (l *lister) entry(key string, isDir bool) (more bool, err error) {
@@ -95,61 +103,82 @@ func (l *lister) entry(key string, isDir bool) (more bool, err error) {
 	return l.yield(blob.Entry{Info: info(key, fi)}, nil), nil
 }
 
-// names returns the names of the objects and directories in dir, directories with a slash, in the order of keys. A
-// directory that does not exist has none.
-func (l *lister) names(dir string) ([]string, error) { return readNames(l.root, dir) }
+// namesHeld is how many names of one directory are held at a time: a store may have a million backups, each a directory of the base. A
+// directory with more is read several times.
+const namesHeld = 100_000
 
-func readNames(root *os.Root, dir string) ([]string, error) {
+// readSome returns the names of the objects and directories in dir that come behind one, directories with a slash, in the order of keys,
+// and no more than so many; rest is true if there are more. A directory that does not exist has none.
+func readSome(root *os.Root, dir, behind string, most int) (names []string, rest bool, err error) {
 	if first, _, _ := strings.Cut(dir, "/"); first == reserved {
-		return nil, nil
+		return nil, false, nil
 	}
 	open := dir
 	if dir == "" {
 		open = "."
 	}
-	entries, err := readDir(root, open)
+	err = readDir(root, open, func() { names, rest = nil, false }, func(e fs.DirEntry) {
+		name := e.Name()
+		switch {
+		case dir == "" && name == reserved:
+			return
+		case blob.CheckKey(path.Join(dir, name)) != nil: // Not a name that a put could have made.
+			return
+		case e.IsDir():
+			name += "/"
+		case !e.Type().IsRegular():
+			return
+		}
+		if name <= behind {
+			return
+		}
+		if names = append(names, name); len(names) >= 2*most {
+			slices.Sort(names)
+			names, rest = slices.Delete(names, most, len(names)), true
+		}
+	})
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || isNotDir(err):
-		return nil, nil
+		return nil, false, nil
 	case err != nil:
-		return nil, err
-	}
-	names := make([]string, 0, len(entries))
-	for _, e := range entries {
-		switch {
-		case dir == "" && e.Name() == reserved:
-		case blob.CheckKey(path.Join(dir, e.Name())) != nil: // Not a name that a put could have made.
-		case e.IsDir():
-			names = append(names, e.Name()+"/")
-		case e.Type().IsRegular():
-			names = append(names, e.Name())
-		}
+		return nil, false, err
 	}
 	slices.Sort(names)
-	return names, nil
+	if len(names) > most {
+		names, rest = names[:most], true
+	}
+	return names, rest, nil
 }
 
 // reopen is how often a directory is opened again that went away while it was read: a delete removes directories that it
 // empties, and a put makes them again. NFS calls such a directory stale.
 const reopen = 5
 
-// readDir reads a whole directory. What was removed after it was opened is opened again: it may have been made again.
-func readDir(root *os.Root, name string) (entries []fs.DirEntry, err error) {
+// readDir reads a whole directory, piece by piece. What was removed after it was opened is opened again, as it may have been made again:
+// begin is called each time.
+func readDir(root *os.Root, name string, begin func(), entry func(fs.DirEntry)) (err error) {
 	for range reopen {
 		var d *os.File
 		if d, err = root.Open(name); err != nil {
-			return nil, err
+			return err
 		}
-		entries, err = d.ReadDir(-1)
+		begin()
+		for err == nil {
+			var entries []fs.DirEntry
+			entries, err = d.ReadDir(1024)
+			for _, e := range entries {
+				entry(e)
+			}
+		}
 		d.Close()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ESTALE) {
 			break
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read directory: %w", err)
-	}
-	return entries, nil
+	return fmt.Errorf("read directory: %w", err)
 }
 
 // holdsObject reports whether there is at least one object below dir.
@@ -157,17 +186,21 @@ func holdsObject(ctx context.Context, root *os.Root, dir string) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	names, err := readNames(root, dir)
-	if err != nil {
-		return false, err
-	}
-	for _, name := range names {
-		if !strings.HasSuffix(name, "/") {
-			return true, nil
+	for behind, rest := "", true; rest; {
+		var names []string
+		var err error
+		if names, rest, err = readSome(root, dir, behind, namesHeld); err != nil {
+			return false, err
 		}
-		holds, err := holdsObject(ctx, root, path.Join(dir, name))
-		if err != nil || holds {
-			return holds, err
+		for _, name := range names {
+			if !strings.HasSuffix(name, "/") {
+				return true, nil
+			}
+			holds, err := holdsObject(ctx, root, path.Join(dir, name))
+			if err != nil || holds {
+				return holds, err
+			}
+			behind = name
 		}
 	}
 	return false, nil
