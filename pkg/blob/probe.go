@@ -58,6 +58,9 @@ func (r ProbeResult) String() string {
 	return b.String()
 }
 
+// longestName is how long the longest name is that etcd-manager gives to a file: that of a segment of changes.
+const longestName = 96
+
 // Probe tries what etcd-manager needs of a store, with a small object of its own below ProbePrefix and owner, which it removes.
 // It takes seven operations and does not stop at the first that fails, except when the store can't be reached at all.
 //
@@ -65,8 +68,9 @@ func (r ProbeResult) String() string {
 // honored is no error but a matter of ProbeResult.Fenced. owner is one part of a key, for example the node's id.
 func Probe(ctx context.Context, s Store, owner string) (ProbeResult, error) {
 	p := prober{ctx: ctx, s: s, prefix: ProbePrefix + owner + "/"}
-	// The name is as those of backups and commands are: a file system may refuse a colon.
-	p.key = p.prefix + time.Now().UTC().Format(time.RFC3339) + "-" + strings.ToLower(rand.Text())
+	// The name is as those of backups and commands are, and as long as a segment's: a file system may refuse a colon, or what is long.
+	name := time.Now().UTC().Format(time.RFC3339) + "-" + strings.ToLower(rand.Text())
+	p.key = p.prefix + name + strings.Repeat("0", longestName-len(name))
 	if err := CheckKey(p.key); err != nil || strings.Contains(owner, "/") {
 		return p.r, &Error{Op: "put", Key: p.key, Kind: ErrInvalid,
 			Err: errors.Join(err, fmt.Errorf("probe: %q is not one part of a key", owner))}

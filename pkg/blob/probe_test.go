@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path"
 	"strings"
 	"testing"
 	"time"
@@ -134,10 +135,15 @@ func TestProbeOfLockedStore(t *testing.T) {
 
 // TestProbeNames: a store that refuses names as backups have them doesn't pass.
 func TestProbeNames(t *testing.T) {
-	f := blobtest.NewFaulty(blobtest.NewMemory())
-	f.Add(blobtest.Fault{Op: "put", Match: func(key string) bool { return strings.Contains(key, ":") },
-		Err: &blob.Error{Op: "put", Kind: blob.ErrInvalid}})
-	if r, err := blob.Probe(t.Context(), f, "a"); err == nil || r.Write {
-		t.Errorf("%s: %v", r, err)
+	for what, refused := range map[string]func(key string) bool{
+		"a colon":        func(key string) bool { return strings.Contains(key, ":") },
+		"long names":     func(key string) bool { return len(path.Base(key)) > 64 },
+		"a name's start": func(key string) bool { return path.Base(key)[0] >= '0' && path.Base(key)[0] <= '9' },
+	} {
+		f := blobtest.NewFaulty(blobtest.NewMemory())
+		f.Add(blobtest.Fault{Op: "put", Match: refused, Err: &blob.Error{Op: "put", Kind: blob.ErrInvalid}})
+		if r, err := blob.Probe(t.Context(), f, "a"); err == nil || r.Write {
+			t.Errorf("%s: %s: %v", what, r, err)
+		}
 	}
 }
