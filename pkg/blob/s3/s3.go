@@ -322,13 +322,17 @@ func showProgress(stack *middleware.Stack) error {
 				in.Request = shown
 			}
 			out, meta, err := next.HandleFinalize(ctx, in)
-			var answer *smithyhttp.ResponseError
-			// A refusal is an answer, too. What ended without one is dressed up as the answer 0.
-			if err == nil || errors.As(err, &answer) && answer.HTTPStatusCode() != 0 {
+			if answered(err) {
 				blob.Progressed(ctx)
 			}
 			return out, meta, err
 		}), middleware.After)
+}
+
+// answered tells whether a request had an answer; a refusal is one, too. What ended without one is dressed up as the answer 0.
+func answered(err error) bool {
+	var answer *smithyhttp.ResponseError
+	return err == nil || errors.As(err, &answer) && answer.HTTPStatusCode() != 0
 }
 
 type sentKey struct{}
