@@ -26,6 +26,7 @@ var bounded = map[protoreflect.FullName]string{
 	"etcdmanager.v1.EtcdCluster.nodes":           members,
 	"etcdmanager.v1.EtcdStatus.members":          members,
 	"etcdmanager.v1.EtcdStatus.alarms":           members,
+	"etcdmanager.v1.NodeStatus.endings":          "one for each CA of a node",
 	"etcdmanager.v1.NodeStatus.versions":         "what is installed on a node",
 	"etcdmanager.v1.NodeStatus.staged":           "one restore at a time; what is left over is cleared away",
 	"etcdmanager.v1.NodeStatus.trash":            "the trash can keeps a few data dirs",
