@@ -39,6 +39,7 @@ func filled(t *testing.T) *world {
 		w.c.PinBackup(ctx, all[10], "a reason"), w.c.PinBackup(ctx, all[70], "a reason"),
 		w.c.PutProof(ctx, all[50], catalog.Proof{At: w.now, Outcome: catalog.Proven, Base: all[49],
 			Incarnation: catalog.IncarnationOf(clusterID), Revision: 2300, Segments: 15}),
+		w.c.PutProof(ctx, all[60], catalog.Proof{At: w.now, Outcome: catalog.Disproven, Error: "a page is damaged"}), // the last one that was tried
 	} {
 		if err != nil {
 			t.Fatal(err)
