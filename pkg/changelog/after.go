@@ -2,10 +2,12 @@ package changelog
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sort"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // After is the first good backup behind a revision or a time; nil if there is none, or the target is neither.
@@ -17,7 +19,7 @@ func (a *Archive) After(ctx context.Context, t Target) (*Known, error) {
 		if err != nil {
 			return nil, err
 		}
-		list = soundWith(stored{all, true}).Backups
+		list = soundWith(all).Backups
 		n, err := a.behindRevision(ctx, list, t.Revision)
 		if err != nil {
 			return nil, err
@@ -48,13 +50,13 @@ func (a *Archive) After(ctx context.Context, t Target) (*Known, error) {
 func (a *Archive) behindRevision(ctx context.Context, list []catalog.Backup, revision int64) (n int, err error) {
 	n = sort.Search(len(list), func(i int) bool {
 		for ; i < len(list); i++ { // one whose manifest can't be used says nothing; the next one does
-			later, known, merr := a.laterThan(ctx, list[i].Name, revision)
-			if merr != nil {
+			m, merr := a.Catalog.Manifest(ctx, list[i].Name)
+			if merr == nil {
+				return m.Revision > revision
+			}
+			if !errors.Is(merr, cluster.ErrCorrupt) && !errors.Is(merr, cluster.ErrFuture) && !errors.Is(merr, catalog.ErrNotFound) {
 				err = merr
 				return true
-			}
-			if known {
-				return later
 			}
 		}
 		return true

@@ -240,8 +240,12 @@ type stored struct {
 	whole bool
 }
 
-// stored lists the backups. Only those are held that a target needs, as there may be very many.
+// stored lists the backups. Only those are held that a target needs, as there may be a hundred thousand.
 func (a *Archive) stored(ctx context.Context, t Target) (stored, error) {
+	if t.Revision > 0 && t.Backup == "" { // nobody knows where among them it is
+		list, err := a.Catalog.Backups(ctx)
+		return stored{list, true}, err
+	}
 	list, whole, err := a.Catalog.LastBackups(ctx, time.Now(), recentAsked)
 	if err != nil || t.Backup == "" || catalog.ValidBackupName(t.Backup) != nil || slices.Contains(list.Names(), t.Backup) {
 		return stored{list, whole}, err
@@ -380,8 +384,6 @@ func (a *Archive) near(ctx context.Context, all stored, t Target) ([]catalog.Bac
 			func(b catalog.Backup) bool { return b.HasManifest && (b.Sound() || !sound) })
 	case !t.Time.IsZero():
 		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
-	case t.Revision > 0 && !all.whole:
-		return a.nearRevision(ctx, list, t.Revision)
 	case t.Revision > 0:
 		var err error
 		if n, err = a.behindRevision(ctx, list, t.Revision); err != nil {

@@ -301,7 +301,7 @@ func (a *Archive) lifeBackwards(ctx context.Context, l life, r Range, looked *Ha
 // start is the revision from which on the first window is listed.
 func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
 	if r.To > 0 {
-		list, err := a.stored(ctx, Target{Revision: r.To})
+		list, err := a.Catalog.Backups(ctx)
 		if err != nil {
 			return 0, err
 		}
@@ -330,9 +330,9 @@ func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
 }
 
 // soundWith are the good backups with a manifest. The list is not to be used any more.
-func soundWith(list stored) stored {
+func soundWith(list catalog.BackupList) stored {
 	list.Backups = slices.DeleteFunc(list.Backups, func(b catalog.Backup) bool { return !b.HasManifest || !b.Sound() })
-	return list
+	return stored{list, true}
 }
 
 // listWindow lists what is from a revision on and not done, what reaches farthest first.
