@@ -62,7 +62,9 @@ func (p *parser) provider(spec *fields) {
 }
 
 // storeSchemes are those that pkg/blob/connect opens; a test holds them to it.
-func storeSchemes() []string { return []string{"s3", "do", "hos", "linode", "scw", "gs", "file"} }
+func storeSchemes() []string {
+	return []string{"s3", "do", "hos", "linode", "scw", "gs", "azureblob", "file"}
+}
 
 // checkStore refuses a store that a manager could not open.
 func checkStore(p *parser, path, url string) {

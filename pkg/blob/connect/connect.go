@@ -47,7 +47,8 @@ func schemes() []scheme {
 	for _, r := range relatives() {
 		list = append(list, scheme{r.scheme, r.scheme + "://bucket/prefix", r.open})
 	}
-	list = append(list, scheme{"gs", "gs://bucket/prefix", openGCS})
+	list = append(list, scheme{"gs", "gs://bucket/prefix", openGCS},
+		scheme{"azureblob", "azureblob://account/container/prefix", openAzure})
 	return append(list, scheme{"file", "file:///path", openFileURL})
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/test/azuredouble"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
 
@@ -45,9 +46,19 @@ func TestOpen(t *testing.T) {
 		{location: "linode://bucket", env: keys("us-east-1.linodeobjects.com"), want: "linode://bucket"},
 		{location: "scw://bucket/a", env: keys("s3.fr-par.scw.cloud"), want: "scw://bucket/a"},
 		{location: "scw://bucket/a", want: "!not set: S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY; Scaleway"},
-		{location: "do://bucket/a", env: map[string]string{"S3_ENDPOINT": "x", "S3_ACCESS_KEY_ID": "k"}, want: "!not set: S3_SECRET_ACCESS_KEY;"},
+		{location: "do://bucket/a", env: map[string]string{"S3_ENDPOINT": "x", "S3_ACCESS_KEY_ID": "k"},
+			want: "!not set: S3_SECRET_ACCESS_KEY;"},
 		{location: "gs://bucket/example.com/backups/etcd/main", want: "gs://bucket/example.com/backups/etcd/main"},
 		{location: "gs://bucket//a/", env: map[string]string{"STORAGE_EMULATOR_HOST": "127.0.0.1:1"}, want: "gs://bucket/a"},
+		{location: "azureblob://myaccount/container/a/b", want: "azureblob://myaccount/container/a/b"},
+		{location: "azureblob://myaccount/container", want: "azureblob://myaccount/container"},
+		{location: "azureblob://container/a/b", env: map[string]string{"AZURE_STORAGE_ACCOUNT": "myaccount"},
+			want: "azureblob://myaccount/container/a/b"},
+		{location: "azureblob://container", env: map[string]string{"AZURE_STORAGE_ACCOUNT": "myaccount", "AZURE_STORAGE_KEY": "!"},
+			want: "!base64"},
+		{location: "azureblob://myaccount", want: "!azureblob://account/container/prefix"},
+		{location: "azureblob:///a", want: "!the container's name is missing"},
+		{location: "azureblob://My.Account/a", want: "!not the name of a storage account"},
 		{location: "gs:///a", want: "!gs://bucket/prefix"},
 		{location: "gs://bucket/a", env: map[string]string{"STORAGE_EMULATOR_HOST": "ftp://x"}, want: "!not an http or https URL"},
 		{location: "gs://bucket/a", env: map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": "/nowhere.json"}, want: "!/nowhere.json"},
@@ -152,6 +163,24 @@ func TestOpenReachesGCS(t *testing.T) {
 	server := servers.StartGCS(t, false)
 	var requests atomic.Int64
 	s, err := Open(t.Context(), server.URL("example.com/backups/etcd/main"), server.Getenv, OnRequest(func(string) { requests.Add(1) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := blob.Probe(t.Context(), s, "etcd-a"); err != nil || !r.Fenced() {
+		t.Errorf("Probe = %s, %v", r, err)
+	}
+	if n := requests.Load(); n == 0 || n > 12 {
+		t.Errorf("the probe took %d requests", n)
+	}
+}
+
+// A whole store on the double of Azure, by the variables that kOps and the operator set.
+func TestOpenReachesAzure(t *testing.T) {
+	d := azuredouble.Start(t)
+	env := map[string]string{"AZURE_STORAGE_ACCOUNT": d.Account, "AZURE_STORAGE_KEY": d.Key, "AZURE_STORAGE_SERVICE_ENDPOINT": d.Endpoint}
+	var requests atomic.Int64
+	s, err := Open(t.Context(), "azureblob://"+d.Container+"/backups/etcd/main", func(name string) string { return env[name] },
+		OnRequest(func(string) { requests.Add(1) }))
 	if err != nil {
 		t.Fatal(err)
 	}
