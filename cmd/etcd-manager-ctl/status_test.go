@@ -280,7 +280,8 @@ var situations = []struct {
 	{"a bad backup", health.NeedsYou, func(s *scene) {
 		s.changed(func(st *catalog.Status) {
 			st.Proof.Bad = "the HashKV at revision 120 differs from that of the changes"
-			must(s.t, s.catalog().PutProof(s.t.Context(), statusBackup, catalog.Proof{At: s.now, Outcome: catalog.Disproven, Error: st.Proof.Bad}))
+			must(s.t, s.catalog().PutProof(s.t.Context(), statusBackup,
+				catalog.Proof{At: s.now, Outcome: catalog.Disproven, Error: st.Proof.Bad}))
 		})
 	}},
 	{"no backup for long", health.NeedsYou, func(s *scene) {

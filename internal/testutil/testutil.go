@@ -84,7 +84,7 @@ func DiskDir(t testing.TB) string {
 		}
 		t.Cleanup(func() { _ = os.RemoveAll(dir) })
 		var s syscall.Statfs_t
-		if err := syscall.Statfs(dir, &s); err != nil || int64(s.Type) == tmpfs {
+		if err := syscall.Statfs(dir, &s); err != nil || s.Type == tmpfs {
 			continue
 		}
 		dir, err = filepath.Abs(dir)

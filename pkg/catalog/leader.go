@@ -215,7 +215,8 @@ func same(a, b LeaderRecord) bool {
 }
 
 func (c *Catalog) putLeader(ctx context.Context, r LeaderRecord, status json.RawMessage, opts blob.PutOptions) (string, error) {
-	data, err := encodeOwn(leaderJSON{Version: leaderVersion, Term: r.Term, Node: r.Node, Instance: r.Instance, Time: r.Time.UTC(), Status: status})
+	data, err := encodeOwn(leaderJSON{Version: leaderVersion, Term: r.Term, Node: r.Node, Instance: r.Instance,
+		Time: r.Time.UTC(), Status: status})
 	if err != nil {
 		return "", err
 	}

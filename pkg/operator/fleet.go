@@ -45,7 +45,8 @@ type FleetHealth struct {
 }
 
 // Fleet says how all clusters below a store do, or below some prefixes of it. It takes one request for each directory down to a cluster,
-// and two for each cluster whose leader shows what it knows, a few more for others. Below a directory that has one named "backups", only that
+// and two for each cluster whose leader shows what it knows, a few more for others. Below a directory that has one named "backups",
+// only that
 // is looked into, as in the state store of kOps. What config says of emptiness isn't asked.
 func Fleet(ctx context.Context, config Config, prefixes []string) (FleetHealth, error) {
 	if config.Timeout <= 0 {

@@ -67,7 +67,9 @@ func ReadIdentity(dataDir string) (*Identity, error) {
 const maxField = 1 << 10
 
 func (want *Identity) check() error {
-	for what, s := range map[string]string{"cluster": want.ClusterName, "node": string(want.Node), "store": want.Store, "volume": string(want.Volume)} {
+	for what, s := range map[string]string{
+		"cluster": want.ClusterName, "node": string(want.Node), "store": want.Store, "volume": string(want.Volume),
+	} {
 		if len(s) > maxField || s != cluster.Shown(s, maxField) {
 			return fmt.Errorf("the name of its %s is too long, or has characters that can't be printed", what)
 		}

@@ -142,7 +142,8 @@ func (s *server) await(c *harness.Cluster, when string, names ...string) {
 	s.t.Logf("%s: %v after %s", when, names, time.Since(began).Round(100*time.Millisecond))
 }
 
-// TestPrometheus: the alerts are silent in a healthy cluster, each query of the dashboard has an answer there, and what fails is told, also when
+// TestPrometheus: the alerts are silent in a healthy cluster, each query of the dashboard has an answer there, and what fails is told,
+// also when
 // the quorum is lost, until it is mended.
 func TestPrometheus(t *testing.T) {
 	testutil.Long(t)

@@ -37,7 +37,8 @@ func Judge(f Facts) Report {
 type builder struct {
 	f Facts
 	r Report
-	// status is what is shown of the cluster: the leader's if it is current, else the newest that there is; nil if nobody has said anything.
+	// status is what is shown of the cluster: the leader's if it is current, else the newest that there is; nil if nobody has said
+	// anything.
 	// spoken is when that was written, and fresh whether that was lately.
 	status *catalog.Status
 	spoken time.Time
@@ -228,7 +229,8 @@ func (b *builder) backups() {
 	last, tried := b.f.Backups.LastTried(b.f.Now)
 	switch p := s.Proof; {
 	case tried && (p == nil || last.Name > p.Backup || last.Name == p.Backup && last.Disproven != (p.Bad != "")):
-		b.r.Verification = &Verification{Backup: last.Name, At: last.ProofAt.UTC(), AgeSeconds: seconds(b.age(last.ProofAt)), Good: last.Proven}
+		b.r.Verification = &Verification{Backup: last.Name, At: last.ProofAt.UTC(),
+			AgeSeconds: seconds(b.age(last.ProofAt)), Good: last.Proven}
 		if last.Disproven {
 			b.r.Verification.Bad = "the verification found it bad; its _etcd_manager_disproven.json says why"
 		}
@@ -240,7 +242,8 @@ func (b *builder) backups() {
 		}
 	}
 	if c := s.Changes; c != nil {
-		b.r.Archive = &Archive{Incarnation: c.Incarnation, Until: c.Until, Revision: c.Archived, SpilledBytes: c.SpilledBytes, Error: c.Error}
+		b.r.Archive = &Archive{Incarnation: c.Incarnation, Until: c.Until,
+			Revision: c.Archived, SpilledBytes: c.SpilledBytes, Error: c.Error}
 		if !c.Until.IsZero() {
 			b.r.Archive.LagSeconds = seconds(max(s.At.Sub(c.Until), 0))
 		}

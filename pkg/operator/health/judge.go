@@ -153,7 +153,8 @@ func (b *builder) noneLeads() bool {
 // members is about the etcd members.
 func (b *builder) members() {
 	if s := b.f.Survivors; s != nil {
-		b.add(Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum), Since: s.At, Text: "Etcd has no quorum. " + survivorWords(s),
+		b.add(Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum), Since: s.At,
+			Text:    "Etcd has no quorum. " + survivorWords(s),
 			Command: b.ctl("recover --from-survivor")})
 	} else if b.leading() && b.r.Formed == "yes" && b.r.MembersHealthy == 0 && len(b.r.Nodes) > 0 {
 		b.add(Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum),
@@ -183,7 +184,8 @@ func (b *builder) members() {
 			b.add(Finding{Severity: Degraded, Kind: KindNotFormed, Node: n.Node,
 				Text: fmt.Sprintf("Etcd of node %s listens on its quarantine URLs: no client can reach it.", n.Node)})
 		case n.Role == catalog.RoleLearner:
-			b.add(Finding{Severity: Degraded, Kind: KindLearner, Node: n.Node, Text: fmt.Sprintf("Node %s is a learner: it catches up.", n.Node)})
+			b.add(Finding{Severity: Degraded, Kind: KindLearner, Node: n.Node,
+				Text: fmt.Sprintf("Node %s is a learner: it catches up.", n.Node)})
 		case n.Lag > entriesBehind:
 			b.add(Finding{Severity: Degraded, Kind: KindLagging, Node: n.Node,
 				Text: fmt.Sprintf("The member of node %s is %d entries behind.", n.Node, n.Lag)})
@@ -196,7 +198,8 @@ func (b *builder) members() {
 			if b.hasKind(kind) {
 				continue // the leader has said more about it
 			}
-			b.add(Finding{Severity: NeedsYou, Kind: string(kind), Node: n.Node, Text: fmt.Sprintf("Etcd has the alarm %s of node %s.", a, n.Node)})
+			b.add(Finding{Severity: NeedsYou, Kind: string(kind), Node: n.Node,
+				Text: fmt.Sprintf("Etcd has the alarm %s of node %s.", a, n.Node)})
 		}
 	}
 	if b.leading() && b.r.Formed == "yes" && b.r.MembersHealthy > 0 && b.r.MembersHealthy < b.r.MembersWanted {
@@ -237,10 +240,12 @@ func (b *builder) versions() {
 
 func (b *builder) operations() {
 	if op := b.r.Operation; op != nil {
-		b.add(Finding{Severity: Degraded, Kind: KindOperation, Since: op.Since, Text: fmt.Sprintf("A %s is under way: %s.", op.Kind, op.State),
+		b.add(Finding{Severity: Degraded, Kind: KindOperation, Since: op.Since,
+			Text:    fmt.Sprintf("A %s is under way: %s.", op.Kind, op.State),
 			Command: b.ctl("follow " + op.ID)})
 	}
-	if op := b.r.Ended; op != nil && (op.State == catalog.StateFailed || op.State == catalog.StateRolledBack) && b.age(op.Since) < recently {
+	if op := b.r.Ended; op != nil && b.age(op.Since) < recently &&
+		(op.State == catalog.StateFailed || op.State == catalog.StateRolledBack) {
 		end := "failed: nothing was stopped, and nothing is changed"
 		if op.State == catalog.StateRolledBack {
 			end = "was taken back: the data from before serve again"

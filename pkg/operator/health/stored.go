@@ -42,7 +42,8 @@ func (b *builder) backupFindings() {
 			Text: fmt.Sprintf("The newest backup is %s old, and one is taken every %s.%s",
 				ago(n.AgeSeconds), ago(seconds(interval)), told(reason))})
 	case reason != "":
-		b.add(Finding{Severity: Degraded, Kind: string(cluster.AttentionBackup), Text: "The last attempt at a backup failed: " + stop(reason)})
+		b.add(Finding{Severity: Degraded, Kind: string(cluster.AttentionBackup),
+			Text: "The last attempt at a backup failed: " + stop(reason)})
 	}
 	b.verificationFindings()
 }
@@ -102,27 +103,25 @@ func (b *builder) archiveFindings() {
 			b.add(Finding{Severity: severity, Kind: KindArchive, Text: "Changes can't be kept: " + stop(a.Error) + lagWords(a),
 				NoCommand: "remove the cause that the message names; until then a restore reaches the newest backup and what is in the store"})
 		case lag > lagging:
-			b.add(Finding{Severity: severity, Kind: KindArchive, Text: strings.TrimSpace("The archive of changes is behind." + lagWords(a))})
+			b.add(Finding{Severity: severity, Kind: KindArchive,
+				Text: strings.TrimSpace("The archive of changes is behind." + lagWords(a))})
 		}
 	}
 	w := b.r.Window
-	if w == nil {
+	if w == nil || len(w.Gaps) == 0 {
 		return
 	}
-	for i := len(w.Gaps) - 1; i >= 0; i-- {
-		g := w.Gaps[i]
-		text := fmt.Sprintf("No second can be restored between %s and %s: changes were lost there.", clock(g.From), clock(g.Until))
-		f := Finding{Severity: Degraded, Kind: KindGap, Since: g.From}
-		if g.Until.IsZero() {
-			text = fmt.Sprintf("No second after %s can be restored, until the next backup: changes were lost there.", clock(g.From))
-			f.Command = b.ctl("create-backup --wait")
-		}
-		if f.Text = text; len(w.Gaps) > 1 && i == len(w.Gaps)-1 {
-			f.Text += fmt.Sprintf(" It is the last of %d gaps.", len(w.Gaps))
-		}
-		b.add(f)
-		return
+	g := w.Gaps[len(w.Gaps)-1]
+	text := fmt.Sprintf("No second can be restored between %s and %s: changes were lost there.", clock(g.From), clock(g.Until))
+	f := Finding{Severity: Degraded, Kind: KindGap, Since: g.From}
+	if g.Until.IsZero() {
+		text = fmt.Sprintf("No second after %s can be restored, until the next backup: changes were lost there.", clock(g.From))
+		f.Command = b.ctl("create-backup --wait")
 	}
+	if f.Text = text; len(w.Gaps) > 1 {
+		f.Text += fmt.Sprintf(" It is the last of %d gaps.", len(w.Gaps))
+	}
+	b.add(f)
 }
 
 func lagWords(a *Archive) string {
