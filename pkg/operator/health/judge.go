@@ -156,7 +156,8 @@ func (b *builder) members() {
 		b.add(Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum), Since: s.At,
 			Text:    "Etcd has no quorum. " + survivorWords(s),
 			Command: b.ctl("recover --from-survivor")})
-	} else if b.leading() && b.r.Formed == "yes" && b.r.MembersHealthy == 0 && len(b.r.Nodes) > 0 {
+	} else if b.leading() && b.r.Formed == "yes" && b.r.MembersHealthy == 0 &&
+		slices.ContainsFunc(b.r.Nodes, func(n Node) bool { return n.Role != catalog.RoleNone }) {
 		b.add(Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum),
 			Text:      "No member of etcd is healthy, so nothing can be read or written.",
 			NoCommand: "the managers start etcd again; what they wait for stands below"})
