@@ -43,7 +43,8 @@ var bounded = map[protoreflect.FullName]string{
 	"etcdmanager.v1.PeerInfo.host_names":         addresses,
 }
 
-// TestMessagesDontGrowWithTheData: a message among managers has lists of nodes, members and settings, but none of backups, segments or keys.
+// TestMessagesDontGrowWithTheData: a message among managers has lists of nodes, members and settings, but none of backups, segments
+// or keys.
 func TestMessagesDontGrowWithTheData(t *testing.T) {
 	seen := map[protoreflect.FullName]bool{}
 	var lists []string
