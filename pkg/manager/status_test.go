@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,10 +29,10 @@ func (w *world) shown() *catalog.Status {
 func TestLeaderShowsWhatItKnows(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.backUp(time.Minute)
-		writes := 0
+		var writes atomic.Int64
 		w.store.set(func(op, key string) (error, bool) {
 			if op == "put" && key == "control/leader" {
-				writes++
+				writes.Add(1)
 			}
 			return nil, false
 		})
@@ -43,10 +45,10 @@ func TestLeaderShowsWhatItKnows(t *testing.T) {
 			w.t.Errorf("shown is %+v", s)
 		}
 		w.after(time.Minute)
-		writes = 0
+		writes.Store(0)
 		w.after(5 * time.Minute)
-		if writes < 4 || writes > 6 {
-			w.t.Errorf("%d writes in five minutes without news", writes)
+		if n := writes.Load(); n < 4 || n > 6 {
+			w.t.Errorf("%d writes in five minutes without news", n)
 		}
 		began := time.Now()
 		w.change("c", func(s *cluster.NodeStatus) { s.Etcd.Healthy, s.Etcd.Error = false, "it is gone" })
@@ -55,13 +57,13 @@ func TestLeaderShowsWhatItKnows(t *testing.T) {
 			w.t.Errorf("the news took %s", d)
 		}
 		// What changes to and fro isn't written each time.
-		writes = 0
+		writes.Store(0)
 		for i := range 60 {
 			w.change("c", func(s *cluster.NodeStatus) { s.Etcd.Healthy = i%2 == 0 })
 			w.after(time.Second)
 		}
-		if writes > 7 {
-			w.t.Errorf("%d writes in a minute", writes)
+		if n := writes.Load(); n > 7 {
+			w.t.Errorf("%d writes in a minute", n)
 		}
 	})
 }
@@ -73,12 +75,17 @@ func TestShowingCostsNoRequest(t *testing.T) {
 		w.lead(4)
 		w.until("a status", func() bool { s := w.shown(); return s != nil && !s.Backups.Newest.IsZero() })
 		w.after(2 * time.Minute)
+		var mu sync.Mutex
 		counts := map[string]int{}
 		w.store.set(func(op, key string) (error, bool) {
+			mu.Lock()
+			defer mu.Unlock()
 			counts[op+" "+key]++
 			return nil, false
 		})
 		w.after(10 * time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
 		if lists, puts := counts["list control/"], counts["put control/leader"]; lists < 18 || lists > 21 || puts < 8 || puts > 11 || len(counts) != 2 {
 			w.t.Errorf("in ten minutes: %v", counts)
 		}
@@ -99,10 +106,10 @@ func TestNodeShowsWithoutLeader(t *testing.T) {
 			defer w.mu.Unlock()
 			return *w.nodes["a"]
 		}
-		writes := 0
+		var writes atomic.Int64
 		w.store.set(func(op, key string) (error, bool) {
 			if op == "put" && key == "control/status/a.json" {
-				writes++
+				writes.Add(1)
 			}
 			return nil, false
 		})
@@ -115,10 +122,10 @@ func TestNodeShowsWithoutLeader(t *testing.T) {
 		if s.Leading || len(s.Nodes) != 1 || s.Nodes[0].Version != "3.6.0" {
 			w.t.Errorf("it shows %+v", s)
 		}
-		writes = 0
+		writes.Store(0)
 		w.after(5 * time.Minute)
-		if writes < 4 || writes > 6 {
-			w.t.Errorf("%d writes in five minutes without news", writes)
+		if n := writes.Load(); n < 4 || n > 6 {
+			w.t.Errorf("%d writes in five minutes without news", n)
 		}
 		l, err := w.catalog.ControlListing(ctx)
 		must(w.t, err)
