@@ -36,6 +36,29 @@ func named(most int64) ([]request, []era) {
 	return slices.Delete(r, 9, 11), e
 }
 
+// TestJudgeWritesThatNobodyReads: a write without an answer that nobody has read may be why a swap failed. Without such a write the swap
+// should have been done.
+func TestJudgeWritesThatNobodyReads(t *testing.T) {
+	requests := []request{
+		{Client: 1, Kind: put, Key: "a", Value: "1", Call: 0, Return: 10, Revision: 2, Cluster: 1},
+		{Client: 2, Kind: put, Key: "a", Value: "2", Call: 11, Return: 15, Unknown: true},
+		{Client: 1, Kind: swap, Key: "a", Old: "1", Value: "3", Call: 16, Return: 20, Revision: 3, Cluster: 1},
+	}
+	eras := []era{{Cluster: 1}}
+	if v := judge(requests, eras); len(v.Violations) > 0 {
+		t.Errorf("a swap that failed after a write without an answer: %v", v.Violations)
+	}
+	without := slices.Delete(slices.Clone(requests), 1, 2)
+	if v := judge(without, eras); len(v.Violations) != 1 || !strings.Contains(v.Violations[0], "not linearizable") {
+		t.Errorf("a swap that failed for nothing: %v", v.Violations)
+	}
+	later := slices.Clone(requests)
+	later[1].Call, later[1].Return = 21, 30
+	if v := judge(later, eras); len(v.Violations) != 1 {
+		t.Errorf("a swap that failed before that write was sent: %v", v.Violations)
+	}
+}
+
 // TestJudgeDeletionsAtTheEnd: no key that came back shows that a snapshot has its last changes, if they were deletions.
 func TestJudgeDeletionsAtTheEnd(t *testing.T) {
 	if v := judge(named(5)); len(v.Violations) > 0 {

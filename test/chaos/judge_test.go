@@ -122,7 +122,12 @@ func (v *verdict) linearizable(requests []request, eras []era, i int) {
 	}
 	byKey := map[string][]porcupine.Operation{}
 	seen := map[string]bool{}
+	// A swap that failed doesn't say what it has found: it may have been any write without an answer.
+	failed := map[string]bool{}
 	for _, r := range requests {
+		if r.Kind == swap && !r.Swapped && !r.Unknown && r.Cluster == e.Cluster {
+			failed[r.Key] = true
+		}
 		if r.Kind == get && r.Cluster == e.Cluster {
 			seen[r.Found] = true
 		}
@@ -143,7 +148,7 @@ func (v *verdict) linearizable(requests []request, eras []era, i int) {
 			continue
 		case r.Unknown && (r.Call >= end || r.Return <= e.Call):
 			continue // it was sent to another one
-		case r.Unknown && r.Kind != del && !seen[r.Value]:
+		case r.Unknown && r.Kind != del && !seen[r.Value] && !failed[r.Key]:
 			continue // nobody has ever seen it, so it constrains nothing
 		}
 		ret := r.Return
