@@ -85,6 +85,7 @@ func tokenSource(data []byte) (oauth2.TokenSource, error) {
 	}
 	client := rest.NewHTTP()
 	client.Timeout = 30 * time.Second
+	// oauth2 keeps this context for as long as there are tokens to get: it only carries the client, whose timeout bounds each request.
 	ctx := context.WithValue(context.Background(), oauth2.HTTPClient, client)
 	uri := cmp.Or(c.TokenURI, "https://oauth2.googleapis.com/token")
 	switch c.Type {

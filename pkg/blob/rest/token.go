@@ -105,6 +105,7 @@ func (t *Tokens) Get(ctx context.Context) (string, error) {
 }
 
 func (t *Tokens) fetch(f *fetching) {
+	// It is no caller's context: the token is for all who wait for it, and who gives up must not take it from the others.
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	f.token, f.err = t.Fetch(ctx)
