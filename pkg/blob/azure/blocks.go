@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/rest"
 )
@@ -100,53 +98,11 @@ func (u *upload) id(n int) string {
 	return base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%s-%06d", u.mark, n))
 }
 
-// sendAll sends first and the rest of body in blocks, at most uploads at once.
-func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) error {
-	g, gctx := errgroup.WithContext(ctx)
-	free := make(chan []byte, uploads+1)
-	for range uploads {
-		free <- nil
-	}
-	err := func() error {
-		data, end := first, false
-		for len(data) > 0 {
-			if u.blocks == maxBlocks {
-				return &blob.BodyError{Err: fmt.Errorf("the body is longer than %d blocks of %d bytes", maxBlocks, u.s.block)}
-			}
-			u.size += int64(len(data))
-			u.sum.Write(data)
-			sending, id := data, u.id(u.blocks)
-			u.blocks++
-			g.Go(func() error {
-				defer func() { free <- sending }()
-				return u.send(gctx, id, sending)
-			})
-			if end {
-				return nil
-			}
-			var buf []byte
-			select {
-			case buf = <-free:
-			case <-gctx.Done():
-				return nil // Wait returns why.
-			}
-			if buf == nil {
-				buf = make([]byte, 0, u.s.block) // nearly always it is filled
-			}
-			var err error
-			if data, end, err = blob.Fill(body, buf, u.s.block); err != nil {
-				return err
-			}
-		}
-		return nil
-	}()
-	if err != nil {
-		// The body's error is the cause; what the blocks under way then return is not.
-		g.Go(func() error { return err })
-	}
-	if werr := g.Wait(); err == nil {
-		err = werr
-	}
+// sendAll sends first and the rest of body in blocks.
+func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) (err error) {
+	p := blob.Parts{Size: u.s.block, Most: maxBlocks, AtOnce: uploads, Read: func(data []byte) { u.sum.Write(data) },
+		Send: func(ctx context.Context, number int, data []byte) error { return u.send(ctx, u.id(number-1), data) }}
+	u.size, u.blocks, err = p.SendAll(ctx, first, body)
 	return err
 }
 

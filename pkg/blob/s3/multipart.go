@@ -16,7 +16,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 )
@@ -99,57 +98,12 @@ func (u *upload) run(ctx context.Context, first []byte, body io.Reader, opts blo
 	return r, err
 }
 
-// sendAll sends first and the rest of body in parts, at most uploads at once, with first and
-// uploads buffers in all. All parts but the last are of the same size, as some servers want it.
-func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) error {
-	g, gctx := errgroup.WithContext(ctx)
-	free := make(chan []byte, uploads+1)
-	for range uploads {
-		free <- nil
-	}
-	data := first
-	if int64(len(first)) > u.s.partSize {
-		body = io.MultiReader(bytes.NewReader(first[u.s.partSize:]), body)
-		data = first[:u.s.partSize:u.s.partSize]
-	}
-	err := func() error {
-		end := false
-		for number := int32(1); len(data) > 0; number++ {
-			if number > maxParts {
-				return &blob.BodyError{Err: fmt.Errorf("the body is longer than %d parts of %d bytes", maxParts, u.s.partSize)}
-			}
-			u.size += int64(len(data))
-			sending := data
-			g.Go(func() error {
-				defer func() { free <- sending }()
-				return u.send(gctx, number, sending)
-			})
-			if end {
-				return nil
-			}
-			var buf []byte
-			select {
-			case buf = <-free:
-			case <-gctx.Done():
-				return nil // Wait returns why.
-			}
-			if buf == nil {
-				buf = make([]byte, 0, u.s.partSize) // nearly always it is filled
-			}
-			var err error
-			if data, end, err = blob.Fill(body, buf, u.s.partSize); err != nil {
-				return err
-			}
-		}
-		return nil
-	}()
-	if err != nil {
-		// The body's error is the cause; what the parts under way then return is not.
-		g.Go(func() error { return err })
-	}
-	if werr := g.Wait(); err == nil {
-		err = werr
-	}
+// sendAll sends first and the rest of body in parts.
+func (u *upload) sendAll(ctx context.Context, first []byte, body io.Reader) (err error) {
+	p := blob.Parts{Size: u.s.partSize, Most: maxParts, AtOnce: uploads, Send: func(ctx context.Context, number int, data []byte) error {
+		return u.send(ctx, int32(number), data)
+	}}
+	u.size, _, err = p.SendAll(ctx, first, body)
 	return err
 }
 
