@@ -88,6 +88,25 @@ func checkText(s string) error {
 	return nil
 }
 
+// CheckGet says what is wrong with the arguments of a get, as far as it can be told without the object, or nil.
+func CheckGet(key string, r Range) error {
+	if r.Offset < 0 || r.Length < 0 {
+		return fmt.Errorf("range %d+%d is negative", r.Offset, r.Length)
+	}
+	return CheckKey(key)
+}
+
+// Header is the range as HTTP's Range header has it; empty for the whole object. r is one that CheckGet has found right.
+func (r Range) Header() string {
+	switch {
+	case r.Length > 0:
+		return fmt.Sprintf("bytes=%d-%d", r.Offset, r.Offset+r.Length-1)
+	case r.Offset > 0:
+		return fmt.Sprintf("bytes=%d-", r.Offset)
+	}
+	return ""
+}
+
 // CheckRange says what is wrong with a range of an object of the given size, or nil, and returns the number of
 // bytes that it selects. An offset behind the last byte is wrong, except offset 0 of an empty object.
 func CheckRange(r Range, size int64) (int64, error) {

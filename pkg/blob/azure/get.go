@@ -61,22 +61,16 @@ func (s *Store) stat(ctx context.Context, key string) (blob.Info, http.Header, e
 
 // Get implements blob.Store. The checksum is compared at the end of a whole read.
 func (s *Store) Get(ctx context.Context, key string, r blob.Range) (io.ReadCloser, blob.Info, error) {
-	if err := blob.CheckKey(key); err != nil {
+	if err := blob.CheckGet(key, r); err != nil {
 		return nil, blob.Info{}, s.invalid("get", key, err)
-	}
-	if r.Offset < 0 || r.Length < 0 {
-		return nil, blob.Info{}, s.invalid("get", key, fmt.Errorf("range %d+%d is negative", r.Offset, r.Length))
 	}
 	return s.get(ctx, key, r)
 }
 
 func (s *Store) get(ctx context.Context, key string, r blob.Range) (io.ReadCloser, blob.Info, error) {
 	req := call("GetBlob", http.MethodGet, s.blobURL(s.prefix+key, nil))
-	switch {
-	case r.Length > 0:
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.Offset, r.Offset+r.Length-1))
-	case r.Offset > 0:
-		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.Offset))
+	if h := r.Header(); h != "" {
+		req.Header.Set("Range", h)
 	}
 	resp, err := s.client.Do(ctx, req)
 	if rest.Status(err) == http.StatusRequestedRangeNotSatisfiable && r.Offset == 0 {

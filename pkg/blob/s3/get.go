@@ -46,23 +46,17 @@ func (s *Store) stat(ctx context.Context, op, key string) (blob.Info, error) {
 
 // Get implements blob.Store. If the object was stored by a single PUT, its checksum is compared at the end of a whole read.
 func (s *Store) Get(ctx context.Context, key string, r blob.Range) (io.ReadCloser, blob.Info, error) {
-	if err := blob.CheckKey(key); err != nil {
+	if err := blob.CheckGet(key, r); err != nil {
 		return nil, blob.Info{}, s.invalid("get", key, err)
-	}
-	if r.Offset < 0 || r.Length < 0 {
-		return nil, blob.Info{}, s.invalid("get", key, fmt.Errorf("range %d+%d is negative", r.Offset, r.Length))
 	}
 	return s.get(ctx, "get", key, r)
 }
 
 func (s *Store) get(ctx context.Context, op, key string, r blob.Range) (io.ReadCloser, blob.Info, error) {
 	in := &awss3.GetObjectInput{Bucket: &s.bucket, Key: s.key(key)}
-	switch {
-	case r.Length > 0:
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-%d", r.Offset, r.Offset+r.Length-1))
-	case r.Offset > 0:
-		in.Range = aws.String(fmt.Sprintf("bytes=%d-", r.Offset))
-	default:
+	if h := r.Header(); h != "" {
+		in.Range = &h
+	} else {
 		in.ChecksumMode = types.ChecksumModeEnabled
 	}
 	out, err := call(ctx, s, (*awss3.Client).GetObject, in)
