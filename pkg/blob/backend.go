@@ -72,3 +72,23 @@ func Sleep(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
+
+// Fail wraps what a request of an operation returned. name is the object as the user would find it, and classify sets what the error means,
+// and is not asked for an error of the caller's body or context, which says nothing of the store. Backends use it.
+func Fail(ctx context.Context, op, name string, err error, classify func(e *Error)) error {
+	if known, ok := err.(*Error); ok { //nolint:errorlint // what is wrapped already stays as it is
+		return known
+	}
+	e := &Error{Op: op, Key: name, Err: err}
+	var body *BodyError
+	switch {
+	case errors.As(err, &body):
+	case ctx.Err() != nil:
+		if !errors.Is(err, ctx.Err()) {
+			e.Err = fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
+	default:
+		classify(e)
+	}
+	return e
+}

@@ -52,7 +52,7 @@ func explain(header http.Header, body []byte) (code, message string) {
 
 // fail wraps what a request returned. action is the permission that the request needs.
 func (s *Store) fail(ctx context.Context, op, action, key string, err error) error {
-	return rest.Fail(ctx, op, s.name(key), err, func(e *blob.Error) { s.classify(e, action) })
+	return blob.Fail(ctx, op, s.name(key), err, func(e *blob.Error) { s.classify(e, action) })
 }
 
 func (s *Store) classify(e *blob.Error, action string) {

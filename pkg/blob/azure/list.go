@@ -3,7 +3,6 @@ package azure
 import (
 	"context"
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -75,9 +74,6 @@ func (s *Store) page(ctx context.Context, l listing) (page, error) {
 	return p, nil
 }
 
-// errLost is what is wrong with a listing that has no end.
-var errLost = errors.New("the server says that there is more, but not where")
-
 // failList wraps the error of a listing. That a listing is not found means that the container isn't.
 func (s *Store) failList(ctx context.Context, op, prefix string, err error) error {
 	if rest.Status(err) == http.StatusNotFound {
@@ -85,6 +81,15 @@ func (s *Store) failList(ctx context.Context, op, prefix string, err error) erro
 			Err: fmt.Errorf("the container %q does not exist in the account %q: %w", s.container, s.account, err)}
 	}
 	return s.fail(ctx, op, permRead, prefix, err)
+}
+
+// pages yields those of a listing.
+func (s *Store) pages(ctx context.Context, l listing) iter.Seq2[page, error] {
+	return rest.Pages(func(token string) (page, string, error) {
+		l.marker = token
+		p, err := s.page(ctx, l)
+		return p, p.Next, err
+	})
 }
 
 // List implements blob.Store. A listing can't begin at a key, so what comes before After is listed too, five thousand entries with a
@@ -96,8 +101,7 @@ func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) 
 			return
 		}
 		l := listing{prefix: s.prefix + prefix, delimiter: opts.Delimiter}
-		for {
-			p, err := s.page(ctx, l)
+		for p, err := range s.pages(ctx, l) {
 			if err != nil {
 				yield(blob.Entry{}, s.failList(ctx, "list", prefix, err))
 				return
@@ -107,14 +111,6 @@ func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) 
 					return
 				}
 			}
-			if p.Next == "" {
-				return
-			}
-			if p.Next == l.marker {
-				yield(blob.Entry{}, s.fail(ctx, "list", permRead, prefix, errLost))
-				return
-			}
-			l.marker = p.Next
 		}
 	}
 }

@@ -95,31 +95,29 @@ type failureGroup struct {
 
 func (p *purger) run() error {
 	l := listing{prefix: p.s.prefix + p.prefix, versions: true}
-	for first := true; ; first = false {
-		page, err := p.s.page(p.ctx, l)
-		if status := rest.Status(err); first && l.versions && (status == http.StatusBadRequest || status == http.StatusConflict) {
-			l.versions = false // The account can't keep any.
-			continue
-		}
+	err := p.purge(l)
+	if status := rest.Status(err); p.lastKey == "" && (status == http.StatusBadRequest || status == http.StatusConflict) {
+		l.versions = false // The account can't keep any.
+		err = p.purge(l)
+	}
+	return err
+}
+
+func (p *purger) purge(l listing) error {
+	for page, err := range p.s.pages(p.ctx, l) {
 		if err != nil {
 			return p.s.failList(p.ctx, "purge", p.prefix, err)
 		}
 		for _, b := range page.Blobs.Blob {
 			p.add(b, l.versions)
 		}
-		if page.Next == "" {
-			return p.flush(true)
-		}
-		if page.Next == l.marker {
-			return p.s.fail(p.ctx, "purge", permRead, p.prefix, errLost)
-		}
-		l.marker = page.Next
 		if len(p.pending) >= maxPending {
 			if err := p.flush(false); err != nil {
 				return err
 			}
 		}
 	}
+	return p.flush(true)
 }
 
 // add remembers a blob if its key matches; match is asked once for a key, whose versions come together, the oldest first.

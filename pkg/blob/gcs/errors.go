@@ -47,7 +47,7 @@ func explain(_ http.Header, body []byte) (code, message string) {
 
 // fail wraps what a request returned. action is the permission that the request needs.
 func (s *Store) fail(ctx context.Context, op, action, key string, err error) error {
-	return rest.Fail(ctx, op, s.name(key), err, func(e *blob.Error) { s.classify(e, action) })
+	return blob.Fail(ctx, op, s.name(key), err, func(e *blob.Error) { s.classify(e, action) })
 }
 
 // deniedPattern finds the permission in messages such as "… does not have storage.objects.get access to the Google Cloud Storage object".

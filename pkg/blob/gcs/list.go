@@ -3,7 +3,6 @@ package gcs
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"net/http"
@@ -72,8 +71,14 @@ func (s *Store) failList(ctx context.Context, op, prefix string, err error) erro
 	return s.fail(ctx, op, permList, prefix, err)
 }
 
-// errLost is what is wrong with a listing that has no end.
-var errLost = errors.New("the server says that there is more, but not where")
+// pages yields those of a listing.
+func (s *Store) pages(ctx context.Context, l listing) iter.Seq2[page, error] {
+	return rest.Pages(func(token string) (page, string, error) {
+		l.token = token
+		p, err := s.page(ctx, l)
+		return p, p.Next, err
+	})
+}
 
 // List implements blob.Store. Names that could not have been put through this package, such as the folder marks of consoles, are left out.
 func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) iter.Seq2[blob.Entry, error] {
@@ -86,8 +91,7 @@ func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) 
 		if opts.After != "" {
 			l.from = s.prefix + opts.After
 		}
-		for {
-			p, err := s.page(ctx, l)
+		for p, err := range s.pages(ctx, l) {
 			if err != nil {
 				yield(blob.Entry{}, s.failList(ctx, "list", prefix, err))
 				return
@@ -97,14 +101,6 @@ func (s *Store) List(ctx context.Context, prefix string, opts blob.ListOptions) 
 					return
 				}
 			}
-			if p.Next == "" {
-				return
-			}
-			if p.Next == l.token {
-				yield(blob.Entry{}, s.fail(ctx, "list", permList, prefix, errLost))
-				return
-			}
-			l.token = p.Next
 		}
 	}
 }

@@ -75,27 +75,20 @@ type failureGroup struct {
 
 func (p *purger) run() error {
 	l := listing{prefix: p.s.prefix + p.prefix, versions: true, max: pageSize}
-	for {
-		found, err := p.s.page(p.ctx, l)
+	for found, err := range p.s.pages(p.ctx, l) {
 		if err != nil {
 			return p.s.failList(p.ctx, "purge", p.prefix, err)
 		}
 		for _, o := range found.Items {
 			p.add(o)
 		}
-		if found.Next == "" {
-			return p.flush()
-		}
-		if found.Next == l.token {
-			return p.s.fail(p.ctx, "purge", permList, p.prefix, errLost)
-		}
-		l.token = found.Next
 		if len(p.pending) >= maxPending {
 			if err := p.flush(); err != nil {
 				return err
 			}
 		}
 	}
+	return p.flush()
 }
 
 // add remembers a generation if its key matches; match is asked once for a key, whose generations come together.

@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -44,26 +43,6 @@ func Unclear(err error) bool {
 	}
 	status := Status(err)
 	return status == 0 || status >= 500 || status == http.StatusRequestTimeout
-}
-
-// Fail wraps what a request of an operation returned. name is the object as the user would find it, and classify sets what the error means,
-// for which Classify is the default. An error of the caller's body or context says nothing of the store.
-func Fail(ctx context.Context, op, name string, err error, classify func(e *blob.Error)) error {
-	if known, ok := err.(*blob.Error); ok { //nolint:errorlint // what is wrapped already stays as it is
-		return known
-	}
-	e := &blob.Error{Op: op, Key: name, Err: err}
-	var body *blob.BodyError
-	switch {
-	case errors.As(err, &body):
-	case ctx.Err() != nil:
-		if !errors.Is(err, ctx.Err()) {
-			e.Err = fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
-	default:
-		classify(e)
-	}
-	return e
 }
 
 // Classify sets the kind of e by HTTP's own rules. action is the permission that the request needs.

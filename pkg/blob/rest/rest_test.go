@@ -86,14 +86,14 @@ func TestNoAnswer(t *testing.T) {
 	if err == nil || !Unclear(err) || !strings.Contains(err.Error(), "no answer within 50ms") {
 		t.Errorf("Do = %v", err)
 	}
-	e := Fail(t.Context(), "get", "gs://b/k", err, func(e *blob.Error) { Classify(e, "") })
+	e := blob.Fail(t.Context(), "get", "gs://b/k", err, func(e *blob.Error) { Classify(e, "") })
 	if !errors.Is(e, blob.ErrTransient) {
 		t.Errorf("it means %v", e)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = c.Do(ctx, Request{Method: http.MethodGet, URL: url})
-	e = Fail(ctx, "get", "gs://b/k", err, func(e *blob.Error) { Classify(e, "") })
+	e = blob.Fail(ctx, "get", "gs://b/k", err, func(e *blob.Error) { Classify(e, "") })
 	if !errors.Is(e, context.Canceled) || errors.Is(e, blob.ErrTransient) {
 		t.Errorf("canceled: %v", e)
 	}

@@ -46,22 +46,7 @@ func code(err error) string {
 
 // fail wraps what a request returned. action is the permission that the request needs.
 func (s *Store) fail(ctx context.Context, op, action, key string, err error) error {
-	if known, ok := err.(*blob.Error); ok {
-		return known
-	}
-	e := &blob.Error{Op: op, Key: s.name(key), Err: err}
-	var body *blob.BodyError
-	switch {
-	case errors.As(err, &body):
-	case ctx.Err() != nil:
-		// The request was given up, which says nothing of the store.
-		if !errors.Is(err, ctx.Err()) {
-			e.Err = fmt.Errorf("%w: %w", ctx.Err(), err)
-		}
-	default:
-		s.classify(e, action)
-	}
-	return e
+	return blob.Fail(ctx, op, s.name(key), err, func(e *blob.Error) { s.classify(e, action) })
 }
 
 func (s *Store) classify(e *blob.Error, action string) {
