@@ -21,7 +21,8 @@ type Parts struct {
 	Send func(ctx context.Context, number int, data []byte) error
 }
 
-// SendAll sends first and the rest of body, with first and AtOnce buffers in all. It returns the size of all parts in bytes, and their number.
+// SendAll sends first and the rest of body, with first and AtOnce buffers in all. It returns the size of all parts
+// in bytes, and their number.
 // The error is a *BodyError if the body can't be read or is too long, else that of Send.
 func (p Parts) SendAll(ctx context.Context, first []byte, body io.Reader) (size int64, n int, err error) {
 	g, gctx := errgroup.WithContext(ctx)
