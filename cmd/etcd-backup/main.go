@@ -14,7 +14,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,6 +23,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/backup"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
@@ -45,6 +46,10 @@ const (
 func main() {
 	if code, ok := etcdchild.Dispatch(os.Args[1:], children()...); ok {
 		os.Exit(code)
+	}
+	if args := os.Args[1:]; len(args) == 1 && slices.Contains([]string{"version", "--version", "-version"}, args[0]) {
+		fmt.Printf("etcd-backup %s\n", buildinfo.Read(version))
+		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
@@ -118,7 +123,7 @@ func open(ctx context.Context, o options, env func(string) string) (*sidecar, in
 	if err != nil {
 		return nil, exitUsage, err
 	}
-	s, err := newSidecar(o, store, catalog.New(store, catalog.WithKeys(sealer, opener)), toolVersion())
+	s, err := newSidecar(o, store, catalog.New(store, catalog.WithKeys(sealer, opener)), buildinfo.Read(version).Version)
 	if err != nil {
 		return nil, exitFailure, err
 	}
@@ -222,15 +227,4 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		}
 	}
 	return o, nil
-}
-
-// toolVersion is the linker's version, else what Go knows of the module.
-func toolVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }

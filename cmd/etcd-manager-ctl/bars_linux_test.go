@@ -16,6 +16,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -131,7 +132,7 @@ func TestBars(t *testing.T) {
 	now := w.now // the clock stands still, for the bars read it beside the steps
 	code := run(t.Context(), deps{args: []string{"--backup-store=mem://x", "follow"}, in: strings.NewReader(""),
 		out: s.terminal, errOut: &errOut, outTerminal: true,
-		now: func() time.Time { return now }, version: "1", open: func(context.Context, string) (blob.Store, error) { return w.store, nil },
+		now: func() time.Time { return now }, build: buildinfo.Info{Version: "1"}, open: func(context.Context, string) (blob.Store, error) { return w.store, nil },
 		pause: func(context.Context) bool {
 			if len(steps) == 0 {
 				return false

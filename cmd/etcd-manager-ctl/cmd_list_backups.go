@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -24,15 +27,49 @@ type backupOutput struct {
 	Modified time.Time `json:"modified"`
 }
 
-func (a *app) listBackupsCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "list-backups", Short: "List the backups, oldest first, one a line", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.listBackups(cmd.Context()) },
-	}
+// onScreen is how many backups a screen shows if nothing is said, and manifestsRead of how many the manifests are read for a table.
+const (
+	onScreen      = 50
+	manifestsRead = 1000
+)
+
+type listOptions struct {
+	since string
+	// limit is how many of the newest are listed, 0 for all. limited is true if the command line says so.
+	limit   int
+	limited bool
 }
 
-func (a *app) listBackups(ctx context.Context) error {
-	if err := a.format("json", "wide"); err != nil {
+func (a *app) listBackupsCommand() *cobra.Command {
+	var o listOptions
+	cmd := &cobra.Command{
+		Use: "list-backups", Short: "List the backups, oldest first", Args: noArgs,
+		Long: `List the backups, oldest first: on a screen as a table of the newest ones, in a pipe one name a line.
+
+-o wide is the table of all, -o name one name a line, also on a screen. -o json and -o yaml are for programs.
+The table reads the manifests of the newest 1,000 backups that it shows, for revision and reason.`,
+		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix list-backups --since=24h",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.limited = cmd.Flags().Changed("limit")
+			return a.listBackups(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.since, "since", "",
+		"only backups begun from this `time` on: RFC 3339, \"2026-11-22 12:03:06\", 12:03:06 (today, UTC), or how long ago")
+	f.IntVar(&o.limit, "limit", 0, "only so many, the newest; 0 for all (default: 50 on a screen, else all)")
+	return cmd
+}
+
+func (a *app) listBackups(ctx context.Context, o listOptions) error {
+	if err := a.format("json", "yaml", "name", "wide"); err != nil {
+		return err
+	}
+	if o.limit < 0 {
+		return ui.Usagef("--limit can't be negative")
+	}
+	since, err := a.whenFlag("since", o.since)
+	if err != nil {
 		return err
 	}
 	c, err := a.client(ctx)
@@ -44,21 +81,28 @@ func (a *app) listBackups(ctx context.Context) error {
 		return err
 	}
 	if n := len(l.Leftovers); n > 0 {
-		fmt.Fprintf(a.errOut, "%d incomplete: not finished yet, or given up; removed after a day (newest: %s lacks %s)\n",
+		a.note("%d incomplete: not finished yet, or given up; removed after a day (newest: %s lacks %s)",
 			n, l.Leftovers[n-1].Name, l.Leftovers[n-1].Missing)
 	}
-	switch a.output {
-	case "json":
-		out := make([]backupOutput, 0, len(l.Backups))
-		for _, b := range l.Backups {
-			out = append(out, backupOutput{Name: b.Name, Time: b.Time, SizeBytes: b.Size, HasManifest: b.HasManifest,
-				Pinned: b.Pinned, Proof: proofOf(b), ProofAt: b.ProofAt, Modified: b.Modified})
-		}
-		return a.printJSON(out)
-	case "wide":
-		return a.backupTable(l.Backups)
+	screen := a.output == "" && a.outTerminal
+	if screen && !o.limited {
+		o.limit = onScreen
 	}
-	for _, b := range l.Backups {
+	list := o.of(l.Backups, since)
+	switch {
+	case a.output == "json" || a.output == "yaml":
+		return printReport(a, backupOutputs(list), nil)
+	case a.output == "wide" || screen:
+		if screen && !o.limited && len(list) == onScreen && len(l.Backups) > onScreen {
+			a.note("the newest %d of %d backups; --limit=0 lists all", onScreen, len(l.Backups))
+		}
+		manifests, err := c.Manifests(ctx, list[max(0, len(list)-manifestsRead):])
+		if err != nil {
+			return err
+		}
+		return a.backupTable(list, manifests)
+	}
+	for _, b := range list {
 		if err := a.printf("%s\n", b.Name); err != nil {
 			return err
 		}
@@ -66,9 +110,39 @@ func (a *app) listBackups(ctx context.Context) error {
 	return nil
 }
 
-func (a *app) backupTable(backups []catalog.Backup) error {
+// of are the backups that the options let through.
+func (o listOptions) of(list []catalog.Backup, since time.Time) []catalog.Backup {
+	var out []catalog.Backup
+	for _, b := range list {
+		at := b.At()
+		if at.IsZero() {
+			at = b.Modified
+		}
+		if !at.Before(since) {
+			out = append(out, b)
+		}
+	}
+	if o.limit > 0 {
+		out = out[max(0, len(out)-o.limit):]
+	}
+	return out
+}
+
+func backupOutputs(list []catalog.Backup) []backupOutput {
+	out := make([]backupOutput, 0, len(list))
+	for _, b := range list {
+		out = append(out, backupOutput{Name: b.Name, Time: b.Time, SizeBytes: b.Size, HasManifest: b.HasManifest,
+			Pinned: b.Pinned, Proof: proofOf(b), ProofAt: b.ProofAt, Modified: b.Modified})
+	}
+	return out
+}
+
+func (a *app) backupTable(backups []catalog.Backup, manifests map[string]*catalog.Manifest) error {
+	if len(backups) == 0 {
+		return nil
+	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tCHECKSUMS\tPINNED\tVERIFIED")
+	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tREVISION\tREASON\tCHECKSUMS\tPINNED\tVERIFIED")
 	for _, b := range backups {
 		age, sums := "unknown", "gzip and etcd"
 		if !b.Time.IsZero() {
@@ -76,6 +150,13 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 		}
 		if b.HasManifest {
 			sums = "manifest"
+		}
+		revision, reason := "-", "-"
+		if m := manifests[b.Name]; m != nil {
+			if m.Revision > 0 {
+				revision = strconv.FormatInt(m.Revision, 10)
+			}
+			reason = cmp.Or(m.Reason, "-")
 		}
 		pinned, verified := "no", "never"
 		if b.Pinned {
@@ -87,7 +168,7 @@ func (a *app) backupTable(backups []catalog.Backup) error {
 		case string(catalog.Disproven):
 			verified = "BAD, " + ago
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", b.Name, age, ui.Size(b.Size), sums, pinned, verified)
+		fmt.Fprintln(w, strings.Join([]string{b.Name, age, ui.Size(b.Size), revision, ui.Readable(reason), sums, pinned, verified}, "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

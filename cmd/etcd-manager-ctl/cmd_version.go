@@ -6,15 +6,15 @@ import (
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version of this tool", Args: noArgs,
+		Use: "version", Short: "Print the version of this tool, and the commit and the compiler it was built from", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if err := a.format("json"); err != nil {
 				return err
 			}
 			if a.output == "json" {
-				return a.printJSON(map[string]string{"version": a.version})
+				return a.printJSON(a.build)
 			}
-			return a.printf("%s\n", a.version)
+			return a.printf("%s\n", a.build)
 		},
 	}
 }

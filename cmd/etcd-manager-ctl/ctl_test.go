@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/test/awsdouble"
@@ -42,7 +44,9 @@ type world struct {
 	// stores are those of a kOps cluster, by URL, in memory or as onServer opens them, and cloud has its volumes.
 	stores   map[string]blob.Store
 	onServer func(url string) blob.Store
-	cloud    *awsdouble.Cloud
+	// screen is whether somebody looks at the output.
+	screen bool
+	cloud  *awsdouble.Cloud
 }
 
 func newWorld(t *testing.T) *world {
@@ -79,9 +83,9 @@ func (w *world) backup(name string, manifest bool) {
 func (w *world) exec(args ...string) (code int, out, errOut string) {
 	w.t.Helper()
 	var o, e bytes.Buffer
-	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, version: "1.2.3",
-		now:    func() time.Time { return w.now },
-		person: w.answer != "", pause: w.pause, kms: w.kms,
+	code = run(w.ctx, deps{args: args, in: strings.NewReader(w.answer), out: &o, errOut: &e, build: buildinfo.Info{Version: "1.2.3"},
+		now:         func() time.Time { return w.now },
+		outTerminal: w.screen, person: w.answer != "", pause: w.pause, kms: w.kms,
 		open: func(ctx context.Context, url string) (blob.Store, error) {
 			if strings.HasPrefix(url, "mem:") {
 				return w.store, nil
@@ -206,7 +210,45 @@ func TestUsage(t *testing.T) {
 	w.raw("--backup-store=relative/path", "get")
 	w.raw("version")
 	w.raw("version", "-o", "json")
+	w.raw("--version")
+	w.raw("--backup-stroe=mem://bucket/main", "get")
+	w.do("list-backups", "--sinse=1h")
+	w.do("list-backups", "--limit=-1")
+	w.do("list-backups", "--since=yesterday")
 	w.golden("usage")
+}
+
+// TestErrorsForPrograms: who asks for JSON gets errors as JSON too, in the last line of standard error, also if the command line is wrong.
+func TestErrorsForPrograms(t *testing.T) {
+	w := newWorld(t)
+	w.backup("2026-02-01T11:45:00Z-000001", true)
+	store := "--backup-store=mem://x"
+	for _, c := range []struct {
+		args []string
+		kind string
+		code int
+		says string
+	}{
+		{[]string{store, "verify-backup", "nothing-like-it", "-o", "json"}, "not-found", 3, "nothing-like-it"},
+		{[]string{store, "list-backups", "-o=json", "--limt=3"}, "usage", 2, `did you mean \"--limit\"?`},
+		{[]string{store, "-o", "yaml", "list-backups", "extra"}, "usage", 2, "takes no argument"},
+		{[]string{"list-backups", "-ojson"}, "usage", 2, "--backup-store is missing"},
+		{[]string{store, "--output=json", "lst-backups"}, "usage", 2, `did you mean \"list-backups\"?`},
+	} {
+		code, out, errOut := w.exec(c.args...)
+		lines := strings.Split(strings.TrimSpace(errOut), "\n")
+		var e errorOutput
+		if err := json.Unmarshal([]byte(lines[len(lines)-1]), &e); err != nil {
+			t.Errorf("%v: %v: %q", c.args, err, errOut)
+			continue
+		}
+		if code != c.code || e.Error.ExitCode != c.code || e.Error.Kind != c.kind || out != "" || !strings.Contains(errOut, c.says) {
+			t.Errorf("%v: code %d, %+v, output %q; want %d, %s, %q", c.args, code, e, out, c.code, c.kind, c.says)
+		}
+	}
+	if code, _, errOut := w.exec(store, "verify-backup", "nothing-like-it"); code != 3 || strings.HasPrefix(errOut, "{") {
+		t.Errorf("without -o json: %d, %q", code, errOut)
+	}
 }
 
 func TestListBackups(t *testing.T) {
@@ -220,6 +262,16 @@ func TestListBackups(t *testing.T) {
 	w.put("2026-02-01T11:59:00Z-000002/etcd.backup.gz", "x")
 	w.do("list-backups")
 	w.do("list-backups", "-o", "wide")
+	w.do("list-backups", "--since=3d")
+	w.do("list-backups", "--since=2026-02-01T11:45:00Z", "--limit=1")
+	w.screen = true
+	w.do("list-backups")
+	w.do("list-backups", "-o", "name")
+	w.screen = false
+	if code, out, _ := w.exec("--backup-store=mem://x", "list-backups", "-o", "yaml", "--limit=1"); code != 0 ||
+		strings.Count(out, "name: ") != 1 || !strings.Contains(out, "  name: 2026-02-01T12:30:00Z-000000\n") {
+		t.Errorf("yaml: %d %s", code, out)
+	}
 	code, out, _ := w.exec("--backup-store=mem://x", "list-backups", "-o", "json")
 	if code != 0 || strings.Count(out, `"name"`) != 4 || !strings.Contains(out, `"sizeBytes": 1500`) {
 		t.Errorf("json: %d %s", code, out)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -35,7 +36,7 @@ func TestEmptyStore(t *testing.T) {
 		code := run(t.Context(), deps{
 			args: append([]string{"--backup-store=file://" + filepath.Join(dir, base)}, args...), out: &out,
 			errOut: &errOut, in: strings.NewReader(""),
-			open: open, now: func() time.Time { return w.now }, version: "test",
+			open: open, now: func() time.Time { return w.now }, build: buildinfo.Info{Version: "test"},
 		})
 		return out.String() + errOut.String(), code
 	}

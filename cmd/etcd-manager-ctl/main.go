@@ -11,7 +11,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
@@ -35,7 +35,7 @@ func main() {
 		args: os.Args[1:], in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr), person: isTerminal(os.Stdin) && isTerminal(os.Stderr),
 		open: openStore,
-		now:  time.Now, env: os.Getenv, version: toolVersion(), pause: operator.Pause, kopsVolumes: openKopsVolumes,
+		now:  time.Now, env: os.Getenv, build: buildinfo.Read(version), pause: operator.Pause, kopsVolumes: openKopsVolumes,
 		kms: awskms.New(awskms.Config{Endpoint: os.Getenv("KMS_ENDPOINT")}),
 	})
 	stop()
@@ -43,17 +43,6 @@ func main() {
 }
 
 func isTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
-
-// toolVersion is the linker's version, else what Go knows of the module.
-func toolVersion() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
 
 // openStore opens a store of which no operation outlasts its context.
 func openStore(ctx context.Context, url string) (blob.Store, error) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
@@ -31,7 +32,7 @@ const openToolCommand = "the-tool-itself"
 func openTool(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return run(ctx, deps{args: args, in: strings.NewReader(""), out: os.Stdout, errOut: os.Stderr, version: "1.2.3",
+	return run(ctx, deps{args: args, in: strings.NewReader(""), out: os.Stdout, errOut: os.Stderr, build: buildinfo.Info{Version: "1.2.3"},
 		now: time.Now, env: os.Getenv, open: openStore, pause: operator.Pause, kopsVolumes: openKopsVolumes})
 }
 

@@ -17,7 +17,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
-	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/kops"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
@@ -33,10 +33,10 @@ type deps struct {
 	outTerminal, errTerminal, person bool
 	open                             func(ctx context.Context, url string) (blob.Store, error)
 	// kms is the key service for what is encrypted by keys of one.
-	kms     envelope.KMS
-	now     func() time.Time
-	env     func(string) string
-	version string
+	kms   envelope.KMS
+	now   func() time.Time
+	env   func(string) string
+	build buildinfo.Info
 	// pause waits between two looks at the store while a command is followed. It returns false if the context ends meanwhile.
 	pause func(ctx context.Context) bool
 	// kopsVolumes is the block storage of the cluster that a kOps file describes.
@@ -78,19 +78,14 @@ func run(ctx context.Context, d deps) int {
 	if v := new(verdictError); errors.As(err, &v) {
 		return v.code
 	}
-	fmt.Fprintf(d.errOut, "etcd-manager-ctl: %v\n", err)
 	code := exitCode(err)
-	var outcome *outcomeError
-	switch {
-	case errors.As(err, &outcome):
-	case errors.Is(err, context.DeadlineExceeded):
-		fmt.Fprintf(d.errOut, "the store %s didn't answer within %s (--timeout)\n", a.store, a.timeout)
-	case errors.Is(err, catalog.ErrDenied):
-		fmt.Fprintf(d.errOut, "the store refuses access: check the credentials and the permissions of this machine for %s\n", a.store)
-	case code == exitStore:
-		fmt.Fprintf(d.errOut, "the store %s can't be reached: nothing is known about its content\n", a.store)
-	case code == exitUsage:
-		fmt.Fprintln(d.errOut, "see etcd-manager-ctl --help")
+	if a.output == "json" || a.output == "yaml" || a.output == "" && asksForJSON(d.args) {
+		printError(a, err, code)
+		return code
+	}
+	fmt.Fprintf(d.errOut, "etcd-manager-ctl: %v\n", err)
+	if text := hint(a, err, code); text != "" {
+		fmt.Fprintln(d.errOut, text)
 	}
 	return code
 }
@@ -105,6 +100,7 @@ Without a command it runs "get". Flags may be before the command, with one dash 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the store can't be reached or refuses.
 Of status and fleet status: 0 healthy, 1 degraded, 2 needs you, 3 can't tell.
 Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or withdrawn, 7 not followed to its end.`,
+		Version:       a.build.String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -118,12 +114,13 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &ui.UsageError{Err: err} })
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.SetFlagErrorFunc(flagError)
 	f := root.PersistentFlags()
 	f.StringVar(&a.store, "backup-store", variable(a, storeVariable),
 		"the backup `URL`: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md; "+
 			"default: the variable "+storeVariable)
-	f.StringVarP(&a.output, "output", "o", "", "output `format`: json; yaml for status and fleet status, wide for list-backups")
+	f.StringVarP(&a.output, "output", "o", "", "output `format`: json; yaml for status, fleet status and list-backups; name and wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute,
 		"how long to wait for the store; while following, how long it may not answer (default: no limit)")
 	f.StringSliceVar(&a.identities, "identity", nil,
@@ -148,16 +145,36 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	return root
 }
 
-// didYouMean names the commands that are spelled nearly so.
+// didYouMean names the command that is spelled nearly so.
 func didYouMean(word string, root *cobra.Command) string {
 	var names []string
 	for _, c := range root.Commands() {
 		names = append(names, c.Name())
 	}
+	return nearest(word, "", names)
+}
+
+// nearest is the end of a message about a name that doesn't exist; empty if no other is spelled nearly so.
+func nearest(word, dashes string, names []string) string {
 	if near := spelling.Closest(word, names, 1); len(near) > 0 {
-		return fmt.Sprintf("; did you mean %q?", near[0])
+		return fmt.Sprintf("; did you mean %q?", dashes+near[0])
 	}
 	return ""
+}
+
+// flagError makes wrong usage out of an error of the flags, and names the flag that may be meant.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return &ui.UsageError{Err: err}
+	}
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
+	return ui.Usagef("%w%s", err, nearest(unknown.GetSpecifiedName(), "--", names))
 }
 
 // storeVariable names the store for command lines that don't.
@@ -181,7 +198,7 @@ func (a *app) client(ctx context.Context) (*operator.Client, error) {
 	}
 	config := operator.Config{
 		Store: a.store, Open: a.open, Identities: a.identities, Encryption: a.encryption, KMS: a.kms,
-		AllowEmpty: a.emptyStore, Timeout: a.timeout, Now: a.now, Program: a.version,
+		AllowEmpty: a.emptyStore, Timeout: a.timeout, Now: a.now, Program: a.build.Version,
 	}
 	c, err := operator.Open(ctx, config)
 	var empty *operator.EmptyStoreError

@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/volume/aws"
@@ -125,7 +126,7 @@ func (c *cloud) ctl(patience int, args ...string) (int, string, string) {
 	args = append(append([]string{"--backup-store=mem://", "volumes"}, args...), "--cluster-name=etcd",
 		"--volume-name-tag=k8s.io/etcd/main",
 		"--volume-tag=k8s.io/etcd/main", "--volume-tag", "kubernetes.io/cluster/example.com=owned")
-	code := run(c.t.Context(), deps{args: args, in: strings.NewReader(""), out: &out, errOut: &errOut, version: "1.2.3", now: time.Now,
+	code := run(c.t.Context(), deps{args: args, in: strings.NewReader(""), out: &out, errOut: &errOut, build: buildinfo.Info{Version: "1.2.3"}, now: time.Now,
 		open: func(context.Context, string) (blob.Store, error) { return c.store, nil },
 		pause: func(context.Context) bool {
 			patience--

@@ -211,7 +211,7 @@ func (d *daemon) openAgent() error {
 		ListenAddress: o.etcdAddress,
 		MetricsURLs:   o.etcdMetricsURLs(), EtcdEnv: o.etcdEnv(),
 		Binaries: &process.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
-		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: version, Compression: o.compression, Fence: d.fence,
+		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: build().Version, Compression: o.compression, Fence: d.fence,
 		Direct: d.catalog, StoreName: o.backupStore,
 	}
 	if !o.etcdInsecure {
@@ -367,7 +367,7 @@ func (d *daemon) managerConfig() manager.Config {
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
 		VerifyInterval: o.verify, StoreName: o.backupStore, Queued: d.queued,
-		Changes:   manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: version},
+		Changes:   manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: build().Version},
 		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
 			r, err := blob.Probe(ctx, d.store, string(d.id))
@@ -396,7 +396,7 @@ func (d *daemon) managerConfig() manager.Config {
 
 // run starts everything and stops it in order: leadership first, then etcd, then the rest.
 func (d *daemon) run(ctx context.Context) error {
-	klog.Infof("etcd-manager %s: cluster %s, node %s, data dir %s, store %s, managers on %s", version, d.o.clusterName,
+	klog.Infof("etcd-manager %s: cluster %s, node %s, data dir %s, store %s, managers on %s", build().Version, d.o.clusterName,
 		d.id, d.o.dataDir, d.o.backupStore, d.listener.Addr())
 	if d.o.dev {
 		if err := d.prepareDev(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/pkg/buildinfo"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
@@ -29,8 +30,11 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version is set by the linker (-X main.version=…) for releases.
+var version string
+
+// build describes this program.
+func build() buildinfo.Info { return buildinfo.Read(version) }
 
 // softMemoryLimit is what the collector keeps the manager's own memory below as long as that is possible, unless GOMEMLIMIT says otherwise.
 const softMemoryLimit = 64 << 20
@@ -67,8 +71,8 @@ func run(args []string) int {
 			return checkMain(args[1:], os.Environ(), os.Stdout, os.Stderr)
 		case "adopt":
 			return adoptMain(args[1:])
-		case "version":
-			fmt.Printf("etcd-manager %s (etcd %s compiled in)\n", version, etcd.CompiledVersion)
+		case "version", "--version", "-version":
+			fmt.Printf("etcd-manager %s (etcd %s compiled in)\n", build(), etcd.CompiledVersion)
 			return exitOK
 		}
 	}

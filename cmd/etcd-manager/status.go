@@ -18,7 +18,7 @@ func (d *daemon) view() status.View {
 	o := d.manager.Outlook()
 	leader, term := d.peers.Leader()
 	v := status.View{
-		ClusterName: d.o.clusterName, Node: d.id, Version: version, Leader: leader, Leading: o.Leading, Term: term,
+		ClusterName: d.o.clusterName, Node: d.id, Version: build().Version, Leader: leader, Leading: o.Leading, Term: term,
 		Etcd: d.agent.LastStatus(), StoreRequests: d.requests.snapshot(),
 		Doing: o.Doing, DoingSince: o.Since, Alarm: len(o.Attention) > 0, Attention: o.Attention, Source: o.Node, SourceAge: o.Age,
 		Wanted: o.Wanted, Healthy: o.Healthy, StoreError: o.StoreError, NewestBackup: o.NewestBackup, Backups: o.Backups,
