@@ -2,12 +2,9 @@ package changelog
 
 import (
 	"context"
-	"errors"
 	"slices"
-	"sort"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // After is the first good backup behind a revision or a time; nil if there is none, or the target is neither.
@@ -15,16 +12,13 @@ func (a *Archive) After(ctx context.Context, t Target) (*Known, error) {
 	var list []catalog.Backup
 	switch {
 	case t.Revision > 0:
-		all, err := a.Catalog.Backups(ctx)
+		all, err := a.stored(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		list = soundWith(all).Backups
-		n, err := a.behindRevision(ctx, list, t.Revision)
-		if err != nil {
+		if list, err = a.withHigher(ctx, all.soundWith(), t.Revision); err != nil {
 			return nil, err
 		}
-		list = list[n:]
 	case !t.Time.IsZero():
 		var err error
 		list, err = a.Catalog.BackupsFrom(ctx, t.Time, candidatesAsked,
@@ -44,22 +38,4 @@ func (a *Archive) After(ctx context.Context, t Target) (*Known, error) {
 		return nil, nil
 	}
 	return &known[i], nil
-}
-
-// behindRevision is the index of the first backup with a higher revision, where revisions grow with the names.
-func (a *Archive) behindRevision(ctx context.Context, list []catalog.Backup, revision int64) (n int, err error) {
-	n = sort.Search(len(list), func(i int) bool {
-		for ; i < len(list); i++ { // one whose manifest can't be used says nothing; the next one does
-			m, merr := a.Catalog.Manifest(ctx, list[i].Name)
-			if merr == nil {
-				return m.Revision > revision
-			}
-			if !errors.Is(merr, cluster.ErrCorrupt) && !errors.Is(merr, cluster.ErrFuture) && !errors.Is(merr, catalog.ErrNotFound) {
-				err = merr
-				return true
-			}
-		}
-		return true
-	})
-	return n, err
 }

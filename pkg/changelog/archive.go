@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -233,34 +232,6 @@ func highestOf(list []Known, life catalog.Incarnation) (most int64) {
 	return most
 }
 
-// stored is what a plan needs of the list of backups.
-type stored struct {
-	catalog.BackupList
-	// whole is whether these are all, and not only the last ones and the one that is named.
-	whole bool
-}
-
-// stored lists the backups. Only those are held that a target needs, as there may be a hundred thousand.
-func (a *Archive) stored(ctx context.Context, t Target) (stored, error) {
-	if t.Revision > 0 && t.Backup == "" { // nobody knows where among them it is
-		list, err := a.Catalog.Backups(ctx)
-		return stored{list, true}, err
-	}
-	list, whole, err := a.Catalog.LastBackups(ctx, time.Now(), recentAsked)
-	if err != nil || t.Backup == "" || catalog.ValidBackupName(t.Backup) != nil || slices.Contains(list.Names(), t.Backup) {
-		return stored{list, whole}, err
-	}
-	b, err := a.Catalog.BackupNamed(ctx, t.Backup)
-	switch {
-	case errors.Is(err, catalog.ErrNotFound):
-		return stored{list, whole}, nil
-	case err != nil:
-		return stored{}, err
-	}
-	list.Backups = append([]catalog.Backup{b}, list.Backups...)
-	return stored{list, whole}, nil
-}
-
 func (a *Archive) noBase(t Target, list stored, from bases) error {
 	if life := cmp.Or(t.Life, from.lives.Serving); t.Latest && life != "" {
 		return unreachable(t, "incarnation %s serves, and the store has no good backup of it to which its changes can be applied; take one (create-backup), "+
@@ -367,30 +338,6 @@ func fits(k Known, t Target, lives Lives) bool {
 		return k.revision() <= t.Revision
 	}
 	return !k.Time.After(t.Time)
-}
-
-// near are the backups around a target, by name. Times and revisions mostly grow with the names; where a clock was wrong
-// they don't, so what is found is only where to look. all are those that will do.
-func (a *Archive) near(ctx context.Context, all stored, t Target) ([]catalog.Backup, error) {
-	list := all.Backups
-	if t.Backup != "" {
-		return list, nil
-	}
-	n := len(list)
-	switch {
-	case !t.Time.IsZero() && !all.whole:
-		sound := slices.ContainsFunc(list, catalog.Backup.Sound)
-		return a.Catalog.BackupsUntil(ctx, t.Time, candidatesAsked,
-			func(b catalog.Backup) bool { return b.HasManifest && (b.Sound() || !sound) })
-	case !t.Time.IsZero():
-		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
-	case t.Revision > 0:
-		var err error
-		if n, err = a.behindRevision(ctx, list, t.Revision); err != nil {
-			return nil, err
-		}
-	}
-	return slices.Clone(list[max(0, n-candidatesAsked):n]), nil
 }
 
 // planFrom plans with one backup to begin with.

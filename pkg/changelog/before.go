@@ -301,11 +301,12 @@ func (a *Archive) lifeBackwards(ctx context.Context, l life, r Range, looked *Ha
 // start is the revision from which on the first window is listed.
 func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
 	if r.To > 0 {
-		list, err := a.Catalog.Backups(ctx)
+		t := Target{Revision: r.To}
+		list, err := a.stored(ctx, t)
 		if err != nil {
 			return 0, err
 		}
-		near, err := a.near(ctx, soundWith(list), Target{Revision: r.To})
+		near, err := a.near(ctx, list.soundWith(), t)
 		if err != nil || len(near) == 0 {
 			return 0, err
 		}
@@ -327,12 +328,6 @@ func (a *Archive) start(ctx context.Context, l life, r Range) (int64, error) {
 		t = l.ended
 	}
 	return a.revisionBefore(ctx, l.id, t.Add(-clockSlack))
-}
-
-// soundWith are the good backups with a manifest. The list is not to be used any more.
-func soundWith(list catalog.BackupList) stored {
-	list.Backups = slices.DeleteFunc(list.Backups, func(b catalog.Backup) bool { return !b.HasManifest || !b.Sound() })
-	return stored{list, true}
 }
 
 // listWindow lists what is from a revision on and not done, what reaches farthest first.

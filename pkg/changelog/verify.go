@@ -205,11 +205,11 @@ func chainProblem(err error) string {
 
 // planBefore plans how to reach a backup's revision from an earlier backup.
 func (a *Archive) planBefore(ctx context.Context, name string, revision int64) (*Plan, error) {
-	list, err := a.Catalog.Backups(ctx)
+	t := Target{Revision: revision}
+	list, err := a.stored(ctx, t)
 	if err != nil {
 		return nil, err
 	}
-	t := Target{Revision: revision}
 	m, err := a.Catalog.Manifest(ctx, name)
 	if errors.Is(err, catalog.ErrNotFound) {
 		return nil, unreachable(t, "backup %s has no manifest, so it isn't known which changes lead to it", name)
@@ -237,8 +237,8 @@ func (a *Archive) planBefore(ctx context.Context, name string, revision int64) (
 }
 
 // before are the good backups of a life that have at most a revision, the highest first.
-func (a *Archive) before(ctx context.Context, list catalog.BackupList, t Target, life catalog.Incarnation) ([]Known, error) {
-	near, err := a.near(ctx, soundWith(list), t)
+func (a *Archive) before(ctx context.Context, list stored, t Target, life catalog.Incarnation) ([]Known, error) {
+	near, err := a.near(ctx, list.soundWith(), t)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,150 @@
+package changelog
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// stored is what a plan needs of the list of backups.
+type stored struct {
+	catalog.BackupList
+	// whole is whether these are all, and not only the last ones and the one that is named.
+	whole bool
+}
+
+// stored lists the backups. Of very many only those are held that every plan looks at: near finds the others.
+func (a *Archive) stored(ctx context.Context, t Target) (stored, error) {
+	list, whole, err := a.Catalog.LastBackups(ctx, time.Now(), recentAsked)
+	if err != nil || t.Backup == "" || catalog.ValidBackupName(t.Backup) != nil || slices.Contains(list.Names(), t.Backup) {
+		return stored{list, whole}, err
+	}
+	b, err := a.Catalog.BackupNamed(ctx, t.Backup)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return stored{list, whole}, nil
+	case err != nil:
+		return stored{}, err
+	}
+	list.Backups = append([]catalog.Backup{b}, list.Backups...)
+	return stored{list, whole}, nil
+}
+
+// soundWith are the good ones with a manifest. s is not to be used any more.
+func (s stored) soundWith() stored {
+	s.Backups = slices.DeleteFunc(s.Backups, func(b catalog.Backup) bool { return !b.HasManifest || !b.Sound() })
+	return s
+}
+
+// wanted tells which backups of the store are of the kind that the list has: with a manifest, and good ones if any of these is.
+func (s stored) wanted() func(catalog.Backup) bool {
+	sound := slices.ContainsFunc(s.Backups, catalog.Backup.Sound)
+	return func(b catalog.Backup) bool { return b.HasManifest && (b.Sound() || !sound) }
+}
+
+// near are the backups around a target, by name. Times and revisions mostly grow with the names; where a clock was wrong
+// they don't, so what is found is only where to look. all are those that will do.
+func (a *Archive) near(ctx context.Context, all stored, t Target) ([]catalog.Backup, error) {
+	list := all.Backups
+	if t.Backup != "" {
+		return list, nil
+	}
+	n := len(list)
+	switch {
+	case !t.Time.IsZero() && !all.whole:
+		return a.Catalog.BackupsUntil(ctx, t.Time, candidatesAsked, all.wanted())
+	case !t.Time.IsZero():
+		n = sort.Search(len(list), func(i int) bool { return list[i].Time.After(t.Time) })
+	case t.Revision > 0 && !all.whole:
+		higher, err := a.timeBehind(ctx, t.Revision, all.wanted())
+		if err != nil {
+			return nil, err
+		}
+		return a.Catalog.BackupsUntil(ctx, higher, candidatesAsked, all.wanted())
+	case t.Revision > 0:
+		var err error
+		if n, err = a.indexBehind(ctx, list, t.Revision); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Clone(list[max(0, n-candidatesAsked):n]), nil
+}
+
+// withHigher are backups with a higher revision, from the first one on, where revisions grow with the names. Of very many it has only so
+// many as are asked for one to begin with.
+func (a *Archive) withHigher(ctx context.Context, all stored, revision int64) ([]catalog.Backup, error) {
+	if !all.whole {
+		higher, err := a.timeBehind(ctx, revision, all.wanted())
+		if err != nil {
+			return nil, err
+		}
+		return a.Catalog.BackupsFrom(ctx, higher, candidatesAsked, all.wanted())
+	}
+	n, err := a.indexBehind(ctx, all.Backups, revision)
+	return all.Backups[min(n, len(all.Backups)):], err
+}
+
+// indexBehind is the index of the first backup with a higher revision, where revisions grow with the names.
+func (a *Archive) indexBehind(ctx context.Context, list []catalog.Backup, revision int64) (n int, err error) {
+	n = sort.Search(len(list), func(i int) bool {
+		higher, herr := a.higher(ctx, list[i:], revision)
+		if herr != nil {
+			err = herr
+		}
+		return higher
+	})
+	return n, err
+}
+
+// higher tells whether the first backup of a list has a higher revision. One whose manifest can't be used says nothing, and the next
+// one does; if none can be used, it is true.
+func (a *Archive) higher(ctx context.Context, list []catalog.Backup, revision int64) (bool, error) {
+	for _, b := range list {
+		m, err := a.Catalog.Manifest(ctx, b.Name)
+		if err == nil {
+			return m.Revision > revision, nil
+		}
+		if !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) && !errors.Is(err, catalog.ErrNotFound) {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// pageAsked is how many backups timeBehind lists at once: about as many as a store lists with one request.
+const pageAsked = 256
+
+// timeBehind is a time that comes after all backups up to a revision, and not after the first one with a higher revision, where revisions
+// grow with the names. However many backups there are, it holds few, and takes a few requests more each time they double.
+func (a *Archive) timeBehind(ctx context.Context, revision int64, want func(catalog.Backup) bool) (time.Time, error) {
+	// In seconds: before low none has a higher revision, and the first one from high on has, if there is one. It ends in 2242.
+	low, high := int64(0), int64(1)<<33
+	for try := time.Now().Unix(); low < high; try = low + (high-low)/2 {
+		page, err := a.Catalog.BackupsFrom(ctx, time.Unix(try, 0), pageAsked, want)
+		if err != nil {
+			return time.Time{}, err
+		}
+		higher, err := a.higher(ctx, page, revision)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if higher {
+			high = try
+			continue
+		}
+		n, err := a.indexBehind(ctx, page, revision)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if n < len(page) {
+			return page[n].Time, nil
+		}
+		low = max(page[n-1].Time.Unix(), low+1) // others of this second may be behind the page
+	}
+	return time.Unix(high, 0).UTC(), nil
+}
