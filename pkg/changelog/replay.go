@@ -27,6 +27,17 @@ const ahead = 4
 // segments that were handed on.
 func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, revision int64,
 	progress func(bytes int64)) (database.ReplayResult, error) {
+	return a.replay(ctx, selfExe, path, c, revision, progress, strconv.FormatInt(revision, 10))
+}
+
+// Follow is Replay for a file that is brought forward again and again, as database.FollowFile does: from is the revision that it was
+// brought to, or that of the backup. After a failure it is of use all the same, from the same revision on.
+func (a *Archive) Follow(ctx context.Context, selfExe, path string, c Chain, from, revision int64) (database.ReplayResult, error) {
+	return a.replay(ctx, selfExe, path, c, revision, nil, strconv.FormatInt(revision, 10), strconv.FormatInt(from, 10))
+}
+
+func (a *Archive) replay(ctx context.Context, selfExe, path string, c Chain, revision int64, progress func(bytes int64),
+	args ...string) (database.ReplayResult, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	in, out := io.Pipe()
@@ -37,7 +48,7 @@ func (a *Archive) Replay(ctx context.Context, selfExe, path string, c Chain, rev
 		_ = out.CloseWithError(err) // it returns nil
 	}()
 	var rep replayReport
-	res, err := database.Replay(ctx, selfExe, path, in, &rep, strconv.FormatInt(revision, 10))
+	res, err := database.Replay(ctx, selfExe, path, in, &rep, args...)
 	cancel()
 	_ = in.CloseWithError(errChildEnded) // it returns nil
 	ferr := <-fed

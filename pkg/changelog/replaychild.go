@@ -55,25 +55,29 @@ func (f *segmentFault) error() *Error {
 }
 
 // ReplayCommand is the hidden subcommand that brings a database file forward by segments from its
-// standard input: its arguments are the file's path and the revision.
+// standard input: its arguments are the file's path, the revision and, for a file that is
+// followed, the revision that it has.
 func ReplayCommand() child.Command {
 	return child.Command{Name: database.ReplaySubcommand, Main: replayMain}
 }
 
 // replayMain is a process of its own that reads segments from its standard input and brings a database file forward
-// by what they say. args is the file's path and the revision. It prints one line of JSON and returns the exit code.
+// by what they say. args are those of ReplayCommand. It prints one line of JSON and returns the exit code.
 func replayMain(args []string) int {
-	var revision int64
+	var revision, from int64
 	var err error
-	if len(args) == 2 {
+	if len(args) == 2 || len(args) == 3 {
 		revision, err = strconv.ParseInt(args[1], 10, 64)
 	}
-	if len(args) != 2 || err != nil {
-		fmt.Fprintf(os.Stderr, "usage: %s PATH REVISION\n", database.ReplaySubcommand)
+	if len(args) == 3 && err == nil {
+		from, err = strconv.ParseInt(args[2], 10, 64)
+	}
+	if len(args) != 2 && (len(args) != 3 || from < 1) || err != nil {
+		fmt.Fprintf(os.Stderr, "usage: %s PATH REVISION [FROM]\n", database.ReplaySubcommand)
 		return 2
 	}
 	p := newReplayInput(os.Stdin, revision)
-	return database.ReplayMain(args[0], p.next, p.report)
+	return database.ReplayMain(args[0], from, p.next, p.report)
 }
 
 // replayInput makes steps of what the parent sends. It reads while the steps before are carried

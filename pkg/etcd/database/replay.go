@@ -65,7 +65,8 @@ type ReplayResult struct {
 	Transactions int64 `json:"transactions"`
 }
 
-// UnknownLeaseTTL is what a lease gets, in seconds, when nobody knows for how long it was granted. It is ten years, as a lease that ends too
+// UnknownLeaseTTL is what a lease gets, in seconds, when nobody knows for how long it was granted. It is ten years, as a lease that
+// ends too
 // early takes its keys along. The seconds above that mark it: etcd keeps them, so that such leases can be found later.
 const UnknownLeaseTTL = 10*365*24*3600 + 4711
 
@@ -75,15 +76,19 @@ const (
 	replayBytes = 4 << 20
 )
 
-// ReplayFile brings a database file forward: it writes the records of every transaction that it doesn't have yet, as etcd's own store would have
-// written them, so that revisions and HashKV come out the same. The file is a snapshot in the end, with its SHA-256 behind it. next returns io.EOF at the
+// ReplayFile brings a database file forward: it writes the records of every transaction that it doesn't have yet, as etcd's own store
+// would have
+// written them, so that revisions and HashKV come out the same. The file is a snapshot in the end, with its SHA-256 behind it. next
+// returns io.EOF at the
 // end. A transaction that doesn't follow on the one before is an error that wraps ErrGap. The file is of use only after a success.
 func ReplayFile(ctx context.Context, path string, next func() (Replayed, error)) (res ReplayResult, err error) {
 	if err := openForReplay(path); err != nil {
 		return res, fmt.Errorf("replay on %s: %w", path, err)
 	}
 	err = etcd.Guard("replay", func() error {
-		db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second})
+		db, err := bolt.Open(path, 0o600, &bolt.Options{
+			NoSync: true, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second,
+		})
 		if err != nil {
 			return badDB("bbolt can't open it: %v", err)
 		}
@@ -95,6 +100,39 @@ func ReplayFile(ctx context.Context, path string, next func() (Replayed, error))
 	if err == nil {
 		err = appendHash(ctx, path)
 	}
+	if err != nil {
+		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)
+	}
+	return res, nil
+}
+
+// FollowFile brings a database file forward again and again: each call goes on from the revision that the last one has reached, which
+// is from. In contrast to
+// ReplayFile a crash or a failure at any instruction leaves the file of use: what is in it behind from is written once more, with the
+// same result. It
+// has no hash behind it, and what is told of leases is remembered beside it. So a call costs what the new changes cost, not what the
+// file does.
+func FollowFile(ctx context.Context, path string, from int64, next func() (Replayed, error)) (res ReplayResult, err error) {
+	if err := openForReplay(path); err != nil {
+		return res, fmt.Errorf("replay on %s: %w", path, err)
+	}
+	err = etcd.Guard("replay", func() error {
+		leases, err := readTold(LeasesFile(path))
+		if err != nil {
+			return err
+		}
+		db, err := bolt.Open(path, 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, Timeout: 5 * time.Second})
+		if err != nil {
+			return badDB("bbolt can't open it: %v", err)
+		}
+		r := replay{db: db, leases: leases, from: from}
+		err = r.run(ctx, next)
+		res = r.ReplayResult
+		if err = errors.Join(err, db.Close()); err == nil {
+			err = writeTold(LeasesFile(path), r.leases)
+		}
+		return err
+	})
 	if err != nil {
 		return ReplayResult{}, fmt.Errorf("replay on %s: %w", path, err)
 	}
@@ -138,6 +176,8 @@ type replay struct {
 	// open is the revision of which more parts may come; 0 if the database had it already.
 	open   int64
 	leases map[int64]told
+	// from, if not 0, is the revision up to which the database is known to be whole; it may have parts of what follows.
+	from int64
 }
 
 // told is what a replay knows of the lease that it has written under an id.
@@ -159,6 +199,12 @@ func (r *replay) run(ctx context.Context, next func() (Replayed, error)) error {
 			}
 			if !r.began {
 				r.From, r.began = w.newest(), true
+				if r.from > r.From {
+					return badDB("it ends at revision %d, and was brought to %d", r.From, r.from)
+				}
+				if r.from > 0 {
+					r.From = r.from
+				}
 				r.Revision = r.From
 			}
 			for steps := 0; steps < replaySteps && w.bytes < replayBytes; steps++ {
@@ -278,14 +324,19 @@ func (r *replay) attach(w *replayTx, id int64) error {
 		return nil
 	}
 	w.known[id] = true
-	if w.leases.Get(leaseKey(id)) != nil {
+	if v := w.leases.Get(leaseKey(id)); v != nil {
+		var l leasepb.Lease
+		if _, ours := r.leases[id]; r.from > 0 && !ours && l.Unmarshal(v) == nil && l.TTL == UnknownLeaseTTL {
+			r.leases[id] = told{unknown: true} // written by a call that was cut before it could remember it
+		}
 		return nil
 	}
 	r.leases[id] = told{unknown: true}
 	return w.grant(id, UnknownLeaseTTL)
 }
 
-// lease takes over what is told of a lease. What is unknown never replaces what is known of the same grant, nor an earlier grant a later one.
+// lease takes over what is told of a lease. What is unknown never replaces what is known of the same grant, nor an earlier grant a
+// later one.
 func (r *replay) lease(w *replayTx, x Replayed) error {
 	have, ours := r.leases[x.LeaseID]
 	there := w.leases.Get(leaseKey(x.LeaseID)) != nil
@@ -314,11 +365,19 @@ type replayAnswer struct {
 	Report json.RawMessage `json:"report,omitempty"`
 }
 
-// ReplayMain is the whole of a process of its own that brings the database file at path forward by the steps that next yields. It prints one line of JSON, with
-// what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so.
-func ReplayMain(path string, next func() (Replayed, error), report func() any) int {
+// ReplayMain is the whole of a process of its own that brings the database file at path forward by the steps that next yields. It
+// prints one line of JSON, with
+// what report returns in the end, and returns the exit code, 0 also if the file or the steps are bad: the answer says so. It is
+// FollowFile if from is not 0.
+func ReplayMain(path string, from int64, next func() (Replayed, error), report func() any) int {
 	child.LimitSelf()
-	res, err := ReplayFile(context.Background(), path, next) // as in checkMain: who wants it to end kills the process
+	var res ReplayResult
+	var err error
+	if ctx := context.Background(); from > 0 { // as in checkMain: who wants it to end kills the process
+		res, err = FollowFile(ctx, path, from, next)
+	} else {
+		res, err = ReplayFile(ctx, path, next)
+	}
 	a := replayAnswer{Result: &res}
 	if err != nil {
 		a = replayAnswer{Error: err.Error(), Kind: child.KindOf(err)}
@@ -333,8 +392,10 @@ func ReplayMain(path string, next func() (Replayed, error), report func() any) i
 	return 0
 }
 
-// Replay runs the subcommand that is ReplayMain in a process of its own, at the lowest priority, so that neither a file nor changes, whatever they hold, can harm
-// the caller: args follow on the subcommand and the file's path, and in is the child's standard input, which is read nowhere else. What the child reports is decoded into report, also where
+// Replay runs the subcommand that is ReplayMain in a process of its own, at the lowest priority, so that neither a file nor changes,
+// whatever they hold, can harm
+// the caller: args follow on the subcommand and the file's path, and in is the child's standard input, which is read nowhere else. What
+// the child reports is decoded into report, also where
 // it has failed.
 func Replay(ctx context.Context, selfExe, path string, in io.Reader, report any, args ...string) (ReplayResult, error) {
 	out, err := child.Run(ctx, in, selfExe, append([]string{ReplaySubcommand, path}, args...)...)
