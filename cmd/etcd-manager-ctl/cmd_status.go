@@ -175,6 +175,11 @@ func drawStatus(out io.Writer, r health.Report) {
 	fmt.Fprintln(out)
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	if len(r.Standbys) > 0 {
+		_ = w.Flush()
+		drawStandbys(out, r)
+		return
+	}
 	clusterRows(row, r)
 	backupRows(row, r)
 	for _, e := range r.Endings {

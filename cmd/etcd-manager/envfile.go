@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 )
 
@@ -48,4 +49,22 @@ func readEnvFile(path string) (map[string]string, error) {
 		return nil, fmt.Errorf("--env-file %s: %w", path, err)
 	}
 	return vars, nil
+}
+
+// etcdEnv are the variables that etcd gets.
+func (o *options) etcdEnv() map[string]string {
+	env := map[string]string{}
+	for k, v := range o.env {
+		if strings.HasPrefix(k, "ETCD_") && !strings.HasPrefix(k, "ETCD_MANAGER_") {
+			env[k] = v
+		}
+	}
+	return env
+}
+
+func (o *options) etcdMetricsURLs() []string {
+	if o.metricsURLs == "" {
+		return nil
+	}
+	return slices.DeleteFunc(strings.Split(o.metricsURLs, ","), func(s string) bool { return s == "" })
 }

@@ -30,6 +30,7 @@ import (
 type options struct {
 	clusterName string
 	backupStore string
+	standbyOf   string
 	interval    time.Duration
 	changes     time.Duration
 	verify      time.Duration
@@ -111,7 +112,10 @@ func newFlags(o *options) *flag.FlagSet {
 	policy := model.DefaultPolicy("")
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required); requests of other clusters are refused")
 	f.StringVar(&o.backupStore, "backup-store", "",
-		"where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
+		"where backups and the cluster's records are kept (required): s3://bucket/prefix, file:///path, an absolute path, or another "+
+			"URL of docs/stores.md")
+	f.StringVar(&o.standbyOf, "standby-of", "",
+		"backup store of another cluster, whose data this node follows; it forms no cluster then, and only reads that store (docs/standby.md)")
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
 		"the longest time before a change is sent to the store; 0 keeps no changes between backups")
@@ -119,13 +123,16 @@ func newFlags(o *options) *flag.FlagSet {
 	f.Var(retention.Flag{To: &o.retention.Changes}, "change-log-retention",
 		"how long every change between backups is kept: 168h, 7d, 1y; 0 means as long as a backup of each hour")
 	f.DurationVar(&o.verify, "verify-interval", 24*time.Hour,
-		"how often the newest backup that wasn't verified yet is verified: it is read, and reached from the backup before it by the changes between; 0 means never")
+		"how often the newest backup that wasn't verified yet is verified: it is read, and reached from the backup before it by the "+
+			"changes between; 0 means never")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression,
 		"compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption",
 		"who can read backups: age:FILE with recipients, age:RECIPIENT or aws-kms:ARN; may be repeated, each opens them (default: not encrypted)")
-	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
-	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption that the S3 store must use: AES256 or aws:kms; nothing is written to a server that ignores it")
+	f.Var(list{&o.identities}, "backup-identity", "file with secret keys of age to read backups, or aws-kms:ARN to use no other "+
+		"key of KMS; may be repeated")
+	f.StringVar(&o.writing.SSE, "s3-sse", "", "server-side encryption that the S3 store must use: AES256 or aws:kms; nothing is "+
+		"written to a server that ignores it")
 	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
 	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of objects in the S3 store, for example STANDARD_IA")
 	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for objects in the S3 store; may be repeated")
@@ -150,9 +157,11 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.hostsFile, "hosts-file", "/etc/hosts", "file in which the members' names are kept, if URLs use names")
 	f.StringVar(&o.seeds, "seeds-dir", "", "directory with a file for each other manager, its name the node id, its lines host:port")
 	f.StringVar(&o.volumeProvider, "volume-provider", "",
-		"where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir, or without --data-dir has created /mnt/disks/<volume tag>…/mnt); empty: --data-dir is an ordinary directory")
+		"where the data volume comes from: aws (EBS, by tags), or external (somebody else mounts it at --data-dir, or without "+
+			"--data-dir has created /mnt/disks/<volume tag>…/mnt); empty: --data-dir is an ordinary directory")
 	f.Var(list{&o.volumeTags}, "volume-tag",
-		"tag (key or key=value) that a volume must carry; may be repeated. With --volume-provider=external and no --data-dir: the beginning of the directory's name")
+		"tag (key or key=value) that a volume must carry; may be repeated. With --volume-provider=external and no --data-dir: the "+
+			"beginning of the directory's name")
 	f.StringVar(&o.volumeNameTag, "volume-name-tag", "", "tag with the node's name: the value a/a,b,c makes it <cluster name>-a")
 	f.DurationVar(&o.forceDetach, "force-detach-after", 0,
 		"how long a volume may be stuck on a machine that doesn't run, or in detaching, before it is detached by force; 0: never")
@@ -167,13 +176,16 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
 	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt",
-		"directories that hold etcd-v<version>/etcd, comma separated, best first; only root, or the manager's own user, may be able to write there")
+		"directories that hold etcd-v<version>/etcd, comma separated, best first; only root, or the manager's own user, may be able "+
+			"to write there")
 	f.Float64Var(&o.defragAt, "defrag-threshold", 0,
-		"free part of a member's database at which it is defragmented, one member at a time, for example 0.5; 0 means only when etcd has reached its quota")
+		"free part of a member's database at which it is defragmented, one member at a time, for example 0.5; 0 means only when etcd "+
+			"has reached its quota")
 	f.StringVar(&o.defragHours, "defrag-hours", "",
 		"hours in UTC at which members are defragmented by --defrag-threshold, for example 22:00-04:00; empty means at any time")
 	f.BoolVar(&o.allowUnfenced, "allow-unfenced-store", false,
-		"form and restore although the store ignores conditional puts, or doesn't fence between all nodes; then two leaders at the same time are possible")
+		"form and restore although the store ignores conditional puts, or doesn't fence between all nodes; then two leaders at the "+
+			"same time are possible")
 	f.DurationVar(&o.memberDeadline, "member-unhealthy-deadline", policy.MemberDeadline,
 		"how long a member may be unhealthy before it is replaced; a member that loads a large database gets the time that it needs")
 	f.DurationVar(&o.formGrace, "form-grace", policy.FormGrace, "how long forming waits for all masters when a majority is there")
@@ -187,7 +199,9 @@ func parseOptions(args, environ []string) (*options, error) {
 	o := &options{env: map[string]string{}}
 	f := newFlags(o)
 	f.Usage = func() {
-		fmt.Fprintf(f.Output(), "etcd-manager runs the etcd cluster of Kubernetes: it forms, backs up, restores and heals it.\n\nusage: etcd-manager [flags]\n       etcd-manager check [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n       etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
+		fmt.Fprintf(f.Output(), "etcd-manager runs the etcd cluster of Kubernetes: it forms, backs up, restores and heals "+
+			"it.\n\nusage: etcd-manager [flags]\n       etcd-manager check [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n   "+
+			"    etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
 		f.PrintDefaults()
 	}
 	if err := f.Parse(args); err != nil {
@@ -265,7 +279,7 @@ func (o *options) validate(given map[string]bool) error {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative",
 			o.changes, o.verify)
 	}
-	errs = append(errs, o.checkURLs(), o.parseStatic(), o.parseEnv(), process.CheckEnv(o.etcdEnv()))
+	errs = append(errs, o.checkStandby(), o.checkURLs(), o.parseStatic(), o.parseEnv(), process.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
 }
 
@@ -274,7 +288,8 @@ func checkBinaries(dirs string) error {
 	var errs []error
 	for dir := range strings.SplitSeq(dirs, ",") {
 		if err := process.CheckRoot(dir); err != nil {
-			errs = append(errs, fmt.Errorf("--etcd-binaries=%s: %w; the manager would run it with all its rights: use a directory in which only root can write", dir, err))
+			errs = append(errs, fmt.Errorf("--etcd-binaries=%s: %w; the manager would run it with all its rights: use a directory in "+
+				"which only root can write", dir, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -293,7 +308,8 @@ func (o *options) checkVolume() error {
 	switch o.volumeProvider {
 	case providerAWS:
 		if len(o.volumeTags) == 0 {
-			bad("--volume-tag is missing: --volume-provider=aws takes the volumes with these tags, for example --volume-tag=k8s.io/etcd/main --volume-tag=kubernetes.io/cluster/example.com=owned")
+			bad("--volume-tag is missing: --volume-provider=aws takes the volumes with these tags, for example " +
+				"--volume-tag=k8s.io/etcd/main --volume-tag=kubernetes.io/cluster/example.com=owned")
 		}
 		if o.staticConfig != "" {
 			bad("--static-config and --volume-provider=aws both define the nodes; give one of them")
@@ -468,22 +484,4 @@ func (o *options) parseEnv() error {
 		errs = append(errs, o.certs.Validate())
 	}
 	return errors.Join(errs...)
-}
-
-// etcdEnv are the variables that etcd gets.
-func (o *options) etcdEnv() map[string]string {
-	env := map[string]string{}
-	for k, v := range o.env {
-		if strings.HasPrefix(k, "ETCD_") && !strings.HasPrefix(k, "ETCD_MANAGER_") {
-			env[k] = v
-		}
-	}
-	return env
-}
-
-func (o *options) etcdMetricsURLs() []string {
-	if o.metricsURLs == "" {
-		return nil
-	}
-	return slices.DeleteFunc(strings.Split(o.metricsURLs, ","), func(s string) bool { return s == "" })
 }

@@ -64,12 +64,15 @@ func (d *daemon) certificateAttention() []cluster.Attention {
 }
 
 // serveStatus answers on the metrics port.
-func (d *daemon) serveStatus(ctx context.Context) error {
+func (d *daemon) serveStatus(ctx context.Context) error { return d.servePage(ctx, d.view) }
+
+// servePage serves what view yields until ctx ends.
+func (d *daemon) servePage(ctx context.Context, view func() status.View) error {
 	l, err := net.Listen("tcp", net.JoinHostPort(d.o.address, fmt.Sprint(d.o.metricsPort)))
 	if err != nil {
 		return fmt.Errorf("--etcd-manager-metrics-port: %w", err)
 	}
-	s := status.Server(status.Handler(d.view))
+	s := status.Server(status.Handler(view))
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
 	if err := s.Serve(peer.Limit(l)); !errors.Is(err, http.ErrServerClosed) {

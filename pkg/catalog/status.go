@@ -43,6 +43,39 @@ type Status struct {
 	Changes *ChangesReport `json:"changes,omitempty"`
 	// Operation is the id of the restore that is under way.
 	Operation string `json:"operation,omitempty"`
+	// Standby is set by a node that follows another cluster, and belongs to none.
+	Standby *StandbyReport `json:"standby,omitempty"`
+}
+
+// StandbyReport is how far a node's copy of another cluster's data is.
+type StandbyReport struct {
+	// Of is the other cluster's store.
+	Of          string      `json:"of"`
+	Incarnation Incarnation `json:"incarnation,omitempty"`
+	// Base is the full backup that the copy began with; empty if there is no copy yet.
+	Base string `json:"base,omitempty"`
+	// File is the copy's path, Bytes its size.
+	File  string `json:"file,omitempty"`
+	Bytes int64  `json:"bytes,omitempty"`
+	// Revision is what the copy has, Known the newest that the other cluster is known to have, and Until up to when the copy has everything.
+	Revision int64     `json:"revision"`
+	Known    int64     `json:"knownRevision"`
+	Until    time.Time `json:"until,omitzero"`
+	// Compared is the full backup with which the copy was last compared, at ComparedAt and up to ComparedRevision, where both had HashKV;
+	// Differs
+	// says what was not the same, empty if all was.
+	Compared         string    `json:"compared,omitempty"`
+	ComparedAt       time.Time `json:"comparedAt,omitzero"`
+	ComparedRevision int64     `json:"comparedRevision,omitempty"`
+	HashKV           uint32    `json:"hashKV,omitempty"`
+	Differs          string    `json:"differs,omitempty"`
+	// Doing is what goes on beside following, with Done of Total bytes where they are known.
+	Doing string `json:"doing,omitempty"`
+	Done  int64  `json:"doneBytes,omitempty"`
+	Total int64  `json:"totalBytes,omitempty"`
+	// Error says why nothing comes, since Since; empty if all is well.
+	Error string    `json:"error,omitempty"`
+	Since time.Time `json:"errorSince,omitzero"`
 }
 
 // NodeReport is how a node and its member do.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write docs/metrics.md as it should be")
@@ -48,6 +50,7 @@ func fullView() View {
 	v.Disk, v.CertificateExpiry = Disk{TotalBytes: 2, FreeBytes: 1}, now
 	v.Proof = &Proof{Backup: "B", At: now, Seconds: 1}
 	v.Changes = &Changes{Until: now}
+	v.Standby = NewStandby(catalog.StandbyReport{Of: "s3://other"}, now)
 	return v
 }
 
@@ -131,7 +134,8 @@ func TestAlertsAndDashboard(t *testing.T) {
 			t.Errorf("%s: its page %q doesn't begin with its name: %v", name, page, err)
 		}
 		pages[page] = true
-		if tests, err := os.ReadFile(root + "/contrib/prometheus/alerts_test.yaml"); err != nil || !strings.Contains(string(tests), "alertname: "+name+"\n") {
+		tests, err := os.ReadFile(root + "/contrib/prometheus/alerts_test.yaml")
+		if err != nil || !strings.Contains(string(tests), "alertname: "+name+"\n") {
 			t.Errorf("%s isn't tested in alerts_test.yaml: %v", name, err)
 		}
 	}

@@ -54,6 +54,8 @@ func checks(v View) []check {
 	e := v.Etcd
 	etcd := check{name: "etcd", counts: true}
 	switch {
+	case v.Standby != nil:
+		etcd.problem = "this node is a standby of " + v.Standby.Of + " and runs no etcd"
 	case !e.Running:
 		etcd.problem = "etcd isn't running here: " + cmp.Or(e.Error, "it was not started yet")
 	case !e.Healthy:

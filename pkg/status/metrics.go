@@ -23,49 +23,60 @@ var metrics = struct {
 	seen, archived, until, spilled, segments, bytes, gaps, recording *prometheus.Desc
 
 	proofTime, proofBad, proofTook *prometheus.Desc
+
+	standbyRevision, standbyBehind, standbyUntil, standbyBytes, standbyFailing, standbyDiffers *prometheus.Desc
 }{
-	leader:      desc("leader", "1 if this manager leads."),
-	term:        desc("term", "Highest leadership term known."),
-	alarm:       desc("attention_needed", "1 if a person is needed, as far as this node knows; /status says for what."),
-	attention:   desc("attention", "1 if a person is needed for this kind of attention.", "kind"),
-	known:       desc("leader_known", "1 if this node knows who leads."),
-	age:         desc("summary_age_seconds", "Age of the leader's summary that this node shows; the node's own view has age 0."),
-	healthy:     desc("members_healthy", "Healthy etcd members, from the leader's summary; without a leader 1 if this node's etcd is healthy."),
+	leader:    desc("leader", "1 if this manager leads."),
+	term:      desc("term", "Highest leadership term known."),
+	alarm:     desc("attention_needed", "1 if a person is needed, as far as this node knows; /status says for what."),
+	attention: desc("attention", "1 if a person is needed for this kind of attention.", "kind"),
+	known:     desc("leader_known", "1 if this node knows who leads."),
+	age:       desc("summary_age_seconds", "Age of the leader's summary that this node shows; the node's own view has age 0."),
+	healthy: desc("members_healthy", "Healthy etcd members, from the leader's summary; without a leader 1 if this node's etcd "+
+		"is healthy."),
 	wanted:      desc("members_wanted", "Members that the spec asks for."),
 	etcdHealthy: desc("etcd_healthy", "1 if this node's etcd answers linearizable reads."),
 	quarantined: desc("etcd_quarantined", "1 if this node's etcd listens on its quarantine URLs only."),
 	version: desc("etcd_info", "1; this node's etcd runs that version, and its cluster keeps to that one.",
 		"version", "cluster_version"),
-	dbSize:        desc("etcd_db_size_bytes", "Size of the database of this node's etcd."),
-	dbInUse:       desc("etcd_db_in_use_bytes", "Part of the database that contains data; a defragmentation frees the rest."),
-	dbQuota:       desc("etcd_db_quota_bytes", "Size of the database at which etcd refuses writes."),
-	diskSize:      desc("disk_size_bytes", "Size of the file system of this node's data dir."),
-	diskFree:      desc("disk_free_bytes", "Free space on the file system of this node's data dir."),
-	diskFull:      desc("disk_full", "1 if so little is free on the disk of this node's data dir that etcd can't go on."),
-	etcdAlarm:     desc("etcd_alarm", "1 while etcd has that alarm, as this node's etcd knows it.", "type"),
-	outdated:      desc("etcd_outdated", "1 if this node's etcd runs with other settings, or trusts other CAs, than it would if it were started now."),
-	backupTime:    desc("last_backup_timestamp_seconds", "When the newest backup was taken; 0 if there is none, or none is known."),
-	backups:       desc("backups", "Backups in the store."),
-	backupFailing: desc("backup_failing", "1 if the last attempt at a backup failed."),
-	pruneDenied:   desc("retention_denied", "1 if the store refuses to delete old objects."),
-	pruneLocked:   desc("retention_locked_objects", "Old objects that the store has under lock."),
-	storeUp:       desc("store_up", "1 if the backup store answers."),
-	waiting:       desc("commands_waiting", "Queued restores that have not begun."),
-	restoring:     desc("restore_in_progress", "1 while a restore is running."),
-	peers:         desc("peer_connected", "1 if the other manager answers.", "peer"),
-	expiry:        desc("certificate_expiry_timestamp_seconds", "When the first certificate expires."),
-	requests:      desc("store_requests_total", "Requests to the backup store.", "operation"),
-	seen:          desc("changelog_seen_revision", "Newest revision that was received from etcd."),
-	archived:      desc("changelog_archived_revision", "Newest revision whose changes are in the store."),
-	until:         desc("changelog_archived_timestamp_seconds", "Time up to which the store has every change."),
-	spilled:       desc("changelog_spilled_bytes", "Changes that wait on the disk because the store doesn't accept them."),
-	segments:      desc("changelog_segments_total", "Segments stored since this manager leads."),
-	bytes:         desc("changelog_bytes_total", "Bytes of segments stored since this manager leads."),
-	gaps:          desc("changelog_gaps_total", "Times that changes were lost before they could be kept; a full backup is taken then."),
-	proofTime:     desc("backup_proof_timestamp_seconds", "When a backup was last verified."),
-	proofBad:      desc("backup_proof_failing", "1 if the last verification found that a backup, or the changes before it, are bad."),
-	proofTook:     desc("backup_proof_duration_seconds", "How long the last verification took."),
-	recording:     desc("changelog_failing", "1 if changes can't be kept at the moment; /status says why."),
+	dbSize:    desc("etcd_db_size_bytes", "Size of the database of this node's etcd."),
+	dbInUse:   desc("etcd_db_in_use_bytes", "Part of the database that contains data; a defragmentation frees the rest."),
+	dbQuota:   desc("etcd_db_quota_bytes", "Size of the database at which etcd refuses writes."),
+	diskSize:  desc("disk_size_bytes", "Size of the file system of this node's data dir."),
+	diskFree:  desc("disk_free_bytes", "Free space on the file system of this node's data dir."),
+	diskFull:  desc("disk_full", "1 if so little is free on the disk of this node's data dir that etcd can't go on."),
+	etcdAlarm: desc("etcd_alarm", "1 while etcd has that alarm, as this node's etcd knows it.", "type"),
+	outdated: desc("etcd_outdated", "1 if this node's etcd runs with other settings, or trusts other CAs, than it would if "+
+		"it were started now."),
+	backupTime:      desc("last_backup_timestamp_seconds", "When the newest backup was taken; 0 if there is none, or none is known."),
+	backups:         desc("backups", "Backups in the store."),
+	backupFailing:   desc("backup_failing", "1 if the last attempt at a backup failed."),
+	pruneDenied:     desc("retention_denied", "1 if the store refuses to delete old objects."),
+	pruneLocked:     desc("retention_locked_objects", "Old objects that the store has under lock."),
+	storeUp:         desc("store_up", "1 if the backup store answers."),
+	waiting:         desc("commands_waiting", "Queued restores that have not begun."),
+	restoring:       desc("restore_in_progress", "1 while a restore is running."),
+	peers:           desc("peer_connected", "1 if the other manager answers.", "peer"),
+	expiry:          desc("certificate_expiry_timestamp_seconds", "When the first certificate expires."),
+	requests:        desc("store_requests_total", "Requests to the backup store.", "operation"),
+	seen:            desc("changelog_seen_revision", "Newest revision that was received from etcd."),
+	archived:        desc("changelog_archived_revision", "Newest revision whose changes are in the store."),
+	until:           desc("changelog_archived_timestamp_seconds", "Time up to which the store has every change."),
+	spilled:         desc("changelog_spilled_bytes", "Changes that wait on the disk because the store doesn't accept them."),
+	segments:        desc("changelog_segments_total", "Segments stored since this manager leads."),
+	bytes:           desc("changelog_bytes_total", "Bytes of segments stored since this manager leads."),
+	gaps:            desc("changelog_gaps_total", "Times that changes were lost before they could be kept; a full backup is taken then."),
+	proofTime:       desc("backup_proof_timestamp_seconds", "When a backup was last verified."),
+	proofBad:        desc("backup_proof_failing", "1 if the last verification found that a backup, or the changes before it, are bad."),
+	proofTook:       desc("backup_proof_duration_seconds", "How long the last verification took."),
+	standbyRevision: desc("standby_revision", "Revision of the copy of another cluster's data on this node; 0 if there is none yet."),
+	standbyBehind:   desc("standby_behind_revisions", "Revisions that the copy is known to lack."),
+	standbyUntil: desc("standby_until_timestamp_seconds",
+		"Time up to which the copy has every change; 0 if there is none. An idle cluster sends a heartbeat every two minutes."),
+	standbyBytes:   desc("standby_bytes", "Size of the copy."),
+	standbyFailing: desc("standby_failing", "1 if the copy gets no changes at the moment; /status says why."),
+	standbyDiffers: desc("standby_differs", "1 if the last comparison with a full backup found a difference."),
+	recording:      desc("changelog_failing", "1 if changes can't be kept at the moment; /status says why."),
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -106,6 +117,14 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for op, n := range v.StoreRequests {
 		out <- prometheus.MustNewConstMetric(metrics.requests, prometheus.CounterValue, float64(n), op)
+	}
+	if s := v.Standby; s != nil {
+		gauge(metrics.standbyRevision, float64(s.Revision))
+		gauge(metrics.standbyBehind, float64(s.BehindRevisions))
+		gauge(metrics.standbyUntil, unix(s.Until))
+		gauge(metrics.standbyBytes, float64(s.Bytes))
+		gauge(metrics.standbyFailing, number(s.Error != ""))
+		gauge(metrics.standbyDiffers, number(s.Differs != ""))
 	}
 	if !v.CertificateExpiry.IsZero() {
 		gauge(metrics.expiry, float64(v.CertificateExpiry.Unix()))

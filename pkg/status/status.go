@@ -53,6 +53,8 @@ type View struct {
 	PruneLocked int    `json:"pruneLocked,omitempty"`
 	// Changes is nil if this node keeps no changes.
 	Changes *Changes `json:"changes,omitempty"`
+	// Standby is nil unless this node follows another cluster.
+	Standby *Standby `json:"standby,omitempty"`
 	// Proof is the last proof of a backup, as the leader knows it.
 	Proof *Proof `json:"proof,omitempty"`
 	// Waiting are queued restores in words; Restore is the one under way.

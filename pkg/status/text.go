@@ -36,7 +36,11 @@ func Text(v View, now time.Time) string {
 	for _, a := range v.Attention {
 		attentionRows(row, a, now)
 	}
-	row("etcd here", "%s", etcdText(v.Etcd))
+	if v.Standby != nil {
+		v.Standby.rows(row, now)
+	} else {
+		row("etcd here", "%s", etcdText(v.Etcd))
+	}
 	if v.Disk.TotalBytes > 0 {
 		row("disk here", "%s", v.Disk.text())
 	}

@@ -12,15 +12,17 @@ import (
 
 // fuzzedElsewhere are packages that decode bytes and have no fuzz target of their own, with the reason.
 var fuzzedElsewhere = map[string]string{
-	"cmd/etcd-manager-ctl":  "answers of its own child processes, and what an operator types",
-	"pkg/etcd/child":        "answers of child processes, by encoding/json into plain structs",
-	"pkg/blob/gcs":          "answers of the store's provider and a file of credentials, by encoding/json into plain structs",
-	"pkg/blob/azure":        "answers of the provider's token service, by encoding/json into plain structs",
-	"pkg/manager":           "the leader's summary, by encoding/json into a plain struct",
-	"pkg/etcd/scratch":      "what the tool and a child process of its own tell each other, by encoding/json into plain structs",
-	"pkg/operator":          "records that it has written itself, into the parts of a sort",
-	"pkg/operator/extsort":  "parts of a sort, which it has written itself to a directory of its own",
-	"pkg/operator/database": "databases: FuzzDatabase of pkg/etcd/database; gzip by the standard library, into a file, as long as there is disk space",
+	"cmd/etcd-manager-ctl": "answers of its own child processes, and what an operator types",
+	"pkg/etcd/child":       "answers of child processes, by encoding/json into plain structs",
+	"pkg/blob/gcs":         "answers of the store's provider and a file of credentials, by encoding/json into plain structs",
+	"pkg/blob/azure":       "answers of the provider's token service, by encoding/json into plain structs",
+	"pkg/manager":          "the leader's summary, by encoding/json into a plain struct",
+	"pkg/standby":          "what it has written itself to a directory of its own, by encoding/json into a plain struct",
+	"pkg/etcd/scratch":     "what the tool and a child process of its own tell each other, by encoding/json into plain structs",
+	"pkg/operator":         "records that it has written itself, into the parts of a sort",
+	"pkg/operator/extsort": "parts of a sort, which it has written itself to a directory of its own",
+	"pkg/operator/database": "databases: FuzzDatabase of pkg/etcd/database; gzip by the standard library, into a file, as long as " +
+		"there is disk space",
 }
 
 // decoders are functions that make something of bytes, by package and name.

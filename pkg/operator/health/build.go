@@ -24,6 +24,11 @@ func Judge(f Facts) Report {
 	b.sources()
 	b.spec()
 	b.nodes()
+	if b.standbys(); len(b.r.Standbys) > 0 {
+		b.standbyFindings()
+		b.conclude()
+		return b.r
+	}
 	b.work()
 	b.backups()
 	b.window()

@@ -116,6 +116,8 @@ type Report struct {
 	Doing      string    `json:"doing,omitempty"`
 	DoingSince time.Time `json:"doingSince,omitzero"`
 	Nodes      []Node    `json:"nodes"`
+	// Standbys are the nodes that follow another cluster, while no cluster is in this store.
+	Standbys []Standby `json:"standbys,omitempty"`
 	// Operation is under way, Ended is the last one that isn't.
 	Operation    *Operation    `json:"operation,omitempty"`
 	Ended        *Operation    `json:"lastOperation,omitempty"`
@@ -170,6 +172,17 @@ type Node struct {
 	Problem       string `json:"problem,omitempty"`
 	// Lag is by how many entries of the raft log the member is behind the one that is farthest.
 	Lag uint64 `json:"lag"`
+}
+
+// Standby is a node that follows another cluster, and how far its copy is. That was seen SeenSeconds ago.
+type Standby struct {
+	Node cluster.NodeID `json:"node"`
+	catalog.StandbyReport
+	SeenSeconds int64 `json:"seenSeconds"`
+	// BehindSeconds is for how long the copy doesn't know what has happened there, by the reader's clock; BehindRevisions is how many
+	// revisions it is known to lack.
+	BehindSeconds   int64 `json:"behindSeconds"`
+	BehindRevisions int64 `json:"behindRevisions"`
 }
 
 // Operation is a restore, or a backup on demand.

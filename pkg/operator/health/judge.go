@@ -276,6 +276,9 @@ func (b *builder) conclude() {
 	}
 	if len(b.r.Findings) == 0 {
 		b.r.Verdict = Healthy
+		if len(b.r.Standbys) > 0 {
+			return // it has its own summary
+		}
 		b.r.Summary = fmt.Sprintf("%d of %s healthy", b.r.MembersHealthy, areMembers(b.r.MembersWanted))
 		if b.r.Backup != nil {
 			b.r.Summary += fmt.Sprintf("; the newest backup is %s old", ago(b.r.Backup.AgeSeconds))
