@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,8 +32,12 @@ func setAsideSince(t *testing.T, a *Agent, token cluster.Token, since time.Time)
 	t.Helper()
 	must(t, os.MkdirAll(a.l.memberDir(token), 0o700))
 	must(t, os.WriteFile(filepath.Join(a.l.memberDir(token), "some"), make([]byte, 1<<20), 0o600))
+	entry := string(token)
+	if exists(a.l.trash(token)) {
+		entry += ".2"
+	}
 	must(t, a.l.discardDir(token, "3.6.16", 3))
-	must(t, a.l.writeNote(string(token), trashNote{Token: token, EtcdVersion: "3.6.16", Since: since}))
+	must(t, a.l.writeNote(entry, trashNote{Token: token, EtcdVersion: "3.6.16", Since: since}))
 }
 
 // putBackup makes a backup as the writer does, as far as the catalog tells.
@@ -42,7 +47,8 @@ func putBackup(t *testing.T, c *catalog.Catalog, started time.Time, change func(
 	_, err := c.PutBackupData(t.Context(), name, catalog.DataFile, strings.NewReader("data"))
 	must(t, err)
 	sum := strings.Repeat("0123456789abcdef", 4)
-	m := &catalog.Manifest{Backup: name, ClusterName: "test", Raw: catalog.Digest{Size: 512, SHA256: sum}, Stored: catalog.Digest{Size: 4, SHA256: sum}, Compression: "gzip", Started: started, Finished: started}
+	m := &catalog.Manifest{Backup: name, ClusterName: "test", Raw: catalog.Digest{Size: 512, SHA256: sum},
+		Stored: catalog.Digest{Size: 4, SHA256: sum}, Compression: "gzip", Started: started, Finished: started}
 	if change != nil {
 		change(m)
 	}
@@ -110,6 +116,55 @@ func TestTrashBounds(t *testing.T) {
 	}
 }
 
+// TestTrashBytes: on a disk of 16 MiB the trash can takes a quarter at most, and less if etcd needs the room, however many entries may
+// be kept by number and age. The newest one stays while etcd can go on beside it, and nothing goes before there is a newer backup.
+func TestTrashBytes(t *testing.T) {
+	const mib = 1 << 20
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", 16*mib)); err != nil {
+		t.Skipf("no small disk can be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
+	cfg := testConfig(dir)
+	cfg.Catalog, cfg.KeepTrash, cfg.TrashAge = catalog.New(blobtest.NewMemory()), 100, 365*24*time.Hour
+	a, err := New(cfg)
+	must(t, err)
+	t.Cleanup(func() { a.lock.Close() })
+	now := time.Now()
+	hour := 9
+	add := func(token cluster.Token) {
+		setAsideSince(t, a, token, now.Add(-time.Duration(hour)*time.Hour))
+		hour--
+	}
+	filler := filepath.Join(dir, "filler")
+	others := func(size int) {
+		must(t, os.WriteFile(filler, make([]byte, size), 0o600))
+		a.disk.look("", 0)
+	}
+	step := func(what string, want ...string) {
+		t.Helper()
+		a.trash.empty(t.Context())
+		if got := tokens(a); !slices.Equal(got, want) {
+			t.Fatalf("%s: the trash can has %v, want %v", what, got, want)
+		}
+	}
+	others(0)
+	for _, token := range []cluster.Token{"T0", "T1", "T2", "T3", "T4", "T5"} {
+		add(token)
+	}
+	step("no backup", "T5", "T4", "T3", "T2", "T1", "T0")
+	putBackup(t, a.cfg.Catalog, now.Add(-time.Minute), nil)
+	step("a quarter of the disk is 4 MiB", "T5", "T4", "T3", "T2")
+	add("T2")
+	step("a second one of a token", "T2", "T5", "T4", "T3")
+	others(9*mib - mib/2)
+	step("etcd needs 4 MiB free", "T2", "T5", "T4")
+	others(12*mib + mib/2)
+	step("etcd can go on beside the newest", "T2")
+	others(15*mib - mib/2)
+	step("the disk is about to be full")
+}
+
 // TestTrashOfOtherTools: entries without a note have the age of their directory, and etcd's directory gets no foreign files.
 func TestTrashOfOtherTools(t *testing.T) {
 	a, _ := withStore(t)
@@ -144,7 +199,8 @@ func TestNewestOfAToken(t *testing.T) {
 	}
 }
 
-// TestTrashAndWrongDates: neither a bad backup nor one that is dated ahead frees anything, and an entry that is dated ahead is as old as its first look.
+// TestTrashAndWrongDates: neither a bad backup nor one that is dated ahead frees anything, and an entry that is dated ahead is as old as
+// its first look.
 func TestTrashAndWrongDates(t *testing.T) {
 	a, _ := withStore(t)
 	now := time.Now()
