@@ -45,6 +45,9 @@ type world struct {
 	meddle func(ctx context.Context, r request) error
 	// wakeEvery is how often each node says that something has changed; 0 is never.
 	wakeEvery time.Duration
+	// verifyEvery is how often backups are verified; 0 is never. verify says what a node finds; nil finds all of them good.
+	verifyEvery time.Duration
+	verify      func(name string) *protosv1.VerifiedBackup
 
 	term     cluster.Term
 	leads    bool
@@ -121,14 +124,16 @@ func (h *hooked) List(ctx context.Context, prefix string, o blob.ListOptions) it
 func inWorld(t *testing.T, f func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, store: &hooked{Store: blobtest.NewMemory()}, nodes: map[cluster.NodeID]*cluster.NodeStatus{}, wakeEvery: 5 * time.Second}
+		w := &world{t: t, store: &hooked{Store: blobtest.NewMemory()}, nodes: map[cluster.NodeID]*cluster.NodeStatus{},
+			wakeEvery: 5 * time.Second}
 		w.catalog = catalog.New(w.store)
 		state := cluster.EtcdState{Token: "old", DesiredSize: 3, EtcdVersion: "3.6.0"}
 		for _, id := range []cluster.NodeID{"a", "b", "c"} {
 			state.Nodes = append(state.Nodes, cluster.EtcdNode{Name: string(id), PeerURLs: []string{"http://" + string(id) + ":2380"}})
 		}
 		for _, n := range state.Nodes {
-			s := &cluster.NodeStatus{ID: cluster.NodeID(n.Name), Instance: "1", Self: n, Versions: []string{"3.6.0"}, DiskFree: 1 << 40, DiskTotal: 1 << 40}
+			s := &cluster.NodeStatus{ID: cluster.NodeID(n.Name), Instance: "1", Self: n, Versions: []string{"3.6.0"},
+				DiskFree: 1 << 40, DiskTotal: 1 << 40}
 			w.nodes[s.ID] = s
 			serve(s, state, 100)
 		}
@@ -146,7 +151,8 @@ func inWorld(t *testing.T, f func(w *world)) {
 func serve(s *cluster.NodeStatus, state cluster.EtcdState, revision int64) {
 	st := state.Clone()
 	s.State, s.DataPresent, s.Holding = st, true, false
-	s.Etcd = cluster.EtcdStatus{Running: true, Healthy: true, LeaderID: 1, Version: "3.6.0", Revision: revision, UpFor: time.Hour, AnsweringFor: time.Hour}
+	s.Etcd = cluster.EtcdStatus{Running: true, Healthy: true, LeaderID: 1, Version: "3.6.0", Revision: revision,
+		UpFor: time.Hour, AnsweringFor: time.Hour}
 	for i, n := range st.Nodes {
 		id := cluster.MemberID(i + 1)
 		s.Etcd.Members = append(s.Etcd.Members, cluster.Member{ID: id, Name: n.Name, PeerURLs: n.PeerURLs})
@@ -161,7 +167,7 @@ func (w *world) lead(term cluster.Term) {
 	w.t.Helper()
 	w.stop()
 	m, err := New(Config{ClusterName: "test", Self: "a", Instance: "i", Peers: w, Catalog: w.catalog, Policy: model.DefaultPolicy("3.6.0"),
-		Probe: func(context.Context) (bool, error) { return true, nil }})
+		VerifyInterval: w.verifyEvery, Probe: func(context.Context) (bool, error) { return true, nil }})
 	must(w.t, err)
 	must(w.t, m.probe(w.t.Context()))
 	m.setFirst(nil)
@@ -263,10 +269,11 @@ func (w *world) writeBackup(ctx context.Context, at time.Time) (string, error) {
 
 func (w *world) putBackup(ctx context.Context, name string, at time.Time) error {
 	digest := catalog.Digest{Size: 1, SHA256: strings.Repeat("0", 64)}
-	m := &catalog.Manifest{Backup: name, ClusterName: "test", ClusterID: 1, MemberID: 1, EtcdVersion: "3.6.0", Revision: 50, Raw: digest, Stored: digest,
-		Compression: catalog.CompressionGzip, Reason: "periodic", Started: at, Finished: at, ToolVersion: "x"}
+	m := &catalog.Manifest{Backup: name, ClusterName: "test", ClusterID: 1, MemberID: 1, EtcdVersion: "3.6.0", Revision: 50, Raw: digest,
+		Stored: digest, Compression: catalog.CompressionGzip, Reason: "periodic", Started: at, Finished: at, ToolVersion: "x"}
 	_, err := w.catalog.PutBackupData(ctx, name, catalog.DataFile, strings.NewReader("x"))
-	return errors.Join(err, w.catalog.PutManifest(ctx, m), w.catalog.CommitBackup(ctx, name, catalog.BackupInfo{EtcdVersion: "3.6.0", Time: at}))
+	return errors.Join(err, w.catalog.PutManifest(ctx, m),
+		w.catalog.CommitBackup(ctx, name, catalog.BackupInfo{EtcdVersion: "3.6.0", Time: at}))
 }
 
 // What follows is Peers.
@@ -412,7 +419,8 @@ func (c *nodeConn) obey(s *cluster.NodeStatus, req *protosv1.PerformRequest) (*p
 		e.Facts = &protosv1.Facts{Revision: 50}
 	case *protosv1.PerformRequest_Stage:
 		token := wire.StateFromProto(a.Stage.GetState()).Token
-		s.Staged = []cluster.StagedDir{{Operation: a.Stage.GetOperation(), Token: token, Revision: a.Stage.GetAtLeastRevision() + 1, Hash: 7, SizeBytes: 1000}}
+		s.Staged = []cluster.StagedDir{{Operation: a.Stage.GetOperation(), Token: token, Revision: a.Stage.GetAtLeastRevision() + 1,
+			Hash: 7, SizeBytes: 1000}}
 	case *protosv1.PerformRequest_Stop:
 		s.Holding, s.OperationRecord, s.Etcd = true, a.Stop.GetRecord(), cluster.EtcdStatus{}
 	case *protosv1.PerformRequest_Switch:
@@ -423,6 +431,11 @@ func (c *nodeConn) obey(s *cluster.NodeStatus, req *protosv1.PerformRequest) (*p
 	case *protosv1.PerformRequest_Verify:
 		if !slices.ContainsFunc(s.Staged, func(d cluster.StagedDir) bool { return d.Switched }) {
 			return nil, status.Error(codes.FailedPrecondition, "nothing was switched")
+		}
+	case *protosv1.PerformRequest_VerifyBackup:
+		e.Verified = &protosv1.VerifiedBackup{Revision: 50}
+		if c.w.verify != nil {
+			e.Verified = c.w.verify(a.VerifyBackup.GetName())
 		}
 	default:
 		return nil, status.Errorf(codes.Unimplemented, "no node of this test does %T", a)
