@@ -115,7 +115,7 @@ func TestLargeStore(t *testing.T) {
 	counted := make(chan struct{})
 	l.wg.Go(func() { defer close(counted); l.backups.learn(ctx) })
 	l.readStore(ctx)
-	if l.store.away() || ready(l, true) != "" {
+	if l.store.away() || ready(l, 1, true) != "" {
 		t.Fatalf("after %s: %+v", time.Since(begun), l.known())
 	}
 	command := l.known().Commands[0]

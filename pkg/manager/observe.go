@@ -92,7 +92,8 @@ func (l *leadership) readStore(ctx context.Context) {
 
 // refresh reads what has changed of the few objects that decisions need. None of it grows with what
 // is stored: the list of backups is read elsewhere. Each object has its own budget, and one that
-// can't be used is that object's problem: see objectProblem.
+// can't be used is that object's problem: see objectProblem. It is read again each time, since a
+// permission may come back without a change of the object.
 func (l *leadership) refresh(ctx context.Context) error {
 	var list catalog.ControlListing
 	err := inTime(ctx, func(ctx context.Context) (err error) {
@@ -104,14 +105,17 @@ func (l *leadership) refresh(ctx context.Context) error {
 	}
 	l.m.setFirst(list.Commands)
 	old, first := l.store.last()
+	was := l.store.read()
 	for _, part := range []struct {
 		due  bool
 		read func(context.Context) error
 	}{
-		{list.Marker.Stamp != old.Marker.Stamp || !list.Marker.Exists() || first, l.marker.readMarker},
-		{list.Spec.Stamp != old.Spec.Stamp || first, l.store.readSpec},
-		{list.Settings.Stamp != old.Settings.Stamp || first, func(ctx context.Context) error { return l.store.readSettings(ctx, list.Settings) }},
-		{(list.Leader.Stamp != old.Leader.Stamp || first) && !l.record.wroteRecord(), func(ctx context.Context) error { return l.record.readHolder(ctx, list.Leader) }},
+		{list.Marker.Stamp != old.Marker.Stamp || !list.Marker.Exists() || first || l.store.unusable("marker"), l.marker.readMarker},
+		{list.Spec.Stamp != old.Spec.Stamp || first || was.SpecError != "", l.store.readSpec},
+		{list.Settings.Stamp != old.Settings.Stamp || first || was.SettingsError != "",
+			func(ctx context.Context) error { return l.store.readSettings(ctx, list.Settings) }},
+		{(list.Leader.Stamp != old.Leader.Stamp || first || l.record.holderError != "") && !l.record.wroteRecord(),
+			func(ctx context.Context) error { return l.record.readHolder(ctx, list.Leader) }},
 		{true, func(ctx context.Context) error { return l.operations.read(ctx, list) }},
 		{true, func(ctx context.Context) error { return l.store.readCommands(ctx, list, l.operations.allRead()) }},
 	} {

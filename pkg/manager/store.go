@@ -144,6 +144,14 @@ func (sv *storeView) note(object string, err error) {
 	sv.seen.ObjectErrors = slices.Sorted(maps.Values(sv.problems))
 }
 
+// unusable tells whether the object that note was told of couldn't be used when it was last read.
+func (sv *storeView) unusable(object string) bool {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	_, bad := sv.problems[object]
+	return bad
+}
+
 func (sv *storeView) setSpec(spec *cluster.Spec) {
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
@@ -170,26 +178,25 @@ func (sv *storeView) readSpec(ctx context.Context) error {
 	return nil
 }
 
-// readSettings reads what the operator has chosen of etcd's settings.
+// readSettings reads what the operator has chosen of etcd's settings. If that can't be used, what was read before still counts.
 func (sv *storeView) readSettings(ctx context.Context, obj catalog.Object) error {
 	var got cluster.Settings
 	var err error
 	if obj.Exists() {
 		got, _, err = sv.m.cfg.Catalog.Settings(ctx)
 	}
-	var bad *catalog.ObjectError
-	problem := ""
-	switch {
-	case errors.Is(err, catalog.ErrNotFound):
-		got = nil
-	case errors.As(err, &bad):
-		got, problem = nil, err.Error()
-	case err != nil:
-		return err
-	}
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
-	sv.seen.Settings, sv.seen.SettingsError = got, problem
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		sv.seen.Settings, sv.seen.SettingsError = nil, ""
+	case err != nil && objectProblem(err):
+		sv.seen.SettingsError = err.Error()
+	case err != nil:
+		return err
+	default:
+		sv.seen.Settings, sv.seen.SettingsError = got, ""
+	}
 	return nil
 }
 
