@@ -19,8 +19,8 @@ import (
 // reattachPatience is how long what isn't an etcd may hold the data dir: a child of the earlier manager that is being killed as well.
 const reattachPatience = 5 * time.Second
 
-// reattach takes over an etcd that outlived an earlier manager. One that should have been stopped for a restore, when that manager was killed, is
-// stopped now.
+// reattach takes over an etcd that outlived an earlier manager. One that should have been stopped for a restore, when that manager was
+// killed, is stopped now.
 func (sv *supervisor) reattach(ctx context.Context) error {
 	s, holding := sv.records.current(), sv.records.holding()
 	if s == nil {
@@ -29,7 +29,8 @@ func (sv *supervisor) reattach(ctx context.Context) error {
 	sv.procMu.Lock()
 	defer sv.procMu.Unlock()
 	p, err := process.Reattach(sv.l.pid(), sv.l.data(s.Token))
-	for deadline := time.Now().Add(reattachPatience); errors.Is(err, etcd.ErrDataDirInUse) && time.Now().Before(deadline) && sleep(ctx, 100*time.Millisecond); {
+	deadline := time.Now().Add(reattachPatience)
+	for errors.Is(err, etcd.ErrDataDirInUse) && time.Now().Before(deadline) && sleep(ctx, 100*time.Millisecond) {
 		p, err = process.Reattach(sv.l.pid(), sv.l.data(s.Token))
 	}
 	if err != nil {
@@ -143,9 +144,11 @@ func (sv *supervisor) startLocked(ctx context.Context, restart bool) error {
 		return err
 	}
 	if cmd.Version != s.EtcdVersion {
-		klog.Warningf("etcd %s runs in place of %s, which isn't installed on this node", cmd.Version, s.EtcdVersion)
+		sv.said.Warningf("in place of "+s.EtcdVersion, "etcd %s runs in place of %s, which isn't installed on this node",
+			cmd.Version, s.EtcdVersion)
 	}
-	sv.said.Infof("started "+cmd.Version, "started etcd %s (pid %d, cluster %s%s)", cmd.Version, p.PID(), s.Token, map[bool]string{true: ", quarantined"}[s.Quarantined])
+	sv.said.Infof("started "+cmd.Version, "started etcd %s (pid %d, cluster %s%s)", cmd.Version, p.PID(), s.Token,
+		map[bool]string{true: ", quarantined"}[s.Quarantined])
 	if err := sv.took(p, s); err != nil {
 		return err
 	}
