@@ -17,6 +17,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	etcdclient "github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
 const (
@@ -50,6 +51,7 @@ type sidecar struct {
 	// begun is true after the first backup, or after the first look that found that somebody else is to make it.
 	begun    bool
 	failures int
+	failed   repeat.Limiter
 	said     string
 	// taken is when this instance took its last backup; it is only compared with later readings of the same clock.
 	taken time.Time
@@ -143,7 +145,8 @@ func (s *sidecar) step(ctx context.Context) time.Duration {
 	}
 	s.failures++
 	wait = min(firstRetry<<min(s.failures-1, 16), wait, s.o.interval)
-	klog.Errorf("backup of cluster %s failed %s in a row, next attempt in %s: %v", s.o.clusterName, cluster.Times(s.failures), wait, err)
+	s.failed.Errorf("backup", "backup of cluster %s failed %s in a row, next attempt in %s: %v", s.o.clusterName,
+		cluster.Times(s.failures), wait, err)
 	s.show(func(v *shown) { v.failure = err.Error() })
 	return wait
 }

@@ -1,10 +1,8 @@
 package manager
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"reflect"
@@ -15,8 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"k8s.io/klog/v2"
-
+	"github.com/etcd-manager/etcd-manager/internal/testutil/logtest"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -26,12 +23,17 @@ import (
 func everyAction() []model.Action {
 	op := model.Operation{ID: "r1"}
 	return []model.Action{
-		model.TakeTerm{}, model.CreateMarker{}, model.ReplaceMarker{}, model.StartEtcd{Node: "a"}, model.StartAll{Starts: []model.StartEtcd{{Node: "a"}}},
-		model.MarkFormed{}, model.TakeBackup{Node: "a", Reason: "periodic"}, model.AddLearner{Node: "a"}, model.Promote{Member: 1}, model.UpdateMember{Member: 1},
-		model.RemoveMember{Member: 1}, model.RestartMember{Node: "a"}, model.StopMember{Node: "a"}, model.ReleaseVolume{Node: "a"}, model.EnableDowngrade{}, model.CancelDowngrade{},
+		model.TakeTerm{}, model.CreateMarker{}, model.ReplaceMarker{}, model.StartEtcd{Node: "a"}, model.StartAll{
+			Starts: []model.StartEtcd{{Node: "a"}}},
+		model.MarkFormed{}, model.TakeBackup{Node: "a", Reason: "periodic"}, model.AddLearner{Node: "a"}, model.Promote{Member: 1},
+		model.UpdateMember{Member: 1},
+		model.RemoveMember{Member: 1}, model.RestartMember{Node: "a"}, model.StopMember{Node: "a"}, model.ReleaseVolume{Node: "a"},
+		model.EnableDowngrade{}, model.CancelDowngrade{},
 		model.Compact{}, model.Defragment{Node: "a"}, model.Disarm{}, model.SetAside{Node: "a"}, model.BeginRestore{Command: "r1", Op: op},
-		model.SalvageData{Op: op}, model.ProveBackup{Op: op}, model.StageBackup{Op: op}, model.SafetyBackup{Op: op}, model.StopAll{Op: op}, model.SwitchAll{Op: op},
-		model.HaltAll{Op: op}, model.VerifyAll{Op: op}, model.RollbackAll{Op: op}, model.Advance{Op: op, To: model.OpStaging}, model.FinishRestore{Op: op},
+		model.SalvageData{Op: op}, model.ProveBackup{Op: op}, model.StageBackup{Op: op}, model.SafetyBackup{Op: op},
+		model.StopAll{Op: op}, model.SwitchAll{Op: op},
+		model.HaltAll{Op: op}, model.VerifyAll{Op: op}, model.RollbackAll{Op: op},
+		model.Advance{Op: op, To: model.OpStaging}, model.FinishRestore{Op: op},
 		model.FailCommand{Command: "r1"}, model.PutBack{Node: "a", Command: "p1"},
 	}
 }
@@ -56,28 +58,8 @@ func TestEveryActionIsThere(t *testing.T) {
 	}
 }
 
-// logLines counts what is logged while f runs.
-func logLines(t *testing.T, f func()) []string {
-	t.Helper()
-	fs := flag.NewFlagSet("", flag.ContinueOnError)
-	klog.InitFlags(fs)
-	for k, v := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL", "one_output": "true"} {
-		if err := fs.Set(k, v); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var buf bytes.Buffer
-	klog.SetOutput(&buf)
-	defer func() {
-		klog.SetOutput(os.Stderr)
-		_ = fs.Set("logtostderr", "true")
-	}()
-	f()
-	klog.Flush()
-	return strings.FieldsFunc(buf.String(), func(r rune) bool { return r == '\n' })
-}
-
-// spin runs the part of the loop that decides when something is tried: each attempt wakes the loop at once, as a node that has changed does.
+// spin runs the part of the loop that decides when something is tried: each attempt wakes the loop at once, as a node that has
+// changed does.
 func spin(l *leadership, a model.Action, why func() string, long time.Duration) {
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithTimeout(context.Background(), long)
@@ -113,7 +95,7 @@ func TestFailingActions(t *testing.T) {
 			name := fmt.Sprintf("%T", a)
 			t.Run(fmt.Sprintf("%s/fails=%t", strings.TrimPrefix(name, "model."), fails), func(t *testing.T) {
 				tries := 0
-				lines := logLines(t, func() {
+				lines := logtest.Lines(t, func() {
 					synctest.Test(t, func(t *testing.T) {
 						l := newLeadership(&Manager{}, 7)
 						l.do = func(context.Context, *model.Observation, *cluster.Spec, model.Action) error {
@@ -140,7 +122,7 @@ func TestFailingActions(t *testing.T) {
 
 // TestTurns: decisions that take turns, as those of a step that fails again and again, are not news each time.
 func TestTurns(t *testing.T) {
-	lines := logLines(t, func() {
+	lines := logtest.Lines(t, func() {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLeadership(&Manager{}, 7)
 			for range 60 {

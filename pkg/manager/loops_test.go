@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil/logtest"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -72,8 +73,9 @@ func (g *grumbling) Purge(ctx context.Context, prefix string, match func(string)
 	return g.Store.Purge(ctx, prefix, match)
 }
 
-// TestFailingLoops has a leader live through half an hour of a store of which something fails, in other words each time, and that wakes it all the
-// while. Whatever loop it is that fails, it logs at most ten lines a minute, and the store isn't asked more often than the back-offs say.
+// TestFailingLoops has a leader live through half an hour of a store of which something fails, in other words each time, and that wakes it
+// all the while. Whatever loop it is that fails, it logs at most ten lines a minute, and the store isn't asked more often than the back-offs
+// say.
 func TestFailingLoops(t *testing.T) {
 	const minutes = 30
 	kinds := map[string]error{"away": blob.ErrTransient, "denied": blob.ErrDenied, "odd": nil}
@@ -97,14 +99,15 @@ func TestFailingLoops(t *testing.T) {
 					m := blobtest.NewMemory()
 					fill(t, m)
 					g := &grumbling{Store: m, fails: fails, kind: kind, tries: map[string]int{}}
-					mgr, err := New(Config{ClusterName: "test", Self: "a", Instance: "i", Peers: noPeers{}, Catalog: catalog.New(g), VerifyInterval: time.Minute,
-						Policy: model.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
+					mgr, err := New(Config{ClusterName: "test", Self: "a", Instance: "i", Peers: noPeers{}, Catalog: catalog.New(g),
+						VerifyInterval: time.Minute,
+						Policy:         model.DefaultPolicy("3.6.0"), Probe: func(context.Context) (bool, error) { return true, nil }})
 					must(t, err)
 					must(t, mgr.probe(t.Context()))
 					ctx, cancel := context.WithTimeout(t.Context(), minutes*time.Minute)
 					defer cancel()
 					l := newLeadership(mgr, 4)
-					lines := logLines(t, func() {
+					lines := logtest.Lines(t, func() {
 						var wg sync.WaitGroup
 						wg.Go(func() { // whatever wakes the loop doesn't have it try again
 							for ctx.Err() == nil {
