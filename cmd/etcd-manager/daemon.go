@@ -122,6 +122,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := adopt.Check(o.dataDir); err != nil {
 		return err
 	}
+	if err := d.checkSuperseded(ctx); err != nil {
+		return err
+	}
 	var err error
 	if d.self, err = o.self(d.id); err != nil {
 		return err

@@ -34,6 +34,8 @@ type ControlListing struct {
 	Settings Object
 	// Survivors exists while the cluster has no quorum.
 	Survivors Object
+	// Superseded exists if another cluster has taken the place of this one.
+	Superseded Object
 	// Commands and Operations are in lexical order of their names.
 	Commands   []Object
 	Operations []Object
@@ -72,6 +74,9 @@ func (l *ControlListing) add(e blob.Entry) {
 		return
 	case survivorsKey:
 		l.Survivors = o
+		return
+	case supersededKey:
+		l.Superseded = o
 		return
 	case servingKey:
 		return

@@ -36,6 +36,7 @@ func fuzzObjects() []struct {
 		{leaderKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.Leader(ctx); return err }},
 		{settingsKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.Settings(ctx); return err }},
 		{servingKey, func(ctx context.Context, c *Catalog) error { _, err := c.Serving(ctx); return err }},
+		{supersededKey, func(ctx context.Context, c *Catalog) error { _, err := c.Superseded(ctx); return err }},
 		{survivorsKey, func(ctx context.Context, c *Catalog) error { _, err := c.Survivors(ctx); return err }},
 		{turnKey, func(ctx context.Context, c *Catalog) error { _, err := c.turn(ctx); return err }},
 		{volumesPrefix + "a", func(ctx context.Context, c *Catalog) error { _, err := c.Volumes(ctx); return err }},

@@ -168,6 +168,15 @@ func (r *reading) control(l catalog.ControlListing) {
 			return err
 		})
 	}
+	if l.Superseded.Exists() {
+		r.do(func() error {
+			s, err := r.c.Superseded(ctx)
+			if err == nil {
+				f.Superseded = &s
+			}
+			return err
+		})
+	}
 	if l.Settings.Exists() {
 		r.do(func() (err error) {
 			f.Settings, _, err = r.c.Settings(ctx)

@@ -137,6 +137,7 @@ func TestStandby(t *testing.T) {
 		t.Errorf("keys are missing: %v", all)
 	}
 	refused(t, c, old)
+	superseded(t, c, old)
 }
 
 // takeOver does what the page says.
@@ -189,5 +190,37 @@ func refused(t *testing.T, c, old *harness.Cluster) {
 		if code := n.WaitExit(30 * time.Second); code != 1 || !strings.Contains(n.LogText(), want) {
 			t.Errorf("node %s: exit code %d, want 1 and %q in\n%s", n.Name, code, want, n.LogText())
 		}
+	}
+}
+
+// superseded: the old cluster's machine comes back, and serves only once the operator says so.
+func superseded(t *testing.T, c, old *harness.Cluster) {
+	t.Helper()
+	run := func(want string, wantCode int, args ...string) {
+		t.Helper()
+		if out, errOut, code := old.Ctl(args...); wantCode >= 0 && code != wantCode || !strings.Contains(out+errOut, want) {
+			t.Errorf("%v: exit code %d, want %d and %q\n%s%s", args, code, wantCode, want, out, errOut)
+		}
+	}
+	run("superseded by "+c.StoreURL, 0, "supersede", "--by="+c.StoreURL, "--yes", "--force")
+	run("is superseded already", 1, "supersede", "--by=another", "--yes", "--force")
+	run("This cluster was superseded by", -1, "status") // the code depends on when its leader last wrote
+	n := old.Nodes[0]
+	n.Start()
+	if code := n.WaitExit(30 * time.Second); code != 1 || n.EtcdPID() != 0 || !strings.Contains(n.LogText(), "undo-supersede") {
+		t.Errorf("exit code %d, etcd %d\n%s", code, n.EtcdPID(), n.LogText())
+	}
+	run("taken back", 0, "undo-supersede", "--yes")
+	n.Start()
+	old.WaitHealthy(1)
+	run("still runs: its leader, node a", 1, "supersede", "--by=x", "--yes")
+	// What runs goes on, also when its manager is killed and started again.
+	run("superseded by x", 0, "supersede", "--by=x", "--yes", "--force")
+	pid := n.EtcdPID()
+	n.Kill()
+	n.Start()
+	old.WaitHealthy(1)
+	if now := n.EtcdPID(); now != pid {
+		t.Errorf("etcd is process %d, it was %d", now, pid)
 	}
 }

@@ -61,6 +61,8 @@ type Facts struct {
 	// Settings are the operator's settings of etcd.
 	Settings cluster.Settings
 	Marker   *catalog.Marker
+	// Superseded says that another cluster has taken the place of this one.
+	Superseded *catalog.Superseded
 	// Leader is the leader record, LeaderAt when it was last written by the store's clock, and Status what stands in it.
 	Leader   *catalog.LeaderRecord
 	LeaderAt time.Time

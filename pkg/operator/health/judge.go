@@ -46,6 +46,7 @@ const (
 	KindStoreSilent  = "store-silent"
 	KindStoreRefuses = "store-refuses"
 	KindStoreEmpty   = "store-empty"
+	KindSuperseded   = "superseded"
 )
 
 func (b *builder) add(f Finding) {
@@ -56,6 +57,11 @@ func (b *builder) add(f Finding) {
 
 func (b *builder) findings() {
 	b.attentions()
+	if s := b.f.Superseded; s != nil {
+		b.add(Finding{Severity: Degraded, Kind: KindSuperseded, Since: s.Time, Command: b.ctl("undo-supersede"),
+			Text: fmt.Sprintf("This cluster was superseded by %q: a manager that starts here doesn't start etcd. "+
+				"The command takes that back.", cluster.Shown(s.By, 300))})
+	}
 	b.managers()
 	b.members()
 	b.versions()

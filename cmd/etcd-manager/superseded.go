@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+)
+
+// supersededTimeout bounds the question at the start: a store that is away must not keep etcd from starting.
+const supersededTimeout = 5 * time.Second
+
+// checkSuperseded refuses to start where the operator has recorded that another cluster took the place of this one. It is asked before
+// anything is started, and never again: nothing that runs is stopped by a record. An etcd that still runs on this node's data goes on, too,
+// since a manager must look after it.
+func (d *daemon) checkSuperseded(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, supersededTimeout)
+	defer cancel()
+	s, err := d.catalog.Superseded(ctx)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
+		return nil
+	case err == nil:
+		err = fmt.Errorf("this cluster was superseded by %q at %s: its etcd isn't started, so that two clusters don't serve; "+
+			"if this one is the right one: etcd-manager-ctl --backup-store=%s undo-supersede", cluster.Shown(s.By, 300),
+			s.Time.Format(time.RFC3339), d.o.backupStore)
+	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
+		err = fmt.Errorf("it isn't known whether another cluster has taken the place of this one, so etcd isn't started: %w", err)
+	default:
+		klog.Warningf("the store doesn't say whether another cluster has taken the place of this one; it is taken for the right one: %v", err)
+		return nil
+	}
+	if dir := runningOn(d.o.dataDir); dir != "" {
+		klog.Errorf("an etcd runs on %s, so the manager starts and looks after it. Stop it if it isn't to serve (SIGTERM to this manager): %v",
+			dir, err)
+		return nil
+	}
+	return err
+}
+
+// runningOn is the etcd data dir below a manager's directory on which an etcd runs; empty if there is none.
+func runningOn(dataDir string) string {
+	dirs, err := filepath.Glob(filepath.Join(dataDir, "data", "*"))
+	if err != nil {
+		return ""
+	}
+	for _, dir := range dirs {
+		if _, held, err := etcd.DataDirHolder(dir); held && err == nil {
+			return dir
+		}
+	}
+	return ""
+}
