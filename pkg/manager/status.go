@@ -126,6 +126,16 @@ func (m *Manager) shownByLeader() bool {
 	return leader != "" && leader != m.cfg.Self && told != nil && told.Node == leader && told.Term == term && age < summaryAge && told.Shown
 }
 
+// Status is what this manager knows at this moment, for a page. A manager that doesn't lead asks its own etcd, for a quarter of a second at
+// most; the store is never asked.
+func (m *Manager) Status(ctx context.Context) catalog.Status {
+	if s := m.status(nil); s.Leading {
+		return s
+	}
+	node := m.cfg.Node(ctx)
+	return m.status(&node)
+}
+
 // status is what this manager knows, from memory alone. own is how this node is; nil for a leader, which has seen all nodes.
 func (m *Manager) status(own *cluster.NodeStatus) catalog.Status {
 	r, o := m.Report(), m.Outlook()

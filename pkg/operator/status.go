@@ -36,15 +36,15 @@ type HealthOptions struct {
 // Health says how the cluster does, from the store alone: about 20 small requests, and one for each thousand segments of the last day. An
 // error says that the store doesn't answer; anything else that can't be read is in the report.
 func (c *Client) Health(ctx context.Context, o HealthOptions) (health.Report, error) {
-	f, err := c.facts(ctx, o)
+	f, err := c.Facts(ctx, o)
 	if err != nil {
 		return health.Report{}, err
 	}
 	return health.Judge(f), nil
 }
 
-// facts reads what a report is made of.
-func (c *Client) facts(ctx context.Context, o HealthOptions) (health.Facts, error) {
+// Facts reads what a report is made of, for one who knows more than the store, as a manager does. It takes what Health takes.
+func (c *Client) Facts(ctx context.Context, o HealthOptions) (health.Facts, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	f := health.Facts{Store: c.Store(), Now: c.Now()}
@@ -321,6 +321,9 @@ func (c *Client) cover(ctx context.Context, f *health.Facts) {
 		if list, err = c.backupsSince(ctx, f.Now.Add(-back)); err != nil {
 			break
 		}
+		if len(f.Taken) == 0 {
+			f.Taken = list
+		}
 		f.Coverage, err = c.archive.Coverage(ctx, s.Incarnation, list, f.Now.Add(-back), coverSegments)
 		if !errors.Is(err, changelog.ErrTooMany) {
 			break
@@ -342,7 +345,7 @@ func (c *Client) backupsSince(ctx context.Context, since time.Time) ([]catalog.B
 	if err != nil {
 		return nil, err
 	}
-	after, err := c.catalog.BackupsFrom(ctx, since, coverSegments, good)
+	after, err := c.catalog.BackupsFrom(ctx, since, coverSegments, func(catalog.Backup) bool { return true }) // the others are only marked
 	if err != nil {
 		return nil, err
 	}

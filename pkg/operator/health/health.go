@@ -77,6 +77,8 @@ type Facts struct {
 	// Backups are the newest ones by name; BackupsRead is false if they could not be listed.
 	Backups     catalog.BackupList
 	BackupsRead bool
+	// Taken are those of the last day, for Marks alone; empty if they were not looked at.
+	Taken []catalog.Backup
 	// Coverage is what can be restored, as far as it was looked at; CoverageNote says why that isn't known.
 	Coverage     *changelog.Coverage
 	CoverageNote string

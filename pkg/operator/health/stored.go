@@ -11,8 +11,8 @@ import (
 // What is found of what is stored: backups, their verification, the archive, and what ends.
 
 func (b *builder) backupFindings() {
-	if b.r.Formed != "yes" || !b.f.BackupsRead && !b.fresh {
-		return
+	if b.r.Formed != "yes" || !b.f.BackupsRead && (!b.fresh || b.r.Backup == nil && !b.leading()) {
+		return // nobody knows
 	}
 	interval := defaultInterval
 	s := b.status
