@@ -33,7 +33,7 @@ paste <(repo_name <"$work/modules") "$work/modules" |
 # 2. A copy of what gazelle reads, without its output.
 mkdir "$work/tree"
 find . \( -name .git -o -path ./test/tools -o -path ./test/kubernetes -o -path ./bin \) -prune -o -type f \
-  \( -name '*.go' -o -name '*.proto' -o -path '*/testdata/*' -o -path ./go.mod -o -path ./go.sum -o -path ./BUILD.bazel -o -path ./MODULE.bazel -o -path ./WORKSPACE \) \
+  \( -name '*.go' -o -name '*.proto' -o -name '*.gohtml' -o -name '*.css' -o -name '*.js' -o -path '*/testdata/*' -o -path ./go.mod -o -path ./go.sum -o -path ./BUILD.bazel -o -path ./MODULE.bazel -o -path ./WORKSPACE \) \
   -print0 | tar --null -T - -cf - | tar -xf - -C "$work/tree"
 find "$work/tree" -mindepth 2 -name BUILD.bazel -delete
 
