@@ -198,7 +198,7 @@ func (d *daemon) openPKI() error {
 		}
 	}
 	k, err := pki.NewKeeper(pki.Config{Dir: o.pkiDir, NodeID: string(d.id), Managers: !o.insecure,
-		Etcd: !o.etcdInsecure, Policy: o.certs, MinVersion: process.TLSMinVersion(o.env)})
+		Etcd: !o.etcdInsecure, Page: o.pageAddresses(), Policy: o.certs, MinVersion: process.TLSMinVersion(o.env)})
 	if err != nil {
 		return fmt.Errorf("--pki-dir: %w", err)
 	}
@@ -448,6 +448,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if d.o.metricsPort != 0 {
 		part("status", work, d.serveStatus)
+	}
+	if d.o.page.IsValid() {
+		part("page", work, (&pageServer{d}).run)
 	}
 	if d.o.dev {
 		part("dev", work, d.announceDev)

@@ -60,6 +60,7 @@ type options struct {
 	containerized  bool
 	metricsURLs    string
 	metricsPort    int
+	pageListen     string
 	envFile        string
 	networkCIDR    string
 
@@ -80,6 +81,8 @@ type options struct {
 
 	etcdAddressGiven bool
 	addressGiven     bool
+	pageGiven        bool
+	page             netip.AddrPort // --page-listen; not valid if there is no page
 
 	static    *staticConfig
 	retention prune.Policy
@@ -173,6 +176,8 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.metricsURLs, "listen-metrics-urls", "", "passed to etcd")
 	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0,
 		"port for the manager's metrics, health and status page on its own address; 0 means none")
+	f.StringVar(&o.pageListen, "page-listen", defaultPage,
+		"IP address and port of the page for people: on a loopback address anybody on the machine can look, elsewhere it takes TLS with a client certificate of etcd-clients-ca; empty means no page. Without this flag the first free port of ten is taken")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
 	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt",
@@ -279,7 +284,8 @@ func (o *options) validate(given map[string]bool) error {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative",
 			o.changes, o.verify)
 	}
-	errs = append(errs, o.checkStandby(), o.checkURLs(), o.parseStatic(), o.parseEnv(), process.CheckEnv(o.etcdEnv()))
+	errs = append(errs, o.checkStandby(), o.parsePage(given["page-listen"]), o.checkURLs(), o.parseStatic(), o.parseEnv(),
+		process.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
 }
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -38,6 +39,8 @@ type Config struct {
 	NodeID string
 	// Managers and Etcd say which authorities are needed: neither is read when managers and etcd both speak without TLS.
 	Managers, Etcd bool
+	// Page are the addresses at which people look at this manager's page with TLS; nil means that none do. It needs Etcd.
+	Page []net.IP
 	// Policy is how long certificates live.
 	Policy Policy
 	// MinVersion is the least version of TLS that managers take from each other; 0 means TLS 1.2, which is the least in any case.
@@ -78,6 +81,7 @@ const (
 	roleManagerServer = "manager server"
 	roleManagerClient = "manager client"
 	roleEtcdClient    = "etcd client"
+	rolePageServer    = "page server"
 )
 
 const (
@@ -171,6 +175,10 @@ func (k *Keeper) Refresh() error {
 		errs = append(errs,
 			k.hold(roleEtcdClient, ClientsCA, subject{commonName: clientPrefix + k.cfg.NodeID,
 				usages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}))
+	}
+	if k.cfg.Etcd && len(k.cfg.Page) > 0 {
+		errs = append(errs, k.hold(rolePageServer, ClientsCA, subject{commonName: k.cfg.NodeID, dnsNames: []string{k.cfg.NodeID},
+			ips: k.cfg.Page, usages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}))
 	}
 	k.mu.RLock()
 	etcd := maps.Clone(k.etcd)

@@ -242,3 +242,42 @@ func TestManagersMinVersion(t *testing.T) {
 		t.Errorf("TLS 1.3: %v", err)
 	}
 }
+
+// TestPageServer: the page is for holders of a client certificate of etcd alone, and its certificate names its address.
+func TestPageServer(t *testing.T) {
+	dir := dirWithCAs(t, time.Now())
+	k, err := NewKeeper(Config{Dir: dir, NodeID: "a", Managers: true, Etcd: true, Page: []net.IP{net.IPv4(127, 0, 0, 1)},
+		Policy: DefaultPolicy()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := ClientRequest{Name: "anna", Dir: t.TempDir(), Duration: time.Hour}.Issue(dir, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := k.authority(ClientsCA).Pool()
+	client := func(host string, certificates ...tls.Certificate) *tls.Config {
+		return &tls.Config{RootCAs: pool, ServerName: host, Certificates: certificates, MinVersion: tls.VersionTLS12}
+	}
+	if _, err := handshake(k.PageServer(), client("127.0.0.1", pair)); err != nil {
+		t.Errorf("with a client certificate: %v", err)
+	}
+	manager := keeperFor(t, dir, "b").certificate(roleManagerClient)
+	for name, c := range map[string]*tls.Config{
+		"without a certificate":       client("127.0.0.1"),
+		"with a manager's":            client("127.0.0.1", *manager),
+		"with one of another cluster": client("127.0.0.1", *keeperFor(t, dirWithCAs(t, time.Now()), "b").certificate(roleEtcdClient)),
+		"at another address":          client("127.0.0.2", pair),
+	} {
+		if _, err := handshake(k.PageServer(), c); err == nil {
+			t.Errorf("%s: let in", name)
+		}
+	}
+	if without := keeperFor(t, dir, "c"); without.certificate(rolePageServer) != nil {
+		t.Error("there is a certificate for a page that nobody looks at")
+	}
+}
