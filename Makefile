@@ -3,7 +3,7 @@ IMAGE ?= etcd-manager:dev
 GO ?= go
 
 # The long suites, each a command of its own: what "go test ./..." leaves out. test/README.md says what lies where.
-SUITES := units clusters restores life disasters containers stores kubernetes
+SUITES := units clusters restores life disasters containers stores page kubernetes
 units := ./cmd/etcd-backup ./cmd/etcd-manager-ctl ./pkg/operator/putback ./pkg/changelog ./pkg/envelope/awskms ./pkg/etcd/datadir ./pkg/etcd/salvage ./pkg/node ./pkg/peer ./pkg/plan ./pkg/putback ./pkg/standby \
 	./pkg/relay ./pkg/volume/aws
 clusters := ./test/adopt ./test/attention ./test/cluster ./test/monitoring
@@ -12,6 +12,8 @@ life := ./test/life
 disasters := ./docs/operator ./test/disaster
 containers := ./test/e2e
 stores := ./test/minio
+# The page for people, in Chromium; skipped where there is none.
+page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 

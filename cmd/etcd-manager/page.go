@@ -39,6 +39,12 @@ func (o *options) parsePage(given bool) error {
 	if o.pageListen == "" {
 		return nil
 	}
+	if o.standbyOf != "" {
+		if given {
+			return errors.New("--page-listen: a standby shows no page; /status of --etcd-manager-metrics-port shows how far its copy is")
+		}
+		return nil
+	}
 	a, err := netip.ParseAddrPort(o.pageListen)
 	switch {
 	case err != nil || a.Port() == 0:
