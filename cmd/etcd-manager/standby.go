@@ -29,6 +29,8 @@ const (
 	standbyRequest = 15 * time.Second
 	// standbyFree is how much of the disk a copy leaves free, in bytes.
 	standbyFree = 1 << 30
+	// standbyLook is how often at most new changes are looked for, unless they are stored more often.
+	standbyLook = 2 * time.Second
 	// standbyAlarm is after how long without changes a person is called for.
 	standbyAlarm = 5 * time.Minute
 )
@@ -51,10 +53,14 @@ func (o *options) checkStandby() error {
 		bad("--standby-of doesn't go with --static-config and --dev: a standby forms no cluster")
 	}
 	if o.changes == 0 {
-		bad("--standby-of needs --change-log-interval: it is how often a standby looks for new changes")
+		bad("--standby-of needs --change-log-interval: by it, a standby looks for new changes")
 	}
 	return errors.Join(errs...)
 }
+
+// lookEvery is how often new changes are looked for. They are stored every --change-log-interval: a copy that looked as seldom would
+// be behind by twice that.
+func (o *options) lookEvery() time.Duration { return max(o.changes/5, min(o.changes, standbyLook)) }
 
 // standbyNode is a manager that follows another cluster. It has no agent, no peers and no leader: nothing in it can start an etcd.
 type standbyNode struct {
@@ -150,7 +156,7 @@ func (s *standbyNode) newFollower(ctx context.Context) (*standby.Follower, error
 	if err != nil {
 		return nil, fmt.Errorf("find own executable: %w", err)
 	}
-	f, err := standby.New(standby.Config{Catalog: catalog.New(store, keys), Store: o.standbyOf, Executable: exe, Interval: o.changes,
+	f, err := standby.New(standby.Config{Catalog: catalog.New(store, keys), Store: o.standbyOf, Executable: exe, Interval: o.lookEvery(),
 		Dir: filepath.Join(o.dataDir, "etcd-manager", "standby"), Compare: o.verify, KeepFree: standbyFree})
 	if err != nil {
 		return nil, fmt.Errorf("--standby-of: %w", err)

@@ -21,8 +21,12 @@ import (
 const (
 	// roundSegments is how many segments are listed at once; a copy that is far behind is brought forward in rounds.
 	roundSegments = 2000
+	// roundBytes is how many stored bytes of them are applied at once, if there is more than one: a kill costs no more than that.
+	roundBytes = 64 << 20
 	// requestTime bounds the few small requests of a look at the store.
 	requestTime = 30 * time.Second
+	// servingEvery is how often it is asked which incarnation serves.
+	servingEvery = 5 * time.Second
 	// seenEvery is how often the other cluster's leader is asked, through its record, what etcd has told it.
 	seenEvery = 30 * time.Second
 	// gapPatience is for how long changes may be missing before they count as lost: listings of a store may be a little behind.
@@ -49,8 +53,9 @@ type Config struct {
 	// KeepFree is how many bytes of the disk stay free.
 	KeepFree int64
 
-	// patience is gapPatience, unless a test is in a hurry.
+	// patience is gapPatience and bytes roundBytes, unless a test is in a hurry.
 	patience time.Duration
+	bytes    int64
 }
 
 // Follower keeps the copy.
@@ -69,6 +74,9 @@ type Follower struct {
 	failed error
 	// missing is since when changes are missing, and moved when something last came.
 	missing, moved time.Time
+	// serves is the incarnation that serves, as it was at served.
+	serves catalog.Incarnation
+	served time.Time
 	// asked is when the other cluster's leader was, and damaged when a copy was last found to be.
 	asked, damaged time.Time
 
@@ -81,7 +89,7 @@ func New(cfg Config) (*Follower, error) {
 	if cfg.Catalog == nil || cfg.Store == "" || !filepath.IsAbs(cfg.Dir) || cfg.Executable == "" || cfg.Interval <= 0 {
 		return nil, errors.New("a standby needs a store, a directory, an executable and an interval")
 	}
-	cfg.patience = cmp.Or(cfg.patience, gapPatience)
+	cfg.patience, cfg.bytes = cmp.Or(cfg.patience, gapPatience), cmp.Or(cfg.bytes, roundBytes)
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of the copy: %w", err)
 	}
@@ -203,16 +211,13 @@ func (f *Follower) round(ctx context.Context) (more bool, err error) {
 		return false, f.need(ctx, "there is no copy yet")
 	}
 	f.look(ctx)
-	rctx, cancel := context.WithTimeout(ctx, requestTime)
-	defer cancel()
-	s, err := f.cfg.Catalog.Serving(rctx)
-	switch {
-	case errors.Is(err, catalog.ErrNotFound): // its manager keeps no changes
-	case err != nil:
+	serving, err := f.serving(ctx)
+	if err != nil {
 		return false, err
-	case s.Incarnation != f.held.Incarnation:
+	}
+	if serving != "" && serving != f.held.Incarnation {
 		// Its last changes may not be here yet. They are of no use to the new one, which has everything in its full backup.
-		return false, f.need(ctx, fmt.Sprintf("the cluster was restored: incarnation %s serves now", s.Incarnation))
+		return false, f.need(ctx, fmt.Sprintf("the cluster was restored: incarnation %s serves now", serving))
 	}
 	moved, more, err := f.follow(ctx, f.held, 0)
 	if err != nil {
@@ -223,6 +228,21 @@ func (f *Follower) round(ctx context.Context) (more bool, err error) {
 		f.show()
 	}
 	return more, f.renew(ctx)
+}
+
+// serving is the incarnation that serves; empty if the store doesn't say, as when its managers keep no changes.
+func (f *Follower) serving(ctx context.Context) (catalog.Incarnation, error) {
+	if time.Since(f.served) < servingEvery {
+		return f.serves, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	s, err := f.cfg.Catalog.Serving(ctx)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return "", err
+	}
+	f.serves, f.served = s.Incarnation, time.Now()
+	return f.serves, nil
 }
 
 // broken does what has to be done about an error beside trying again.
@@ -297,6 +317,9 @@ func (f *Follower) follow(ctx context.Context, h *held, to int64) (moved, more b
 	if err != nil || len(chain.Segments) == 0 {
 		return false, false, err
 	}
+	if n := fitting(chain.Segments, f.cfg.bytes); n < len(chain.Segments) {
+		chain.Segments, more = chain.Segments[:n], true
+	}
 	reach, until := chain.Reach()
 	if to > 0 && reach >= to {
 		chain, reach, more = chain.To(to), to, false
@@ -321,6 +344,16 @@ func (f *Follower) follow(ctx context.Context, h *held, to int64) (moved, more b
 	klog.V(3).Infof("the copy is at revision %d, by %d segments in %s", reach, len(chain.Segments), time.Since(began))
 	*h = n
 	return true, more, nil
+}
+
+// fitting is how many of the segments have at most so many bytes together, but at least one.
+func fitting(list []catalog.Segment, bytes int64) int {
+	for i, s := range list {
+		if bytes -= s.Size; bytes < 0 {
+			return max(i, 1)
+		}
+	}
+	return len(list)
 }
 
 // chain is what hangs together behind a copy. Where nothing does although there is something, that is remembered in missing.

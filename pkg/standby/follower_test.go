@@ -119,7 +119,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		written <- n
 	}()
 	for range 25 {
-		c := p.follow(dir, func(cfg *Config) { cfg.Interval = 20 * time.Millisecond })
+		c := p.follow(dir, func(cfg *Config) { cfg.Interval, cfg.bytes = 20*time.Millisecond, 1 })
 		<-time.After(time.Duration(50+rand.Intn(250)) * time.Millisecond) // the moment of the kill: nothing to wait for
 		c.stop()
 	}
