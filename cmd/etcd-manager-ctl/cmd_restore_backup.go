@@ -16,11 +16,14 @@ import (
 func (a *app) restoreCommand() *cobra.Command {
 	var q queueFlags
 	var to targetFlags
+	var from string
 	cmd := &cobra.Command{
 		Use: "restore-backup [NAME|latest]", Short: "Queue the restore of a backup, or of any revision or time", Args: atMostOne,
 		Long: `Queue the restore of a backup with the current spec, or of a point after a backup: a time, a revision,
 or everything that was kept. For a point, the command chooses the backup to begin with, unless NAME names it.
---dry-run shows it, and what would be lost.
+--dry-run shows it, and what would be lost. With --from, backup and point are those of another store, a copy of this
+one for example: what is needed is brought from there into this store first. "latest" and --latest mean what that
+store has last.
 
 Without --now the restore does not start at once: the managers read the queue when they start. Restart them (docker
 stop, kill, a rolling update of the masters) when you want the restore. Every node checks the backup and stages the
@@ -36,6 +39,9 @@ restored cluster back.`,
 				return err
 			}
 			r := operator.RestoreRequest{Target: t, Before: to.before, Spec: q.change.read(cmd), Options: q.options}
+			if from != "" {
+				return restoreFrom(cmd.Context(), a, from, r, args, to.dryRun, q.wait)
+			}
 			if r.Options.AcceptLoss && (!t.Latest || len(args) == 1) {
 				return ui.Usagef("--accept-loss is for --latest alone: every other point is reached exactly or refused")
 			}
@@ -56,6 +62,7 @@ restored cluster back.`,
 	f := cmd.Flags()
 	f.BoolVar(&to.dryRun, "dry-run", false,
 		"only show what would be restored, from which backup, what would be lost, and how long it takes; nothing is queued")
+	f.StringVar(&from, "from", "", "bring the backup, and the changes to the point, from the store of this `URL` first (docs/copy.md)")
 	f.BoolVar(&q.options.KeepMasterleases, "keep-masterleases", false,
 		"keep the API servers' master leases, also those of servers that are gone")
 	f.StringArrayVar(&q.options.DropPrefixes, "drop-prefix", nil, "leave out the keys with this `prefix`; may be repeated")
@@ -63,6 +70,51 @@ restored cluster back.`,
 		"with --latest: restore what the store has, although acknowledged writes may be missing")
 	f.BoolVar(&q.options.ForceForeign, "force-foreign", false, "restore the backup although it is of another cluster")
 	return cmd
+}
+
+// restoreFrom restores what another store has into the cluster of this one.
+func restoreFrom(ctx context.Context, a *app, url string, r operator.RestoreRequest, args []string, dryRun, wait bool) error {
+	if err := a.format("json"); err != nil {
+		return err
+	}
+	if len(args) == 1 {
+		r.Backup = args[0]
+	} else if r.Target.IsZero() && r.Before == "" {
+		return ui.Usagef("restore-backup --from=%s needs the name of a backup there, latest, or --to-time, --to-revision, --latest or "+
+			"--before", url)
+	}
+	if slices.Contains(r.Options.DropPrefixes, "") {
+		return ui.Usagef("--drop-prefix is empty: that would drop every key")
+	}
+	c, err := a.client(ctx)
+	if err != nil {
+		return err
+	}
+	open := a.openCopy
+	if open == nil {
+		open = a.open
+	}
+	from, err := operator.Open(ctx, operator.Config{Store: url, Open: open, Identities: a.identities, KMS: a.kms, Timeout: a.timeout,
+		Now: a.now, Program: a.build.Version})
+	if err != nil {
+		return fmt.Errorf("--from: %w", a.explain(err))
+	}
+	p, err := from.PlanRestore(ctx, r)
+	a.sayPlanned(p)
+	if err != nil {
+		return err
+	}
+	if dryRun {
+		return a.dryRun(ctx, from, p)
+	}
+	if p.Path != nil {
+		a.note("this is restored from %s:\n%s", url, strings.TrimSuffix(planned(p.Path).text(), "\n"))
+	}
+	queued, err := c.RestoreFrom(ctx, from, p, a.transfers())
+	if err != nil {
+		return err
+	}
+	return a.sayAndFollow(ctx, c, queued, wait)
 }
 
 func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wait bool) error {
@@ -114,7 +166,8 @@ func (a *app) dryRun(ctx context.Context, c *operator.Client, p *operator.Restor
 		return err
 	}
 	if p.Path == nil {
-		return a.printf("this would be restored: %s; it has no manifest, so its revision is only known after it was read (inspect shows it)\n", a.describeBackup(*p.Backup))
+		return a.printf("this would be restored: %s; it has no manifest, so its revision is only known after it was read (inspect shows it)\n",
+			a.describeBackup(*p.Backup))
 	}
 	o := planned(p.Path)
 	pv := c.Preview(ctx, p, previewDry)

@@ -266,6 +266,29 @@ func clusterRows(row rowFunc, r health.Report) {
 	}
 }
 
+// copyText says in one line how a copy of the store does.
+func copyText(r health.Report, c health.Copy) string {
+	text := c.Name + ": "
+	switch {
+	case c.LagSeconds != nil:
+		text += fmt.Sprintf("changes up to %s, %s behind", ui.Clock(c.Until), ageOf(*c.LagSeconds))
+	case c.NewestBackup.IsZero():
+		text += "nothing was copied yet"
+	default:
+		text += "no changes"
+	}
+	if !c.NewestBackup.IsZero() {
+		text += fmt.Sprintf("; newest backup %s", ui.Ago(r.At.Sub(c.NewestBackup)))
+	}
+	if c.Missing > 0 {
+		text += fmt.Sprintf("; %d backups to be copied", c.Missing)
+	}
+	if c.Error != "" {
+		text += "; FAILING"
+	}
+	return text
+}
+
 // backupRows are about what is stored.
 func backupRows(row rowFunc, r health.Report) {
 	if b := r.Backup; b != nil {
@@ -296,6 +319,12 @@ func backupRows(row rowFunc, r health.Report) {
 			text += fmt.Sprintf("; %s wait on the leader's disk", ui.Size(a.SpilledBytes))
 		}
 		row("changes", "%s", text)
+	}
+	if r.CopyOf != "" {
+		row("copy of", "%s", r.CopyOf)
+	}
+	for _, c := range r.Copies {
+		row("copy", "%s", copyText(r, c))
 	}
 	if w := r.Window; w != nil && !w.From.IsZero() {
 		row("any second", "from %s to %s can be restored", ui.Clock(w.From), ui.Clock(w.Until))

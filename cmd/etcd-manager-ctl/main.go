@@ -34,8 +34,8 @@ func main() {
 	code := run(ctx, deps{
 		args: os.Args[1:], in: os.Stdin, out: os.Stdout, errOut: os.Stderr,
 		outTerminal: isTerminal(os.Stdout), errTerminal: isTerminal(os.Stderr), person: isTerminal(os.Stdin) && isTerminal(os.Stderr),
-		open: openStore,
-		now:  time.Now, env: os.Getenv, build: buildinfo.Read(version), pause: operator.Pause, kopsVolumes: openKopsVolumes,
+		open: openStore, openCopy: openCopy,
+		now: time.Now, env: os.Getenv, build: buildinfo.Read(version), pause: operator.Pause, kopsVolumes: openKopsVolumes,
 		kms: awskms.New(awskms.Config{Endpoint: os.Getenv("KMS_ENDPOINT")}),
 	})
 	stop()
@@ -44,9 +44,26 @@ func main() {
 
 func isTerminal(f *os.File) bool { return cwriter.IsTerminal(int(f.Fd())) }
 
-// openStore opens a store of which no operation outlasts its context.
+// copyVariable looks a variable up for the store of --from: with the prefix, if it is set there, else as for --backup-store.
+func copyVariable(name string) string {
+	if v, ok := os.LookupEnv("ETCD_MANAGER_COPY_" + name); ok {
+		return v
+	}
+	return os.Getenv(name)
+}
+
+// openCopy opens the store of --from, openStore that of --backup-store.
+func openCopy(ctx context.Context, url string) (blob.Store, error) {
+	return openWith(ctx, url, copyVariable)
+}
+
 func openStore(ctx context.Context, url string) (blob.Store, error) {
-	s, err := connect.Open(ctx, url, os.Getenv)
+	return openWith(ctx, url, os.Getenv)
+}
+
+// openWith opens a store of which no operation outlasts its context.
+func openWith(ctx context.Context, url string, env func(string) string) (blob.Store, error) {
+	s, err := connect.Open(ctx, url, env)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,8 @@ type deps struct {
 	// outTerminal and errTerminal tell that somebody looks at a screen there, person that somebody can answer on in.
 	outTerminal, errTerminal, person bool
 	open                             func(ctx context.Context, url string) (blob.Store, error)
+	// openCopy opens another store than the one that is worked on, with variables of its own.
+	openCopy func(ctx context.Context, url string) (blob.Store, error)
 	// kms is the key service for what is encrypted by keys of one.
 	kms   envelope.KMS
 	now   func() time.Time
@@ -120,7 +122,8 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	f.StringVar(&a.store, "backup-store", variable(a, storeVariable),
 		"the backup `URL`: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md; "+
 			"default: the variable "+storeVariable)
-	f.StringVarP(&a.output, "output", "o", "", "output `format`: json; yaml for status, fleet status and list-backups; name and wide for list-backups")
+	f.StringVarP(&a.output, "output", "o", "",
+		"output `format`: json; yaml for status, fleet status and list-backups; name and wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute,
 		"how long to wait for the store; while following, how long it may not answer (default: no limit)")
 	f.StringSliceVar(&a.identities, "identity", nil,
@@ -137,7 +140,7 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(),
 		a.downloadCommand(), a.inspectCommand(), a.importCommand(),
 		a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(),
-		supersedeCommand(a), undoSupersedeCommand(a),
+		useCopyCommand(a), supersedeCommand(a), undoSupersedeCommand(a),
 		a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
 		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
 		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), pkiCommand(a),

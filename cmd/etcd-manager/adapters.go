@@ -81,6 +81,9 @@ func (c *requestCounter) add(op string) {
 	c.counts[op]++
 }
 
+// addCopy counts a request to a copy of the store.
+func (c *requestCounter) addCopy(op string) { c.add("copy/" + op) }
+
 func (c *requestCounter) snapshot() map[string]int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()

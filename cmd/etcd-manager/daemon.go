@@ -69,7 +69,9 @@ type daemon struct {
 	hangs    *blob.Hangs // what of the store is without an answer
 	catalog  *catalog.Catalog
 	// backups is the catalog that the agent reads backups from, through the leader where this node can't reach the store.
-	backups  *catalog.Catalog
+	backups *catalog.Catalog
+	// copies are the stores of --backup-store-copy.
+	copies   []manager.StoreCopy
 	keeper   *pki.Keeper
 	agent    *node.Agent
 	peers    *peer.Peers
@@ -171,7 +173,7 @@ func (d *daemon) openStore(ctx context.Context) error {
 	d.store = blob.Retry(s, blob.RetryPolicy{})
 	d.catalog = catalog.New(d.store, keys)
 	d.backups = catalog.New(blob.Retry(relay.Fallback(s, d.o.clusterName, d.leader), blob.RetryPolicy{}), keys)
-	return nil
+	return d.openCopies(ctx, keys)
 }
 
 // leader is whom backups are read through if this node can't reach the store. It is called only once everything runs.
@@ -376,11 +378,18 @@ func (d *daemon) managerConfig() manager.Config {
 		Changes:   manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: build().Version},
 		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
+			if err := d.catalog.RefuseCopy(ctx); err != nil {
+				return false, err
+			}
 			r, err := blob.Probe(ctx, d.store, string(d.id))
 			klog.V(2).Infof("backup store %s: %s", o.backupStore, r)
 			d.probeKeys(ctx)
 			return r.Fenced(), err
 		},
+	}
+	for _, c := range d.copies {
+		c.Retention = o.copyRetention()
+		cfg.Copies = append(cfg.Copies, c)
 	}
 	cfg.Etcd, cfg.Told, cfg.Local = d.agent.LastStatus, d.agent.Summary, d.certificateAttention
 	cfg.StoreHangs, cfg.Node = d.hangs.Problem, d.agent.Status

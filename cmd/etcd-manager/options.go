@@ -31,6 +31,7 @@ type options struct {
 	clusterName string
 	backupStore string
 	standbyOf   string
+	copies      copyOptions
 	interval    time.Duration
 	changes     time.Duration
 	verify      time.Duration
@@ -119,6 +120,7 @@ func newFlags(o *options) *flag.FlagSet {
 			"URL of docs/stores.md")
 	f.StringVar(&o.standbyOf, "standby-of", "",
 		"backup store of another cluster, whose data this node follows; it forms no cluster then, and only reads that store (docs/standby.md)")
+	o.copies.flags(f)
 	f.DurationVar(&o.interval, "backup-interval", policy.BackupInterval, "time between periodic backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
 		"the longest time before a change is sent to the store; 0 keeps no changes between backups")
@@ -177,7 +179,8 @@ func newFlags(o *options) *flag.FlagSet {
 	f.IntVar(&o.metricsPort, "etcd-manager-metrics-port", 0,
 		"port for the manager's metrics, health and status page on its own address; 0 means none")
 	f.StringVar(&o.pageListen, "page-listen", defaultPage,
-		"IP address and port of the page for people: on a loopback address anybody on the machine can look, elsewhere it takes TLS with a client certificate of etcd-clients-ca; empty means no page. Without this flag the first free port of ten is taken")
+		"IP address and port of the page for people: on a loopback address anybody on the machine can look, elsewhere it takes TLS with "+
+			"a client certificate of etcd-clients-ca; empty means no page. Without this flag the first free port of ten is taken")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
 	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt",
@@ -284,7 +287,7 @@ func (o *options) validate(given map[string]bool) error {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative",
 			o.changes, o.verify)
 	}
-	errs = append(errs, o.checkStandby(), o.parsePage(given["page-listen"]), o.checkURLs(), o.parseStatic(), o.parseEnv(),
+	errs = append(errs, o.checkStandby(), o.checkCopies(), o.parsePage(given["page-listen"]), o.checkURLs(), o.parseStatic(), o.parseEnv(),
 		process.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
 }

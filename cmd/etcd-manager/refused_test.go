@@ -33,6 +33,12 @@ func TestRefusedAtStart(t *testing.T) {
 			[]string{"--listen-metrics-urls", "--client-urls", "4001"}},
 		"metrics by variable": {nil, []string{"ETCD_LISTEN_METRICS_URLS=http://127.0.0.1:8000"},
 			[]string{"ETCD_LISTEN_METRICS_URLS", "--grpc-port"}},
+		"a copy":                  {[]string{"--backup-store-copy=/copy", "--copy-rate=500KiB", "--copy-daily-retention=30d"}, nil, nil},
+		"a copy in the store":     {[]string{"--backup-store-copy=" + dir + "/copy"}, nil, []string{"lie one in the other"}},
+		"a copy that is it":       {[]string{"--backup-store-copy=" + dir + "/"}, nil, []string{"is --backup-store"}},
+		"a copy twice":            {[]string{"--backup-store-copy=/c", "--backup-store-copy=/c"}, nil, []string{"given twice"}},
+		"a copy without a URL":    {[]string{"--backup-store-copy="}, nil, []string{"--backup-store-copy is empty"}},
+		"a rate without unit":     {[]string{"--copy-rate=fast"}, nil, []string{"-copy-rate", "32MiB"}},
 		"metrics on its own port": {[]string{"--listen-metrics-urls=http://0.0.0.0:8081"}, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,6 +23,7 @@ func (d *daemon) view() status.View {
 		Doing: o.Doing, DoingSince: o.Since, Alarm: len(o.Attention) > 0, Attention: o.Attention, Source: o.Node, SourceAge: o.Age,
 		Wanted: o.Wanted, Healthy: o.Healthy, StoreError: o.StoreError, NewestBackup: o.NewestBackup, Backups: o.Backups,
 		BackupError: o.BackupError, PruneDenied: o.PruneDenied, PruneLocked: o.PruneLocked, Waiting: o.Waiting, Restore: o.Restore,
+		Copies: o.Copies,
 	}
 	v.Disk.TotalBytes, v.Disk.FreeBytes, v.Disk.Full = d.agent.Disk()
 	for _, p := range d.peers.Peers() {

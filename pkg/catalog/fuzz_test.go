@@ -37,6 +37,7 @@ func fuzzObjects() []struct {
 		{settingsKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.Settings(ctx); return err }},
 		{servingKey, func(ctx context.Context, c *Catalog) error { _, err := c.Serving(ctx); return err }},
 		{supersededKey, func(ctx context.Context, c *Catalog) error { _, err := c.Superseded(ctx); return err }},
+		{copyKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.CopyRecord(ctx); return err }},
 		{survivorsKey, func(ctx context.Context, c *Catalog) error { _, err := c.Survivors(ctx); return err }},
 		{turnKey, func(ctx context.Context, c *Catalog) error { _, err := c.turn(ctx); return err }},
 		{volumesPrefix + "a", func(ctx context.Context, c *Catalog) error { _, err := c.Volumes(ctx); return err }},
@@ -69,8 +70,8 @@ func FuzzObject(f *testing.F) {
 	long := strings.Repeat(`x\u001b`, 1000)
 	for i := range objects {
 		for _, s := range []string{
-			`{"version":1,"token":"T","id":"T","phase":"T","backup":"T","outcome":"T","timestamp":"T","node":"T","nodeId":"T","settings":{"T":"T"},` +
-				`"state":"T","founders":[{"name":"T"}],"memberCount":"T"}`,
+			`{"version":1,"token":"T","id":"T","phase":"T","backup":"T","outcome":"T","timestamp":"T","node":"T","nodeId":"T",` +
+				`"settings":{"T":"T"},"state":"T","founders":[{"name":"T"}],"memberCount":"T"}`,
 			`{"version":2,"encryption":{"scheme":"T","keyIds":["T"]},"backup":"` + fuzzBackup + `","sealed":"AAAA","stored":{"size":1,"sha256":"` +
 				strings.Repeat("ab", 32) + `"}}`,
 			`{"version":1,"id":"op","state":"T"}`, `{"timestamp":"T"}`, `{"timestamp":"T","restoreBackup":{"backup":"T","T":1}}`, `{"T":T}`, `T`,

@@ -41,6 +41,8 @@ type Status struct {
 	Backups *BackupReport  `json:"backups,omitempty"`
 	Proof   *ProofReport   `json:"verification,omitempty"`
 	Changes *ChangesReport `json:"changes,omitempty"`
+	// Copies are how the copies of the store do.
+	Copies []CopyReport `json:"copies,omitempty"`
 	// Operation is the id of the restore that is under way.
 	Operation string `json:"operation,omitempty"`
 	// Standby is set by a node that follows another cluster, and belongs to none.

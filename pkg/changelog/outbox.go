@@ -39,6 +39,8 @@ type outbox struct {
 	// dir is where segments are spilled to; empty means that none are.
 	dir   string
 	limit int64
+	// made, if not nil, gets each segment that is taken.
+	made func(catalog.Incarnation, catalog.SegmentName, []byte)
 
 	mu      sync.Mutex
 	items   []outItem
@@ -108,6 +110,9 @@ func (o *outbox) push(ctx context.Context, s sealed) error {
 		o.memory++
 	}
 	o.items = append(o.items, it)
+	if o.made != nil {
+		o.made(o.incarnation, s.name, s.data)
+	}
 	select {
 	case o.wake <- struct{}{}:
 	default:

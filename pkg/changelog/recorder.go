@@ -63,6 +63,8 @@ type Config struct {
 	// Gap is called when changes were lost, or a new chain begins on which no backup stands yet: a
 	// full backup is needed. It must not block.
 	Gap func(reason string)
+	// Made, if not nil, is called with each segment that is on its way to the store. It must not block, nor change the data.
+	Made func(i catalog.Incarnation, name catalog.SegmentName, data []byte)
 	// Now is the clock (default time.Now).
 	Now func() time.Time
 }
@@ -275,6 +277,7 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	r.origin = origin{incarnation: h.incarnation, clusterName: r.cfg.ClusterName, clusterID: clusterID,
 		node: r.cfg.Node, term: r.cfg.Term, toolVersion: r.cfg.ToolVersion}
 	out := newOutbox(r.cfg.Catalog, h.incarnation, r.cfg.Dir, r.cfg.SpillBytes)
+	out.made = r.cfg.Made
 	head, err := out.adopt(h.name)
 	if err != nil {
 		return err

@@ -87,6 +87,7 @@ func (bs *backups) start(ctx context.Context, spec *cluster.Spec, a model.TakeBa
 		}
 		bs.poke()
 		if err == nil {
+			bs.m.copiers.poke()
 			if _, err := bs.retention.thinOut(ctx); err != nil && ctx.Err() == nil {
 				bs.said.Warningf("retention", "retention: %v", err)
 			}
@@ -151,12 +152,14 @@ func (bs *backups) take(ctx context.Context, spec *cluster.Spec, node cluster.No
 	if spec != nil {
 		req.Spec = wire.SpecToProto(*spec)
 	}
-	e, err := bs.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}, bs.nodes.slowAction(), nil)
+	action := &protosv1.PerformRequest{Action: &protosv1.PerformRequest_TakeBackup{TakeBackup: req}}
+	e, err := bs.nodes.perform(ctx, node, action, bs.nodes.slowAction(), nil)
 	if err != nil {
 		return "", err
 	}
 	if _, err := bs.m.cfg.Catalog.BackupInfo(ctx, e.GetBackup()); errors.Is(err, catalog.ErrNotFound) {
-		return "", fmt.Errorf("backup %s isn't in this store: node %s has put it elsewhere; does it have another --backup-store?", e.GetBackup(), node)
+		return "", fmt.Errorf("backup %s isn't in this store: node %s has put it elsewhere; does it have another --backup-store?",
+			e.GetBackup(), node)
 	}
 	return e.GetBackup(), nil
 }

@@ -105,10 +105,12 @@ func servingURLs(o *model.Observation, addresses func(cluster.NodeID) []string) 
 func (cs *changes) start(ctx context.Context, token cluster.Token) {
 	c := cs.m.cfg.Changes
 	rec, err := changelog.NewRecorder(changelog.Config{
-		ClusterName: cs.m.cfg.ClusterName, Node: cs.m.cfg.Self, Term: cs.term, Token: token, ToolVersion: c.ToolVersion, Catalog: cs.m.cfg.Catalog,
+		ClusterName: cs.m.cfg.ClusterName, Node: cs.m.cfg.Self, Term: cs.term, Token: token, ToolVersion: c.ToolVersion,
+		Catalog: cs.m.cfg.Catalog,
 		Members: cs.servingMembers,
 		Origin:  func(ctx context.Context) *catalog.Origin { return cs.origin(ctx, token) },
 		Dir:     c.Dir, Interval: c.Interval, Gap: cs.backups.want,
+		Made: cs.m.copiers.segment,
 	})
 	if err != nil {
 		klog.Errorf("changes are not kept: %v", err)

@@ -36,6 +36,7 @@ type leadership struct {
 	backups     *backups
 	proofs      *proofs
 	changes     *changes
+	copies      *copies
 	store       *storeView
 	marker      *marker
 	record      *leaderRecord
@@ -68,6 +69,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l.putBacks = &putBacks{shared: c, etcd: l.etcd, retention: l.retention, over: map[string]bool{}}
 	l.backups = &backups{shared: c, nodes: l.nodes, demands: l.demands, retention: l.retention, failedOn: map[cluster.NodeID]time.Time{}}
 	l.proofs = &proofs{shared: c, nodes: l.nodes, backups: l.backups}
+	l.copies = &copies{shared: c}
 	l.changes = &changes{shared: c, etcd: l.etcd, backups: l.backups}
 	l.maintenance = &maintenance{shared: c, nodes: l.nodes, etcd: l.etcd}
 	l.cleaner = &cleaner{shared: c, nodes: l.nodes, operations: l.operations, cleared: map[cluster.NodeID]time.Time{}}
@@ -103,7 +105,9 @@ func (l *leadership) run(ctx context.Context) {
 			d = plan.Decision{Why: why, Alarm: true, Attention: cluster.Attention{Kind: cluster.AttentionSafety, Text: why}}
 		}
 		l.survivors.show(ctx, o)
-		l.changes.keep(ctx, o, l.record.held() || !o.Store.Fences)
+		mayWrite := l.record.held() || !o.Store.Fences
+		l.copies.keep(ctx, o.Store.Error == "" && mayWrite)
+		l.changes.keep(ctx, o, mayWrite)
 		l.proofs.noteRestful(o, spec)
 		l.nodes.noteDatabase(o)
 		l.log.say(d)
@@ -190,7 +194,8 @@ func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *c
 // publish hands the report over.
 func (l *leadership) publish(o *model.Observation, spec *cluster.Spec, d plan.Decision, attention []cluster.Attention) {
 	r := Report{
-		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: l.m.noted(scopeLeader, attention), At: o.Now, Nodes: o.Nodes, Missing: o.Missing,
+		Leading: true, Term: l.term, Why: d.Why, Alarm: d.Alarm, Attention: l.m.noted(scopeLeader, attention), At: o.Now,
+		Nodes: o.Nodes, Missing: o.Missing,
 		Spec: spec, StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, CreateBackups: o.Store.CreateBackups,
 		Releases: unreleased(o, d),
 	}

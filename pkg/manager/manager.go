@@ -10,7 +10,7 @@
 //
 //   - what is seen: observer, etcdClients, prober, witnesses, storeView, marker, leaderRecord
 //   - what is done: nodes (every request to a node), maintenance, restorer, backups, demands
-//   - what runs beside the loop: changes, proofs, retention, cleaner
+//   - what runs beside the loop: changes, copies, proofs, retention, cleaner
 //   - what is remembered of operations: operations; of what failed: attempts
 package manager
 
@@ -83,6 +83,8 @@ type Config struct {
 	DropPrefixes []string
 	// Changes says how the changes between backups are kept.
 	Changes Changes
+	// Copies are further stores to which the leader copies what a restore needs.
+	Copies []StoreCopy
 	// VerifyInterval is how often the newest backup is proven; 0 means never.
 	VerifyInterval time.Duration
 	// StoreName is the store in the operator's words, and Witnesses how patiently other nodes are asked whether they have the same one.
@@ -112,6 +114,8 @@ type Manager struct {
 	// recorder keeps the changes, nil if none does; what it says of itself is as fresh as it gets.
 	recorder *changelog.Recorder
 	proof    ProofReport
+	// copiers copy the store while this process leads.
+	copiers copiers
 	// first are the commands that were queued when this process read the queue for the first time; nil before that.
 	first map[string]bool
 	// probeErr says why nothing is known of the store yet; fences is what was found.
@@ -161,7 +165,8 @@ type Report struct {
 	BackupRunning string
 	BackupError   string
 	Backups       int
-	// CreateBackups are the queued backups. PruneDenied says why the store lets nothing be deleted, PruneLocked how many objects it has under lock.
+	// CreateBackups are the queued backups. PruneDenied says why the store lets nothing be deleted, PruneLocked how many objects it has
+	// under lock.
 	CreateBackups []model.CreateBackup
 	// Releases says why nodes that are ready to give their data volumes up keep them still.
 	Releases    map[cluster.NodeID]string
@@ -171,6 +176,8 @@ type Report struct {
 	Proof ProofReport
 	// Changes is nil if no changes are kept at the moment.
 	Changes *changelog.Status
+	// Copies are how the copies of the store do.
+	Copies []catalog.CopyReport
 	// Recent are the last decisions of this process, oldest first.
 	Recent []Event
 }
@@ -214,6 +221,7 @@ func New(cfg Config) (*Manager, error) {
 
 // Report returns the newest report.
 func (m *Manager) Report() Report {
+	copies := m.copiers.reports(m.cfg.Copies)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.report
@@ -221,6 +229,9 @@ func (m *Manager) Report() Report {
 	if m.recorder != nil && r.Leading {
 		s := m.recorder.Status()
 		r.Changes = &s
+	}
+	if r.Leading {
+		r.Copies = copies
 	}
 	r.Recent = slices.Clone(m.recent)
 	return r
@@ -321,7 +332,8 @@ func (m *Manager) probe(ctx context.Context) error {
 	}
 	m.probeErr, m.fences = "", fences
 	if !fences {
-		klog.Warningf("the backup store ignores conditional puts: no cluster is formed and nothing is restored unless --allow-unfenced-store is given")
+		klog.Warningf("the backup store ignores conditional puts: no cluster is formed and nothing is restored unless " +
+			"--allow-unfenced-store is given")
 	}
 	m.wake()
 	return nil
@@ -354,13 +366,15 @@ func (m *Manager) readSpecAndQueue(ctx context.Context) error {
 	}
 	spec, _, err := m.cfg.Catalog.Spec(ctx)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return &specError{"nobody has said how many members are wanted; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3"}
+		return &specError{"nobody has said how many members are wanted; run: " +
+			"etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3"}
 	}
 	if err != nil {
 		return err
 	}
 	if !cluster.ValidMemberCount(spec.MemberCount) {
-		return &specError{fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", spec.MemberCount)}
+		return &specError{fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: "+
+			"etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", spec.MemberCount)}
 	}
 	m.setWanted(spec.MemberCount)
 	return nil

@@ -13,6 +13,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -38,6 +39,8 @@ type Summary struct {
 	// Proof is what the last proof of a backup has found, Changes how changes are kept; nil if they aren't.
 	Proof   ProofReport       `json:"proof"`
 	Changes *changelog.Status `json:"changes,omitempty"`
+	// Copies are how the copies of the store do.
+	Copies []catalog.CopyReport `json:"copies,omitempty"`
 	// Releases says why nodes that are ready to give their data volumes up keep them still, by node.
 	Releases map[cluster.NodeID]string `json:"releases,omitempty"`
 	// Waiting are queued restores in words; Restore is the one under way.
@@ -90,6 +93,7 @@ func (r *Report) summary(self cluster.NodeID) Summary {
 	s := Summary{
 		Node: self, Term: r.Term, Why: r.Why, Attention: r.Attention, StoreError: r.StoreError, NewestBackup: r.NewestBackup, Backups: r.Backups,
 		BackupError: r.BackupError, PruneDenied: r.PruneDenied, PruneLocked: r.PruneLocked, Proof: r.Proof, Changes: r.Changes,
+		Copies:   r.Copies,
 		Releases: r.Releases,
 	}
 	for _, n := range r.Nodes {
@@ -180,7 +184,8 @@ func (m *Manager) Outlook() Outlook {
 func (m *Manager) alone(told *Summary) Summary {
 	s := Summary{}
 	if told != nil {
-		s = Summary{Wanted: told.Wanted, NewestBackup: told.NewestBackup, Backups: told.Backups, Proof: told.Proof, PruneDenied: told.PruneDenied}
+		s = Summary{Wanted: told.Wanted, NewestBackup: told.NewestBackup, Backups: told.Backups, Proof: told.Proof, PruneDenied: told.PruneDenied,
+			Copies: told.Copies}
 	}
 	if m.cfg.Etcd != nil && m.cfg.Etcd().Healthy {
 		s.Healthy = 1
@@ -246,8 +251,8 @@ func (m *Manager) noLeader() string {
 	return text
 }
 
-// wayBack is the command that lets the managers that answer elect a leader again, if more members are wanted than there are masters to elect for
-// them: a majority of what is wanted elects. Empty if it is something else that is lacking.
+// wayBack is the command that lets the managers that answer elect a leader again, if more members are wanted than there are masters to
+// elect for them: a majority of what is wanted elects. Empty if it is something else that is lacking.
 func (m *Manager) wayBack() string {
 	answer := 1
 	for _, p := range m.cfg.Peers.Peers() {
@@ -259,7 +264,8 @@ func (m *Manager) wayBack() string {
 	wanted := m.wanted
 	m.mu.Unlock()
 	have := m.voters()
-	if m.cfg.Spec != nil || have >= wanted || !cluster.ValidMemberCount(have) || answer < cluster.Quorum(have) || answer >= cluster.Quorum(wanted) {
+	if m.cfg.Spec != nil || have >= wanted || !cluster.ValidMemberCount(have) || answer < cluster.Quorum(have) ||
+		answer >= cluster.Quorum(wanted) {
 		return ""
 	}
 	return fmt.Sprintf("etcd-manager-ctl --backup-store=URL configure-cluster --member-count=%d", have)
@@ -302,8 +308,9 @@ func (m *Manager) aloneAttentions(leader cluster.NodeID) []cluster.Attention {
 	case e.Healthy || e.UnhealthyFor < quorumGrace:
 	case e.Running && leader == "":
 		list = append(list, cluster.Attention{Kind: cluster.AttentionQuorum, Node: m.cfg.Self,
-			Text:      "The etcd of this node runs, but has no quorum, and no manager leads. " + e.Error,
-			NoCommand: "bring the other masters back, then nothing is lost; if they are lost for good, start managers on new masters: once a majority of managers answers, recover --from-survivor goes on with this node's data"})
+			Text: "The etcd of this node runs, but has no quorum, and no manager leads. " + e.Error,
+			NoCommand: "bring the other masters back, then nothing is lost; if they are lost for good, start managers on new masters: once " +
+				"a majority of managers answers, recover --from-survivor goes on with this node's data"})
 	}
 	return list
 }

@@ -155,6 +155,7 @@ func (m *Manager) status(own *cluster.NodeStatus) catalog.Status {
 		s.Changes = &catalog.ChangesReport{Incarnation: c.Incarnation, Seen: c.Seen, Archived: c.Archived, Until: c.Until.UTC(),
 			SpilledBytes: c.Spilled, Gaps: c.Gaps, LastGap: c.LastGap, Error: c.Error}
 	}
+	s.Copies = o.Copies
 	switch {
 	case o.Leading:
 		for _, n := range r.Nodes {
@@ -240,6 +241,9 @@ func statusKey(s catalog.Status) string {
 	}
 	if s.Changes != nil {
 		fmt.Fprintf(&b, " gaps %d failing %t", s.Changes.Gaps, s.Changes.Error != "")
+	}
+	for _, c := range s.Copies {
+		fmt.Fprintf(&b, " copy %d %t %t", c.NewestBackup.Unix(), c.Compared.IsZero(), c.Error != "")
 	}
 	return b.String()
 }

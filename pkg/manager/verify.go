@@ -15,7 +15,8 @@ import (
 )
 
 const (
-	// verifySettle is how long a new leader waits before it looks whether a proof is due; verifyAgain when it was postponed, or failed for a reason that may pass.
+	// verifySettle is how long a new leader waits before it looks whether a proof is due; verifyAgain when it was postponed, or failed for
+	// a reason that may pass.
 	verifySettle = time.Minute
 	verifyAgain  = 10 * time.Minute
 )
@@ -43,7 +44,8 @@ type proofs struct {
 	restful cluster.NodeID
 }
 
-// restful is the node on which a backup may be proven now, or "": nothing else is going on, all is well, and it doesn't lead etcd if another one can.
+// restful is the node on which a backup may be proven now, or "": nothing else is going on, all is well, and it doesn't lead etcd if
+// another one can.
 func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 	if !steady(o, spec) {
 		return ""
@@ -72,8 +74,9 @@ func (pr *proofs) restfulNode() cluster.NodeID {
 	return pr.restful
 }
 
-// run proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts from the last proof that the store knows of.
-// A machine that is busy puts a proof off, but one that is always busy must have its backups proven, too: after a whole interval it is done all the same.
+// run proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts
+// from the last proof that the store knows of. A machine that is busy puts a proof off, but one that is always busy must have its backups
+// proven, too: after a whole interval it is done all the same.
 func (pr *proofs) run(ctx context.Context) {
 	interval := pr.m.cfg.VerifyInterval
 	if interval <= 0 {
@@ -128,7 +131,9 @@ func (pr *proofs) verifyIfDue(ctx context.Context, interval time.Duration, altho
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
-	e, err := pr.nodes.perform(ctx, node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}, pr.nodes.slowAction(), nil)
+	action := &protosv1.PerformRequest{Action: &protosv1.PerformRequest_VerifyBackup{
+		VerifyBackup: &protosv1.VerifyBackup{Name: name, AlthoughBusy: althoughBusy}}}
+	e, err := pr.nodes.perform(ctx, node, action, pr.nodes.slowAction(), nil)
 	if err != nil {
 		return 0, err
 	}
@@ -154,10 +159,12 @@ func proofReport(name string, p catalog.Proof) ProofReport {
 	return r
 }
 
-// record puts what was found beside the backup. A backup that is sound though it can't be reached from the one before it is proven: it can be restored.
+// record puts what was found beside the backup. A backup that is sound though it can't be reached from the one before it is proven: it can
+// be restored.
 func (pr *proofs) record(ctx context.Context, name string, v *protosv1.VerifiedBackup) error {
-	p := catalog.Proof{At: time.Now().UTC(), Outcome: catalog.Proven, Base: v.GetBase(), Segments: int(v.GetSegments()), Incarnation: catalog.Incarnation(v.GetIncarnation()),
-		Revision: v.GetRevision(), Hash: v.GetHash(), Duration: time.Duration(v.GetDurationNanos()), Error: v.GetChainProblem(), ToolVersion: pr.m.cfg.Changes.ToolVersion}
+	p := catalog.Proof{At: time.Now().UTC(), Outcome: catalog.Proven, Base: v.GetBase(), Segments: int(v.GetSegments()),
+		Incarnation: catalog.Incarnation(v.GetIncarnation()), Revision: v.GetRevision(), Hash: v.GetHash(),
+		Duration: time.Duration(v.GetDurationNanos()), Error: v.GetChainProblem(), ToolVersion: pr.m.cfg.Changes.ToolVersion}
 	if v.GetBad() != "" {
 		p.Outcome, p.Error = catalog.Disproven, v.GetBad()
 		klog.Errorf("backup %s is BAD: %s; another one is taken at once", name, v.GetBad())
@@ -166,7 +173,9 @@ func (pr *proofs) record(ctx context.Context, name string, v *protosv1.VerifiedB
 		klog.Warningf("backup %s is sound, but it can't be reached from the one before it: %s", name, p.Error)
 	}
 	pr.m.setProof(func(r *ProofReport) { *r = proofReport(name, p) })
-	return pr.m.cfg.Catalog.PutProof(ctx, name, p)
+	err := pr.m.cfg.Catalog.PutProof(ctx, name, p)
+	pr.m.copiers.poke()
+	return err
 }
 
 func (m *Manager) setProof(change func(*ProofReport)) {

@@ -27,6 +27,9 @@ type BackupQueued struct {
 // serves, and is tried again when it fails. Beside an error the result says what the backup would
 // wait for.
 func (c *Client) CreateBackup(ctx context.Context, r BackupRequest) (BackupQueued, error) {
+	if err := c.managed(ctx); err != nil {
+		return BackupQueued{}, err
+	}
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	l, err := c.catalog.ControlListing(ctx)

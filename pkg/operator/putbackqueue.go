@@ -27,6 +27,9 @@ func (c *Client) PutBack(ctx context.Context, p *PutBackPlan) (PutBackQueued, er
 	if len(p.Entries) == 0 {
 		return out, invalidf("there is nothing to write")
 	}
+	if err := c.managed(ctx); err != nil {
+		return out, err
+	}
 	if err := c.noRestore(ctx, &out); err != nil {
 		return out, err
 	}
@@ -36,7 +39,8 @@ func (c *Client) PutBack(ctx context.Context, p *PutBackPlan) (PutBackQueued, er
 	}
 	parts := putback.Split(p.Entries)
 	q := catalog.PutBack{
-		Set: c.Now().UTC().Format(time.RFC3339) + "-" + strings.ToLower(rand.Text()[:8]), Parts: len(parts), Entries: len(p.Entries), Bytes: p.Bytes,
+		Set: c.Now().UTC().Format(time.RFC3339) + "-" + strings.ToLower(rand.Text()[:8]), Parts: len(parts), Entries: len(p.Entries),
+		Bytes:     p.Bytes,
 		ClusterID: p.clusterID, What: p.What, At: p.at, Overwrite: p.Request.Overwrite || p.strict, Strict: p.strict,
 		Rate: p.Request.Rate, Reason: p.Request.Reason,
 	}
@@ -104,7 +108,8 @@ func (c *Client) sealerLike(m *catalog.Manifest) (envelope.Sealer, error) {
 		case strings.HasPrefix(id, "age1") && len(id) < maxReadableKeyID:
 			specs = append(specs, "age:"+id)
 		default:
-			return nil, &ConfigError{FieldEncryption, fmt.Errorf("backup %s is encrypted for key %s, of which the manifest doesn't tell enough to encrypt for it too: name the keys that the managers encrypt for", m.Backup, id)}
+			return nil, &ConfigError{FieldEncryption, fmt.Errorf("backup %s is encrypted for key %s, of which the manifest doesn't tell enough to "+
+				"encrypt for it too: name the keys that the managers encrypt for", m.Backup, id)}
 		}
 	}
 	s, err := envelope.NewSealer(envelope.Config{Cluster: m.ClusterName, KMS: c.config.KMS}, specs)

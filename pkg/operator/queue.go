@@ -63,7 +63,8 @@ type SpecError struct {
 
 func (e *SpecError) Error() string {
 	if e.Withdraw != nil {
-		return fmt.Sprintf("%s is queued, but the cluster spec could not be written, and withdrawing the command failed too (%v); withdraw it: %v", e.Command, e.Withdraw, e.Err)
+		return fmt.Sprintf("%s is queued, but the cluster spec could not be written, and withdrawing the command failed too (%v); "+
+			"withdraw it: %v", e.Command, e.Withdraw, e.Err)
 	}
 	return fmt.Sprintf("nothing is queued: the cluster spec could not be written: %v", e.Err)
 }
@@ -89,6 +90,9 @@ type request struct {
 
 // enqueue queues the request, and writes the spec if the request changes it.
 func (c *Client) enqueue(ctx context.Context, r request) (Queued, error) {
+	if err := c.managed(ctx); err != nil {
+		return Queued{}, err
+	}
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	spec, stored, err := c.readSpec(ctx, r.change)

@@ -176,6 +176,9 @@ const configureAttempts = 5
 
 // writeSpec changes the spec in the store and keeps what the change doesn't name, also if somebody else writes at the same moment.
 func (c *Client) writeSpec(ctx context.Context, change SpecChange) (cluster.Spec, error) {
+	if err := c.managed(ctx); err != nil {
+		return cluster.Spec{}, err
+	}
 	for range configureAttempts {
 		spec, stored, err := c.readSpec(ctx, change)
 		if err != nil {
@@ -226,6 +229,9 @@ func (c *Client) readSpec(ctx context.Context, change SpecChange) (cluster.Spec,
 func (c *Client) writeSettings(ctx context.Context, change SettingsChange) error {
 	if change.Empty() {
 		return nil
+	}
+	if err := c.managed(ctx); err != nil {
+		return err
 	}
 	for range configureAttempts {
 		have, version, err := c.catalog.Settings(ctx)

@@ -177,6 +177,15 @@ func (r *reading) control(l catalog.ControlListing) {
 			return err
 		})
 	}
+	if l.Copy.Exists() {
+		r.do(func() error {
+			x, _, err := r.c.CopyRecord(ctx)
+			if err == nil {
+				f.Copy = &x
+			}
+			return err
+		})
+	}
 	if l.Settings.Exists() {
 		r.do(func() (err error) {
 			f.Settings, _, err = r.c.Settings(ctx)

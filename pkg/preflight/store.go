@@ -38,6 +38,11 @@ func (r *run) store() {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, storeTime)
 	defer cancel()
+	if x := new(catalog.CopyError); errors.As(catalog.New(r.Store).RefuseCopy(ctx), &x) {
+		r.problem("store", "give --backup-store the first store; if that is lost: etcd-manager-ctl --backup-store="+r.StoreURL+" use-copy",
+			"%s is a copy of %s (cluster %s): no manager runs on a copy", r.StoreURL, x.Of, x.ClusterName)
+		return
+	}
 	result, err := blob.Probe(ctx, r.Store, r.owner())
 	for _, e := range Split(err) {
 		r.problem("store", storeAdvice(e), "%s: %v", r.StoreURL, e)

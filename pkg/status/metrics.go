@@ -25,6 +25,7 @@ var metrics = struct {
 	proofTime, proofBad, proofTook *prometheus.Desc
 
 	standbyRevision, standbyBehind, standbyUntil, standbyBytes, standbyFailing, standbyDiffers *prometheus.Desc
+	copyFailing, copyUntil, copyBackup, copyCompared, copyMissing, copyBytes                   *prometheus.Desc
 }{
 	leader:    desc("leader", "1 if this manager leads."),
 	term:      desc("term", "Highest leadership term known."),
@@ -77,6 +78,14 @@ var metrics = struct {
 	standbyFailing: desc("standby_failing", "1 if the copy gets no changes at the moment; /status says why."),
 	standbyDiffers: desc("standby_differs", "1 if the last comparison with a full backup found a difference."),
 	recording:      desc("changelog_failing", "1 if changes can't be kept at the moment; /status says why."),
+	copyFailing:    desc("copy_failing", "1 if the copy of the store can't be kept up to date; /status says why.", "copy"),
+	copyUntil: desc("copy_archived_timestamp_seconds", "Time up to which the copy of the store has every change; 0 if that isn't known.",
+		"copy"),
+	copyBackup: desc("copy_last_backup_timestamp_seconds",
+		"When the newest backup in the copy of the store was taken; 0 if none is known.", "copy"),
+	copyCompared: desc("copy_compared_timestamp_seconds", "When all of the store and its copy was last compared; 0 if it wasn't yet.", "copy"),
+	copyMissing:  desc("copy_missing_backups", "Backups that have to be copied still, as far as it is known.", "copy"),
+	copyBytes:    desc("copy_bytes_total", "Bytes of backups and segments copied since this manager leads.", "copy"),
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -158,6 +167,16 @@ func (c *collector) cluster(v *View, out chan<- prometheus.Metric) {
 	gauge(metrics.waiting, float64(len(v.Waiting)))
 	gauge(metrics.restoring, number(v.Restore != ""))
 	gauge(metrics.backupTime, unix(v.NewestBackup))
+	for _, x := range v.Copies {
+		gauge(metrics.copyFailing, number(x.Error != ""), x.Name)
+		gauge(metrics.copyUntil, unix(x.Until), x.Name)
+		gauge(metrics.copyBackup, unix(x.NewestBackup), x.Name)
+		gauge(metrics.copyCompared, unix(x.Compared), x.Name)
+		gauge(metrics.copyMissing, float64(x.Missing), x.Name)
+		if v.Leading { // what is counted is counted where it happens
+			out <- prometheus.MustNewConstMetric(metrics.copyBytes, prometheus.CounterValue, float64(x.Bytes), x.Name)
+		}
+	}
 	p := v.Proof
 	gauge(metrics.proofBad, number(p != nil && (p.Bad != "" || p.ChainProblem != "")))
 	gauge(metrics.recording, number(v.Changes != nil && v.Changes.Error != ""))

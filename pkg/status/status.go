@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -55,6 +56,8 @@ type View struct {
 	Changes *Changes `json:"changes,omitempty"`
 	// Standby is nil unless this node follows another cluster.
 	Standby *Standby `json:"standby,omitempty"`
+	// Copies are how the copies of the store do, as the leader knows it.
+	Copies []catalog.CopyReport `json:"copies,omitempty"`
 	// Proof is the last proof of a backup, as the leader knows it.
 	Proof *Proof `json:"proof,omitempty"`
 	// Waiting are queued restores in words; Restore is the one under way.

@@ -6,8 +6,35 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
+
+// copyText says in one line how a copy of the store does.
+func copyText(c catalog.CopyReport, now time.Time) string {
+	text := c.Name + ": "
+	switch {
+	case !c.Until.IsZero():
+		text += fmt.Sprintf("has every change up to %s ago", now.Sub(c.Until).Round(time.Second))
+	case !c.NewestBackup.IsZero():
+		text += fmt.Sprintf("its newest backup is %s old", now.Sub(c.NewestBackup).Round(time.Second))
+	default:
+		text += "nothing was copied yet"
+	}
+	if c.Compared.IsZero() {
+		text += "; the first comparison is under way"
+	}
+	if c.Missing > 0 {
+		text += "; " + cluster.Count(c.Missing, "backup") + " to be copied"
+	}
+	if c.Error != "" {
+		text += "; FAILING since " + c.Since.UTC().Format(time.RFC3339) + ": " + c.Error
+	}
+	if c.Held != "" {
+		text += "; " + c.Held
+	}
+	return text
+}
 
 // Text is the status page.
 func Text(v View, now time.Time) string {
@@ -85,6 +112,9 @@ func Text(v View, now time.Time) string {
 			if v.Changes.LastGap != "" {
 				row("last gap", "%s", v.Changes.LastGap)
 			}
+		}
+		for _, c := range v.Copies {
+			row("copy", "%s", copyText(c, now))
 		}
 		if v.StoreError != "" {
 			row("store", "AWAY: %s", v.StoreError)

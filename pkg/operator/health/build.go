@@ -31,6 +31,7 @@ func Judge(f Facts) Report {
 	}
 	b.work()
 	b.backups()
+	b.copies()
 	b.window()
 	b.endings()
 	b.findings()
@@ -252,6 +253,24 @@ func (b *builder) backups() {
 		if !c.Until.IsZero() {
 			b.r.Archive.LagSeconds = seconds(max(s.At.Sub(c.Until), 0))
 		}
+	}
+}
+
+// copies are what this store is a copy of, and the copies that it has.
+func (b *builder) copies() {
+	if x := b.f.Copy; x != nil && x.InUse.IsZero() {
+		b.r.CopyOf = x.Of
+	}
+	if b.status == nil {
+		return
+	}
+	for _, x := range b.status.Copies {
+		y := Copy{CopyReport: x}
+		if !x.Until.IsZero() {
+			lag := seconds(max(b.status.At.Sub(x.Until), 0))
+			y.LagSeconds = &lag
+		}
+		b.r.Copies = append(b.r.Copies, y)
 	}
 }
 

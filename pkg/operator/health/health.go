@@ -69,6 +69,8 @@ type Facts struct {
 	Status   *catalog.Status
 	// Own are the statuses of nodes that no leader speaks for.
 	Own []OwnStatus
+	// Copy is the record of a store that is a copy.
+	Copy *catalog.CopyRecord
 	// Survivors are written while there is no quorum.
 	Survivors *catalog.Survivors
 	// Running is the operation under way, Ended the one that ended last, Waiting what is queued.
@@ -130,7 +132,11 @@ type Report struct {
 	Verification *Verification `json:"verification,omitempty"`
 	Archive      *Archive      `json:"archive,omitempty"`
 	Window       *Window       `json:"window,omitempty"`
-	Endings      []Ending      `json:"endings,omitempty"`
+	// CopyOf is the URL of the first store if this one is a copy that nobody has put into use.
+	CopyOf string `json:"copyOf,omitempty"`
+	// Copies are how the copies of this store do.
+	Copies  []Copy   `json:"copies,omitempty"`
+	Endings []Ending `json:"endings,omitempty"`
 }
 
 // Finding is one thing that isn't as it should be.
@@ -144,6 +150,13 @@ type Finding struct {
 	// Command ends it; NoCommand says what does if no command can. Both are empty if nothing has to be done.
 	Command   string `json:"command,omitempty"`
 	NoCommand string `json:"noCommand,omitempty"`
+}
+
+// Copy is how a copy of the store does.
+type Copy struct {
+	catalog.CopyReport
+	// LagSeconds is by how much its changes are behind; absent if that isn't known.
+	LagSeconds *int64 `json:"lagSeconds,omitempty"`
 }
 
 // Spec is what the operator wants.

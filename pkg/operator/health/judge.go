@@ -47,6 +47,8 @@ const (
 	KindStoreRefuses = "store-refuses"
 	KindStoreEmpty   = "store-empty"
 	KindSuperseded   = "superseded"
+	KindCopy         = "copy-failing"
+	KindIsCopy       = "store-is-copy"
 )
 
 func (b *builder) add(f Finding) {
@@ -68,6 +70,7 @@ func (b *builder) findings() {
 	b.operations()
 	b.backupFindings()
 	b.archiveFindings()
+	b.copyFindings()
 	b.endingFindings()
 	for _, p := range b.f.Problems {
 		b.add(Finding{Severity: Degraded, Kind: string(cluster.AttentionObject), Text: "An object in the store can't be used: " + p})
@@ -106,6 +109,12 @@ func (b *builder) ctl(args string) string {
 
 // managers is about who speaks for the cluster at all.
 func (b *builder) managers() {
+	if x := b.f.Copy; b.r.CopyOf != "" {
+		b.add(Finding{Severity: Unknown, Kind: KindIsCopy, Text: fmt.Sprintf("This store is a copy of %s, last looked after by node %s %s ago. "+
+			"How the cluster does, the first store tells.", x.Of, x.Node, ago(seconds(b.age(x.At)))),
+			NoCommand: "etcd-manager-ctl --backup-store=" + x.Of + " status; if that store is lost: " + b.ctl("use-copy")})
+		return
+	}
 	if b.r.Spec == nil && b.status == nil && b.r.Formed == "no" {
 		b.add(Finding{Severity: NeedsYou, Kind: KindNotFormed, Text: "There is no cluster yet, and nobody has said how many members are wanted.",
 			Command: b.ctl("configure-cluster --member-count=3")})
@@ -260,6 +269,21 @@ func (b *builder) operations() {
 		b.add(Finding{Severity: Degraded, Kind: KindFailed, Since: op.Since,
 			Text:    fmt.Sprintf("The last %s %s. %s", op.Kind, end, sentence(op.Reason)),
 			Command: b.ctl("describe-command " + op.ID)})
+	}
+}
+
+// copyFindings are about the copies of this store. One that fails costs nothing at once.
+func (b *builder) copyFindings() {
+	for _, c := range b.r.Copies {
+		switch {
+		case c.Error != "":
+			b.add(Finding{Severity: Degraded, Kind: KindCopy, Since: c.Since,
+				Text:      fmt.Sprintf("The copy of the store in %s isn't kept up to date: %s", c.Name, sentence(c.Error)),
+				NoCommand: "the managers try again by themselves; docs/runbooks/etcd-store-copy-failing.md says what can be wrong"})
+		case c.LagSeconds != nil && time.Duration(*c.LagSeconds)*time.Second > lost:
+			b.add(Finding{Severity: Degraded, Kind: KindCopy, Text: fmt.Sprintf("The copy of the store in %s is %s behind.", c.Name,
+				ago(*c.LagSeconds)), NoCommand: "docs/runbooks/etcd-store-copy-failing.md says what can be wrong"})
+		}
 	}
 }
 

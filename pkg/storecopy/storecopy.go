@@ -1,0 +1,369 @@
+// Package storecopy keeps a copy of a cluster's backup store in a second store: backups, changes, and what else a restore needs.
+//
+// The leader runs a Copier for each copy. It gets new changes from memory, at the moment at which they go to the first store, so the copy
+// goes on while the first store is away. Everything else it reads from the first store, of which it compares little often and all rarely.
+// It must never make the copy show what isn't there: the meta file of a backup is written last, and every byte is checked on its way. It
+// never deletes anything from the first store, and from the copy only by the copy's own retention.
+package storecopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/prune"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
+)
+
+// Config is what a Copier needs.
+type Config struct {
+	// From is the first store, To the copy. FromName and ToName are their URLs.
+	From, To         *catalog.Catalog
+	FromName, ToName string
+	ClusterName      string
+	// Node and Term are the leadership that copies.
+	Node cluster.NodeID
+	Term cluster.Term
+	// Retention says how long the copy keeps what it has.
+	Retention prune.Policy
+	// Rate bounds what is read of the first store for the copy, in bytes per second; 0 means no bound.
+	Rate int64
+	// Look is how often the newest part of both stores is compared, Compare how often all of them (defaults: 10 min, 24 h).
+	Look, Compare time.Duration
+	// Now is the clock (default time.Now).
+	Now func() time.Time
+}
+
+const (
+	defaultLook    = 10 * time.Minute
+	defaultCompare = 24 * time.Hour
+	// pruneEvery is how often retention looks at the copy.
+	pruneEvery = time.Hour
+	// firstRetry and lastRetry bound the pause after a failure.
+	firstRetry = time.Second
+	lastRetry  = 2 * time.Minute
+	// held bounds the changes that wait in memory for the copy: bytes and segments. What doesn't fit is read from the first store later.
+	heldBytes, heldSegments = 12 << 20, 512
+	// takenOver is how long a leadership with a higher term counts that has written the copy's record: terms begin again in a new cluster.
+	takenOver = time.Hour
+	// overlap is how far before the last comparison the next look begins.
+	overlap = 2 * time.Hour
+)
+
+// Errors that only an operator can end.
+var (
+	// ErrNotACopy: the place has something else.
+	ErrNotACopy = errors.New("it isn't a copy of this cluster's store")
+	// ErrInUse: the copy was put into use as a store of its own.
+	ErrInUse = errors.New("it was put into use as a store of its own")
+	// ErrTaken: a leadership with a higher term copies.
+	ErrTaken = errors.New("a leadership with a higher term copies to it")
+)
+
+// Status is what a Copier says of itself.
+type Status = catalog.CopyReport
+
+// Copier copies one store to another during one leadership. Run owns its goroutines; all other methods may be called concurrently.
+type Copier struct {
+	cfg    Config
+	pruner *prune.Pruner
+	limit  *limiter
+	said   repeat.Limiter
+	poked  chan struct{}
+
+	mu     sync.Mutex
+	status Status
+	// problems are what fails at present, by what was done: changes, or the rest.
+	problems map[string]string
+	queue    queue
+	// behind is true if the copy may lack changes that this leadership has seen, and drops counts those that didn't fit into the queue.
+	behind bool
+	drops  int
+	missed bool // some were dropped since the last look
+	// open is true while the copy is this leadership's to write.
+	open bool
+
+	// What follows is only touched by the goroutine of the passes. version is that of the record, empty before it was read.
+	record     catalog.CopyRecord
+	version    string
+	copied     map[string]bool // backups that were copied during the whole comparison under way
+	begun      time.Time
+	looked     time.Time
+	pruned     time.Time
+	operations map[string]bool
+	// bad are objects of the first store that can't be copied because they are damaged, and why. They are tried again with the next
+	// whole comparison.
+	bad map[string]string
+}
+
+// New returns a Copier. It starts nothing.
+func New(cfg Config) (*Copier, error) {
+	if cfg.From == nil || cfg.To == nil || cfg.FromName == "" || cfg.ToName == "" || cfg.ClusterName == "" {
+		return nil, errors.New("copy of the store: both stores, their names and the cluster's are needed")
+	}
+	if cfg.Look <= 0 {
+		cfg.Look = defaultLook
+	}
+	if cfg.Compare <= 0 {
+		cfg.Compare = defaultCompare
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Copier{cfg: cfg, pruner: prune.New(cfg.To, cfg.Retention), limit: newLimiter(cfg.Rate), poked: make(chan struct{}, 1),
+		status: Status{Name: cfg.ToName}, problems: map[string]string{}, queue: queue{wake: make(chan struct{}, 1)}, behind: true,
+		operations: map[string]bool{}, bad: map[string]string{}, copied: map[string]bool{}}, nil
+}
+
+// Status returns how the copy does.
+func (c *Copier) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+// Poke says that there is something new in the first store: a backup, or the result of a verification.
+func (c *Copier) Poke() {
+	select {
+	case c.poked <- struct{}{}:
+	default:
+	}
+}
+
+// Segment takes a segment that is on its way to the first store. It never blocks. The data must not be changed afterwards.
+func (c *Copier) Segment(i catalog.Incarnation, name catalog.SegmentName, data []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.queue.add(waiting{i, name, data}) {
+		c.behind, c.missed = true, true
+		c.drops++
+	}
+}
+
+// Run copies until ctx ends, and returns then.
+func (c *Copier) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.deliver(ctx) })
+	c.passes(ctx)
+	wg.Wait()
+	return nil
+}
+
+// passes compares and copies again and again.
+func (c *Copier) passes(ctx context.Context) {
+	c.begun = c.cfg.Now()
+	delay := time.Duration(0)
+	for {
+		err := c.pass(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		c.note("stores", err)
+		wait := c.cfg.Look
+		if err != nil {
+			delay = min(max(firstRetry, 2*delay), lastRetry)
+			wait = delay
+		} else {
+			delay = 0
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-c.pokedUnless(err):
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// pokedUnless ends the pause early, but not the one after a failure.
+func (c *Copier) pokedUnless(err error) <-chan struct{} {
+	if err != nil {
+		return nil
+	}
+	return c.poked
+}
+
+// pass does what is due.
+func (c *Copier) pass(ctx context.Context) error {
+	if err := c.claim(ctx); err != nil {
+		return err
+	}
+	now := c.cfg.Now()
+	if now.Sub(c.record.Compared) >= c.cfg.Compare || now.Before(c.record.Compared) {
+		if err := c.compareAll(ctx); err != nil {
+			return err
+		}
+	}
+	if err := c.look(ctx); err != nil {
+		return err
+	}
+	if now.Sub(c.pruned) >= pruneEvery {
+		more, err := c.prune(ctx)
+		if err != nil {
+			return err
+		}
+		if !more {
+			c.pruned = now
+		}
+	}
+	return c.damaged()
+}
+
+// damaged is an error as long as something in the first store is damaged and can't be copied.
+func (c *Copier) damaged() error {
+	for name, why := range c.bad {
+		return fmt.Errorf("%s in the first store can't be copied: %s", cluster.Count(len(c.bad), "object"), name+": "+why)
+	}
+	return nil
+}
+
+// claim makes sure that the place is a copy of this store, that nobody uses it, and that no later leadership copies. It writes the record
+// if that is another one's.
+func (c *Copier) claim(ctx context.Context) error {
+	err := c.tryClaim(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err == nil:
+		c.open, c.status.Compared = true, c.record.Compared
+		c.queue.poke()
+	case errors.Is(err, ErrNotACopy), errors.Is(err, ErrInUse), errors.Is(err, ErrTaken):
+		c.open = false
+	}
+	return err
+}
+
+func (c *Copier) tryClaim(ctx context.Context) error {
+	r, version, err := c.cfg.To.CopyRecord(ctx)
+	anew := errors.Is(err, catalog.ErrNotFound)
+	if anew {
+		r, err = c.begin(ctx)
+	}
+	if err == nil {
+		err = c.refused(r)
+	}
+	if err != nil {
+		return err
+	}
+	if r.Term == c.cfg.Term && r.Node == c.cfg.Node && !anew {
+		if c.version == "" {
+			c.record = r
+		}
+		c.version = version // what is known here is newer than what is stored
+		return nil
+	}
+	again := c.version != ""
+	r.Term, r.Node = c.cfg.Term, c.cfg.Node
+	if err := c.write(ctx, r, version); err != nil {
+		return err
+	}
+	if anew && again {
+		clear(c.operations)
+		return fmt.Errorf("the copy in %s was emptied by somebody; it begins anew", c.cfg.ToName)
+	}
+	return nil
+}
+
+// begin is the record of a new copy, in an empty place.
+func (c *Copier) begin(ctx context.Context) (catalog.CopyRecord, error) {
+	empty, err := c.cfg.To.Empty(ctx)
+	if err != nil {
+		return catalog.CopyRecord{}, err
+	}
+	if !empty {
+		return catalog.CopyRecord{}, fmt.Errorf("nothing is copied to %s: %w: other objects are there, and no control/copy.json. Give "+
+			"--backup-store-copy an empty place", c.cfg.ToName, ErrNotACopy)
+	}
+	return catalog.CopyRecord{Of: c.cfg.FromName, ClusterName: c.cfg.ClusterName, Began: c.cfg.Now().UTC()}, nil
+}
+
+// refused says why nothing may be copied to the place of a record.
+func (c *Copier) refused(r catalog.CopyRecord) error {
+	switch {
+	case !r.InUse.IsZero():
+		return fmt.Errorf("nothing is copied to %s: %w at %s. Remove --backup-store-copy, or give it an empty place", c.cfg.ToName, ErrInUse,
+			r.InUse.UTC().Format(time.RFC3339))
+	case r.Of != c.cfg.FromName || r.ClusterName != c.cfg.ClusterName:
+		return fmt.Errorf("nothing is copied to %s: %w: it is a copy of %s, cluster %s. Give --backup-store-copy an empty place; if both are "+
+			"the same store under two names, write the new one into \"of\" of control/copy.json", c.cfg.ToName, ErrNotACopy, r.Of, r.ClusterName)
+	case r.Term > c.cfg.Term && c.cfg.Now().Sub(r.At) < takenOver:
+		return fmt.Errorf("nothing is copied to %s: %w (term %d of node %s, this one has %d)", c.cfg.ToName, ErrTaken, r.Term, r.Node,
+			c.cfg.Term)
+	}
+	return nil
+}
+
+// save writes the record as it is known here. Right before, it makes sure that the copy is still this leadership's: a store may ignore
+// conditions.
+func (c *Copier) save(ctx context.Context) error {
+	if err := c.claim(ctx); err != nil {
+		return err
+	}
+	return c.write(ctx, c.record, c.version)
+}
+
+// write replaces the record by compare-and-swap.
+func (c *Copier) write(ctx context.Context, r catalog.CopyRecord, version string) error {
+	version, err := c.cfg.To.PutCopyRecord(ctx, r, version)
+	if err != nil {
+		return err
+	}
+	c.record, c.version = r, version
+	return nil
+}
+
+// prune lets the copy's own retention remove what it doesn't keep, within the bounds of one run. It returns whether there is more.
+func (c *Copier) prune(ctx context.Context) (more bool, err error) {
+	ex, err := c.pruner.Exempt(ctx)
+	if err != nil {
+		return false, err
+	}
+	r, err := c.pruner.Run(ctx, c.cfg.Now(), ex)
+	if err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	c.status.Backups, c.status.Held = r.Stored, r.Hold()
+	c.mu.Unlock()
+	_, err = c.cfg.To.PruneOperations(ctx, catalog.OperationHistory)
+	return r.More && r.RetryAt.IsZero(), err
+}
+
+// note keeps what fails, of the changes or of the rest, and says it.
+func (c *Copier) note(what string, err error) {
+	c.mu.Lock()
+	if err == nil {
+		delete(c.problems, what)
+	} else {
+		c.problems[what] = cluster.Shown(err.Error(), 500)
+	}
+	text := c.problems["stores"]
+	if text == "" {
+		text = c.problems["changes"]
+	}
+	if c.status.Error = text; text == "" {
+		c.status.Since = time.Time{}
+	} else if c.status.Since.IsZero() {
+		c.status.Since = c.cfg.Now().UTC()
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.said.Warningf("copy "+what, "copy of the store in %s: %v", c.cfg.ToName, err)
+	}
+}
+
+// count counts what was copied.
+func (c *Copier) count(objects, bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status.Objects += objects
+	c.status.Bytes += bytes
+}

@@ -1,0 +1,368 @@
+package storecopy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/file"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/retention"
+	"github.com/etcd-manager/etcd-manager/test/servers"
+)
+
+func fileStore(t *testing.T) blob.Store {
+	s, err := file.New(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// fill makes a store with everything.
+func (w *world) fill() (proven string) {
+	w.t.Helper()
+	w.control()
+	w.run(50)
+	name := w.backup()
+	w.must(w.c.PutProof(w.t.Context(), name, catalog.Proof{At: w.now, Outcome: catalog.Proven}))
+	w.must(w.c.PinBackup(w.t.Context(), name, "because"))
+	return name
+}
+
+func testWhole(t *testing.T, from, to blob.Store) {
+	w := newWorld(t, from, to)
+	name := w.fill()
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	w.same()
+	// What comes later is found by a look, and another outcome replaces the first one.
+	w.now = w.now.Add(time.Minute)
+	w.backup()
+	w.segment()
+	w.must(w.c.PutProof(t.Context(), name, catalog.Proof{At: w.now, Outcome: catalog.Disproven, Error: "bad"}))
+	w.must(c.pass(t.Context()))
+	w.same()
+	if s := c.Status(); s.Archived != w.rev || s.NewestBackup.IsZero() || s.Error != "" || s.Compared.IsZero() || s.Missing != 0 {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestFromFileToFile(t *testing.T) { testWhole(t, fileStore(t), fileStore(t)) }
+
+func TestFromS3ToFile(t *testing.T) {
+	server := servers.StartVersityGW(t, servers.InMemory())
+	s, err := connect.Open(t.Context(), server.URL("first"), server.Getenv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testWhole(t, s, fileStore(t))
+}
+
+// A copy that is killed at any of its changes never shows what isn't there, and the next leadership finishes it.
+func TestKilledAtEachStep(t *testing.T) {
+	for n := 0; ; n++ {
+		w := memoryWorld(t)
+		w.control()
+		w.run(31)
+		w.must(w.c.PinBackup(t.Context(), w.backup(), ""))
+		w.to.left = n
+		err := w.copier().pass(t.Context())
+		w.sound()
+		if err == nil {
+			w.same()
+			if n < 40 {
+				t.Fatalf("it took only %d changes", n)
+			}
+			return
+		}
+		if !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+		w.to.set(false)
+		w.term++ // another leadership
+		w.must(w.copier().pass(t.Context()))
+		w.same()
+		if t.Failed() {
+			t.Fatalf("killed before change %d", n)
+		}
+	}
+}
+
+// What an interrupted attempt has left is compared before it counts, and replaced if it isn't the same.
+func TestWhatStandsThereIsChecked(t *testing.T) {
+	w := memoryWorld(t)
+	w.must(w.copier().pass(t.Context()))
+	name := w.backup()
+	_, err := w.to.Put(t.Context(), name+"/"+catalog.DataFile, strings.NewReader("snapshot of something else"), blob.PutOptions{})
+	w.must(err)
+	w.must(w.copier().pass(t.Context()))
+	w.same()
+}
+
+func TestFirstStoreDeleted(t *testing.T) {
+	w := memoryWorld(t)
+	w.fill()
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	before := all(t, w.to.Store)
+	_, err := w.from.Purge(t.Context(), "", func(string) bool { return true })
+	w.must(err)
+	c.record.Compared = time.Time{} // both comparisons are due
+	w.must(c.pass(t.Context()))
+	after := all(t, w.to.Store)
+	for key, content := range before {
+		if after[key] != content && key != "control/copy.json" {
+			t.Errorf("%s is gone from the copy", key)
+		}
+	}
+	// And the first store away: nothing of the copy changes.
+	w.from.set(true)
+	if err := c.pass(t.Context()); !errors.Is(err, errKilled) {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestDamagedIsNotCopied(t *testing.T) {
+	w := memoryWorld(t)
+	bad := w.backup()
+	w.put(bad+"/"+catalog.DataFile, "SNAPSHOT "+bad)
+	w.now = w.now.Add(time.Minute)
+	good, seg := w.backup(), w.segment()
+	key := catalog.Segment{SegmentName: seg, Incarnation: life}.Key()
+	w.put(key, "changes after x")
+	next := w.segment()
+	c := w.copier()
+	err := c.pass(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "2 objects in the first store can't be copied") {
+		t.Fatalf("error %v", err)
+	}
+	have := all(t, w.to.Store)
+	if have[good+"/_etcd_backup.meta"] == "" || have[bad+"/"+catalog.DataFile] != "" || have[key] != "" ||
+		have[catalog.Segment{SegmentName: next, Incarnation: life}.Key()] == "" {
+		t.Errorf("the copy has %v", have)
+	}
+	if strings.Contains(fmt.Sprint(have), "SNAPSHOT") {
+		t.Error("damaged bytes were copied")
+	}
+}
+
+func TestRefusedPlaces(t *testing.T) {
+	w := memoryWorld(t)
+	w.backup()
+	other := w.copier()
+	w.must(other.pass(t.Context()))
+	try := func(want error, change func(*Config)) {
+		t.Helper()
+		c := w.copier()
+		change(&c.cfg)
+		before := len(all(t, w.to.Store))
+		w.backup2()
+		if err := c.pass(t.Context()); !errors.Is(err, want) || len(all(t, w.to.Store)) != before {
+			t.Errorf("error %v, not %v", err, want)
+		}
+		if _, ok := c.next(); ok {
+			t.Error("changes are delivered")
+		}
+	}
+	try(ErrNotACopy, func(c *Config) { c.FromName = "file:///other" })
+	try(ErrNotACopy, func(c *Config) { c.ClusterName = "other" })
+	try(ErrTaken, func(c *Config) { c.Term-- })
+	if _, changed, err := catalog.New(w.to).UseCopy(t.Context()); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	try(ErrInUse, func(*Config) {})
+	// The one that copies notices it too.
+	other.Segment(life, catalog.SegmentName{}, nil)
+	if err := other.pass(t.Context()); !errors.Is(err, ErrInUse) {
+		t.Errorf("error %v", err)
+	}
+	if _, ok := other.next(); ok {
+		t.Error("changes are delivered to a copy that is in use")
+	}
+	w.to = newGate(blobtest.NewMemory())
+	_, err := w.to.Put(t.Context(), "control/etcd-cluster-spec", strings.NewReader("{}"), blob.PutOptions{})
+	w.must(err)
+	try(ErrNotACopy, func(*Config) {})
+}
+
+// backup2 writes a backup at a later time.
+func (w *world) backup2() {
+	w.now = w.now.Add(time.Second)
+	w.backup()
+}
+
+// While the first store is away, changes go on to the copy from memory; while the copy is away, nothing is lost, and it is made up for.
+func TestEitherStoreAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := memoryWorld(t)
+		w.fill()
+		c := w.copier()
+		behind := time.Since(w.now)
+		c.cfg.Now = func() time.Time { return time.Now().Add(-behind) }
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = c.Run(ctx) }()
+		defer func() { stop(); <-ended }()
+		synctest.Wait()
+		w.same()
+
+		w.from.set(true)
+		n, data := w.made()
+		c.Segment(life, n, data)
+		synctest.Wait()
+		if have := all(t, w.to.Store)[catalog.Segment{SegmentName: n, Incarnation: life}.Key()]; have != string(data) {
+			t.Fatal("the segment isn't in the copy while the first store is away")
+		}
+		if s := c.Status(); s.Archived != n.Last {
+			t.Errorf("status %+v", s)
+		}
+		c.Poke()
+		synctest.Wait()
+		if s := c.Status(); s.Error == "" || s.Since.IsZero() {
+			t.Errorf("status %+v", s)
+		}
+		w.from.set(false)
+		w.must(w.c.PutSegment(t.Context(), life, n, data))
+
+		w.to.set(true)
+		time.Sleep(15 * time.Minute)
+		for range heldSegments + 100 { // more than wait in memory
+			w.now = c.cfg.Now()
+			n, data := w.made()
+			w.must(w.c.PutSegment(t.Context(), life, n, data))
+			c.Segment(life, n, data)
+		}
+		w.now = c.cfg.Now()
+		w.backup()
+		time.Sleep(time.Minute)
+		if s := c.Status(); s.Error == "" || s.Archived == w.rev {
+			t.Errorf("status %+v", s)
+		}
+		w.to.set(false)
+		time.Sleep(2*lastRetry + defaultLook)
+		synctest.Wait()
+		w.same()
+		if s := c.Status(); s.Error != "" || s.Archived != w.rev {
+			t.Errorf("status %+v, revision %d", s, w.rev)
+		}
+	})
+}
+
+// An idle copy asks little, however much there is; and a look finds one new backup among all.
+func TestRequestsOfALook(t *testing.T) {
+	w := memoryWorld(t)
+	w.now = time.Now().Add(-30 * 24 * time.Hour)
+	w.control()
+	for range 1000 {
+		w.backup()
+		w.now = w.now.Add(40 * time.Minute)
+		w.segment()
+	}
+	w.now = time.Now()
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	w.from.count()
+	w.to.count()
+	for range 3 {
+		w.now = w.now.Add(defaultLook)
+		w.must(c.pass(t.Context()))
+		from, _ := w.from.count()
+		to, bodies := w.to.count()
+		if from > 12 || to > 12 || bodies != 0 {
+			t.Errorf("a look took %d requests of the first store and %d of the copy, %d bodies", from, to, bodies)
+		}
+	}
+	w.backup()
+	w.must(c.pass(t.Context()))
+	if _, bodies := w.to.count(); bodies != 1 {
+		t.Errorf("%d backups were copied", bodies)
+	}
+}
+
+// With a retention of its own the copy gets what it keeps, and nothing goes to and fro.
+func TestOwnRetention(t *testing.T) {
+	w := memoryWorld(t)
+	w.now = time.Now().Add(-12 * 24 * time.Hour)
+	start := w.now
+	for range 6 * 24 * 4 {
+		w.backup()
+		w.now = w.now.Add(15 * time.Minute)
+		w.segment()
+	}
+	w.policy.Backups = retention.Policy{Hourly: 24 * time.Hour, Daily: 3 * 24 * time.Hour}
+	w.policy.Changes = 24 * time.Hour
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	list, err := catalog.New(w.to).Backups(t.Context())
+	w.must(err)
+	if n := len(list.Backups); n < 24 || n > 40 {
+		t.Errorf("%d backups were copied", n)
+	}
+	for _, b := range list.Backups {
+		if b.Time.Before(start.Add(48 * time.Hour)) {
+			t.Errorf("%s was copied", b.Name)
+		}
+	}
+	w.to.count()
+	for range 4 {
+		w.now = w.now.Add(25 * time.Hour)
+		w.must(c.pass(t.Context()))
+	}
+	if _, bodies := w.to.count(); bodies != 0 {
+		t.Errorf("%d backups were copied again", bodies)
+	}
+	// The copy's retention has removed from the copy, and nothing from the first store.
+	first, err := w.c.Backups(t.Context())
+	w.must(err)
+	list, err = catalog.New(w.to).Backups(t.Context())
+	w.must(err)
+	if len(first.Backups) != 6*24*4 || len(list.Backups) > 4 {
+		t.Errorf("%d backups in the first store, %d in the copy", len(first.Backups), len(list.Backups))
+	}
+}
+
+func TestRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(1000)
+		begun := time.Now()
+		for range 10 {
+			if err := l.wait(t.Context(), 500); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := time.Since(begun); d != 5*time.Second {
+			t.Errorf("5000 bytes at 1000 a second took %s", d)
+		}
+	})
+}
+
+func TestManagersRefuseACopy(t *testing.T) {
+	w := memoryWorld(t)
+	w.must(w.copier().pass(t.Context()))
+	to := catalog.New(w.to)
+	var is *catalog.CopyError
+	if err := to.RefuseCopy(t.Context()); !errors.As(err, &is) || is.Of != firstURL {
+		t.Fatalf("error %v", err)
+	}
+	if err := w.c.RefuseCopy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := to.UseCopy(t.Context())
+	w.must(err)
+	if err := to.RefuseCopy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.put("control/copy.json", "{")
+	if err := w.c.RefuseCopy(t.Context()); !errors.Is(err, cluster.ErrCorrupt) {
+		t.Fatalf("error %v", err)
+	}
+}
