@@ -128,7 +128,7 @@ func (d *backupFiles) add(file string, e blob.Entry) {
 
 // reserved tells keys that are not a backup's.
 func reserved(key string) bool {
-	for _, p := range []string{controlPrefix, discoveryPrefix, volumesPrefix, changesPrefix, putBacksPrefix} {
+	for _, p := range []string{controlPrefix, discoveryPrefix, volumesPrefix, changesPrefix, putBacksPrefix, eventsPrefix} {
 		if strings.HasPrefix(key+"/", p) {
 			return true
 		}

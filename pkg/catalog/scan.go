@@ -43,9 +43,9 @@ func (s *BackupScan) run(ctx context.Context, until func(key string) bool) error
 				break
 			}
 			s.after = e.Key
-			if strings.HasPrefix(e.Key, changesPrefix) {
+			if many := manyBelow(e.Key); many != "" {
 				// There can be very many of these: go on behind them.
-				s.after, done = strings.TrimSuffix(changesPrefix, "/")+"0", false
+				s.after, done = strings.TrimSuffix(many, "/")+"0", false
 				break
 			}
 			s.add(e)
@@ -53,6 +53,16 @@ func (s *BackupScan) run(ctx context.Context, until func(key string) bool) error
 	}
 	s.closeUnless("")
 	return nil
+}
+
+// manyBelow is the prefix of a key below which there can be very many objects that are no backups; empty if it has none of these.
+func manyBelow(key string) string {
+	for _, p := range []string{changesPrefix, eventsPrefix} {
+		if strings.HasPrefix(key, p) {
+			return p
+		}
+	}
+	return ""
 }
 
 // closeUnless hands over the backups that can't have the key: all of their files were listed.

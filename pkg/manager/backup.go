@@ -69,10 +69,17 @@ func (bs *backups) start(ctx context.Context, spec *cluster.Spec, a model.TakeBa
 			bs.failedOn[a.Node] = time.Now()
 			wait := min(5*time.Second<<min(bs.fails, 6), 5*time.Minute)
 			bs.retryAt, bs.failure = time.Now().Add(wait), err.Error()
+			if bs.fails == 1 {
+				bs.m.events.add(catalog.Event{Kind: catalog.EventBackup, Term: bs.term, Phase: catalog.EventFailed,
+					Text: fmt.Sprintf("the backup (%s) on node %s failed, it is tried again: %v", a.Reason, a.Node, err)}, true)
+			}
 			bs.said.Errorf("backup of "+string(a.Node), "the backup (%s) on node %s failed, next attempt in %s: %v", a.Reason, a.Node, wait, err)
 		}
 		retryAt := bs.retryAt
 		if err == nil {
+			bs.m.events.add(catalog.Event{Kind: catalog.EventBackup, Term: bs.term, Subject: name, Phase: catalog.EventDone,
+				Text: fmt.Sprintf("backup %s (%s) was taken on node %s in %s", name, a.Reason, a.Node, time.Since(begun).Round(100*time.Millisecond))},
+				bs.fails > 0 || a.Command != "")
 			bs.fails, bs.failure, bs.retryAt = 0, "", time.Time{}
 			bs.begunAt, bs.doneAt = begun, time.Now()
 			bs.newest, bs.newestKnown, bs.restored = catalog.BackupTime(name), true, false

@@ -34,6 +34,7 @@ func (dl *decisionLog) say(d plan.Decision) {
 	dl.lastSaid = time.Now()
 	if !same {
 		dl.m.remember(text)
+		dl.m.events.decided(dl.term, d, text)
 	}
 	if d.Alarm {
 		klog.Warningf("%s", text)

@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -43,9 +44,14 @@ func (rs *restorer) finish(ctx context.Context, o *model.Observation, a model.Fi
 	op := rs.operations.current()
 	rs.operations.learn(op)
 	if a.To == model.OpDone {
-		klog.Infof("%s is restored: revision %d, etcd served nobody for %s; restart API servers and controllers now (docs/kubernetes.md)", subject(op), op.RevisionAfter, op.Outage.Round(time.Millisecond))
+		text := fmt.Sprintf("%s is restored: revision %d, etcd served nobody for %s; restart API servers and controllers now (docs/kubernetes.md)", subject(op), op.RevisionAfter,
+			op.Outage.Round(time.Millisecond))
+		klog.Infof("%s", text)
+		rs.m.events.restore(op, catalog.EventDone, text)
 	} else {
-		klog.Errorf("the restore of %s ended as %s: %s", subject(op), op.State, op.Reason)
+		text := fmt.Sprintf("the restore of %s ended as %s: %s", subject(op), op.State, op.Reason)
+		klog.Errorf("%s", text)
+		rs.m.events.restore(op, catalog.EventFailed, text)
 	}
 	rs.operations.forget()
 	rs.forceStore()
@@ -107,7 +113,9 @@ func (rs *restorer) failCommand(ctx context.Context, a model.FailCommand) error 
 	if _, err := rs.m.cfg.Catalog.PutOperation(ctx, op, ""); err != nil && !errors.Is(err, catalog.ErrConflict) {
 		return err
 	}
-	klog.Errorf("the queued restore of %s is not carried out: %s", subject(&op), a.Reason)
+	text := fmt.Sprintf("the queued restore of %s is not carried out: %s", subject(&op), a.Reason)
+	klog.Errorf("%s", text)
+	rs.m.events.restore(&op, catalog.EventFailed, text)
 	rs.forceStore()
 	rs.retention.pruneHistory(ctx)
 	return rs.m.cfg.Catalog.RemoveCommand(ctx, a.Command)

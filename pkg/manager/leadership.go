@@ -199,6 +199,7 @@ func (l *leadership) publish(o *model.Observation, spec *cluster.Spec, d plan.De
 		Spec: spec, StoreError: o.Store.Error, Commands: o.Store.Commands, Operation: o.Store.Operation, CreateBackups: o.Store.CreateBackups,
 		Releases: unreleased(o, d),
 	}
+	l.m.events.attentions(l.term, r.Attention)
 	l.backups.report(&r)
 	l.retention.report(&r)
 	l.m.mu.Lock()

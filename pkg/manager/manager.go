@@ -95,6 +95,8 @@ type Config struct {
 	Etcd  func() cluster.EtcdStatus
 	Told  func() ([]byte, time.Time)
 	Local func() []cluster.Attention
+	// Tell gets each event at once, beside the store, for whoever is to be told; it returns at once and may be nil.
+	Tell func(catalog.Event)
 	// Queued are the commands that this process found when it read the queue for the first time, if it has had a Manager before (for a
 	// volume that it gave up); nil if this Manager is its first. A command that came in between waits for the next start of a manager.
 	Queued []string
@@ -106,7 +108,8 @@ type Config struct {
 
 // Manager is the loop of one process. Run reads the queue; Lead is called for each leadership.
 type Manager struct {
-	cfg Config
+	cfg    Config
+	events *eventLog
 
 	mu     sync.Mutex
 	report Report
@@ -209,7 +212,7 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Probe == nil {
 		return nil, errors.New("manager: no probe of the store")
 	}
-	m := &Manager{cfg: cfg, probeErr: "the store is being probed", wake: func() {}, attention: map[attentionKey]time.Time{}}
+	m := &Manager{cfg: cfg, events: newEventLog(cfg), probeErr: "the store is being probed", wake: func() {}, attention: map[attentionKey]time.Time{}}
 	if cfg.Queued != nil {
 		m.first = map[string]bool{}
 		for _, name := range cfg.Queued {
@@ -266,6 +269,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		wg.Go(func() { retry(ctx, "waiting for the cluster spec", m.specPoll, m.readFirst) })
 	}
 	wg.Go(func() { m.keepOutlook(ctx) })
+	wg.Go(func() { m.events.run(ctx) })
 	if m.cfg.Node != nil {
 		wg.Go(func() { m.keepStatus(ctx) })
 	}
@@ -433,6 +437,7 @@ func (m *Manager) wasQueued(name string) bool {
 // Lead is the loop of one leadership; it returns when ctx ends.
 func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
 	klog.Infof("this node leads the cluster, term %d", term)
+	m.events.led(term, catalog.EventBegun, fmt.Sprintf("node %s leads the cluster, term %d", m.cfg.Self, term))
 	l := newLeadership(m, term)
 	m.mu.Lock()
 	m.wake = l.poke
@@ -443,5 +448,6 @@ func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
 	m.mu.Unlock()
 	m.noted(scopeLeader, nil)
 	m.remember(fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)))
+	m.events.led(term, catalog.EventDone, fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)))
 	klog.Infof("leadership of term %d is over: %v", term, context.Cause(ctx))
 }

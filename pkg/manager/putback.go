@@ -239,8 +239,14 @@ func (pb *putBacks) end(ctx context.Context, cmd catalog.Command, counts catalog
 	if _, err := pb.m.cfg.Catalog.PutOperation(ctx, op, ""); err != nil && !errors.Is(err, catalog.ErrConflict) {
 		return err
 	}
-	klog.Infof("put-back %s: %s: %d created, %d replaced, %d removed, %d were so already, %d left alone %s", cmd.Name, state, counts.Created, counts.Replaced,
+	text := fmt.Sprintf("put-back %s: %s: %d created, %d replaced, %d removed, %d were so already, %d left alone %s", cmd.Name, state, counts.Created, counts.Replaced,
 		counts.Removed, counts.Same, counts.Left, reason)
+	klog.Infof("%s", text)
+	phase := catalog.EventDone
+	if state == catalog.StateFailed {
+		phase = catalog.EventFailed
+	}
+	pb.m.events.add(catalog.Event{Kind: catalog.EventPutBack, Term: pb.term, Subject: cmd.Name, Phase: phase, Text: text}, true)
 	return pb.remove(ctx, cmd.Name)
 }
 

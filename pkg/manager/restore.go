@@ -112,7 +112,11 @@ func (rs *restorer) beginRestore(ctx context.Context, o *model.Observation, a mo
 	if a.Op.State == model.OpSalvaging {
 		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup}
 	}
-	return rs.operations.begin(ctx, op)
+	if err := rs.operations.begin(ctx, op); err != nil {
+		return err
+	}
+	rs.m.events.restore(&op, catalog.EventBegun, fmt.Sprintf("the restore of %s begins; etcd serves on until the backup is checked and staged on every node", subject(&op)))
+	return nil
 }
 
 // highestStored is the highest revision that the store's last backups name. Those of lives before

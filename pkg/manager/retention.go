@@ -19,6 +19,8 @@ type retention struct {
 
 	pruning sync.Mutex // held by one who prunes
 	pruner  *prune.Pruner
+	// eventsPruned is when old events were last removed; pruning guards it.
+	eventsPruned time.Time
 
 	mu     sync.Mutex
 	stored int // backups
@@ -34,6 +36,8 @@ const (
 	// could not do everything.
 	pruneInterval = time.Hour
 	pruneAgain    = time.Minute
+	// eventsPruneInterval is how often old events are removed.
+	eventsPruneInterval = 24 * time.Hour
 )
 
 // The list of backups grows with what is stored, so no decision waits for it. What decisions need
@@ -61,6 +65,7 @@ func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	rt.prunePutBacks(ctx)
+	rt.pruneEvents(ctx)
 	r, err := rt.pruner.Run(ctx, time.Now(), ex)
 	rt.mu.Lock()
 	rt.pruned = time.Now()
@@ -159,4 +164,18 @@ func (rt *retention) prunePutBacks(ctx context.Context) {
 	if n > 0 {
 		klog.Infof("retention: removed the plans and previous values of %s", cluster.Count(n, "old put-back"))
 	}
+}
+
+// pruneEvents removes old events, once a day. pruning is held.
+func (rt *retention) pruneEvents(ctx context.Context) {
+	if time.Since(rt.eventsPruned) < eventsPruneInterval {
+		return
+	}
+	if _, err := rt.m.cfg.Catalog.PruneEvents(ctx, time.Now()); err != nil {
+		if ctx.Err() == nil {
+			rt.said.Warningf("old events", "old events stay in the store for now: %v", err)
+		}
+		return
+	}
+	rt.eventsPruned = time.Now()
 }

@@ -1,0 +1,176 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/plan"
+	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
+)
+
+// eventStore notes what is stored, and fails as long as it is away.
+type eventStore struct {
+	away   bool
+	tries  int
+	stored []string
+	begun  time.Time
+	meanTo func()
+}
+
+func (s *eventStore) put(_ context.Context, _ cluster.NodeID, events []catalog.Event) error {
+	s.tries++
+	if s.meanTo != nil {
+		s.meanTo()
+	}
+	if s.away {
+		return errors.New("the store is away")
+	}
+	var texts []string
+	for _, e := range events {
+		if e.Missed > 0 {
+			texts = append(texts, fmt.Sprintf("(%d missed)", e.Missed))
+		}
+		texts = append(texts, e.Text)
+	}
+	s.stored = append(s.stored, time.Since(s.begun).Truncate(time.Second).String()+" "+strings.Join(texts, " "))
+	return nil
+}
+
+// watchEvents runs an event log within a bubble of synctest.
+func watchEvents(t *testing.T) (*eventLog, *eventStore, func()) {
+	s := &eventStore{begun: time.Now()}
+	l := newEventLog(Config{Self: "a"})
+	l.put = s.put
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); l.run(ctx) }()
+	return l, s, func() { cancel(); <-done }
+}
+
+func text(s string) catalog.Event { return catalog.Event{Kind: catalog.EventDecision, Text: s} }
+
+// after lets time pass; within a bubble that takes none.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// TestEventsTogether: what somebody may wait for is stored within seconds, with what came before; what nobody waits for within an hour;
+// and what is left when the manager ends.
+func TestEventsTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, end := watchEvents(t)
+		l.add(text("routine"), false)
+		after(10 * time.Minute)
+		l.add(text("one"), true)
+		after(time.Second)
+		l.add(text("two"), true)
+		after(time.Minute)
+		l.add(text("more routine"), false)
+		after(61 * time.Minute)
+		l.add(text("last"), false)
+		after(0)
+		end()
+		want := "10m10s routine one two, 1h11m1s more routine, 1h12m1s last"
+		if got := strings.Join(s.stored, ", "); got != want {
+			t.Errorf("stored %s; want %s", got, want)
+		}
+	})
+}
+
+// TestEventsWithoutStore: while the store is away, tries get rare and memory stays bounded; afterwards the newest events are stored once,
+// with how many were missed.
+func TestEventsWithoutStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, end := watchEvents(t)
+		defer end()
+		s.away = true
+		for i := range 3 * eventsHeld {
+			l.add(text(fmt.Sprint(i)), true)
+			after(time.Minute)
+		}
+		if len(l.waiting) != eventsHeld || s.tries > 3*eventsHeld/10+20 {
+			t.Errorf("%d events wait, after %d tries", len(l.waiting), s.tries)
+		}
+		s.away = false
+		after(11 * time.Minute)
+		if len(s.stored) != 1 || !strings.Contains(s.stored[0], fmt.Sprintf(" (%d missed) %d ", 2*eventsHeld, 2*eventsHeld)) ||
+			!strings.HasSuffix(s.stored[0], fmt.Sprintf(" %d", 3*eventsHeld-1)) || len(l.waiting) != 0 || l.missed != 0 {
+			t.Errorf("stored %.60q…, %d wait, %d missed", s.stored, len(l.waiting), l.missed)
+		}
+	})
+}
+
+// TestEventsMeanwhile: what comes while others are stored is stored the next time, and none twice, even if there are very many.
+func TestEventsMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, end := watchEvents(t)
+		defer end()
+		s.meanTo = func() {
+			s.meanTo = nil
+			for i := range eventsHeld + 5 {
+				time.Sleep(time.Nanosecond)
+				l.add(text(fmt.Sprint("m", i)), true)
+			}
+		}
+		l.add(text("first"), true)
+		after(time.Minute)
+		if len(s.stored) != 2 || s.stored[0] != "10s first" || !strings.HasPrefix(s.stored[1], "20s (5 missed) m5 ") {
+			t.Errorf("stored %.200q", s.stored)
+		}
+	})
+}
+
+// TestEventsAreBounded: a cluster that has news all the time writes no more than an object a minute.
+func TestEventsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s, end := watchEvents(t)
+		defer end()
+		for i := range 2 * 3600 {
+			l.add(text(fmt.Sprint(i)), true)
+			after(time.Second)
+		}
+		if n := len(s.stored); n < eventsHour || n > 2*eventsHour+1 {
+			t.Errorf("%d objects in two hours", n)
+		}
+	})
+}
+
+// TestEventKinds: which decisions are events, and that attentions are told once, and when they end.
+func TestEventKinds(t *testing.T) {
+	var told []string
+	l := newEventLog(Config{Self: "a", Tell: func(e catalog.Event) {
+		told = append(told, fmt.Sprintf("%s|%s|%s|%s", e.Kind, e.Phase, e.Subject, e.Text))
+	}})
+	l.decided(3, plan.Decision{}, "nothing")
+	l.decided(3, plan.Decision{Do: model.TakeBackup{}}, "told by backups")
+	l.decided(3, plan.Decision{Do: model.StopMember{Node: "b"}}, "a reason")
+	disk := cluster.Attention{Kind: cluster.AttentionQuorum, Node: "b", Text: "gone", Command: "x"}
+	l.attentions(3, []cluster.Attention{disk})
+	disk.Text = "gone for longer"
+	l.attentions(3, []cluster.Attention{disk})
+	l.attentions(3, nil)
+	l.attentions(3, []cluster.Attention{disk})
+	l.led(4, catalog.EventBegun, "leads") // another term tells anew
+	l.attentions(4, []cluster.Attention{disk})
+	subject := string(cluster.AttentionQuorum) + " b"
+	want := []string{"decision||stop-member b|a reason",
+		"attention|begun|" + subject + "|" + "…gone [", "attention|done|" + subject + "|over: ", "attention|begun|" + subject + "|…longer",
+		"leader|begun|a|leads", "attention|begun|" + subject + "|…longer"}
+	if len(told) != len(want) {
+		t.Fatalf("told %q", told)
+	}
+	for i, w := range want {
+		begin, part, _ := strings.Cut(w, "…")
+		if !strings.HasPrefix(told[i], begin) || !strings.Contains(told[i], part) {
+			t.Errorf("event %d is %q; want %q", i, told[i], w)
+		}
+	}
+}
