@@ -392,6 +392,9 @@ func (d *daemon) managerConfig() manager.Config {
 		cfg.Copies = append(cfg.Copies, c)
 	}
 	cfg.Etcd, cfg.Told, cfg.Local = d.agent.LastStatus, d.agent.Summary, d.certificateAttention
+	if o.webhook != nil {
+		cfg.Tell = o.webhook.Tell
+	}
 	cfg.StoreHangs, cfg.Node = d.hangs.Problem, d.agent.Status
 	if !o.etcdInsecure {
 		cfg.ClientTLS = d.keeper.EtcdClient
@@ -460,6 +463,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if d.o.page.IsValid() {
 		part("page", work, (&pageServer{d}).run)
+	}
+	if d.o.webhook != nil {
+		part("webhooks", work, func(ctx context.Context) error { d.o.webhook.Run(ctx); return nil })
 	}
 	if d.o.dev {
 		part("dev", work, d.announceDev)

@@ -24,6 +24,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	"github.com/etcd-manager/etcd-manager/pkg/volume/external"
+	"github.com/etcd-manager/etcd-manager/pkg/webhook"
 )
 
 // options are the flags and the environment, parsed and checked.
@@ -79,6 +80,10 @@ type options struct {
 	memberDeadline time.Duration
 	formGrace      time.Duration
 	dev            bool
+
+	webhooks          []string
+	webhookSecretFile string
+	webhook           *webhook.Sender // nil if nobody is told
 
 	etcdAddressGiven bool
 	addressGiven     bool
@@ -197,6 +202,9 @@ func newFlags(o *options) *flag.FlagSet {
 	f.DurationVar(&o.memberDeadline, "member-unhealthy-deadline", policy.MemberDeadline,
 		"how long a member may be unhealthy before it is replaced; a member that loads a large database gets the time that it needs")
 	f.DurationVar(&o.formGrace, "form-grace", policy.FormGrace, "how long forming waits for all masters when a majority is there")
+	f.Var(list{&o.webhooks}, "webhook-url",
+		"URL that gets begun, done and failed restores and put-backs, failed backups, and what needs a person, as JSON by POST; may be repeated (docs/webhooks.md)")
+	f.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that signs what is sent to --webhook-url, at least 16 bytes")
 	f.BoolVar(&o.dev, "dev", false, "one member on this machine, with CAs, store and data below ./etcd-manager-dev; needs no other flag")
 	klog.InitFlags(f)
 	return f
@@ -287,8 +295,8 @@ func (o *options) validate(given map[string]bool) error {
 		bad("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative",
 			o.changes, o.verify)
 	}
-	errs = append(errs, o.checkStandby(), o.checkCopies(), o.parsePage(given["page-listen"]), o.checkURLs(), o.parseStatic(), o.parseEnv(),
-		process.CheckEnv(o.etcdEnv()))
+	errs = append(errs, o.checkStandby(), o.checkCopies(), o.parsePage(given["page-listen"]), o.checkURLs(), o.parseWebhooks(), o.parseStatic(),
+		o.parseEnv(), process.CheckEnv(o.etcdEnv()))
 	return errors.Join(errs...)
 }
 

@@ -1,0 +1,267 @@
+// Package webhook tells other programs what happens to a cluster: each event is sent as JSON to every URL by HTTP POST, in order, signed if
+// there is a secret. What can't be delivered is tried again for a while, and then dropped: the events in the store are the record.
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/repeat"
+)
+
+// SignatureHeader is "t=SECONDS,v1=HEX": when it was sent, in seconds since 1970, and the HMAC-SHA-256, with the secret as the key, of these
+// seconds, a dot and the body.
+const SignatureHeader = "X-Etcd-Manager-Signature"
+
+// Bounds of deliveries.
+const (
+	// maxQueue is how many events wait for one URL; the oldest is dropped for a newer one.
+	maxQueue = 100
+	// maxAge is for how long the delivery of an event is tried.
+	maxAge     = time.Hour
+	firstDelay = time.Second
+	lastDelay  = 5 * time.Minute
+	timeout    = 10 * time.Second
+	maxAnswer  = 4 << 10 // bytes of an answer that are read
+	minSecret  = 16
+)
+
+// Config says who is told.
+type Config struct {
+	ClusterName string
+	// URLs are http or https. They may contain a token, so only their hosts are ever logged.
+	URLs []string
+	// Secret signs; empty for none. It has at least 16 bytes.
+	Secret []byte
+	// Client sends; nil for one with bounds of its own, which follows no redirects.
+	Client *http.Client
+}
+
+// Sender sends events. Its methods may be called at the same time.
+type Sender struct {
+	targets []*target
+}
+
+// New checks a configuration. It starts nothing. An error names the host of a URL that can't be used, and not the URL.
+func New(c Config) (*Sender, error) {
+	if len(c.Secret) > 0 && len(c.Secret) < minSecret {
+		return nil, fmt.Errorf("the secret for webhooks has %d bytes: use at least %d", len(c.Secret), minSecret)
+	}
+	if c.Client == nil {
+		c.Client = &http.Client{Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	}
+	s := &Sender{}
+	for i, raw := range c.URLs {
+		u, err := url.Parse(raw)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("webhook URL number %d is not a valid URL", i+1)
+		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+			return nil, fmt.Errorf("webhook URL number %d (scheme %q, host %q) must begin with https:// or http:// and name a host", i+1, u.Scheme, u.Host)
+		}
+		s.targets = append(s.targets, &target{config: c, url: raw, host: u.Host, news: make(chan struct{}, 1)})
+	}
+	return s, nil
+}
+
+// Tell sends an event that somebody may wait for to all URLs, beside the caller. It returns at once.
+func (s *Sender) Tell(e catalog.Event) {
+	if !wanted(e) {
+		return
+	}
+	for _, t := range s.targets {
+		t.add(e)
+	}
+}
+
+// Run delivers until ctx ends. What waits then is not sent any more.
+func (s *Sender) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, t := range s.targets {
+		wg.Go(func() { t.run(ctx) })
+	}
+	wg.Wait()
+}
+
+// wanted tells which events are sent: what was asked for begins and ends, what fails, and what a person is needed for.
+func wanted(e catalog.Event) bool {
+	switch e.Kind {
+	case catalog.EventRestore, catalog.EventPutBack, catalog.EventAttention:
+		return true
+	case catalog.EventBackup:
+		return e.Phase == catalog.EventFailed
+	}
+	return false
+}
+
+// Message is the body of a request.
+type Message struct {
+	// Version is 1. Fields may be added; it is raised if one changes its meaning.
+	Version int `json:"version"`
+	// ID is the same if the same event is sent again, because an answer was lost.
+	ID          string `json:"id"`
+	ClusterName string `json:"clusterName"`
+	// What is "begun", "done", "failed", "needs-you" or "over".
+	What  string        `json:"what"`
+	Event catalog.Event `json:"event"`
+}
+
+func messageOf(clusterName string, e catalog.Event) Message {
+	what := string(e.Phase)
+	if e.Kind == catalog.EventAttention {
+		what = map[catalog.EventPhase]string{catalog.EventBegun: "needs-you", catalog.EventDone: "over"}[e.Phase]
+	}
+	return Message{Version: 1, ID: fmt.Sprintf("%s-%d", e.Node, e.At.UnixNano()), ClusterName: clusterName, What: what, Event: e}
+}
+
+// target is one URL with what waits for it.
+type target struct {
+	config Config
+	url    string
+	host   string
+	news   chan struct{}
+	said   repeat.Limiter
+
+	mu      sync.Mutex
+	waiting []catalog.Event
+}
+
+func (t *target) add(e catalog.Event) {
+	t.mu.Lock()
+	if len(t.waiting) >= maxQueue {
+		t.waiting = append(t.waiting[:0], t.waiting[1:]...)
+		t.said.Warningf("full", "webhook at %s: more than %d events wait, the oldest are dropped", t.host, maxQueue)
+	}
+	t.waiting = append(t.waiting, e)
+	t.mu.Unlock()
+	select {
+	case t.news <- struct{}{}:
+	default:
+	}
+}
+
+func (t *target) next() (catalog.Event, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) == 0 {
+		return catalog.Event{}, false
+	}
+	e := t.waiting[0]
+	t.waiting = append(t.waiting[:0], t.waiting[1:]...)
+	return e, true
+}
+
+func (t *target) run(ctx context.Context) {
+	for {
+		e, ok := t.next()
+		if !ok {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.news:
+			}
+			continue
+		}
+		if !t.deliver(ctx, e) {
+			return
+		}
+	}
+}
+
+// refusedError is an answer after which another attempt is of no use.
+type refusedError struct{ status string }
+
+func (e *refusedError) Error() string { return "it answers " + e.status }
+
+// deliver tries until the event is delivered, refused or too old. It returns false if ctx has ended.
+func (t *target) deliver(ctx context.Context, e catalog.Event) bool {
+	body, err := json.Marshal(messageOf(t.config.ClusterName, e))
+	if err != nil {
+		t.said.Errorf("encode", "webhook at %s: the event can't be encoded: %v", t.host, err)
+		return true
+	}
+	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
+		err := t.post(ctx, body)
+		if ctx.Err() != nil {
+			return false
+		}
+		var refused *refusedError
+		switch {
+		case err == nil:
+			return true
+		case errors.As(err, &refused):
+			t.said.Warningf("refused", "webhook at %s: %v; this event is not sent again", t.host, err)
+			return true
+		case time.Since(e.At) > maxAge:
+			t.said.Warningf("given up", "webhook at %s: an event could not be delivered for %s and is dropped: %v", t.host, maxAge, err)
+			return true
+		}
+		t.said.Warningf("failed", "webhook at %s: not delivered, next attempt in %s: %v", t.host, delay, err)
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		case <-timer.C:
+		}
+	}
+}
+
+// post sends once. No error has the URL in it.
+func (t *target) post(ctx context.Context, body []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.url, bytes.NewReader(body))
+	if err != nil {
+		return errors.New("the request can't be made of this URL")
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", "etcd-manager")
+	if len(t.config.Secret) > 0 {
+		req.Header.Set(SignatureHeader, Signature(t.config.Secret, time.Now(), body))
+	}
+	resp, err := t.config.Client.Do(req)
+	if err != nil {
+		if u := new(url.Error); errors.As(err, &u) {
+			err = u.Err
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)) // so that the connection is used again
+	switch code := resp.StatusCode; {
+	case code >= 200 && code < 300:
+		return nil
+	case code >= 500, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
+		return fmt.Errorf("it answers %s", statusText(code))
+	default:
+		return &refusedError{statusText(code)}
+	}
+}
+
+func statusText(code int) string {
+	return cluster.Shown(strconv.Itoa(code)+" "+http.StatusText(code), 100)
+}
+
+// Signature is the value of SignatureHeader.
+func Signature(secret []byte, at time.Time, body []byte) string {
+	seconds := strconv.FormatInt(at.Unix(), 10)
+	h := hmac.New(sha256.New, secret)
+	h.Write([]byte(seconds + "."))
+	h.Write(body)
+	return "t=" + seconds + ",v1=" + hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,157 @@
+package webhook
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+)
+
+const secret = "a secret of the receiver"
+
+// receiver is a server that answers as it is told, and notes what came.
+type receiver struct {
+	*httptest.Server
+	mu       sync.Mutex
+	answers  []int
+	requests []string
+	came     chan struct{}
+}
+
+func newReceiver(t *testing.T, answers ...int) *receiver {
+	r := &receiver{answers: answers, came: make(chan struct{}, 1000)}
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		body, err := io.ReadAll(req.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		parts := strings.Split(req.Header.Get(SignatureHeader), ",")
+		if len(parts) == 2 {
+			h := hmac.New(sha256.New, []byte(secret))
+			fmt.Fprintf(h, "%s.%s", strings.TrimPrefix(parts[0], "t="), body)
+			if parts[1] != "v1="+hex.EncodeToString(h.Sum(nil)) {
+				t.Errorf("signature %q doesn't fit", req.Header.Get(SignatureHeader))
+			}
+		}
+		var m Message
+		if err := json.Unmarshal(body, &m); err != nil || req.Method != http.MethodPost {
+			t.Errorf("%s %q: %v", req.Method, body, err)
+		}
+		r.mu.Lock()
+		r.requests = append(r.requests, fmt.Sprintf("%s %s %s", m.What, m.Event.Text, map[bool]string{true: "signed", false: "plain"}[len(parts) == 2]))
+		code := http.StatusOK
+		if len(r.answers) > 0 {
+			code, r.answers = r.answers[0], r.answers[1:]
+		}
+		r.mu.Unlock()
+		if code == http.StatusFound {
+			w.Header().Set("Location", "/elsewhere")
+		}
+		w.WriteHeader(code)
+		r.came <- struct{}{}
+	}))
+	t.Cleanup(r.Close)
+	return r
+}
+
+// wait waits for so many requests, and returns all that came.
+func (r *receiver) wait(t *testing.T, n int) []string {
+	t.Helper()
+	for range n {
+		select {
+		case <-r.came:
+		case <-time.After(time.Minute):
+			t.Fatalf("only %v came", r.requests)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]string{}, r.requests...)
+}
+
+func start(t *testing.T, c Config) *Sender {
+	t.Helper()
+	s, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); s.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return s
+}
+
+func event(kind catalog.EventKind, phase catalog.EventPhase, text string) catalog.Event {
+	return catalog.Event{At: time.Now(), Node: "a", Kind: kind, Phase: phase, Text: text}
+}
+
+// TestDelivery: in order, to all, signed; an answer of trouble is tried again, a refusal isn't, and a redirect isn't followed.
+func TestDelivery(t *testing.T) {
+	first, second := newReceiver(t, 503, 200, 400, 302, 200), newReceiver(t)
+	s := start(t, Config{ClusterName: "main", URLs: []string{first.URL + "/token", second.URL}, Secret: []byte(secret)})
+	s.Tell(event(catalog.EventRestore, catalog.EventBegun, "1"))
+	s.Tell(event(catalog.EventDecision, "", "not sent"))
+	s.Tell(event(catalog.EventBackup, catalog.EventDone, "not sent"))
+	s.Tell(event(catalog.EventBackup, catalog.EventFailed, "2"))
+	s.Tell(event(catalog.EventAttention, catalog.EventBegun, "3"))
+	s.Tell(event(catalog.EventAttention, catalog.EventDone, "4"))
+	got := strings.Join(first.wait(t, 5), ", ")
+	if want := "begun 1 signed, begun 1 signed, failed 2 signed, needs-you 3 signed, over 4 signed"; got != want {
+		t.Errorf("the first got %s; want %s", got, want)
+	}
+	if got := strings.Join(second.wait(t, 4), ", "); got != "begun 1 signed, failed 2 signed, needs-you 3 signed, over 4 signed" {
+		t.Errorf("the second got %s", got)
+	}
+}
+
+// TestBounded: a receiver that is away holds up nobody, and only the newest events wait for it.
+func TestBounded(t *testing.T) {
+	s, err := New(Config{URLs: []string{"http://127.0.0.1:1/x"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 * maxQueue {
+		s.Tell(event(catalog.EventRestore, catalog.EventDone, fmt.Sprint(i)))
+	}
+	w := s.targets[0].waiting
+	if len(w) != maxQueue || w[maxQueue-1].Text != fmt.Sprint(3*maxQueue-1) {
+		t.Errorf("%d wait, the last is %s", len(w), w[len(w)-1].Text)
+	}
+	old := event(catalog.EventRestore, catalog.EventDone, "old")
+	old.At = time.Now().Add(-2 * maxAge)
+	if !s.targets[0].deliver(t.Context(), old) {
+		t.Error("it isn't over with an event that is too old")
+	}
+}
+
+func TestErrors(t *testing.T) {
+	const token = "s3cr3t-t0ken"
+	for _, raw := range []string{"ftp://host/" + token, "https:///" + token, token, "http://[::1" + token, "https://h/%zz" + token} {
+		_, err := New(Config{URLs: []string{raw}})
+		if err == nil || strings.Contains(err.Error(), token) {
+			t.Errorf("%s: %v", raw, err)
+		}
+	}
+	if _, err := New(Config{Secret: []byte("short")}); err == nil {
+		t.Error("a short secret is taken")
+	}
+	s, err := New(Config{URLs: []string{"http://127.0.0.1:1/" + token}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.targets[0].post(t.Context(), nil); err == nil || strings.Contains(err.Error(), token) {
+		t.Errorf("the error of a request: %v", err)
+	}
+}
