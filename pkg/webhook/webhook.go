@@ -23,8 +23,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
 )
 
-// SignatureHeader is "t=SECONDS,v1=HEX": when it was sent, in seconds since 1970, and the HMAC-SHA-256, with the secret as the key, of these
-// seconds, a dot and the body.
+// SignatureHeader is "t=SECONDS,v1=HEX": when it was sent, in seconds since 1970, and the HMAC-SHA-256, with the secret as the key, of
+// these seconds, a dot and the body.
 const SignatureHeader = "X-Etcd-Manager-Signature"
 
 // Bounds of deliveries.
@@ -71,7 +71,8 @@ func New(c Config) (*Sender, error) {
 		case err != nil:
 			return nil, fmt.Errorf("webhook URL number %d is not a valid URL", i+1)
 		case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-			return nil, fmt.Errorf("webhook URL number %d (scheme %q, host %q) must begin with https:// or http:// and name a host", i+1, u.Scheme, u.Host)
+			return nil, fmt.Errorf("webhook URL number %d (scheme %q, host %q) must begin with https:// or http:// and name a host",
+				i+1, u.Scheme, u.Host)
 		}
 		s.targets = append(s.targets, &target{config: c, url: raw, host: u.Host, news: make(chan struct{}, 1)})
 	}

@@ -49,7 +49,8 @@ func newReceiver(t *testing.T, answers ...int) *receiver {
 			t.Errorf("%s %q: %v", req.Method, body, err)
 		}
 		r.mu.Lock()
-		r.requests = append(r.requests, fmt.Sprintf("%s %s %s", m.What, m.Event.Text, map[bool]string{true: "signed", false: "plain"}[len(parts) == 2]))
+		signed := map[bool]string{true: "signed", false: "plain"}[len(parts) == 2]
+		r.requests = append(r.requests, fmt.Sprintf("%s %s %s", m.What, m.Event.Text, signed))
 		code := http.StatusOK
 		if len(r.answers) > 0 {
 			code, r.answers = r.answers[0], r.answers[1:]
