@@ -69,7 +69,9 @@ func (r *rules) corrupt() (Decision, bool) {
 	switch {
 	case slices.Contains(accused, 0): // etcd's word for that
 		return needs(cluster.Attention{Command: restoreCommand},
-			"etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); clients are not served; find the right data (etcdctl endpoint hashkv --cluster), empty the data dirs of the other members and take the alarm back (etcdctl alarm disarm), or restore: "+restoreCommand)
+			"etcd has found that data differ between members and can't tell whose are wrong (alarm CORRUPT of no member); "+
+				"clients are not served; find the right data (etcdctl endpoint hashkv --cluster), "+
+				"empty the data dirs of the other members and take the alarm back (etcdctl alarm disarm), or restore: "+restoreCommand)
 	case len(in) == 0 && r.canChange():
 		a := cluster.Alarm{Member: accused[0], Type: cluster.AlarmCorrupt}
 		return do(model.Disarm{Alarm: a}, "the member %s, whose data were corrupt, is gone", accused[0])
@@ -77,13 +79,16 @@ func (r *rules) corrupt() (Decision, bool) {
 		if n := r.v.node(r.o, in[0]); n != nil && n.State != nil && n.State.Token == r.v.token && n.Etcd.Running &&
 			n.Etcd.MemberID == in[0].ID {
 			return do(model.StopMember{Node: n.ID, Reason: "its data are corrupt"},
-				"etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so nobody may read from it any more", label(in[0]))
+				"etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so nobody may read from it any more",
+				label(in[0]))
 		}
 		return do(model.RemoveMember{Member: in[0].ID, Name: in[0].Name},
 			"etcd has found that the data of member %s differ from those of all others (alarm CORRUPT), so it is replaced", label(in[0]))
 	}
 	return needs(cluster.Attention{Command: restoreCommand},
-		"etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, which is no quorum, so it can't be told whose data are right; clients are not served; find the right data (etcdctl endpoint hashkv --cluster), or restore: "+restoreCommand,
+		"etcd has found corrupt data (alarm CORRUPT on %s), and only %d of %d voters are healthy and not accused, "+
+			"which is no quorum, so it can't be told whose data are right; clients are not served; "+
+			"find the right data (etcdctl endpoint hashkv --cluster), or restore: "+restoreCommand,
 		join(accused, func(m cluster.MemberID) string { return m.String() }, ", "), clean, voters)
 }
 
@@ -171,7 +176,7 @@ func (r *rules) noSpace() (Decision, bool) {
 		e := x.node.Etcd
 		if tight(x.node) && r.untouched() {
 			return hold("%s; its databases are rewritten when restore %s is over", full, r.o.Store.Operation.ID)
-		} else if tight(x.node) && changedSettings(x.node, r.o.Store.Settings) != "" {
+		} else if tight(x.node) && r.o.Store.SettingsError == "" && changedSettings(x.node, r.o.Store.Settings) != "" {
 			return none, false // there may be a higher quota among what is to be set
 		} else if tight(x.node) {
 			// Deleting goes on without room, and what was deleted is history.
