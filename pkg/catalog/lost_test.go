@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,11 @@ func TestLostAnswersOfALeader(t *testing.T) {
 func TestLostAnswersAreReadAgain(t *testing.T) {
 	ctx := context.Background()
 	const backup = "2026-01-30T01:02:03Z-000000"
+	manifest := func(revision int64) *Manifest {
+		d := Digest{Size: 1, SHA256: strings.Repeat("0", 64)}
+		return &Manifest{Backup: backup, ClusterName: "test", EtcdVersion: "3.6.0", Revision: revision, Raw: d, Stored: d,
+			Compression: CompressionGzip}
+	}
 	for name, x := range map[string]struct {
 		key string
 		put func(c *Catalog) error
@@ -97,6 +103,9 @@ func TestLostAnswersAreReadAgain(t *testing.T) {
 		"incarnation": {segmentsPrefix("i1") + incarnationFile,
 			func(c *Catalog) error { return c.CreateIncarnation(ctx, IncarnationRecord{ID: "i1", Revision: 7}) }, ErrConflict,
 			func(c *Catalog) error { return c.CreateIncarnation(ctx, IncarnationRecord{ID: "i1", Revision: 8}) }, ErrConflict},
+		"manifest": {backup + "/" + manifestFile,
+			func(c *Catalog) error { return c.PutManifest(ctx, manifest(7)) }, ErrConflict,
+			func(c *Catalog) error { return c.PutManifest(ctx, manifest(8)) }, ErrConflict},
 		"meta": {backup + "/" + metaFile,
 			func(c *Catalog) error { return c.CommitBackup(ctx, backup, BackupInfo{EtcdVersion: "3.6.0"}) }, ErrConflict,
 			func(c *Catalog) error { return c.CommitBackup(ctx, backup, BackupInfo{EtcdVersion: "3.5.0"}) }, ErrConflict},
