@@ -34,7 +34,9 @@ func TestEmptyStore(t *testing.T) {
 	ctl := func(base string, args ...string) (string, int) {
 		var out, errOut strings.Builder
 		w := newWorld(t)
-		code := run(t.Context(), deps{
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // what would be followed there never ends
+		defer cancel()
+		code := run(ctx, deps{
 			args: append([]string{"--backup-store=file://" + filepath.Join(dir, base)}, args...), out: &out,
 			errOut: &errOut, in: strings.NewReader(""),
 			open: open, now: func() time.Time { return w.now }, build: buildinfo.Info{Version: "test"},
