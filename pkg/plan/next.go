@@ -369,20 +369,14 @@ func (r *rules) lift() (Decision, bool) {
 	case s.Error != "":
 		return needs(cluster.Attention{Kind: cluster.AttentionStore},
 			"the cluster is quarantined, and it can't be read whether it is formed, so clients are not let in: %s", figure{s.Error})
+	case s.Marker.Phase == model.MarkerAbsent:
+		return needs(cluster.Attention{NoCommand: "bring the members that are missing back; then clients are let in"},
+			"the cluster %s is quarantined and the store has no marker, so clients are not let in before all its members are here and healthy", r.v.token)
 	case s.Marker.Phase != model.MarkerFormed, s.Marker.Token != "" && s.Marker.Token != r.v.token:
-		return alarm("the cluster %s is quarantined, but the store's marker doesn't say that it is formed (%s), so clients are not let in; if its data are the right ones, delete control/etcd-cluster-created and restart the managers", r.v.token, markerWords(s.Marker))
+		return needs(r.markerAttention(), "the cluster %s is quarantined, but the store's marker names cluster %s, so clients are not let in; "+
+			"if what runs is right: %sconfirm-cluster %s", r.v.token, s.Marker.Token, ctl, r.v.token)
 	}
 	return r.liftNext()
-}
-
-func markerWords(m model.Marker) string {
-	switch m.Phase {
-	case model.MarkerAbsent:
-		return "there is none"
-	case model.MarkerForming:
-		return fmt.Sprintf("cluster %s is being formed", m.Token)
-	}
-	return fmt.Sprintf("it names cluster %s", m.Token)
 }
 
 func isQuarantined(n *cluster.NodeStatus) bool {
