@@ -143,18 +143,17 @@ func copyEnv(env map[string]string, name string) string {
 }
 
 // openCopies opens the stores of --backup-store-copy. Nothing is sent yet.
-func (d *daemon) openCopies(ctx context.Context, keys catalog.Option) error {
-	o := d.o
-	d.copies = nil
+func openCopies(ctx context.Context, o *options, requests *requestCounter, keys catalog.Option) ([]manager.StoreCopy, error) {
+	var list []manager.StoreCopy
 	for _, url := range o.copies.urls {
-		s, err := connect.Open(ctx, url, func(k string) string { return copyEnv(o.env, k) }, connect.OnRequest(d.requests.addCopy))
+		s, err := connect.Open(ctx, url, func(k string) string { return copyEnv(o.env, k) }, connect.OnRequest(requests.addCopy))
 		if err != nil {
-			return fmt.Errorf("--backup-store-copy: %w", err)
+			return nil, fmt.Errorf("--backup-store-copy: %w", err)
 		}
 		s = blob.Retry(blob.WithTimeouts(blob.Detach(s), blob.Timeouts{}), blob.RetryPolicy{})
-		d.copies = append(d.copies, manager.StoreCopy{Catalog: catalog.New(s, keys), Name: url, Rate: o.copies.rate})
+		list = append(list, manager.StoreCopy{Catalog: catalog.New(s, keys), Name: url, Rate: o.copies.rate})
 	}
-	return nil
+	return list, nil
 }
 
 // copyRetention is how long copies keep what they have.

@@ -173,7 +173,8 @@ func (d *daemon) openStore(ctx context.Context) error {
 	d.store = blob.Retry(s, blob.RetryPolicy{})
 	d.catalog = catalog.New(d.store, keys)
 	d.backups = catalog.New(blob.Retry(relay.Fallback(s, d.o.clusterName, d.leader), blob.RetryPolicy{}), keys)
-	return d.openCopies(ctx, keys)
+	d.copies, err = openCopies(ctx, d.o, d.requests, keys)
+	return err
 }
 
 // leader is whom backups are read through if this node can't reach the store. It is called only once everything runs.
