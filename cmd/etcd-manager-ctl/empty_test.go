@@ -54,7 +54,7 @@ func TestEmptyStore(t *testing.T) {
 		{"before", "/a"}, {"extract", "/a", "--at-revision=5", "--output-file=" + filepath.Join(dir, "x")}, {"confirm-cluster", "T1"},
 		{"open", backup}, {"open", "--latest"}, {"diff", backup}, {"diff", backup, "latest"},
 		{"put-back", "/a"}, {"put-back", "--namespace=shop", "--yes"},
-		{"undo-put-back"}, {"undo-put-back", backup, "--yes"}, {"status"}, {"events"},
+		{"undo-put-back"}, {"undo-put-back", backup, "--yes"}, {"status"}, {"use-copy", "--yes"}, {"events"},
 		{"supersede", "--by=s3://other/main", "--yes"}, {"undo-supersede", "--yes"},
 	}
 	for _, args := range commands {
