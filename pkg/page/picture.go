@@ -149,7 +149,7 @@ func (d *drawing) node(i, x, y, w, h int) box {
 	if n.Silent {
 		right = ""
 	}
-	b.Name, b.Right = fit(string(n.Node), letters-8-len(right)), right
+	b.Name, b.Right = fit(string(n.Node), (w-52)/10), right
 	b.Lines = append(b.Lines, label{x + 14, y + 47, fit(b.State.Word, letters)})
 	third := []string{}
 	if n.Version != "" {
@@ -166,10 +166,10 @@ func (d *drawing) node(i, x, y, w, h int) box {
 }
 
 func (d *drawing) storeBox(x, y, w, h int) box {
-	b := box{X: x, Y: y, W: w, H: h, Store: true, State: d.store, Name: fit("Store", 10)}
-	letters := (w - 28) * 10 / 75
+	b := box{X: x, Y: y, W: w, H: h, Store: true, State: d.store, Name: "Store"}
+	letters := (w - 28) / 8
 	if d.store.Class != "ok" {
-		b.Right = "doesn't answer"
+		b.Name = "Store, which doesn't answer"
 	}
 	words := "no backup is known"
 	if d.r.Backup != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 const (
@@ -58,12 +59,17 @@ func (f Facts) WithWord(s catalog.Status, at time.Time, stored bool) (Facts, boo
 		f.Leader = &catalog.LeaderRecord{Node: s.Node, Term: s.Term}
 		f.LeaderAt, f.Status = at, &s
 		return f, true
-	case s.Leader == "" && len(s.Attention) == 0 && f.Leader != nil:
-		return f, true // it has begun a moment ago, and looks for the leader
+	case s.Leader == "" && f.Leader != nil && at.Sub(f.LeaderAt) < quietFor && !lacksLeader(s):
+		return f, true // it has begun a moment ago, or the leader changes: that no manager leads is said only if it lasts
 	case s.Leader != "" && at.Sub(f.LeaderAt) >= quietFor:
 		f.Leader, f.LeaderAt, f.Status = &catalog.LeaderRecord{Node: s.Leader, Term: s.Term}, at, nil
 	}
 	f.Own = append(slices.DeleteFunc(slices.Clone(f.Own), func(o OwnStatus) bool { return o.Node == s.Node }),
 		OwnStatus{Status: s, Written: at})
 	return f, true
+}
+
+// lacksLeader tells whether a manager calls a person because nobody leads.
+func lacksLeader(s catalog.Status) bool {
+	return slices.ContainsFunc(s.Attention, func(a cluster.Attention) bool { return a.Kind == cluster.AttentionNoLeader })
 }
