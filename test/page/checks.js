@@ -35,6 +35,8 @@
     const r = document.createRange();
     r.selectNodeContents(n);
     const b = r.getBoundingClientRect();
+    const word = e.closest('td') && !e.closest('.note') && /^[\w.-]{1,12}$/.test(words);
+    if (word && r.getClientRects().length > 1) problems.push(`"${words}" is broken`);
     if (!e.closest('thead') && (b.left < -1 || b.right > document.documentElement.clientWidth + 1)) problems.push(`"${words.slice(0, 40)}" is cut off`);
   }
   // Signs: 3 to 1.
@@ -57,8 +59,11 @@
     for (const g of svg.querySelectorAll('.box')) {
       const box = g.querySelector('rect').getBoundingClientRect();
       for (const x of g.querySelectorAll('text')) if (x.getBoundingClientRect().right > box.right) problems.push(`"${x.textContent}" leaves its box`);
-      const name = g.querySelector('.name').getBoundingClientRect(), right = g.querySelector('.right');
-      if (right && right.getBoundingClientRect().left < name.right + 4) problems.push(`"${right.textContent}" touches the name`);
+      const right = g.querySelector('.right')?.getBoundingClientRect();
+      for (const x of right ? g.querySelectorAll('text:not(.right)') : []) {
+        const b = x.getBoundingClientRect();
+        if (b.bottom > right.top + 4 && b.top < right.bottom - 4 && b.right > right.left - 4) problems.push(`"${x.textContent}" touches the role`);
+      }
     }
     const labels = [...svg.querySelectorAll(':scope > text')].map(x => x.getBoundingClientRect()).sort((p, q) => p.left - q.left || p.top - q.top);
     for (let i = 1; svg.classList.contains('timeline') && i < labels.length; i++)

@@ -57,8 +57,9 @@ func startBrowser(t *testing.T) *browser {
 	must(t, err)
 	theirsIn, oursOut, err := os.Pipe()
 	must(t, err)
-	args := []string{"--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-		"--disable-background-networking", "--disable-component-update", "--no-default-browser-check", "--user-data-dir=" + t.TempDir()}
+	args := []string{"--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage",
+		"--hide-scrollbars", "--disable-background-networking", "--disable-component-update", "--no-default-browser-check",
+		"--user-data-dir=" + t.TempDir()}
 	if os.Geteuid() == 0 {
 		args = append(args, "--no-sandbox") // it refuses root otherwise
 	}
@@ -166,8 +167,10 @@ func (b *browser) call(method string, params, result any) {
 // open loads a page in a size and a colour scheme. scale is how many pixels a CSS pixel has, as with a browser's zoom.
 func (b *browser) open(url string, width, height int, scale float64, scheme string) {
 	b.t.Helper()
-	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": scale, "mobile": false}, nil)
-	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
+	b.call("Emulation.setDeviceMetricsOverride",
+		map[string]any{"width": width, "height": height, "deviceScaleFactor": scale, "mobile": false}, nil)
+	b.call("Emulation.setEmulatedMedia",
+		map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}}, nil)
 	b.mu.Lock()
 	b.requests, b.violations = 0, nil
 	b.mu.Unlock()

@@ -2,6 +2,7 @@
 //
 //	make test-page                                 needs Chromium; without one it is skipped
 //	PICTURES=/tmp/pictures make test-page          keeps the pictures, to be looked at
+//	DOCS=1 make test-page                          makes those of docs/images again
 package page
 
 import (
@@ -147,6 +148,9 @@ func TestPages(t *testing.T) {
 			for _, p := range slices.Compact(problems) {
 				t.Errorf("%s, %s: %s", s.Name, v.name, p)
 			}
+			if name := kept[s.Name+" "+v.name]; name != "" && os.Getenv("DOCS") != "" {
+				must(t, os.WriteFile(filepath.Join("..", "..", "docs", "images", name), small(t, b.picture()), 0o600))
+			}
 			if dir != "" {
 				must(t, os.WriteFile(filepath.Join(dir, strings.ReplaceAll(s.Name, " ", "-")+"-"+v.name+".png"), b.picture(), 0o600))
 			}
@@ -222,8 +226,10 @@ func (b *browser) checkKeyboard(v page.View) {
 	}
 	b.open(server.URL, 390, 844, 1, "light")
 	b.press("Tab", 9)
-	b.call("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}, nil)
-	b.call("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}, nil)
+	for _, kind := range []string{"keyDown", "keyUp"} {
+		b.call("Input.dispatchKeyEvent",
+			map[string]any{"type": kind, "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}, nil)
+	}
 	testutil.Eventually(t, "the content to have the focus", func() bool {
 		var got []string
 		b.eval(active, &got)
