@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
-	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
@@ -28,7 +27,7 @@ func (ob *observer) askMembers(ctx context.Context, o *model.Observation) {
 			continue
 		}
 		wg.Go(func() {
-			c, err := ob.etcd.dialURLs(m.ClientURLs, ob.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), client.Dial)
+			c, err := ob.etcd.dialURLs(m.ClientURLs, ob.m.cfg.Peers.Addresses(cluster.NodeID(m.Name)), ob.etcd.one)
 			if err != nil {
 				return
 			}

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,23 @@ type shared struct {
 	// force is true if the store is to be read again, due or not.
 	force atomic.Bool
 }
+
+// turn is held by one at a time, for as long as requests to the store take. Unlike a mutex it isn't waited for any longer than ctx lasts.
+type turn chan struct{}
+
+func newTurn() turn { return make(turn, 1) }
+
+// take returns ctx's error if ctx ends first; then give must not be called.
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (t turn) give() { <-t }
 
 // poke has the loop look again soon.
 func (s *shared) poke() {

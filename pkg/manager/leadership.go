@@ -61,10 +61,10 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l.survivors = &survivorNotes{shared: c, store: l.store, started: time.Now()}
 	l.marker = &marker{shared: c, store: l.store}
 	l.record = &leaderRecord{shared: c, store: l.store}
-	l.operations = &operations{shared: c, store: l.store, ended: map[string]string{}, failed: map[string]string{}}
+	l.operations = &operations{shared: c, saving: newTurn(), store: l.store, ended: map[string]string{}, failed: map[string]string{}}
 	l.observer = &observer{shared: c, nodes: l.nodes, etcd: l.etcd, marker: l.marker, operations: l.operations,
 		missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}}
-	l.retention = &retention{shared: c, pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now()}
+	l.retention = &retention{shared: c, pruning: newTurn(), pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now()}
 	l.demands = &demands{shared: c, retention: l.retention, fails: map[string]int{}, took: map[string]string{}, over: map[string]bool{}}
 	l.putBacks = &putBacks{shared: c, etcd: l.etcd, retention: l.retention, over: map[string]bool{}}
 	l.backups = &backups{shared: c, nodes: l.nodes, demands: l.demands, retention: l.retention, failedOn: map[cluster.NodeID]time.Time{}}

@@ -77,6 +77,8 @@ type Config struct {
 	Created func()
 	// ClientTLS gives the configuration for a client of etcd on these hosts; nil if etcd speaks without TLS.
 	ClientTLS func(hosts ...string) *tls.Config
+	// Dial connects to the member of etcd at these endpoints without asking it anything yet; nil is the real one.
+	Dial func(endpoints []string, tlsConf *tls.Config) (Member, error)
 	// Poll is how often an idle leader lists control/ in the store.
 	Poll time.Duration
 	// DropPrefixes are keys that a restore leaves out.

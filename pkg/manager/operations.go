@@ -21,7 +21,7 @@ type operations struct {
 	*shared
 	store *storeView
 
-	saving sync.Mutex // held by one who writes the record
+	saving turn // held by one who writes the record
 
 	mu sync.Mutex
 	// op is the restore under way, as last written; ver is the version of its record. While ahead is
@@ -381,8 +381,10 @@ func toPlan(op *catalog.Operation) *model.Operation {
 // etcd is stopped the record may be ahead of the store: the nodes' journals know of the operation
 // too, and clients wait.
 func (ops *operations) save(ctx context.Context, change func(*catalog.Operation)) error {
-	ops.saving.Lock()
-	defer ops.saving.Unlock()
+	if err := ops.saving.take(ctx); err != nil {
+		return err
+	}
+	defer ops.saving.give()
 	op := ops.current().Clone()
 	change(&op)
 	op.Term, op.Leader, op.Instance = ops.term, ops.m.cfg.Self, ops.m.cfg.Instance

@@ -17,7 +17,7 @@ import (
 type retention struct {
 	*shared
 
-	pruning sync.Mutex // held by one who prunes
+	pruning turn // held by one who prunes
 	pruner  *prune.Pruner
 	// eventsPruned is when old events were last removed; pruning guards it.
 	eventsPruned time.Time
@@ -58,8 +58,10 @@ type backupCount struct {
 // thinOut removes what isn't kept of backups and changes, within the bounds of one run. It returns
 // whether there is more.
 func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
-	rt.pruning.Lock()
-	defer rt.pruning.Unlock()
+	if err := rt.pruning.take(ctx); err != nil {
+		return false, err
+	}
+	defer rt.pruning.give()
 	ex, err := rt.pruner.Exempt(ctx)
 	if err != nil {
 		return false, err
@@ -146,8 +148,10 @@ func (rt *retention) countBackups(ctx context.Context) error {
 // all.
 func (rt *retention) pruneHistory(ctx context.Context) {
 	rt.wg.Go(func() {
-		rt.pruning.Lock()
-		defer rt.pruning.Unlock()
+		if rt.pruning.take(ctx) != nil {
+			return
+		}
+		defer rt.pruning.give()
 		if _, err := rt.m.cfg.Catalog.PruneOperations(ctx, catalog.OperationHistory); err != nil && ctx.Err() == nil {
 			rt.said.Warningf("old records", "the records of old operations stay for now: %v", err)
 		}
