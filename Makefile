@@ -5,7 +5,7 @@ GO ?= go
 # The long suites, each a command of its own: what "go test ./..." leaves out. test/README.md says what lies where.
 SUITES := units clusters restores life disasters containers stores page kubernetes
 units := ./cmd/etcd-backup ./cmd/etcd-manager-ctl ./pkg/operator/putback ./pkg/changelog ./pkg/envelope/awskms ./pkg/etcd/datadir ./pkg/etcd/salvage ./pkg/node ./pkg/peer ./pkg/plan ./pkg/putback ./pkg/standby \
-	./pkg/relay ./pkg/volume/aws
+	./pkg/relay ./pkg/volume/aws ./test/sim
 clusters := ./test/adopt ./test/attention ./test/cluster ./test/monitoring
 restores := ./test/archive ./test/chaos ./test/restore
 life := ./test/life
