@@ -20,6 +20,7 @@ type truth struct {
 	safe     []int // writes that clients were told are safe
 	maxRev   int64
 	marker   catalog.Marker
+	named    map[cluster.Token]bool // by the marker, at some time
 	// strict is true while two majorities of the wanted members always share a node.
 	strict  bool
 	leaders map[cluster.Term]cluster.NodeID
@@ -39,7 +40,8 @@ type restore struct {
 }
 
 func newTruth(w *world) truth {
-	return truth{w: w, past: map[cluster.Token]bool{}, restores: map[cluster.Token]*restore{}, leaders: map[cluster.Term]cluster.NodeID{},
+	return truth{w: w, past: map[cluster.Token]bool{}, named: map[cluster.Token]bool{},
+		restores: map[cluster.Token]*restore{}, leaders: map[cluster.Term]cluster.NodeID{},
 		heard: map[cluster.NodeID]leadership{}, strict: true}
 }
 
@@ -89,7 +91,7 @@ func (tr *truth) stored(p *proc, key string, data []byte) {
 		r := tr.restores[m.Token]
 		w.check(tr.legit == "" || m.Token == tr.legit || r != nil,
 			"the marker names a new cluster, and clients write to %s", w.name("T", string(tr.legit)))
-		tr.marker = m
+		tr.marker, tr.named[m.Token] = m, true
 		if m.Phase == catalog.PhaseFormed {
 			w.did["marker formed"]++
 		}
@@ -145,7 +147,7 @@ func (tr *truth) started(n *node) {
 	m := tr.marker
 	r := tr.restores[e.token]
 	if e.as.NewCluster {
-		w.check(m.Token == e.token || tr.legit == e.token || tr.past[e.token] || r != nil,
+		w.check(tr.named[e.token] || r != nil,
 			"%s starts a founder of cluster %s, which no marker names", n.id, w.name("T", string(e.token)))
 	}
 	w.check(e.quarantined || m.Token == e.token && m.Phase == catalog.PhaseFormed || r != nil || e.token == tr.legit || tr.past[e.token],
