@@ -228,7 +228,7 @@ func TestSimulation(t *testing.T) {
 	seeds := *seedsFlag
 	if seeds == 0 {
 		if seeds = 4; testutil.IsLong() {
-			seeds = 150
+			seeds = 40
 		}
 	}
 	from, to := *fromFlag, *fromFlag+seeds
