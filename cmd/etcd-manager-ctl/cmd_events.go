@@ -59,7 +59,8 @@ func listEvents(ctx context.Context, a *app, o eventsOptions) error {
 	}
 	for _, k := range o.kinds {
 		if !slices.Contains(eventKinds(), k) {
-			return ui.Usagef("--kind=%s is not a kind of event%s; there are %s", k, nearest(k, "", eventKinds()), strings.Join(eventKinds(), ", "))
+			return ui.Usagef("--kind=%s is not a kind of event%s; there are %s", k,
+				nearest(k, "", eventKinds()), strings.Join(eventKinds(), ", "))
 		}
 	}
 	since, err := a.whenFlag("since", o.since)

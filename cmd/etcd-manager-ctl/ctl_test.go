@@ -212,7 +212,7 @@ func TestUsage(t *testing.T) {
 	w.raw("version", "-o", "json")
 	w.raw("--version")
 	w.raw("--backup-stroe=mem://bucket/main", "get")
-	w.do("list-backups", "--sinse=1h")
+	w.do("list-backups", "--sincce=1h")
 	w.do("list-backups", "--limit=-1")
 	w.do("list-backups", "--since=yesterday")
 	w.golden("usage")

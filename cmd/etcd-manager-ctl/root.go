@@ -144,7 +144,8 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
 		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
 		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), pkiCommand(a),
-		statusCommand(a), fleetCommand(a), eventsCommand(a), a.versionCommand(), a.historyCommand(), a.beforeCommand(), a.extractCommand(), openCommand(a),
+		statusCommand(a), fleetCommand(a), eventsCommand(a), a.versionCommand(), a.historyCommand(), a.beforeCommand(),
+		a.extractCommand(), openCommand(a),
 		diffCommand(a), (&putBacker{a}).command(), (&putBacker{a}).undoCommand())
 	return root
 }

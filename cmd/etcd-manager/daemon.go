@@ -376,7 +376,8 @@ func (d *daemon) managerConfig() manager.Config {
 	cfg := manager.Config{
 		ClusterName: o.clusterName, Self: d.id, Instance: d.instance, Peers: d.peers, Catalog: d.catalog, Policy: policy,
 		VerifyInterval: o.verify, StoreName: o.backupStore, Queued: d.queued,
-		Changes:   manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"), ToolVersion: build().Version},
+		Changes: manager.Changes{Interval: o.changes, Dir: filepath.Join(o.dataDir, "etcd-manager", "changes"),
+			ToolVersion: build().Version},
 		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
 			if err := d.catalog.RefuseCopy(ctx); err != nil {

@@ -64,7 +64,8 @@ func (c *Catalog) copied(ctx context.Context, b Backup) (*Digest, []byte, error)
 		return nil, nil, err
 	}
 	if m.DataFile() != b.DataFile {
-		return nil, nil, corrupt(b.Name+"/"+manifestFile, manifestWay, fmt.Errorf("it speaks of %s, the store has %s", m.DataFile(), b.DataFile))
+		return nil, nil, corrupt(b.Name+"/"+manifestFile, manifestWay,
+			fmt.Errorf("it speaks of %s, the store has %s", m.DataFile(), b.DataFile))
 	}
 	raw, _, err := c.read(ctx, b.Name+"/"+manifestFile, manifestWay)
 	return &m.Stored, raw, err
@@ -126,7 +127,8 @@ func (d *digestReader) Read(p []byte) (int, error) {
 	}
 	if errors.Is(err, io.EOF) {
 		// The beginning of the sum is enough where only that is known, as of a segment.
-		if have := hex.EncodeToString(d.sum.Sum(nil)); d.n != d.want.Size || !strings.HasPrefix(have, d.want.SHA256) || d.want.SHA256 == "" {
+		if have := hex.EncodeToString(d.sum.Sum(nil)); d.n != d.want.Size ||
+			!strings.HasPrefix(have, d.want.SHA256) || d.want.SHA256 == "" {
 			return n, corrupt(d.key, manifestWay, fmt.Errorf("its %d bytes have the SHA-256 %.16s…, not %.16s… (%d bytes)", d.n, have,
 				d.want.SHA256, d.want.Size))
 		}

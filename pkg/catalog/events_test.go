@@ -20,7 +20,8 @@ func TestEvents(t *testing.T) {
 		t.Helper()
 		var list []Event
 		for i, text := range texts {
-			list = append(list, Event{At: now.Add(time.Duration(i) * time.Second), Node: cluster.NodeID(node), Kind: EventDecision, Text: text})
+			list = append(list, Event{At: now.Add(time.Duration(i) * time.Second), Node: cluster.NodeID(node),
+				Kind: EventDecision, Text: text})
 		}
 		must(t, c.PutEvents(t.Context(), cluster.NodeID(node), list))
 	}

@@ -59,7 +59,8 @@ type StandbyReport struct {
 	// File is the copy's path, Bytes its size.
 	File  string `json:"file,omitempty"`
 	Bytes int64  `json:"bytes,omitempty"`
-	// Revision is what the copy has, Known the newest that the other cluster is known to have, and Until up to when the copy has everything.
+	// Revision is what the copy has, Known the newest that the other cluster is known to have, and Until up to when the copy has
+	// everything.
 	Revision int64     `json:"revision"`
 	Known    int64     `json:"knownRevision"`
 	Until    time.Time `json:"until,omitzero"`

@@ -57,14 +57,14 @@ func TestFailingRecorder(t *testing.T) {
 				if store != nil {
 					f.Add(*store)
 				}
-				n, dialled := 0, 0
+				n, dialed := 0, 0
 				cfg := Config{ClusterName: "test", Node: "a", Term: 4, Token: "T", ToolVersion: "x", Catalog: catalog.New(f), Interval: time.Second,
 					Gap: func(string) {}, Members: func() []Dialer {
 						if what == "no members" {
 							return nil
 						}
 						return []Dialer{func(context.Context) (Source, error) {
-							dialled++
+							dialed++
 							return poorSource{what, &n}, poorSource{what, &n}.fail("dial")
 						}}
 					}}
@@ -80,8 +80,8 @@ func TestFailingRecorder(t *testing.T) {
 				if len(lines) < 1 || len(lines) > 10*minutes {
 					t.Errorf("%d lines in %d minutes, the last ones:\n%s", len(lines), minutes, strings.Join(lines[max(0, len(lines)-20):], "\n"))
 				}
-				if dialled > 12*minutes {
-					t.Errorf("it was tried %d times in %d minutes", dialled, minutes)
+				if dialed > 12*minutes {
+					t.Errorf("it was tried %d times in %d minutes", dialed, minutes)
 				}
 			})
 		})

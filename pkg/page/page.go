@@ -95,24 +95,24 @@ func newHead(title string, verdict health.Verdict, refresh int) head {
 	return h
 }
 
-// icon is the picture in the browser's tab: the shape of the verdict's mark, so that it can be told without colour too.
+// icon is the picture in the browser's tab: the shape of the verdict's mark, so that it can be told without color too.
 func icon(v health.Verdict) template.URL {
-	shape, colour := "M8 17l5 5 11-12", "%231a7f4b"
+	shape, color := "M8 17l5 5 11-12", "%231a7f4b"
 	switch v {
 	case health.Healthy:
 	case health.Degraded:
-		shape, colour = "M16 8v10M16 22v2", "%239a6700"
+		shape, color = "M16 8v10M16 22v2", "%239a6700"
 	case health.NeedsYou:
-		shape, colour = "M10 10l12 12M22 10L10 22", "%23c0262d"
+		shape, color = "M10 10l12 12M22 10L10 22", "%23c0262d"
 	default:
-		shape, colour = "M10 16h12", "%2357606a"
+		shape, color = "M10 16h12", "%2357606a"
 	}
 	const svg = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E"
-	return template.URL(svg + "%3Ccircle cx='16' cy='16' r='16' fill='" + colour + "'/%3E" + //nolint:gosec // all parts are constants
+	return template.URL(svg + "%3Ccircle cx='16' cy='16' r='16' fill='" + color + "'/%3E" + //nolint:gosec // all parts are constants
 		"%3Cpath d='" + shape + "' stroke='white' stroke-width='4' fill='none'/%3E%3C/svg%3E")
 }
 
-// state is how one thing does, as a class of the style sheet, a mark and a word: never colour alone.
+// state is how one thing does, as a class of the style sheet, a mark and a word: never color alone.
 type state struct{ Class, Word string }
 
 func verdictState(v health.Verdict) state {
@@ -190,7 +190,8 @@ func newClusterPage(v View, refresh int) clusterPage {
 		Operation: newOperation(r), Ended: ended(r), Waiting: r.Waiting, Alarms: alarms(r),
 	}
 	for _, f := range r.Findings[:min(len(r.Findings), mostFindings)] {
-		x := finding{State: verdictState(f.Severity), Text: capital(text(f.Text)), Command: text(f.Command), NoCommand: sentence(text(f.NoCommand))}
+		x := finding{State: verdictState(f.Severity), Text: capital(text(f.Text)), Command: text(f.Command),
+			NoCommand: sentence(text(f.NoCommand))}
 		if f.Command != "" {
 			x.NoCommand = ""
 		}

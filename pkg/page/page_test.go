@@ -230,7 +230,8 @@ func full() View {
 			DiskTotal: 1 << 35, Manager: "1.2.3"}})
 	}
 	for i := range 96 {
-		m := health.Mark{Name: fmt.Sprint(i), At: at.Add(time.Duration(i-96)*15*time.Minute + 8*time.Minute), Verified: i%24 == 3, Bad: i == 60}
+		m := health.Mark{Name: fmt.Sprint(i), At: at.Add(time.Duration(i-96)*15*time.Minute + 8*time.Minute),
+			Verified: i%24 == 3, Bad: i == 60}
 		v.Marks = append(v.Marks, m)
 	}
 	return v
@@ -241,7 +242,8 @@ func TestBounded(t *testing.T) {
 	v := full()
 	v.Marks = nil
 	for i := range 1000 {
-		v.Marks = append(v.Marks, health.Mark{At: v.Report.At.Add(-time.Duration(1000-i) * time.Minute), Name: fmt.Sprint(i), Bad: i == 500})
+		v.Marks = append(v.Marks, health.Mark{At: v.Report.At.Add(-time.Duration(1000-i) * time.Minute), Name: fmt.Sprint(i),
+			Bad: i == 500})
 	}
 	n := v.Report.Nodes[2]
 	for i := range 50 {

@@ -49,7 +49,8 @@ func newOperation(r health.Report) *operation {
 	if op == nil {
 		return nil
 	}
-	o := &operation{Kind: text(string(op.Kind)), ID: text(op.ID), Backup: text(op.Backup), Why: sentence(text(cmp.Or(op.Waiting, op.Reason))),
+	o := &operation{Kind: text(string(op.Kind)), ID: text(op.ID), Backup: text(op.Backup),
+		Why:     sentence(text(cmp.Or(op.Waiting, op.Reason))),
 		Touched: "Nothing that runs was touched yet."}
 	if op.Percent != nil {
 		o.HasPercent, o.Percent = true, *op.Percent

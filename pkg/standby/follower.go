@@ -66,8 +66,8 @@ type Follower struct {
 
 	// What follows belongs to Run. held is nil until a full backup was fetched.
 	held *held
-	// full is the fetch of a full backup that is under way, nil if none is; again is when the next may begin, pause the wait after a failure,
-	// and failed why the last one has failed.
+	// full is the fetch of a full backup that is under way, nil if none is; again is when the next may begin, pause the wait after a
+	// failure, and failed why the last one has failed.
 	full   *fetching
 	again  time.Time
 	pause  time.Duration

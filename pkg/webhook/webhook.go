@@ -62,7 +62,8 @@ func New(c Config) (*Sender, error) {
 		return nil, fmt.Errorf("the secret for webhooks has %d bytes: use at least %d", len(c.Secret), minSecret)
 	}
 	if c.Client == nil {
-		c.Client = &http.Client{Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+		c.Client = &http.Client{Timeout: timeout, CheckRedirect: noRedirect}
 	}
 	s := &Sender{}
 	for i, raw := range c.URLs {

@@ -164,7 +164,7 @@ func (b *browser) call(method string, params, result any) {
 	}
 }
 
-// open loads a page in a size and a colour scheme. scale is how many pixels a CSS pixel has, as with a browser's zoom.
+// open loads a page in a size and a color scheme. scale is how many pixels a CSS pixel has, as with a browser's zoom.
 func (b *browser) open(url string, width, height int, scale float64, scheme string) {
 	b.t.Helper()
 	b.call("Emulation.setDeviceMetricsOverride",

@@ -82,8 +82,8 @@ func fullDay(t *testing.T, healthy situation) situation {
 		Gaps: []health.Gap{{From: r.At.Add(-10 * time.Hour), Until: r.At.Add(-9 * time.Hour)}}}
 	s.View.Marks = nil
 	for i := range 96 {
-		s.View.Marks = append(s.View.Marks, health.Mark{Name: fmt.Sprint(i), At: r.At.Add(time.Duration(i-96)*15*time.Minute + 8*time.Minute),
-			Verified: i%24 == 3, Bad: i == 60})
+		s.View.Marks = append(s.View.Marks, health.Mark{Name: fmt.Sprint(i),
+			At: r.At.Add(time.Duration(i-96)*15*time.Minute + 8*time.Minute), Verified: i%24 == 3, Bad: i == 60})
 	}
 	s.View.Events = []page.Event{{At: r.At.Add(-3 * time.Hour), Text: "node ip-10-0-47-8.eu-central-1 leads, term 4"},
 		{At: r.At.Add(-15 * time.Minute), Text: "took backup 2026-02-01T11:53:00Z-000000 because the interval has passed"}}

@@ -21,12 +21,12 @@ var kept = map[string]string{
 }
 
 const (
-	// mostHigh cuts a picture off, in pixels: what comes first matters. mostColours is what a PNG with a palette can have.
-	mostHigh, mostColours = 1300, 64
-	mostBytes             = 60 << 10
+	// mostHigh cuts a picture off, in pixels: what comes first matters. mostColors is what a PNG with a palette can have.
+	mostHigh, mostColors = 1300, 64
+	mostBytes            = 60 << 10
 )
 
-// small is a picture of at most mostBytes: its beginning, in the colours that are most frequent.
+// small is a picture of at most mostBytes: its beginning, in the colors that are most frequent.
 func small(t *testing.T, data []byte) []byte {
 	t.Helper()
 	full, err := png.Decode(bytes.NewReader(data))
@@ -48,12 +48,12 @@ func small(t *testing.T, data []byte) []byte {
 		return cmp.Or(cmp.Compare(count[y], count[x]), cmp.Compare(x.R, y.R), cmp.Compare(x.G, y.G), cmp.Compare(x.B, y.B))
 	})
 	var palette color.Palette
-	for _, c := range all[:min(len(all), mostColours)] {
+	for _, c := range all[:min(len(all), mostColors)] {
 		palette = append(palette, c)
 	}
 	nearest := map[color.RGBA]uint8{}
 	for _, c := range all {
-		nearest[c] = uint8(palette.Index(c)) //nolint:gosec // below mostColours
+		nearest[c] = uint8(palette.Index(c)) //nolint:gosec // below mostColors
 	}
 	out := image.NewPaletted(bounds, palette)
 	for y := bounds.Min.Y; y < bounds.Max.Y; y++ {

@@ -373,7 +373,7 @@ func minor(version string) int {
 	if err != nil {
 		return 0
 	}
-	return int(v.Minor)
+	return v.Minor
 }
 
 // healthyIn tells whether a member answers what needs a quorum.

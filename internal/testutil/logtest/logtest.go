@@ -18,7 +18,8 @@ func Lines(t testing.TB, f func()) []string {
 	t.Helper()
 	fs := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(fs)
-	for k, v := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL", "one_output": "true"} {
+	for k, v := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL",
+		"one_output": "true"} {
 		testutil.Must(t, fs.Set(k, v))
 	}
 	var buf bytes.Buffer
