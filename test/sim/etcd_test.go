@@ -403,7 +403,8 @@ func (w *world) launchDue(n *node) {
 	}
 	if e.as.NewCluster {
 		r := w.raft(e.token)
-		if r.match[memberID(e.token, string(n.id), 0)] > 0 && w.lead(r) != nil && w.both(w.lead(r), n) {
+		peers := slices.ContainsFunc(w.nodes, func(x *node) bool { return x != n && x.runs(e.token) && w.both(x, n) })
+		if r.match[memberID(e.token, string(n.id), 0)] > 0 && peers { // any member tells, with a leader or without
 			w.exit(n, "member has already been bootstrapped") // it had data, which are gone
 			return
 		}
