@@ -26,7 +26,7 @@ const (
 	eventsLast = time.Second
 )
 
-// eventLog collects what has happened while this process led, and stores it.
+// eventLog collects what has happened while this process led, and stores it. A nil one keeps nothing.
 type eventLog struct {
 	put  func(ctx context.Context, node cluster.NodeID, events []catalog.Event) error
 	tell func(catalog.Event)
@@ -52,6 +52,9 @@ func newEventLog(cfg Config) *eventLog {
 
 // add takes an event. soon says that somebody may wait for it.
 func (l *eventLog) add(e catalog.Event, soon bool) {
+	if l == nil {
+		return
+	}
 	now := time.Now()
 	e.At, e.Node = now, l.node
 	l.mu.Lock()
@@ -158,6 +161,9 @@ func (l *eventLog) store(ctx context.Context) error {
 
 // led tells that this process began or ended to lead.
 func (l *eventLog) led(term cluster.Term, phase catalog.EventPhase, text string) {
+	if l == nil {
+		return
+	}
 	l.mu.Lock()
 	l.attention = map[attentionKey]string{} // each leader tells anew
 	l.mu.Unlock()
@@ -183,6 +189,9 @@ func (l *eventLog) restore(op *catalog.Operation, phase catalog.EventPhase, text
 
 // attentions tells what a person is needed for since the last call, and what has ended.
 func (l *eventLog) attentions(term cluster.Term, list []cluster.Attention) {
+	if l == nil {
+		return
+	}
 	now := map[attentionKey]string{}
 	for _, a := range list {
 		now[attentionKey{kind: a.Kind, node: a.Node}] = a.String()
