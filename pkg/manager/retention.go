@@ -62,6 +62,9 @@ func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	defer rt.pruning.give()
+	if !rt.trusted() {
+		return false, nil
+	}
 	ex, err := rt.pruner.Exempt(ctx)
 	if err != nil {
 		return false, err
@@ -86,6 +89,13 @@ func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
 		klog.V(2).Infof("retention: the store keeps %d objects under lock; they are looked at again from %s on", r.Locked, r.Until.UTC().Format(time.RFC3339))
 	}
 	return r.More && err == nil && r.RetryAt.IsZero(), err
+}
+
+// trusted tells whether the store may be used at all: it may be another cluster's, a copy, or one that is only mounted later, and then
+// nothing in it is for this manager to remove.
+func (rt *retention) trusted() bool {
+	_, problem := rt.m.probed()
+	return problem == ""
 }
 
 // report fills in what retention has found.
