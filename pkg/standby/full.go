@@ -122,9 +122,10 @@ func (f *Follower) take(ctx context.Context) error {
 		f.again, f.failed = time.Now().Add(f.pause), x.err
 		return x.err
 	}
-	f.pause, f.failed = 0, nil
-	if x.held == nil { // a newer one comes within the backup interval
-		f.again = time.Now().Add(f.patience())
+	f.failed = nil
+	if x.held == nil { // a newer one comes within the backup interval; each look lists all backups, so they get rare
+		f.pause = min(max(2*f.pause, f.patience()), max(lastPause, f.patience()))
+		f.again = time.Now().Add(f.pause)
 		if f.missing.IsZero() {
 			return nil
 		}
@@ -133,6 +134,7 @@ func (f *Follower) take(ctx context.Context) error {
 			"if the managers there keep changes and reach their store", f.held.Revision, f.cfg.Store)
 		return f.failed
 	}
+	f.pause = 0
 	if f.held != nil && f.held.Incarnation == x.held.Incarnation && f.missing.IsZero() {
 		f.set(func(r *catalog.StandbyReport) { r.Doing = "the copy is compared with backup " + x.held.Base })
 		c, err := f.compare(ctx, x.held)
