@@ -76,6 +76,9 @@ func (r *Reader) pause() time.Duration {
 	if r.at.IsZero() || r.facts.Running != nil || len(r.facts.Waiting) > 0 {
 		every = readSoon
 	}
+	if r.err != nil {
+		return min(max(readSoon, readShare*r.took), readEvery) // it may be back at any moment
+	}
 	return max(every, readShare*r.took)
 }
 
