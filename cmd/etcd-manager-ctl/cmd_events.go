@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -125,11 +126,14 @@ func lineOfEvent(e catalog.Event) string {
 
 // followEvents prints events as they come, until ctx ends.
 func followEvents(ctx context.Context, a *app, events *operator.EventLog, o eventsOptions) error {
-	for silent := false; ; {
+	for first, silent := true, false; ; first = false {
 		list, problems, err := events.Next(ctx)
+		away := errors.Is(err, catalog.ErrTransient) || errors.Is(err, context.DeadlineExceeded)
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // it was interrupted, which is how it ends
+		case err != nil && (first || !away):
+			return err
 		case err != nil && !silent:
 			a.note("the store doesn't answer, it is asked again: %v", err)
 		}

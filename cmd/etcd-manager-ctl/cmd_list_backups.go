@@ -98,7 +98,7 @@ func (a *app) listBackups(ctx context.Context, o listOptions) error {
 		}
 		manifests, err := c.Manifests(ctx, list[max(0, len(list)-manifestsRead):])
 		if err != nil {
-			return err
+			a.note("revisions and reasons are not shown, since a manifest can't be read: %v", err)
 		}
 		return a.backupTable(list, manifests)
 	}

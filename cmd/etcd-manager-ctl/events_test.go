@@ -19,7 +19,7 @@ func TestEvents(t *testing.T) {
 		for i := range events {
 			events[i].At, events[i].Node = w.now.Add(-ago+time.Duration(i)*time.Second), node
 		}
-		must(t, c.PutEvents(t.Context(), node, events))
+		must(t, c.PutEvents(t.Context(), node, events[len(events)-1].At, events))
 	}
 	put(30*time.Hour, "a", catalog.Event{Kind: catalog.EventLeader, Phase: catalog.EventBegun, Text: "node a leads the cluster, term 1"})
 	put(10*time.Minute, "b", catalog.Event{Kind: catalog.EventLeader, Phase: catalog.EventBegun, Text: "node b leads the cluster, term 2"},

@@ -59,13 +59,13 @@ const (
 
 // Bounds of events.
 const (
-	// MaxEventsAtOnce is how many events one object has at most, and maxEventText how long a text is, in bytes.
+	// MaxEventsAtOnce is how many events one object has at most, and MaxEventText how long a text is, in bytes.
 	MaxEventsAtOnce = 200
-	maxEventText    = 2000
+	MaxEventText    = 2000
 	// EventHistory is for how long events are kept, and maxEventObjects how many objects of them.
 	EventHistory    = 30 * 24 * time.Hour
 	maxEventObjects = 5000
-	// eventSpan is the longest time between the first and the last event of an object: a listing begins so much earlier.
+	// eventSpan is by how much the clock of one who follows may be ahead of the nodes'.
 	eventSpan    = 2 * time.Hour
 	eventsAtOnce = 8
 )
@@ -82,8 +82,10 @@ type eventsJSON struct {
 	Events  []Event `json:"events"`
 }
 
-// PutEvents stores events of a node, oldest first, in an object of their own. An earlier attempt whose first event is the same is replaced.
-func (c *Catalog) PutEvents(ctx context.Context, node cluster.NodeID, events []Event) error {
+// PutEvents stores events of a node, oldest first, in an object of their own. at is the time of the attempt, by the clock that the events have: it
+// is in the key, so that whoever looks for events from a time on needs no earlier key, however late they are stored. If the answer is lost
+// and the events are written again, they are there twice; EventScan leaves that out.
+func (c *Catalog) PutEvents(ctx context.Context, node cluster.NodeID, at time.Time, events []Event) error {
 	if err := validName("node", string(node)); err != nil {
 		return err
 	}
@@ -92,16 +94,15 @@ func (c *Catalog) PutEvents(ctx context.Context, node cluster.NodeID, events []E
 	}
 	events = slices.Clone(events)
 	for i := range events {
-		events[i].Text = cluster.Shown(events[i].Text, maxEventText)
+		events[i].Text = cluster.Shown(events[i].Text, MaxEventText)
 		events[i].At = events[i].At.UTC()
 	}
 	data, err := encodeOwn(eventsJSON{Version: eventsVersion, Events: events})
 	if err != nil {
 		return err
 	}
-	key := eventsPrefix + events[0].At.Format(eventTime) + "-" + string(node) + ".json"
-	// Nobody else has a key with this node and nanosecond: what is there is an earlier attempt of which the answer was lost.
-	_, err = c.writeOwn(ctx, key, data, blob.PutOptions{IfAbsent: true}, func([]byte) bool { return true })
+	key := eventsPrefix + at.UTC().Format(eventTime) + "-" + string(node) + ".json"
+	_, err = c.writeOwn(ctx, key, data, blob.PutOptions{IfAbsent: true}, nil)
 	return err
 }
 
@@ -109,6 +110,8 @@ func (c *Catalog) PutEvents(ctx context.Context, node cluster.NodeID, events []E
 type EventScan struct {
 	c     *Catalog
 	since time.Time
+	// from is where the next listing begins.
+	from time.Time
 	// read are the objects that were read, with their stamps, and told the events in them, as far back as others may still come.
 	read map[string]string
 	told map[eventID]bool
@@ -122,15 +125,15 @@ type eventID struct {
 
 // ScanEvents makes a scan of the events from a time on.
 func (c *Catalog) ScanEvents(since time.Time) *EventScan {
-	return &EventScan{c: c, since: since, read: map[string]string{}, told: map[eventID]bool{}}
+	return &EventScan{c: c, since: since, from: since, read: map[string]string{}, told: map[eventID]bool{}}
 }
 
 // Next reads what was stored since the last call: events, oldest first, and as problems what can't be read. Of very many objects only the
 // newest are read. After an error the next call goes on. It takes a listing, and a request for each new object.
 func (s *EventScan) Next(ctx context.Context) (events []Event, problems []error, err error) {
 	after := ""
-	if !s.since.IsZero() {
-		after = eventsPrefix + s.since.Add(-eventSpan).UTC().Format(eventTime)
+	if !s.from.IsZero() {
+		after = eventsPrefix + s.from.UTC().Format(eventTime)
 	}
 	found, err := s.c.newestEvents(ctx, after, maxEventObjects)
 	if err != nil {
@@ -173,19 +176,21 @@ func (s *EventScan) Next(ctx context.Context) (events []Event, problems []error,
 	return events, slices.DeleteFunc(bad, func(err error) bool { return err == nil }), nil
 }
 
-// forget moves the beginning behind the events that are told, as far as no others can come before it any more.
+// forget lets the next listing begin behind what was read, but for objects that still come: clocks may differ by eventSpan.
 func (s *EventScan) forget() {
-	if from := s.c.now().Add(-eventSpan); from.After(s.since) {
-		s.since = from
-		for id := range s.told {
-			if id.at < from.UnixNano() {
-				delete(s.told, id)
-			}
+	from := s.c.now().Add(-eventSpan)
+	if !from.After(s.from) {
+		return
+	}
+	s.from = from
+	for id := range s.told {
+		if id.at < from.UnixNano() {
+			delete(s.told, id)
 		}
-		for key := range s.read {
-			if eventsTime(key).Before(from.Add(-eventSpan)) {
-				delete(s.read, key)
-			}
+	}
+	for key := range s.read {
+		if eventsTime(key).Before(from) {
+			delete(s.read, key)
 		}
 	}
 }
@@ -207,7 +212,7 @@ func parseEvents(key string, data []byte) ([]Event, error) {
 		return nil, corrupt(key, eventsWay, fmt.Errorf("it has %d events, more than %d", len(j.Events), MaxEventsAtOnce))
 	}
 	for i := range j.Events {
-		j.Events[i].Text = cluster.Shown(j.Events[i].Text, maxEventText)
+		j.Events[i].Text = cluster.Shown(j.Events[i].Text, MaxEventText)
 	}
 	return j.Events, nil
 }

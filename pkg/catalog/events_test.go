@@ -23,7 +23,7 @@ func TestEvents(t *testing.T) {
 			list = append(list, Event{At: now.Add(time.Duration(i) * time.Second), Node: cluster.NodeID(node),
 				Kind: EventDecision, Text: text})
 		}
-		must(t, c.PutEvents(t.Context(), cluster.NodeID(node), list))
+		must(t, c.PutEvents(t.Context(), cluster.NodeID(node), list[len(list)-1].At, list))
 	}
 	scan := c.ScanEvents(now.Add(-time.Hour))
 	next := func() string {
@@ -48,7 +48,7 @@ func TestEvents(t *testing.T) {
 	if got := next(); got != "" {
 		t.Errorf("told twice: %q", got)
 	}
-	// The answer was lost, and another event came meanwhile: the same key, with more.
+	// The answer was lost, and another event came meanwhile: another object, with more.
 	now = now.Add(-500 * time.Millisecond)
 	put("a", "one", "two", "three")
 	if got := next(); got != "three" {
@@ -56,13 +56,23 @@ func TestEvents(t *testing.T) {
 	}
 	now = now.Add(25 * time.Hour)
 	put("c", strings.Repeat("long ", 1000), "bell \a")
-	if got := next(); len(got) > maxEventText+30 || !strings.HasSuffix(got, `…, bell \a`) {
+	if got := next(); len(got) > MaxEventText+30 || !strings.HasSuffix(got, `…, bell \a`) {
 		t.Errorf("a day later: %q", got)
 	}
-	if len(scan.told) != 2 || len(scan.read) != 1 {
+	// A day without a store: what happened then is found, though another was first.
+	at := now
+	now = now.Add(24 * time.Hour)
+	must(t, c.PutEvents(t.Context(), "d", now, []Event{{At: at, Node: "d", Text: "early"}, {At: now, Node: "d", Text: "now"}}))
+	if got := next(); got != "early, now" {
+		t.Errorf("after a day without a store: %q", got)
+	}
+	if got, _, err := c.ScanEvents(now.Add(-time.Hour)).Next(t.Context()); err != nil || len(got) != 1 || got[0].Text != "now" {
+		t.Errorf("the last hour: %v, %v", got, err)
+	}
+	if len(scan.told) != 1 || len(scan.read) != 1 {
 		t.Errorf("%d events and %d objects are remembered", len(scan.told), len(scan.read))
 	}
-	if got, _, err := c.ScanEvents(time.Time{}).Next(t.Context()); err != nil || len(got) != 6 {
+	if got, _, err := c.ScanEvents(time.Time{}).Next(t.Context()); err != nil || len(got) != 8 {
 		t.Errorf("all of them: %d, %v", len(got), err)
 	}
 
@@ -77,9 +87,9 @@ func TestEvents(t *testing.T) {
 		}
 	}
 	for what, err := range map[string]error{
-		"no event":        c.PutEvents(t.Context(), "a", nil),
-		"too many events": c.PutEvents(t.Context(), "a", make([]Event, MaxEventsAtOnce+1)),
-		"a bad node":      c.PutEvents(t.Context(), "a/b", make([]Event, 1)),
+		"no event":        c.PutEvents(t.Context(), "a", now, nil),
+		"too many events": c.PutEvents(t.Context(), "a", now, make([]Event, MaxEventsAtOnce+1)),
+		"a bad node":      c.PutEvents(t.Context(), "a/b", now, make([]Event, 1)),
 	} {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v", what, err)

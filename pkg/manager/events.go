@@ -28,22 +28,23 @@ const (
 
 // eventLog collects what has happened while this process led, and stores it. A nil one keeps nothing.
 type eventLog struct {
-	put  func(ctx context.Context, node cluster.NodeID, events []catalog.Event) error
+	put  func(ctx context.Context, node cluster.NodeID, at time.Time, events []catalog.Event) error
 	tell func(catalog.Event)
 	node cluster.NodeID
 
 	mu      sync.Mutex
+	last    time.Time // of the last event; each is later than the one before
 	waiting []catalog.Event
 	missed  int
 	// due is when the oldest has to be stored; zero if nothing waits.
 	due  time.Time
 	news chan struct{}
-	// attention is what a person was needed for when that was last told, with its text.
-	attention map[attentionKey]string
+	// attention is what a person is needed for, as it was told.
+	attention map[attentionKey]*toldAttention
 }
 
 func newEventLog(cfg Config) *eventLog {
-	l := &eventLog{tell: cfg.Tell, node: cfg.Self, news: make(chan struct{}, 1), attention: map[attentionKey]string{}}
+	l := &eventLog{tell: cfg.Tell, node: cfg.Self, news: make(chan struct{}, 1), attention: map[attentionKey]*toldAttention{}}
 	if cfg.Catalog != nil {
 		l.put = cfg.Catalog.PutEvents
 	}
@@ -55,9 +56,13 @@ func (l *eventLog) add(e catalog.Event, soon bool) {
 	if l == nil {
 		return
 	}
-	now := time.Now()
-	e.At, e.Node = now, l.node
+	e.Node, e.Text = l.node, cluster.Shown(e.Text, catalog.MaxEventText)
 	l.mu.Lock()
+	now := time.Now()
+	if !now.After(l.last) {
+		now = l.last.Add(1)
+	}
+	e.At, l.last = now, now
 	if len(l.waiting) >= eventsHeld {
 		drop := len(l.waiting) - eventsHeld + 1
 		for _, old := range l.waiting[:drop] {
@@ -73,26 +78,26 @@ func (l *eventLog) add(e catalog.Event, soon bool) {
 	if due := now.Add(wait); l.due.IsZero() || due.Before(l.due) {
 		l.due = due
 	}
+	if l.tell != nil {
+		l.tell(e) // in this order; it never waits
+	}
 	l.mu.Unlock()
 	select {
 	case l.news <- struct{}{}:
 	default:
-	}
-	if l.tell != nil {
-		l.tell(e)
 	}
 }
 
 // run stores events until ctx ends, and then what is left.
 func (l *eventLog) run(ctx context.Context) {
 	written := []time.Time{}
-	delay := time.Duration(0)
+	delay, notBefore := time.Duration(0), time.Time{}
 	var said repeat.Limiter
 	for {
 		l.mu.Lock()
 		wait := eventsLater
 		if !l.due.IsZero() {
-			wait = max(time.Until(l.due), delay)
+			wait = max(time.Until(l.due), time.Until(notBefore))
 		}
 		l.mu.Unlock()
 		if len(written) >= eventsHour {
@@ -115,12 +120,13 @@ func (l *eventLog) run(ctx context.Context) {
 		}
 		if err := l.store(ctx); err != nil {
 			delay = min(max(2*delay, eventsSoon), 10*time.Minute)
+			notBefore = time.Now().Add(delay)
 			if ctx.Err() == nil {
 				said.Warningf("events", "events are not stored yet, next attempt in %s: %v", delay, err)
 			}
 			continue
 		}
-		delay = 0
+		delay, notBefore = 0, time.Time{}
 		if written = append(written, time.Now()); len(written) > eventsHour {
 			written = written[1:]
 		}
@@ -136,7 +142,7 @@ func (l *eventLog) store(ctx context.Context) error {
 		return nil
 	}
 	events[0].Missed += missed
-	if err := l.put(ctx, l.node, events); err != nil {
+	if err := l.put(ctx, l.node, time.Now(), events); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -165,7 +171,7 @@ func (l *eventLog) led(term cluster.Term, phase catalog.EventPhase, text string)
 		return
 	}
 	l.mu.Lock()
-	l.attention = map[attentionKey]string{} // each leader tells anew
+	l.attention = map[attentionKey]*toldAttention{} // each leader tells anew
 	l.mu.Unlock()
 	l.add(catalog.Event{Kind: catalog.EventLeader, Term: term, Subject: string(l.node), Phase: phase, Text: text}, true)
 }
@@ -187,29 +193,49 @@ func (l *eventLog) restore(op *catalog.Operation, phase catalog.EventPhase, text
 	l.add(catalog.Event{Kind: catalog.EventRestore, Term: op.Term, Subject: op.ID, Phase: phase, Text: text}, true)
 }
 
-// attentions tells what a person is needed for since the last call, and what has ended.
+// overAfter is for how long an attention must not be seen before it is told to be over: while something is done, only that is said.
+const overAfter = 2 * time.Minute
+
+// toldAttention is an attention that was told. gone is since when it isn't seen any more; zero while it is.
+type toldAttention struct {
+	text string
+	gone time.Time
+}
+
+// attentions tells what a person is needed for since the last call, and what is over.
 func (l *eventLog) attentions(term cluster.Term, list []cluster.Attention) {
 	if l == nil {
 		return
 	}
-	now := map[attentionKey]string{}
-	for _, a := range list {
-		now[attentionKey{kind: a.Kind, node: a.Node}] = a.String()
+	var news []catalog.Event
+	note := func(k attentionKey, phase catalog.EventPhase, text string) {
+		news = append(news, catalog.Event{Kind: catalog.EventAttention, Term: term, Subject: k.String(), Phase: phase, Text: text})
 	}
+	seen := map[attentionKey]bool{}
 	l.mu.Lock()
-	before := l.attention
-	l.attention = now
-	l.mu.Unlock()
-	for k, text := range now {
-		if _, old := before[k]; !old {
-			l.add(catalog.Event{Kind: catalog.EventAttention, Term: term, Subject: k.String(), Phase: catalog.EventBegun, Text: text}, true)
+	for _, a := range list {
+		k := attentionKey{kind: a.Kind, node: a.Node}
+		seen[k] = true
+		if t := l.attention[k]; t != nil {
+			t.gone = time.Time{}
+			continue
+		}
+		l.attention[k] = &toldAttention{text: a.String()}
+		note(k, catalog.EventBegun, a.String())
+	}
+	for k, t := range l.attention {
+		switch {
+		case seen[k]:
+		case t.gone.IsZero():
+			t.gone = time.Now()
+		case time.Since(t.gone) >= overAfter:
+			delete(l.attention, k)
+			note(k, catalog.EventDone, "over: "+t.text)
 		}
 	}
-	for k, text := range before {
-		if _, still := now[k]; !still {
-			l.add(catalog.Event{Kind: catalog.EventAttention, Term: term, Subject: k.String(), Phase: catalog.EventDone,
-				Text: "over: " + text}, true)
-		}
+	l.mu.Unlock()
+	for _, e := range news {
+		l.add(e, true)
 	}
 }
 
