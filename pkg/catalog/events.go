@@ -82,9 +82,9 @@ type eventsJSON struct {
 	Events  []Event `json:"events"`
 }
 
-// PutEvents stores events of a node, oldest first, in an object of their own. at is the time of the attempt, by the clock that the events have: it
-// is in the key, so that whoever looks for events from a time on needs no earlier key, however late they are stored. If the answer is lost
-// and the events are written again, they are there twice; EventScan leaves that out.
+// PutEvents stores events of a node, oldest first, in an object of their own. at is the time of the attempt, by the clock that the events
+// have: it is in the key, so that whoever looks for events from a time on needs no earlier key, however late they are stored. If the
+// answer is lost and the events are written again, they are there twice; EventScan leaves that out.
 func (c *Catalog) PutEvents(ctx context.Context, node cluster.NodeID, at time.Time, events []Event) error {
 	if err := validName("node", string(node)); err != nil {
 		return err
