@@ -175,8 +175,9 @@ func (v *view) voters() (all, healthy int) {
 }
 
 // away tells whether, by what any node with that token knows of its members, enough of them to be a quorum are out of reach
-// and haven't been so for long. The zero duration means: however long.
+// and haven't been so for long. The zero duration means: however long. Of a list that is outdated one is enough, if nobody here serves.
 func (o observed) away(token cluster.Token, long time.Duration) bool {
+	unserved := long > 0 && !lookAt(o, token).serving
 	for _, n := range o.Nodes {
 		if n.State == nil || n.State.Token != token {
 			continue
@@ -193,8 +194,37 @@ func (o observed) away(token cluster.Token, long time.Duration) bool {
 		if o.quorumAway(byState, long) || o.quorumAway(byEtcd, long) {
 			return true
 		}
+		if unserved && o.outdated(token, byState) && o.someAway(byState, long) {
+			return true
+		}
 	}
 	return false
+}
+
+// outdated tells whether a list of members is of before: one that it names answers, and has data neither of that cluster nor of the
+// restore that replaces it. Then the list says nothing of quorums: one who is silent may have removed all the others, and serve alone.
+func (o observed) outdated(token cluster.Token, names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		n, op := o.Node(cluster.NodeID(name)), o.Store.Operation
+		switch {
+		case n == nil:
+			return false
+		case n.State == nil:
+			return true
+		}
+		return n.State.Token != token && (op == nil || n.State.Token != op.Token)
+	})
+}
+
+// someAway tells whether any of these is out of reach and hasn't been so for long.
+func (o observed) someAway(names []string, long time.Duration) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		if o.Node(cluster.NodeID(name)) != nil {
+			return false
+		}
+		m := o.missing(name)
+		return m.Foreign || m.For < long
+	})
 }
 
 // recentlyMissing is a known node that hasn't been silent for that long, or "".

@@ -226,7 +226,6 @@ func (w *world) quiet() {
 // unmended are seeds that find something that isn't judged or mended yet. Whoever mends it takes them out.
 var unmended = map[int]string{
 	21:  "a founder that lost its disk while the cluster was formed starts empty, under its old id, while all other members restart",
-	209: "a restore goes by the state file of a node that was removed, and the only member, which can't be reached, serves on",
 	249: "as 21",
 }
 

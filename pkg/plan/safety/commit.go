@@ -104,16 +104,21 @@ func unseen(o *model.Observation, p model.Policy) error {
 			}
 		}
 	}
-	told := o.Store.Operation.OldToken == ""
+	told, alone := o.Store.Operation.OldToken == "", mayBeAlone(o)
 	for _, n := range o.Nodes {
 		told = told || n.State != nil && (n.State.Token == o.Store.Operation.OldToken || n.State.Token == o.Store.Operation.Token)
 		if n.State == nil || n.State.Token != o.Store.Operation.OldToken {
 			continue
 		}
-		silent := 0
+		silent, lately, outdated := 0, "", false
 		for _, m := range n.State.Nodes {
-			if o.Node(cluster.NodeID(m.Name)) != nil {
+			if x := o.Node(cluster.NodeID(m.Name)); x != nil {
+				op := o.Store.Operation
+				outdated = outdated || x.State == nil || x.State.Token != op.OldToken && x.State.Token != op.Token
 				continue
+			}
+			if quiet(o, m.Name) < p.HolderLease {
+				lately = m.Name
 			}
 			if quiet(o, m.Name) < p.HolderLease || n.Etcd.Healthy && !n.Etcd.Learner {
 				silent++
@@ -121,6 +126,10 @@ func unseen(o *model.Observation, p model.Policy) error {
 		}
 		if silent > 0 && silent >= cluster.Quorum(len(n.State.Nodes)) {
 			return fmt.Errorf("%d of %d members of the old cluster are out of reach and may be serving", silent, len(n.State.Nodes))
+		}
+		if alone && outdated && lately != "" {
+			return fmt.Errorf("node %s is out of reach and may be serving alone: what node %s knows of the old cluster's members is of before",
+				lately, n.ID)
 		}
 	}
 	if told {
@@ -136,6 +145,14 @@ func unseen(o *model.Observation, p model.Policy) error {
 		}
 	}
 	return nil
+}
+
+// mayBeAlone: nobody here is in a quorum of the old cluster, and nobody has the new one's data, so that a member elsewhere may be all there is.
+func mayBeAlone(o *model.Observation) bool {
+	op := o.Store.Operation
+	return !slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool {
+		return n.State != nil && (n.State.Token == op.Token || n.State.Token == op.OldToken && ofQuorum(n))
+	})
 }
 
 // checkStop: nothing that runs is stopped for something that isn't proven and staged, on every node of the new cluster that answers as long
