@@ -91,10 +91,18 @@ func TestDiskFull(t *testing.T) {
 	must(t, os.Remove(ballast))
 	c.WaitHealthy(3)
 	// As API servers do every five minutes: where etcd ended in the middle of a compaction, the history of before may still be there.
-	put, err := client.Put(t.Context(), "/after", "more")
-	must(t, err)
-	_, err = client.Compact(t.Context(), put.Header.Revision)
-	must(t, err)
+	c.WaitFor("a write and a compaction", 2*time.Minute, func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		put, err := client.Put(ctx, "/after", "more")
+		if err == nil {
+			_, err = client.Compact(ctx, put.Header.Revision)
+		}
+		if err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	ended(t, c)
 }
 
