@@ -147,7 +147,8 @@ func unseen(o *model.Observation, p model.Policy) error {
 	return nil
 }
 
-// mayBeAlone: nobody here is in a quorum of the old cluster, and nobody has the new one's data, so that a member elsewhere may be all there is.
+// mayBeAlone: nobody here is in a quorum of the old cluster, and nobody has the new one's data, so that a member elsewhere may be all
+// there is.
 func mayBeAlone(o *model.Observation) bool {
 	op := o.Store.Operation
 	return !slices.ContainsFunc(o.Nodes, func(n cluster.NodeStatus) bool {
