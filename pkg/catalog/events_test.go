@@ -69,6 +69,9 @@ func TestEvents(t *testing.T) {
 	if got, _, err := c.ScanEvents(now.Add(-time.Hour)).Next(t.Context()); err != nil || len(got) != 1 || got[0].Text != "now" {
 		t.Errorf("the last hour: %v, %v", got, err)
 	}
+	if got, _, err := c.ScanEvents(now).Next(t.Context()); err != nil || len(got) != 1 {
+		t.Errorf("from the time of an event on: %v, %v", got, err)
+	}
 	if len(scan.told) != 1 || len(scan.read) != 1 {
 		t.Errorf("%d events and %d objects are remembered", len(scan.told), len(scan.read))
 	}

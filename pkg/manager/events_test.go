@@ -184,6 +184,7 @@ func TestEventKinds(t *testing.T) {
 		l.attentions(3, []cluster.Attention{lost})
 		l.attentions(3, nil) // as while a backup is begun
 		time.Sleep(time.Minute)
+		l.attentions(3, nil)
 		l.attentions(3, []cluster.Attention{lost})
 		time.Sleep(time.Hour)
 		l.attentions(3, nil)

@@ -121,7 +121,7 @@ func TestLargeStore(t *testing.T) {
 	command := l.known().Commands[0]
 	op := model.Operation{ID: "2026-01-31T01:02:03Z-000000", Backup: command.Backup, Size: 3, Version: "3.6.0",
 		Nodes: []cluster.EtcdNode{{Name: "a"}}, Token: "new", OldToken: "tok"}
-	l.m.fences = true
+	must(t, l.m.probe(ctx))
 	must(t, l.record.takeTerm(ctx))
 	must(t, l.restorer.beginRestore(ctx, &model.Observation{}, model.BeginRestore{Command: command.Name, Op: op}))
 	took, requests := time.Since(begun), s.Requests.Load()
@@ -147,7 +147,11 @@ func TestLargeStore(t *testing.T) {
 	} {
 		begun, before := time.Now(), s.Requests.Load()
 		must(t, do())
-		t.Logf("%s took %s and %d requests", what, time.Since(begun), s.Requests.Load()-before)
+		requests := s.Requests.Load() - before
+		t.Logf("%s took %s and %d requests", what, time.Since(begun), requests)
+		if requests == 0 {
+			t.Errorf("%s asked the store nothing", what)
+		}
 	}
 	if most := peak(); most > 64<<20 {
 		t.Errorf("it took %d MiB of memory", most>>20)

@@ -214,3 +214,18 @@ func TestWhatIsHeld(t *testing.T) {
 		t.Errorf("%v %v", entries, err)
 	}
 }
+
+// TestNoNewerBackup: while a standby needs a full backup and there is none, it looks more and more rarely, since each look lists all.
+func TestNoNewerBackup(t *testing.T) {
+	f := &Follower{cfg: Config{Store: "s", patience: 15 * time.Second}, held: &held{}, missing: time.Now()}
+	for i, want := range []time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, lastPause,
+		lastPause} {
+		f.full = &fetching{cancel: func() {}}
+		if err := f.take(t.Context()); err == nil {
+			t.Fatal("it isn't said that changes are missing")
+		}
+		if got := time.Until(f.again).Round(time.Second); got != want {
+			t.Errorf("after look %d it waits %s; want %s", i, got, want)
+		}
+	}
+}
