@@ -110,6 +110,13 @@ func (c *Catalog) matches(ctx context.Context, key string, want Digest) bool {
 	return err == nil
 }
 
+// DeniedToRead tells whether an error says that one object may not be read: its key of a key service is gone, or it was archived. The store
+// itself may be well.
+func DeniedToRead(err error) bool {
+	var e *blob.Error
+	return errors.Is(err, ErrDenied) && errors.As(err, &e) && (e.Op == "get" || e.Op == "stat")
+}
+
 // digestReader fails, instead of ending, if what went through isn't what it must be.
 type digestReader struct {
 	r    io.Reader

@@ -233,12 +233,13 @@ func (c *Copier) copyBackup(ctx context.Context, b catalog.Backup) error {
 	return c.ignoreGone(err, b.Name)
 }
 
-// ignoreGone passes over what retention has removed from the first store meanwhile, and over what is damaged there, which is remembered.
+// ignoreGone passes over what retention has removed from the first store meanwhile, and over what is damaged there or may not be read,
+// which is remembered: one such object must not keep all others from the copy.
 func (c *Copier) ignoreGone(err error, name string) error {
 	switch {
 	case err == nil, errors.Is(err, catalog.ErrNotFound):
 		return nil
-	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
+	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture), catalog.DeniedToRead(err):
 		if len(c.bad) < heldSegments {
 			c.bad[name] = cluster.Shown(err.Error(), 300)
 		}

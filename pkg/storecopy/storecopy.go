@@ -217,7 +217,7 @@ func (c *Copier) pass(ctx context.Context) error {
 	return c.damaged()
 }
 
-// damaged is an error as long as something in the first store is damaged and can't be copied.
+// damaged is an error as long as something in the first store is damaged, or may not be read, and isn't copied.
 func (c *Copier) damaged() error {
 	for name, why := range c.bad {
 		return fmt.Errorf("%s in the first store can't be copied: %s", cluster.Count(len(c.bad), "object"), name+": "+why)

@@ -155,6 +155,36 @@ func TestDamagedIsNotCopied(t *testing.T) {
 	}
 }
 
+// TestDeniedIsNotCopied: one object that may not be read, as after it was archived, is named, and all others are copied; it isn't taken for a
+// reason to compare everything again at once. Nor is a copy that may not be written taken for bad objects.
+func TestDeniedIsNotCopied(t *testing.T) {
+	w := memoryWorld(t)
+	archived := w.backup()
+	w.from.denied = archived + "/" + catalog.DataFile
+	w.now = w.now.Add(time.Minute)
+	good, seg := w.backup(), w.segment()
+	c := w.copier()
+	for range 3 {
+		err := c.pass(t.Context())
+		if err == nil || !strings.Contains(err.Error(), "1 object in the first store can't be copied: "+archived) {
+			t.Fatalf("error %v", err)
+		}
+	}
+	if have := all(t, w.to.Store); have[good+"/_etcd_backup.meta"] == "" || have[archived+"/_etcd_backup.meta"] != "" ||
+		have[catalog.Segment{SegmentName: seg, Incarnation: life}.Key()] == "" {
+		t.Errorf("the copy has %v", have)
+	}
+	if c.record.Compared.IsZero() {
+		t.Error("the whole comparison counts as not done")
+	}
+	w.to.shut = true
+	w.now = w.now.Add(time.Minute)
+	w.backup()
+	if err := c.pass(t.Context()); err == nil || len(c.bad) != 1 {
+		t.Errorf("with the copy away: %v, %v", err, c.bad)
+	}
+}
+
 func TestRefusedPlaces(t *testing.T) {
 	w := memoryWorld(t)
 	w.backup()

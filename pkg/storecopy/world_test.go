@@ -36,7 +36,8 @@ type gate struct {
 	shut     bool
 	left     int // changes that still succeed; negative means all
 	requests map[string]int
-	bodies   int // puts of data of backups
+	bodies   int    // puts of data of backups
+	denied   string // an object that may not be read
 }
 
 func newGate(s blob.Store) *gate { return &gate{Store: s, left: -1, requests: map[string]int{}} }
@@ -47,6 +48,9 @@ func (g *gate) pass(op, key string, change bool) error {
 	g.requests[op]++
 	if op == "put" && strings.Contains(key, catalog.DataFile) {
 		g.bodies++
+	}
+	if op == "get" && key == g.denied && key != "" {
+		return blobtest.Denied(op, key, "s3:GetObject")
 	}
 	if change && g.left == 0 {
 		g.shut = true
