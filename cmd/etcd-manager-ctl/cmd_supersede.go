@@ -46,7 +46,7 @@ func supersede(ctx context.Context, a *app, by string, force, yes bool) error {
 	if err != nil {
 		return err
 	}
-	a.note("Managers that start with %s will not start etcd from now on. Nothing that runs is stopped.", a.store)
+	a.note("Once this is recorded, managers that start with %s don't start etcd. Nothing that runs is stopped.", a.store)
 	if err := a.confirm(ctx, yes, "supersede", "record this"); err != nil {
 		return err
 	}

@@ -43,5 +43,5 @@ func useCopy(ctx context.Context, a *app, yes bool) error {
 		return a.printf("this copy of %s was put into use at %s; managers may run on it\n", r.Of, r.InUse.UTC().Format(time.RFC3339))
 	}
 	return a.printf("this copy of %s is a store of its own now\n  start managers with:  --backup-store=%s\n  restore it:           %s\n", r.Of,
-		a.store, a.ctl("restore-backup", "--latest", "--accept-loss", "--now"))
+		a.store, a.ctl("restore-backup", "--latest", "--now", "--wait"))
 }

@@ -39,7 +39,11 @@ func newCopy(t *testing.T, w *world, name string) (url string, c *catalog.Catalo
 func TestCopy(t *testing.T) {
 	w := newWorld(t)
 	const name = "2026-01-30T01:02:03Z-000000"
-	url, _ := newCopy(t, w, name)
+	url, c := newCopy(t, w, name)
+	const old = "2020-01-30T01:02:03Z-000000" // retention would remove it
+	_, err := c.PutBackupData(t.Context(), old, catalog.DataFile, strings.NewReader("snapshot"))
+	must(t, err)
+	must(t, c.CommitBackup(t.Context(), old, catalog.BackupInfo{EtcdVersion: "3.5.21", Time: w.now, Spec: cluster.Spec{MemberCount: 3}}))
 	for _, x := range []struct {
 		code int
 		want string
@@ -50,6 +54,8 @@ func TestCopy(t *testing.T) {
 		{exitFailure, "no manager runs on a copy", "restore-backup latest"},
 		{exitFailure, "no manager runs on a copy", "create-backup"},
 		{exitFailure, "no manager runs on a copy", "configure-cluster --member-count=1"},
+		{exitFailure, "no manager runs on a copy", "supersede --by=mem://elsewhere --yes"},
+		{exitFailure, "no manager runs on a copy", "prune --yes"},
 		{exitUsage, "--yes", "use-copy"},
 		{exitOK, "is a store of its own now", "use-copy --yes"},
 		{exitOK, "was put into use at", "use-copy --yes"},

@@ -39,12 +39,6 @@ func (o *options) parsePage(given bool) error {
 	if o.pageListen == "" {
 		return nil
 	}
-	if o.standbyOf != "" {
-		if given {
-			return errors.New("--page-listen: a standby shows no page; /status of --etcd-manager-metrics-port shows how far its copy is")
-		}
-		return nil
-	}
 	a, err := netip.ParseAddrPort(o.pageListen)
 	switch {
 	case err != nil || a.Port() == 0:
@@ -56,7 +50,9 @@ func (o *options) parsePage(given bool) error {
 		return fmt.Errorf("--page-listen=%s isn't a loopback address, so the page needs TLS with client certificates; --etcd-insecure has "+
 			"no CA for them: use a loopback address, for example %s", o.pageListen, defaultPage)
 	}
-	o.page = a
+	if o.standbyOf == "" { // a standby shows no page; the flag is for when the node runs a cluster
+		o.page = a
+	}
 	return nil
 }
 

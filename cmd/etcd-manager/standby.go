@@ -95,7 +95,7 @@ func runStandby(ctx context.Context, o *options) error {
 	if s.follower, err = s.newFollower(ctx); err != nil {
 		return err
 	}
-	klog.Infof("etcd-manager %s: standby of %s, cluster %s, node %s, data dir %s, own store %s; no etcd runs here", version, o.standbyOf,
+	klog.Infof("etcd-manager %s: standby of %s, cluster %s, node %s, data dir %s, own store %s; no etcd runs here", build().Version, o.standbyOf,
 		o.clusterName, s.id, o.dataDir, o.backupStore)
 	return s.run(ctx)
 }
@@ -211,9 +211,9 @@ func (s *standbyNode) put(ctx context.Context) error {
 	total, free := diskOf(s.o.dataDir)
 	r := s.follower.Report()
 	return s.catalog.PutStatus(ctx, catalog.Status{
-		At: time.Now().UTC().Truncate(time.Second), ClusterName: s.o.clusterName, Node: s.id, Manager: version,
+		At: time.Now().UTC().Truncate(time.Second), ClusterName: s.o.clusterName, Node: s.id, Manager: build().Version,
 		Doing: "standby of " + r.Of, Attention: s.attention(r), Standby: &r,
-		Nodes: []catalog.NodeReport{{Node: s.id, Manager: version, Role: catalog.RoleNone, DiskFree: free, DiskTotal: total}},
+		Nodes: []catalog.NodeReport{{Node: s.id, Manager: build().Version, Role: catalog.RoleNone, DiskFree: free, DiskTotal: total}},
 	})
 }
 
@@ -229,8 +229,8 @@ func (s *standbyNode) attention(r catalog.StandbyReport) []cluster.Attention {
 
 func (s *standbyNode) view() status.View {
 	r := s.follower.Report()
-	v := status.View{ClusterName: s.o.clusterName, Node: s.id, Version: version, Doing: "standby of " + r.Of, Attention: s.attention(r),
-		StoreRequests: s.requests.snapshot(), Standby: status.NewStandby(r, time.Now())}
+	v := status.View{ClusterName: s.o.clusterName, Node: s.id, Version: build().Version,
+		Doing: "standby of " + r.Of, Attention: s.attention(r), StoreRequests: s.requests.snapshot(), Standby: status.NewStandby(r, time.Now())}
 	v.Disk.TotalBytes, v.Disk.FreeBytes = diskOf(s.o.dataDir)
 	s.mu.Lock()
 	defer s.mu.Unlock()

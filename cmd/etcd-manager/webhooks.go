@@ -37,6 +37,9 @@ func (o *options) parseWebhooks() error {
 		if c.Secret, err = readWebhookFile(o.webhookSecretFile); err != nil {
 			return fmt.Errorf("--webhook-secret-file: %w", err)
 		}
+		if n := len(c.Secret); n < webhook.MinSecret {
+			return fmt.Errorf("--webhook-secret-file=%s: the secret has %d bytes; use at least %d", o.webhookSecretFile, n, webhook.MinSecret)
+		}
 	}
 	s, err := webhook.New(c)
 	if err != nil {

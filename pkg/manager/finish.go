@@ -44,8 +44,8 @@ func (rs *restorer) finish(ctx context.Context, o *model.Observation, a model.Fi
 	op := rs.operations.current()
 	rs.operations.learn(op)
 	if a.To == model.OpDone {
-		text := fmt.Sprintf("%s is restored: revision %d, etcd served nobody for %s; restart API servers and controllers now (docs/kubernetes.md)", subject(op), op.RevisionAfter,
-			op.Outage.Round(time.Millisecond))
+		text := fmt.Sprintf("%s is restored: revision %d, etcd served nobody for %s; API servers see it without a restart: restart them soon, one after the other (docs/kubernetes.md)",
+			subject(op), op.RevisionAfter, op.Outage.Round(time.Millisecond))
 		klog.Infof("%s", text)
 		rs.m.events.restore(op, catalog.EventDone, text)
 	} else {

@@ -79,8 +79,11 @@ func (e *PruneDeniedError) Unwrap() error { return ErrDenied }
 
 // Prune carries a plan out, and what retention gives up after it, until nothing is left. What is
 // removed follows the rule, not the list: what the plan shows may have changed meanwhile. What the
-// store refuses is a *PruneDeniedError.
+// store refuses is a *PruneDeniedError, a store that is a copy a *CopyError.
 func (c *Client) Prune(ctx context.Context, p *PrunePlan) (Pruned, error) {
+	if err := c.managed(ctx); err != nil {
+		return Pruned{}, err // a copy has a retention of its own, which whoever copies carries out
+	}
 	var sum Pruned
 	for {
 		r, err := p.pruner.Carry(ctx, c.Now(), p.Plan)

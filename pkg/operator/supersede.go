@@ -24,7 +24,7 @@ type ServesError struct {
 }
 
 func (e *ServesError) Error() string {
-	return fmt.Sprintf("the cluster in %s still runs: its leader, node %s, wrote to the store %s ago; nothing was written",
+	return fmt.Sprintf("the cluster in %s may still run: its leader, node %s, wrote to the store %s ago; nothing was written",
 		e.Store, e.Node, e.Age.Round(time.Second))
 }
 
@@ -36,9 +36,12 @@ func (e *NoClusterError) Error() string {
 }
 
 // Supersede records that another cluster, named by, has taken the place of this one: from then on a manager that starts with this store
-// doesn't start etcd. What runs goes on. Unless force is set it is a *ServesError while the managers seem to run. A record that is there
-// already is returned with catalog.ErrConflict.
+// doesn't start etcd. What runs goes on. A store that is a copy is a *CopyError. Unless force is set it is a *ServesError while the
+// managers seem to run. A record that is there already is returned with catalog.ErrConflict.
 func (c *Client) Supersede(ctx context.Context, by string, force bool) (Superseded, error) {
+	if err := c.managed(ctx); err != nil {
+		return Superseded{}, err
+	}
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	l, err := c.catalog.ControlListing(ctx)

@@ -155,8 +155,8 @@ func TestDamagedIsNotCopied(t *testing.T) {
 	}
 }
 
-// TestDeniedIsNotCopied: one object that may not be read, as after it was archived, is named, and all others are copied; it isn't taken for a
-// reason to compare everything again at once. Nor is a copy that may not be written taken for bad objects.
+// TestDeniedIsNotCopied: one object that may not be read, as after it was archived, is named, and all others are copied; it isn't
+// taken for a reason to compare everything again at once. Nor is a copy that may not be written taken for bad objects.
 func TestDeniedIsNotCopied(t *testing.T) {
 	w := memoryWorld(t)
 	archived := w.backup()

@@ -37,7 +37,7 @@ const (
 	lastDelay  = 5 * time.Minute
 	timeout    = 10 * time.Second
 	maxAnswer  = 4 << 10 // bytes of an answer that are read
-	minSecret  = 16
+	MinSecret  = 16
 )
 
 // Config says who is told.
@@ -58,8 +58,8 @@ type Sender struct {
 
 // New checks a configuration. It starts nothing. An error names the host of a URL that can't be used, and not the URL.
 func New(c Config) (*Sender, error) {
-	if len(c.Secret) > 0 && len(c.Secret) < minSecret {
-		return nil, fmt.Errorf("the secret for webhooks has %d bytes: use at least %d", len(c.Secret), minSecret)
+	if len(c.Secret) > 0 && len(c.Secret) < MinSecret {
+		return nil, fmt.Errorf("the secret for webhooks has %d bytes: use at least %d", len(c.Secret), MinSecret)
 	}
 	if c.Client == nil {
 		noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -291,7 +291,7 @@ func (b *builder) conclude() {
 	seen := map[string]bool{}
 	b.r.Findings = slices.DeleteFunc(b.r.Findings, func(f Finding) bool {
 		k := f.Kind + "\x00" + string(f.Node)
-		if f.Kind == string(cluster.AttentionObject) {
+		if f.Kind == string(cluster.AttentionObject) || f.Kind == KindCopy { // each object, and each copy, is told
 			k += f.Text
 		}
 		double := seen[k]
