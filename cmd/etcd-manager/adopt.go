@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/adopt"
+	"github.com/etcd-manager/etcd-manager/pkg/adopt/source"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -165,14 +166,14 @@ func (a *adoption) run(ctx context.Context) error {
 	return nil
 }
 
-func (a *adoption) source() (*adopt.Source, error) {
+func (a *adoption) source() (*source.Source, error) {
 	switch {
 	case a.manifest != "":
-		return adopt.FromManifest(a.manifest)
+		return source.FromManifest(a.manifest)
 	case a.unit != "":
-		return adopt.FromUnit(a.unit, adopt.UnitPaths())
+		return source.FromUnit(a.unit, source.UnitPaths())
 	case len(a.flags) > 0:
-		return adopt.FromFlags(a.flags)
+		return source.FromFlags(a.flags)
 	}
 	return nil, errors.New("nothing says how etcd is run: give --manifest=/etc/kubernetes/manifests/etcd.yaml, --unit=etcd, or etcd's own flags after --")
 }

@@ -1,17 +1,18 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"maps"
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/etcd-manager/etcd-manager/pkg/settings"
 )
 
 // useEnvFile reads --env-file into the environment.
 func (o *options) useEnvFile() error {
-	vars, err := readEnvFile(o.envFile)
+	vars, err := settings.ReadEnv(o.envFile)
 	if err != nil {
 		return err
 	}
@@ -22,33 +23,6 @@ func (o *options) useEnvFile() error {
 		}
 	}
 	return nil
-}
-
-// readEnvFile reads KEY=VALUE lines; blank lines and comments are passed over.
-func readEnvFile(path string) (map[string]string, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("--env-file: %w", err)
-	}
-	defer file.Close()
-	vars := map[string]string{}
-	s := bufio.NewScanner(file)
-	for n := 1; s.Scan(); n++ {
-		line := strings.TrimSpace(s.Text())
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		k, v, ok := strings.Cut(line, "=")
-		if !ok || k == "" {
-			// What stands there may be a secret.
-			return nil, fmt.Errorf("--env-file %s: line %d is not KEY=VALUE", path, n)
-		}
-		vars[k] = v
-	}
-	if err := s.Err(); err != nil {
-		return nil, fmt.Errorf("--env-file %s: %w", path, err)
-	}
-	return vars, nil
 }
 
 // etcdEnv are the variables that etcd gets.

@@ -1,7 +1,7 @@
 // Package adopt makes a member of an etcd cluster that kubeadm, systemd or a person runs into one that the manager continues, with its
 // members, its data and its cluster id.
 //
-// It reads how that etcd is run (FromManifest, FromUnit, FromFlags), asks it who its members are,
+// It reads how that etcd is run (package source), asks it who its members are,
 // and plans; a plan changes nothing. Carrying it out is a sequence of idempotent steps that is
 // recorded in the manager's data dir, so that it goes on wherever it was interrupted. It must never
 // touch a data dir that an etcd uses, never overwrite an authority, and never let a store say that
@@ -25,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/adopt/source"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
@@ -108,7 +109,7 @@ var refused = map[string]string{
 }
 
 // Make asks the running etcd and plans. It changes nothing.
-func Make(ctx context.Context, s *Source, o Options) (*Plan, error) {
+func Make(ctx context.Context, s *source.Source, o Options) (*Plan, error) {
 	v := s.Values
 	for name, what := range refused {
 		if x := v[name]; x != "" && x != "false" {

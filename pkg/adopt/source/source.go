@@ -1,4 +1,5 @@
-package adopt
+// Package source reads how an etcd is run: by a static pod's manifest, a unit of systemd, or its flags. It asks and changes nothing.
+package source
 
 import (
 	"bufio"
