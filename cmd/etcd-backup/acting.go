@@ -112,7 +112,11 @@ func (s *sidecar) record(a *acting) {
 			ClusterName: s.o.clusterName, Node: s.fence.node, Term: a.term, Unfenced: a.hold == nil,
 			ToolVersion: s.toolVersion, Catalog: s.catalog,
 			Members: func() []changelog.Dialer {
-				return []changelog.Dialer{func(context.Context) (changelog.Source, error) { return s.dialStream() }}
+				var list []changelog.Dialer
+				for _, url := range s.o.clientURLs {
+					list = append(list, func(context.Context) (changelog.Source, error) { return s.dialStream(url) })
+				}
+				return list
 			},
 			Dir: s.dir("changes"), Interval: s.o.changes, Gap: s.want, Now: s.now,
 		})

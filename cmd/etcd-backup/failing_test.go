@@ -34,7 +34,7 @@ func TestFailingSidecar(t *testing.T) {
 				under, err := file.New(dir)
 				must(t, err)
 				var store blob.Store = failing(under, fault)
-				s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval,
+				s, err := newSidecar(options{clusterName: "test", store: dir, clientURLs: []string{url}, interval: interval,
 					retention: prune.Policy{Backups: retention.Default()}}, store, catalog.New(store), "test")
 				must(t, err)
 				defer func() { must(t, s.close()) }()

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	etcdchild "github.com/etcd-manager/etcd-manager/pkg/etcd/child"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
+	"github.com/etcd-manager/etcd-manager/pkg/settings"
 )
 
 // version is set by the linker (-X main.version=…) for releases.
@@ -63,7 +65,10 @@ type options struct {
 	clusterName string
 	store       string
 	dataDir     string
-	clientURL   string
+	clientURLs  []string
+	user        string              // of etcd, with a password
+	password    string              // the file
+	env         func(string) string // the environment with what --env-file adds
 	interval    time.Duration
 	changes     time.Duration
 	verify      time.Duration
@@ -96,7 +101,7 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 		return exitUsage
 	}
-	s, code, err := open(ctx, o, env)
+	s, code, err := open(ctx, o, o.env)
 	if err != nil {
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 		return code
@@ -172,7 +177,8 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
 	f.StringVar(&o.store, "backup-store", "/backups", "where backups are kept: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
 	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store can't be reached, and backups are verified")
-	f.StringVar(&o.clientURL, "client-url", "http://127.0.0.1:4001", "client URL of the local etcd member")
+	clientURL := f.String("client-url", "http://127.0.0.1:4001",
+		"client URL of the local etcd member: http, https, unix:///path or unixs:///path; several with commas, of which the etcd leader's is used")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
 		"the longest time before a change is sent to the store; 0 keeps no changes between backups")
@@ -185,6 +191,9 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.files.ca, "client-ca-file", "", "CA that signed the certificate of etcd")
 	f.StringVar(&o.files.cert, "client-cert-file", "", "certificate to show to etcd")
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
+	f.StringVar(&o.user, "client-user", "", "user of etcd, where it has users (auth enable) and the certificate's name is none of them")
+	f.StringVar(&o.password, "client-password-file", "", "file with the password of --client-user; it is read whenever etcd wants the password")
+	envFile := f.String("env-file", "", "file with lines KEY=VALUE for the environment, such as the store's credentials")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression,
 		"compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption",
@@ -198,6 +207,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
+	o.clientURLs = strings.Split(*clientURL, ",")
 	switch {
 	case f.NArg() > 0:
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
@@ -213,12 +223,20 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		return o, fmt.Errorf("--metrics-port=%d: want a port from 1 to 65535, or 0 for none", o.metricsPort)
 	case (o.files.cert == "") != (o.files.key == ""):
 		return o, errors.New("--client-cert-file and --client-key-file belong together")
+	case (o.user == "") != (o.password == ""):
+		return o, errors.New("--client-user and --client-password-file belong together")
+	}
+	if o.env = env; *envFile != "" {
+		var err error
+		if o.env, err = withFile(env, *envFile); err != nil {
+			return o, err
+		}
 	}
 	for name, to := range map[string]*time.Duration{
 		"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": &o.retention.Backups.Hourly,
 		"ETCD_MANAGER_DAILY_BACKUPS_RETENTION":  &o.retention.Backups.Daily,
 	} {
-		if v := env(name); v != "" {
+		if v := o.env(name); v != "" {
 			d, err := retention.ParseDuration(v)
 			if err != nil {
 				return o, fmt.Errorf("environment variable %s: %w", name, err)
@@ -227,4 +245,23 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		}
 	}
 	return o, nil
+}
+
+// withFile is the environment with a file's variables, which win.
+func withFile(env func(string) string, path string) (func(string) string, error) {
+	vars, err := settings.ReadEnv(path)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range vars {
+		if err := os.Setenv(k, v); err != nil { // libraries read the process's own environment
+			return nil, fmt.Errorf("--env-file %s: %s: %w", path, k, err)
+		}
+	}
+	return func(k string) string {
+		if v, ok := vars[k]; ok {
+			return v
+		}
+		return env(k)
+	}, nil
 }

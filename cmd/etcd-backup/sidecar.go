@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,8 +39,9 @@ type sidecar struct {
 	toolVersion string
 	catalog     *catalog.Catalog
 	writer      *backup.Writer
-	dialStream  func() (*etcdclient.Client, error)
-	client      *etcdclient.Client
+	dialStream  func(url string) (*etcdclient.Client, error)
+	client      *etcdclient.Client   // the one of clients that is used
+	clients     []*etcdclient.Client // one for each client URL
 	now         func() time.Time
 	pruner      *prune.Pruner
 	fence       *fence
@@ -64,11 +66,11 @@ type sidecar struct {
 
 // newSidecar prepares everything and talks to nobody.
 func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion string) (*sidecar, error) {
-	conf, err := o.files.config(o.clientURL)
+	conf, err := o.files.config(o.clientURLs...)
 	if err != nil {
 		return nil, err
 	}
-	client, err := etcdclient.Dial([]string{o.clientURL}, conf)
+	clients, err := o.dial(conf)
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +80,12 @@ func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion str
 	}
 	return &sidecar{
 		o: o, toolVersion: toolVersion, catalog: c,
-		writer:     backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
-		dialStream: func() (*etcdclient.Client, error) { return new(etcdclient.Streams).Dial([]string{o.clientURL}, conf) },
-		client:     client, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval, wake: make(chan struct{}, 1),
+		writer: backup.NewWriter(c, backup.Options{ToolVersion: toolVersion, Compression: o.compression}),
+		dialStream: func(url string) (*etcdclient.Client, error) {
+			return new(etcdclient.Streams).DialAs([]string{url}, conf, o.etcdUser())
+		},
+		client: clients[0], clients: clients, now: time.Now, pruner: prune.New(c, o.retention), beatEvery: beatInterval,
+		wake:  make(chan struct{}, 1),
 		fence: &fence{catalog: c, store: store, node: cluster.NodeID(host), patience: instancePatience},
 	}, nil
 }
@@ -88,12 +93,12 @@ func newSidecar(o options, store blob.Store, c *catalog.Catalog, toolVersion str
 // close ends what run, or a single step, has begun.
 func (s *sidecar) close() error {
 	s.rest(context.Canceled)
-	return s.client.Close()
+	return closeAll(s.clients)
 }
 
 // run works until the context ends, which is no error. Whatever fails is tried again.
 func (s *sidecar) run(ctx context.Context) error {
-	klog.Infof("backing up etcd %s of cluster %s to %s every %s, if no other instance does", s.o.clientURL,
+	klog.Infof("backing up etcd %s of cluster %s to %s every %s, if no other instance does", strings.Join(s.o.clientURLs, ","),
 		s.o.clusterName, s.o.store, s.o.interval)
 	defer func() { s.rest(context.Canceled) }()
 	ctx, cancel := context.WithCancel(ctx)
@@ -157,7 +162,7 @@ func (s *sidecar) turn(ctx context.Context) (time.Duration, error) {
 	if a := s.acting; a != nil && a.ctx.Err() != nil {
 		s.rest(nil)
 	}
-	status, err := s.status(ctx)
+	status, err := s.choose(ctx)
 	seen := s.etcdShown(ctx, status, err)
 	s.show(func(v *shown) { v.etcd = seen })
 	if err != nil {
@@ -253,9 +258,13 @@ func (s *sidecar) work(ctx context.Context, status etcdclient.Status, look time.
 }
 
 func (s *sidecar) status(ctx context.Context) (etcdclient.Status, error) {
+	return statusOf(ctx, s.client)
+}
+
+func statusOf(ctx context.Context, c *etcdclient.Client) (etcdclient.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
-	st, err := s.client.Status(ctx)
+	st, err := c.Status(ctx)
 	if err == nil && st.Leader == 0 {
 		err = fmt.Errorf("member %s knows no etcd leader", st.MemberID)
 	}

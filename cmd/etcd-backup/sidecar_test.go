@@ -245,7 +245,7 @@ func testSidecar(t *testing.T, url, dir string, interval time.Duration) *sidecar
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newSidecar(options{clusterName: "test", store: dir, clientURL: url, interval: interval,
+	s, err := newSidecar(options{clusterName: "test", store: dir, clientURLs: []string{url}, interval: interval,
 		retention: prune.Policy{Backups: retention.Default()}}, store, openStore(t, dir), "test")
 	if err != nil {
 		t.Fatal(err)
@@ -350,7 +350,11 @@ func TestUsage(t *testing.T) {
 		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=127.0.0.1:4001"}, nil, "--client-url"},
 		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=https://127.0.0.1:4001", "--client-ca-file=/does/not/exist"},
 			nil, "/does/not/exist"},
-		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-ca-file=/x"}, nil, "plain http"},
+		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-ca-file=/x"}, nil, "without TLS"},
+		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=unix://x"}, nil, "unix:///path"},
+		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-url=http://127.0.0.1:1,https://127.0.0.1:2"}, nil, "all use TLS"},
+		{[]string{"--cluster-name=x", "--backup-store=/x", "--client-user=x"}, nil, "--client-password-file"},
+		{[]string{"--cluster-name=x", "--env-file=/does/not/exist"}, nil, "/does/not/exist"},
 	} {
 		var errOut bytes.Buffer
 		code := run(context.Background(), c.args, func(k string) string { return c.env[k] }, &errOut)
@@ -362,7 +366,7 @@ func TestUsage(t *testing.T) {
 		return map[string]string{"ETCD_MANAGER_HOURLY_BACKUPS_RETENTION": "2d", "ETCD_MANAGER_DAILY_BACKUPS_RETENTION": "1y"}[k]
 	}, io.Discard)
 	if err != nil || o.retention.Backups != (retention.Policy{Hourly: 48 * time.Hour, Daily: 8760 * time.Hour}) ||
-		o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || o.clientURL != "http://127.0.0.1:4001" ||
+		o.retention.Changes != 7*24*time.Hour || o.store != "/backups" || !slices.Equal(o.clientURLs, []string{"http://127.0.0.1:4001"}) ||
 		o.interval != 15*time.Minute {
 		t.Errorf("got %+v, %v", o, err)
 	}

@@ -12,17 +12,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-func write(t *testing.T, path, text string) string {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 // TestRefused: what can't be continued is said before anything is asked or written.
 func TestRefused(t *testing.T) {
 	dir := t.TempDir()

@@ -75,6 +75,7 @@ type Client struct {
 	stream    *clientv3.Client
 	endpoints []string
 	tls       *tls.Config
+	user      User // nobody without a name
 	kv        etcdserverpb.KVClient
 	members   etcdserverpb.ClusterClient
 	maint     etcdserverpb.MaintenanceClient
@@ -92,13 +93,18 @@ const readBuffer = 128 << 10
 // is part of the first request, and of the first one after a loss. tlsConf is nil for plain HTTP; to use a
 // renewed certificate without a new client, set its GetClientCertificate. Close must be called in the end.
 func Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
-	c, err := connect(endpoints, tlsConf, window)
+	return DialAs(endpoints, tlsConf, User{})
+}
+
+// DialAs is Dial for one of etcd's users with a password. A user without a name is who the certificate names, if etcd has users.
+func DialAs(endpoints []string, tlsConf *tls.Config, user User) (*Client, error) {
+	c, err := connect(endpoints, tlsConf, window, user.options()...)
 	if err != nil {
 		return nil, err
 	}
 	conn := c.ActiveConnection()
 	return &Client{
-		c: c, stream: c, endpoints: slices.Clone(endpoints), tls: tlsConf, kv: etcdserverpb.NewKVClient(conn),
+		c: c, stream: c, endpoints: slices.Clone(endpoints), tls: tlsConf, user: user, kv: etcdserverpb.NewKVClient(conn),
 		members: etcdserverpb.NewClusterClient(conn), maint: etcdserverpb.NewMaintenanceClient(conn),
 	}, nil
 }
@@ -188,6 +194,9 @@ func (c *Client) wrap(verb string, err error) error {
 		return nil
 	}
 	err = rpctypes.Error(err)
+	if errors.Is(err, errPassword) {
+		return fmt.Errorf("%s at %s: %w, and the user %s can't log in: %w", verb, strings.Join(c.endpoints, ","), ErrDenied, c.user.Name, err)
+	}
 	for _, s := range sentinels {
 		if errors.Is(err, s.from) {
 			if s.to == ErrDenied {
@@ -202,6 +211,9 @@ func (c *Client) wrap(verb string, err error) error {
 
 // needs says what has to be done for this client where etcd has users. Its user is the common name of its certificate.
 func (c *Client) needs() string {
+	if name := c.user.Name; name != "" {
+		return fmt.Sprintf("the user of this client, %s, needs the role root: etcdctl user grant-role %s root", name, name)
+	}
 	name := ""
 	if c.tls != nil && c.tls.GetClientCertificate != nil {
 		if cert, err := c.tls.GetClientCertificate(&tls.CertificateRequestInfo{}); err == nil {

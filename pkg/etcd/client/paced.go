@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -29,19 +30,29 @@ type Streams struct{ dialed atomic.Uint32 }
 // most some fifty times a second, all that has come by then; that costs a fraction of waking up for each message. Where little comes nothing is
 // late; else everything is, by pacedSpacing at most. That connection is to one endpoint, another one with each call.
 func (s *Streams) Dial(endpoints []string, tlsConf *tls.Config) (*Client, error) {
-	c, err := Dial(endpoints, tlsConf)
+	return s.DialAs(endpoints, tlsConf, User{})
+}
+
+// DialAs is Dial for one of etcd's users with a password.
+func (s *Streams) DialAs(endpoints []string, tlsConf *tls.Config, user User) (*Client, error) {
+	c, err := DialAs(endpoints, tlsConf, user)
 	if err != nil {
 		return nil, err
 	}
 	var d net.Dialer
 	one := endpoints[int(s.dialed.Add(1))%len(endpoints)]
-	stream, err := connect([]string{one}, tlsConf, streamWindow, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-		conn, err := d.DialContext(ctx, "tcp", address)
+	dial := grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+		network := "tcp"
+		if path, ok := strings.CutPrefix(address, "unix:"); ok {
+			network, address = "unix", strings.TrimPrefix(path, "//")
+		}
+		conn, err := d.DialContext(ctx, network, address)
 		if err != nil {
 			return nil, err
 		}
 		return &pacedConn{Conn: conn}, nil
-	}))
+	})
+	stream, err := connect([]string{one}, tlsConf, streamWindow, append(user.options(), dial)...)
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
