@@ -92,6 +92,8 @@ func lookAtHealth(ctx context.Context, a *app) (health.Report, error) {
 func whyUnknown(a *app, err error) (kind, why string) {
 	var empty *operator.EmptyStoreError
 	switch {
+	case errors.As(err, &empty) && empty.Missing:
+		return health.KindStoreSilent, "T" + strings.TrimPrefix(empty.Error(), "t")
 	case errors.As(err, &empty):
 		return health.KindStoreEmpty, empty.Error()
 	case errors.Is(err, catalog.ErrDenied):

@@ -15,6 +15,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 	"github.com/etcd-manager/etcd-manager/pkg/operator/health"
 	"github.com/etcd-manager/etcd-manager/pkg/page"
@@ -148,37 +150,59 @@ func (s *pageServer) handler(ctx context.Context) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	reader := page.NewReader(ctx, func(ctx context.Context) (health.Facts, error) {
-		f, err := c.Facts(ctx, operator.HealthOptions{})
-		var empty *operator.EmptyStoreError
-		if errors.As(err, &empty) {
-			err = nil // a directory that isn't there yet: nothing is stored
+	reader := page.NewReader(ctx, func(ctx context.Context) (health.Facts, error) { return c.Facts(ctx, operator.HealthOptions{}) })
+	said := page.NewLatest(func() word {
+		w := word{status: s.d.manager.Status(ctx)}
+		for _, e := range s.d.manager.Outlook().Recent {
+			w.events = append(w.events, page.Event{At: e.At, Text: e.Text})
 		}
-		return f, err
+		return w
 	})
-	return page.Handler(func(ctx context.Context) page.View { return s.look(ctx, reader) })
+	at := place{store: s.d.o.backupStore, cluster: s.d.o.clusterName, node: s.d.id}
+	return page.Handler(func(ctx context.Context) page.View { return at.look(ctx, reader, said) })
 }
 
-func (s *pageServer) look(ctx context.Context, reader *page.Reader) page.View {
+// word is what this manager says at a moment.
+type word struct {
+	status catalog.Status
+	events []page.Event
+}
+
+// place says whose page it is.
+type place struct {
+	store, cluster string
+	node           cluster.NodeID
+}
+
+// look composes a view of what was read of the store last, and of what this manager has said last: neither a store nor a disk that hangs
+// keeps the page back.
+func (p place) look(ctx context.Context, reader *page.Reader, latest *page.Latest[word]) page.View {
 	stored, at, problem := reader.Look(ctx)
-	said := s.d.manager.Status(ctx)
+	said, saidAt := latest.Look(ctx)
 	now := time.Now()
-	v := page.View{Node: s.d.id, StoreRead: at}
+	v := page.View{Node: p.node, StoreRead: at, ManagerRead: saidAt, Events: said.events}
 	if problem != nil {
 		v.StoreProblem = problem.Error()
 	}
-	stored.Store = s.d.o.backupStore
-	facts, known := stored.WithWord(said, now, !at.IsZero())
-	if known {
+	stored.Store = p.store
+	if !at.IsZero() && stored.Blank() && said.status.HasMember() {
+		// The place where a file system was mounted is empty afterwards: that says nothing of what is stored.
+		at, v.StoreRead, v.StoreProblem = time.Time{}, time.Time{}, fmt.Sprintf("%s has nothing of a cluster, although this node has a member "+
+			"of one; is the file system mounted?", p.store)
+	}
+	facts, known := stored.WithWord(said.status, now, !at.IsZero())
+	switch {
+	case known:
 		v.Report, v.Marks = health.Judge(facts), health.Marks(facts)
-	} else {
-		v.Report = health.CannotTell(s.d.o.backupStore, now, health.KindStoreSilent,
+	case saidAt.IsZero():
+		v.Report = health.CannotTell(p.store, now, health.KindStoreSilent, "This manager has not said yet how its node does; a disk may hang. "+
+			"Nothing was read of the store yet: "+v.StoreProblem, "")
+		v.StoreProblem = ""
+	default:
+		v.Report = health.CannotTell(p.store, now, health.KindStoreSilent,
 			"This node has no member, and its manager has read nothing of the store yet: "+v.StoreProblem, "")
-		v.Report.Doing, v.StoreProblem = said.Doing, ""
+		v.Report.Doing, v.StoreProblem = said.status.Doing, ""
 	}
-	v.Report.ClusterName = s.d.o.clusterName
-	for _, e := range s.d.manager.Outlook().Recent {
-		v.Events = append(v.Events, page.Event{At: e.At, Text: e.Text})
-	}
+	v.Report.ClusterName = p.cluster
 	return v
 }

@@ -1,9 +1,19 @@
 package main
 
 import (
+	"context"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/file"
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
+	"github.com/etcd-manager/etcd-manager/pkg/operator/health"
+	"github.com/etcd-manager/etcd-manager/pkg/page"
 )
 
 // TestPageListen: what --page-listen takes, and that an address which others reach needs TLS.
@@ -57,5 +67,43 @@ func TestPagePort(t *testing.T) {
 	defer l.Close()
 	if _, next, _ := net.SplitHostPort(l.Addr().String()); next == port {
 		t.Errorf("the page took port %s, which etcd is to have", port)
+	}
+}
+
+// TestPageStoreAway: a store whose directory is away, or empty where it was mounted, is never said to be one without a cluster.
+func TestPageStoreAway(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	store, err := file.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "file://" + dir
+	c, err := operator.Open(t.Context(), operator.Config{Store: url, AllowEmpty: true,
+		Open: func(context.Context, string) (blob.Store, error) { return store, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := catalog.Status{Node: "a", Leader: "b", Nodes: []catalog.NodeReport{{Node: "a", Role: catalog.RoleFollower, Healthy: true}}}
+	look := func(said catalog.Status) page.View {
+		reader := page.NewReader(t.Context(), func(ctx context.Context) (health.Facts, error) {
+			return c.Facts(ctx, operator.HealthOptions{})
+		})
+		latest := page.NewLatest(func() word { return word{status: said} })
+		return place{store: url, cluster: "main", node: "a"}.look(t.Context(), reader, latest)
+	}
+	if v := look(catalog.Status{Node: "a"}); v.Report.Formed != "unknown" || !strings.Contains(v.Report.Summary, "mounted") {
+		t.Errorf("no directory, a node without a member: %q %s", v.Report.Formed, v.Report.Summary)
+	}
+	if v := look(said); v.Report.Formed != "yes" || !strings.Contains(v.StoreProblem, "mounted") {
+		t.Errorf("no directory: %q, %s", v.Report.Formed, v.StoreProblem)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if v := look(said); v.Report.Formed != "yes" || !strings.Contains(v.StoreProblem, "mounted") || !v.StoreRead.IsZero() {
+		t.Errorf("an empty directory: %q, %s, read at %s", v.Report.Formed, v.StoreProblem, v.StoreRead)
+	}
+	if v := look(catalog.Status{Node: "a"}); v.Report.Formed != "no" || v.StoreProblem != "" {
+		t.Errorf("a new store: %q, %s", v.Report.Formed, v.StoreProblem)
 	}
 }

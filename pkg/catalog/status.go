@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,6 +48,11 @@ type Status struct {
 	Operation string `json:"operation,omitempty"`
 	// Standby is set by a node that follows another cluster, and belongs to none.
 	Standby *StandbyReport `json:"standby,omitempty"`
+}
+
+// HasMember tells whether a node that it speaks of has a member.
+func (s Status) HasMember() bool {
+	return slices.ContainsFunc(s.Nodes, func(n NodeReport) bool { return n.Role != RoleNone })
 }
 
 // StandbyReport is how far a node's copy of another cluster's data is.

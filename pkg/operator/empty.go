@@ -2,8 +2,6 @@ package operator
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"slices"
 	"strings"
 
@@ -24,11 +22,10 @@ func (c *Config) checkStore(ctx context.Context, s blob.Store) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	ours, below, err := lookInto(ctx, s)
-	absent := errors.Is(err, blob.ErrInvalid) && errors.Is(err, fs.ErrNotExist)
-	if ours || err != nil && !absent {
+	if ours || err != nil && !notThere(err) {
 		return nil
 	}
-	return &EmptyStoreError{c.Store, c.near(ctx, below)}
+	return &EmptyStoreError{Store: c.Store, Missing: err != nil, Near: c.near(ctx, below)}
 }
 
 // lookInto tells whether anything of a cluster is stored here, and else which prefixes there are.

@@ -52,23 +52,34 @@ func (e *InvalidError) Unwrap() error { return e.Err }
 
 func invalidf(format string, args ...any) error { return &InvalidError{fmt.Errorf(format, args...)} }
 
-// EmptyStoreError says that nothing of a cluster is stored at a URL. It is ErrNotFound.
+// EmptyStoreError says that nothing of a cluster is stored at a URL. It is ErrNotFound, or catalog.ErrTransient if Missing.
 type EmptyStoreError struct {
 	Store string
+	// Missing is true if the directory of a file store doesn't exist: the file system may not be mounted.
+	Missing bool
 	// Near are URLs of clusters that may be meant: beside the store, and below it.
 	Near []string
 }
 
 func (e *EmptyStoreError) Error() string {
-	s := fmt.Sprintf("there is no cluster in %s: this URL has no objects of a cluster", e.Store)
+	s, also := fmt.Sprintf("there is no cluster in %s: this URL has no objects of a cluster", e.Store), "; did"
+	if e.Missing {
+		also = " Or did"
+		s = fmt.Sprintf("the store %s is away: its directory doesn't exist; is the file system mounted?", e.Store)
+	}
 	if len(e.Near) > 0 {
-		s += "; did you mean " + strings.Join(e.Near, " or ") + "?"
+		s += also + " you mean " + strings.Join(e.Near, " or ") + "?"
 	}
 	return s
 }
 
-// Unwrap gives ErrNotFound.
-func (e *EmptyStoreError) Unwrap() error { return ErrNotFound }
+// Unwrap gives ErrNotFound, or catalog.ErrTransient.
+func (e *EmptyStoreError) Unwrap() error {
+	if e.Missing {
+		return catalog.ErrTransient
+	}
+	return ErrNotFound
+}
 
 // NoCommandError says that no command has a name, neither in the queue nor in the history. It is ErrNotFound.
 type NoCommandError struct {

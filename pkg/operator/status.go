@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"sync"
 	"time"
@@ -49,8 +48,8 @@ func (c *Client) Facts(ctx context.Context, o HealthOptions) (health.Facts, erro
 	defer cancel()
 	f := health.Facts{Store: c.Store(), Now: c.Now()}
 	l, err := c.catalog.ControlListing(ctx)
-	if errors.Is(err, catalog.ErrInvalid) && errors.Is(err, fs.ErrNotExist) {
-		return f, &EmptyStoreError{Store: c.Store()}
+	if notThere(err) {
+		return f, &EmptyStoreError{Store: c.Store(), Missing: true}
 	}
 	if err != nil {
 		return f, err

@@ -29,6 +29,8 @@ type View struct {
 	// StoreRead is when the store was last read for this; zero if never. StoreProblem says why it couldn't be read since.
 	StoreRead    time.Time `json:"storeRead,omitzero"`
 	StoreProblem string    `json:"storeProblem,omitempty"`
+	// ManagerRead is when the manager said last how its node does; zero if that isn't known, or it is a tool that shows the page.
+	ManagerRead time.Time `json:"managerRead,omitzero"`
 	// Events are what this manager has decided or seen, oldest first.
 	Events []Event `json:"events,omitempty"`
 }
@@ -45,6 +47,9 @@ const (
 	// mostText bounds a sentence, mostName a name, in bytes.
 	mostText, mostName = 1000, 100
 )
+
+// oldWord is how old what the manager said may be before that is said.
+const oldWord = 10 * time.Second
 
 // The refreshes that a reader can choose, in seconds. 0 is none, which is the default: a page that is loaded again by itself takes the
 // place and the focus away from who reads it, or has it read aloud.
@@ -148,6 +153,8 @@ type clusterPage struct {
 	WindowBad  bool
 	Gaps       []string
 	BackupRows []fact
+	Copies     []fact
+	Standbys   []fact
 	Nodes      []nodeRow
 	Endings    []ending
 	Alarms     []string
@@ -214,6 +221,8 @@ func newClusterPage(v View, refresh int) clusterPage {
 	p.Pictures = pictures(r)
 	p.Timelines, p.Window, p.WindowBad, p.Gaps = timelines(r, v.Marks)
 	p.BackupRows = backupFacts(r)
+	p.Copies = copyFacts(r)
+	p.Standbys = standbyFacts(r)
 	p.Nodes = nodeRows(r)
 	for _, e := range r.Endings[:min(len(r.Endings), mostEndings)] {
 		p.Endings = append(p.Endings, newEnding(e))
@@ -245,6 +254,9 @@ func sources(v View) []string {
 		list = append(list, "the store was not read yet")
 	default:
 		list = append(list, fmt.Sprintf("store read %s ago", age(r.At.Sub(v.StoreRead))))
+	}
+	if !v.ManagerRead.IsZero() && r.At.Sub(v.ManagerRead) >= oldWord {
+		list = append(list, fmt.Sprintf("this manager has said nothing for %s; a disk of this node may hang", age(r.At.Sub(v.ManagerRead))))
 	}
 	if v.StoreProblem != "" {
 		list = append(list, "now the store can't be read: "+text(v.StoreProblem))

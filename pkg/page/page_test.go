@@ -420,3 +420,33 @@ func TestGoldenParts(t *testing.T) {
 		}
 	}
 }
+
+// TestCopiesAndStandbys: the page shows how far the copies of the store are, and who follows which cluster.
+func TestCopiesAndStandbys(t *testing.T) {
+	now, lag := time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC), int64(4)
+	r := health.Report{At: now, Formed: "yes", Copies: []health.Copy{
+		{LagSeconds: &lag,
+			CopyReport: catalog.CopyReport{Name: "s3://far/main", Until: now.Add(-4 * time.Second), NewestBackup: now.Add(-time.Minute)}},
+		{CopyReport: catalog.CopyReport{Name: "file:///mnt/main", Error: "refused"}},
+	}}
+	got := visible(render(t, View{Report: r}))
+	for _, want := range []string{"Copies of the store",
+		"s3://far/main every change up to 2026-02-01 11:59:56 UTC, 4 s behind; newest backup 1 min old",
+		"file:///mnt/main nothing was copied yet; it fails: refused"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is missing in %s", want, got)
+		}
+	}
+	r = health.Report{At: now, Formed: "no", CopyOf: "s3://first/main", Standbys: []health.Standby{
+		{Node: "a", StandbyReport: catalog.StandbyReport{Of: "s3://other/main"}, SeenSeconds: 2},
+		{Node: "b", BehindSeconds: 3,
+			StandbyReport: catalog.StandbyReport{Of: "s3://other/main", Base: "x", Revision: 7, Bytes: 2048}},
+	}}
+	got = visible(render(t, View{Report: r, ManagerRead: now.Add(-time.Minute)}))
+	for _, want := range []string{"This store is a copy of s3://first/main", "Node a follows s3://other/main; it has no copy yet; seen 2 s ago",
+		"Node b follows s3://other/main; revision 7, 3 s behind, 2.0 KiB; seen 0 s ago", "this manager has said nothing for 1 min"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is missing in %s", want, got)
+		}
+	}
+}

@@ -22,6 +22,9 @@ const (
 // errNotYet says that the first reading is under way.
 var errNotYet = errors.New("it has not answered yet; load the page again in some seconds")
 
+// errEmptied says that a store has nothing of the cluster that was in it. A place where a file system was mounted looks so.
+var errEmptied = errors.New("it has nothing of the cluster any more that was in it; is the file system mounted?")
+
 // Reader keeps what was read of a store, and reads it again if somebody looks and it is old: nobody looks, nothing is read. One reading is
 // under way at a time. It may be used concurrently.
 type Reader struct {
@@ -94,9 +97,54 @@ func (r *Reader) begin() {
 		f, err := r.read(ctx)
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		if err == nil && f.Blank() && !r.at.IsZero() && !r.facts.Blank() {
+			err = errEmptied
+		}
 		r.reading, r.tried, r.took, r.err = nil, time.Now(), time.Since(began), err
 		if err == nil {
 			r.facts, r.at = f, began
 		}
 	}()
+}
+
+// Latest keeps what a manager has said last. It is asked when somebody looks, by one at a time: a disk that hangs may keep the answer back
+// for ever. It may be used concurrently.
+type Latest[T any] struct {
+	ask func() T
+
+	mu     sync.Mutex
+	said   T
+	at     time.Time
+	asking chan struct{} // closed when the question under way is answered; nil if none is
+}
+
+// NewLatest asks by ask, which may hang.
+func NewLatest[T any](ask func() T) *Latest[T] { return &Latest[T]{ask: ask} }
+
+// Look returns the answer, or after a second the last one, and when that was given: zero if never.
+func (l *Latest[T]) Look(ctx context.Context) (T, time.Time) {
+	l.mu.Lock()
+	if l.asking == nil {
+		done := make(chan struct{})
+		l.asking = done
+		go func() {
+			defer close(done)
+			said := l.ask()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.said, l.at, l.asking = said, time.Now(), nil
+		}()
+	}
+	asking := l.asking
+	l.mu.Unlock()
+	t := time.NewTimer(laterWait)
+	defer t.Stop()
+	select {
+	case <-asking:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.said, l.at
 }

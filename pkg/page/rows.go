@@ -193,3 +193,55 @@ func newEnding(e health.Ending) ending {
 	}
 	return x
 }
+
+// copyFacts say how far each copy of the store is; of a store that is a copy, of which one it is.
+func copyFacts(r health.Report) []fact {
+	var list []fact
+	if r.CopyOf != "" {
+		list = append(list, fact{"This store", "is a copy of " + text(r.CopyOf)})
+	}
+	for _, c := range r.Copies[:min(len(r.Copies), mostNodes)] {
+		words := "no changes"
+		switch {
+		case c.LagSeconds != nil:
+			words = fmt.Sprintf("every change up to %s, %s behind", clock(c.Until), seconds(*c.LagSeconds))
+		case c.NewestBackup.IsZero():
+			words = "nothing was copied yet"
+		}
+		if !c.NewestBackup.IsZero() {
+			words += fmt.Sprintf("; newest backup %s old", age(r.At.Sub(c.NewestBackup)))
+		}
+		if c.Missing > 0 {
+			words += "; " + cluster.Count(c.Missing, "backup") + " to be copied"
+		}
+		if c.Error != "" {
+			words += "; it fails: " + text(c.Error)
+		}
+		list = append(list, fact{text(c.Name), words})
+	}
+	return list
+}
+
+// standbyFacts say how far the nodes are that follow another cluster.
+func standbyFacts(r health.Report) []fact {
+	var list []fact
+	for _, s := range r.Standbys[:min(len(r.Standbys), mostNodes)] {
+		words := "follows " + text(s.Of)
+		if s.Base == "" {
+			words += "; it has no copy yet"
+		} else {
+			words += fmt.Sprintf("; revision %d, %s behind, %s", s.Revision, seconds(s.BehindSeconds), size(s.Bytes))
+		}
+		switch {
+		case s.Compared != "" && s.Differs != "":
+			words += fmt.Sprintf("; not the same as backup %s, found %s ago", text(s.Compared), age(r.At.Sub(s.ComparedAt)))
+		case s.Compared != "":
+			words += fmt.Sprintf("; the same as backup %s, found %s ago", text(s.Compared), age(r.At.Sub(s.ComparedAt)))
+		}
+		if s.Error != "" {
+			words += "; it fails: " + text(s.Error)
+		}
+		list = append(list, fact{"Node " + name(string(s.Node)), words + "; seen " + seconds(s.SeenSeconds) + " ago"})
+	}
+	return list
+}

@@ -88,6 +88,11 @@ type Facts struct {
 	Problems []string
 }
 
+// Blank tells whether nothing of a cluster was found in the store.
+func (f Facts) Blank() bool {
+	return f.Spec == nil && f.Marker == nil && f.Leader == nil && f.Copy == nil && len(f.Own) == 0 && len(f.Backups.Backups) == 0
+}
+
 // OwnStatus is the status of a node, and when it was written by the store's clock.
 type OwnStatus struct {
 	catalog.Status

@@ -48,7 +48,7 @@ func Marks(f Facts) []Mark {
 func (f Facts) WithWord(s catalog.Status, at time.Time, stored bool) (Facts, bool) {
 	f.Now = at
 	if !stored {
-		if !s.Leading && !slices.ContainsFunc(s.Nodes, func(n catalog.NodeReport) bool { return n.Role != catalog.RoleNone }) {
+		if !s.Leading && !s.HasMember() {
 			return f, false
 		}
 		// Whoever has a member belongs to a cluster that was formed. When is not known.
