@@ -17,6 +17,8 @@ const (
 	revisionsASecond  = 50_000
 	bytesOfARevision  = 1024
 	segmentsPerSecond = 40
+	// saysEnough is how many MiB a restore must have had so that it tells what each of them takes.
+	saysEnough = 64
 )
 
 // path finds out how a point is reached, what is lost, and how long it will take.
@@ -48,11 +50,21 @@ func (p *Path) estimate(ops []catalog.Operation) Estimate {
 		if op.State != catalog.StateDone || op.Kind != catalog.KindRestore || op.StagedBytes == 0 || op.Finished.IsZero() {
 			continue
 		}
-		factor := max(mib/(float64(op.StagedBytes)/(1<<20)), 0.5)
-		return Estimate{seconds(op.Finished.Sub(op.Created).Seconds()*factor + replay),
-			seconds((op.Outage - op.RestartOutage).Seconds() * factor), &op}
+		staged := float64(op.StagedBytes) / (1 << 20)
+		return Estimate{seconds(like(op.Finished.Sub(op.Created), staged, mib, secondsAtLeast, secondsPerMiB) + replay),
+			seconds(like(op.Outage-op.RestartOutage, staged, mib, outageAtLeast, outagePerMiB)), &op}
 	}
 	return Estimate{Total: seconds(secondsAtLeast + mib*secondsPerMiB + replay), Outage: seconds(outageAtLeast + mib*outagePerMiB)}
+}
+
+// like is how many seconds something takes for so many MiB if it took so long for staged ones. It has a part that is the same for any size.
+// What few MiB took is nearly all of that part, and says nothing of what each further MiB takes.
+func like(took time.Duration, staged, mib, fixed, each float64) float64 {
+	s := max(took.Seconds(), 0)
+	if staged >= saysEnough {
+		return s * (fixed + mib*each) / (fixed + staged*each)
+	}
+	return s + max(mib-staged, 0)*each
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
