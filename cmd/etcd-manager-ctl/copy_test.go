@@ -83,7 +83,7 @@ func TestRestoreFrom(t *testing.T) {
 	if w.content(name+"/"+catalog.DataFile) != "snapshot" || w.lastCommand().Backup != name {
 		t.Errorf("the store has %q, and %+v is queued", w.content(name+"/"+catalog.DataFile), w.lastCommand())
 	}
-	if err := w.catalog().RefuseCopy(context.Background()); err != nil {
+	if err := w.catalog().RefuseCopy(context.Background(), ""); err != nil {
 		t.Errorf("the record of the copy was brought too: %v", err)
 	}
 	for want, args := range map[string][]string{

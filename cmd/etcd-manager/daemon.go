@@ -121,7 +121,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.openDataDir(ctx); err != nil {
 		return err
 	}
-	if err := adopt.Check(o.dataDir); err != nil {
+	if err := adopt.Check(o.dataDir, o.backupStore); err != nil {
 		return err
 	}
 	if err := d.checkSuperseded(ctx); err != nil {
@@ -380,7 +380,7 @@ func (d *daemon) managerConfig() manager.Config {
 			ToolVersion: build().Version},
 		Retention: o.retention, Poll: o.queuePoll, DropPrefixes: []string{"/registry/masterleases/"},
 		Probe: func(ctx context.Context) (bool, error) {
-			if err := d.catalog.RefuseCopy(ctx); err != nil {
+			if err := d.catalog.RefuseCopy(ctx, o.backupStore); err != nil {
 				return false, err
 			}
 			r, err := blob.Probe(ctx, d.store, string(d.id))

@@ -81,7 +81,7 @@ func runStandby(ctx context.Context, o *options) error {
 	if err := s.openDataDir(ctx); err != nil {
 		return err
 	}
-	if err := adopt.Check(o.dataDir); err != nil {
+	if err := adopt.Check(o.dataDir, o.backupStore); err != nil {
 		return err
 	}
 	if err := s.free(ctx); err != nil {

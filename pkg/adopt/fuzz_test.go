@@ -15,6 +15,6 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte("\x1b"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		testutil.Must(t, os.WriteFile(recordPath(dir), data, 0o600))
-		testutil.Untrusted(t, len(data), testutil.Usual, func() error { return Check(dir) })
+		testutil.Untrusted(t, len(data), testutil.Usual, func() error { return Check(dir, "file:///store") })
 	})
 }

@@ -52,13 +52,13 @@ func Load(dataDir string) (*Plan, error) {
 }
 
 // Check fails if an adoption was begun in the data dir and isn't at its end: the manager would take
-// the member for one that has lost its data.
-func Check(dataDir string) error {
+// the member for one that has lost its data. store is the URL of the backup store.
+func Check(dataDir, store string) error {
 	p, err := Load(dataDir)
 	if err != nil || p == nil || p.Done {
 		return err
 	}
-	return fmt.Errorf("the adoption of the etcd in %s was begun and isn't finished; continue it: etcd-manager adopt --data-dir=%s --backup-store=URL --yes", p.OldDataDir, dataDir)
+	return fmt.Errorf("the adoption of the etcd in %s was begun and isn't finished; continue it: etcd-manager adopt --data-dir=%s --backup-store=%s --yes", p.OldDataDir, dataDir, store)
 }
 
 func (p *Plan) save() error {

@@ -127,16 +127,20 @@ func (c *Catalog) Empty(ctx context.Context) (bool, error) {
 func noPlace(err error) bool { return errors.Is(err, ErrInvalid) && errors.Is(err, fs.ErrNotExist) }
 
 // CopyError says that a store is a copy, on which managers don't run.
-type CopyError struct{ CopyRecord }
+type CopyError struct {
+	CopyRecord
+	// Store is the URL of the copy.
+	Store string
+}
 
 // Error names the store that it is a copy of, and the way out.
 func (e *CopyError) Error() string {
 	return fmt.Sprintf("this store is a copy of %s (cluster %s), and no manager runs on a copy. If that store is lost, put the copy into "+
-		"use: etcd-manager-ctl --backup-store=URL use-copy. Else give --backup-store the first store", e.Of, e.ClusterName)
+		"use: etcd-manager-ctl --backup-store=%s use-copy. Else give --backup-store the first store", e.Of, e.ClusterName, e.Store)
 }
 
-// RefuseCopy fails with a *CopyError if the store is a copy that nobody has put into use.
-func (c *Catalog) RefuseCopy(ctx context.Context) error {
+// RefuseCopy fails with a *CopyError if the store, which has this URL, is a copy that nobody has put into use.
+func (c *Catalog) RefuseCopy(ctx context.Context, url string) error {
 	r, _, err := c.CopyRecord(ctx)
 	switch {
 	case errors.Is(err, ErrNotFound):
@@ -144,7 +148,7 @@ func (c *Catalog) RefuseCopy(ctx context.Context) error {
 	case err != nil:
 		return err
 	case r.InUse.IsZero():
-		return &CopyError{r}
+		return &CopyError{r, url}
 	}
 	return nil
 }

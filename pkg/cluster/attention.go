@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -105,6 +106,23 @@ func (a Attention) Ended() Attention {
 	if a.Command == "" && a.NoCommand == "" {
 		a.NoCommand = cmp.Or(noCommands[a.Kind], "remove the cause that the message names")
 	}
+	return a
+}
+
+// unknownStore stands for the store in texts of packages that don't know it.
+const unknownStore = "--backup-store=URL"
+
+// WithStore puts the store's URL into the commands of a text.
+func WithStore(text, url string) string {
+	if url == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, unknownStore, "--backup-store="+url)
+}
+
+// At is the attention with the store's URL in its commands.
+func (a Attention) At(url string) Attention {
+	a.Text, a.Command, a.NoCommand = WithStore(a.Text, url), WithStore(a.Command, url), WithStore(a.NoCommand, url)
 	return a
 }
 

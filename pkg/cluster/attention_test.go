@@ -43,3 +43,26 @@ func TestAttentionKinds(t *testing.T) {
 		}
 	}
 }
+
+// TestAttentionAt: the commands that are printed can be copied.
+func TestAttentionAt(t *testing.T) {
+	a := Attention{Text: "run: etcd-manager-ctl --backup-store=URL get", Command: "etcd-manager-ctl --backup-store=URL get && x --backup-store=URL",
+		NoCommand: "or --backup-store=URL"}
+	got := a.At("s3://b/main")
+	if got.Text != "run: etcd-manager-ctl --backup-store=s3://b/main get" || got.NoCommand != "or --backup-store=s3://b/main" ||
+		got.Command != "etcd-manager-ctl --backup-store=s3://b/main get && x --backup-store=s3://b/main" {
+		t.Errorf("%+v", got)
+	}
+	if a.At("") != a {
+		t.Errorf("without a store: %+v", a.At(""))
+	}
+}
+
+// TestMemberCountFor: the advised count is what runs, and always one that is possible.
+func TestMemberCountFor(t *testing.T) {
+	for running, want := range map[int]int{-1: 3, 0: 3, 1: 1, 2: 3, 3: 3, 4: 5, 5: 5, 8: 9, 9: 9, 10: 9, 12: 9} {
+		if got := MemberCountFor(running); got != want || !ValidMemberCount(got) {
+			t.Errorf("%d run: %d is advised", running, got)
+		}
+	}
+}

@@ -326,5 +326,16 @@ var (
 // Quorum is the number of voters, out of n, that etcd needs to accept a write.
 func Quorum(n int) int { return n/2 + 1 }
 
+// MemberCountFor is the member count to advise where so many members run: theirs, the next one that is possible, or 3 if none runs.
+func MemberCountFor(running int) int {
+	switch {
+	case running <= 0:
+		return 3
+	case ValidMemberCount(running):
+		return running
+	}
+	return min(running|1, 9)
+}
+
 // ValidMemberCount tells whether n is a cluster size that etcd-manager forms: odd, from 1 to 9.
 func ValidMemberCount(n int) bool { return n >= 1 && n <= 9 && n%2 == 1 }

@@ -207,3 +207,16 @@ func TestEventKinds(t *testing.T) {
 		}
 	})
 }
+
+// TestAttentionNamesTheStore: what a person reads, in the log, in events and on pages, can be copied as it is.
+func TestAttentionNamesTheStore(t *testing.T) {
+	m := &Manager{cfg: Config{Self: "a", StoreName: "s3://b/main"}, attention: map[attentionKey]time.Time{}}
+	list := m.noted(scopeLeader, []cluster.Attention{{Kind: cluster.AttentionQuorum, Text: "etcd has no quorum",
+		Command: "etcd-manager-ctl --backup-store=URL recover --from-survivor"}})
+	if len(list) != 1 || list[0].Command != "etcd-manager-ctl --backup-store=s3://b/main recover --from-survivor" {
+		t.Errorf("%+v", list)
+	}
+	if got := m.sizeCommand(); got != "etcd-manager-ctl --backup-store=s3://b/main configure-cluster --member-count=3" {
+		t.Errorf("%s", got)
+	}
+}

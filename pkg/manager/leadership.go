@@ -104,6 +104,8 @@ func (l *leadership) run(ctx context.Context) {
 			why := "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")"
 			d = plan.Decision{Why: why, Alarm: true, Attention: cluster.Attention{Kind: cluster.AttentionSafety, Text: why}}
 		}
+		attention := plan.Attentions(o, spec, policy, d)
+		d.Why = cluster.WithStore(d.Why, l.m.cfg.StoreName)
 		l.survivors.show(ctx, o)
 		mayWrite := l.record.held() || !o.Store.Fences
 		l.copies.keep(ctx, o.Store.Error == "" && mayWrite)
@@ -113,7 +115,7 @@ func (l *leadership) run(ctx context.Context) {
 		l.log.say(d)
 		l.log.sayDisks(o)
 		l.cleaner.clearBehind(ctx, o.Nodes)
-		l.publish(o, spec, d, plan.Attentions(o, spec, policy, d))
+		l.publish(o, spec, d, attention)
 		l.shown.show(ctx)
 		wait := min(tickSteady, l.m.cfg.Poll)
 		switch {

@@ -372,15 +372,14 @@ func (m *Manager) readSpecAndQueue(ctx context.Context) error {
 	}
 	spec, _, err := m.cfg.Catalog.Spec(ctx)
 	if errors.Is(err, catalog.ErrNotFound) {
-		return &specError{"nobody has said how many members are wanted; run: " +
-			"etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3"}
+		return &specError{"nobody has said how many members are wanted; run: " + m.sizeCommand()}
 	}
 	if err != nil {
 		return err
 	}
 	if !cluster.ValidMemberCount(spec.MemberCount) {
-		return &specError{fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: "+
-			"etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", spec.MemberCount)}
+		return &specError{fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: %s",
+			spec.MemberCount, m.sizeCommand())}
 	}
 	m.setWanted(spec.MemberCount)
 	return nil

@@ -268,7 +268,13 @@ func (m *Manager) wayBack() string {
 		answer >= cluster.Quorum(wanted) {
 		return ""
 	}
-	return fmt.Sprintf("etcd-manager-ctl --backup-store=URL configure-cluster --member-count=%d", have)
+	return m.sizeCommand()
+}
+
+// sizeCommand sets the member count to what runs, as far as this node can tell.
+func (m *Manager) sizeCommand() string {
+	return cluster.WithStore(fmt.Sprintf("etcd-manager-ctl --backup-store=URL configure-cluster --member-count=%d",
+		cluster.MemberCountFor(m.voters())), m.cfg.StoreName)
 }
 
 // voters is how many voting members this node's etcd has, as long as it serves.
@@ -296,7 +302,7 @@ func (m *Manager) aloneAttentions(leader cluster.NodeID) []cluster.Attention {
 	m.mu.Unlock()
 	if spec != "" {
 		list = append(list, cluster.Attention{Kind: cluster.AttentionForming, Text: spec,
-			Command: "etcd-manager-ctl --backup-store=URL configure-cluster --member-count=N"})
+			Command: m.sizeCommand()})
 	}
 	if leader == "" && spec == "" && m.Waits() == "" {
 		list = append(list, cluster.Attention{Kind: cluster.AttentionNoLeader, Node: m.cfg.Self, Text: m.noLeader(), Command: m.wayBack()})
@@ -367,6 +373,7 @@ func (m *Manager) noted(scope string, list []cluster.Attention) []cluster.Attent
 			m.attention[k] = now
 		}
 		a.Since = m.attention[k]
+		a = a.At(m.cfg.StoreName)
 		if now.Sub(a.Since) >= grace(a.Kind) {
 			out = append(out, a.Ended())
 		}

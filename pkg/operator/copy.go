@@ -30,5 +30,5 @@ func (c *Client) UseCopy(ctx context.Context) (r CopyRecord, changed bool, err e
 func (c *Client) managed(ctx context.Context) error {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
-	return c.catalog.RefuseCopy(ctx)
+	return c.catalog.RefuseCopy(ctx, c.Store())
 }

@@ -17,7 +17,6 @@ const (
 	recoverCommand = ctl + "recover --from-survivor"
 	restoreCommand = ctl + "restore-backup NAME --now"
 	undoCommand    = ctl + "undo-restore --now"
-	sizeCommand    = ctl + "configure-cluster --member-count=N"
 	unsetCommand   = ctl + "configure-cluster --unset=NAME"
 )
 
@@ -177,13 +176,19 @@ func raiseQuota(quota int64) string {
 	return ctl + fmt.Sprintf("configure-cluster --set=%s=%dGiB", cluster.SettingQuota, min(max(least, quota*2/gib), cluster.MaxQuota/gib))
 }
 
+// sizeCommand sets the member count to what runs.
+func (r *rules) sizeCommand() string {
+	all, _ := r.v.voters()
+	return fmt.Sprintf("%sconfigure-cluster --member-count=%d", ctl, cluster.MemberCountFor(all))
+}
+
 // specAttention is about a spec that can't be obeyed.
 func (r *rules) specAttention(kind cluster.AttentionKind) cluster.Attention {
 	a := cluster.Attention{Kind: kind}
 	switch {
 	case r.o.Store.SpecError != "":
 	case r.spec == nil || !cluster.ValidMemberCount(r.spec.MemberCount):
-		a.Command = sizeCommand
+		a.Command = r.sizeCommand()
 	default:
 		a.Command = ctl + "configure-cluster --etcd-version=VERSION"
 	}

@@ -49,9 +49,9 @@ func (r *rules) badSpec() string {
 	case r.o.Store.SpecError != "":
 		return r.o.Store.SpecError
 	case r.spec == nil:
-		return "nobody has said how many members are wanted; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3"
+		return "nobody has said how many members are wanted; run: " + r.sizeCommand()
 	case !cluster.ValidMemberCount(r.spec.MemberCount):
-		return fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: etcd-manager-ctl --backup-store=URL configure-cluster --member-count=3", r.spec.MemberCount)
+		return fmt.Sprintf("the spec asks for %d members; only 1, 3, 5, 7 or 9 are formed; run: %s", r.spec.MemberCount, r.sizeCommand())
 	case r.spec.EtcdVersion != "":
 		v, err := cluster.ParseVersion(r.spec.EtcdVersion)
 		if err != nil {

@@ -559,7 +559,10 @@ func (r *rules) steady() (d Decision) {
 	case healthy < all:
 	case all < r.spec.MemberCount:
 		d.Why += fmt.Sprintf("; %d wanted, but no further master is here", r.spec.MemberCount)
-		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionMember, Command: sizeCommand}
+		d.Alarm, d.Attention = true, cluster.Attention{Kind: cluster.AttentionMember}
+		if cluster.ValidMemberCount(all) {
+			d.Attention.Command = r.sizeCommand()
+		}
 	case r.locked():
 		why, way := unfenced(&s)
 		d.Why += fmt.Sprintf("; %s, so nothing is formed or restored with it; %s", why, way)

@@ -111,7 +111,7 @@ func existing(path string) string {
 
 // content looks at what is in a data dir already.
 func (r *run) content() {
-	if err := adopt.Check(r.DataDir); err != nil {
+	if err := adopt.Check(r.DataDir, r.StoreURL); err != nil {
 		r.problem("data-dir", "continue the adoption", "%v", err)
 		return
 	}

@@ -38,7 +38,7 @@ func (r *run) store() {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, storeTime)
 	defer cancel()
-	if x := new(catalog.CopyError); errors.As(catalog.New(r.Store).RefuseCopy(ctx), &x) {
+	if x := new(catalog.CopyError); errors.As(catalog.New(r.Store).RefuseCopy(ctx, r.StoreURL), &x) {
 		r.problem("store", "give --backup-store the first store; if that is lost: etcd-manager-ctl --backup-store="+r.StoreURL+" use-copy",
 			"%s is a copy of %s (cluster %s): no manager runs on a copy", r.StoreURL, x.Of, x.ClusterName)
 		return

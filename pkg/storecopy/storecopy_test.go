@@ -380,19 +380,19 @@ func TestManagersRefuseACopy(t *testing.T) {
 	w.must(w.copier().pass(t.Context()))
 	to := catalog.New(w.to)
 	var is *catalog.CopyError
-	if err := to.RefuseCopy(t.Context()); !errors.As(err, &is) || is.Of != firstURL {
+	if err := to.RefuseCopy(t.Context(), "file:///store"); !errors.As(err, &is) || is.Of != firstURL {
 		t.Fatalf("error %v", err)
 	}
-	if err := w.c.RefuseCopy(t.Context()); err != nil {
+	if err := w.c.RefuseCopy(t.Context(), "file:///store"); err != nil {
 		t.Fatal(err)
 	}
 	_, _, err := to.UseCopy(t.Context())
 	w.must(err)
-	if err := to.RefuseCopy(t.Context()); err != nil {
+	if err := to.RefuseCopy(t.Context(), "file:///store"); err != nil {
 		t.Fatal(err)
 	}
 	w.put("control/copy.json", "{")
-	if err := w.c.RefuseCopy(t.Context()); !errors.Is(err, cluster.ErrCorrupt) {
+	if err := w.c.RefuseCopy(t.Context(), "file:///store"); !errors.Is(err, cluster.ErrCorrupt) {
 		t.Fatalf("error %v", err)
 	}
 }

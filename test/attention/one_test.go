@@ -52,7 +52,7 @@ func oneRows() []row {
 		kind: cluster.AttentionForming, what: "nobody said how many members are wanted",
 		text:    []string{"nobody has said how many members are wanted"},
 		cause:   func(*scene) {},
-		command: "configure-cluster --member-count=N", with: []string{"=N", "=1"},
+		command: "configure-cluster --member-count=3", with: []string{"=3", "=1"},
 	}, {
 		kind: cluster.AttentionClusters, what: "the marker names another cluster", text: []string{"marker names cluster OTHER"},
 		cause: func(s *scene) {

@@ -182,7 +182,7 @@ func (s *scene) saying(r row) cluster.Attention {
 	if strings.HasPrefix(want, "etcdctl") {
 		want = strings.NewReplacer("NODE", r.node).Replace(want)
 	} else if want != "" {
-		want = tool + want
+		want = s.tool() + want
 	}
 	if ok := want == got.Command || strings.HasSuffix(want, "…") && strings.HasPrefix(got.Command, strings.TrimSuffix(want, "…")); !ok {
 		s.t.Errorf("the command is %q, want %q", got.Command, want)
@@ -226,14 +226,14 @@ func (s *scene) over(r row) {
 }
 
 // tool is how the operator's tool is called in messages.
-const tool = "etcd-manager-ctl --backup-store=URL "
+func (s *scene) tool() string { return "etcd-manager-ctl --backup-store=" + s.c.StoreURL + " " }
 
 // obey runs the command as it is printed, with the store's URL, and with what a person puts for
 // words in capitals. It says yes where it is asked.
 func (s *scene) obey(with []string) {
 	s.t.Helper()
 	for _, line := range strings.Split(s.printed.Command, " && ") {
-		if rest, ok := strings.CutPrefix(line, tool); ok {
+		if rest, ok := strings.CutPrefix(line, s.tool()); ok {
 			args := strings.Fields(strings.NewReplacer(with...).Replace(rest))
 			out, errOut, code := s.c.Ctl(args...)
 			if strings.Contains(errOut, "--yes") {

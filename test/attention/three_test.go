@@ -26,7 +26,7 @@ func threeRows() []row {
 		kind: cluster.AttentionMember, what: "more members are wanted than masters are here",
 		text:    []string{"5 wanted, but no further master is here"},
 		cause:   func(s *scene) { s.ctl("configure-cluster", "--member-count=5") },
-		command: "configure-cluster --member-count=N", with: []string{"=N", "=3"},
+		command: "configure-cluster --member-count=3",
 	}, {
 		kind: cluster.AttentionNoLeader, what: "seven members are wanted, and there are three masters", node: "a",
 		text: []string{"3 of 3 known managers answer, 4 are needed",

@@ -93,14 +93,14 @@ func (b *builder) attentions() {
 		}) {
 			severity = Degraded
 		}
-		b.add(Finding{Severity: severity, Kind: string(a.Kind), Node: a.Node, Since: a.Since, Text: a.Text, Command: b.command(a.Command),
-			NoCommand: a.NoCommand})
+		b.add(Finding{Severity: severity, Kind: string(a.Kind), Node: a.Node, Since: a.Since, Text: b.command(a.Text),
+			Command: b.command(a.Command), NoCommand: b.command(a.NoCommand)})
 	}
 }
 
 // command fills the store in.
 func (b *builder) command(c string) string {
-	return strings.ReplaceAll(c, "--backup-store=URL", "--backup-store="+b.f.Store)
+	return cluster.WithStore(c, b.f.Store)
 }
 
 func (b *builder) ctl(args string) string {
