@@ -68,7 +68,7 @@ test-race-short:
 e2e-kubernetes:
 	$(GO) -C $(kubernetes) test -count=1 -v -timeout 60m . -run TestAPIServers -apiservers
 
-# Prints the figures of the README, as ratios against etcd started by hand in the same run.
+# Prints the figures of docs/figures.md, as ratios against etcd started by hand in the same run.
 bench:
 	$(GO) run ./test/bench $(BENCH)
 
