@@ -53,14 +53,20 @@ func (n *demoNode) pid() int {
 	return n.cmd.Process.Pid
 }
 
-// demoMain runs until Ctrl-C.
-func demoMain(args []string) int {
-	d := &demo{}
+// newDemoFlags are the flags of the demo.
+func newDemoFlags(d *demo) *flag.FlagSet {
 	f := flag.NewFlagSet("etcd-manager demo", flag.ContinueOnError)
 	f.StringVar(&d.dir, "dir", "etcd-manager-demo", "directory for data, store, CAs and logs; the data of an earlier demo are used again")
 	f.IntVar(&d.port, "port", 14001, "first of the ports on 127.0.0.1; 5 for each node, in steps of 10")
 	f.DurationVar(&d.interval, "backup-interval", 10*time.Second, "time between backups")
 	f.BoolVar(&d.plain, "plain", false, "print changes line by line instead of a live view")
+	return f
+}
+
+// demoMain runs until Ctrl-C.
+func demoMain(args []string) int {
+	d := &demo{}
+	f := newDemoFlags(d)
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return exitOK

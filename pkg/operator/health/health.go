@@ -12,7 +12,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// SchemaVersion is the version of Report as JSON (docs/ctl/status.md). It is raised when a reader that doesn't know what is new would go wrong.
+// SchemaVersion is the version of Report as JSON (docs/ctl/status.md). It is raised when a reader
+// that doesn't know what is new would go wrong.
 const SchemaVersion = 1
 
 // Verdict is the one word for a cluster.
