@@ -2,6 +2,7 @@ package attention
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,4 +142,77 @@ func ext4(t *testing.T) (dir string, freeze func(flag string) error) {
 		}
 	})
 	return dir, func(flag string) error { return exec.Command("fsfreeze", flag, dir).Run() }
+}
+
+// TestStopsWhileTheStoreHangs: a manager that is told to stop stops etcd and ends, although the store doesn't answer it.
+func TestStopsWhileTheStoreHangs(t *testing.T) {
+	testutil.Long(t)
+	t.Run("s3", func(t *testing.T) {
+		t.Parallel() // it mostly waits
+		s := behindFront(t)
+		for what, which := range map[string]func(*http.Request) bool{
+			"all": func(*http.Request) bool { return true },
+			"changes": func(r *http.Request) bool {
+				return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/changes/")
+			},
+		} {
+			s.store.hang(which)
+			s.c.Put("/stop", what)
+			s.c.WaitFor("a request of "+what+" hangs", time.Minute, func() string {
+				if s.store.hanging() == 0 {
+					return "none"
+				}
+				return ""
+			})
+			s.stops()
+			s.store.goOn()
+			s.c.Nodes[0].Start()
+			s.c.WaitHealthy(1)
+		}
+	})
+	t.Run("file system", func(t *testing.T) {
+		t.Parallel() // it mostly waits
+		dir, freeze := ext4(t)
+		c := harness.New(t, harness.Options{Nodes: 1, StoreURL: filepath.Join(dir, "store"), BackupInterval: time.Hour, Args: quick()})
+		t.Cleanup(func() { _ = freeze("--unfreeze") }) // before the manager is ended
+		c.StartAll()
+		c.WaitHealthy(1)
+		c.WaitBackups(1)
+		if err := freeze("--freeze"); err != nil {
+			t.Skipf("this file system can't be frozen: %v", err)
+		}
+		s := &scene{t: t, c: c, freeze: freeze}
+		c.Put("/stop", "frozen")
+		raised(t, c, c.Nodes[0], cluster.AttentionStore)
+		pid := c.Nodes[0].EtcdPID()
+		c.Nodes[0].Signal(syscall.SIGTERM)
+		c.WaitFor("etcd has ended", 20*time.Second, func() string { return alive(pid) })
+		// A thread of the process is within the kernel's write, which nothing ends: the process is over when that is.
+		must(t, s.freeze("--unfreeze"))
+		if code := c.Nodes[0].WaitExit(20 * time.Second); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+}
+
+// stops tells the manager to stop, and checks that it and its etcd soon have.
+func (s *scene) stops() {
+	s.t.Helper()
+	n := s.c.Nodes[0]
+	pid := n.EtcdPID()
+	n.Signal(syscall.SIGTERM)
+	if code := n.WaitExit(15 * time.Second); code != 0 {
+		s.t.Errorf("exit code %d: %s", code, n.LogTail(20))
+	}
+	if what := alive(pid); what != "" {
+		s.t.Error(what)
+	}
+}
+
+// alive says that a process is there; it is empty if it isn't.
+func alive(pid int) string {
+	if err := syscall.Kill(pid, 0); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("process %d runs", pid)
 }

@@ -27,13 +27,21 @@ type front struct {
 	away, full, forgetful atomic.Bool
 	// hangs says which requests get no answer; nil is none.
 	hangs atomic.Pointer[func(*http.Request) bool]
+	// waiting is how many requests hang.
+	waiting atomic.Int64
 }
 
 // hang has the front not answer some requests until it is told otherwise; what hangs then goes on.
 func (f *front) hang(which func(*http.Request) bool) { f.hangs.Store(&which) }
 func (f *front) goOn()                               { f.hangs.Store(nil) }
+func (f *front) hanging() int64                      { return f.waiting.Load() }
 
 func (f *front) wait(r *http.Request) {
+	if which := f.hangs.Load(); which == nil || !(*which)(r) {
+		return
+	}
+	f.waiting.Add(1)
+	defer f.waiting.Add(-1)
 	for which := f.hangs.Load(); which != nil && (*which)(r); which = f.hangs.Load() {
 		select {
 		case <-r.Context().Done():
