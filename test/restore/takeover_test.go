@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -227,5 +228,82 @@ func sameCluster(t *testing.T, c *harness.Cluster, want map[string]uint64) {
 		if got := s.GetCluster().GetClusterToken(); got != foreignToken {
 			t.Errorf("the state file of %s has token %q; want %q", n.Name, got, foreignToken)
 		}
+	}
+}
+
+// TestThereAndBack: the managers restore, another etcd-manager is put in their place and restores too, and the managers come back. The
+// marker names the cluster that they made, which is gone; one command says that the one that runs is right.
+func TestThereAndBack(t *testing.T) {
+	testutil.Long(t)
+	var peers, clients *authority
+	c := harness.Start(t, harness.Options{Args: []string{"--queue-poll-interval=1s"}, CAs: func(dir string) {
+		pair := func(name string) *authority {
+			return certificate(t, filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"), name, nil)
+		}
+		pair("etcd-manager-ca")
+		peers, clients = pair("etcd-peers-ca"), pair("etcd-clients-ca")
+	}})
+	c.WaitBackups(1)
+	c.Put("/data/ours", "1")
+	if out, errOut, code := c.Ctl("restore-backup", "latest", "--now", "--wait"); code != 0 {
+		t.Fatalf("restore-backup: exit code %d: %s%s", code, out, errOut)
+	}
+	c.WaitHealthy(3)
+	ours := c.OneToken()
+
+	// The other one restores by making a cluster of its own; it moves the old data away, and knows nothing of the marker's token.
+	c.TermAll()
+	for _, n := range c.Nodes {
+		must(t, os.MkdirAll(filepath.Join(n.DataDir, "data-trashcan"), 0o755))
+		must(t, os.Rename(filepath.Join(n.DataDir, "data", ours), filepath.Join(n.DataDir, "data-trashcan", ours)))
+		leaveBehind(t, c, n, peers, clients)
+	}
+	revision := c.Put("/data/theirs", "2")
+	ids := members(t, c)
+
+	c.StartAll()
+	var a cluster.Attention
+	c.WaitFor("a person is told of two clusters", 2*time.Minute, func() string {
+		v, err := c.WaitLeader().Status(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		for _, a = range v.Attention {
+			if a.Kind == cluster.AttentionClusters {
+				return ""
+			}
+		}
+		return fmt.Sprintf("%+v; it does: %s", v.Attention, v.Doing)
+	})
+	t.Logf("%s", a)
+	args := strings.Fields(a.Command)
+	if i := slices.Index(args, "confirm-cluster"); i < 0 || i+2 != len(args) || args[i+1] != foreignToken {
+		t.Fatalf("the command is %q; want confirm-cluster %s", a.Command, foreignToken)
+	}
+	if out, errOut, code := c.Ctl("confirm-cluster", foreignToken); code != 0 {
+		t.Fatalf("confirm-cluster: exit code %d: %s%s", code, out, errOut)
+	}
+	c.WaitHealthy(3)
+	calm := func() string {
+		v, err := c.WaitLeader().Status(t.Context())
+		switch {
+		case err != nil:
+			return err.Error()
+		case len(v.Attention) > 0:
+			return fmt.Sprintf("%+v", v.Attention)
+		}
+		return ""
+	}
+	c.WaitFor("nobody is needed any more", 2*time.Minute, calm)
+	if out, errOut, code := c.Ctl("create-backup", "--wait"); code != 0 {
+		t.Errorf("create-backup: exit code %d: %s%s", code, out, errOut)
+	}
+	c.BackupWith(revision)
+	c.RestartAll()
+	c.WaitHealthy(3)
+	c.WaitFor("nobody is needed after a restart", 2*time.Minute, calm)
+	sameCluster(t, c, ids)
+	if got, _ := c.ReadAll("/data/"); got["/data/theirs"] != "2" {
+		t.Errorf("what was written meanwhile isn't there: %v", got)
 	}
 }
