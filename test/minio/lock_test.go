@@ -59,19 +59,25 @@ func lockedBucket(t *testing.T) *servers.S3 {
 	return server
 }
 
+// lockAll has the bucket keep whatever is written for a day.
+func lockAll(t *testing.T, server *servers.S3) {
+	t.Helper()
+	if _, err := server.Client().PutObjectLockConfiguration(t.Context(), &awss3.PutObjectLockConfigurationInput{Bucket: &server.Bucket,
+		ObjectLockConfiguration: &types.ObjectLockConfiguration{ObjectLockEnabled: types.ObjectLockEnabledEnabled,
+			Rule: &types.ObjectLockRule{DefaultRetention: &types.DefaultRetention{Mode: types.ObjectLockRetentionModeCompliance,
+				Days: aws.Int32(1)}}}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestDefaultRetention: a bucket that locks all that is written is a good store. What has to be
 // gone is gone for everybody who reads, though its versions stay, and it never shows again. Backups
 // stay where they are, and are named as locked.
 func TestDefaultRetention(t *testing.T) {
 	testutil.Long(t)
 	server := lockedBucket(t)
-	ctx, client := t.Context(), server.Client()
-	if _, err := client.PutObjectLockConfiguration(ctx, &awss3.PutObjectLockConfigurationInput{Bucket: &server.Bucket,
-		ObjectLockConfiguration: &types.ObjectLockConfiguration{ObjectLockEnabled: types.ObjectLockEnabledEnabled,
-			Rule: &types.ObjectLockRule{DefaultRetention: &types.DefaultRetention{Mode: types.ObjectLockRetentionModeCompliance,
-				Days: aws.Int32(1)}}}}); err != nil {
-		t.Fatal(err)
-	}
+	lockAll(t, server)
+	ctx := t.Context()
 	s := s3suite.Connect(t, server, "main", nil)
 	for range 2 { // the second one meets what the first has left
 		if r, err := blob.Probe(ctx, s, "node-a"); err != nil || !r.Delete || !r.Fenced() {
