@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -202,16 +203,57 @@ func TestStoreAway(t *testing.T) {
 	check()
 }
 
-// TestStoreDenied starts managers with wrong keys: nothing is formed, and the message says that access is denied.
-func TestStoreDenied(t *testing.T) {
+// TestSaysWhatItWaitsFor starts managers that can't form a cluster yet. Before there is any leader, the status of each node says what is
+// waited for and since when, and nothing is formed.
+func TestSaysWhatItWaitsFor(t *testing.T) {
 	testutil.Long(t)
-	s3 := servers.StartVersityGW(t)
-	c := harness.New(t, harness.Options{S3: s3})
-	c.StoreEnv["S3_SECRET_ACCESS_KEY"] = "wrong"
-	c.StartAll()
-	n := c.WaitLog(30*time.Second, "denied")
-	if s, err := n.State(); s != nil || err != nil {
-		t.Errorf("node %s has a state file although the store can't be read: %v %v", n.Name, s, err)
+	t.Parallel() // it mostly waits
+	for _, x := range []struct {
+		what   string
+		noSpec bool
+		cause  func(c *harness.Cluster, s3 *servers.S3)
+		say    []string
+	}{
+		{what: "wrong keys", say: []string{"denied"}, cause: func(c *harness.Cluster, _ *servers.S3) {
+			c.StoreEnv["S3_SECRET_ACCESS_KEY"] = "wrong"
+		}},
+		{what: "no bucket", say: []string{"missing"}, cause: func(c *harness.Cluster, s3 *servers.S3) {
+			c.StoreURL = "s3://missing/test/backups/etcd/main"
+		}},
+		{what: "a server that is down", say: []string{"refused"}, cause: func(_ *harness.Cluster, s3 *servers.S3) { s3.Stop() }},
+		{what: "a server that hangs", say: []string{"backup store"}, cause: func(_ *harness.Cluster, s3 *servers.S3) { s3.Pause() }},
+		{what: "no spec", noSpec: true, say: []string{"how many members are wanted"}, cause: func(*harness.Cluster, *servers.S3) {}},
+	} {
+		t.Run(x.what, func(t *testing.T) {
+			t.Parallel()
+			s3 := servers.StartVersityGW(t, servers.InMemory())
+			c := harness.New(t, harness.Options{S3: s3, NoSpec: x.noSpec})
+			x.cause(c, s3)
+			c.StartAll()
+			for _, n := range c.Nodes {
+				var said string
+				c.WaitFor("the status of "+n.Name, 2*time.Minute, func() string {
+					v, err := n.Status(t.Context())
+					if err != nil {
+						return err.Error()
+					}
+					said = v.Doing + " " + v.StoreError
+					for _, a := range v.Attention {
+						said += " " + a.String()
+					}
+					for _, w := range x.say {
+						if !strings.Contains(said, w) {
+							return fmt.Sprintf("it doesn't say %q: %s", w, said)
+						}
+					}
+					return ""
+				})
+				t.Logf("node %s: %s", n.Name, said)
+				if s, err := n.State(); s != nil || err != nil {
+					t.Errorf("node %s has a state file although nothing could be formed: %v %v", n.Name, s, err)
+				}
+			}
+		})
 	}
 }
 
