@@ -17,7 +17,7 @@ page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak chaos fuzz image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chaos fuzz image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -80,6 +80,13 @@ soak:
 	$(GO) test -count=1 -v -timeout 120m ./test/life -long -all
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestKillContainers -rounds=50 $(SOAK)
 	$(GO) test -count=1 -v -timeout 120m ./test/e2e -run TestEncryptVolumes -strict $(SOAK)
+
+# A store with 100,000 backups and 50,000 changes that takes 150 ms for each request: how long and how many requests what reads it takes,
+# and how much memory. A few minutes.
+large:
+	$(GO) test -count=1 -v -timeout 60m ./pkg/manager -run TestLargeStore -large-store
+	$(GO) test -count=1 -v -timeout 60m ./pkg/changelog -run TestLargePlans -large-store
+	$(GO) test -count=1 -v -timeout 60m ./test/restore -long -run TestFailoverInALargeStore
 
 # Restores of every kind, disturbed at every step, judged by the clients' histories: for an hour. Needs root, for network namespaces. CHAOS=-seed=N repeats a run.
 chaos:

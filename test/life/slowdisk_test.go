@@ -21,7 +21,8 @@ import (
 // for members that do nothing; one that reads its disk isn't removed, and comes back as the member that it was.
 func TestSlowDisk(t *testing.T) {
 	testutil.Long(t)
-	const database, perSecond = 400 << 20, 5_000_000 // etcd reads it twice: the log, and the database
+	t.Parallel()                                     // it mostly waits
+	const database, perSecond = 320 << 20, 4_000_000 // etcd reads it twice: the log, and the database
 	c := harness.Start(t, harness.Options{Args: args("--change-log-interval=0")})
 	n := c.Nodes[2]
 	slow := slowDisk(t, n.DataDir, perSecond)

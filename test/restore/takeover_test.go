@@ -235,6 +235,7 @@ func sameCluster(t *testing.T, c *harness.Cluster, want map[string]uint64) {
 // marker names the cluster that they made, which is gone; one command says that the one that runs is right.
 func TestThereAndBack(t *testing.T) {
 	testutil.Long(t)
+	t.Parallel() // it mostly waits
 	var peers, clients *authority
 	c := harness.Start(t, harness.Options{Args: []string{"--queue-poll-interval=1s"}, CAs: func(dir string) {
 		pair := func(name string) *authority {
