@@ -180,6 +180,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.etcd.supervise(ctx) })
 	wg.Go(func() { a.etcd.watchHealth(ctx) })
 	wg.Go(func() { a.etcd.watchSettings(ctx) })
+	wg.Go(func() { a.etcd.watchData(ctx) })
 	wg.Go(func() { a.disk.watch(ctx, a.etcd.whatRuns) })
 	aside.Go(func() { a.trash.tend(ctx) }) // etcd isn't kept waiting for it
 	defer aside.Wait()
@@ -203,7 +204,6 @@ func (a *Agent) Changed() (<-chan struct{}, uint64) {
 // Status tells what is the case at this moment; etcd is asked if the last answer is older than a quarter of a second.
 func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	a.etcd.probe(ctx, 250*time.Millisecond)
-	a.etcd.peek(ctx)
 	s := cluster.NodeStatus{
 		ID: cluster.NodeID(a.cfg.Self.Name), Instance: a.cfg.Instance, Self: a.cfg.Self.Clone(), Versions: a.versions.known(),
 		Manager: a.cfg.Version, Clock: time.Now(),

@@ -118,25 +118,39 @@ const (
 	peekEvery = 10 * time.Second
 )
 
-// peek reads from the data what an etcd without a quorum doesn't tell: which of several survivors is the newest.
-func (sv *supervisor) peek(ctx context.Context) {
-	sv.peekMu.Lock()
-	defer sv.peekMu.Unlock()
+// watchData reads from the data what an etcd without a quorum doesn't tell: which of several survivors is the newest. Nothing waits for
+// it, since a log takes minutes to read from a slow disk.
+func (sv *supervisor) watchData(ctx context.Context) {
+	for sleep(ctx, time.Second) {
+		token := sv.duePeek()
+		if token == "" || !sv.l.hasMember(token) {
+			continue
+		}
+		p, err := datadir.ReadNewest(ctx, sv.l.data(token))
+		if err != nil {
+			klog.V(2).Infof("look at the data of cluster %s: %v", token, err)
+		}
+		sv.mu.Lock()
+		sv.peeked = peeked{token, time.Now(), p}
+		sv.mu.Unlock()
+	}
+}
+
+// duePeek is the token of the cluster whose data are to be looked at; empty if none are. An etcd that still reads its database isn't
+// disturbed: it needs the disk, and tells more when it has done so.
+func (sv *supervisor) duePeek() cluster.Token {
 	s := sv.records.current()
-	sv.mu.Lock()
-	seen := sv.peeked
-	due := s != nil && !sv.health.Healthy && time.Since(sv.badSince) > peekAfter && (seen.token != s.Token || time.Since(seen.at) > peekEvery)
-	sv.mu.Unlock()
-	if !due || !sv.l.hasMember(s.Token) {
-		return
-	}
-	p, err := datadir.ReadNewest(ctx, sv.l.data(s.Token))
-	if err != nil {
-		klog.V(2).Infof("look at the data of cluster %s: %v", s.Token, err)
-	}
+	seen := sv.disk.last()
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
-	sv.peeked = peeked{s.Token, time.Now(), p}
+	switch p := sv.peeked; {
+	case s == nil, sv.health.Healthy, time.Since(sv.badSince) <= peekAfter:
+	case p.token == s.Token && time.Since(p.at) <= peekEvery:
+	case sv.proc != nil && sv.answeredAt.IsZero() && seen.reading(sv.proc.PID()):
+	default:
+		return s.Token
+	}
+	return ""
 }
 
 // withPeeked fills in what etcd itself doesn't tell. mu is held.

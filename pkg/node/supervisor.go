@@ -45,7 +45,6 @@ type supervisor struct {
 	snapshotNow bool
 
 	probeMu sync.Mutex // one probe at a time
-	peekMu  sync.Mutex // and one look at the data
 	peeked  peeked     // guarded by mu
 
 	// upSince is when proc was started, answeredAt when it first answered; guarded by mu.

@@ -25,6 +25,7 @@ import (
 type logVisitor struct {
 	entry func(e *raftpb.Entry)
 	snap  func(s *walpb.Snapshot)
+	ended func() error // if set, an error of it ends the reading
 }
 
 // ClientWrites tells whether the write-ahead log of a stopped member has a request of a client that changes something: a put, a deletion, a
@@ -112,6 +113,9 @@ func readLogFile(path string, first, last bool, crc uint32, v logVisitor) (uint3
 	d := wal.NewDecoder(fileutil.NewFileReader(f))
 	begun := false
 	for {
+		if v.ended != nil && v.ended() != nil {
+			return 0, v.ended()
+		}
 		var rec walpb.Record
 		err := d.Decode(&rec)
 		switch {

@@ -25,10 +25,12 @@ type Newest struct {
 }
 
 // ReadNewest looks at a member's data while its etcd doesn't answer, for example since it has no quorum. etcd may run on them: nothing is
-// locked or changed, and what it writes meanwhile may be missed. It is for showing and choosing, and proves nothing.
+// locked or changed, and what it writes meanwhile may be missed. It is for showing and choosing, and proves nothing. It reads the whole
+// log, which takes minutes on a slow disk; the context ends it.
 func ReadNewest(ctx context.Context, dataDir string) (Newest, error) {
 	var p Newest
 	_, err := readLogFiles(dataDir, logVisitor{
+		ended: ctx.Err,
 		entry: func(e *raftpb.Entry) { p.Term, p.Index = e.Term, e.Index },
 		snap: func(s *walpb.Snapshot) {
 			if s.Index > p.Index {
