@@ -13,7 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) beforeCommand() *cobra.Command {
+func beforeCommand(a *app) *cobra.Command {
 	var o struct {
 		prefix   bool
 		until    string
@@ -28,14 +28,14 @@ minutes, and the revision before the first one. Kubernetes first marks an object
 then it is the revision before the mark, at which a namespace still has all its objects.`,
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix before /registry/namespaces/shop",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			at, err := a.whenFlag("until", o.until)
+			at, err := whenFlag(a, "until", o.until)
 			if err != nil {
 				return err
 			}
 			if o.revision < 0 || o.revision > 0 && o.until != "" || args[0] == "" {
 				return ui.Usagef("before needs a key, and --until or --until-revision, not both")
 			}
-			return a.before(cmd.Context(), operator.BeforeRequest{Key: args[0], Prefix: o.prefix, Until: at, UntilRevision: o.revision})
+			return runBefore(cmd.Context(), a, operator.BeforeRequest{Key: args[0], Prefix: o.prefix, Until: at, UntilRevision: o.revision})
 		},
 	}
 	f := cmd.Flags()
@@ -71,7 +71,7 @@ type withOutput struct {
 	Last      whenOutput `json:"last"`
 }
 
-func (a *app) before(ctx context.Context, r operator.BeforeRequest) error {
+func runBefore(ctx context.Context, a *app, r operator.BeforeRequest) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func (a *app) before(ctx context.Context, r operator.BeforeRequest) error {
 	if a.output == "json" {
 		return a.printJSON(beforeOf(r.Key, b))
 	}
-	return a.printBefore(r.Key, b)
+	return printBefore(a, r.Key, b)
 }
 
 func beforeOf(key string, b *operator.Deletion) beforeOutput {
@@ -105,7 +105,7 @@ func beforeOf(key string, b *operator.Deletion) beforeOutput {
 // keysShown is how many of the keys of a burst are printed.
 const keysShown = 10
 
-func (a *app) printBefore(key string, b *operator.Deletion) error {
+func printBefore(a *app, key string, b *operator.Deletion) error {
 	var s strings.Builder
 	name := ui.Readable(key)
 	switch {

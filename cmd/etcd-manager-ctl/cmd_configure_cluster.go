@@ -75,7 +75,7 @@ func (o *outageFlags) check(change operator.SpecChange) error {
 	return nil
 }
 
-func (a *app) configureCommand() *cobra.Command {
+func configureCommand(a *app) *cobra.Command {
 	var spec specFlags
 	var set settingsFlags
 	var out outageFlags
@@ -99,7 +99,7 @@ undoes it. If no outage is needed, the flag has no effect.`,
 			if err != nil {
 				return err
 			}
-			return a.configure(cmd.Context(), change, settings, out)
+			return runConfigure(cmd.Context(), a, change, settings, out)
 		},
 	}
 	spec.add(cmd)
@@ -108,7 +108,7 @@ undoes it. If no outage is needed, the flag has no effect.`,
 	return cmd
 }
 
-func (a *app) configure(ctx context.Context, change operator.SpecChange, set operator.SettingsChange, out outageFlags) error {
+func runConfigure(ctx context.Context, a *app, change operator.SpecChange, set operator.SettingsChange, out outageFlags) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -123,17 +123,17 @@ func (a *app) configure(ctx context.Context, change operator.SpecChange, set ope
 		return err
 	}
 	if out.allow {
-		return a.changeVersion(ctx, c, operator.VersionChange{Spec: change, Settings: set, Follow: a.followOptions()}, out.wait)
+		return runChangeVersion(ctx, a, c, operator.VersionChange{Spec: change, Settings: set, Follow: followOptions(a)}, out.wait)
 	}
 	spec, err := c.Configure(ctx, change, set)
 	if err != nil {
 		return err
 	}
-	return a.showSpec(spec)
+	return showSpec(a, spec)
 }
 
-// changeVersion goes to a version with an outage if it can't be had without.
-func (a *app) changeVersion(ctx context.Context, c *operator.Client, v operator.VersionChange, wait bool) error {
+// runChangeVersion goes to a version with an outage if it can't be had without.
+func runChangeVersion(ctx context.Context, a *app, c *operator.Client, v operator.VersionChange, wait bool) error {
 	view := ui.NewPipe(a.errOut)
 	defer view.Close()
 	for event, err := range c.ChangeVersion(ctx, v) {
@@ -146,14 +146,14 @@ func (a *app) changeVersion(ctx context.Context, c *operator.Client, v operator.
 		}
 		switch e := event.(type) {
 		case operator.VersionBackup:
-			a.sayWaits(e.Queued)
+			sayWaits(a, e.Queued)
 			a.note("a backup is taken first, which also shows the running version of etcd (%s)", e.Queued.Command.Name)
 		case operator.VersionRolls:
 			a.note("etcd %s is changed to %s while it serves, one member after the other: no outage is needed", e.From, e.To)
 		case operator.VersionOutage:
-			a.sayOutage(e)
+			sayOutage(a, e)
 		case operator.Configured:
-			return a.showSpec(e.Spec)
+			return showSpec(a, e.Spec)
 		case operator.RestoreQueued:
 			return a.sayAndFollow(ctx, c, e.Queued, wait)
 		default:
@@ -164,7 +164,7 @@ func (a *app) changeVersion(ctx context.Context, c *operator.Client, v operator.
 }
 
 // sayOutage says what nobody being served costs.
-func (a *app) sayOutage(e operator.VersionOutage) {
+func sayOutage(a *app, e operator.VersionOutage) {
 	total, outage := e.Path.Estimate.Total.Seconds(), e.Path.Estimate.Outage.Seconds()
 	a.note(`etcd %s can't be changed to %s while it serves: everything (at least revision %d) is restored into it
   takes about %s, of it about %s without etcd (%s)

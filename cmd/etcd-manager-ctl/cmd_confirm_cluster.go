@@ -8,7 +8,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-func (a *app) confirmCommand() *cobra.Command {
+func confirmCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "confirm-cluster TOKEN", Short: "Confirm that the running cluster is the right one, although the store's marker names another",
 		Args: exactlyOne("the token of the running cluster (the managers' status page names it)"),
@@ -17,12 +17,12 @@ software has restored a backup, the running cluster isn't the one in the marker.
 until a person decides. This command writes the token of the running cluster to the marker. Look at the data first.
 The command stops, starts and deletes nothing. It prints the old token, with which you can undo it.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.confirmCluster(cmd.Context(), cluster.Token(args[0]))
+			return runConfirmCluster(cmd.Context(), a, cluster.Token(args[0]))
 		},
 	}
 }
 
-func (a *app) confirmCluster(ctx context.Context, token cluster.Token) error {
+func runConfirmCluster(ctx context.Context, a *app, token cluster.Token) error {
 	if err := a.format(); err != nil {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) createBackupCommand() *cobra.Command {
+func createBackupCommand(a *app) *cobra.Command {
 	var b operator.BackupRequest
 	var wait bool
 	cmd := &cobra.Command{
@@ -18,7 +18,7 @@ is restarted or stopped. The backup waits for a cluster that serves, and is trie
 shows the error, and delete-command withdraws it. A cluster with a static configuration reads no commands.
 
 Exit codes with --wait: 0 taken, 1 failed, 6 withdrawn, 7 not followed to its end.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.createBackup(cmd.Context(), b, wait) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runCreateBackup(cmd.Context(), a, b, wait) },
 	}
 	cmd.Flags().BoolVar(&wait, "wait", false, "follow it to its end; interrupting the tool doesn't interrupt the backup")
 	cmd.Flags().BoolVar(&b.Pin, "pin", false, "keep the backup until it is unpinned, whatever its age")
@@ -26,7 +26,7 @@ Exit codes with --wait: 0 taken, 1 failed, 6 withdrawn, 7 not followed to its en
 	return cmd
 }
 
-func (a *app) createBackup(ctx context.Context, b operator.BackupRequest, wait bool) error {
+func runCreateBackup(ctx context.Context, a *app, b operator.BackupRequest, wait bool) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -35,14 +35,14 @@ func (a *app) createBackup(ctx context.Context, b operator.BackupRequest, wait b
 		return err
 	}
 	queued, err := c.CreateBackup(ctx, b)
-	a.sayWaits(queued)
+	sayWaits(a, queued)
 	if err != nil {
 		return err
 	}
 	cmd := queued.Command
 	switch {
 	case wait:
-		return a.follow(ctx, c, cmd.Name)
+		return followOperation(ctx, a, c, cmd.Name)
 	case a.output == "json":
 		return a.printJSON(commandRow(operator.Command{Name: cmd.Name, Queued: &cmd}))
 	}
@@ -51,7 +51,7 @@ func (a *app) createBackup(ctx context.Context, b operator.BackupRequest, wait b
 }
 
 // sayWaits says what a backup waits for.
-func (a *app) sayWaits(q operator.BackupQueued) {
+func sayWaits(a *app, q operator.BackupQueued) {
 	if q.NotFormed {
 		a.note("this store has no record of a cluster yet: the backup waits for a cluster that serves")
 	}

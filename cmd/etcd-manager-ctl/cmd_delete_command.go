@@ -11,7 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) deleteCommandCommand() *cobra.Command {
+func deleteCommandCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete-command NAME", Short: "Withdraw queued restores, also one that has begun but hasn't stopped anything yet",
 		Args: exactlyOne("the name of a backup or of a command (see list-commands)"),
@@ -22,12 +22,12 @@ staging, saving). Later it can't be withdrawn: let it end, then undo it with und
 
 If no cluster was created yet, NAME may also be a failed restore: its record keeps the managers from forming an empty
 cluster.`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.deleteCommand(cmd.Context(), args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return runDeleteCommand(cmd.Context(), a, args[0]) },
 		ValidArgsFunction: a.complete(queuedNames),
 	}
 }
 
-func (a *app) deleteCommand(ctx context.Context, name string) error {
+func runDeleteCommand(ctx context.Context, a *app, name string) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (a *app) deleteCommand(ctx context.Context, name string) error {
 	removed := []commandOutput{}
 	for _, r := range w.Removed {
 		removed = append(removed, commandRow(r.Command))
-		if err := a.sayWithdrawn(r); err != nil {
+		if err := sayWithdrawn(a, r); err != nil {
 			return err
 		}
 	}
@@ -54,13 +54,13 @@ func (a *app) deleteCommand(ctx context.Context, name string) error {
 	}
 	var refused []error
 	for _, k := range w.Kept {
-		refused = append(refused, a.whyKept(k))
+		refused = append(refused, whyKept(a, k))
 	}
 	return errors.Join(refused...)
 }
 
 // whyKept says why a command can't be withdrawn, and what leads on.
-func (a *app) whyKept(k *operator.KeptError) error {
+func whyKept(a *app, k *operator.KeptError) error {
 	e, op := k.Command, k.Command.Operation
 	switch {
 	case op == nil:
@@ -84,7 +84,7 @@ func (a *app) whyKept(k *operator.KeptError) error {
 }
 
 // sayWithdrawn reports what was removed.
-func (a *app) sayWithdrawn(w operator.Withdrawn) error {
+func sayWithdrawn(a *app, w operator.Withdrawn) error {
 	e := w.Command
 	if w.Forgotten {
 		if a.output != "" {

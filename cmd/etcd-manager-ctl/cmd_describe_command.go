@@ -18,11 +18,11 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) describeCommand() *cobra.Command {
+func describeCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "describe-command NAME", Short: "Show one command in full: steps, times, revisions, safety backup",
 		Args:              exactlyOne("the name of a command (see list-commands)"),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.describe(cmd.Context(), args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return runDescribe(cmd.Context(), a, args[0]) },
 		ValidArgsFunction: a.complete(commandNames),
 	}
 }
@@ -70,7 +70,7 @@ func describe(e operator.Command) describeOutput {
 	return d
 }
 
-func (a *app) describe(ctx context.Context, name string) error {
+func runDescribe(ctx context.Context, a *app, name string) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -85,14 +85,14 @@ func (a *app) describe(ctx context.Context, name string) error {
 	if a.output == "json" {
 		return a.printJSON(describe(e))
 	}
-	if err := a.printDescription(e); err != nil || e.Operation == nil || e.Operation.PutBack == nil {
+	if err := printDescription(a, e); err != nil || e.Operation == nil || e.Operation.PutBack == nil {
 		return err
 	}
 	return (&putBacker{a}).describeLeft(ctx, c, e.Operation)
 }
 
 // printDescription prints what is known, and leaves out what isn't.
-func (a *app) printDescription(e operator.Command) error {
+func printDescription(a *app, e operator.Command) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
@@ -108,13 +108,13 @@ func (a *app) printDescription(e operator.Command) error {
 	}
 	line("state", "%s", state)
 	if e.Problem == nil {
-		a.describeRequest(line, e)
+		describeRequest(a, line, e)
 	}
 	if e.Operation != nil && e.Operation.Waiting != "" && !e.Operation.State.Final() {
 		line("waits for", "%s", e.Operation.Waiting)
 	}
 	if e.Operation != nil {
-		a.describeOperation(line, e.Operation)
+		describeOperation(a, line, e.Operation)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
@@ -126,7 +126,7 @@ func (a *app) printDescription(e operator.Command) error {
 	return a.printf("%s", b.String())
 }
 
-func (a *app) describeRequest(line func(name, format string, args ...any), e operator.Command) {
+func describeRequest(a *app, line func(name, format string, args ...any), e operator.Command) {
 	line("does", "%s", subjectOf(e))
 	if e.Source() != nil && e.Backup() != "" {
 		line("backup", "%s, made of that data", e.Backup())
@@ -152,7 +152,7 @@ func (a *app) describeRequest(line func(name, format string, args ...any), e ope
 	}
 }
 
-func (a *app) describeOperation(line func(name, format string, args ...any), op *catalog.Operation) {
+func describeOperation(a *app, line func(name, format string, args ...any), op *catalog.Operation) {
 	line("begun", "%s, %s", ui.Clock(op.Created), ui.Ago(a.now().Sub(op.Created)))
 	if !op.Finished.IsZero() {
 		line("ended", "%s, after %s", ui.Clock(op.Finished), ui.Took(op.Finished.Sub(op.Created)))

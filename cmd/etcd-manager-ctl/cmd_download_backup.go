@@ -11,7 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) downloadCommand() *cobra.Command {
+func downloadCommand(a *app) *cobra.Command {
 	var force bool
 	var to targetFlags
 	cmd := &cobra.Command{
@@ -41,7 +41,7 @@ name the backup to begin with. Replaying changes works on Linux only.`,
 			if err := downloadArgs(&r, args); err != nil {
 				return err
 			}
-			return a.download(cmd.Context(), r)
+			return runDownload(cmd.Context(), a, r)
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {
@@ -73,7 +73,7 @@ func downloadArgs(r *operator.DownloadRequest, args []string) error {
 	return nil
 }
 
-func (a *app) download(ctx context.Context, r operator.DownloadRequest) error {
+func runDownload(ctx context.Context, a *app, r operator.DownloadRequest) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}

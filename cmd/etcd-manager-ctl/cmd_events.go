@@ -64,7 +64,7 @@ func listEvents(ctx context.Context, a *app, o eventsOptions) error {
 				nearest(k, "", eventKinds()), strings.Join(eventKinds(), ", "))
 		}
 	}
-	since, err := a.whenFlag("since", o.since)
+	since, err := whenFlag(a, "since", o.since)
 	if err != nil {
 		return err
 	}

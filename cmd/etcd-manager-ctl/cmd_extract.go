@@ -24,7 +24,7 @@ type extractOptions struct {
 	tempDir        string
 }
 
-func (a *app) extractCommand() *cobra.Command {
+func extractCommand(a *app) *cobra.Command {
 	var o extractOptions
 	cmd := &cobra.Command{
 		Use: "extract [KEY]", Short: "Write the old value of a key, or of all keys of a prefix", Args: atMostOne,
@@ -37,7 +37,7 @@ etcdctl. Nothing is restored.`,
 			if len(args) == 1 {
 				o.key = args[0]
 			}
-			return a.extract(cmd.Context(), o)
+			return runExtract(cmd.Context(), a, o)
 		},
 	}
 	f := cmd.Flags()
@@ -69,14 +69,14 @@ func (o extractOptions) validate() error {
 	return nil
 }
 
-func (a *app) extract(ctx context.Context, o extractOptions) error {
+func runExtract(ctx context.Context, a *app, o extractOptions) error {
 	if err := a.format(); err != nil {
 		return err
 	}
 	if err := o.validate(); err != nil {
 		return err
 	}
-	at, err := a.whenFlag("at", o.at)
+	at, err := whenFlag(a, "at", o.at)
 	if err != nil {
 		return err
 	}
@@ -98,13 +98,13 @@ func (a *app) extract(ctx context.Context, o extractOptions) error {
 		return err
 	}
 	if o.many() {
-		return a.writeMany(o, x)
+		return writeMany(a, o, x)
 	}
-	return a.writeOne(o, x)
+	return writeOne(a, o, x)
 }
 
 // writeOne writes a single value.
-func (a *app) writeOne(o extractOptions, x *operator.Extracted) error {
+func writeOne(a *app, o extractOptions, x *operator.Extracted) error {
 	kv := x.Values[0]
 	if o.file == "" {
 		if a.outTerminal && (!utf8.Valid(kv.Value) || strings.ContainsRune(string(kv.Value), 0)) {
@@ -122,12 +122,12 @@ func (a *app) writeOne(o extractOptions, x *operator.Extracted) error {
 	if o.file != "" {
 		a.note("put it back: etcdctl put %s <%s", ui.ShellWord(o.key), ui.ShellWord(o.file))
 	}
-	a.tellLeases(x)
+	tellLeases(a, x)
 	return nil
 }
 
 // tellLeases says that what hung on a lease will not end by itself when it is put back.
-func (a *app) tellLeases(x *operator.Extracted) {
+func tellLeases(a *app, x *operator.Extracted) {
 	n := 0
 	for _, kv := range x.Values {
 		if kv.Lease != 0 {
@@ -140,7 +140,7 @@ func (a *app) tellLeases(x *operator.Extracted) {
 }
 
 // writeMany writes a directory, which has its name only when it is whole.
-func (a *app) writeMany(o extractOptions, x *operator.Extracted) error {
+func writeMany(a *app, o extractOptions, x *operator.Extracted) error {
 	what := ui.Readable(o.key)
 	if o.namespace != "" {
 		what = "namespace " + o.namespace
@@ -164,7 +164,7 @@ func (a *app) writeMany(o extractOptions, x *operator.Extracted) error {
 	for _, kv := range x.Values {
 		size += int64(len(kv.Value))
 	}
-	a.tellLeases(x)
+	tellLeases(a, x)
 	return a.printf(`%s as it was at revision %d: %s, %s, in %s
 put one back:  etcdctl put KEY <FILE        (index.json says which file is which key's)
 put all back:  cd %s && sh -e put-back.sh   (existing keys are left alone; ETCDCTL names another etcdctl)

@@ -10,7 +10,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) followCommand() *cobra.Command {
+func followCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "follow [COMMAND]", Short: "Follow a restore to its end, through the store only", Args: atMostOne,
 		Long: `Follow a queued or running restore to its end. Without a name: the one that is being executed, else the
@@ -31,17 +31,17 @@ withdrawn, 7 not followed to its end.`,
 			if err != nil {
 				return err
 			}
-			return a.follow(cmd.Context(), c, name)
+			return followOperation(cmd.Context(), a, c, name)
 		},
 		ValidArgsFunction: a.complete(commandNames),
 	}
 }
 
-// follow shows a command until it has ended. The error says how, unless it was done. That there is a store was found out before: from
-// here on its silence is no reason to give up.
-func (a *app) follow(ctx context.Context, c *operator.Client, name string) error {
-	v := a.newView()
-	end, err := a.watch(ctx, c, name, v)
+// followOperation shows a command until it has ended. The error says how, unless it was done. That there is a store was found out
+// before: from here on its silence is no reason to give up.
+func followOperation(ctx context.Context, a *app, c *operator.Client, name string) error {
+	v := newView(a)
+	end, err := watchOperation(ctx, a, c, name, v)
 	v.Close()
 	if err != nil {
 		return err
@@ -49,9 +49,9 @@ func (a *app) follow(ctx context.Context, c *operator.Client, name string) error
 	return a.sayEnd(end)
 }
 
-// watch shows events until the last one, which it returns.
-func (a *app) watch(ctx context.Context, c *operator.Client, name string, v ui.View) (operator.Ended, error) {
-	for event, err := range c.Follow(ctx, name, a.followOptions()) {
+// watchOperation shows events until the last one, which it returns.
+func watchOperation(ctx context.Context, a *app, c *operator.Client, name string, v ui.View) (operator.Ended, error) {
+	for event, err := range c.Follow(ctx, name, followOptions(a)) {
 		if err != nil {
 			return operator.Ended{}, err
 		}
@@ -64,7 +64,7 @@ func (a *app) watch(ctx context.Context, c *operator.Client, name string, v ui.V
 }
 
 // followOptions: the store may be silent for as long as the timeout says, if one is given.
-func (a *app) followOptions() operator.FollowOptions {
+func followOptions(a *app) operator.FollowOptions {
 	o := operator.FollowOptions{Pause: a.pause}
 	if a.timeoutGiven {
 		o.Patience = a.timeout
@@ -73,7 +73,7 @@ func (a *app) followOptions() operator.FollowOptions {
 }
 
 // newView is bars on a screen, lines anywhere else. JSON stands alone on the standard output.
-func (a *app) newView() ui.View {
+func newView(a *app) ui.View {
 	if a.output == "json" {
 		return ui.NewPipe(a.errOut)
 	}

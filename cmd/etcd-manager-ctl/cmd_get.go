@@ -16,7 +16,7 @@ type specOutput struct {
 }
 
 // showSpec prints the spec and, if there are any, the settings.
-func (a *app) showSpec(spec operator.ClusterSpec) error {
+func showSpec(a *app, spec operator.ClusterSpec) error {
 	if a.output == "json" {
 		return a.printJSON(specOutput{spec.MemberCount, spec.EtcdVersion, spec.Settings})
 	}
@@ -30,14 +30,14 @@ func (a *app) showSpec(spec operator.ClusterSpec) error {
 	return a.printf("etcd settings: %s\n", spec.Settings)
 }
 
-func (a *app) getCommand() *cobra.Command {
+func getCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "get", Short: "Print the cluster spec", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runGet(cmd.Context(), a) },
 	}
 }
 
-func (a *app) get(ctx context.Context) error {
+func runGet(ctx context.Context, a *app) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -49,5 +49,5 @@ func (a *app) get(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.showSpec(spec)
+	return showSpec(a, spec)
 }

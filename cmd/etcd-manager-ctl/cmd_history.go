@@ -31,7 +31,7 @@ type historyOptions struct {
 	limit             int
 }
 
-func (a *app) historyCommand() *cobra.Command {
+func historyCommand(a *app) *cobra.Command {
 	var o historyOptions
 	cmd := &cobra.Command{
 		Use: "history [PREFIX]", Short: "List the changes of keys, from the archive", Args: atMostOne,
@@ -43,7 +43,7 @@ with --show-values, because they may be secrets. Missing changes and restores ha
 			if len(args) == 1 {
 				o.prefix = args[0]
 			}
-			return a.history(cmd.Context(), o)
+			return runHistory(cmd.Context(), a, o)
 		},
 	}
 	f := cmd.Flags()
@@ -58,11 +58,11 @@ with --show-values, because they may be secrets. Missing changes and restores ha
 	return cmd
 }
 
-func (a *app) history(ctx context.Context, o historyOptions) error {
+func runHistory(ctx context.Context, a *app, o historyOptions) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
-	r, err := a.rangeOf(o)
+	r, err := rangeOf(a, o)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (a *app) history(ctx context.Context, o historyOptions) error {
 }
 
 // rangeOf checks the flags.
-func (a *app) rangeOf(o historyOptions) (r operator.HistoryRequest, err error) {
+func rangeOf(a *app, o historyOptions) (r operator.HistoryRequest, err error) {
 	if o.limit < 0 || o.from < 0 || o.to < 0 {
 		return r, ui.Usagef("--limit, --from-revision and --to-revision can't be negative")
 	}
@@ -98,10 +98,10 @@ func (a *app) rangeOf(o historyOptions) (r operator.HistoryRequest, err error) {
 		return r, ui.Usagef("--from-revision=%d is after --to-revision=%d", o.from, o.to)
 	}
 	r.From, r.To = o.from, o.to
-	if r.Since, err = a.whenFlag("since", o.since); err != nil {
+	if r.Since, err = whenFlag(a, "since", o.since); err != nil {
 		return r, err
 	}
-	if r.Until, err = a.whenFlag("until", o.until); err != nil {
+	if r.Until, err = whenFlag(a, "until", o.until); err != nil {
 		return r, err
 	}
 	if r.Since.IsZero() && o.from == 0 && o.to == 0 {
@@ -119,7 +119,7 @@ func (a *app) rangeOf(o historyOptions) (r operator.HistoryRequest, err error) {
 }
 
 // whenFlag reads a flag that names a moment; empty is none.
-func (a *app) whenFlag(name, value string) (time.Time, error) {
+func whenFlag(a *app, name, value string) (time.Time, error) {
 	if value == "" {
 		return time.Time{}, nil
 	}

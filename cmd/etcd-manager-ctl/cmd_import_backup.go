@@ -12,7 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) importCommand() *cobra.Command {
+func importCommand(a *app) *cobra.Command {
 	var r operator.ImportRequest
 	cmd := &cobra.Command{
 		Use: "import-backup FILE", Short: "Create a backup in this store from a snapshot file", Args: exactlyOne("a snapshot file"),
@@ -21,7 +21,7 @@ func (a *app) importCommand() *cobra.Command {
 download-backup, or another store's etcd.backup.gz. It is checked as in a restore, and then stored under a name with
 the current time. restore-backup restores it, also into a new cluster elsewhere. Its manifest names no cluster, so it
 isn't refused as another cluster's.`,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.importFile(cmd.Context(), args[0], r) },
+		RunE: func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), a, args[0], r) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&r.Reason, "reason", "import", "the `reason` in the manifest")
@@ -36,7 +36,7 @@ isn't refused as another cluster's.`,
 	return cmd
 }
 
-func (a *app) importFile(ctx context.Context, file string, r operator.ImportRequest) error {
+func runImport(ctx context.Context, a *app, file string, r operator.ImportRequest) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) inspectCommand() *cobra.Command {
+func inspectCommand(a *app) *cobra.Command {
 	var r operator.InspectRequest
 	cmd := &cobra.Command{
 		Use: "inspect NAME|latest", Short: "Show the content of a backup: revision, keys, leases, the largest prefixes",
@@ -21,7 +21,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		Long: `Fetch a backup, check it like verify-backup, and show its content: revision, keys, leases, sizes, and
 the prefixes with most keys and most bytes. Only keys that exist at the backup's revision are counted, with the bytes
 of key and value.`,
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0], r) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return runInspect(cmd.Context(), a, args[0], r) },
 		ValidArgsFunction: a.complete(restorableNames),
 	}
 	f := cmd.Flags()
@@ -31,7 +31,7 @@ of key and value.`,
 	return cmd
 }
 
-func (a *app) inspect(ctx context.Context, name string, r operator.InspectRequest) error {
+func runInspect(ctx context.Context, a *app, name string, r operator.InspectRequest) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -51,10 +51,10 @@ func (a *app) inspect(ctx context.Context, name string, r operator.InspectReques
 	if a.output == "json" {
 		return a.printJSON(out)
 	}
-	return a.printInspection(out)
+	return printInspection(a, out)
 }
 
-func (a *app) printInspection(out operator.Inspection) error {
+func printInspection(a *app, out operator.Inspection) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "backup:      %s\n", out.Backup)
 	if out.ClusterName != "" {

@@ -21,7 +21,7 @@ type kopsRequest struct {
 	kops.Options
 }
 
-func (a *app) kopsCommand() *cobra.Command {
+func kopsCommand(a *app) *cobra.Command {
 	var r kopsRequest
 	cmd := &cobra.Command{
 		Use: "kops", Short: "Create the volumes, the spec and the static pods of a kOps cluster file",
@@ -42,25 +42,25 @@ The file names the stores, so --backup-store isn't needed.`,
 	f.StringVarP(&r.file, "filename", "f", "", "cluster `file`, - for standard input")
 	f.StringVar(&r.Image, "image", "", "manager's `image` for etcd clusters that name none (etcdClusters[].manager.image)")
 	f.StringVar(&r.EtcdImage, "etcd-image", "", "etcd's `image`, with %s for the version (default registry.k8s.io/etcd:v%s)")
-	cmd.AddCommand(a.kopsPlanCommand(&r), a.kopsApplyCommand(&r), a.kopsRenderCommand(&r))
+	cmd.AddCommand(kopsPlanCommand(a, &r), kopsApplyCommand(a, &r), kopsRenderCommand(a, &r))
 	return cmd
 }
 
-func (a *app) kopsPlanCommand(r *kopsRequest) *cobra.Command {
+func kopsPlanCommand(a *app, r *kopsRequest) *cobra.Command {
 	return &cobra.Command{
 		Use: "plan", Short: "Show the differences between the file and what exists; change nothing", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format("json"); err != nil {
 				return err
 			}
-			p, _, err := a.kopsPlan(cmd.Context(), r)
+			p, _, err := readKopsPlan(cmd.Context(), a, r)
 			if err != nil {
 				return err
 			}
 			if a.output == "json" {
 				return a.printJSON(p)
 			}
-			if err := a.printPlan(p); err != nil || p.Empty() || len(p.Refused()) > 0 {
+			if err := printPlan(a, p); err != nil || p.Empty() || len(p.Refused()) > 0 {
 				return err
 			}
 			return a.printf("Nothing was changed. Apply it: etcd-manager-ctl kops apply -f %s --yes\n", r.file)
@@ -68,7 +68,7 @@ func (a *app) kopsPlanCommand(r *kopsRequest) *cobra.Command {
 	}
 }
 
-func (a *app) kopsApplyCommand(r *kopsRequest) *cobra.Command {
+func kopsApplyCommand(a *app, r *kopsRequest) *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{
 		Use: "apply", Short: "Apply the differences, after showing them and asking", Args: noArgs,
@@ -76,11 +76,11 @@ func (a *app) kopsApplyCommand(r *kopsRequest) *cobra.Command {
 			if err := a.format(); err != nil {
 				return err
 			}
-			p, w, err := a.kopsPlan(cmd.Context(), r)
+			p, w, err := readKopsPlan(cmd.Context(), a, r)
 			if err != nil {
 				return err
 			}
-			if err := a.printPlan(p); err != nil || p.Empty() {
+			if err := printPlan(a, p); err != nil || p.Empty() {
 				return err
 			}
 			if len(p.Refused()) == 0 {
@@ -97,7 +97,7 @@ func (a *app) kopsApplyCommand(r *kopsRequest) *cobra.Command {
 	return cmd
 }
 
-func (a *app) kopsRenderCommand(r *kopsRequest) *cobra.Command {
+func kopsRenderCommand(a *app, r *kopsRequest) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "render", Short: "Write static pods and systemd units for each instance group", Args: noArgs,
@@ -107,7 +107,7 @@ func (a *app) kopsRenderCommand(r *kopsRequest) *cobra.Command {
 			if err := a.format(); err != nil {
 				return err
 			}
-			f, err := a.kopsFile(r)
+			f, err := readKopsFile(a, r)
 			if err != nil {
 				return err
 			}
@@ -115,14 +115,14 @@ func (a *app) kopsRenderCommand(r *kopsRequest) *cobra.Command {
 			if err != nil {
 				return &ui.UsageError{Err: err}
 			}
-			return a.writeRendered(files, out)
+			return writeRendered(a, files, out)
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "", "`directory` for the files; default is standard output")
 	return cmd
 }
 
-func (a *app) writeRendered(files []kops.Rendered, dir string) error {
+func writeRendered(a *app, files []kops.Rendered, dir string) error {
 	for _, f := range files {
 		if dir == "" {
 			if err := a.printf("# %s\n%s---\n", f.Path, f.Data); err != nil {
@@ -144,8 +144,8 @@ func (a *app) writeRendered(files []kops.Rendered, dir string) error {
 	return nil
 }
 
-// kopsFile reads and checks the cluster file, and passes its warnings on.
-func (a *app) kopsFile(r *kopsRequest) (*kops.File, error) {
+// readKopsFile reads and checks the cluster file, and passes its warnings on.
+func readKopsFile(a *app, r *kopsRequest) (*kops.File, error) {
 	var data []byte
 	var err error
 	switch r.file {
@@ -166,9 +166,9 @@ func (a *app) kopsFile(r *kopsRequest) (*kops.File, error) {
 	return f, nil
 }
 
-// kopsPlan compares the file with what exists.
-func (a *app) kopsPlan(ctx context.Context, r *kopsRequest) (kops.Plan, kops.World, error) {
-	f, err := a.kopsFile(r)
+// readKopsPlan compares the file with what exists.
+func readKopsPlan(ctx context.Context, a *app, r *kopsRequest) (kops.Plan, kops.World, error) {
+	f, err := readKopsFile(a, r)
 	if err != nil {
 		return kops.Plan{}, kops.World{}, err
 	}
@@ -197,7 +197,7 @@ func changeName(c kops.Change) string {
 }
 
 // printPlan shows a plan like a preview.
-func (a *app) printPlan(p kops.Plan) error {
+func printPlan(a *app, p kops.Plan) error {
 	for _, w := range p.Warnings {
 		a.note("warning: %s", w)
 	}

@@ -40,7 +40,7 @@ type listOptions struct {
 	limited bool
 }
 
-func (a *app) listBackupsCommand() *cobra.Command {
+func listBackupsCommand(a *app) *cobra.Command {
 	var o listOptions
 	cmd := &cobra.Command{
 		Use: "list-backups", Short: "List the backups, oldest first", Args: noArgs,
@@ -51,7 +51,7 @@ The table reads the manifests of the newest 1,000 backups that it shows, for rev
 		Example: "  etcd-manager-ctl --backup-store=s3://bucket/prefix list-backups --since=24h",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.limited = cmd.Flags().Changed("limit")
-			return a.listBackups(cmd.Context(), o)
+			return runListBackups(cmd.Context(), a, o)
 		},
 	}
 	f := cmd.Flags()
@@ -61,14 +61,14 @@ The table reads the manifests of the newest 1,000 backups that it shows, for rev
 	return cmd
 }
 
-func (a *app) listBackups(ctx context.Context, o listOptions) error {
+func runListBackups(ctx context.Context, a *app, o listOptions) error {
 	if err := a.format("json", "yaml", "name", "wide"); err != nil {
 		return err
 	}
 	if o.limit < 0 {
 		return ui.Usagef("--limit can't be negative")
 	}
-	since, err := a.whenFlag("since", o.since)
+	since, err := whenFlag(a, "since", o.since)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (a *app) listBackups(ctx context.Context, o listOptions) error {
 		if err != nil {
 			a.note("revisions and reasons are not shown, since a manifest can't be read: %v", err)
 		}
-		return a.backupTable(list, manifests)
+		return backupTable(a, list, manifests)
 	}
 	for _, b := range list {
 		if err := a.printf("%s\n", b.Name); err != nil {
@@ -137,7 +137,7 @@ func backupOutputs(list []catalog.Backup) []backupOutput {
 	return out
 }
 
-func (a *app) backupTable(backups []catalog.Backup, manifests map[string]*catalog.Manifest) error {
+func backupTable(a *app, backups []catalog.Backup, manifests map[string]*catalog.Manifest) error {
 	if len(backups) == 0 {
 		return nil
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (a *app) listCommandsCommand() *cobra.Command {
+func listCommandsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "list-commands", Short: "List the queued commands, and the results of earlier ones", Args: noArgs,
 		Long: `List the queued commands, oldest first, and before them the finished ones that the store still remembers.
@@ -22,11 +22,11 @@ superseded   a later restore replaced it
 unreadable   an object in the queue that isn't a command
 
 describe-command shows one of them in full.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.listCommands(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runListCommands(cmd.Context(), a) },
 	}
 }
 
-func (a *app) listCommands(ctx context.Context) error {
+func runListCommands(ctx context.Context, a *app) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type leaseRequest struct {
 	watch   time.Duration
 }
 
-func (a *app) masterleasesCommand() *cobra.Command {
+func masterleasesCommand(a *app) *cobra.Command {
 	var r leaseRequest
 	cmd := &cobra.Command{
 		Use: "masterleases", Short: "Show the API servers' master leases in etcd, and remove stale ones",
@@ -47,11 +47,11 @@ and kubeadm put them. Flags name others.`,
 	f.StringVar(&r.prefix, "prefix", kube.MasterleasesPrefix, "prefix of the entries; only needed for API servers with --etcd-prefix")
 	f.StringSliceVar(&r.masters, "live-master", nil, "`IP` of a live master that runs no member of this etcd; may be repeated")
 	f.DurationVar(&r.watch, "watch", kube.RenewalWatch, "how long an API server has time to renew an entry before it counts as stale")
-	cmd.AddCommand(a.leaseListCommand(&r), a.leasePruneCommand(&r))
+	cmd.AddCommand(leaseListCommand(a, &r), leasePruneCommand(a, &r))
 	return cmd
 }
 
-func (a *app) leaseListCommand(r *leaseRequest) *cobra.Command {
+func leaseListCommand(a *app, r *leaseRequest) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "Show each master lease, and whether a live master has its address", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,7 +59,7 @@ func (a *app) leaseListCommand(r *leaseRequest) *cobra.Command {
 				return err
 			}
 			return a.withEtcd(cmd.Context(), &r.etcd, func(ctx context.Context, c *clientv3.Client) error {
-				m, err := a.masterleases(c, r)
+				m, err := readMasterleases(a, c, r)
 				if err != nil {
 					return err
 				}
@@ -70,13 +70,13 @@ func (a *app) leaseListCommand(r *leaseRequest) *cobra.Command {
 				if a.output == "json" {
 					return a.printJSON(leases)
 				}
-				return a.leaseTable(leases)
+				return leaseTable(a, leases)
 			})
 		},
 	}
 }
 
-func (a *app) leasePruneCommand(r *leaseRequest) *cobra.Command {
+func leasePruneCommand(a *app, r *leaseRequest) *cobra.Command {
 	var all, dry, yes bool
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the master leases that are stale", Args: noArgs,
@@ -88,7 +88,7 @@ API servers write theirs again within ten seconds.`,
 				return err
 			}
 			return a.withEtcd(cmd.Context(), &r.etcd, func(ctx context.Context, c *clientv3.Client) error {
-				m, err := a.masterleases(c, r)
+				m, err := readMasterleases(a, c, r)
 				if err != nil {
 					return err
 				}
@@ -96,10 +96,10 @@ API servers write theirs again within ten seconds.`,
 				if err != nil {
 					return etcdError(err)
 				}
-				if err := a.leaseTable(leases); err != nil {
+				if err := leaseTable(a, leases); err != nil {
 					return err
 				}
-				return a.pruneLeases(ctx, m, chosenLeases(leases, all), dry, yes)
+				return pruneLeases(ctx, a, m, chosenLeases(leases, all), dry, yes)
 			})
 		},
 	}
@@ -109,8 +109,8 @@ API servers write theirs again within ten seconds.`,
 	return cmd
 }
 
-// masterleases is what looks at the entries, with the notes that come meanwhile.
-func (a *app) masterleases(c *clientv3.Client, r *leaseRequest) (*kube.Masterleases, error) {
+// readMasterleases is what looks at the entries, with the notes that come meanwhile.
+func readMasterleases(a *app, c *clientv3.Client, r *leaseRequest) (*kube.Masterleases, error) {
 	live := map[string]string{}
 	for _, address := range r.masters {
 		if _, err := netip.ParseAddr(address); err != nil {
@@ -146,7 +146,7 @@ func chosenLeases(leases []kube.Masterlease, all bool) []kube.Masterlease {
 }
 
 // pruneLeases removes entries unless they have changed since they were looked at.
-func (a *app) pruneLeases(ctx context.Context, m *kube.Masterleases, chosen []kube.Masterlease, dry, yes bool) error {
+func pruneLeases(ctx context.Context, a *app, m *kube.Masterleases, chosen []kube.Masterlease, dry, yes bool) error {
 	if len(chosen) == 0 {
 		return a.printf("there is nothing to remove\n")
 	}
@@ -177,7 +177,7 @@ func (a *app) pruneLeases(ctx context.Context, m *kube.Masterleases, chosen []ku
 	return nil
 }
 
-func (a *app) leaseTable(leases []kube.Masterlease) error {
+func leaseTable(a *app, leases []kube.Masterlease) error {
 	if len(leases) == 0 {
 		a.note("there are no master leases: no API server keeps its leases in this etcd (the one for events has none, either)")
 		return nil

@@ -8,13 +8,13 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) pinCommand() *cobra.Command {
+func pinCommand(a *app) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "pin-backup NAME|latest", Short: "Keep a backup, whatever its age",
 		Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onBackup(cmd.Context(), args[0], "pinned: %s is kept until it is unpinned\n",
+			return onBackup(cmd.Context(), a, args[0], "pinned: %s is kept until it is unpinned\n",
 				func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
 					return c.PinBackup(ctx, name, reason)
 				})
@@ -25,12 +25,12 @@ func (a *app) pinCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) unpinCommand() *cobra.Command {
+func unpinCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "unpin-backup NAME|latest", Short: "Remove the pin; retention then decides about the backup again",
 		Args: exactlyOne("the name of a backup (see list-backups)"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.onBackup(cmd.Context(), args[0], "unpinned: retention decides about %s again\n",
+			return onBackup(cmd.Context(), a, args[0], "unpinned: retention decides about %s again\n",
 				func(ctx context.Context, c *operator.Client, name string) (string, []string, error) {
 					return c.UnpinBackup(ctx, name)
 				})
@@ -40,7 +40,7 @@ func (a *app) unpinCommand() *cobra.Command {
 }
 
 // onBackup does something to a backup that is there, and says so.
-func (a *app) onBackup(ctx context.Context, name, say string,
+func onBackup(ctx context.Context, a *app, name, say string,
 	do func(context.Context, *operator.Client, string) (string, []string, error)) error {
 	if err := a.format(); err != nil {
 		return err

@@ -19,7 +19,7 @@ type pruneOptions struct {
 	dryRun, yes bool
 }
 
-func (a *app) pruneCommand() *cobra.Command {
+func pruneCommand(a *app) *cobra.Command {
 	o := pruneOptions{retention: operator.DefaultRetention()}
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the backups and changes that retention no longer keeps, or explain each decision (--dry-run)",
@@ -32,10 +32,10 @@ ETCD_MANAGER_DAILY_BACKUPS_RETENTION).
 These are never removed: pinned backups, a backup that a queued restore names, the newest backup, and the newest
 verified backup with the changes that lead to it.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.pruneEnv(cmd, &o.retention); err != nil {
+			if err := pruneEnv(a, cmd, &o.retention); err != nil {
 				return err
 			}
-			return a.prune(cmd.Context(), o)
+			return runPrune(cmd.Context(), a, o)
 		},
 	}
 	f := cmd.Flags()
@@ -49,7 +49,7 @@ verified backup with the changes that lead to it.`,
 }
 
 // pruneEnv reads the managers' variables for what the command line doesn't say.
-func (a *app) pruneEnv(cmd *cobra.Command, r *operator.Retention) error {
+func pruneEnv(a *app, cmd *cobra.Command, r *operator.Retention) error {
 	for _, v := range []struct {
 		flag, name string
 		to         *time.Duration
@@ -81,7 +81,7 @@ type decisionOutput struct {
 	Reason      string    `json:"reason"`
 }
 
-func (a *app) prune(ctx context.Context, o pruneOptions) error {
+func runPrune(ctx context.Context, a *app, o pruneOptions) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func (a *app) prune(ctx context.Context, o pruneOptions) error {
 		return err
 	}
 	if o.dryRun {
-		return a.explainPlan(pl)
+		return explainPlan(a, pl)
 	}
 	backups, segments := pl.Counts()
 	if backups+segments == 0 && !pl.More {
@@ -139,7 +139,7 @@ func explainPrune(err error) error {
 }
 
 // explainPlan prints every decision.
-func (a *app) explainPlan(pl *operator.PrunePlan) error {
+func explainPlan(a *app, pl *operator.PrunePlan) error {
 	if a.output == "json" {
 		out := make([]decisionOutput, 0, len(pl.Decisions))
 		for _, d := range pl.Decisions {

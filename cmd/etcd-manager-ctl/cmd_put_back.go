@@ -82,7 +82,7 @@ func (a *putBacker) run(ctx context.Context, o putBackFlags) error {
 	case o.r.Namespace != "" && o.r.Prefix:
 		return ui.Usagef("--prefix is for a key, --namespace takes none")
 	}
-	at, err := a.whenFlag("at", o.at)
+	at, err := whenFlag(a.app, "at", o.at)
 	if err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func (a *putBacker) queueIt(ctx context.Context, c *operator.Client, p *operator
 	cmd := q.Command
 	switch {
 	case wait:
-		return a.follow(ctx, c, cmd.Name)
+		return followOperation(ctx, a.app, c, cmd.Name)
 	case a.output == "json":
 		return a.printJSON(commandRow(operator.Command{Name: cmd.Name, Queued: &cmd}))
 	}

@@ -18,7 +18,7 @@ import (
 // newestSurvivor is what --from-survivor means without a node's name. No node is called so: names have no blank.
 const newestSurvivor = "the newest"
 
-func (a *app) recoverCommand() *cobra.Command {
+func recoverCommand(a *app) *cobra.Command {
 	var q queueFlags
 	var node string
 	var yes bool
@@ -48,7 +48,7 @@ If possible, bring the lost masters back instead: a cluster that has its quorum 
 			if node == newestSurvivor {
 				r.Node = ""
 			}
-			return a.recover(cmd.Context(), r, yes, q.wait)
+			return runRecover(cmd.Context(), a, r, yes, q.wait)
 		},
 	}
 	f := cmd.Flags()
@@ -63,7 +63,7 @@ If possible, bring the lost masters back instead: a cluster that has its quorum 
 	return cmd
 }
 
-func (a *app) recover(ctx context.Context, r operator.RecoveryRequest, yes, wait bool) error {
+func runRecover(ctx context.Context, a *app, r operator.RecoveryRequest, yes, wait bool) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -73,14 +73,14 @@ func (a *app) recover(ctx context.Context, r operator.RecoveryRequest, yes, wait
 	}
 	p, err := c.PlanRecovery(ctx, r)
 	if !p.Survivors.At.IsZero() || len(p.Survivors.Nodes) > 0 {
-		if err := a.showSurvivors(p.Survivors); err != nil {
+		if err := showSurvivors(a, p.Survivors); err != nil {
 			return err
 		}
 	}
 	if err != nil {
 		return err
 	}
-	a.compareWithBackup(p)
+	compareWithBackup(a, p)
 	node := p.Chosen.Node
 	a.note(`A new cluster of %s is created from the data of node %s. Data that only other nodes have are not in it.
 If you can bring the lost masters back, do that instead: then nothing is lost.`, clusterOf(p.Spec), node)
@@ -95,7 +95,7 @@ If you can bring the lost masters back, do that instead: then nothing is lost.`,
 }
 
 // showSurvivors prints the table.
-func (a *app) showSurvivors(s catalog.Survivors) error {
+func showSurvivors(a *app, s catalog.Survivors) error {
 	age := a.now().Sub(s.At)
 	a.note("Survivors, as the leader saw them at %s, %s:", ui.Clock(s.At), ui.Ago(age))
 	w := tabwriter.NewWriter(a.errOut, 2, 0, 2, ' ', 0)
@@ -127,7 +127,7 @@ func (a *app) showSurvivors(s catalog.Survivors) error {
 const staleSurvivors = 10 * time.Minute
 
 // compareWithBackup says what the survivor has beside the newest backup.
-func (a *app) compareWithBackup(p *operator.RecoveryPlan) {
+func compareWithBackup(a *app, p *operator.RecoveryPlan) {
 	newest, s := p.Newest, p.Chosen
 	switch {
 	case p.Undecided != nil:

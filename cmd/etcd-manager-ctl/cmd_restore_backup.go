@@ -13,7 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) restoreCommand() *cobra.Command {
+func restoreCommand(a *app) *cobra.Command {
 	var q queueFlags
 	var to targetFlags
 	var from string
@@ -53,7 +53,7 @@ restored cluster back.`,
 			if slices.Contains(r.Options.DropPrefixes, "") {
 				return ui.Usagef("--drop-prefix is empty: that would drop every key")
 			}
-			return a.restore(cmd.Context(), r, to.dryRun, q.wait)
+			return runRestore(cmd.Context(), a, r, to.dryRun, q.wait)
 		},
 		ValidArgsFunction: a.complete(restorableNames),
 	}
@@ -100,12 +100,12 @@ func restoreFrom(ctx context.Context, a *app, url string, r operator.RestoreRequ
 		return fmt.Errorf("--from: %w", a.explain(err))
 	}
 	p, err := from.PlanRestore(ctx, r)
-	a.sayPlanned(p)
+	sayPlanned(a, p)
 	if err != nil {
 		return err
 	}
 	if dryRun {
-		return a.dryRun(ctx, from, p)
+		return restoreDryRun(ctx, a, from, p)
 	}
 	if p.Path != nil {
 		a.note("this is restored from %s:\n%s", url, strings.TrimSuffix(planned(p.Path).text(), "\n"))
@@ -117,7 +117,7 @@ func restoreFrom(ctx context.Context, a *app, url string, r operator.RestoreRequ
 	return a.sayAndFollow(ctx, c, queued, wait)
 }
 
-func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wait bool) error {
+func runRestore(ctx context.Context, a *app, r operator.RestoreRequest, dryRun, wait bool) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -131,12 +131,12 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 		return err
 	}
 	p, err := c.PlanRestore(ctx, r)
-	a.sayPlanned(p)
+	sayPlanned(a, p)
 	if err != nil {
 		return err
 	}
 	if dryRun {
-		return a.dryRun(ctx, c, p)
+		return restoreDryRun(ctx, a, c, p)
 	}
 	pv := c.Preview(ctx, p, previewBefore)
 	if p.Path != nil {
@@ -153,21 +153,21 @@ func (a *app) restore(ctx context.Context, r operator.RestoreRequest, dryRun, wa
 }
 
 // sayPlanned tells what was found out on the way.
-func (a *app) sayPlanned(p *operator.RestorePlan) {
+func sayPlanned(a *app, p *operator.RestorePlan) {
 	sayLocated(a, p.Before, p.Request.Before, p.Notes)
 	if p.Backup != nil && p.Request.Backup == operator.Latest {
-		a.note("latest: %s", a.describeBackup(*p.Backup))
+		a.note("latest: %s", describeBackup(a, *p.Backup))
 	}
 }
 
-// dryRun says what would be restored.
-func (a *app) dryRun(ctx context.Context, c *operator.Client, p *operator.RestorePlan) error {
+// restoreDryRun says what would be restored.
+func restoreDryRun(ctx context.Context, a *app, c *operator.Client, p *operator.RestorePlan) error {
 	if err := c.Estimate(ctx, p); err != nil {
 		return err
 	}
 	if p.Path == nil {
 		return a.printf("this would be restored: %s; it has no manifest, so its revision is only known after it was read (inspect shows it)\n",
-			a.describeBackup(*p.Backup))
+			describeBackup(a, *p.Backup))
 	}
 	o := planned(p.Path)
 	pv := c.Preview(ctx, p, previewDry)
@@ -179,7 +179,7 @@ func (a *app) dryRun(ctx context.Context, c *operator.Client, p *operator.Restor
 }
 
 // describeBackup says in one line what a backup is.
-func (a *app) describeBackup(b operator.Backup) string {
+func describeBackup(a *app, b operator.Backup) string {
 	words := []string{b.Name}
 	if !b.Time.IsZero() {
 		words = append(words, ui.Ago(a.now().Sub(b.Time)))

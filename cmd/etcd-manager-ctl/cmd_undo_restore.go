@@ -11,7 +11,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) undoCommand() *cobra.Command {
+func undoCommand(a *app) *cobra.Command {
 	var q queueFlags
 	var yes bool
 	cmd := &cobra.Command{
@@ -23,7 +23,7 @@ or, if they are gone, of the backup that was taken right before. So it is checke
 Writes since that restore are lost. The command shows them and asks, unless --yes is given.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := operator.UndoRequest{Operation: strings.Join(args, ""), Spec: q.change.read(cmd), Options: q.options}
-			return a.undo(cmd.Context(), r, yes, q.wait)
+			return runUndo(cmd.Context(), a, r, yes, q.wait)
 		},
 		ValidArgsFunction: a.complete(undoableNames),
 	}
@@ -34,7 +34,7 @@ Writes since that restore are lost. The command shows them and asks, unless --ye
 	return cmd
 }
 
-func (a *app) undo(ctx context.Context, r operator.UndoRequest, yes, wait bool) error {
+func runUndo(ctx context.Context, a *app, r operator.UndoRequest, yes, wait bool) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (a *app) undo(ctx context.Context, r operator.UndoRequest, yes, wait bool) 
 	if err != nil {
 		return err
 	}
-	a.showUndo(p)
+	showUndo(a, p)
 	if err := a.confirm(ctx, yes, "yes", "undo "+p.Operation.ID); err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (a *app) undo(ctx context.Context, r operator.UndoRequest, yes, wait bool) 
 }
 
 // showUndo tells the operator what comes back and what is lost.
-func (a *app) showUndo(p *operator.UndoPlan) {
+func showUndo(a *app, p *operator.UndoPlan) {
 	op := p.Operation
 	since := a.now().Sub(op.Finished)
 	into := clusterOf(p.Spec)
@@ -80,7 +80,7 @@ func (a *app) showUndo(p *operator.UndoPlan) {
 	if op.RevisionBefore > 0 {
 		a.note("  that is:      about revision %d, the highest that clients had seen before", op.RevisionBefore)
 	}
-	a.note("  loses:        all writes of the %s since then%s", ui.Age(max(since, 0)), a.writtenSince(p))
+	a.note("  loses:        all writes of the %s since then%s", ui.Age(max(since, 0)), writtenSince(a, p))
 	for _, o := range p.Later {
 		a.note("  also undone:  %s (%s), done later", o.ID, subject(o.Backup, o.Source))
 	}
@@ -94,7 +94,7 @@ func (a *app) showUndo(p *operator.UndoPlan) {
 }
 
 // writtenSince says by how much the newest backup is ahead of the restore.
-func (a *app) writtenSince(p *operator.UndoPlan) string {
+func writtenSince(a *app, p *operator.UndoPlan) string {
 	newest, op := p.Newest, p.Operation
 	if newest == nil || newest.Manifest == nil || op.RevisionAfter == 0 || newest.Manifest.Revision < op.RevisionAfter {
 		return ""

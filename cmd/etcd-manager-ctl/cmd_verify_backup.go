@@ -13,7 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
-func (a *app) verifyCommand() *cobra.Command {
+func verifyCommand(a *app) *cobra.Command {
 	var tempDir string
 	var all, chain bool
 	cmd := &cobra.Command{
@@ -32,12 +32,12 @@ this backup. This verifies both backups and every segment between them.`,
 				return ui.Usagef("--chain and --all can't be combined: a chain leads from one backup to the next")
 			}
 			if all {
-				return a.verifyAll(cmd.Context(), tempDir)
+				return runVerifyAll(cmd.Context(), a, tempDir)
 			}
 			if chain {
-				return a.verifyChain(cmd.Context(), args[0], tempDir)
+				return runVerifyChain(cmd.Context(), a, args[0], tempDir)
 			}
-			return a.verify(cmd.Context(), args[0], tempDir)
+			return runVerify(cmd.Context(), a, args[0], tempDir)
 		},
 		ValidArgsFunction: a.complete(restorableNames),
 	}
@@ -47,7 +47,7 @@ this backup. This verifies both backups and every segment between them.`,
 	return cmd
 }
 
-func (a *app) verify(ctx context.Context, name, tempDir string) error {
+func runVerify(ctx context.Context, a *app, name, tempDir string) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -74,10 +74,10 @@ func (a *app) verify(ctx context.Context, name, tempDir string) error {
 	if err != nil {
 		return fmt.Errorf("BAD: %w", err)
 	}
-	return a.printVerified(out)
+	return printVerified(a, out)
 }
 
-func (a *app) printVerified(out operator.Verified) error {
+func printVerified(a *app, out operator.Verified) error {
 	var b strings.Builder
 	sums := "gzip's checksum is right (no manifest: the backup of another tool)"
 	if slices.Contains(out.Checked, "manifest") {
@@ -109,7 +109,7 @@ func (a *app) printVerified(out operator.Verified) error {
 	return a.printf("%s", b.String())
 }
 
-func (a *app) verifyAll(ctx context.Context, tempDir string) error {
+func runVerifyAll(ctx context.Context, a *app, tempDir string) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -137,7 +137,7 @@ func (a *app) verifyAll(ctx context.Context, tempDir string) error {
 		}
 		results = append(results, out)
 		if a.output == "" {
-			if err := a.printLine(out); err != nil {
+			if err := printLine(a, out); err != nil {
 				return err
 			}
 		}
@@ -154,7 +154,7 @@ func (a *app) verifyAll(ctx context.Context, tempDir string) error {
 	return nil
 }
 
-func (a *app) printLine(out operator.Verified) error {
+func printLine(a *app, out operator.Verified) error {
 	switch {
 	case !out.Sound:
 		return a.printf("BAD    %s  %s\n", out.Name, out.Problem)
@@ -179,8 +179,8 @@ type chainOutput struct {
 	Seconds     float64 `json:"seconds"`
 }
 
-// verifyChain checks a backup together with the one before it and the changes between them.
-func (a *app) verifyChain(ctx context.Context, name, tempDir string) error {
+// runVerifyChain checks a backup together with the one before it and the changes between them.
+func runVerifyChain(ctx context.Context, a *app, name, tempDir string) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}

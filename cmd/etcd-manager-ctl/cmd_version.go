@@ -4,7 +4,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func (a *app) versionCommand() *cobra.Command {
+func versionCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version of this tool, and the commit and the compiler it was built from", Args: noArgs,
 		RunE: func(*cobra.Command, []string) error {

@@ -22,7 +22,7 @@ type volumeFlags struct {
 	encryption string
 }
 
-func (a *app) volumesCommand() *cobra.Command {
+func volumesCommand(a *app) *cobra.Command {
 	f := &volumeFlags{}
 	c := &cobra.Command{
 		Use: "volumes", Short: "Show the members' volumes on AWS, and encrypt them",
@@ -44,7 +44,7 @@ variables and files apply (AWS_REGION, AWS_PROFILE, …), with the permissions i
 	p.StringVar(&f.cfg.ClusterName, "cluster-name", "", "the managers' --cluster-name")
 	p.StringArrayVar(&f.cfg.Tags, "volume-tag", nil, "the managers' --volume-tag `KEY[=VALUE]`; may be repeated")
 	p.StringVar(&f.cfg.NameTag, "volume-name-tag", "", "the managers' --volume-name-tag")
-	c.AddCommand(a.volumesCheckCommand(f), a.volumesEncryptCommand(f), a.volumesConfirmCommand(f))
+	c.AddCommand(volumesCheckCommand(a, f), volumesEncryptCommand(a, f), volumesConfirmCommand(a, f))
 	return c
 }
 
@@ -61,14 +61,14 @@ func (f *volumeFlags) open(ctx context.Context) (*aws.Client, volume.Encryption,
 	return c, e, err
 }
 
-func (a *app) volumesCheckCommand(f *volumeFlags) *cobra.Command {
+func volumesCheckCommand(a *app, f *volumeFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "check", Short: "Show every member's volume, and whether it is encrypted", Args: noArgs,
 		Long: `Show each member's volume: size, type, encryption, key and state. Members without a volume are shown
 too, if the tags of others name them, and so are replaced volumes that are kept.
 
 With --require-encrypted-volume[=KEY-ARN] the exit code is 1 if a member's volume isn't encrypted as required.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesCheck(cmd.Context(), f) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runVolumesCheck(cmd.Context(), a, f) },
 	}
 	requireFlag(c, &f.encryption)
 	return c
@@ -93,7 +93,7 @@ type volumeOutput struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-func (a *app) volumesCheck(ctx context.Context, f *volumeFlags) error {
+func runVolumesCheck(ctx context.Context, a *app, f *volumeFlags) error {
 	if err := a.format("json"); err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (a *app) volumesCheck(ctx context.Context, f *volumeFlags) error {
 		}
 	}
 	slices.SortStableFunc(rows, func(a, b volumeOutput) int { return strings.Compare(string(a.Member), string(b.Member)) })
-	if err := a.printVolumes(rows); err != nil {
+	if err := printVolumes(a, rows); err != nil {
 		return err
 	}
 	switch {
@@ -183,7 +183,7 @@ func memberOfKept(cfg aws.Config, v *volume.Volume) cluster.NodeID {
 	return cluster.NodeID(cfg.ClusterName + "-" + name)
 }
 
-func (a *app) printVolumes(rows []volumeOutput) error {
+func printVolumes(a *app, rows []volumeOutput) error {
 	if a.output == "json" {
 		return a.printJSON(rows)
 	}
@@ -217,18 +217,18 @@ func dash(s string) string {
 	return s
 }
 
-func (a *app) volumesConfirmCommand(f *volumeFlags) *cobra.Command {
+func volumesConfirmCommand(a *app, f *volumeFlags) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "confirm", Short: "Delete the volumes that were replaced and are kept", Args: noArgs,
 		Long: `Delete the volumes that "volumes encrypt" has replaced. Until then they are kept unchanged, with their old data.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesConfirm(cmd.Context(), f, yes) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runVolumesConfirm(cmd.Context(), a, f, yes) },
 	}
 	c.Flags().BoolVar(&yes, "yes", false, "don't ask")
 	return c
 }
 
-func (a *app) volumesConfirm(ctx context.Context, f *volumeFlags, yes bool) error {
+func runVolumesConfirm(ctx context.Context, a *app, f *volumeFlags, yes bool) error {
 	c, _, err := f.open(ctx)
 	if err != nil {
 		return err

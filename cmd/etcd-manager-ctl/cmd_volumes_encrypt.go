@@ -17,7 +17,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/volume/aws"
 )
 
-func (a *app) volumesEncryptCommand(f *volumeFlags) *cobra.Command {
+func volumesEncryptCommand(a *app, f *volumeFlags) *cobra.Command {
 	var yes bool
 	c := &cobra.Command{
 		Use: "encrypt", Short: "Replace the members' volumes by encrypted ones, one after the other, while the cluster runs", Args: noArgs,
@@ -33,7 +33,7 @@ member after the other, while the cluster serves its clients:
 You can interrupt it at any point and start it again: it continues. It needs at least three members, and managers that
 run with --volume-provider=aws. --require-encrypted-volume=KEY-ARN encrypts with that key; without it, the account's
 default key for EBS is used.`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.volumesEncrypt(cmd.Context(), f, yes) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runVolumesEncrypt(cmd.Context(), a, f, yes) },
 	}
 	requireFlag(c, &f.encryption)
 	c.Flags().BoolVar(&yes, "yes", false, "don't ask")
@@ -50,7 +50,7 @@ type encryptRun struct {
 	said  map[string]bool
 }
 
-func (a *app) volumesEncrypt(ctx context.Context, f *volumeFlags, yes bool) error {
+func runVolumesEncrypt(ctx context.Context, a *app, f *volumeFlags, yes bool) error {
 	if err := a.format(); err != nil {
 		return err
 	}

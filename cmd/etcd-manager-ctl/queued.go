@@ -29,7 +29,7 @@ func (a *app) sayAndFollow(ctx context.Context, c *operator.Client, q operator.Q
 	if err := a.say(q, wait); err != nil || !wait {
 		return err
 	}
-	return a.follow(ctx, c, q.Command.Name)
+	return followOperation(ctx, a, c, q.Command.Name)
 }
 
 func (a *app) say(q operator.Queued, wait bool) error {

@@ -114,7 +114,7 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			a.timeoutGiven, a.creates = cmd.Flags().Changed("timeout"), cmd.Annotations[createsStore] != ""
 		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.get(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runGet(cmd.Context(), a) },
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
@@ -137,15 +137,15 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		pf.Hidden = true
 		f.AddFlag(pf)
 	})
-	root.AddCommand(a.getCommand(), a.configureCommand(), a.listBackupsCommand(), a.verifyCommand(),
-		a.downloadCommand(), a.inspectCommand(), a.importCommand(),
-		a.createBackupCommand(), a.pinCommand(), a.unpinCommand(), a.pruneCommand(), a.confirmCommand(),
+	root.AddCommand(getCommand(a), configureCommand(a), listBackupsCommand(a), verifyCommand(a),
+		downloadCommand(a), inspectCommand(a), importCommand(a),
+		createBackupCommand(a), pinCommand(a), unpinCommand(a), pruneCommand(a), confirmCommand(a),
 		useCopyCommand(a), supersedeCommand(a), undoSupersedeCommand(a),
-		a.restoreCommand(), a.recoverCommand(), a.undoCommand(),
-		a.followCommand(), a.listCommandsCommand(), a.describeCommand(), a.deleteCommandCommand(),
-		a.masterleasesCommand(), a.kopsCommand(), a.volumesCommand(), pkiCommand(a),
-		statusCommand(a), fleetCommand(a), eventsCommand(a), a.versionCommand(), a.historyCommand(), a.beforeCommand(),
-		a.extractCommand(), openCommand(a),
+		restoreCommand(a), recoverCommand(a), undoCommand(a),
+		followCommand(a), listCommandsCommand(a), describeCommand(a), deleteCommandCommand(a),
+		masterleasesCommand(a), kopsCommand(a), volumesCommand(a), pkiCommand(a),
+		statusCommand(a), fleetCommand(a), eventsCommand(a), versionCommand(a), historyCommand(a), beforeCommand(a),
+		extractCommand(a), openCommand(a),
 		diffCommand(a), (&putBacker{a}).command(), (&putBacker{a}).undoCommand())
 	return root
 }
