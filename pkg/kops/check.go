@@ -138,7 +138,9 @@ func (c *EtcdCluster) check(p *parser, path string) {
 		p.warn("%s.version is not set: the running version stays; a new cluster gets the version that is compiled into the managers", path)
 	} else if err != nil {
 		p.fail(path+".version", "%v", err)
-	} else if why := v.Unsafe(); why != "" {
+	} else if why := v.Unsafe(); why != "" && v.Replaceable() {
+		p.warn("%s.version: %s, so %s never runs: the newest patch of 3.5 that is on the nodes runs in its place", path, why, c.Version)
+	} else if why != "" {
 		p.fail(path+".version", "%s is not possible: %s", c.Version, why)
 	}
 	if !cluster.ValidMemberCount(len(c.Members)) {

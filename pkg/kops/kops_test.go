@@ -55,6 +55,16 @@ func TestSpellings(t *testing.T) {
 	}
 }
 
+// TestReplaced: kOps takes versions that never run, since it puts the newest patch in their place on the nodes. So does the file.
+func TestReplaced(t *testing.T) {
+	for _, v := range []string{"3.5.0", "3.5.1", "3.5.2"} {
+		f := parse(t, strings.Replace(load(t, "three"), "version: 3.5.21", "version: "+v, 1))
+		if f.Clusters[0].Version != v || len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0], "so "+v+" never runs") {
+			t.Errorf("%s: cluster %+v, warnings %q", v, f.Clusters[0], f.Warnings)
+		}
+	}
+}
+
 // TestUnknown: what nobody knows is kept and warned of, and what is left open has kOps' defaults.
 func TestUnknown(t *testing.T) {
 	f := parse(t, load(t, "one-v1alpha3"))
@@ -107,7 +117,7 @@ func TestRefused(t *testing.T) {
 		{[2]string{"{name: b,", "{name: a,"}, "the name is there twice"},
 		{[2]string{"name: events", "name: main"}, "spec.etcdClusters[main]: it is there twice"},
 		{[2]string{"name: events", "name: other"}, `"other" is not a cluster of kOps`},
-		{[2]string{"version: 3.5.21", "version: 3.5.1"}, "etcd 3.5.0 to 3.5.2 can corrupt data"},
+		{[2]string{"version: 3.5.21", "version: 3.3.25"}, "only etcd 3.4 to 3.7 are supported"},
 		{[2]string{"version: 3.5.21", "version: newest"}, `"newest" is not an etcd version`},
 		{[2]string{"backupInterval: 15m", "backupInterval: often"}, `manager.backupInterval: "often" is not a duration`},
 		{[2]string{"backupRetentionDays: 90", "backupRetentionDays: -1"}, "-1 days are not possible"},
