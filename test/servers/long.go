@@ -91,7 +91,8 @@ func (l *LongBucket) list(w http.ResponseWriter, r *http.Request, client *awss3.
 			return
 		}
 		for _, o := range page.Contents {
-			stored = append(stored, listed{Key: *o.Key, LastModified: o.LastModified.UTC().Format(time.RFC3339), ETag: *o.ETag, Size: *o.Size})
+			modified := o.LastModified.UTC().Format(time.RFC3339)
+			stored = append(stored, listed{Key: *o.Key, LastModified: modified, ETag: *o.ETag, Size: *o.Size})
 		}
 	}
 	// next is the first object after a key, or at it.
