@@ -4,6 +4,7 @@
 //
 // It streams a snapshot into the store once at the start and then at each interval, keeps every change in between, proves backups and does
 // retention. Of several instances one acts: the one beside the etcd leader, if there is one. It changes nothing in etcd.
+// "etcd-backup init" finds the etcd of a machine and writes the manifest or unit that starts this program beside it.
 package main
 
 import (
@@ -54,7 +55,12 @@ func main() {
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Getenv, os.Stderr)
+	var code int
+	if args := os.Args[1:]; len(args) > 0 && args[0] == "init" {
+		code = initMain(ctx, args[1:], os.Stdout, os.Stderr)
+	} else {
+		code = run(ctx, args, os.Getenv, os.Stderr)
+	}
 	stop()
 	klog.Flush()
 	os.Exit(code)

@@ -19,6 +19,7 @@ var fuzzedElsewhere = map[string]string{
 	"pkg/manager":          "the leader's summary, by encoding/json into a plain struct",
 	"pkg/standby":          "what it has written itself to a directory of its own, by encoding/json into a plain struct",
 	"pkg/etcd/scratch":     "what the tool and a child process of its own tell each other, by encoding/json into plain structs",
+	"pkg/detect":           "certificates of the machine's own etcd, by crypto/x509",
 	"pkg/operator":         "records that it has written itself, into the parts of a sort",
 	"pkg/operator/extsort": "parts of a sort, which it has written itself to a directory of its own",
 	"pkg/operator/database": "databases: FuzzDatabase of pkg/etcd/database; gzip by the standard library, into a file, as long as " +

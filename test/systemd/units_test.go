@@ -17,10 +17,11 @@ import (
 
 // units are all units, with the highest exposure that each may have: 0 is none, 10 is a service without any limits.
 func units() map[string]float64 {
-	return map[string]float64{"etcd-manager.service": 3.5, "etcd-backup.service": 2.5}
+	return map[string]float64{"systemd/etcd-manager.service": 3.5, "systemd/etcd-backup.service": 2.5,
+		"etcd-backup/k3s.service": 2.5, "etcd-backup/rke2.service": 2.5, "etcd-backup/etcd.service": 2.5}
 }
 
-const dir = "../../contrib/systemd"
+const dir = "../../contrib"
 
 // analyze runs systemd-analyze, which needs no running systemd.
 func analyze(t *testing.T, args ...string) (string, error) {
@@ -37,9 +38,12 @@ func installed(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, name))
 	testutil.Must(t, err)
-	path := filepath.Join(t.TempDir(), name)
-	text := strings.ReplaceAll(string(data), "ExecStart=/usr/local/bin/"+strings.TrimSuffix(name, ".service")+" ",
-		"ExecStart="+testutil.Self(t)+" ")
+	program := "etcd-backup"
+	if strings.Contains(name, "etcd-manager.service") {
+		program = "etcd-manager"
+	}
+	path := filepath.Join(t.TempDir(), program+".service")
+	text := strings.ReplaceAll(string(data), "ExecStart=/usr/local/bin/"+program+" ", "ExecStart="+testutil.Self(t)+" ")
 	if text == string(data) {
 		t.Fatalf("%s starts another program than its own", name)
 	}
@@ -49,10 +53,10 @@ func installed(t *testing.T, name string) string {
 
 // TestAllUnits finds units that the tests don't know.
 func TestAllUnits(t *testing.T) {
-	list, err := filepath.Glob(filepath.Join(dir, "*.service"))
+	list, err := filepath.Glob(filepath.Join(dir, "*", "*.service"))
 	testutil.Must(t, err)
 	for _, path := range list {
-		if _, ok := units()[filepath.Base(path)]; !ok {
+		if _, ok := units()[strings.TrimPrefix(path, dir+"/")]; !ok {
 			t.Errorf("no test knows %s", path)
 		}
 	}
@@ -63,7 +67,7 @@ func TestAllUnits(t *testing.T) {
 
 func TestVerify(t *testing.T) {
 	for name := range units() {
-		if out, err := analyze(t, "verify", installed(t, name)); err != nil || strings.Contains(out, name) {
+		if out, err := analyze(t, "verify", installed(t, name)); err != nil || strings.Contains(out, ".service") {
 			t.Errorf("%s: %v\n%s", name, err, out)
 		}
 	}

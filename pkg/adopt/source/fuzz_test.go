@@ -44,3 +44,16 @@ func FuzzUnit(f *testing.F) {
 		})
 	})
 }
+
+func FuzzConfigFile(f *testing.F) {
+	path := filepath.Join(f.TempDir(), "config")
+	f.Add([]byte("data-dir: /d\nlisten-client-urls: [a, b]\nclient-transport-security: {cert-file: /c, client-cert-auth: true}\n"))
+	f.Add([]byte("a: [" + strings.Repeat("x,", 5000) + "]\nb: \"" + strings.Repeat(`\x1b`, 3000) + "\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		testutil.Must(t, os.WriteFile(path, data, 0o600))
+		testutil.Untrusted(t, len(data), testutil.Cost{Fixed: 4 << 20, PerByte: 5000}, func() error {
+			_, err := FromConfigFile(path)
+			return err
+		})
+	})
+}

@@ -119,7 +119,14 @@ func UnitPaths() []string {
 }
 
 // FromUnit reads a unit of systemd with its drop-ins: a path, or a name that is looked for in the directories.
-func FromUnit(unit string, dirs []string) (*Source, error) {
+func FromUnit(unit string, dirs []string) (*Source, error) { return FromUnitAt("", unit, dirs) }
+
+// FromUnitAt is FromUnit for a machine whose files lie below root. The directories are that machine's, as are all paths in what it returns.
+func FromUnitAt(root, unit string, dirs []string) (*Source, error) {
+	dirs = slices.Clone(dirs)
+	for i, dir := range dirs {
+		dirs[i] = filepath.Join(root, dir)
+	}
 	path, name := unit, filepath.Base(unit)
 	if !strings.Contains(unit, "/") {
 		if !strings.HasSuffix(name, ".service") {
@@ -144,7 +151,7 @@ func FromUnit(unit string, dirs []string) (*Source, error) {
 	} else if more, err := filepath.Glob(path + ".d/*.conf"); err == nil {
 		files = append(files, more...)
 	}
-	u := unitFile{env: map[string]string{}}
+	u := unitFile{root: root, name: name, env: map[string]string{}}
 	for _, f := range files {
 		if err := u.read(f); err != nil {
 			return nil, fmt.Errorf("read the unit %s: %w", unit, err)
@@ -171,6 +178,8 @@ func FromUnit(unit string, dirs []string) (*Source, error) {
 
 // unitFile gathers what a unit and its drop-ins say.
 type unitFile struct {
+	root  string
+	name  string
 	exec  string
 	env   map[string]string
 	files []string
@@ -218,7 +227,8 @@ func (u *unitFile) read(path string) error {
 func (u *unitFile) readEnvironmentFiles() error {
 	for _, f := range u.files {
 		path, optional := strings.CutPrefix(f, "-")
-		data, err := os.ReadFile(path)
+		path = u.specifiers(path)
+		data, err := os.ReadFile(filepath.Join(u.root, path))
 		if errors.Is(err, fs.ErrNotExist) && optional {
 			continue
 		}
@@ -239,6 +249,12 @@ func (u *unitFile) readEnvironmentFiles() error {
 		}
 	}
 	return nil
+}
+
+// specifiers puts in what systemd knows of the unit's name; Debian's unit of etcd has its settings in a file with that name.
+func (u *unitFile) specifiers(s string) string {
+	prefix := strings.TrimSuffix(u.name, ".service")
+	return strings.NewReplacer("%%", "%", "%p", prefix, "%N", prefix, "%n", u.name).Replace(s)
 }
 
 func unquote(s string) string {
@@ -307,6 +323,42 @@ func words(s string) ([]string, error) {
 		list = append(list, word.String())
 	}
 	return list, nil
+}
+
+// FromConfigFile reads a configuration file of etcd, whose settings have the names of flags but for those of TLS.
+func FromConfigFile(path string) (*Source, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read etcd's configuration: %w", err)
+	}
+	var all map[string]any
+	if err := yaml.Unmarshal(data, &all); err != nil {
+		return nil, fmt.Errorf("read etcd's configuration %s: %s", path, cluster.Shown(err.Error(), 300))
+	}
+	s := &Source{Values: map[string]string{}}
+	s.take("", all)
+	for section, prefix := range map[string]string{"client-transport-security": "", "peer-transport-security": "peer-"} {
+		if m, ok := all[section].(map[string]any); ok {
+			s.take(prefix, m)
+		}
+	}
+	return s, nil
+}
+
+// take takes over what is a value, or a list of them.
+func (s *Source) take(prefix string, settings map[string]any) {
+	for k, v := range settings {
+		switch v := v.(type) {
+		case string, bool, float64, int64:
+			s.Values[prefix+k] = fmt.Sprint(v)
+		case []any:
+			var list []string
+			for _, x := range v {
+				list = append(list, fmt.Sprint(x))
+			}
+			s.Values[prefix+k] = strings.Join(list, ",")
+		}
+	}
 }
 
 // FromFlags takes etcd's own flags.
