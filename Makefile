@@ -6,7 +6,7 @@ GO ?= go
 SUITES := units clusters restores life disasters containers stores page kubernetes
 units := ./cmd/etcd-backup ./cmd/etcd-manager-ctl ./pkg/operator/putback ./pkg/changelog ./pkg/envelope/awskms ./pkg/etcd/datadir ./pkg/etcd/salvage ./pkg/node ./pkg/peer ./pkg/plan ./pkg/putback ./pkg/standby \
 	./pkg/relay ./pkg/volume/aws ./test/sim
-clusters := ./test/adopt ./test/attention ./test/cluster ./test/monitoring
+clusters := ./test/adopt ./test/attention ./test/cluster ./test/monitoring ./test/sidecar
 restores := ./test/archive ./test/chaos ./test/restore
 life := ./test/life
 disasters := ./docs/operator ./test/disaster

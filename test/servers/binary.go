@@ -43,6 +43,8 @@ func tools() map[string]tool {
 		"minio":       {"minio", "github.com/minio/minio"},
 		// It keeps objects of Google Cloud Storage in memory.
 		"fake-gcs-server": {"fake-gcs-server", "github.com/fsouza/fake-gcs-server"},
+		// It renders charts as its users do.
+		"helm": {"helm", "helm.sh/helm/v3/cmd/helm"},
 		// It takes about ten minutes for the first time; only "make e2e-kubernetes" needs it.
 		"kube-apiserver": {"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},
 	}
@@ -53,7 +55,7 @@ const etcd34 = "etcd-3.4"
 
 // Binary returns the path of a program and builds it if that has not happened yet on this machine.
 // Names are etcd-3.5 (3.5.35), etcd-3.5-old (3.5.21), etcd-3.6, etcd-3.7, etcdctl-3.5, etcdctl-3.6,
-// etcdutl-3.5, etcdutl-3.6, versitygw, minio, fake-gcs-server, kube-apiserver and etcd-3.4. The last
+// etcdutl-3.5, etcdutl-3.6, versitygw, minio, fake-gcs-server, helm, kube-apiserver and etcd-3.4. The last
 // comes from Debian's package; where that can't be had the test is skipped. Anything else that goes wrong
 // fails the test.
 func Binary(t testing.TB, name string) string {
