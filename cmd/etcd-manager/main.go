@@ -28,6 +28,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
 // version is set by the linker (-X main.version=…) for releases.
@@ -59,6 +60,9 @@ func run(args []string) int {
 	code, ok := child.Dispatch(args, process.EtcdCommand(), database.CheckCommand(), datadir.StageCommand(),
 		salvage.Command(), changelog.ReplayCommand())
 	if ok {
+		return code
+	}
+	if code, ok := operator.ChildMain(args); ok { // for the demo, which is its own operator
 		return code
 	}
 	if len(args) > 0 {

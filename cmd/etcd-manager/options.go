@@ -216,7 +216,7 @@ func parseOptions(args, environ []string) (*options, error) {
 	f := newFlags(o)
 	f.Usage = func() {
 		fmt.Fprintf(f.Output(), "etcd-manager runs the etcd cluster of Kubernetes: it forms, backs up, restores and heals "+
-			"it.\n\nusage: etcd-manager [flags]\n       etcd-manager check [flags]\n       etcd-manager demo [--port=N] [--dir=PATH]\n   "+
+			"it.\n\nusage: etcd-manager [flags]\n       etcd-manager check [flags]\n       etcd-manager demo [--tour] [--port=N] [--dir=PATH]\n   "+
 			"    etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
 		f.PrintDefaults()
 	}
