@@ -66,6 +66,10 @@ func TestPutBackIsFollowed(t *testing.T) {
 	if _, errOut, code := w.tell("undo-put-back", "--yes"); code != exitNotFound || !strings.Contains(errOut, "kept for 14 days") {
 		t.Errorf("undo without what was written over: code %d: %s", code, errOut)
 	}
+	w.goodBackup("2026-02-01T11:00:00Z-000000", "test", 5, "periodic")
+	if out, errOut, _ := w.tell("restore-backup", "2026-02-01T11:00:00Z-000000"); strings.Contains(out+errOut, cmd.Name) {
+		t.Errorf("a restore is said to hold up a put-back that has ended:\n%s%s", out, errOut)
+	}
 }
 
 // TestPutBackFlags: what makes no sense is refused, and says what to do.

@@ -64,7 +64,7 @@ func (a *app) saySpec(s operator.SpecEffect) {
 func (a *app) sayOthers(others []operator.Command) {
 	for _, o := range others {
 		switch {
-		case o.Creates():
+		case o.Creates(), o.PutsBack() && !o.Waiting() && !o.Running(): // it takes nothing from the restore, or has ended
 		case o.PutsBack():
 			a.note("%s (%s) waits, or pauses, until this one has ended", o.Name, subjectOf(o))
 		case o.Running():
