@@ -25,22 +25,30 @@ const watchEvery = 5 * time.Second
 
 func statusCommand(a *app) *cobra.Command {
 	watch := false
+	var endpoints []string
 	c := &cobra.Command{
 		Use: "status", Short: "Show how the cluster does, and what to do, from the store alone", Args: noArgs,
 		Long: `Show how the cluster does: members, managers, what is under way or waits, backups, what can be restored, what ends, and what
 to do. It only reads the store, so it needs no route to the masters and works without a leader, too. What the managers know
-is at most about a minute old there.
+is at most about a minute old there. With --endpoints it asks the managers themselves, and no store.
 
 Exit codes: 0 healthy, 1 degraded, 2 it needs you, 3 it can't be told (the store doesn't answer, or no cluster is there).`,
 		Example: `  etcd-manager-ctl --backup-store=s3://bucket/prefix status
   etcd-manager-ctl --backup-store=s3://bucket/prefix status --watch
-  etcd-manager-ctl --backup-store=s3://bucket/prefix status -o json`,
+  etcd-manager-ctl --backup-store=s3://bucket/prefix status -o json
+  etcd-manager-ctl status --endpoints=10.0.0.1:9101,10.0.0.2:9101,10.0.0.3:9101`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.format("json", "yaml"); err != nil {
 				return err
 			}
 			if watch && (a.output != "" || !a.outTerminal) {
 				return ui.Usagef("--watch draws on a terminal: leave it out for --output and for a pipe")
+			}
+			if len(endpoints) > 0 {
+				if watch {
+					return ui.Usagef("--watch looks at the store, and --endpoints at managers; give one of them")
+				}
+				return askManagers(cmd.Context(), a, endpoints)
 			}
 			if watch {
 				return watchStatus(cmd.Context(), a)
@@ -55,6 +63,8 @@ Exit codes: 0 healthy, 1 degraded, 2 it needs you, 3 it can't be told (the store
 			return byVerdict(r.Verdict)
 		},
 	}
+	c.Flags().StringSliceVar(&endpoints, "endpoints", nil,
+		"ask the managers at these `addresses` (HOST:PORT of --etcd-manager-metrics-port) instead of the store")
 	c.Flags().BoolVar(&watch, "watch", false, "look again every 5s and redraw, until it is interrupted")
 	return c
 }
