@@ -213,6 +213,7 @@ func (k checker) preflight(ctx context.Context, o *options) []preflight.Finding 
 	}
 	keys, keyFindings := o.keys()
 	o.openForCheck(ctx, &c, keys)
+	o.openPlaces(ctx, &c)
 	seedFindings := o.others(ctx, &c)
 	c.Dial = o.dialer()
 	return slices.Concat(preflight.Run(ctx, c), seedFindings, keyFindings, probeSealer(ctx, c.Catalog))
@@ -300,6 +301,26 @@ func (o *options) openForCheck(ctx context.Context, c *preflight.Config, keys ca
 		options = append(options, keys)
 	}
 	c.Catalog = catalog.New(c.Store, options...)
+}
+
+// openPlaces opens the other stores that the flags name, for reading.
+func (o *options) openPlaces(ctx context.Context, c *preflight.Config) {
+	open := func(flag, url string, env func(string) string) preflight.Place {
+		s, err := connect.Open(ctx, url, env)
+		if err != nil {
+			return preflight.Place{URL: url, Err: fmt.Errorf("%s: %w", flag, err)}
+		}
+		limited := blob.WithTimeouts(blob.Detach(s), blob.Timeouts{Small: checkSmall, Idle: checkSmall, Purge: checkSmall})
+		return preflight.Place{URL: url, Store: blob.ReadOnly(blob.Retry(limited, blob.RetryPolicy{Attempts: checkAttempts}))}
+	}
+	for _, url := range o.copies.urls {
+		if url != "" { // which is said
+			c.Copies = append(c.Copies, open("--backup-store-copy", url, func(k string) string { return copyEnv(o.env, k) }))
+		}
+	}
+	if o.standbyOf != "" {
+		c.StandbyOf = open("--standby-of", o.standbyOf, func(k string) string { return o.env[k] })
+	}
 }
 
 // keys reads the keys that backups are sealed and opened with.

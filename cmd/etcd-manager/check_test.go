@@ -281,3 +281,84 @@ func tree(t *testing.T, root string) string {
 	}))
 	return b.String()
 }
+
+// TestCheckPlaces: a copy to a place that has something else, and a standby of a store without a cluster, are named; a standby isn't told to
+// configure a cluster.
+func TestCheckPlaces(t *testing.T) {
+	server := servers.StartVersityGW(t, servers.InMemory())
+	store := func(dir string) *catalog.Catalog {
+		s, err := connect.Open(t.Context(), dir, server.Getenv)
+		testutil.Must(t, err)
+		return catalog.New(s)
+	}
+	for name, c := range map[string]struct {
+		do   func(d *desk, dir string)
+		want []string
+		bad  bool
+	}{
+		"an empty place for a copy": {do: func(d *desk, dir string) {
+			testutil.Must(t, os.Mkdir(dir, 0o700))
+			d.args["backup-store-copy"] = dir
+		}, want: []string{"is empty: the copy begins"}},
+		"a copy in a directory that isn't there": {do: func(d *desk, dir string) { d.args["backup-store-copy"] = dir },
+			want: []string{"doesn't exist: the leader would make it", "do: mount"}},
+		"a copy of this store": {do: func(d *desk, dir string) {
+			d.args["backup-store-copy"] = dir
+			_, err := store(dir).PutCopyRecord(t.Context(), catalog.CopyRecord{Of: d.url, ClusterName: "etcd", Began: time.Now()}, "")
+			testutil.Must(t, err)
+		}, want: []string{"is a copy of this store"}},
+		"a copy of another store": {do: func(d *desk, dir string) {
+			d.args["backup-store-copy"] = dir
+			_, err := store(dir).PutCopyRecord(t.Context(), catalog.CopyRecord{Of: "s3://other/main", ClusterName: "etcd", Began: time.Now()}, "")
+			testutil.Must(t, err)
+		}, want: []string{"is a copy of s3://other/main", "do: give --backup-store-copy an empty place"}, bad: true},
+		"a copy in use": {do: func(d *desk, dir string) {
+			d.args["backup-store-copy"] = dir
+			_, err := store(dir).PutCopyRecord(t.Context(), catalog.CopyRecord{Of: d.url, ClusterName: "etcd", InUse: time.Now()}, "")
+			testutil.Must(t, err)
+		}, want: []string{"was put into use"}, bad: true},
+		"a place for a copy that has something else": {do: func(d *desk, dir string) {
+			d.args["backup-store-copy"] = dir
+			testutil.Must(t, os.Mkdir(dir, 0o700))
+			testutil.Must(t, os.WriteFile(filepath.Join(dir, "photo"), nil, 0o600))
+		}, want: []string{"it is no copy of this store"}, bad: true},
+		"a standby of a store that isn't there": {do: func(d *desk, dir string) { d.args["standby-of"] = dir },
+			want: []string{"/other doesn't exist", "--standby-of"}, bad: true},
+		"a standby of an empty store": {do: func(d *desk, dir string) {
+			testutil.Must(t, os.Mkdir(dir, 0o700))
+			d.args["standby-of"] = dir
+		}, want: []string{"there is no cluster in"}, bad: true},
+		"a standby of a cluster without a backup": {do: func(d *desk, dir string) {
+			d.args["standby-of"] = dir
+			_, err := store(dir).CreateMarker(t.Context(), catalog.Marker{Phase: catalog.PhaseFormed, Token: "T", Time: time.Now()})
+			testutil.Must(t, err)
+		}, want: []string{"has no backup yet"}},
+		"a standby whose own store has a cluster": {do: func(d *desk, dir string) {
+			testutil.Must(t, os.Mkdir(dir, 0o700))
+			d.args["standby-of"] = dir
+			_, err := store(d.url).CreateMarker(t.Context(), catalog.Marker{Phase: catalog.PhaseFormed, Token: "T", Time: time.Now()})
+			testutil.Must(t, err)
+		}, want: []string{"has a cluster already"}, bad: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newCheckDesk(t, server)
+			standby := strings.Contains(name, "standby")
+			if !standby {
+				d.spec()
+			}
+			c.do(d, filepath.Join(d.root, "other"))
+			code, out := d.check()
+			if (code != exitOK) != c.bad {
+				t.Errorf("code %d:\n%s", code, out)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(out, w) {
+					t.Errorf("%q isn't said in:\n%s", w, out)
+				}
+			}
+			if standby && strings.Contains(out, "configure-cluster") {
+				t.Errorf("a standby is to be configured:\n%s", out)
+			}
+		})
+	}
+}

@@ -88,6 +88,11 @@ type Config struct {
 	Catalog       *catalog.Catalog
 	AllowUnfenced bool
 
+	// Copies are the stores to which this one is copied.
+	Copies []Place
+	// StandbyOf is the other cluster's store if this node follows one; its URL is empty else.
+	StandbyOf Place
+
 	// Others are managers that are known without the store: host:port by node id.
 	Others map[string][]string
 	// Dial connects to the manager of a node and makes sure that it has the same CA.
@@ -97,6 +102,13 @@ type Config struct {
 	Lookup func(ctx context.Context, host string) ([]netip.Addr, error)
 	Now    func() time.Time
 	Sync   func(ctx context.Context, dir string) (Speed, error)
+}
+
+// Place is another store. Store is nil if it couldn't be opened, for the reason Err.
+type Place struct {
+	URL   string
+	Store blob.Store
+	Err   error
 }
 
 // run is one run of all checks.
@@ -114,6 +126,8 @@ type run struct {
 func Run(ctx context.Context, c Config) []Finding {
 	r := &run{Config: c, ctx: ctx, members: c.Members, version: c.Version, quota: c.Quota}
 	r.store() // first, as it says what is wanted of this machine
+	r.copies()
+	r.standby()
 	inStore := r.found
 	r.found = nil
 	r.network()

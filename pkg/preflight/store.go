@@ -198,7 +198,7 @@ func judgeClock(ahead time.Duration) Finding {
 
 // wanted reads the spec, whether a cluster exists, and whose backups are there.
 func (r *run) wanted(ctx context.Context) {
-	if r.Members == 0 {
+	if r.Members == 0 && r.StandbyOf.URL == "" {
 		r.spec(ctx)
 	}
 	marker, _, err := r.Catalog.Marker(ctx)
@@ -206,6 +206,9 @@ func (r *run) wanted(ctx context.Context) {
 	case errors.Is(err, catalog.ErrNotFound):
 	case err != nil:
 		r.problem("cluster", "repair the object as the message says", "%v", err)
+	case r.StandbyOf.URL != "":
+		r.problem("cluster", "give the standby a store of its own that is empty with --backup-store; if this node is to run the cluster, "+
+			"leave --standby-of out", "%s has a cluster already (formed at %s)", r.StoreURL, marker.Time.UTC().Format(time.RFC3339))
 	default:
 		r.ok("cluster", "a cluster was formed with this store at %s: this node joins it", marker.Time.UTC().Format(time.RFC3339))
 	}

@@ -179,7 +179,7 @@ func TestStoreAwayAndEmpty(t *testing.T) {
 	p := &primary{t: t, store: blobtest.NewFaulty(blobtest.NewMemory())}
 	c := p.follow(t.TempDir(), nil)
 	testutil.Eventually(t, "it says that there is no backup", func() bool { return c.Report().Error != "" })
-	if r := c.Report(); r.Base != "" || r.Since.IsZero() {
+	if r := c.Report(); r.Base != "" || r.Since.IsZero() || !strings.Contains(r.Error, "there is no cluster in") {
 		t.Errorf("%+v", r)
 	}
 	c.stop()

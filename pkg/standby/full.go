@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
@@ -68,12 +69,27 @@ func (f *Follower) need(ctx context.Context, why string) error {
 	return f.failed
 }
 
+// without says why there is no full backup: the other store may be mistyped, or not mounted.
+func (f *Follower) without(ctx context.Context, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	_, _, merr := f.cfg.Catalog.Marker(ctx)
+	switch {
+	case errors.Is(merr, catalog.ErrNotFound):
+		return fmt.Errorf("there is no cluster in %s (--standby-of): it is the --backup-store of the cluster that is to be followed: %w",
+			f.cfg.Store, err)
+	case errors.Is(merr, catalog.ErrInvalid) && errors.Is(merr, fs.ErrNotExist):
+		return fmt.Errorf("the directory %s (--standby-of) doesn't exist; is the file system mounted? %w", f.cfg.Store, err)
+	}
+	return fmt.Errorf("find a full backup: %w", err)
+}
+
 // bring fetches the newest good full backup of the incarnation that serves, and reads it to the last page. It returns nil if there is
 // none that is newer than now, or if changes are missing and there is none behind them.
 func (f *Follower) bring(ctx context.Context, now held, missing bool) (*held, error) {
 	plan, err := f.archive.Plan(ctx, changelog.Target{Latest: true})
 	if err != nil {
-		return nil, fmt.Errorf("find a full backup: %w", err)
+		return nil, f.without(ctx, err)
 	}
 	if plan.Manifest == nil {
 		return nil, fmt.Errorf("backup %s has no manifest, so it isn't known which changes follow on it: a standby needs a backup of "+
