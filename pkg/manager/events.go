@@ -2,6 +2,7 @@ package manager
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -41,10 +42,14 @@ type eventLog struct {
 	news chan struct{}
 	// attention is what a person is needed for, as it was told.
 	attention map[attentionKey]*toldAttention
+	// before is what an earlier leader has told, as far as it is known here, and term the last one in which this process led.
+	before map[attentionKey]*toldAttention
+	term   cluster.Term
 }
 
 func newEventLog(cfg Config) *eventLog {
-	l := &eventLog{tell: cfg.Tell, node: cfg.Self, news: make(chan struct{}, 1), attention: map[attentionKey]*toldAttention{}}
+	l := &eventLog{tell: cfg.Tell, node: cfg.Self, news: make(chan struct{}, 1), attention: map[attentionKey]*toldAttention{},
+		before: map[attentionKey]*toldAttention{}}
 	if cfg.Catalog != nil {
 		l.put = cfg.Catalog.PutEvents
 	}
@@ -165,13 +170,23 @@ func (l *eventLog) store(ctx context.Context) error {
 	return nil
 }
 
-// led tells that this process began or ended to lead.
-func (l *eventLog) led(term cluster.Term, phase catalog.EventPhase, text string) {
+// led tells that this process began or ended to lead. last is what this node heard last of a leader, nil if nothing: what that one has told,
+// and holds no more, is told to be over by this one.
+func (l *eventLog) led(term cluster.Term, phase catalog.EventPhase, text string, last *Summary) {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
-	l.attention = map[attentionKey]*toldAttention{} // each leader tells anew
+	if phase == catalog.EventBegun {
+		maps.Copy(l.before, l.attention)
+		if last != nil && last.Term > l.term {
+			clear(l.before)
+			for _, a := range last.Attention {
+				l.before[attentionKey{kind: a.Kind, node: a.Node}] = &toldAttention{text: a.String()}
+			}
+		}
+		l.attention, l.term = map[attentionKey]*toldAttention{}, term // each leader tells anew
+	}
 	l.mu.Unlock()
 	l.add(catalog.Event{Kind: catalog.EventLeader, Term: term, Subject: string(l.node), Phase: phase, Text: text}, true)
 }
@@ -221,16 +236,19 @@ func (l *eventLog) attentions(term cluster.Term, list []cluster.Attention) {
 			continue
 		}
 		l.attention[k] = &toldAttention{text: a.String()}
+		delete(l.before, k)
 		note(k, catalog.EventBegun, a.String())
 	}
-	for k, t := range l.attention {
-		switch {
-		case seen[k]:
-		case t.gone.IsZero():
-			t.gone = time.Now()
-		case time.Since(t.gone) >= overAfter:
-			delete(l.attention, k)
-			note(k, catalog.EventDone, "over: "+t.text)
+	for _, told := range []map[attentionKey]*toldAttention{l.before, l.attention} {
+		for k, t := range told {
+			switch {
+			case seen[k]:
+			case t.gone.IsZero():
+				t.gone = time.Now()
+			case time.Since(t.gone) >= overAfter:
+				delete(told, k)
+				note(k, catalog.EventDone, "over: "+t.text)
+			}
 		}
 	}
 	l.mu.Unlock()

@@ -191,7 +191,7 @@ func TestEventKinds(t *testing.T) {
 		time.Sleep(overAfter)
 		l.attentions(3, nil)
 		l.attentions(3, []cluster.Attention{lost})
-		l.led(4, catalog.EventBegun, "leads") // another term tells anew
+		l.led(4, catalog.EventBegun, "leads", nil) // another term tells anew
 		l.attentions(4, []cluster.Attention{lost})
 		subject := string(cluster.AttentionQuorum) + " b"
 		want := []string{"decision||stop-member b|a reason", "attention|begun|" + subject + "|…gone [", "attention|done|" + subject + "|over: ",
@@ -219,4 +219,37 @@ func TestAttentionNamesTheStore(t *testing.T) {
 	if got := m.sizeCommand(); got != "etcd-manager-ctl --backup-store=s3://b/main configure-cluster --member-count=3" {
 		t.Errorf("%s", got)
 	}
+}
+
+// TestOverUnderAnotherLeader: what one leader tells is told to be over by the next one, once, whoever that is; what still holds isn't.
+func TestOverUnderAnotherLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		l := newEventLog(Config{Self: "b", Tell: func(e catalog.Event) {
+			if e.Kind == catalog.EventAttention {
+				told = append(told, fmt.Sprintf("%d %s %s", e.Term, e.Phase, e.Subject))
+			}
+		}})
+		lost := cluster.Attention{Kind: cluster.AttentionQuorum, Text: "gone"}
+		full := cluster.Attention{Kind: cluster.AttentionDisk, Node: "c", Text: "full"}
+		old := cluster.Attention{Kind: cluster.AttentionVersion, Text: "long over"}
+		look := func(term cluster.Term, list ...cluster.Attention) {
+			for range 3 {
+				l.attentions(term, list)
+				time.Sleep(overAfter)
+			}
+		}
+		l.led(4, catalog.EventBegun, "leads", &Summary{Term: 3, Attention: []cluster.Attention{lost, full}})
+		look(4, full)
+		l.led(4, catalog.EventDone, "leads no more", nil)
+		l.led(6, catalog.EventBegun, "leads again, at once", &Summary{Term: 2, Attention: []cluster.Attention{old}})
+		look(6)
+		l.led(6, catalog.EventDone, "leads no more", nil)
+		l.led(9, catalog.EventBegun, "leads again, after another", &Summary{Term: 8})
+		look(9, lost)
+		want := "4 begun disk-full c, 4 done quorum-lost, 6 done disk-full c, 9 begun quorum-lost"
+		if got := strings.Join(told, ", "); got != want {
+			t.Errorf("told %s; want %s", got, want)
+		}
+	})
 }

@@ -438,7 +438,8 @@ func (m *Manager) wasQueued(name string) bool {
 // Lead is the loop of one leadership; it returns when ctx ends.
 func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
 	klog.Infof("this node leads the cluster, term %d", term)
-	m.events.led(term, catalog.EventBegun, fmt.Sprintf("node %s leads the cluster, term %d", m.cfg.Self, term))
+	last, _ := m.told()
+	m.events.led(term, catalog.EventBegun, fmt.Sprintf("node %s leads the cluster, term %d", m.cfg.Self, term), last)
 	l := newLeadership(m, term)
 	m.mu.Lock()
 	m.wake = l.poke
@@ -449,6 +450,6 @@ func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
 	m.mu.Unlock()
 	m.noted(scopeLeader, nil)
 	m.remember(fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)))
-	m.events.led(term, catalog.EventDone, fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)))
+	m.events.led(term, catalog.EventDone, fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)), nil)
 	klog.Infof("leadership of term %d is over: %v", term, context.Cause(ctx))
 }
