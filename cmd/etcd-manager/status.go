@@ -25,6 +25,9 @@ func (d *daemon) view() status.View {
 		BackupError: o.BackupError, PruneDenied: o.PruneDenied, PruneLocked: o.PruneLocked, Waiting: o.Waiting, Restore: o.Restore,
 		Copies: o.Copies,
 	}
+	for _, c := range d.o.webhook.Counts() {
+		v.Webhooks = append(v.Webhooks, status.Webhook(c))
+	}
 	v.Disk.TotalBytes, v.Disk.FreeBytes, v.Disk.Full = d.agent.Disk()
 	for _, p := range d.peers.Peers() {
 		v.Peers = append(v.Peers, status.Peer{ID: p.ID, Connected: p.Connected, Foreign: p.Foreign, Problem: p.Problem})

@@ -21,7 +21,7 @@ func (o *options) parseWebhooks() error {
 		}
 		return nil
 	}
-	c := webhook.Config{ClusterName: o.clusterName}
+	c := webhook.Config{ClusterName: o.clusterName, Store: o.backupStore}
 	for _, u := range o.webhooks {
 		if path, ok := strings.CutPrefix(u, "@"); ok {
 			data, err := readWebhookFile(path)

@@ -51,6 +51,7 @@ func fullView() View {
 	v.Proof = &Proof{Backup: "B", At: now, Seconds: 1}
 	v.Changes = &Changes{Until: now}
 	v.Standby = NewStandby(catalog.StandbyReport{Of: "s3://other"}, now)
+	v.Webhooks = []Webhook{{Number: 1, Host: "h", Delivered: 1}, {Number: 2, Host: "h"}}
 	v.Copies = []catalog.CopyReport{{Name: "s3://copy", Until: now}}
 	return v
 }

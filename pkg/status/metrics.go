@@ -2,6 +2,7 @@ package status
 
 import (
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +26,7 @@ var metrics = struct {
 	proofTime, proofBad, proofTook *prometheus.Desc
 
 	standbyRevision, standbyBehind, standbyUntil, standbyBytes, standbyFailing, standbyDiffers *prometheus.Desc
+	webhookDelivered, webhookDropped, webhookWaiting                                           *prometheus.Desc
 	copyFailing, copyUntil, copyBackup, copyCompared, copyMissing, copyBytes                   *prometheus.Desc
 }{
 	leader:    desc("leader", "1 if this manager leads."),
@@ -83,9 +85,13 @@ var metrics = struct {
 		"copy"),
 	copyBackup: desc("copy_last_backup_timestamp_seconds",
 		"When the newest backup in the copy of the store was taken; 0 if none is known.", "copy"),
-	copyCompared: desc("copy_compared_timestamp_seconds", "When all of the store and its copy was last compared; 0 if it wasn't yet.", "copy"),
-	copyMissing:  desc("copy_missing_backups", "Backups that have to be copied still, as far as it is known.", "copy"),
-	copyBytes:    desc("copy_bytes_total", "Bytes of backups and segments copied since this manager leads.", "copy"),
+	copyCompared:     desc("copy_compared_timestamp_seconds", "When all of the store and its copy was last compared; 0 if it wasn't yet.", "copy"),
+	copyMissing:      desc("copy_missing_backups", "Backups that have to be copied still, as far as it is known.", "copy"),
+	webhookDelivered: desc("webhook_delivered_total", "Events that a webhook has received.", "webhook", "host"),
+	webhookDropped: desc("webhook_dropped_total",
+		"Events that a webhook has refused, or that could not be delivered to it in time; etcd-manager-ctl events shows them.", "webhook", "host"),
+	webhookWaiting: desc("webhook_waiting", "Events that wait for their delivery to a webhook.", "webhook", "host"),
+	copyBytes:      desc("copy_bytes_total", "Bytes of backups and segments copied since this manager leads.", "copy"),
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -126,6 +132,12 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	for op, n := range v.StoreRequests {
 		out <- prometheus.MustNewConstMetric(metrics.requests, prometheus.CounterValue, float64(n), op)
+	}
+	for _, w := range v.Webhooks {
+		number := strconv.Itoa(w.Number)
+		gauge(metrics.webhookWaiting, float64(w.Waiting), number, w.Host)
+		out <- prometheus.MustNewConstMetric(metrics.webhookDelivered, prometheus.CounterValue, float64(w.Delivered), number, w.Host)
+		out <- prometheus.MustNewConstMetric(metrics.webhookDropped, prometheus.CounterValue, float64(w.Dropped), number, w.Host)
 	}
 	if s := v.Standby; s != nil {
 		gauge(metrics.standbyRevision, float64(s.Revision))

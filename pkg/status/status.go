@@ -67,6 +67,17 @@ type View struct {
 	CertificateExpiry time.Time `json:"certificateExpiry,omitzero"`
 	// StoreRequests counts requests to the store since start, by operation.
 	StoreRequests map[string]int64 `json:"storeRequests,omitempty"`
+	// Webhooks are what became of events since the start, by the order of --webhook-url.
+	Webhooks []Webhook `json:"webhooks,omitempty"`
+}
+
+// Webhook is what became of the events for the URL with that number and host.
+type Webhook struct {
+	Number    int    `json:"number"`
+	Host      string `json:"host"`
+	Delivered int64  `json:"delivered"`
+	Dropped   int64  `json:"dropped"`
+	Waiting   int    `json:"waiting"`
 }
 
 // Disk is the file system on which this node's etcd has its data.

@@ -43,6 +43,8 @@ const (
 // Config says who is told.
 type Config struct {
 	ClusterName string
+	// Store is the URL of the backup store, which tells clusters of one name apart.
+	Store string
 	// URLs are http or https. They may contain a token, so only their hosts are ever logged.
 	URLs []string
 	// Secret signs; empty for none. It has at least 16 bytes.
@@ -117,17 +119,19 @@ type Message struct {
 	// ID is the same if the same event is sent again, because an answer was lost.
 	ID          string `json:"id"`
 	ClusterName string `json:"clusterName"`
+	// Store is the backup store's URL.
+	Store string `json:"store"`
 	// What is "begun", "done", "failed", "needs-you" or "over".
 	What  string        `json:"what"`
 	Event catalog.Event `json:"event"`
 }
 
-func messageOf(clusterName string, e catalog.Event) Message {
+func (c *Config) messageOf(e catalog.Event) Message {
 	what := string(e.Phase)
 	if e.Kind == catalog.EventAttention {
 		what = map[catalog.EventPhase]string{catalog.EventBegun: "needs-you", catalog.EventDone: "over"}[e.Phase]
 	}
-	return Message{Version: 1, ID: fmt.Sprintf("%s-%d", e.Node, e.At.UnixNano()), ClusterName: clusterName, What: what, Event: e}
+	return Message{Version: 1, ID: fmt.Sprintf("%s-%d", e.Node, e.At.UnixNano()), ClusterName: c.ClusterName, Store: c.Store, What: what, Event: e}
 }
 
 // target is one URL with what waits for it.
@@ -140,11 +144,55 @@ type target struct {
 
 	mu      sync.Mutex
 	waiting []catalog.Event
+	// delivered and dropped count events; trying is true while one that isn't in waiting any more is being delivered.
+	delivered, dropped int64
+	trying             bool
+}
+
+// Count is what became of the events for one URL since the start of this process.
+type Count struct {
+	// Number is that of the URL in the configuration, from 1 on, and Host its host: the URL itself may have a token.
+	Number int    `json:"number"`
+	Host   string `json:"host"`
+	// Delivered were received. Dropped were refused, tried for too long, or too many. Waiting are still to be delivered.
+	Delivered int64 `json:"delivered"`
+	Dropped   int64 `json:"dropped"`
+	Waiting   int   `json:"waiting"`
+}
+
+// Counts are in the order of the URLs. A nil Sender has none.
+func (s *Sender) Counts() []Count {
+	if s == nil {
+		return nil
+	}
+	var list []Count
+	for i, t := range s.targets {
+		t.mu.Lock()
+		c := Count{Number: i + 1, Host: t.host, Delivered: t.delivered, Dropped: t.dropped, Waiting: len(t.waiting)}
+		if t.trying {
+			c.Waiting++
+		}
+		t.mu.Unlock()
+		list = append(list, c)
+	}
+	return list
+}
+
+// ended counts what became of the event that was being delivered.
+func (t *target) ended(delivered bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.trying = false; delivered {
+		t.delivered++
+	} else {
+		t.dropped++
+	}
 }
 
 func (t *target) add(e catalog.Event) {
 	t.mu.Lock()
 	if len(t.waiting) >= maxQueue {
+		t.dropped++
 		t.waiting = append(t.waiting[:0], t.waiting[1:]...)
 		t.said.Warningf("full", "webhook at %s: more than %d events wait, the oldest are dropped", t.host, maxQueue)
 	}
@@ -164,6 +212,7 @@ func (t *target) next() (catalog.Event, bool) {
 	}
 	e := t.waiting[0]
 	t.waiting = append(t.waiting[:0], t.waiting[1:]...)
+	t.trying = true
 	return e, true
 }
 
@@ -191,9 +240,10 @@ func (e *refusedError) Error() string { return "it answers " + e.status }
 
 // deliver tries until the event is delivered, refused or too old. It returns false if ctx has ended.
 func (t *target) deliver(ctx context.Context, e catalog.Event) bool {
-	body, err := json.Marshal(messageOf(t.config.ClusterName, e))
+	body, err := json.Marshal(t.config.messageOf(e))
 	if err != nil {
 		t.said.Errorf("encode", "webhook at %s: the event can't be encoded: %v", t.host, err)
+		t.ended(false)
 		return true
 	}
 	for delay := firstDelay; ; delay = min(2*delay, lastDelay) {
@@ -204,12 +254,15 @@ func (t *target) deliver(ctx context.Context, e catalog.Event) bool {
 		var refused *refusedError
 		switch {
 		case err == nil:
+			t.ended(true)
 			return true
 		case errors.As(err, &refused):
 			t.said.Warningf("refused", "webhook at %s: %v; this event is not sent again", t.host, err)
+			t.ended(false)
 			return true
 		case time.Since(e.At) > maxAge:
 			t.said.Warningf("given up", "webhook at %s: an event could not be delivered for %s and is dropped: %v", t.host, maxAge, err)
+			t.ended(false)
 			return true
 		}
 		t.said.Warningf("failed", "webhook at %s: not delivered, next attempt in %s: %v", t.host, delay, err)

@@ -10,11 +10,13 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
@@ -45,7 +47,7 @@ func newReceiver(t *testing.T, answers ...int) *receiver {
 			}
 		}
 		var m Message
-		if err := json.Unmarshal(body, &m); err != nil || req.Method != http.MethodPost {
+		if err := json.Unmarshal(body, &m); err != nil || req.Method != http.MethodPost || m.Store != "s3://b/main" {
 			t.Errorf("%s %q: %v", req.Method, body, err)
 		}
 		r.mu.Lock()
@@ -101,7 +103,7 @@ func event(kind catalog.EventKind, phase catalog.EventPhase, text string) catalo
 // TestDelivery: in order, to all, signed; an answer of trouble is tried again, a refusal isn't, and a redirect isn't followed.
 func TestDelivery(t *testing.T) {
 	first, second := newReceiver(t, 503, 200, 400, 302, 200), newReceiver(t)
-	s := start(t, Config{ClusterName: "main", URLs: []string{first.URL + "/token", second.URL}, Secret: []byte(secret)})
+	s := start(t, Config{ClusterName: "main", Store: "s3://b/main", URLs: []string{first.URL + "/token", second.URL}, Secret: []byte(secret)})
 	s.Tell(event(catalog.EventRestore, catalog.EventBegun, "1"))
 	s.Tell(event(catalog.EventDecision, "", "not sent"))
 	s.Tell(event(catalog.EventBackup, catalog.EventDone, "not sent"))
@@ -115,6 +117,13 @@ func TestDelivery(t *testing.T) {
 	if got := strings.Join(second.wait(t, 4), ", "); got != "begun 1 signed, failed 2 signed, needs-you 3 signed, over 4 signed" {
 		t.Errorf("the second got %s", got)
 	}
+	for host, want := range map[string]Count{
+		first.Listener.Addr().String():  {Number: 1, Delivered: 2, Dropped: 2},
+		second.Listener.Addr().String(): {Number: 2, Delivered: 4},
+	} {
+		want.Host = host
+		testutil.Eventually(t, "all are counted", func() bool { return slices.Contains(s.Counts(), want) })
+	}
 }
 
 // TestBounded: a receiver that is away holds up nobody, and only the newest events wait for it.
@@ -125,6 +134,9 @@ func TestBounded(t *testing.T) {
 	}
 	for i := range 3 * maxQueue {
 		s.Tell(event(catalog.EventRestore, catalog.EventDone, fmt.Sprint(i)))
+	}
+	if got := s.Counts(); got[0].Waiting != maxQueue || got[0].Dropped != 2*maxQueue || got[0].Delivered != 0 {
+		t.Errorf("%+v", got)
 	}
 	w := s.targets[0].waiting
 	if len(w) != maxQueue || w[maxQueue-1].Text != fmt.Sprint(3*maxQueue-1) {
