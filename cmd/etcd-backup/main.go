@@ -34,6 +34,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 	"github.com/etcd-manager/etcd-manager/pkg/settings"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
 // version is set by the linker (-X main.version=…) for releases.
@@ -210,7 +211,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of objects in the S3 store, for example STANDARD_IA")
 	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for objects in the S3 store; may be repeated")
 	klog.InitFlags(f)
-	if err := f.Parse(args); err != nil {
+	if err := spelling.Parse(f, args); err != nil {
 		return o, err
 	}
 	o.clientURLs = strings.Split(*clientURL, ",")

@@ -100,7 +100,7 @@ func runListBackups(ctx context.Context, a *app, o listOptions) error {
 		if err != nil {
 			a.note("revisions and reasons are not shown, since a manifest can't be read: %v", err)
 		}
-		return backupTable(a, list, manifests)
+		return backupTable(a, list, manifests, a.output == "wide")
 	}
 	for _, b := range list {
 		if err := a.printf("%s\n", b.Name); err != nil {
@@ -137,12 +137,17 @@ func backupOutputs(list []catalog.Backup) []backupOutput {
 	return out
 }
 
-func backupTable(a *app, backups []catalog.Backup, manifests map[string]*catalog.Manifest) error {
+// backupTable prints a table. Unless it is wide, it fits a screen of 80 columns.
+func backupTable(a *app, backups []catalog.Backup, manifests map[string]*catalog.Manifest, wide bool) error {
 	if len(backups) == 0 {
 		return nil
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tAGE\tSIZE\tREVISION\tREASON\tCHECKSUMS\tPINNED\tVERIFIED")
+	columns := []string{"NAME", "AGE", "SIZE", "REVISION", "REASON", "VERIFIED"}
+	if wide {
+		columns = []string{"NAME", "AGE", "SIZE", "REVISION", "REASON", "CHECKSUMS", "PINNED", "VERIFIED"}
+	}
+	fmt.Fprintln(w, strings.Join(columns, "\t"))
 	for _, b := range backups {
 		age, sums := "unknown", "gzip and etcd"
 		if !b.Time.IsZero() {
@@ -168,7 +173,14 @@ func backupTable(a *app, backups []catalog.Backup, manifests map[string]*catalog
 		case string(catalog.Disproven):
 			verified = "BAD, " + ago
 		}
-		fmt.Fprintln(w, strings.Join([]string{b.Name, age, ui.Size(b.Size), revision, ui.Readable(reason), sums, pinned, verified}, "\t"))
+		row := []string{b.Name, age, ui.Size(b.Size), revision, ui.Readable(reason), sums, pinned, verified}
+		if !wide {
+			if reason = ui.Readable(reason); b.Pinned {
+				reason = strings.TrimPrefix(reason+", pinned", "-, ")
+			}
+			row = []string{b.Name, age, ui.Size(b.Size), revision, reason, verified}
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)

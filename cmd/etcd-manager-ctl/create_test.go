@@ -83,6 +83,18 @@ func TestPins(t *testing.T) {
 		t.Errorf("the pin is %+v, %v", p, err)
 	}
 	must(t, w.catalog().PutProof(context.Background(), newest, catalog.Proof{At: w.now, Outcome: catalog.Proven}))
+	var narrow strings.Builder
+	backups, err := w.catalog().Backups(t.Context())
+	must(t, err)
+	must(t, backupTable(&app{deps: deps{out: &narrow, now: func() time.Time { return w.now }}}, backups.Backups, nil, false))
+	for line := range strings.Lines(narrow.String()) {
+		if len(strings.Replace(line, "in the future", "1m ago", 1)) > 81 { // the test's clock is behind the store's
+			t.Errorf("%d columns are too many for a screen: %s", len(line)-1, line)
+		}
+	}
+	if !strings.Contains(narrow.String(), "pinned") || !strings.Contains(narrow.String(), "good, ") {
+		t.Errorf("the table on a screen:\n%s", narrow.String())
+	}
 	if out, _, _ := w.tell("list-backups", "-o", "wide"); !strings.Contains(out, "yes") || !strings.Contains(out, "good, ") {
 		t.Errorf("the table:\n%s", out)
 	}

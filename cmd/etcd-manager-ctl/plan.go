@@ -127,7 +127,7 @@ func (o planOutput) losses(line func(name, format string, args ...any)) {
 		}
 		return
 	}
-	line("OTHER LIFE", "this point is of incarnation %s, and incarnation %s serves, since %s", o.Incarnation,
+	line("INCARNATION", "this point is of incarnation %s, and incarnation %s serves, since %s", o.Incarnation,
 		o.ServingIncarnation, ui.Exactly(l.Began))
 	if l.LastRevision > 0 {
 		line("loses too", "all writes of the incarnation that serves: in the store up to revision %d, until %s",

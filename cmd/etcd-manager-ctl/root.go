@@ -123,9 +123,9 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 		"the backup `URL`: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md; "+
 			"default: the variable "+storeVariable)
 	f.StringVarP(&a.output, "output", "o", "",
-		"output `format`: json; yaml for status, fleet status and list-backups; name and wide for list-backups")
+		"output `format`: json; yaml for status, fleet status, list-backups and events; name and wide for list-backups")
 	f.DurationVar(&a.timeout, "timeout", time.Minute,
-		"how long to wait for the store; while following, how long it may not answer (default: no limit)")
+		"how long to wait for the store; while a command is followed, for how long it may not answer, without a limit unless this flag is given")
 	f.StringSliceVar(&a.identities, "identity", nil,
 		"`file` with secret keys of age that open encrypted backups, or aws-kms:ARN to use no other key of KMS; may be repeated")
 	f.BoolVar(&a.emptyStore, "allow-empty-store", false,

@@ -20,6 +20,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
 // adoption is one run of "adopt".
@@ -85,7 +86,7 @@ func (a *adoption) parse(args []string) error {
 		fmt.Fprintf(f.Output(), "etcd-manager adopt takes over an etcd that kubeadm, systemd or a person runs.\n\nusage: etcd-manager adopt --manifest=FILE | --unit=NAME [flags]\n       etcd-manager adopt [flags] -- [etcd's own flags]\n\nflags:\n")
 		f.PrintDefaults()
 	}
-	if err := f.Parse(args); err != nil {
+	if err := spelling.Parse(f, args); err != nil {
 		return err
 	}
 	a.flags = f.Args()

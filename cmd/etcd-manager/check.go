@@ -104,8 +104,6 @@ func (o *options) parseAll(args, environ []string) (output string, errs []error)
 	f.StringVar(&output, "o", "", "")
 	f.SetOutput(io.Discard)
 	f.Usage = func() {}
-	var names []string
-	f.VisitAll(func(x *flag.Flag) { names = append(names, x.Name) })
 	for rest := args; ; {
 		err := f.Parse(rest)
 		rest = f.Args()
@@ -113,17 +111,11 @@ func (o *options) parseAll(args, environ []string) (output string, errs []error)
 		case errors.Is(err, flag.ErrHelp):
 			return output, []error{err}
 		case err != nil:
-			const unknown = "flag provided but not defined: -"
-			if name, ok := strings.CutPrefix(err.Error(), unknown); ok {
-				err = fmt.Errorf("the flag --%s is unknown", name)
-				if near := spelling.Closest(name, names, 1); len(near) > 0 {
-					err = fmt.Errorf("%w; did you mean --%s?", err, near[0])
-				}
-				if len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
-					rest = rest[1:] // its value
-				}
+			better := spelling.Unknown(f, err)
+			if better.Error() != err.Error() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") {
+				rest = rest[1:] // its value
 			}
-			errs = append(errs, err)
+			errs = append(errs, better)
 			continue
 		case len(rest) > 0:
 			errs = append(errs, fmt.Errorf("unexpected argument %q; all settings are flags (see --help)", rest[0]))

@@ -282,8 +282,8 @@ func tree(t *testing.T, root string) string {
 	return b.String()
 }
 
-// TestCheckPlaces: a copy to a place that has something else, and a standby of a store without a cluster, are named; a standby isn't told to
-// configure a cluster.
+// TestCheckPlaces: a copy to a place that has something else, and a standby of a store without a cluster, are named; a standby isn't told
+// to configure a cluster.
 func TestCheckPlaces(t *testing.T) {
 	server := servers.StartVersityGW(t, servers.InMemory())
 	store := func(dir string) *catalog.Catalog {
@@ -309,7 +309,8 @@ func TestCheckPlaces(t *testing.T) {
 		}, want: []string{"is a copy of this store"}},
 		"a copy of another store": {do: func(d *desk, dir string) {
 			d.args["backup-store-copy"] = dir
-			_, err := store(dir).PutCopyRecord(t.Context(), catalog.CopyRecord{Of: "s3://other/main", ClusterName: "etcd", Began: time.Now()}, "")
+			record := catalog.CopyRecord{Of: "s3://other/main", ClusterName: "etcd", Began: time.Now()}
+			_, err := store(dir).PutCopyRecord(t.Context(), record, "")
 			testutil.Must(t, err)
 		}, want: []string{"is a copy of s3://other/main", "do: give --backup-store-copy an empty place"}, bad: true},
 		"a copy in use": {do: func(d *desk, dir string) {

@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
 // demo is a cluster of three managers on this machine. The parent does what a kubelet or systemd would: it starts them, and
@@ -74,10 +75,11 @@ func newDemoFlags(d *demo) *flag.FlagSet {
 func demoMain(args []string) int {
 	d := &demo{out: os.Stdout}
 	f := newDemoFlags(d)
-	if err := f.Parse(args); err != nil {
+	if err := spelling.Parse(f, args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return exitOK
 		}
+		fmt.Fprintf(os.Stderr, "etcd-manager demo: %v\n", err)
 		return exitUsage
 	}
 	if f.NArg() > 0 {

@@ -22,6 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
+	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	"github.com/etcd-manager/etcd-manager/pkg/volume/external"
 	"github.com/etcd-manager/etcd-manager/pkg/webhook"
@@ -220,7 +221,7 @@ func parseOptions(args, environ []string) (*options, error) {
 			"    etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
 		f.PrintDefaults()
 	}
-	if err := f.Parse(args); err != nil {
+	if err := spelling.Parse(f, args); err != nil {
 		return nil, err
 	}
 	if f.NArg() > 0 {

@@ -170,8 +170,8 @@ func (l *eventLog) store(ctx context.Context) error {
 	return nil
 }
 
-// led tells that this process began or ended to lead. last is what this node heard last of a leader, nil if nothing: what that one has told,
-// and holds no more, is told to be over by this one.
+// led tells that this process began or ended to lead. last is what this node heard last of a leader, nil if nothing: what that one has
+// told, and holds no more, is told to be over by this one.
 func (l *eventLog) led(term cluster.Term, phase catalog.EventPhase, text string, last *Summary) {
 	if l == nil {
 		return

@@ -37,6 +37,8 @@ type shownStatus struct {
 
 	key   string
 	tried time.Time
+	// operation is the one that was under way when this was last looked at.
+	operation string
 }
 
 // show hands what is known to the leader record. A failure is harmless.
@@ -53,7 +55,10 @@ func (ss *shownStatus) show(ctx context.Context) {
 	ss.record.hold.Show(data)
 	op := ss.operations.current()
 	key := statusKey(s)
-	if key == ss.key || time.Since(ss.tried) < statusSoon || ss.store.away() || op != nil && op.State.Committing() {
+	// Who waits for an operation asks for the status at its end.
+	over := ss.operation != "" && s.Operation == ""
+	ss.operation = s.Operation
+	if key == ss.key || time.Since(ss.tried) < statusSoon && !over || ss.store.away() || op != nil && op.State.Committing() {
 		return
 	}
 	ss.key, ss.tried = key, time.Now()

@@ -152,7 +152,7 @@ func (r *rules) form() (Decision, bool) {
 		return alarm("no cluster can be formed: %s", missing)
 	}
 	return do(model.CreateMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
-		"no cluster was ever created for this store and %d of %d masters are here", len(nodes), r.spec.MemberCount)
+		"no cluster was ever created for this store and %d of %s here", len(nodes), are(r.spec.MemberCount, "master"))
 }
 
 // forming goes on with a cluster whose marker exists but which no client was let into yet.

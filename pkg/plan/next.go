@@ -393,7 +393,7 @@ func apartAttention(s *model.Store) cluster.Attention {
 // steady is what is said when there is nothing to do.
 func (r *rules) steady() (d Decision) {
 	all, healthy := r.v.voters()
-	d, _ = alarm("%d of %d members are healthy%s", healthy, all, r.standIn())
+	d, _ = alarm("%d of %s healthy%s", healthy, are(all, "member"), r.standIn())
 	d.Alarm = false
 	s := r.o.Store
 	still := "" // of what is said in ever other words
@@ -490,3 +490,11 @@ func (r *rules) stranger() *cluster.NodeStatus {
 }
 
 func round(d time.Duration) time.Duration { return d.Round(time.Second) }
+
+// are counts things, with the verb.
+func are(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing + " is"
+	}
+	return cluster.Count(n, thing) + " are"
+}

@@ -103,7 +103,8 @@ func event(kind catalog.EventKind, phase catalog.EventPhase, text string) catalo
 // TestDelivery: in order, to all, signed; an answer of trouble is tried again, a refusal isn't, and a redirect isn't followed.
 func TestDelivery(t *testing.T) {
 	first, second := newReceiver(t, 503, 200, 400, 302, 200), newReceiver(t)
-	s := start(t, Config{ClusterName: "main", Store: "s3://b/main", URLs: []string{first.URL + "/token", second.URL}, Secret: []byte(secret)})
+	s := start(t, Config{ClusterName: "main", Store: "s3://b/main",
+		URLs: []string{first.URL + "/token", second.URL}, Secret: []byte(secret)})
 	s.Tell(event(catalog.EventRestore, catalog.EventBegun, "1"))
 	s.Tell(event(catalog.EventDecision, "", "not sent"))
 	s.Tell(event(catalog.EventBackup, catalog.EventDone, "not sent"))

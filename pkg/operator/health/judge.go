@@ -110,7 +110,7 @@ func (b *builder) ctl(args string) string {
 // managers is about who speaks for the cluster at all.
 func (b *builder) managers() {
 	if x := b.f.Copy; b.r.CopyOf != "" {
-		b.add(Finding{Severity: Unknown, Kind: KindIsCopy, Text: fmt.Sprintf("This store is a copy of %s, last looked after by node %s %s ago. "+
+		b.add(Finding{Severity: Unknown, Kind: KindIsCopy, Text: fmt.Sprintf("This store is a copy of %s, last updated by node %s %s ago. "+
 			"How the cluster does, the first store tells.", x.Of, x.Node, ago(seconds(b.age(x.At)))),
 			NoCommand: "etcd-manager-ctl --backup-store=" + x.Of + " status; if that store is lost: " + b.ctl("use-copy")})
 		return
