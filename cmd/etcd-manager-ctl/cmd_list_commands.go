@@ -3,9 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/operator"
+	"github.com/etcd-manager/etcd-manager/pkg/operator/health"
 )
 
 func listCommandsCommand(a *app) *cobra.Command {
@@ -57,5 +62,21 @@ func runListCommands(ctx context.Context, a *app) error {
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
+	if slices.ContainsFunc(list, operator.Command.Waiting) {
+		a.noteWaiting(ctx, c)
+	}
 	return nil
+}
+
+// noteWaiting says that no manager leads, which keeps all commands waiting. That it can't be told is no failure.
+func (a *app) noteWaiting(ctx context.Context, c *operator.Client) {
+	r, err := c.Health(ctx, operator.HealthOptions{Brief: true})
+	if err != nil {
+		return
+	}
+	for _, f := range r.Findings {
+		if f.Kind == string(cluster.AttentionNoLeader) || f.Kind == health.KindNoManager {
+			a.note("commands wait: %s", f.Text)
+		}
+	}
 }

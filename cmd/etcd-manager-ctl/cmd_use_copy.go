@@ -36,9 +36,17 @@ func useCopy(ctx context.Context, a *app, yes bool) error {
 		return err
 	}
 	r, changed, err := c.UseCopy(ctx)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	switch s, err := c.SupersededBy(ctx); {
+	case err != nil:
+		a.note("it isn't known whether another cluster has taken the place of this one: %v", err)
+	case s != nil:
+		a.note("a record here says that %q has taken the place of this cluster, so no manager starts etcd; if that isn't so any more: %s", s.By,
+			a.ctl("undo-supersede"))
+	}
+	switch {
 	case !changed:
 		return a.printf("this copy of %s was put into use at %s; managers may run on it\n", r.Of, r.InUse.UTC().Format(time.RFC3339))
 	}

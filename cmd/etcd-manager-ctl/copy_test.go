@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -86,6 +87,16 @@ func TestRestoreFrom(t *testing.T) {
 	if err := w.catalog().RefuseCopy(context.Background(), ""); err != nil {
 		t.Errorf("the record of the copy was brought too: %v", err)
 	}
+	if _, err := w.catalog().Pin(context.Background(), name); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("it stays pinned: %v", err)
+	}
+	// One that is damaged here is brought again.
+	_, err := w.store.Put(context.Background(), name+"/"+catalog.DataFile, strings.NewReader("SNAPSHOT"), blob.PutOptions{})
+	must(t, err)
+	if _, errOut, code := w.tell("restore-backup", "--from="+url, name); code != exitOK ||
+		w.content(name+"/"+catalog.DataFile) != "snapshot" {
+		t.Errorf("damaged here: exit code %d: %s; it is %q", code, errOut, w.content(name+"/"+catalog.DataFile))
+	}
 	for want, args := range map[string][]string{
 		"needs the name of a backup":  {"restore-backup", "--from=" + url},
 		"both stores are":             {"restore-backup", "--from=mem://bucket/main", name},
@@ -99,7 +110,7 @@ func TestRestoreFrom(t *testing.T) {
 	}
 	ctx := context.Background()
 	const bad = "2026-01-30T02:02:03Z-000000"
-	_, err := c.PutBackupData(ctx, bad, catalog.DataFile, strings.NewReader("SNAPSHOT"))
+	_, err = c.PutBackupData(ctx, bad, catalog.DataFile, strings.NewReader("SNAPSHOT"))
 	must(t, err)
 	d := catalog.Digest{Size: 8, SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte("snapshot")))}
 	must(t, c.PutManifest(ctx, &catalog.Manifest{Backup: bad, ClusterName: "etcd", EtcdVersion: "3.5.21", Revision: 5,

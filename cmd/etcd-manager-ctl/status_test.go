@@ -484,3 +484,19 @@ func TestFleetOfThousand(t *testing.T) {
 	}
 	t.Logf("%d clusters: %d requests in %s", clusters, requests.Load(), took.Round(time.Millisecond))
 }
+
+// TestWhyCommandsWait: without a leader, list-commands and follow say that this is what a command waits for.
+func TestWhyCommandsWait(t *testing.T) {
+	s := newScene(t)
+	s.healthy()
+	if out, errOut, code := s.tell("create-backup"); code != exitOK {
+		t.Fatalf("queue: code %d: %s%s", code, out, errOut)
+	}
+	if _, errOut, code := s.tell("list-commands"); code != exitOK || strings.Contains(errOut, "commands wait") {
+		t.Errorf("with a leader: code %d: %s", code, errOut)
+	}
+	s.now = s.now.Add(time.Hour)
+	if _, errOut, code := s.tell("list-commands"); code != exitOK || !strings.Contains(errOut, "commands wait: No manager has written") {
+		t.Errorf("without a leader: code %d: %s", code, errOut)
+	}
+}

@@ -36,13 +36,18 @@ func (v voteStore) Save(h election.Hard) error {
 // discoveryRecords keeps discovery's records in the catalog.
 type discoveryRecords struct {
 	catalog *catalog.Catalog
+	// store is its URL.
+	store string
 
 	mu    sync.Mutex
 	known []catalog.PeerRecord
 }
 
-// PutEndpoints publishes a node.
+// PutEndpoints publishes a node. On a copy, where no manager runs, it is an error: the managers that run there later would wait for it.
 func (r *discoveryRecords) PutEndpoints(ctx context.Context, id cluster.NodeID, endpoints []string) error {
+	if err := r.catalog.RefuseCopy(ctx, r.store); err != nil {
+		return err
+	}
 	return r.catalog.PutPeer(ctx, &protosv1.PeerInfo{NodeId: string(id), Endpoints: endpoints})
 }
 

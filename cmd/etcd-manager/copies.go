@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -164,3 +166,35 @@ func (o *options) copyRetention() prune.Policy {
 	p.Changes = sameAs{&o.copies.changes}.or(p.Changes)
 	return p
 }
+
+// checkCopiesInUse refuses to start where a copy of this store was put into use, since another cluster may serve from it: the first store
+// is away then, or as it was at that time. If the leader has written to the first store since, it was in use beside the copy all along.
+// Like checkSuperseded it is asked before anything is started, and leaves alone what runs. A copy that doesn't answer is passed over.
+func checkCopiesInUse(ctx context.Context, d *daemon) error {
+	ctx, cancel := context.WithTimeout(ctx, supersededTimeout)
+	defer cancel()
+	for _, c := range d.copies {
+		r, _, err := c.Catalog.CopyRecord(ctx)
+		if err != nil || r.InUse.IsZero() || r.Of != d.o.backupStore || r.ClusterName != d.o.clusterName {
+			continue
+		}
+		if l, err := d.catalog.ControlListing(ctx); err == nil && l.Leader.Modified.After(r.InUse.Add(usedBeside)) {
+			klog.Warningf("the copy %s of this store was put into use at %s; the managers have used this store since, so they go on", c.Name,
+				r.InUse.UTC().Format(time.RFC3339))
+			continue
+		}
+		err = fmt.Errorf("the copy %s of this store was put into use at %s, so another cluster may serve in the place of this one: its etcd isn't "+
+			"started; if this one is the right one, start its managers without --backup-store-copy=%s", c.Name, r.InUse.UTC().Format(time.RFC3339),
+			c.Name)
+		if dir := runningOn(d.o.dataDir); dir != "" {
+			klog.Errorf("an etcd runs on %s, so the manager starts and looks after it. Stop it if it isn't to serve (SIGTERM to this manager): %v",
+				dir, err)
+			continue
+		}
+		return err
+	}
+	return nil
+}
+
+// usedBeside is how long after a copy was put into use the first store must have been written to so that both count as used: clocks differ.
+const usedBeside = 10 * time.Minute

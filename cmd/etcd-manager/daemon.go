@@ -127,6 +127,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.checkSuperseded(ctx); err != nil {
 		return err
 	}
+	if err := checkCopiesInUse(ctx, d); err != nil {
+		return err
+	}
 	var err error
 	if d.self, err = o.self(d.id); err != nil {
 		return err
@@ -279,7 +282,7 @@ func (d *daemon) sources() ([]peer.Source, error) {
 		s, err := static.New(nodes, o.grpcPort)
 		return []peer.Source{s}, err
 	}
-	sources := []peer.Source{store.New(d.id, &discoveryRecords{catalog: d.catalog})}
+	sources := []peer.Source{store.New(d.id, &discoveryRecords{catalog: d.catalog, store: d.o.backupStore})}
 	if d.volume != nil && d.volume.ebs != nil {
 		sources = append(sources, aws.New(d.volume.ebs, o.grpcPort, d.volume.seen.put))
 	}

@@ -83,7 +83,7 @@ func (l *ControlListing) add(e blob.Entry) {
 	case copyKey:
 		l.Copy = o
 		return
-	case servingKey:
+	case servingKey, copiesKey:
 		return
 	}
 	if node, ok := statusOf(e.Key); ok {

@@ -216,11 +216,12 @@ func (c *Catalog) CopyIncarnation(ctx context.Context, from *Catalog, id Incarna
 	if err != nil {
 		return err
 	}
-	return c.replaceWith(ctx, key, data)
+	return c.replaceWith(ctx, key, data, func(context.Context) error { return nil })
 }
 
-// replaceWith makes a small object what another store has, by compare-and-swap. It writes nothing if it is the same.
-func (c *Catalog) replaceWith(ctx context.Context, key string, data []byte) error {
+// replaceWith makes a small object what another store has, by compare-and-swap. It writes nothing if it is the same. mine is asked between
+// the reading and the write: whoever has put the copy into use before, and changed the object since, keeps what was written.
+func (c *Catalog) replaceWith(ctx context.Context, key string, data []byte, mine func(context.Context) error) error {
 	have, info, err := c.read(ctx, key, copyWay)
 	opts := blob.PutOptions{IfAbsent: true}
 	switch {
@@ -234,6 +235,9 @@ func (c *Catalog) replaceWith(ctx context.Context, key string, data []byte) erro
 			return err
 		}
 	}
+	if err := mine(ctx); err != nil {
+		return err
+	}
 	_, err = c.write(ctx, key, data, opts)
 	return err
 }
@@ -241,7 +245,8 @@ func (c *Catalog) replaceWith(ctx context.Context, key string, data []byte) erro
 // CopyControl copies what a restore needs beside backups and changes: the spec, the settings, the marker of a formed cluster, which
 // incarnation serves, and the records of operations that have ended. It never copies a leader record, commands, or anything that is
 // under way. What the first store doesn't have stays as it is in the copy. have are the operations that the copy is known to have.
-func (c *Catalog) CopyControl(ctx context.Context, from *Catalog, have map[string]bool) error {
+// Before each write it asks mine whether the copy may still be written.
+func (c *Catalog) CopyControl(ctx context.Context, from *Catalog, have map[string]bool, mine func(context.Context) error) error {
 	for _, key := range []string{specKey, settingsKey, markerKey, servingKey} {
 		data, _, err := from.read(ctx, key, copyWay)
 		if err == nil {
@@ -253,11 +258,11 @@ func (c *Catalog) CopyControl(ctx context.Context, from *Catalog, have map[strin
 		if err != nil {
 			return err
 		}
-		if err := c.replaceWith(ctx, key, data); err != nil {
+		if err := c.replaceWith(ctx, key, data, mine); err != nil {
 			return err
 		}
 	}
-	return c.copyOperations(ctx, from, have)
+	return c.copyOperations(ctx, from, have, mine)
 }
 
 // copiedControl is what a copy has of a small object; ErrNotFound if it has nothing of it.
@@ -279,7 +284,7 @@ func copiedControl(key string, data []byte) ([]byte, error) {
 	return data, nil
 }
 
-func (c *Catalog) copyOperations(ctx context.Context, from *Catalog, have map[string]bool) error {
+func (c *Catalog) copyOperations(ctx context.Context, from *Catalog, have map[string]bool, mine func(context.Context) error) error {
 	l, err := from.ControlListing(ctx)
 	if err != nil {
 		return err
@@ -300,7 +305,7 @@ func (c *Catalog) copyOperations(ctx context.Context, from *Catalog, have map[st
 		if op, err := DecodeOperation(o.Name, data); err != nil || !op.State.Final() {
 			continue
 		}
-		if err := c.replaceWith(ctx, operationKey(o.Name), data); err != nil {
+		if err := c.replaceWith(ctx, operationKey(o.Name), data, mine); err != nil {
 			return err
 		}
 		have[o.Name] = true

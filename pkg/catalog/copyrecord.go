@@ -28,6 +28,10 @@ type CopyRecord struct {
 	Compared time.Time `json:"compared,omitzero"`
 	// Through is, for each incarnation, the name of the segment up to which everything that the first store keeps was copied.
 	Through map[Incarnation]string `json:"through,omitempty"`
+	// Store is which first store it is a copy of (control/copies.json there): another one may have the same URL. Bad are objects of the
+	// first store that can't be copied, and why.
+	Store string            `json:"store,omitempty"`
+	Bad   map[string]string `json:"bad,omitempty"`
 	// InUse is when the copy was put into use as a store of its own; zero for a copy.
 	InUse time.Time `json:"inUse,omitzero"`
 }
@@ -162,6 +166,10 @@ func (c *Catalog) UseCopy(ctx context.Context) (r CopyRecord, changed bool, err 
 			return r, false, err
 		}
 		r.InUse = c.now().UTC()
+		// Records of managers that were started on the copy would keep a new leader waiting for them.
+		if _, err := c.remove(ctx, discoveryPrefix, func(string) bool { return true }); err != nil {
+			return r, false, fmt.Errorf("remove %s: %w", discoveryPrefix, err)
+		}
 		if _, err = c.PutCopyRecord(ctx, r, version); err == nil || !errors.Is(err, ErrConflict) {
 			return r, err == nil, err
 		}

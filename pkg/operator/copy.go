@@ -32,3 +32,14 @@ func (c *Client) managed(ctx context.Context) error {
 	defer cancel()
 	return c.catalog.RefuseCopy(ctx, c.Store())
 }
+
+// SupersededBy is the record that another cluster has taken the place of this one; nil if there is none.
+func (c *Client) SupersededBy(ctx context.Context) (*catalog.Superseded, error) {
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	s, err := c.catalog.Superseded(ctx)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return &s, err
+}

@@ -34,7 +34,9 @@ func (c *Client) RestoreFrom(ctx context.Context, from *Client, p *RestorePlan, 
 		return Queued{}, invalidf("the plan is incomplete: PlanRestore has failed")
 	}
 	r.options.AcceptLoss = false // a revision is reached exactly, or not at all
-	if err := c.bringBackup(ctx, from, r.backup, p.Request.Options.ForceForeign, transfers); err != nil {
+	unpin, err := c.bringBackup(ctx, from, r.backup, p.Request.Options.ForceForeign, transfers)
+	defer func() { unpin() }() // in any case: it does nothing if nothing was pinned
+	if err != nil {
 		return Queued{}, err
 	}
 	if r.options.ToRevision != 0 {
@@ -45,35 +47,53 @@ func (c *Client) RestoreFrom(ctx context.Context, from *Client, p *RestorePlan, 
 	if err := c.bringSpec(ctx, from); err != nil {
 		return Queued{}, err
 	}
-	return c.enqueue(ctx, r)
+	q, err := c.enqueue(ctx, r) // which keeps the backup from then on
+	if err != nil || r.options.ToRevision == 0 {
+		return q, err
+	}
+	// From now on retention removes no changes. What it has removed since they were brought is brought again.
+	return q, c.bringChanges(ctx, from, p.Path, transfers)
 }
 
-// bringBackup copies a backup from another store, unless it is here.
-func (c *Client) bringBackup(ctx context.Context, from *Client, name string, foreign bool, transfers Transfers) error {
+// bringBackup copies a backup from another store. What is here already under its name is read and compared, and replaced if it isn't the
+// same. It is pinned until unpin is called, since it may be older than what retention keeps here.
+func (c *Client) bringBackup(ctx context.Context, from *Client, name string, foreign bool, transfers Transfers) (unpin func(), err error) {
+	unpin = func() {}
 	b, _, err := from.backup(ctx, name)
 	if err != nil {
-		return err
+		return unpin, err
 	}
 	have, err := c.Backups(ctx)
 	if err != nil {
-		return err
+		return unpin, err
 	}
-	if _, ok := have.Find(name); ok {
+	here, there := have.Find(name)
+	if there && !(b.HasManifest && here.HasManifest) { // nothing says which bytes it must have
 		_, _, err := c.backup(ctx, name)
-		return err
+		return unpin, err
 	}
 	if !foreign {
 		b.others = have.Backups
 		if err := c.refuseForeign(ctx, b); err != nil {
-			return err
+			return unpin, err
+		}
+	}
+	if !here.Pinned && !b.Pinned {
+		if err := c.catalog.PinBackup(ctx, name, "restore-backup --from brings it from "+from.Store()); err != nil {
+			return unpin, err
+		}
+		unpin = func() {
+			ctx, cancel := c.limit(context.WithoutCancel(ctx))
+			defer cancel()
+			_ = c.catalog.UnpinBackup(ctx, name) // it stays pinned then, which list-backups shows
 		}
 	}
 	progress, over := transfers.begin("bring", name)
 	defer over()
 	if err := c.catalog.CopyBackup(ctx, from.catalog, b.Backup, counted(progress, b.Size)); err != nil {
-		return fmt.Errorf("bring backup %s from %s: %w", name, from.Store(), err)
+		return unpin, fmt.Errorf("bring backup %s from %s: %w", name, from.Store(), err)
 	}
-	return c.catalog.CopyNotes(ctx, from.catalog, b.Backup, catalog.Backup{})
+	return unpin, c.catalog.CopyNotes(ctx, from.catalog, b.Backup, here)
 }
 
 // bringChanges copies the segments of a path, and some behind it, unless they are here.
@@ -92,7 +112,7 @@ func (c *Client) bringChanges(ctx context.Context, from *Client, path *Path, tra
 		}
 	}
 	last = list[len(list)-1]
-	have := map[catalog.SegmentName]bool{}
+	have := map[catalog.SegmentName]int64{}
 	for s, err := range c.catalog.Segments(ctx, path.Incarnation, first.First) {
 		if err != nil {
 			return err
@@ -100,9 +120,15 @@ func (c *Client) bringChanges(ctx context.Context, from *Client, path *Path, tra
 		if s.String() > last.String() {
 			break
 		}
-		have[s.SegmentName] = true
+		have[s.SegmentName] = s.Size
 	}
-	list = slices.DeleteFunc(list, func(s catalog.Segment) bool { return have[s.SegmentName] })
+	for _, s := range list {
+		if size, ok := have[s.SegmentName]; ok && size != s.Size {
+			return fmt.Errorf("%s is damaged in %s: it has %d bytes, and %d in %s; delete it here, then try again", s.Key(), c.Store(), size, s.Size,
+				from.Store())
+		}
+	}
+	list = slices.DeleteFunc(list, func(s catalog.Segment) bool { _, ok := have[s.SegmentName]; return ok })
 	var total int64
 	for _, s := range list {
 		total += s.Size

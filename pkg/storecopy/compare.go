@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +32,10 @@ func (c *Copier) look(ctx context.Context) error {
 	if err := c.claim(ctx); err != nil {
 		return err
 	}
-	if err := c.cfg.To.CopyControl(ctx, c.cfg.From, c.operations); err != nil {
+	if err := c.noteHere(ctx); err != nil {
+		return err
+	}
+	if err := c.cfg.To.CopyControl(ctx, c.cfg.From, c.operations, c.claim); err != nil {
 		return err
 	}
 	since := c.record.Compared
@@ -99,7 +103,16 @@ func (c *Copier) settle(drops int) {
 // from the newest to the oldest. What an earlier attempt has copied isn't copied again.
 func (c *Copier) compareAll(ctx context.Context) error {
 	begun := c.cfg.Now().UTC()
+	was := maps.Clone(c.bad)
 	clear(c.bad)
+	done := false
+	defer func() {
+		if !done { // what wasn't looked at again stays bad
+			for name, why := range was {
+				addBad(c.bad, name, why)
+			}
+		}
+	}()
 	clear(c.copied)
 	if err := c.newest(ctx); err != nil {
 		return err
@@ -126,13 +139,14 @@ func (c *Copier) compareAll(ctx context.Context) error {
 		}
 		after = w.Until
 	}
+	done = true
 	c.record.Compared = begun
 	return c.save(ctx)
 }
 
 // newest copies the newest good backup, by which the copy is of use as early as possible, with the small objects.
 func (c *Copier) newest(ctx context.Context) error {
-	if err := c.cfg.To.CopyControl(ctx, c.cfg.From, c.operations); err != nil {
+	if err := c.cfg.To.CopyControl(ctx, c.cfg.From, c.operations, c.claim); err != nil {
 		return err
 	}
 	list, err := c.cfg.From.RecentBackups(ctx, c.cfg.Now())
@@ -240,12 +254,17 @@ func (c *Copier) ignoreGone(err error, name string) error {
 	case err == nil, errors.Is(err, catalog.ErrNotFound):
 		return nil
 	case errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture), catalog.DeniedToRead(err):
-		if len(c.bad) < heldSegments {
-			c.bad[name] = cluster.Shown(err.Error(), 300)
-		}
+		addBad(c.bad, name, cluster.Shown(err.Error(), 300))
 		return nil
 	}
 	return fmt.Errorf("copy %s: %w", name, err)
+}
+
+// addBad notes a bad object, within bounds.
+func addBad(bad map[string]string, name, why string) {
+	if _, known := bad[name]; known || len(bad) < heldSegments {
+		bad[name] = why
+	}
 }
 
 func (c *Copier) noteBackup(b catalog.Backup) {

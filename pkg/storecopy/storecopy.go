@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,8 +52,13 @@ const (
 	heldBytes, heldSegments = 12 << 20, 512
 	// takenOver is how long a leadership with a higher term counts that has written the copy's record: terms begin again in a new cluster.
 	takenOver = time.Hour
+	// stillCopied is how long a record counts that another store's leader has written: one that copies writes it with each look.
+	stillCopied = 15 * time.Minute
 	// overlap is how far before the last comparison the next look begins.
 	overlap = 2 * time.Hour
+	// recordedBad bounds the bad objects in the copy's record, and lastWhole the pause after a whole comparison that failed.
+	recordedBad = 64
+	lastWhole   = time.Hour
 )
 
 // Errors that only an operator can end.
@@ -60,6 +67,8 @@ var (
 	ErrNotACopy = errors.New("it isn't a copy of this cluster's store")
 	// ErrInUse: the copy was put into use as a store of its own.
 	ErrInUse = errors.New("it was put into use as a store of its own")
+	// ErrGone: a copy was there, and nothing is.
+	ErrGone = errors.New("the copy that was there is gone")
 	// ErrTaken: a leadership with a higher term copies.
 	ErrTaken = errors.New("a leadership with a higher term copies to it")
 )
@@ -88,10 +97,15 @@ type Copier struct {
 	open bool
 
 	// What follows is only touched by the goroutine of the passes. version is that of the record, empty before it was read.
-	record     catalog.CopyRecord
-	version    string
-	copied     map[string]bool // backups that were copied during the whole comparison under way
-	begun      time.Time
+	record  catalog.CopyRecord
+	version string
+	copied  map[string]bool // backups that were copied during the whole comparison under way
+	begun   time.Time
+	// store is which first store this is; empty as long as that isn't known.
+	store string
+	// again is when a whole comparison is tried again that has failed so often.
+	again      time.Time
+	fails      int
 	looked     time.Time
 	pruned     time.Time
 	operations map[string]bool
@@ -197,10 +211,14 @@ func (c *Copier) pass(ctx context.Context) error {
 		return err
 	}
 	now := c.cfg.Now()
-	if now.Sub(c.record.Compared) >= c.cfg.Compare || now.Before(c.record.Compared) {
+	if (now.Sub(c.record.Compared) >= c.cfg.Compare || now.Before(c.record.Compared)) && !now.Before(c.again) {
 		if err := c.compareAll(ctx); err != nil {
+			// It lists all of both stores: meanwhile only what is new is compared.
+			c.again = now.Add(min(firstRetry<<min(c.fails, 20), lastWhole))
+			c.fails++
 			return err
 		}
+		c.again, c.fails = time.Time{}, 0
 	}
 	if err := c.look(ctx); err != nil {
 		return err
@@ -235,7 +253,7 @@ func (c *Copier) claim(ctx context.Context) error {
 	case err == nil:
 		c.open, c.status.Compared = true, c.record.Compared
 		c.queue.poke()
-	case errors.Is(err, ErrNotACopy), errors.Is(err, ErrInUse), errors.Is(err, ErrTaken):
+	case errors.Is(err, ErrNotACopy), errors.Is(err, ErrInUse), errors.Is(err, ErrTaken), errors.Is(err, ErrGone):
 		c.open = false
 	}
 	return err
@@ -250,25 +268,64 @@ func (c *Copier) tryClaim(ctx context.Context) error {
 	if err == nil {
 		err = c.refused(r)
 	}
+	if err == nil && c.version == "" {
+		err = c.otherStore(ctx, r)
+	}
 	if err != nil {
 		return err
 	}
 	if r.Term == c.cfg.Term && r.Node == c.cfg.Node && !anew {
 		if c.version == "" {
-			c.record = r
+			c.take(r)
 		}
 		c.version = version // what is known here is newer than what is stored
 		return nil
 	}
-	again := c.version != ""
+	first := c.version == ""
 	r.Term, r.Node = c.cfg.Term, c.cfg.Node
 	if err := c.write(ctx, r, version); err != nil {
 		return err
 	}
-	if anew && again {
-		clear(c.operations)
-		return fmt.Errorf("the copy in %s was emptied by somebody; it begins anew", c.cfg.ToName)
+	if first {
+		c.take(r)
 	}
+	return nil
+}
+
+// take goes on with what an earlier leadership has recorded.
+func (c *Copier) take(r catalog.CopyRecord) {
+	c.record = r
+	for name, why := range r.Bad {
+		addBad(c.bad, name, why)
+	}
+}
+
+// otherStore is an error if the place is the copy of another store, which has the same URL, and was written by its leader a short while
+// ago. A first store that was lost and made anew goes on with its copy after that.
+func (c *Copier) otherStore(ctx context.Context, r catalog.CopyRecord) error {
+	own, _, err := c.cfg.From.Copies(ctx)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		return nil //nolint:nilerr // the first store is away: whoever reads it next says so
+	}
+	if r.Store != "" && r.Store != own.Store && c.cfg.Now().Sub(r.At) < stillCopied {
+		return fmt.Errorf("nothing is copied to %s: %w: it is the copy of another store, which has the same URL %s, and node %s wrote to it at "+
+			"%s. Give --backup-store-copy a place of its own; if the first store was made anew, wait for %s", c.cfg.ToName, ErrNotACopy, r.Of,
+			r.Node, r.At.UTC().Format(time.RFC3339), stillCopied)
+	}
+	c.store = own.Store
+	return nil
+}
+
+// noteHere has the first store know of this copy, also if it was made anew meanwhile.
+func (c *Copier) noteHere(ctx context.Context) error {
+	store, err := c.cfg.From.NoteCopy(ctx, c.cfg.ToName, c.store)
+	if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) {
+		return nil // it says less then, and stops nothing
+	}
+	if err != nil {
+		return err
+	}
+	c.store, c.record.Store = store, store
 	return nil
 }
 
@@ -281,6 +338,18 @@ func (c *Copier) begin(ctx context.Context) (catalog.CopyRecord, error) {
 	if !empty {
 		return catalog.CopyRecord{}, fmt.Errorf("nothing is copied to %s: %w: other objects are there, and no control/copy.json. Give "+
 			"--backup-store-copy an empty place", c.cfg.ToName, ErrNotACopy)
+	}
+	own, _, err := c.cfg.From.Copies(ctx)
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, cluster.ErrCorrupt) {
+		return catalog.CopyRecord{}, err
+	}
+	if at, known := own.Begun[c.cfg.ToName]; known || c.version != "" {
+		if at.IsZero() {
+			at = c.record.Began
+		}
+		return catalog.CopyRecord{}, fmt.Errorf("nothing is copied to %s: %w (it began at %s): is the file system mounted? If it was removed "+
+			"on purpose, give another place, or delete control/copies.json in %s and restart the leading manager", c.cfg.ToName, ErrGone,
+			at.UTC().Format(time.RFC3339), c.cfg.FromName)
 	}
 	return catalog.CopyRecord{Of: c.cfg.FromName, ClusterName: c.cfg.ClusterName, Began: c.cfg.Now().UTC()}, nil
 }
@@ -306,6 +375,15 @@ func (c *Copier) refused(r catalog.CopyRecord) error {
 func (c *Copier) save(ctx context.Context) error {
 	if err := c.claim(ctx); err != nil {
 		return err
+	}
+	c.record.Bad = nil
+	for _, name := range slices.Sorted(maps.Keys(c.bad)) {
+		if c.record.Bad == nil {
+			c.record.Bad = map[string]string{}
+		}
+		if len(c.record.Bad) < recordedBad {
+			c.record.Bad[name] = c.bad[name]
+		}
 	}
 	return c.write(ctx, c.record, c.version)
 }

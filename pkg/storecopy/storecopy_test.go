@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -394,5 +395,148 @@ func TestManagersRefuseACopy(t *testing.T) {
 	w.put("control/copy.json", "{")
 	if err := w.c.RefuseCopy(t.Context(), "file:///store"); !errors.Is(err, cluster.ErrCorrupt) {
 		t.Fatalf("error %v", err)
+	}
+}
+
+// TestCopyIsGone: a copy that was there isn't begun anew where nothing is any more, as where a file system isn't mounted, neither by the
+// leader that copies nor by the next one; and a first store that was made anew goes on with it.
+func TestCopyIsGone(t *testing.T) {
+	w := memoryWorld(t)
+	w.backup()
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	mounted := w.to.Store
+	w.to.Store = blobtest.NewMemory()
+	for _, c := range []*Copier{c, w.copier()} {
+		w.backup2()
+		if err := c.pass(t.Context()); !errors.Is(err, ErrGone) || len(all(t, w.to.Store)) != 0 {
+			t.Errorf("error %v, and the place has %v", err, all(t, w.to.Store))
+		}
+	}
+	w.to.Store = mounted
+	w.must(c.pass(t.Context()))
+	w.must(w.copier().pass(t.Context()))
+	// Emptied on purpose, as the message says.
+	w.to.Store = blobtest.NewMemory()
+	_, err := blob.Remove(t.Context(), w.from.Store, "control/copies.json", func(string) bool { return true })
+	w.must(err)
+	c = w.copier()
+	w.must(c.pass(t.Context()))
+	// The first store is made anew: the same leadership, and the next one, go on.
+	w.from.Store = blobtest.NewMemory()
+	w.backup2()
+	w.must(c.pass(t.Context()))
+	w.must(w.copier().pass(t.Context()))
+}
+
+// TestTwoStoresOfOneURL: two first stores with the same URL and cluster name, each on its own machines, don't mix in one copy.
+func TestTwoStoresOfOneURL(t *testing.T) {
+	w := memoryWorld(t)
+	w.backup()
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	before := len(all(t, w.to.Store))
+	other := newWorld(t, blobtest.NewMemory(), w.to.Store)
+	other.now, other.term = w.now.Add(time.Minute), 100
+	other.backup()
+	if err := other.copier().pass(t.Context()); !errors.Is(err, ErrNotACopy) || len(all(t, w.to.Store)) != before {
+		t.Errorf("error %v, and %d objects of %d", err, len(all(t, w.to.Store)), before)
+	}
+	other.now = time.Now().Add(2 * takenOver) // nobody copies any more
+	other.must(other.copier().pass(t.Context()))
+}
+
+// TestBadIsRemembered: what can't be copied is named by the next leader too, and is forgotten when a whole comparison finds it good.
+func TestBadIsRemembered(t *testing.T) {
+	w := memoryWorld(t)
+	bad := w.backup()
+	w.put(bad+"/"+catalog.DataFile, "SNAPSHOT "+bad)
+	w.must2(w.copier().pass(t.Context()), bad)
+	w.now = w.now.Add(72 * time.Minute)
+	w.term++
+	c := w.copier()
+	w.must2(c.pass(t.Context()), bad)
+	w.put(bad+"/"+catalog.DataFile, "snapshot "+bad)
+	w.must2(c.pass(t.Context()), bad)
+	w.now = w.now.Add(defaultCompare)
+	w.must(c.pass(t.Context()))
+	if c.record.Bad != nil {
+		t.Errorf("the record has %v", c.record.Bad)
+	}
+	w.must(w.copier().pass(t.Context()))
+}
+
+// must2 fails unless the error names an object.
+func (w *world) must2(err error, name string) {
+	w.t.Helper()
+	if err == nil || !strings.Contains(err.Error(), name) {
+		w.t.Fatalf("error %v doesn't name %s", err, name)
+	}
+}
+
+// TestWholeComparisonRests: a whole comparison that fails again and again is tried more and more rarely, and what is new is copied
+// meanwhile.
+func TestWholeComparisonRests(t *testing.T) {
+	w := memoryWorld(t)
+	w.run(60)
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	w.now = w.now.Add(defaultCompare)
+	c.cfg.From = catalog.New(failing{w.from})
+	tries := 0
+	for range 60 {
+		w.now = w.now.Add(time.Minute)
+		before := c.fails
+		_ = c.pass(t.Context())
+		tries += c.fails - before
+	}
+	if tries > 15 || tries == 0 {
+		t.Errorf("%d whole comparisons in an hour", tries)
+	}
+	c.cfg.From = w.c
+	w.now = w.now.Add(2 * lastWhole)
+	w.must(c.pass(t.Context()))
+	if c.fails != 0 || !c.record.Compared.Equal(w.now.UTC()) {
+		t.Errorf("%d failures, compared at %s", c.fails, c.record.Compared)
+	}
+}
+
+// failing is a store of which the whole can't be listed.
+type failing struct {
+	blob.Store
+}
+
+func (f failing) List(ctx context.Context, prefix string, o blob.ListOptions) iter.Seq2[blob.Entry, error] {
+	if prefix == "" && o.After == "" && o.Delimiter == "" {
+		return func(yield func(blob.Entry, error) bool) {
+			yield(blob.Entry{}, &blob.Error{Op: "list", Kind: blob.ErrTransient, Err: errKilled})
+		}
+	}
+	return f.Store.List(ctx, prefix, o)
+}
+
+// TestInUseMeanwhile: a copy that is put into use while the leader of the first store is about to write to it stays as it is.
+func TestInUseMeanwhile(t *testing.T) {
+	w := memoryWorld(t)
+	w.control()
+	w.backup()
+	c := w.copier()
+	w.must(c.pass(t.Context()))
+	to := catalog.New(w.to)
+	spec, version, err := w.c.Spec(t.Context())
+	w.must(err)
+	spec.MemberCount = 5
+	_, err = w.c.ReplaceSpec(t.Context(), spec, version)
+	w.must(err)
+	asked := 0
+	err = to.CopyControl(t.Context(), w.c, map[string]bool{}, func(ctx context.Context) error {
+		if asked++; asked == 1 {
+			_, _, err := to.UseCopy(ctx)
+			w.must(err)
+		}
+		return c.claim(ctx)
+	})
+	if got, _, serr := to.Spec(t.Context()); !errors.Is(err, ErrInUse) || serr != nil || got.MemberCount != 3 {
+		t.Errorf("error %v; the spec of the copy is %+v, %v", err, got, serr)
 	}
 }

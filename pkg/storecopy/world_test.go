@@ -252,7 +252,8 @@ func all(t *testing.T, s blob.Store) map[string]string {
 
 // neverCopied are what a copy must not have.
 func neverCopied(key string) bool {
-	for _, p := range []string{"control/leader", "control/2026-01-03", "control/status/", "control/survivors.json", "discovery/", "volumes/",
+	for _, p := range []string{"control/leader", "control/copies.json", "control/2026-01-03", "control/status/", "control/survivors.json",
+		"discovery/", "volumes/",
 		"put-back/", "control/operations/2026-01-02"} {
 		if strings.HasPrefix(key, p) {
 			return true
