@@ -63,13 +63,13 @@ func runListCommands(ctx context.Context, a *app) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	if slices.ContainsFunc(list, operator.Command.Waiting) {
-		a.noteWaiting(ctx, c)
+		noteWaiting(ctx, a, c)
 	}
 	return nil
 }
 
 // noteWaiting says that no manager leads, which keeps all commands waiting. That it can't be told is no failure.
-func (a *app) noteWaiting(ctx context.Context, c *operator.Client) {
+func noteWaiting(ctx context.Context, a *app, c *operator.Client) {
 	r, err := c.Health(ctx, operator.HealthOptions{Brief: true})
 	if err != nil {
 		return

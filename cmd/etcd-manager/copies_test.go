@@ -31,7 +31,8 @@ func TestCopyInUse(t *testing.T) {
 	must(err)
 	refused := func(when string) {
 		t.Helper()
-		if err := checkCopiesInUse(t.Context(), d); err == nil || !strings.Contains(err.Error(), "without --backup-store-copy=s3://copy/main") {
+		err := checkCopiesInUse(t.Context(), d)
+		if err == nil || !strings.Contains(err.Error(), "without --backup-store-copy=s3://copy/main") {
 			t.Errorf("%s: %v", when, err)
 		}
 	}
