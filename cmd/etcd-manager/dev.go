@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	"github.com/etcd-manager/etcd-manager/pkg/pki"
 )
 
 // devDefaults fills in everything that --dev needs and that wasn't given.
@@ -45,13 +47,12 @@ func (d *daemon) announceDev(ctx context.Context) error {
 		changed, _ := d.agent.Changed()
 		s := d.agent.Status(ctx)
 		if s.Etcd.Votes() && !s.Etcd.Quarantined {
-			pki := ""
-			if !d.o.etcdInsecure {
-				dir := filepath.Join(d.o.dataDir, "pki", string(s.State.Token), "clients")
-				pki = fmt.Sprintf(" --cacert=%s/ca.crt --cert=%s/server.crt --key=%s/server.key", dir, dir, dir)
+			look, err := d.o.devLook(d.self.ClientURLs[0])
+			if err != nil {
+				return err
 			}
-			fmt.Printf("\netcd %s serves at %s\n\n  look:     etcdctl --endpoints=%s%s endpoint status -w table\n  backups:  etcd-manager-ctl --backup-store=%s list-backups\n\nStop it with Ctrl-C. The next start continues with the same data.\n\n",
-				s.Etcd.Version, d.self.ClientURLs[0], d.self.ClientURLs[0], pki, d.o.backupStore)
+			fmt.Printf("\netcd %s serves at %s\n\n  look:     %s\n  backups:  etcd-manager-ctl --backup-store=%s list-backups\n\n"+
+				"Stop it with Ctrl-C. The next start continues with the same data.\n\n", s.Etcd.Version, d.self.ClientURLs[0], look, d.o.backupStore)
 			<-ctx.Done()
 			return nil
 		}
@@ -63,3 +64,25 @@ func (d *daemon) announceDev(ctx context.Context) error {
 	}
 	return nil
 }
+
+// devLook is a command that looks at etcd: that of this program, as the machine may have no other. Its certificate is one of its own, in a
+// place that stays when a restore makes a new cluster.
+func (o *options) devLook(endpoint string) (string, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("--dev: find own executable: %w", err)
+	}
+	command := exe + " etcdctl --endpoints=" + endpoint
+	if !o.etcdInsecure {
+		r := pki.ClientRequest{Name: "operator", Dir: filepath.Join(o.pkiDir, "client"), Duration: devClient, Renew: true}
+		files, err := r.Issue(o.pkiDir, time.Now())
+		if err != nil {
+			return "", fmt.Errorf("--dev: %w", err)
+		}
+		command += fmt.Sprintf(" --cacert=%s --cert=%s --key=%s", files.CA, files.Cert, files.Key)
+	}
+	return command + " endpoint status -w table", nil
+}
+
+// devClient is for how long the certificate of that command is good; each start makes it anew.
+const devClient = 365 * 24 * time.Hour
