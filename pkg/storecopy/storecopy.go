@@ -301,11 +301,26 @@ func (c *Copier) take(r catalog.CopyRecord) {
 }
 
 // otherStore is an error if the place is the copy of another store, which has the same URL, and was written by its leader a short while
-// ago. A first store that was lost and made anew goes on with its copy after that.
+// ago. A first store that was lost and made anew has no name yet, but the same incarnation of the cluster: it takes its copy's name for it.
 func (c *Copier) otherStore(ctx context.Context, r catalog.CopyRecord) error {
 	own, _, err := c.cfg.From.Copies(ctx)
 	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
 		return nil //nolint:nilerr // the first store is away: whoever reads it next says so
+	}
+	if own.Store == "" && r.Store != "" && len(r.Through) > 0 {
+		ids, err := c.cfg.From.IncarnationNames(ctx)
+		if err != nil {
+			return err
+		}
+		if len(ids) == 0 {
+			return fmt.Errorf("nothing is copied to %s yet: it isn't known whether it is the copy of this store before the first changes are in %s",
+				c.cfg.ToName, c.cfg.FromName)
+		}
+		if slices.ContainsFunc(ids, func(id catalog.Incarnation) bool { _, known := r.Through[id]; return known }) {
+			own.Store = r.Store
+		}
+	} else if own.Store == "" {
+		own.Store = r.Store
 	}
 	if r.Store != "" && r.Store != own.Store && c.cfg.Now().Sub(r.At) < stillCopied {
 		return fmt.Errorf("nothing is copied to %s: %w: it is the copy of another store, which has the same URL %s, and node %s wrote to it at "+

@@ -403,6 +403,7 @@ func TestManagersRefuseACopy(t *testing.T) {
 func TestCopyIsGone(t *testing.T) {
 	w := memoryWorld(t)
 	w.backup()
+	w.segment()
 	c := w.copier()
 	w.must(c.pass(t.Context()))
 	mounted := w.to.Store
@@ -425,20 +426,31 @@ func TestCopyIsGone(t *testing.T) {
 	// The first store is made anew: the same leadership, and the next one, go on.
 	w.from.Store = blobtest.NewMemory()
 	w.backup2()
+	next := w.copier()
+	if err := next.pass(t.Context()); err == nil || errors.Is(err, ErrNotACopy) {
+		t.Errorf("a first store without an incarnation: %v", err)
+	}
+	w.segment()
+	w.must(next.pass(t.Context()))
+	if own, _, err := w.c.Copies(t.Context()); err != nil || own.Store != next.record.Store || own.Store == "" {
+		t.Errorf("the new first store is %q, the copy is of %q: %v", own.Store, next.record.Store, err)
+	}
 	w.must(c.pass(t.Context()))
-	w.must(w.copier().pass(t.Context()))
 }
 
 // TestTwoStoresOfOneURL: two first stores with the same URL and cluster name, each on its own machines, don't mix in one copy.
 func TestTwoStoresOfOneURL(t *testing.T) {
 	w := memoryWorld(t)
 	w.backup()
+	w.segment()
 	c := w.copier()
 	w.must(c.pass(t.Context()))
 	before := len(all(t, w.to.Store))
 	other := newWorld(t, blobtest.NewMemory(), w.to.Store)
 	other.now, other.term = w.now.Add(time.Minute), 100
 	other.backup()
+	n, data := other.made()
+	other.must(other.c.PutSegment(t.Context(), "0000000000000def", n, data))
 	if err := other.copier().pass(t.Context()); !errors.Is(err, ErrNotACopy) || len(all(t, w.to.Store)) != before {
 		t.Errorf("error %v, and %d objects of %d", err, len(all(t, w.to.Store)), before)
 	}
