@@ -24,7 +24,7 @@ func TestCopyInUse(t *testing.T) {
 	d := &daemon{o: &options{backupStore: "s3://first/main", clusterName: "main", dataDir: t.TempDir()}, catalog: catalog.New(first),
 		copies: []manager.StoreCopy{{Catalog: copied, Name: "s3://copy/main"}, {Catalog: catalog.New(blobtest.NewMemory()), Name: "empty"}}}
 	must(checkCopiesInUse(t.Context(), d))
-	version, err := copied.PutCopyRecord(t.Context(), catalog.CopyRecord{Of: "s3://first/main", ClusterName: "main", Began: time.Now()}, "")
+	_, err := copied.PutCopyRecord(t.Context(), catalog.CopyRecord{Of: "s3://first/main", ClusterName: "main", Began: time.Now()}, "")
 	must(err)
 	must(checkCopiesInUse(t.Context(), d))
 	_, _, err = copied.UseCopy(t.Context())
@@ -41,7 +41,7 @@ func TestCopyInUse(t *testing.T) {
 	must(err)
 	refused("a first store that was last written at that time")
 	// The record is as if it had been put into use an hour before: the leader has written to the first store since.
-	_, version, err = copied.CopyRecord(t.Context())
+	_, version, err := copied.CopyRecord(t.Context())
 	must(err)
 	_, err = copied.PutCopyRecord(t.Context(), catalog.CopyRecord{Of: "s3://first/main", ClusterName: "main", Began: time.Now(),
 		InUse: time.Now().Add(-time.Hour)}, version)
