@@ -120,16 +120,16 @@ func (d *demo) run(ctx context.Context) error {
 	if d.toured {
 		wg.Go(func() { cancel(d.tour(ctx)) })
 	}
-	shown := d.show(ctx)
+	shown := d.showUntil(ctx)
 	cancel(shown)
 	if shown == nil {
-		fmt.Fprintln(d.out, "\nstopping: leadership is moved away, etcd is stopped gracefully ...")
+		d.tell("\nstopping: leadership is moved away, etcd is stopped gracefully ...")
 	}
 	wg.Wait()
 	if shown == nil {
-		fmt.Fprintf(d.out, "stopped. The data stay in %s; the same command continues with them.\n", d.dir)
+		d.tell(fmt.Sprintf("stopped. The data stay in %s; the same command continues with them.", d.dir))
 	}
-	if d.record != "" {
+	if d.record != "" && shown == nil {
 		if err := os.WriteFile(d.record, d.screen.svg(), 0o644); err != nil { //nolint:gosec // a picture for everybody
 			return fmt.Errorf("--record: %w", err)
 		}
@@ -138,6 +138,39 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// stuckAfter is how long the output may take nothing before the demo ends without it.
+const stuckAfter = 5 * time.Second
+
+// tell prints a line at the end, if somebody reads it.
+func (d *demo) tell(line string) {
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		_, _ = fmt.Fprintln(d.out, line) // nothing can be said about it any more
+	}()
+	select {
+	case <-told:
+	case <-time.After(stuckAfter):
+	}
+}
+
+// showUntil shows until ctx ends. A reader that reads no more must not keep the demo from ending.
+func (d *demo) showUntil(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- d.show(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(stuckAfter):
+		return errOutputGone
+	}
 }
 
 // prepare makes directories, CAs, a client certificate and the spec.

@@ -238,6 +238,18 @@ func TestDemoKeepsItsPorts(t *testing.T) {
 	if _, err := way(t, d); err != nil || d.port != port {
 		t.Errorf("it takes port %d: %v", d.port, err)
 	}
+	// An older demo has written no file.
+	older := t.TempDir()
+	if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := errors.Join(os.Mkdir(filepath.Join(older, "node-a"), 0o700), os.WriteFile(filepath.Join(older, "node-a", "myid"), []byte("a"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := way(t, &demo{dir: older, port: port}); err == nil {
+		t.Error("a cluster is moved to other ports")
+	}
 }
 
 // TestDemoOnAFullDisk says it before anything is started.

@@ -118,8 +118,19 @@ func (d *demo) etcdPID(n *demoNode) (int, error) {
 	return f.PID, nil
 }
 
+// follower is a member that isn't etcd's leader, so that the others serve without it.
+func (t *tourGuide) follower(ctx context.Context) *demoNode {
+	s := t.d.look(ctx, nil)
+	for i, v := range s.nodes {
+		if v != nil && !v.Leading && v.Etcd.Healthy && v.Etcd.MemberID != v.Etcd.LeaderID {
+			return t.d.nodes[i]
+		}
+	}
+	return t.d.nodes[len(t.d.nodes)-1]
+}
+
 func (t *tourGuide) killed(ctx context.Context) error {
-	n := t.d.nodes[1]
+	n := t.follower(ctx)
 	pid, err := t.d.etcdPID(n)
 	if err != nil {
 		return err

@@ -97,6 +97,9 @@ func (d *demo) choosePorts() error {
 		d.port, d.ownPort = before, true
 		why = "stop that process, or use another directory with --dir: the members of the demo in this one are known by these ports"
 	}
+	if _, err := os.Stat(filepath.Join(d.data(&demoNode{name: "a"}), "myid")); err == nil {
+		d.ownPort = true // there is a cluster, and its members are known by their ports
+	}
 	first := d.port
 	for i := range demoRanges {
 		d.port = first + i*demoStep

@@ -46,6 +46,19 @@ func startDemo(t *testing.T, args ...string) *demo {
 	return d
 }
 
+// fill leaves no space in the pipe, so that the demo's next word waits.
+func (d *demo) fill() {
+	d.t.Helper()
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", d.cmd.Process.Pid), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+	must(d.t, err)
+	defer f.Close()
+	for _, n := range []int{4096, 1} { // a write of up to a page is all or nothing
+		for err = nil; err == nil; _, err = syscall.Write(int(f.Fd()), make([]byte, n)) {
+			must(d.t, syscall.SetNonblock(int(f.Fd()), true))
+		}
+	}
+}
+
 // read takes what is said until a line has the text, or until the end.
 func (d *demo) read(until string) bool {
 	s := bufio.NewScanner(d.pipe)
@@ -79,6 +92,10 @@ func TestDemoOwnsWhatItStarts(t *testing.T) {
 		"the pipe is closed":     func(d *demo) { d.pipe.Close() },
 		"the terminal is closed": func(d *demo) { must(d.t, d.cmd.Process.Signal(syscall.SIGHUP)) },
 		"it is killed":           func(d *demo) { must(d.t, d.cmd.Process.Kill()) },
+		"nobody reads any more, and it is asked to end": func(d *demo) {
+			d.fill()
+			must(d.t, d.cmd.Process.Signal(syscall.SIGTERM))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := startDemo(t)
