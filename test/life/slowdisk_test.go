@@ -58,7 +58,10 @@ func TestSlowDisk(t *testing.T) {
 		must(t, err)
 		return bytes
 	}
-	c.WaitFor("etcd on the slow disk serves", 10*time.Minute, func() string {
+	c.WaitFor("etcd on the slow disk serves", 5*time.Minute, func() string {
+		if noneReplaced(t, c); t.Failed() {
+			t.FailNow()
+		}
 		v, err := n.Status(t.Context())
 		switch {
 		case err != nil:
