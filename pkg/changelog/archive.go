@@ -268,6 +268,9 @@ func (a *Archive) planFrom(ctx context.Context, k Known, t Target) (*Plan, error
 	if t.IsZero() {
 		return p, a.whole(ctx, p)
 	}
+	if k.Life == "" && m.ClusterID != 0 {
+		return nil, unreachable(t, "it isn't known to which incarnation backup %s belongs: a record below changes/ can't be used", b.Name)
+	}
 	if !t.Time.IsZero() && m.Started.After(t.Time) {
 		return nil, &UnreachableError{Target: t, Reason: fmt.Sprintf("backup %s was begun at %s", b.Name,
 			m.Started.Format("2006-01-02 15:04:05.999Z")), later: true}

@@ -44,7 +44,7 @@ var ErrTooMany = errors.New("too many segments")
 func (a *Archive) Coverage(ctx context.Context, id catalog.Incarnation, list []catalog.Backup, since time.Time,
 	most int) (*Coverage, error) {
 	r, err := a.Catalog.Incarnation(ctx, id)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) {
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !badRecord(err) {
 		return nil, err
 	}
 	f := baseFinder{ctx: ctx, catalog: a.Catalog, known: map[string]*catalog.Manifest{}}

@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // head is where a recorder goes on.
@@ -48,6 +51,11 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 		switch {
 		case errors.Is(err, catalog.ErrNotFound):
 			h.fresh = true
+		case badRecord(err) && n == 1: // its backups are told by their cluster, not by the record
+		case badRecord(err):
+			klog.Warningf("changes: incarnation %s isn't gone on with, since which backups are its can't be known; another one begins: %v",
+				h.incarnation, err)
+			continue
 		case err != nil:
 			return head{}, err
 		}
@@ -75,6 +83,9 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 		return h, nil
 	}
 }
+
+// badRecord tells whether an object is there and can't be used: damaged, or of a newer version. What depends on it does without.
+func badRecord(err error) bool { return errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) }
 
 // lifeName names the n-th life of a cluster.
 func lifeName(clusterID uint64, n int) catalog.Incarnation {

@@ -35,7 +35,7 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 	switch {
 	case err == nil && (token == "" || s.Token == "" || s.Token == token):
 		return a.livesFrom(ctx, s.Incarnation)
-	case err != nil && !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture):
+	case err != nil && !errors.Is(err, catalog.ErrNotFound) && !badRecord(err):
 		return Lives{}, err
 	}
 	records, _, err := a.Catalog.Incarnations(ctx)
@@ -62,7 +62,7 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 func (a *Archive) livesFrom(ctx context.Context, id catalog.Incarnation) (Lives, error) {
 	r, err := a.Catalog.Incarnation(ctx, id)
 	switch {
-	case err == nil, errors.Is(err, catalog.ErrNotFound), errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
+	case err == nil, errors.Is(err, catalog.ErrNotFound), badRecord(err):
 		return Lives{Serving: id, From: r.Revision}, nil
 	}
 	return Lives{}, err
@@ -143,8 +143,8 @@ type lifeFinder struct {
 	records map[catalog.Incarnation]*catalog.IncarnationRecord
 }
 
-// at is the incarnation that a cluster lived in at a moment: the last one that had begun. What another one's changes would
-// be put on would become what never was.
+// at is the incarnation that a cluster lived in at a moment: the last one that had begun; empty if a record that can't be used would have to
+// tell. What another one's changes would be put on would become what never was.
 func (f *lifeFinder) at(ctx context.Context, clusterID uint64, at time.Time) (catalog.Incarnation, error) {
 	if !f.listed {
 		names, err := f.c.IncarnationNames(ctx)
@@ -155,6 +155,9 @@ func (f *lifeFinder) at(ctx context.Context, clusterID uint64, at time.Time) (ca
 	}
 	for _, n := range slices.Backward(livesAmong(f.names, clusterID)[1:]) {
 		r, err := f.record(ctx, lifeName(clusterID, n))
+		if badRecord(err) {
+			return "", nil
+		}
 		if err != nil {
 			return "", err
 		}

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/client"
 )
@@ -233,4 +234,53 @@ func TestSilence(t *testing.T) {
 	f.mu.Lock() // until the end: whoever pipes waits
 	t.Cleanup(f.mu.Unlock)
 	w.archived(r, w.put("/a", "2"))
+}
+
+// TestUnusableRecord: the record of the incarnation that serves was damaged, or is of a newer version, before a change of leader. The first
+// incarnation of a cluster is gone on with; a later one, whose backups only its record tells, is followed by another one. In both cases
+// changes are kept, and after a backup the latest state and the points since can be reached.
+func TestUnusableRecord(t *testing.T) {
+	for what, text := range map[string]string{"damaged": "{", "of a newer version": `{"version":1000000}`} {
+		for n := 1; n <= 2; n++ {
+			t.Run(fmt.Sprintf("%s, incarnation %d", what, n), func(t *testing.T) {
+				w := newWorld(t, "etcd-3.6", "3.6.16")
+				ctx := t.Context()
+				_, id, err := w.own.Revision(ctx)
+				must(t, err)
+				if n == 2 {
+					first := catalog.IncarnationRecord{ID: catalog.IncarnationOf(id), Began: time.Now().Add(-time.Hour)}
+					must(t, w.catalog.CreateIncarnation(ctx, first))
+					w.storeSegment(first.ID, 30)
+				}
+				r, stop := w.record(nil)
+				w.began(r)
+				w.archived(r, w.put("/a", "1"))
+				stop()
+				before := w.backup()
+				bad := r.Status().Incarnation
+				_, err = w.store.Put(ctx, "changes/"+string(bad)+"/_incarnation.json", strings.NewReader(text), blob.PutOptions{})
+				must(t, err)
+
+				r, _ = w.record(nil)
+				w.began(r)
+				if got := r.Status().Incarnation; (got == bad) != (n == 1) {
+					t.Errorf("incarnation %s after %s", got, bad)
+				}
+				if n == 2 {
+					w.backup()
+				}
+				last := w.put("/a", "2")
+				w.archived(r, last)
+				a := &Archive{Catalog: w.catalog}
+				for _, target := range []Target{{Latest: true}, {Revision: last}} {
+					if _, err := a.Plan(ctx, target); err != nil {
+						t.Errorf("plan %s: %v", target, err)
+					}
+				}
+				if p, err := a.Plan(ctx, Target{Backup: before.Backup}); err != nil || p.Revision != before.Revision {
+					t.Errorf("the backup from before can't be reached: %+v, %v", p, err)
+				}
+			})
+		}
+	}
 }
