@@ -40,14 +40,23 @@ type proofs struct {
 	backups *backups
 
 	mu sync.Mutex
-	// restful is the node on which a backup may be proven now.
-	restful cluster.NodeID
+	// restful is the node on which a backup may be proven now, able the one on which it may be although the cluster isn't at rest.
+	restful, able cluster.NodeID
 }
 
 // restful is the node on which a backup may be proven now, or "": nothing else is going on, all is well, and it doesn't lead etcd if
 // another one can.
 func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 	if !steady(o, spec) {
+		return ""
+	}
+	return able(o)
+}
+
+// able is the node on which a backup may be proven once that has been put off for long enough, or "": a cluster with a member missing may
+// stay as it is for weeks, and still must know whether its backups are good. A restore or a backup that runs is waited for.
+func able(o *model.Observation) cluster.NodeID {
+	if o.Store.Error != "" || o.Store.Operation != nil || o.BackupRunning != "" {
 		return ""
 	}
 	first, second := speakers(o, func(*cluster.NodeStatus) bool { return true })
@@ -62,21 +71,25 @@ func restful(o *model.Observation, spec *cluster.Spec) cluster.NodeID {
 
 // noteRestful remembers the node on which a backup may be proven now.
 func (pr *proofs) noteRestful(o *model.Observation, spec *cluster.Spec) {
-	id := restful(o, spec)
+	id, second := restful(o, spec), able(o)
 	pr.mu.Lock()
 	defer pr.mu.Unlock()
-	pr.restful = id
+	pr.restful, pr.able = id, second
 }
 
-func (pr *proofs) restfulNode() cluster.NodeID {
+// node is where a backup may be proven, or "".
+func (pr *proofs) node(althoughBusy bool) cluster.NodeID {
 	pr.mu.Lock()
 	defer pr.mu.Unlock()
+	if althoughBusy && pr.restful == "" {
+		return pr.able
+	}
 	return pr.restful
 }
 
 // run proves a backup every so often, the newest good one of the life that serves, as long as this leadership lasts. The interval counts
-// from the last proof that the store knows of. A machine that is busy puts a proof off, but one that is always busy must have its backups
-// proven, too: after a whole interval it is done all the same.
+// from the last proof that the store knows of. A machine that is busy, or a cluster that isn't whole, puts a proof off, but one that always
+// is must have its backups proven, too: after a whole interval it is done anyway.
 func (pr *proofs) run(ctx context.Context) {
 	interval := pr.m.cfg.VerifyInterval
 	if interval <= 0 {
@@ -127,7 +140,7 @@ func (pr *proofs) verifyIfDue(ctx context.Context, interval time.Duration, altho
 	if name == "" {
 		return min(verifyAgain, interval), nil
 	}
-	node := pr.restfulNode()
+	node := pr.node(althoughBusy)
 	if node == "" {
 		return 0, fmt.Errorf("postponed: the cluster is not at rest")
 	}
