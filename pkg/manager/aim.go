@@ -61,7 +61,7 @@ func (rs *restorer) bringIn(ctx context.Context) (int64, error) {
 	}
 	fctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	revision, err := rs.changes.flush(fctx)
+	revision, err := rs.changes.flush(fctx, rs.operations.current().OldToken)
 	if err == nil || ctx.Err() != nil {
 		return revision, err
 	}
@@ -90,8 +90,8 @@ func (rs *restorer) behind(stored int64, why string) error {
 // planTarget plans a restore's point. The newest change is that of the life that serves: as etcd says if it answers, else as the store does.
 func (rs *restorer) planTarget(ctx context.Context, archive *changelog.Archive, target changelog.Target) (*changelog.Plan, error) {
 	if target.Latest {
-		if rs.changes.recording != nil {
-			target.Life = rs.changes.recording.recorder.Status().Incarnation
+		if r := rs.changes.recordingOf(rs.operations.current().OldToken); r != nil {
+			target.Life = r.recorder.Status().Incarnation
 		}
 		return archive.Plan(ctx, target)
 	}

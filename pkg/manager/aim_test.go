@@ -15,6 +15,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 )
 
 // lastTold is an etcd that says up to which revision clients were told.
@@ -143,6 +144,15 @@ func TestAimWithoutAnAnswer(t *testing.T) {
 			})
 		})
 	}
+	t.Run("the recording of a replaced cluster hasn't ended", func(t *testing.T) {
+		l := latest(t, catalog.RestoreOptions{}, nil)
+		r, err := changelog.NewRecorder(changelog.Config{Catalog: l.m.cfg.Catalog, Dir: t.TempDir(), Interval: time.Second,
+			Members: func() []changelog.Dialer { return nil }})
+		must(t, err)
+		l.changes.recording = &recording{token: "replaced", recorder: r}
+		etcdThatTold(t, l, 100)
+		aimed(t, l)
+	})
 	t.Run("nothing is recorded yet", func(t *testing.T) {
 		l := latest(t, catalog.RestoreOptions{}, nil)
 		l.m.cfg.Changes.Interval = time.Second

@@ -173,9 +173,17 @@ func (cs *changes) origin(ctx context.Context, token cluster.Token) *catalog.Ori
 	return &from
 }
 
-// flush brings everything into the store that a quorum has acknowledged.
-func (cs *changes) flush(ctx context.Context) (int64, error) {
-	if r := cs.recording; r != nil {
+// recordingOf is the recording of one cluster, nil if there is none. That of a cluster that was replaced may take some seconds to end.
+func (cs *changes) recordingOf(token cluster.Token) *recording {
+	if r := cs.recording; r != nil && r.token == token {
+		return r
+	}
+	return nil
+}
+
+// flush brings everything into the store that a quorum of the cluster has acknowledged.
+func (cs *changes) flush(ctx context.Context, token cluster.Token) (int64, error) {
+	if r := cs.recordingOf(token); r != nil {
 		return r.recorder.Flush(ctx)
 	}
 	revision, _, err := changelog.NewestRevision(ctx, cs.servingMembers)
