@@ -85,7 +85,9 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 }
 
 // badRecord tells whether an object is there and can't be used: damaged, or of a newer version. What depends on it does without.
-func badRecord(err error) bool { return errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) }
+func badRecord(err error) bool {
+	return errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture)
+}
 
 // lifeName names the n-th life of a cluster.
 func lifeName(clusterID uint64, n int) catalog.Incarnation {
