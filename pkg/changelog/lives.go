@@ -143,8 +143,8 @@ type lifeFinder struct {
 	records map[catalog.Incarnation]*catalog.IncarnationRecord
 }
 
-// at is the incarnation that a cluster lived in at a moment: the last one that had begun; empty if a record that can't be used would have to
-// tell. What another one's changes would be put on would become what never was.
+// at is the incarnation that a cluster lived in at a moment: the last one that had begun; empty if a record that can't be used would
+// have to tell. What another one's changes would be put on would become what never was.
 func (f *lifeFinder) at(ctx context.Context, clusterID uint64, at time.Time) (catalog.Incarnation, error) {
 	if !f.listed {
 		names, err := f.c.IncarnationNames(ctx)
