@@ -6,7 +6,7 @@ GO ?= go
 SUITES := units clusters restores life disasters containers stores page kubernetes
 units := ./cmd/etcd-backup ./cmd/etcd-manager-ctl ./pkg/operator/putback ./pkg/changelog ./pkg/envelope/awskms ./pkg/etcd/datadir ./pkg/etcd/salvage ./pkg/node ./pkg/peer ./pkg/plan ./pkg/putback ./pkg/standby \
 	./pkg/relay ./pkg/volume/aws ./test/sim
-clusters := ./test/adopt ./test/attention ./test/cluster ./test/monitoring ./test/sidecar
+clusters := ./test/adopt ./test/attention ./test/cluster ./test/monitoring
 restores := ./test/archive ./test/chaos ./test/restore
 life := ./test/life
 disasters := ./docs/operator ./test/disaster
@@ -17,7 +17,7 @@ page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chaos fuzz image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos fuzz image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -86,7 +86,11 @@ soak:
 large:
 	$(GO) test -count=1 -v -timeout 60m ./pkg/manager -run TestLargeStore -large-store
 	$(GO) test -count=1 -v -timeout 60m ./pkg/changelog -run TestLargePlans -large-store
-	$(GO) test -count=1 -v -timeout 60m ./test/restore -long -run TestFailoverInALargeStore
+	$(GO) test -count=1 -v -timeout 60m ./test/restore -run TestFailoverInALargeStore -large-store
+
+# The Helm chart of contrib/, rendered by Helm and started beside a stock etcd. It builds Helm, some minutes for the first time.
+chart:
+	$(GO) test -count=1 -v -timeout 30m ./test/sidecar -run TestChart -helm
 
 # Restores of every kind, disturbed at every step, judged by the clients' histories: for an hour. Needs root, for network namespaces. CHAOS=-seed=N repeats a run.
 chaos:

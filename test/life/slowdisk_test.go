@@ -24,6 +24,9 @@ import (
 // member that it was. Its manager answers all the time.
 func TestSlowDisk(t *testing.T) {
 	testutil.Long(t)
+	if !*all {
+		t.Skip("it takes minutes: only with -all")
+	}
 	t.Parallel() // it mostly waits
 
 	const database, perSecond = 320 << 20, 4_000_000 // etcd reads it twice: the log, and the database

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"slices"
@@ -9,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
@@ -17,6 +17,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/test/harness"
 	"github.com/etcd-manager/etcd-manager/test/servers"
 )
+
+var largeStore = flag.Bool("large-store", false, "TestFailoverInALargeStore, which takes minutes")
 
 // oldBackups are the objects of a store that has had a backup every minute for ten weeks, and of changes.
 func oldBackups(t *testing.T, backups, segments int) *servers.LongBucket {
@@ -65,7 +67,9 @@ func oldBackups(t *testing.T, backups, segments int) *servers.LongBucket {
 // TestFailoverInALargeStore: with 100,000 backups and 50,000 changes in a store that takes 150 ms for each request, the manager that leads
 // is killed, and a restore queued. Another one leads and obeys it soon; it prints when. (Ten seconds are promised on a quiet machine.)
 func TestFailoverInALargeStore(t *testing.T) {
-	testutil.Long(t)
+	if !*largeStore {
+		t.Skip("it takes minutes: only with -large-store")
+	}
 	t.Parallel() // it mostly waits
 	s3 := servers.StartVersityGW(t, servers.InMemory())
 	long := oldBackups(t, 100_000, 50_000)

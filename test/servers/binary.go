@@ -43,7 +43,7 @@ func tools() map[string]tool {
 		"minio":       {"minio", "github.com/minio/minio"},
 		// It keeps objects of Google Cloud Storage in memory.
 		"fake-gcs-server": {"fake-gcs-server", "github.com/fsouza/fake-gcs-server"},
-		// It renders charts as its users do.
+		// It renders charts as its users do. It takes some minutes for the first time; only "make chart" needs it.
 		"helm": {"helm", "helm.sh/helm/v3/cmd/helm"},
 		// It takes about ten minutes for the first time; only "make e2e-kubernetes" needs it.
 		"kube-apiserver": {"kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"},

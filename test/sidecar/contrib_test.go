@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,9 +32,13 @@ func TestContrib(t *testing.T) {
 	}
 }
 
+var withHelm = flag.Bool("helm", false, "TestChart, which builds Helm; that takes some minutes for the first time")
+
 // TestChart is for the chart, as Helm renders it.
 func TestChart(t *testing.T) {
-	testutil.Long(t)
+	if !*withHelm {
+		t.Skip("only with -helm: it builds Helm")
+	}
 	helm := servers.Binary(t, "helm")
 	render := func(set ...string) (string, error) {
 		args := []string{"template", "etcd-backup", filepath.Join(contrib, "helm"), "--namespace=kube-system"}
