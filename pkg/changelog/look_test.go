@@ -116,6 +116,7 @@ func TestHistory(t *testing.T) {
 			before = w.put("/mark/before", "1")
 			w.archived(r, before)
 			middle = time.Now()
+			time.Sleep(2 * time.Millisecond) // changes carry milliseconds: the next one must be of a later one
 			after = w.put("/mark/after", "1")
 		}
 		if i%3 == 0 {

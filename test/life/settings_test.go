@@ -122,10 +122,16 @@ func TestSettingTakenBack(t *testing.T) {
 	}
 }
 
-// noneReplaced2 is noneReplaced for a test that has wiped a disk itself.
+// noneReplaced2 is noneReplaced for a test that has wiped a disk itself. That member may be removed at the second attempt.
 func noneReplaced2(t *testing.T, c *harness.Cluster) {
 	t.Helper()
-	if lines := replaced(t, c); len(lines) > 1 {
+	members := map[string]bool{}
+	lines := replaced(t, c)
+	for _, line := range lines {
+		_, what, _ := strings.Cut(line, "-> ")
+		members[what] = true
+	}
+	if len(members) > 1 {
 		t.Errorf("members were replaced:\n%s", strings.Join(lines, "\n"))
 	}
 }
