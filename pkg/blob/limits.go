@@ -211,3 +211,19 @@ func (l *limiter) Purge(ctx context.Context, prefix string, match func(string) b
 	n, err := l.s.Purge(g.ctx, prefix, match)
 	return n, g.error("purge", prefix, err)
 }
+
+// Bounds of clearing up after what failed.
+const (
+	cleanupTimeout = 15 * time.Second
+	cleanupAtEnd   = 3 * time.Second
+)
+
+// Cleanup is a context for clearing up after something that failed. It goes on although ctx has ended, but then only for a few seconds:
+// whoever has ended it waits, a manager that is told to stop for example, and the store may be what hangs.
+func Cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	limit := cleanupTimeout
+	if ctx.Err() != nil {
+		limit = cleanupAtEnd
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+}

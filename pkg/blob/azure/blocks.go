@@ -24,8 +24,6 @@ const (
 	blockTimeout = 5 * time.Minute
 	// blockTries is how often a block is sent: the body can't be rewound, so nobody else can try again.
 	blockTries = 8
-	// cleanupTimeout bounds what has to be done although a put has failed, also when its context has ended.
-	cleanupTimeout = 15 * time.Second
 )
 
 // large stores first and the rest of body in blocks. What is not in the list in the end the service drops after a week.

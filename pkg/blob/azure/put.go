@@ -161,7 +161,7 @@ func (w *put) damaged(ctx context.Context, version string, cause error) error {
 	if !w.opts.IfAbsent {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := blob.Cleanup(ctx)
 	defer cancel()
 	req := call("DeleteBlob", http.MethodDelete, w.s.blobURL(w.s.prefix+w.key, nil))
 	req.Header.Set("If-Match", `"`+version+`"`)

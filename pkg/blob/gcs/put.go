@@ -23,8 +23,6 @@ const (
 	// namePause is the pause after too many writes of one name: the API takes about one a second.
 	// Source: https://cloud.google.com/storage/quotas#objects
 	namePause = time.Second
-	// cleanupTimeout bounds what has to be done although a put has failed, also when its context has ended.
-	cleanupTimeout = 15 * time.Second
 )
 
 // Put implements blob.Store. A body up to the chunk size is stored by one request; a larger one by a resumable upload, whose
@@ -210,7 +208,7 @@ func (w *put) verify(ctx context.Context, o object, size int64, sum string) erro
 		Err: fmt.Errorf("the object was stored wrongly: %d bytes with CRC32C %s were sent, %d bytes with %s are stored", size, sum,
 			o.Size, o.CRC32C)}
 	if w.opts.IfAbsent {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+		ctx, cancel := blob.Cleanup(ctx)
 		defer cancel()
 		resp, derr := w.s.client.Do(ctx, call(permDelete, http.MethodDelete, w.s.object(w.key, url.Values{"generation": {o.Generation}})))
 		if derr != nil {

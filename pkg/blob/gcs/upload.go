@@ -239,7 +239,7 @@ func persisted(header string) (int64, *object, error) {
 
 // abort drops what was sent, also if ctx has ended. If that fails the server drops it after a week.
 func (u *upload) abort(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := blob.Cleanup(ctx)
 	defer cancel()
 	if resp, err := u.s.client.Do(ctx, call(permDelete, http.MethodDelete, u.session)); err == nil {
 		rest.Drop(resp)

@@ -185,7 +185,7 @@ func (u *upload) stored(ctx context.Context, r *result) bool {
 // abort drops the parts, also if ctx has ended. A part that the server was still taking in when it was given up may come
 // to lie there after the first abort, so it asks until the server knows nothing of the upload any more.
 func (u *upload) abort(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := blob.Cleanup(ctx)
 	defer cancel()
 	wait := 50 * time.Millisecond
 	for try := 0; ; try++ {

@@ -50,8 +50,6 @@ const (
 	uploads = 2
 	// partTimeout bounds one part, so that a connection that hangs is noticed.
 	partTimeout = 5 * time.Minute
-	// cleanupTimeout bounds the abort of an upload, which happens also when the context has ended.
-	cleanupTimeout = 15 * time.Second
 )
 
 // Config says which bucket, and how to reach it. Bucket is required; New checks it.

@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awss3 "github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
 )
 
 // WriteOptions are what a store is asked for with every object. The zero value leaves all of it to the bucket's settings.
@@ -128,7 +130,7 @@ func (s *Store) hide(ctx context.Context, key string) error {
 
 // withdraw removes an object that was stored just now and must not stay. cause is returned, with what went wrong then.
 func (s *Store) withdraw(ctx context.Context, key string, r result, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	ctx, cancel := blob.Cleanup(ctx)
 	defer cancel()
 	in := &awss3.DeleteObjectInput{Bucket: &s.bucket, Key: s.key(key)}
 	if id := aws.ToString(r.versionID); id != "" && id != "null" {
