@@ -165,6 +165,20 @@ func (b *builder) noneLeads() bool {
 	return !slices.ContainsFunc(b.own, func(s OwnStatus) bool { return s.Leader != "" })
 }
 
+// switchTime is how long etcd may be down for a restore, with the time until the managers write their status again, before that counts as
+// a loss.
+const switchTime = 2 * time.Minute
+
+// switching tells whether etcd is down for a restore, or may have been when the status was written: it is written each minute.
+func (b *builder) switching() bool {
+	for _, op := range []*Operation{b.r.Operation, b.r.Ended} {
+		if op != nil && b.age(op.Since) < switchTime {
+			return true
+		}
+	}
+	return false
+}
+
 // members is about the etcd members.
 func (b *builder) members() {
 	if s := b.f.Survivors; s != nil {
@@ -173,9 +187,14 @@ func (b *builder) members() {
 			Command: b.ctl("recover --from-survivor")})
 	} else if b.leading() && b.r.Formed == "yes" && b.r.MembersHealthy == 0 &&
 		slices.ContainsFunc(b.r.Nodes, func(n Node) bool { return n.Role != catalog.RoleNone }) {
-		b.add(Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum),
+		f := Finding{Severity: NeedsYou, Kind: string(cluster.AttentionQuorum),
 			Text:      "No member of etcd is healthy, so nothing can be read or written.",
-			NoCommand: "the managers start etcd again; what they wait for stands below"})
+			NoCommand: "the managers start etcd again; what they wait for stands below"}
+		if b.switching() {
+			f.Severity, f.NoCommand = Degraded, ""
+			f.Text = "No member of etcd was healthy when the managers last said so: a restore stops etcd while the data are exchanged."
+		}
+		b.add(f)
 	}
 	if !b.fresh {
 		return

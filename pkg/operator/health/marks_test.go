@@ -87,3 +87,32 @@ func TestMarks(t *testing.T) {
 		t.Errorf("%d marks", n)
 	}
 }
+
+// TestNoneHealthyInARestore: that no member is healthy needs a person, but not within the two minutes in which a restore explains it.
+func TestNoneHealthyInARestore(t *testing.T) {
+	now := time.Date(2026, 2, 1, 12, 0, 0, 0, time.UTC)
+	op := func(since time.Duration) *catalog.Operation {
+		at := now.Add(-since)
+		return &catalog.Operation{ID: "x", Kind: catalog.KindRestore, StateSince: at, Created: at, Finished: at}
+	}
+	for name, c := range map[string]struct {
+		running, ended *catalog.Operation
+		want           Verdict
+	}{
+		"no restore":                   {nil, nil, NeedsYou},
+		"a restore runs":               {op(time.Minute), nil, Degraded},
+		"a restore hangs":              {op(time.Hour), nil, NeedsYou},
+		"a restore has ended":          {nil, op(10 * time.Second), Degraded},
+		"a restore has ended long ago": {nil, op(time.Hour), NeedsYou},
+	} {
+		status := &catalog.Status{Node: "a", Leading: true, Leader: "a", Wanted: 1,
+			Nodes: []catalog.NodeReport{{Node: "a", Role: catalog.RoleMember}}}
+		r := Judge(Facts{Now: now, Spec: &cluster.Spec{MemberCount: 1}, Marker: &catalog.Marker{Phase: catalog.PhaseFormed}, BackupsRead: true,
+			Leader: &catalog.LeaderRecord{Node: "a"}, LeaderAt: now, Status: status, Running: c.running, Ended: c.ended,
+			Backups: catalog.BackupList{Backups: []catalog.Backup{{Name: "x", Time: now.Add(-time.Minute)}}}})
+		i := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Kind == string(cluster.AttentionQuorum) })
+		if i < 0 || r.Findings[i].Severity != c.want {
+			t.Errorf("%s: %+v", name, r.Findings)
+		}
+	}
+}
