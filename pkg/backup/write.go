@@ -125,22 +125,9 @@ func (w *Writer) commit(ctx context.Context, m *catalog.Manifest, info catalog.B
 	return nil
 }
 
-// discardTimeout bounds the clearing away after a failure. discardAtEnd does when the caller's context has ended: a manager that is told to
-// stop waits for it, and the store may be what hangs.
-const (
-	discardTimeout = 30 * time.Second
-	discardAtEnd   = 3 * time.Second
-)
-
 // discard removes what this writer has stored of a backup that failed, and nothing that may be another writer's, who has taken the same
 // name. It can't do more than try: without its data and its meta file it is no backup, and retention removes it later.
 func (w *Writer) discard(ctx context.Context, name string, own catalog.Written) {
-	limit := discardTimeout
-	if ctx.Err() != nil {
-		limit = discardAtEnd
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
-	defer cancel()
 	_ = w.catalog.DiscardBackup(ctx, name, own)
 }
 

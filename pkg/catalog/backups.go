@@ -333,11 +333,13 @@ type Written struct {
 
 // DiscardBackup removes what one writer has stored of a backup that failed. What another one has
 // stored under the same name stays. A meta file goes only where no data is left that it could
-// belong to.
+// belong to. It goes on for a while although ctx has ended, as blob.Cleanup says.
 func (c *Catalog) DiscardBackup(ctx context.Context, name string, own Written) error {
 	if err := ValidBackupName(name); err != nil {
 		return err
 	}
+	ctx, cancel := blob.Cleanup(ctx)
+	defer cancel()
 	if own.Data != "" {
 		if err := c.removeFile(ctx, name+"/"+own.Data); err != nil {
 			return err

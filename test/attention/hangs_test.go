@@ -155,9 +155,16 @@ func TestStopsWhileTheStoreHangs(t *testing.T) {
 			"changes": func(r *http.Request) bool {
 				return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/changes/")
 			},
+			// What makes a backup of the data that are there already, and what clears these away again.
+			"backups": func(r *http.Request) bool {
+				deletes := r.Method == http.MethodDelete || r.URL.Query().Has("delete")
+				return deletes || r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/_etcd_manager_manifest.json")
+			},
 		} {
 			s.store.hang(which)
-			s.c.Put("/stop", what)
+			if s.c.Put("/stop", what); what == "backups" {
+				s.ctl("create-backup")
+			}
 			s.c.WaitFor("a request of "+what+" hangs", time.Minute, func() string {
 				if s.store.hanging() == 0 {
 					return "none"
