@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -75,7 +74,7 @@ type choice struct {
 func (c *choice) take(p *Plan, err error, t Target) error {
 	if err != nil {
 		var no *UnreachableError
-		if !errors.As(err, &no) && !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) {
+		if !errors.As(err, &no) && !unreadable(err) {
 			return err
 		}
 		var first *UnreachableError

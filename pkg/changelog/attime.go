@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
@@ -94,7 +93,7 @@ func (a *Archive) unchanged(ctx context.Context, p *Plan, at time.Time) (time.Ti
 	}
 	for _, b := range list {
 		m, err := a.Catalog.Manifest(ctx, b.Name)
-		if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrNotFound) {
+		if unreadable(err) || errors.Is(err, catalog.ErrNotFound) {
 			continue
 		}
 		if err != nil {

@@ -44,7 +44,7 @@ var ErrTooMany = errors.New("too many segments")
 func (a *Archive) Coverage(ctx context.Context, id catalog.Incarnation, list []catalog.Backup, since time.Time,
 	most int) (*Coverage, error) {
 	r, err := a.Catalog.Incarnation(ctx, id)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !badRecord(err) {
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !unreadable(err) {
 		return nil, err
 	}
 	f := baseFinder{ctx: ctx, catalog: a.Catalog, known: map[string]*catalog.Manifest{}}
@@ -124,7 +124,7 @@ func (f *baseFinder) find(from int, after time.Time, revision int64) (at time.Ti
 
 // unusable tells a manifest that can't be read here: it is damaged, of a newer version, or sealed.
 func unusable(err error) bool {
-	return errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, cluster.ErrPermanent)
+	return unreadable(err) || errors.Is(err, cluster.ErrPermanent)
 }
 
 // cover finds the gaps in segments of one incarnation, in the order of the listing, behind a backup that has a revision and was begun at a

@@ -51,8 +51,8 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 		switch {
 		case errors.Is(err, catalog.ErrNotFound):
 			h.fresh = true
-		case badRecord(err) && n == 1: // its backups are told by their cluster, not by the record
-		case badRecord(err):
+		case unreadable(err) && n == 1: // its backups are told by their cluster, not by the record
+		case unreadable(err):
 			klog.Warningf("changes: incarnation %s isn't gone on with, since which backups are its can't be known; another one begins: %v",
 				h.incarnation, err)
 			continue
@@ -84,8 +84,8 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 	}
 }
 
-// badRecord tells whether an object is there and can't be used: damaged, or of a newer version. What depends on it does without.
-func badRecord(err error) bool {
+// unreadable tells whether an object is there and can't be used: damaged, or of a newer version. What depends on it does without.
+func unreadable(err error) bool {
 	return errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture)
 }
 

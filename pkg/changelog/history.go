@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // Range says which changes a history is to have. What is zero doesn't bound it.
@@ -217,7 +216,7 @@ func (a *Archive) revisionBefore(ctx context.Context, id catalog.Incarnation, t 
 		case err == nil && catalog.IncarnationOf(uint64(m.ClusterID)) == id:
 			return m.Revision, nil
 		case err == nil: // of another life: from before this one, or dated by a clock that was wrong
-		case !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) && !errors.Is(err, catalog.ErrNotFound):
+		case !unreadable(err) && !errors.Is(err, catalog.ErrNotFound):
 			return 0, err
 		}
 	}

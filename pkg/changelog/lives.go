@@ -35,7 +35,7 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 	switch {
 	case err == nil && (token == "" || s.Token == "" || s.Token == token):
 		return a.livesFrom(ctx, s.Incarnation)
-	case err != nil && !errors.Is(err, catalog.ErrNotFound) && !badRecord(err):
+	case err != nil && !errors.Is(err, catalog.ErrNotFound) && !unreadable(err):
 		return Lives{}, err
 	}
 	records, _, err := a.Catalog.Incarnations(ctx)
@@ -62,7 +62,7 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 func (a *Archive) livesFrom(ctx context.Context, id catalog.Incarnation) (Lives, error) {
 	r, err := a.Catalog.Incarnation(ctx, id)
 	switch {
-	case err == nil, errors.Is(err, catalog.ErrNotFound), badRecord(err):
+	case err == nil, errors.Is(err, catalog.ErrNotFound), unreadable(err):
 		return Lives{Serving: id, From: r.Revision}, nil
 	}
 	return Lives{}, err
@@ -155,7 +155,7 @@ func (f *lifeFinder) at(ctx context.Context, clusterID uint64, at time.Time) (ca
 	}
 	for _, n := range slices.Backward(livesAmong(f.names, clusterID)[1:]) {
 		r, err := f.record(ctx, lifeName(clusterID, n))
-		if badRecord(err) {
+		if unreadable(err) {
 			return "", nil
 		}
 		if err != nil {

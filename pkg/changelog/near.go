@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // stored is what a plan needs of the list of backups.
@@ -109,7 +108,7 @@ func (a *Archive) higher(ctx context.Context, list []catalog.Backup, revision in
 		if err == nil {
 			return m.Revision > revision, nil
 		}
-		if !errors.Is(err, cluster.ErrCorrupt) && !errors.Is(err, cluster.ErrFuture) && !errors.Is(err, catalog.ErrNotFound) {
+		if !unreadable(err) && !errors.Is(err, catalog.ErrNotFound) {
 			return true, err
 		}
 	}

@@ -207,7 +207,7 @@ func (a *Archive) LostWith(ctx context.Context, p *Plan) (*Lost, error) {
 	r, err := a.Catalog.Incarnation(ctx, p.Serving)
 	if err == nil {
 		lost.From, lost.Began = r.Revision, r.Began
-	} else if !errors.Is(err, catalog.ErrNotFound) && !badRecord(err) {
+	} else if !errors.Is(err, catalog.ErrNotFound) && !unreadable(err) {
 		return nil, err
 	}
 	if own := slices.DeleteFunc(ofLife(p.recent, p.Serving), func(k Known) bool { return !k.Sound() }); len(own) > 0 {
