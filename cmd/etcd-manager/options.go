@@ -16,7 +16,6 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/connect"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -428,50 +427,6 @@ func sameListener(host string, addresses ...string) bool {
 		b, err := netip.ParseAddr(s)
 		return err == nil && (a == b || a.IsUnspecified() || b.IsUnspecified())
 	})
-}
-
-// expand turns a template into URLs for a node.
-func (o *options) expand(template, name string) ([]string, error) {
-	address := o.address
-	if strings.Contains(address, ":") {
-		address = "[" + address + "]"
-	}
-	var urls []string
-	for s := range strings.SplitSeq(template, ",") {
-		s = strings.TrimSpace(s)
-		s = strings.ReplaceAll(strings.ReplaceAll(s, "__address__", address), "__name__", name+o.dnsSuffix)
-		u, err := url.Parse(s)
-		if err != nil {
-			return nil, fmt.Errorf("%q is not a URL: %w", s, err)
-		}
-		if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.Port() == "" || strings.Trim(u.Path, "/") != "" {
-			return nil, fmt.Errorf("%q must be like https://__address__:2380", s)
-		}
-		if o.etcdInsecure {
-			u.Scheme = "http"
-		}
-		if u.Scheme == "http" && !o.etcdInsecure {
-			return nil, fmt.Errorf("%q is plain http; that needs --etcd-insecure", s)
-		}
-		u.Path = ""
-		urls = append(urls, u.String())
-	}
-	return urls, nil
-}
-
-// usesNames tells whether others reach etcd by name, so that names have to resolve.
-func (o *options) usesNames() bool {
-	return strings.Contains(o.peerURLs+o.clientURLs+o.quarantine, "__name__") || o.dnsSuffix != ""
-}
-
-// self is this node as a member.
-func (o *options) self(id cluster.NodeID) (cluster.EtcdNode, error) {
-	n := cluster.EtcdNode{Name: string(id), TLS: !o.etcdInsecure}
-	var err [3]error
-	n.PeerURLs, err[0] = o.expand(o.peerURLs, n.Name)
-	n.ClientURLs, err[1] = o.expand(o.clientURLs, n.Name)
-	n.QuarantinedClientURLs, err[2] = o.expand(o.quarantine, n.Name)
-	return n, errors.Join(err[:]...)
 }
 
 // parseEnv reads the manager's own variables.
