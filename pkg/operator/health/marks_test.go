@@ -107,8 +107,8 @@ func TestNoneHealthyInARestore(t *testing.T) {
 	} {
 		status := &catalog.Status{Node: "a", Leading: true, Leader: "a", Wanted: 1,
 			Nodes: []catalog.NodeReport{{Node: "a", Role: catalog.RoleMember}}}
-		r := Judge(Facts{Now: now, Spec: &cluster.Spec{MemberCount: 1}, Marker: &catalog.Marker{Phase: catalog.PhaseFormed}, BackupsRead: true,
-			Leader: &catalog.LeaderRecord{Node: "a"}, LeaderAt: now, Status: status, Running: c.running, Ended: c.ended,
+		r := Judge(Facts{Now: now, Spec: &cluster.Spec{MemberCount: 1}, Marker: &catalog.Marker{Phase: catalog.PhaseFormed},
+			BackupsRead: true, Leader: &catalog.LeaderRecord{Node: "a"}, LeaderAt: now, Status: status, Running: c.running, Ended: c.ended,
 			Backups: catalog.BackupList{Backups: []catalog.Backup{{Name: "x", Time: now.Add(-time.Minute)}}}})
 		i := slices.IndexFunc(r.Findings, func(f Finding) bool { return f.Kind == string(cluster.AttentionQuorum) })
 		if i < 0 || r.Findings[i].Severity != c.want {
