@@ -5,6 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -168,7 +171,8 @@ func (o *options) copyRetention() prune.Policy {
 }
 
 // checkCopiesInUse refuses to start where a copy of this store was put into use, since another cluster may serve from it: the first store
-// is away then, or as it was at that time. If the leader has written to the first store since, it was in use beside the copy all along.
+// is away then, or as it was at that time. If the leader has written to the first store since, or this node's etcd to its log, they were in
+// use beside the copy all along, as after a drill: a restart while the store is away must not stop them.
 // Like checkSuperseded it is asked before anything is started, and leaves alone what runs. A copy that doesn't answer is passed over.
 func checkCopiesInUse(ctx context.Context, d *daemon) error {
 	ctx, cancel := context.WithTimeout(ctx, supersededTimeout)
@@ -178,8 +182,12 @@ func checkCopiesInUse(ctx context.Context, d *daemon) error {
 		if err != nil || r.InUse.IsZero() || r.Of != d.o.backupStore || r.ClusterName != d.o.clusterName {
 			continue
 		}
-		if l, err := d.catalog.ControlListing(ctx); err == nil && l.Leader.Modified.After(r.InUse.Add(usedBeside)) {
-			klog.Warningf("the copy %s of this store was put into use at %s; the managers have used this store since, so they go on", c.Name,
+		beside := wroteAfter(d.o.dataDir, r.InUse.Add(usedBeside))
+		if l, err := d.catalog.ControlListing(ctx); err == nil {
+			beside = beside || l.Leader.Modified.After(r.InUse.Add(usedBeside))
+		}
+		if beside {
+			klog.Warningf("the copy %s of this store was put into use at %s; this cluster has served since, so it goes on", c.Name,
 				r.InUse.UTC().Format(time.RFC3339))
 			continue
 		}
@@ -196,5 +204,18 @@ func checkCopiesInUse(ctx context.Context, d *daemon) error {
 	return nil
 }
 
-// usedBeside is how long after a copy was put into use the first store must have been written to so that both count as used: clocks differ.
+// wroteAfter tells whether an etcd of this node has written to its log after a moment.
+func wroteAfter(dataDir string, at time.Time) bool {
+	logs, err := filepath.Glob(filepath.Join(dataDir, "data", "*", "member", "wal", "*.wal"))
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(logs, func(path string) bool {
+		info, err := os.Stat(path)
+		return err == nil && info.ModTime().After(at)
+	})
+}
+
+// usedBeside is how long after a copy was put into use the first store, or this node's etcd, must have been written to so that both count as
+// used: clocks differ.
 const usedBeside = 10 * time.Minute

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -47,6 +49,17 @@ func TestCopyInUse(t *testing.T) {
 		InUse: time.Now().Add(-time.Hour)}, version)
 	must(err)
 	must(checkCopiesInUse(t.Context(), d))
+	// The first store is away: what this node's etcd wrote last tells whether it has served since.
+	first.Add(blobtest.Fault{Op: "list", Err: blobtest.Transient("list", "control/")})
+	wal := filepath.Join(d.o.dataDir, "data", "token", "member", "wal", "0.wal")
+	must(os.MkdirAll(filepath.Dir(wal), 0o700))
+	must(os.WriteFile(wal, nil, 0o600))
+	before := time.Now().Add(-2 * time.Hour)
+	must(os.Chtimes(wal, before, before))
+	refused("a first store that is away, and an etcd that wrote before")
+	must(os.Chtimes(wal, time.Now(), time.Now()))
+	must(checkCopiesInUse(t.Context(), d))
+	must(os.RemoveAll(d.o.dataDir))
 	d.o.backupStore = "s3://other/main"
 	must(checkCopiesInUse(t.Context(), d))
 }
