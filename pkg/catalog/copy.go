@@ -32,8 +32,9 @@ func (v Via) around(r io.Reader) io.Reader {
 }
 
 // CopyBackup copies a complete backup, in the order in which a backup is written: the data, the manifest, and the meta file last, which
-// makes it a backup. Data that don't match the manifest's checksum are not stored: that is an error with cluster.ErrCorrupt. ErrNotFound
-// says that the backup is gone from the first store.
+// makes it a backup. Data that don't match the manifest's checksum are not stored: that is an error with cluster.ErrCorrupt, as it is if
+// c has another manifest under the name. Data in c are replaced only if they were read whole and aren't what the manifest of both says.
+// ErrNotFound says that the backup is gone from the first store.
 func (c *Catalog) CopyBackup(ctx context.Context, from *Catalog, b Backup, via Via) error {
 	want, manifest, err := from.copied(ctx, b)
 	if err != nil {
@@ -42,6 +43,11 @@ func (c *Catalog) CopyBackup(ctx context.Context, from *Catalog, b Backup, via V
 	meta, _, err := from.read(ctx, b.Name+"/"+metaFile, manifestWay)
 	if err != nil {
 		return err
+	}
+	if manifest != nil {
+		if err := c.sameAs(ctx, b.Name+"/"+manifestFile, manifest); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
 	}
 	if err := c.copyData(ctx, from, b.Name+"/"+b.DataFile, want, via); err != nil {
 		return err
@@ -71,16 +77,19 @@ func (c *Catalog) copied(ctx context.Context, b Backup) (*Digest, []byte, error)
 	return &m.Stored, raw, err
 }
 
-// copyData streams one object. What an earlier attempt has stored whole is read and compared; if it isn't the same, it is replaced.
+// copyData streams one object. What an earlier attempt has stored whole is read and compared; if it isn't the same, it is replaced by one
+// put: until that is done it stays, and it stays if the other store can't be read.
 func (c *Catalog) copyData(ctx context.Context, from *Catalog, key string, want *Digest, via Via) error {
-	if _, err := c.store.Stat(ctx, key); err == nil && want != nil {
-		if c.matches(ctx, key, *want) {
-			return nil
-		}
-		if err := c.removeFile(ctx, key); err != nil {
+	opts := blob.PutOptions{IfAbsent: want != nil} // without a digest, what stands there may be of another length: it is replaced
+	info, err := c.store.Stat(ctx, key)
+	switch {
+	case err == nil && want != nil:
+		same, err := c.matches(ctx, key, *want)
+		if err != nil || same {
 			return err
 		}
-	} else if err != nil && !errors.Is(err, ErrNotFound) {
+		opts = blob.PutOptions{IfVersion: info.Version}
+	case err != nil && !errors.Is(err, ErrNotFound):
 		return fmt.Errorf("read %s: %w", key, err)
 	}
 	r, _, err := from.store.Get(ctx, key, blob.Range{})
@@ -92,22 +101,27 @@ func (c *Catalog) copyData(ctx context.Context, from *Catalog, key string, want 
 	if want != nil {
 		body = &digestReader{r: body, key: key, want: *want, sum: sha256.New()}
 	}
-	// Without a digest, what stands there may be of another length: it is replaced.
-	if _, err := c.store.Put(ctx, key, body, blob.PutOptions{IfAbsent: want != nil}); err != nil {
+	if _, err := c.store.Put(ctx, key, body, opts); err != nil {
 		return fmt.Errorf("copy %s: %w", key, err)
 	}
 	return nil
 }
 
-// matches reads an object and compares it with a digest.
-func (c *Catalog) matches(ctx context.Context, key string, want Digest) bool {
+// matches reads an object and compares it with a digest. An object that can't be read to its end is an error, and not another one.
+func (c *Catalog) matches(ctx context.Context, key string, want Digest) (bool, error) {
 	r, _, err := c.store.Get(ctx, key, blob.Range{})
 	if err != nil {
-		return false
+		return false, fmt.Errorf("read %s: %w", key, err)
 	}
 	defer r.Close()
 	_, err = io.Copy(io.Discard, &digestReader{r: r, key: key, want: want, sum: sha256.New()})
-	return err == nil
+	if errors.Is(err, cluster.ErrCorrupt) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", key, err)
+	}
+	return true, nil
 }
 
 // DeniedToRead tells whether an error says that one object may not be read: its key of a key service is gone, or it was archived. The store
@@ -149,14 +163,16 @@ func (c *Catalog) putOnce(ctx context.Context, key string, data []byte) error {
 	if !errors.Is(err, ErrConflict) {
 		return err
 	}
-	have, _, rerr := c.read(ctx, key, copyWay)
-	switch {
-	case rerr != nil:
-		return rerr
-	case !bytes.Equal(have, data):
+	return c.sameAs(ctx, key, data)
+}
+
+// sameAs is an error if something else than these bytes stands under a key, or nothing.
+func (c *Catalog) sameAs(ctx context.Context, key string, data []byte) error {
+	have, _, err := c.read(ctx, key, copyWay)
+	if err == nil && !bytes.Equal(have, data) {
 		return fmt.Errorf("copy %s: another object stands there, which isn't a copy of it: %w", key, cluster.ErrCorrupt)
 	}
-	return nil
+	return err
 }
 
 // CopyNotes brings the verification and the pin of a backup to the copy, if have, the copy's row of the listing, lacks them. A pin that

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -40,6 +42,79 @@ func TestDigestReader(t *testing.T) {
 		sound := x.err == nil && !x.corrupt
 		if errors.Is(err, cluster.ErrCorrupt) != x.corrupt || x.err != nil && !errors.Is(err, x.err) || sound && err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestCopyKeepsWhatIsThere: a backup that stands in the store already is replaced only if it is damaged, and only when the other store has
+// given all of the right bytes. Whatever fails on the way leaves it as it was.
+func TestCopyKeepsWhatIsThere(t *testing.T) {
+	ctx := t.Context()
+	const name, good = "2026-01-30T01:02:03Z-000000", "what was stored"
+	backup := func(c *Catalog, content string) {
+		t.Helper()
+		_, err := c.PutBackupData(ctx, name, DataFile, strings.NewReader(content))
+		must(t, err)
+		sum := sha256.Sum256([]byte(content))
+		digest := Digest{Size: int64(len(content)), SHA256: hex.EncodeToString(sum[:])}
+		must(t, c.PutManifest(ctx, &Manifest{Backup: name, ClusterName: "test", ClusterID: 1, EtcdVersion: "3.6.0", Revision: 1, Raw: digest,
+			Stored: digest, Compression: CompressionGzip, Started: BackupTime(name), Finished: BackupTime(name)}))
+		must(t, c.CommitBackup(ctx, name, BackupInfo{EtcdVersion: "3.6.0", Time: BackupTime(name)}))
+	}
+	data := name + "/" + DataFile
+	isData := func(key string) bool { return key == data }
+	for what, x := range map[string]struct {
+		here, there string // the contents; here may be damaged
+		damage      bool
+		fault       func(here, there *blobtest.Faulty)
+		replaced    bool
+		fails       bool
+	}{
+		"sound":          {here: good, there: good},
+		"damaged":        {here: good, there: good, damage: true, replaced: true},
+		"another backup": {here: good, there: "what another cluster stored", fails: true},
+		"sound, and reading breaks off": {here: good, there: good, fails: true, fault: func(here, _ *blobtest.Faulty) {
+			here.Add(blobtest.Fault{Op: "get", Match: isData, BreakAfter: 3, Err: blobtest.Transient("get", data)})
+		}},
+		"sound, and may not be read": {here: good, there: good, fails: true, fault: func(here, _ *blobtest.Faulty) {
+			here.Add(blobtest.Fault{Op: "get", Match: isData, Err: blobtest.Denied("get", data, "s3:GetObject")})
+		}},
+		"damaged, and the other is away": {here: good, there: good, damage: true, fails: true, fault: func(_, there *blobtest.Faulty) {
+			there.Add(blobtest.Fault{Op: "get", Match: isData, Err: blobtest.Transient("get", data)})
+		}},
+		"damaged, and the other breaks off": {here: good, there: good, damage: true, fails: true, fault: func(_, there *blobtest.Faulty) {
+			there.Add(blobtest.Fault{Op: "get", Match: isData, BreakAfter: 3, Err: blobtest.Transient("get", data)})
+		}},
+		"damaged, and so is the other": {here: good, there: good, damage: true, fails: true, fault: func(_, there *blobtest.Faulty) {
+			there.Add(blobtest.Fault{Op: "get", Match: isData, FlipBit: 2})
+		}},
+	} {
+		here, there := blobtest.NewFaulty(blobtest.NewMemory()), blobtest.NewFaulty(blobtest.NewMemory())
+		c, from := New(here), New(there)
+		backup(c, x.here)
+		backup(from, x.there)
+		want := x.here
+		if x.damage {
+			want = "what was stpred"
+			_, err := here.Put(ctx, data, strings.NewReader(want), blob.PutOptions{})
+			must(t, err)
+		}
+		if x.replaced {
+			want = x.there
+		}
+		if x.fault != nil {
+			x.fault(here, there)
+		}
+		l, err := from.Backups(ctx)
+		must(t, err)
+		if err := c.CopyBackup(ctx, from, l.Backups[0], nil); (err != nil) != x.fails {
+			t.Errorf("%s: %v", what, err)
+		}
+		here.Heal()
+		r, _, err := here.Get(ctx, data, blob.Range{})
+		must(t, err)
+		if have, err := io.ReadAll(r); err != nil || string(have) != want {
+			t.Errorf("%s: %q stands there, %v; want %q", what, have, err, want)
 		}
 	}
 }

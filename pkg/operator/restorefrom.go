@@ -52,7 +52,11 @@ func (c *Client) RestoreFrom(ctx context.Context, from *Client, p *RestorePlan, 
 		return q, err
 	}
 	// From now on retention removes no changes. What it has removed since they were brought is brought again.
-	return q, c.bringChanges(ctx, from, p.Path, transfers)
+	if err := c.bringChanges(ctx, from, p.Path, transfers); err != nil {
+		return q, fmt.Errorf("the restore is queued as %s and will be carried out, but it could not be made sure that no change that it needs was "+
+			"removed meanwhile (delete-command %s withdraws it): %w", q.Command.Name, q.Command.Name, err)
+	}
+	return q, nil
 }
 
 // bringBackup copies a backup from another store. What is here already under its name is read and compared, and replaced if it isn't the
