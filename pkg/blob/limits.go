@@ -218,12 +218,16 @@ const (
 	cleanupAtEnd   = 3 * time.Second
 )
 
-// Cleanup is a context for clearing up after something that failed. It goes on although ctx has ended, but then only for a few seconds:
-// whoever has ended it waits, a manager that is told to stop for example, and the store may be what hangs.
+// Cleanup is a context for clearing up after something that failed. It goes on although ctx has ended or ends, but from then on only for a
+// few seconds: whoever ends it waits, a manager that is told to stop for example, and the store may be what hangs.
 func Cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
-	limit := cleanupTimeout
-	if ctx.Err() != nil {
-		limit = cleanupAtEnd
-	}
-	return context.WithTimeout(context.WithoutCancel(ctx), limit)
+	c, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-c.Done():
+		case <-time.After(cleanupAtEnd):
+			cancel()
+		}
+	})
+	return c, func() { stop(); cancel() }
 }

@@ -52,7 +52,7 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 		case errors.Is(err, catalog.ErrNotFound):
 			h.fresh = true
 		case unreadable(err) && n == 1: // its backups are told by their cluster, not by the record
-		case unreadable(err):
+		case unreadable(err) && slices.Contains(lives, n):
 			klog.Warningf("changes: incarnation %s isn't gone on with, since which backups are its can't be known; another one begins: %v",
 				h.incarnation, err)
 			continue

@@ -141,6 +141,8 @@ type lifeFinder struct {
 	names   []catalog.Incarnation
 	listed  bool
 	records map[catalog.Incarnation]*catalog.IncarnationRecord
+	// unknown are the records that can't be used.
+	unknown map[catalog.Incarnation]error
 }
 
 // at is the incarnation that a cluster lived in at a moment: the last one that had begun; empty if a record that can't be used would
@@ -151,7 +153,8 @@ func (f *lifeFinder) at(ctx context.Context, clusterID uint64, at time.Time) (ca
 		if err != nil {
 			return "", err
 		}
-		f.names, f.listed, f.records = names, true, map[catalog.Incarnation]*catalog.IncarnationRecord{}
+		f.names, f.listed = names, true
+		f.records, f.unknown = map[catalog.Incarnation]*catalog.IncarnationRecord{}, map[catalog.Incarnation]error{}
 	}
 	for _, n := range slices.Backward(livesAmong(f.names, clusterID)[1:]) {
 		r, err := f.record(ctx, lifeName(clusterID, n))
@@ -173,12 +176,18 @@ func (f *lifeFinder) record(ctx context.Context, id catalog.Incarnation) (*catal
 	if r, ok := f.records[id]; ok {
 		return r, nil
 	}
+	if err, ok := f.unknown[id]; ok {
+		return nil, err
+	}
 	r, err := f.c.Incarnation(ctx, id)
 	switch {
 	case err == nil:
 		f.records[id] = &r
 	case errors.Is(err, catalog.ErrNotFound):
 		f.records[id] = nil
+	case unreadable(err):
+		f.unknown[id] = err
+		return nil, err
 	default:
 		return nil, err
 	}

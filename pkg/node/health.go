@@ -87,6 +87,7 @@ func (sv *supervisor) probe(ctx context.Context, fresh time.Duration) {
 			sv.said.Infof("healthy", "etcd is healthy (member %s, revision %d, version %s)", s.MemberID, s.Revision, s.Version)
 		}
 		sv.badSince, sv.restarts = time.Time{}, 0
+		sv.peeked = peeked{} // etcd goes on from here: what is read of it now says nothing of a later time
 	case sv.badSince.IsZero():
 		sv.badSince = time.Now()
 		sv.said.Warningf("unhealthy", "etcd is not healthy: %s", s.Error)

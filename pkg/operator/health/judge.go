@@ -169,10 +169,14 @@ func (b *builder) noneLeads() bool {
 // a loss.
 const switchTime = 2 * time.Minute
 
-// switching tells whether etcd is down for a restore, or may have been when the status was written: it is written each minute.
+// switching tells whether etcd is down for a restore, or may have been when the status was written: it is written each minute. A date that
+// lies in the future, by a wrong clock, explains nothing.
 func (b *builder) switching() bool {
 	for _, op := range []*Operation{b.r.Operation, b.r.Ended} {
-		if op != nil && b.age(op.Since) < switchTime {
+		if op == nil || op.Kind != catalog.KindRestore {
+			continue
+		}
+		if age := b.f.Now.Sub(op.Since); age > -switchTime && age < switchTime {
 			return true
 		}
 	}

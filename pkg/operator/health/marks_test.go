@@ -104,6 +104,7 @@ func TestNoneHealthyInARestore(t *testing.T) {
 		"a restore hangs":              {op(time.Hour), nil, NeedsYou},
 		"a restore has ended":          {nil, op(10 * time.Second), Degraded},
 		"a restore has ended long ago": {nil, op(time.Hour), NeedsYou},
+		"one that ends in the future":  {nil, op(-time.Hour), NeedsYou},
 	} {
 		status := &catalog.Status{Node: "a", Leading: true, Leader: "a", Wanted: 1,
 			Nodes: []catalog.NodeReport{{Node: "a", Role: catalog.RoleMember}}}
