@@ -88,10 +88,42 @@ func (a *Archive) withHigher(ctx context.Context, all stored, revision int64) ([
 	return all.Backups[min(n, len(all.Backups)):], err
 }
 
-// indexBehind is the index of the first backup with a higher revision, where revisions grow with the names.
-func (a *Archive) indexBehind(ctx context.Context, list []catalog.Backup, revision int64) (n int, err error) {
+// indexBehind is the index of the first backup with a higher revision, where revisions grow with the names. Where those at the end say
+// nothing, since their manifests can't be used, it is that of the first of these.
+func (a *Archive) indexBehind(ctx context.Context, list []catalog.Backup, revision int64) (int, error) {
+	return a.asked().indexBehind(ctx, list, revision)
+}
+
+// askedRevisions remembers during one search what the manifests say.
+type askedRevisions struct {
+	*Archive
+	known map[string]int64 // by backup; silent if its manifest can't be used
+}
+
+const silent = -1
+
+func (a *Archive) asked() *askedRevisions { return &askedRevisions{a, map[string]int64{}} }
+
+// of is the revision of a backup, or silent.
+func (r *askedRevisions) of(ctx context.Context, name string) (int64, error) {
+	if n, ok := r.known[name]; ok {
+		return n, nil
+	}
+	m, err := r.Catalog.Manifest(ctx, name)
+	switch {
+	case err == nil:
+		r.known[name] = m.Revision
+	case unreadable(err), errors.Is(err, catalog.ErrNotFound):
+		r.known[name] = silent
+	default:
+		return 0, err
+	}
+	return r.known[name], nil
+}
+
+func (r *askedRevisions) indexBehind(ctx context.Context, list []catalog.Backup, revision int64) (n int, err error) {
 	n = sort.Search(len(list), func(i int) bool {
-		higher, herr := a.higher(ctx, list[i:], revision)
+		higher, herr := r.higher(ctx, list[i:], revision)
 		if herr != nil {
 			err = herr
 		}
@@ -102,17 +134,19 @@ func (a *Archive) indexBehind(ctx context.Context, list []catalog.Backup, revisi
 
 // higher tells whether the first backup of a list has a higher revision. One whose manifest can't be used says nothing, and the next
 // one does; if none can be used, it is true.
-func (a *Archive) higher(ctx context.Context, list []catalog.Backup, revision int64) (bool, error) {
-	for _, b := range list {
-		m, err := a.Catalog.Manifest(ctx, b.Name)
-		if err == nil {
-			return m.Revision > revision, nil
-		}
-		if !unreadable(err) && !errors.Is(err, catalog.ErrNotFound) {
-			return true, err
+func (r *askedRevisions) higher(ctx context.Context, list []catalog.Backup, revision int64) (bool, error) {
+	i, err := r.speaks(ctx, list)
+	return err != nil || i == len(list) || r.known[list[i].Name] > revision, err
+}
+
+// speaks is the index of the first backup whose manifest can be used, or the length of the list.
+func (r *askedRevisions) speaks(ctx context.Context, list []catalog.Backup) (int, error) {
+	for i, b := range list {
+		if n, err := r.of(ctx, b.Name); err != nil || n != silent {
+			return i, err
 		}
 	}
-	return true, nil
+	return len(list), nil
 }
 
 // pageAsked is how many backups timeBehind lists at once: about as many as a store lists with one request.
@@ -121,6 +155,7 @@ const pageAsked = 256
 // timeBehind is a time that comes after all backups up to a revision, and not after the first one with a higher revision, where revisions
 // grow with the names. However many backups there are, it holds few, and takes a few requests more each time they double.
 func (a *Archive) timeBehind(ctx context.Context, revision int64, want func(catalog.Backup) bool) (time.Time, error) {
+	asked := a.asked()
 	// In seconds: before low none has a higher revision, and the first one from high on has, if there is one. It ends in 2242.
 	low, high := int64(0), int64(1)<<33
 	for try := time.Now().Unix(); low < high; try = low + (high-low)/2 {
@@ -128,7 +163,7 @@ func (a *Archive) timeBehind(ctx context.Context, revision int64, want func(cata
 		if err != nil {
 			return time.Time{}, err
 		}
-		higher, err := a.higher(ctx, page, revision)
+		higher, err := asked.higher(ctx, page, revision)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -136,12 +171,13 @@ func (a *Archive) timeBehind(ctx context.Context, revision int64, want func(cata
 			high = try
 			continue
 		}
-		n, err := a.indexBehind(ctx, page, revision)
+		n, err := asked.indexBehind(ctx, page, revision)
 		if err != nil {
 			return time.Time{}, err
 		}
-		if n < len(page) {
-			return page[n].Time, nil
+		// Where the rest of the page says nothing, what is behind the page decides.
+		if next, err := asked.speaks(ctx, page[n:]); err != nil || n+next < len(page) {
+			return page[min(n+next, len(page)-1)].Time, err
 		}
 		low = max(page[n-1].Time.Unix(), low+1) // others of this second may be behind the page
 	}
