@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -177,21 +178,40 @@ func (o *options) copyRetention() prune.Policy {
 func checkCopiesInUse(ctx context.Context, d *daemon) error {
 	ctx, cancel := context.WithTimeout(ctx, supersededTimeout)
 	defer cancel()
-	for _, c := range d.copies {
-		r, _, err := c.Catalog.CopyRecord(ctx)
-		if err != nil || r.InUse.IsZero() || r.Of != d.o.backupStore || r.ClusterName != d.o.clusterName {
+	// All are asked at once: one that hangs must not take the time of the others.
+	records, written := make([]catalog.CopyRecord, len(d.copies)), time.Time{}
+	var wg sync.WaitGroup
+	for i, c := range d.copies {
+		wg.Go(func() {
+			if r, _, err := c.Catalog.CopyRecord(ctx); err == nil {
+				records[i] = r
+			}
+		})
+	}
+	wg.Go(func() {
+		if l, err := d.catalog.ControlListing(ctx); err == nil {
+			written = l.Leader.Modified
+		}
+	})
+	wg.Wait()
+	for i, c := range d.copies {
+		r := records[i]
+		if r.InUse.IsZero() || r.Of != d.o.backupStore || r.ClusterName != d.o.clusterName {
 			continue
 		}
-		beside := wroteAfter(d.o.dataDir, r.InUse.Add(usedBeside))
-		if l, err := d.catalog.ControlListing(ctx); err == nil {
-			beside = beside || l.Leader.Modified.After(r.InUse.Add(usedBeside))
+		if time.Until(r.InUse) > usedBeside {
+			klog.Errorf("the copy %s says that it was put into use at %s, which lies in the future: that is a wrong clock, or forged, and is passed "+
+				"over. If another cluster serves from it, stop this manager (SIGTERM)", c.Name, r.InUse.UTC().Format(time.RFC3339))
+			continue
 		}
+		since := r.InUse.Add(usedBeside)
+		beside := written.After(since) || wroteAfter(d.o.dataDir, since)
 		if beside {
 			klog.Warningf("the copy %s of this store was put into use at %s; this cluster has served since, so it goes on", c.Name,
 				r.InUse.UTC().Format(time.RFC3339))
 			continue
 		}
-		err = fmt.Errorf("the copy %s of this store was put into use at %s, so another cluster may serve in the place of this one: its etcd isn't "+
+		err := fmt.Errorf("the copy %s of this store was put into use at %s, so another cluster may serve in the place of this one: its etcd isn't "+
 			"started; if this one is the right one, start its managers without --backup-store-copy=%s", c.Name, r.InUse.UTC().Format(time.RFC3339),
 			c.Name)
 		if dir := runningOn(d.o.dataDir); dir != "" {

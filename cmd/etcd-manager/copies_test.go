@@ -60,6 +60,18 @@ func TestCopyInUse(t *testing.T) {
 	must(os.Chtimes(wal, time.Now(), time.Now()))
 	must(checkCopiesInUse(t.Context(), d))
 	must(os.RemoveAll(d.o.dataDir))
+	// A copy that hangs doesn't keep the one that is in use from being heard. A date in the future is a wrong clock.
+	hung := blobtest.NewFaulty(blobtest.NewMemory())
+	hung.Add(blobtest.Fault{Hang: make(chan struct{})})
+	d.copies = append([]manager.StoreCopy{{Catalog: catalog.New(hung), Name: "hangs"}}, d.copies...)
+	refused("a copy that hangs beside it")
+	d.copies = d.copies[1:]
+	_, version, err = copied.CopyRecord(t.Context())
+	must(err)
+	_, err = copied.PutCopyRecord(t.Context(), catalog.CopyRecord{Of: "s3://first/main", ClusterName: "main", Began: time.Now(),
+		InUse: time.Now().AddDate(1, 0, 0)}, version)
+	must(err)
+	must(checkCopiesInUse(t.Context(), d))
 	d.o.backupStore = "s3://other/main"
 	must(checkCopiesInUse(t.Context(), d))
 }
