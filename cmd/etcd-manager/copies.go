@@ -236,6 +236,6 @@ func wroteAfter(dataDir string, at time.Time) bool {
 	})
 }
 
-// usedBeside is how long after a copy was put into use the first store, or this node's etcd, must have been written to so that both count as
-// used: clocks differ.
+// usedBeside is how long after a copy was put into use the first store, or this node's etcd, must have been written to so that both
+// count as used: clocks differ.
 const usedBeside = 10 * time.Minute
