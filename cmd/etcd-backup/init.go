@@ -113,13 +113,17 @@ func (o *initOptions) run(ctx context.Context, out, errOut io.Writer) error {
 		return err
 	}
 	form := cmp.Or(o.form, map[detect.Kind]string{detect.Kubeadm: formPod, detect.Talos: formTalos}[e.Kind], formUnit)
-	sidecar := o.flags(e, form)
+	sidecar := o.flags(e)
 	// What is written must be what this program takes.
 	known := slices.DeleteFunc(slices.Clone(sidecar), func(a string) bool {
 		return strings.HasPrefix(a, "--env-file=") // it isn't needed here
 	})
-	if _, err := parse(known, os.Getenv, errOut); err != nil {
+	parsed, err := parse(known, os.Getenv, errOut)
+	if err != nil {
 		return fmt.Errorf("the sidecar wouldn't take its flags: %w", err)
+	}
+	if err := o.check(e, form, sidecar, parsed); err != nil {
+		return err
 	}
 	o.envMissing(&e)
 	if len(e.Missing) == 0 && !o.offline {
@@ -129,7 +133,7 @@ func (o *initOptions) run(ctx context.Context, out, errOut io.Writer) error {
 	if len(e.Missing) > 0 && !o.force {
 		return errors.New("nothing was written, because something is missing (--force writes it anyway)")
 	}
-	text := o.render(e, form, sidecar)
+	text := o.render(e, form, sidecar, o.places(e, parsed))
 	if o.out == "" {
 		if _, err := io.WriteString(out, text); err != nil {
 			return err
@@ -168,15 +172,22 @@ func (o *initOptions) find() (detect.Etcd, error) {
 	return e, nil
 }
 
+// withTLS tells whether etcd speaks TLS. There may be several URLs, which are all with TLS or all without.
+func withTLS(e detect.Etcd) bool {
+	first, _, _ := strings.Cut(e.URL, ",")
+	secure, _ := isURL(first)
+	return secure
+}
+
 // flags are the sidecar's.
-func (o *initOptions) flags(e detect.Etcd, form string) []string {
+func (o *initOptions) flags(e detect.Etcd) []string {
 	list := []string{"--cluster-name=" + o.clusterName, "--backup-store=" + o.store, "--client-url=" + e.URL}
 	add := func(name, value string) {
 		if value != "" {
 			list = append(list, "--"+name+"="+value)
 		}
 	}
-	if secure, _ := isURL(e.URL); secure {
+	if withTLS(e) {
 		add("client-ca-file", e.CA)
 		add("client-cert-file", e.Cert)
 		add("client-key-file", e.Key)
@@ -184,9 +195,7 @@ func (o *initOptions) flags(e detect.Etcd, form string) []string {
 	add("client-user", o.user)
 	add("client-password-file", o.password)
 	add("env-file", o.envFile)
-	if form == formUnit {
-		add("data-dir", dataDir)
-	}
+	add("data-dir", dataDir)
 	return append(list, o.more...)
 }
 
@@ -205,16 +214,17 @@ func (o *initOptions) ask(ctx context.Context, e *detect.Etcd) {
 		e.Missing = append(e.Missing, detect.Missing{What: err.Error(), Do: do})
 	}
 	files := tlsFiles{ca: at(e.CA), cert: at(e.Cert), key: at(e.Key)}
-	if secure, _ := isURL(e.URL); !secure {
+	if !withTLS(*e) {
 		files = tlsFiles{}
 	}
-	conf, err := files.config(e.URL)
+	urls := strings.Split(e.URL, ",")
+	conf, err := files.config(urls...)
 	if err != nil {
 		missing("give other files: --client-ca-file, --client-cert-file, --client-key-file", err)
 		return
 	}
 	user := options{user: o.user, password: at(o.password)}.etcdUser()
-	c, err := etcdclient.DialAs([]string{e.URL}, conf, user)
+	c, err := etcdclient.DialAs(urls, conf, user)
 	if err != nil {
 		missing("give another one with --client-url", err)
 		return
@@ -301,9 +311,6 @@ func (o *initOptions) next(w io.Writer, form string, sidecar []string) {
 		fmt.Fprintf(w, "next         systemctl daemon-reload && systemctl enable --now %s && journalctl -fu %s\n", name, name)
 	case form == formTalos:
 		fmt.Fprintf(w, "next         talosctl patch machineconfig --nodes CONTROL-PLANE-NODES --patch @%s\n", cmp.Or(o.out, "FILE"))
-	}
-	if form != formUnit { // in a pod it is elsewhere
-		sidecar = append(slices.Clone(sidecar), "--data-dir="+dataDir)
 	}
 	fmt.Fprintf(w, "manually     %s %s\n", shellWord(o.program), shellWords(sidecar))
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/etcd-manager/etcd-manager/internal/testutil/machine"
 )
 
@@ -131,5 +133,110 @@ func TestInitRefuses(t *testing.T) {
 	if code, out, said := runInit(t, t.TempDir(), "--backup-store=/b", "--offline", "--client-url=unix:///run/etcd.sock", "--form=static-pod"); code != exitOK ||
 		!strings.Contains(out, "mountPath: /run\n") {
 		t.Errorf("an etcd that only a person knows: code %d\n%s\n%s", code, said, out)
+	}
+}
+
+// TestInitPlaces: what a unit hides, what a pod has of its own, and what neither can hold, is refused with the reason.
+func TestInitPlaces(t *testing.T) {
+	root := t.TempDir()
+	machine.Unit(t, root, "https://127.0.0.1:2379")
+	pod := []string{"--form=static-pod", "--backup-store=s3://b/p"}
+	unit := []string{"--form=unit", "--backup-store=s3://b/p"}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{append(unit, "--program=/root/etcd-backup"), "--program): /root/etcd-backup: the unit hides /root"},
+		{append(unit, "--program=/home/me/bin/etcd-backup"), "the unit hides /home"},
+		{append(unit, "--program=/tmp/etcd-backup"), "the unit hides /tmp"},
+		{append(unit, "--program=/var/tmp/etcd-backup"), "/usr/local/bin for a program"},
+		{append(unit, "--program=etcd-backup"), "want an absolute path"},
+		{append(unit, "--program=/opt/a$b"), "no $"},
+		{append(unit, "--client-user=u", "--client-password-file=/root/p"), "--client-password-file: /root/p: the unit hides /root"},
+		{append(unit, "--", "--backup-identity=/home/me/key"), "--backup-identity: /home/me/key: the unit hides /home"},
+		{append(unit, "--", "--backup-encryption", "age:/tmp/r"), "--backup-encryption: /tmp/r: the unit hides /tmp"},
+		{append(unit, "--backup-store=/home/backups"), "--backup-store: /home/backups: the unit hides /home from the program; use a place elsewhere, such as /var/backups/etcd"},
+		{append(unit, "--backup-store=/var/lib/etcd-backup/store"), "the store must be elsewhere"},
+		{append(unit, "--backup-store=/var/lib"), "the store must be elsewhere"},
+		{append(unit, "--client-url=unix:///tmp/etcd.sock"), "etcd's socket: /tmp/etcd.sock: the unit hides /tmp"},
+		{append(pod, "--backup-store=/etcd-backup"), "something of its own at /etcd-backup"},
+		{append(pod, "--backup-store=file:///tmp"), "a /tmp of its own"},
+		{append(pod, "--backup-store=/"), "a directory below /"},
+		{append(pod, "--backup-store=/srv/../data"), "without . and .."},
+		{append(pod, "--backup-store=/srv/a:b"), "with a colon"},
+		{append(pod, "--client-user=u", "--client-password-file=/p"), "a file in a directory"},
+		{append(pod, "--client-user=u", "--client-password-file=p"), "want an absolute path"},
+		{append(pod, "--cluster-name=a\nb"), `"--cluster-name=a\nb" has a line break`},
+		{append(unit, "--cluster-name=a\nExecStartPre=/bin/false"), "has a line break"},
+		{append(unit, "--client-user=u\x1b", "--client-password-file=/etc/p"), "a control character"},
+		{append(unit, "--", "--s3-tag=a=b\u0085c"), "a control character"},
+		{append(pod, "--image=a\nb"), "has a line break"},
+		{append(pod, "--cluster-name=\xff"), "isn't valid UTF-8"},
+		{append(pod, "--", "--data-dir=/d"), "--data-dir: init sets this flag"},
+		{append(pod, "--", "-client-url", "http://x:1"), "--client-url: init sets this flag"},
+	} {
+		code, out, said := runInit(t, root, append([]string{"--offline"}, c.args...)...)
+		if code != exitFailure || !strings.Contains(said, c.want) || out != "" {
+			t.Errorf("%q: code %d, says\n%s\nwrites %q; want %q", c.args, code, said, out, c.want)
+		}
+	}
+}
+
+// TestInitPodMounts: each path is mounted once, where it lies on the machine, and arguments arrive as they were given.
+func TestInitPodMounts(t *testing.T) {
+	root := t.TempDir()
+	machine.Kubeadm(t, root, "https://127.0.0.1:2379", "https://127.0.0.1:2380")
+	for store, want := range map[string]string{"/data": "/data", "/etc/kubernetes/pki/etcd": "/etc/kubernetes/pki/etcd", "file:///srv/x/": "/srv/x"} {
+		code, out, said := runInit(t, root, "--offline", "--backup-store="+store, "--", "--s3-tag=a=$(HOSTNAME)", "--backup-identity=/etc/keys/a",
+			"--backup-encryption=age:/etc/keys/r", "--backup-encryption=age:age1x", "--backup-identity=aws-kms:arn:aws:kms:eu-west-1:1:key/x")
+		if code != exitOK {
+			t.Fatalf("%s: code %d\n%s", store, code, said)
+		}
+		if !strings.Contains(out, `- "--s3-tag=a=$$(HOSTNAME)"`) || !strings.Contains(out, "mountPath: /etc/keys\n      readOnly: true") {
+			t.Errorf("%s:\n%s", store, out)
+		}
+		if !strings.Contains(out, "- name: store\n      mountPath: "+want+"\n    - name") {
+			t.Errorf("%s isn't mounted for writing:\n%s", store, out)
+		}
+		seen := map[string]bool{}
+		for line := range strings.Lines(out) {
+			if path, ok := strings.CutPrefix(strings.TrimSpace(line), "mountPath: "); ok {
+				if seen[path] {
+					t.Errorf("%s: %s is mounted twice", store, path)
+				}
+				seen[path] = true
+			}
+		}
+		if !seen[want] || !seen[dataDir] || !strings.Contains(out, "--data-dir="+dataDir) {
+			t.Errorf("%s: mounted are %v", store, seen)
+		}
+	}
+	if code, out, said := runInit(t, root, "--offline", "--backup-store=s3://b/p", "--client-url=https://10.0.0.1:2379,https://10.0.0.2:2379"); code != exitOK ||
+		!strings.Contains(out, "--client-ca-file=") {
+		t.Errorf("several members: code %d\n%s\n%s", code, said, out)
+	}
+}
+
+// TestQuoting: no word becomes something else in YAML or in a unit.
+func TestQuoting(t *testing.T) {
+	for _, s := range []string{"true", "null", "no", "y", "1", "~", "", "- a", "a: b", "a #b", "*a", "&a", "!a", "{a}", "a:", "it's", `"`, `\`, "é", "\u200b", "0x1", "1e3"} {
+		q := yamlString(s)
+		if !strings.HasPrefix(q, `"`) {
+			t.Errorf("%q is plain in YAML", s)
+		}
+		var got struct {
+			V any `json:"v"`
+		}
+		if err := yaml.Unmarshal([]byte("v: "+q), &got); err != nil || got.V != s {
+			t.Errorf("%q becomes %#v in YAML (%v)", s, got.V, err)
+		}
+	}
+	for s, want := range map[string]string{"a b": `"a b"`, "100%": "100%%", "$x": "$$x", `a"b\`: `"a\"b\\"`, "": `""`, ";": `";"`} {
+		if got := unitWord(s); got != want {
+			t.Errorf("%q is %s in a unit; want %s", s, got, want)
+		}
+	}
+	if got := unitPath(`/a "b" $c %d\`); got != `"/a \"b\" $c %%d\\"` {
+		t.Errorf("a path: %s", got)
 	}
 }

@@ -9,20 +9,20 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/detect"
 )
 
-// dataDir is where a sidecar keeps what waits for the store, on the machine.
+// dataDir is where a sidecar keeps what waits for the store, on the machine and in a pod.
 const dataDir = "/var/lib/etcd-backup"
 
 // render is what starts the sidecar, in a form.
-func (o *initOptions) render(e detect.Etcd, form string, sidecar []string) string {
+func (o *initOptions) render(e detect.Etcd, form string, sidecar []string, places []place) string {
 	switch form {
 	case formUnit:
 		return o.unit(e, sidecar)
 	case formTalos:
-		pod := strings.TrimSuffix(o.pod(e, sidecar), "\n")
+		pod := strings.TrimSuffix(o.pod(e, sidecar, places), "\n")
 		return "# A patch of the machine configuration of control plane nodes. Settings of the store, such as AWS_ACCESS_KEY_ID, belong into env.\n" +
 			"machine:\n  pods:\n  - " + strings.ReplaceAll(pod, "\n", "\n    ") + "\n"
 	}
-	return o.pod(e, sidecar)
+	return o.pod(e, sidecar, places)
 }
 
 // mount is a path of the machine in the pod.
@@ -31,26 +31,23 @@ type mount struct {
 	readOnly         bool
 }
 
-// mounts are what the sidecar reads and writes. Certificates come with their directories, because a renewal may replace the files.
-func (o *initOptions) mounts(e detect.Etcd) []mount {
+// mounts are what the sidecar reads and writes, each path once and as on the machine. Certificates come with their directories, because a
+// renewal may replace the files.
+func (o *initOptions) mounts(places []place) []mount {
 	list := []mount{{"data", dataDir, "DirectoryOrCreate", false}}
 	var dirs []string
-	for _, f := range []string{e.CA, e.Cert, e.Key, o.password} {
-		if f != "" {
-			dirs = append(dirs, filepath.Dir(f))
-		}
-	}
-	for _, s := range strings.Split(e.URL, ",") {
-		if path, ok := strings.CutPrefix(strings.TrimPrefix(s, "unixs://"), "unix://"); ok || strings.HasPrefix(s, "unixs://") {
-			dirs = append(dirs, filepath.Dir(path))
+	store := strings.TrimRight(storeDir(o.store), "/")
+	for _, p := range places {
+		if dir := filepath.Dir(p.path); p.file && p.what != envFilePlace && dir != store && dir != dataDir {
+			dirs = append(dirs, dir)
 		}
 	}
 	slices.Sort(dirs)
 	for i, dir := range slices.Compact(dirs) {
 		list = append(list, mount{fmt.Sprintf("etcd-%d", i), dir, "Directory", true})
 	}
-	if dir := storeDir(o.store); dir != "" {
-		list = append(list, mount{"store", dir, "Directory", false})
+	if store != "" {
+		list = append(list, mount{"store", store, "Directory", false})
 	}
 	if o.envFile != "" {
 		list = append(list, mount{"env", o.envFile, "File", true})
@@ -70,14 +67,14 @@ func storeDir(store string) string {
 }
 
 // pod is a static pod. It runs as root, because keys belong to root, without any of root's other rights.
-func (o *initOptions) pod(e detect.Etcd, sidecar []string) string {
+func (o *initOptions) pod(e detect.Etcd, sidecar []string, places []place) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	p("apiVersion: v1\nkind: Pod\nmetadata:\n  name: etcd-backup\n  namespace: kube-system\n  labels:\n    app.kubernetes.io/name: etcd-backup")
 	p("spec:\n  hostNetwork: true\n  priorityClassName: system-node-critical\n  securityContext:\n    seccompProfile:\n      type: RuntimeDefault")
 	p("  containers:\n  - name: etcd-backup\n    image: %s\n    command:\n    - /etcd-backup", yamlString(o.image))
 	for _, a := range sidecar {
-		p("    - %s", yamlString(a))
+		p("    - %s", podWord(a))
 	}
 	if e.Kind == detect.Talos {
 		p("    env: []")
@@ -86,13 +83,9 @@ func (o *initOptions) pod(e detect.Etcd, sidecar []string) string {
 	p("    securityContext:\n      runAsUser: 0\n      readOnlyRootFilesystem: true\n      allowPrivilegeEscalation: false\n      capabilities:\n" +
 		"        drop: [ALL]\n        add: [DAC_READ_SEARCH]")
 	p("    volumeMounts:")
-	mounts := o.mounts(e)
+	mounts := o.mounts(places)
 	for _, m := range mounts {
-		path := m.path
-		if m.name == "data" {
-			path = "/data"
-		}
-		p("    - name: %s\n      mountPath: %s", m.name, yamlString(path))
+		p("    - name: %s\n      mountPath: %s", m.name, yamlString(m.path))
 		if m.readOnly {
 			p("      readOnly: true")
 		}
@@ -109,7 +102,7 @@ func (o *initOptions) pod(e detect.Etcd, sidecar []string) string {
 func (o *initOptions) unit(e detect.Etcd, sidecar []string) string {
 	after := "network-online.target"
 	if e.Kind != detect.Talos && e.Kind != detect.Kubeadm && e.Unit != "" {
-		after += " " + e.Unit + ".service"
+		after += " " + unitPath(e.Unit+".service")
 	}
 	var words []string
 	for _, a := range append([]string{o.program}, sidecar...) {
@@ -167,51 +160,4 @@ UMask=0077
 [Install]
 WantedBy=multi-user.target
 `
-}
-
-// yamlString is a string in YAML, plain where that is safe.
-func yamlString(s string) string {
-	plain := s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !strings.ContainsRune("/.-_=:@,+", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-	})
-	if plain && !strings.HasSuffix(s, ":") && (s[0] == '/' || strings.HasPrefix(s, "--") || s[0] >= 'a' && s[0] <= 'z') {
-		return s
-	}
-	return fmt.Sprintf("%q", s)
-}
-
-// unitWord is an argument on a unit's command line, where % and $ mean something.
-func unitWord(s string) string {
-	s = strings.NewReplacer("%", "%%", "$", "$$").Replace(s)
-	if s == "" || strings.ContainsAny(s, " \t\"'\\;") {
-		return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s) + `"`
-	}
-	return s
-}
-
-// unitPath is a path in a list of paths.
-func unitPath(s string) string {
-	s = strings.ReplaceAll(s, "%", "%%")
-	if strings.ContainsAny(s, " \t") {
-		return `"` + s + `"`
-	}
-	return s
-}
-
-// shellWord is a word for a shell.
-func shellWord(s string) string {
-	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
-		return !strings.ContainsRune("/.-_=:@,+%", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-	}) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
-}
-
-func shellWords(list []string) string {
-	var words []string
-	for _, s := range list {
-		words = append(words, shellWord(s))
-	}
-	return strings.Join(words, " ")
 }
