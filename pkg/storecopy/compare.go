@@ -55,6 +55,9 @@ func (c *Copier) look(ctx context.Context) error {
 	if err := c.copyBackups(ctx, list, have, nil); err != nil {
 		return err
 	}
+	if err := c.tryLater(ctx); err != nil {
+		return err
+	}
 	ids, err := c.cfg.From.IncarnationNames(ctx)
 	if err != nil {
 		return err
@@ -196,7 +199,7 @@ func (c *Copier) copyBackups(ctx context.Context, list, have catalog.BackupList,
 			if err := c.ignoreGone(c.cfg.To.CopyNotes(ctx, c.cfg.From, b, copied), b.Name); err != nil {
 				return err
 			}
-		} else if kept[i] && (b.Sound() || b.Pinned) && c.bad[b.Name] == "" {
+		} else if kept[i] && (b.Sound() || b.Pinned) && c.bad[b.Name] == "" && !c.later.waitsFor(b.Name, c.cfg.Now()) {
 			lacking = append(lacking, b)
 		}
 	}
@@ -218,7 +221,7 @@ func (c *Copier) copyBackups(ctx context.Context, list, have catalog.BackupList,
 			}
 		}
 	}
-	c.setMissing(0)
+	c.setMissing(len(c.later))
 	return nil
 }
 
@@ -228,7 +231,7 @@ func (c *Copier) lookDue() bool {
 	case <-c.poked:
 		return true
 	default:
-		return c.cfg.Now().Sub(c.looked) >= c.cfg.Look
+		return due(c.cfg.Now(), c.looked, c.cfg.Look)
 	}
 }
 
@@ -242,9 +245,15 @@ func (c *Copier) copyBackup(ctx context.Context, b catalog.Backup) error {
 		c.noteBackup(b)
 		c.count(1, n)
 		c.copied[b.Name] = true
+		delete(c.later, b.Name)
+		c.vain = 0
 		return nil
 	}
-	return c.ignoreGone(err, b.Name)
+	if err = c.ignoreGone(err, b.Name); err == nil {
+		delete(c.later, b.Name)
+		return nil
+	}
+	return c.postpone(ctx, b, err)
 }
 
 // ignoreGone passes over what retention has removed from the first store meanwhile, and over what is damaged there or may not be read,
@@ -292,7 +301,7 @@ func (c *Copier) copyChanges(ctx context.Context, id catalog.Incarnation, after 
 	have, stop := iter.Pull2(c.cfg.To.SegmentsAfter(ctx, id, after))
 	defer stop()
 	copied, more := catalog.Segment{}, true
-	oldest := c.oldestChange()
+	oldest := c.cfg.oldestChange()
 	n := 0
 	for s, err := range c.cfg.From.SegmentsAfter(ctx, id, after) {
 		if err != nil {
@@ -340,10 +349,10 @@ func (c *Copier) through(id catalog.Incarnation, s catalog.Segment) {
 }
 
 // oldestChange is from when on the copy keeps changes.
-func (c *Copier) oldestChange() time.Time {
-	keep := c.cfg.Retention.Changes
+func (c *Config) oldestChange() time.Time {
+	keep := c.Retention.Changes
 	if keep == 0 {
-		keep = c.cfg.Retention.Backups.Hourly
+		keep = c.Retention.Backups.Hourly
 	}
-	return c.cfg.Now().Add(-keep)
+	return c.Now().Add(-keep)
 }

@@ -9,9 +9,6 @@ package storecopy
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -112,6 +109,14 @@ type Copier struct {
 	// bad are objects of the first store that can't be copied because they are damaged, and why. They are tried again with the next
 	// whole comparison.
 	bad map[string]string
+	// later are backups that could not be copied though both stores answer. Each waits for an attempt of its own. vain counts those of
+	// the pass under way.
+	later refusals
+	vain  int
+	// inherited is true as long as bad has backups of an earlier leadership, which this one hasn't tried.
+	inherited bool
+	// seen is the version of the copy's record that was read last.
+	seen sighting
 }
 
 // New returns a Copier. It starts nothing.
@@ -130,7 +135,7 @@ func New(cfg Config) (*Copier, error) {
 	}
 	return &Copier{cfg: cfg, pruner: prune.New(cfg.To, cfg.Retention), limit: newLimiter(cfg.Rate), poked: make(chan struct{}, 1),
 		status: Status{Name: cfg.ToName}, problems: map[string]string{}, queue: queue{wake: make(chan struct{}, 1)}, behind: true,
-		operations: map[string]bool{}, bad: map[string]string{}, copied: map[string]bool{}}, nil
+		operations: map[string]bool{}, bad: map[string]string{}, later: refusals{}, copied: map[string]bool{}}, nil
 }
 
 // Status returns how the copy does.
@@ -172,12 +177,16 @@ func (c *Copier) passes(ctx context.Context) {
 	c.begun = c.cfg.Now()
 	delay := time.Duration(0)
 	for {
-		err := c.pass(ctx)
+		err := c.work(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		c.note("stores", err)
-		wait := c.cfg.Look
+		problem := err
+		if err == nil {
+			problem = c.later.lacks(c.bad)
+		}
+		c.note("stores", problem)
+		wait := c.later.pause(c.cfg.Look, c.cfg.Now())
 		if err != nil {
 			delay = min(max(firstRetry, 2*delay), lastRetry)
 			wait = delay
@@ -197,6 +206,19 @@ func (c *Copier) passes(ctx context.Context) {
 	}
 }
 
+// due tells whether a span has gone by since a moment. A clock that was put back doesn't make it longer.
+func due(now, last time.Time, span time.Duration) bool {
+	d := now.Sub(last)
+	return d >= span || d < 0
+}
+
+// waits tells whether a moment is still to come. One that is farther away than it can have been set isn't waited for: that clock was
+// ahead.
+func waits(now, until time.Time, longest time.Duration) bool {
+	d := until.Sub(now)
+	return d > 0 && d <= longest
+}
+
 // pokedUnless ends the pause early, but not the one after a failure.
 func (c *Copier) pokedUnless(err error) <-chan struct{} {
 	if err != nil {
@@ -205,13 +227,14 @@ func (c *Copier) pokedUnless(err error) <-chan struct{} {
 	return c.poked
 }
 
-// pass does what is due.
-func (c *Copier) pass(ctx context.Context) error {
+// work does what is due. What only concerns single backups is no error: lacks tells it.
+func (c *Copier) work(ctx context.Context) error {
+	c.vain = 0
 	if err := c.claim(ctx); err != nil {
 		return err
 	}
 	now := c.cfg.Now()
-	if (now.Sub(c.record.Compared) >= c.cfg.Compare || now.Before(c.record.Compared)) && !now.Before(c.again) {
+	if (now.Sub(c.record.Compared) >= c.cfg.Compare || now.Before(c.record.Compared)) && !waits(now, c.again, lastWhole) {
 		if err := c.compareAll(ctx); err != nil {
 			// It lists all of both stores: meanwhile only what is new is compared.
 			c.again = now.Add(min(firstRetry<<min(c.fails, 20), lastWhole))
@@ -223,7 +246,7 @@ func (c *Copier) pass(ctx context.Context) error {
 	if err := c.look(ctx); err != nil {
 		return err
 	}
-	if now.Sub(c.pruned) >= pruneEvery {
+	if due(now, c.pruned, pruneEvery) {
 		more, err := c.prune(ctx)
 		if err != nil {
 			return err
@@ -232,184 +255,6 @@ func (c *Copier) pass(ctx context.Context) error {
 			c.pruned = now
 		}
 	}
-	return c.damaged()
-}
-
-// damaged is an error as long as something in the first store is damaged, or may not be read, and isn't copied.
-func (c *Copier) damaged() error {
-	for name, why := range c.bad {
-		return fmt.Errorf("%s in the first store can't be copied: %s", cluster.Count(len(c.bad), "object"), name+": "+why)
-	}
-	return nil
-}
-
-// claim makes sure that the place is a copy of this store, that nobody uses it, and that no later leadership copies. It writes the record
-// if that is another one's.
-func (c *Copier) claim(ctx context.Context) error {
-	err := c.tryClaim(ctx)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case err == nil:
-		c.open, c.status.Compared = true, c.record.Compared
-		c.queue.poke()
-	case errors.Is(err, ErrNotACopy), errors.Is(err, ErrInUse), errors.Is(err, ErrTaken), errors.Is(err, ErrGone):
-		c.open = false
-	}
-	return err
-}
-
-func (c *Copier) tryClaim(ctx context.Context) error {
-	r, version, err := c.cfg.To.CopyRecord(ctx)
-	anew := errors.Is(err, catalog.ErrNotFound)
-	if anew {
-		r, err = c.begin(ctx)
-	}
-	if err == nil {
-		err = c.refused(r)
-	}
-	if err == nil && c.version == "" {
-		err = c.otherStore(ctx, r)
-	}
-	if err != nil {
-		return err
-	}
-	if r.Term == c.cfg.Term && r.Node == c.cfg.Node && !anew {
-		if c.version == "" {
-			c.take(r)
-		}
-		c.version = version // what is known here is newer than what is stored
-		return nil
-	}
-	first := c.version == ""
-	r.Term, r.Node = c.cfg.Term, c.cfg.Node
-	if err := c.write(ctx, r, version); err != nil {
-		return err
-	}
-	if first {
-		c.take(r)
-	}
-	return nil
-}
-
-// take goes on with what an earlier leadership has recorded.
-func (c *Copier) take(r catalog.CopyRecord) {
-	c.record = r
-	for name, why := range r.Bad {
-		addBad(c.bad, name, why)
-	}
-}
-
-// otherStore is an error if the place is the copy of another store, which has the same URL, and was written by its leader a short while
-// ago. A first store that was lost and made anew has no name yet, but the same incarnation of the cluster: it takes its copy's name for it.
-func (c *Copier) otherStore(ctx context.Context, r catalog.CopyRecord) error {
-	own, _, err := c.cfg.From.Copies(ctx)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) {
-		return nil //nolint:nilerr // the first store is away: whoever reads it next says so
-	}
-	if own.Store == "" && r.Store != "" && len(r.Through) > 0 {
-		ids, err := c.cfg.From.IncarnationNames(ctx)
-		if err != nil {
-			return err
-		}
-		if len(ids) == 0 {
-			return fmt.Errorf("nothing is copied to %s yet: it isn't known whether it is the copy of this store before the first changes are in %s",
-				c.cfg.ToName, c.cfg.FromName)
-		}
-		if slices.ContainsFunc(ids, func(id catalog.Incarnation) bool { _, known := r.Through[id]; return known }) {
-			own.Store = r.Store
-		}
-	} else if own.Store == "" {
-		own.Store = r.Store
-	}
-	if r.Store != "" && r.Store != own.Store && c.cfg.Now().Sub(r.At) < stillCopied {
-		return fmt.Errorf("nothing is copied to %s: %w: it is the copy of another store, which has the same URL %s, and node %s wrote to it at "+
-			"%s. Give --backup-store-copy a place of its own; if the first store was made anew, wait for %s", c.cfg.ToName, ErrNotACopy, r.Of,
-			r.Node, r.At.UTC().Format(time.RFC3339), stillCopied)
-	}
-	c.store = own.Store
-	return nil
-}
-
-// noteHere has the first store know of this copy, also if it was made anew meanwhile.
-func (c *Copier) noteHere(ctx context.Context) error {
-	store, err := c.cfg.From.NoteCopy(ctx, c.cfg.ToName, c.store)
-	if errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture) {
-		return nil // it says less then, and stops nothing
-	}
-	if err != nil {
-		return err
-	}
-	c.store, c.record.Store = store, store
-	return nil
-}
-
-// begin is the record of a new copy, in an empty place.
-func (c *Copier) begin(ctx context.Context) (catalog.CopyRecord, error) {
-	empty, err := c.cfg.To.Empty(ctx)
-	if err != nil {
-		return catalog.CopyRecord{}, err
-	}
-	if !empty {
-		return catalog.CopyRecord{}, fmt.Errorf("nothing is copied to %s: %w: other objects are there, and no control/copy.json. Give "+
-			"--backup-store-copy an empty place", c.cfg.ToName, ErrNotACopy)
-	}
-	own, _, err := c.cfg.From.Copies(ctx)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, cluster.ErrCorrupt) {
-		return catalog.CopyRecord{}, err
-	}
-	if at, known := own.Begun[c.cfg.ToName]; known || c.version != "" {
-		if at.IsZero() {
-			at = c.record.Began
-		}
-		return catalog.CopyRecord{}, fmt.Errorf("nothing is copied to %s: %w (it began at %s): is the file system mounted? If it was removed "+
-			"on purpose, give another place, or delete control/copies.json in %s and restart the leading manager", c.cfg.ToName, ErrGone,
-			at.UTC().Format(time.RFC3339), c.cfg.FromName)
-	}
-	return catalog.CopyRecord{Of: c.cfg.FromName, ClusterName: c.cfg.ClusterName, Began: c.cfg.Now().UTC()}, nil
-}
-
-// refused says why nothing may be copied to the place of a record.
-func (c *Copier) refused(r catalog.CopyRecord) error {
-	switch {
-	case !r.InUse.IsZero():
-		return fmt.Errorf("nothing is copied to %s: %w at %s. Remove --backup-store-copy, or give it an empty place", c.cfg.ToName, ErrInUse,
-			r.InUse.UTC().Format(time.RFC3339))
-	case r.Of != c.cfg.FromName || r.ClusterName != c.cfg.ClusterName:
-		return fmt.Errorf("nothing is copied to %s: %w: it is a copy of %s, cluster %s. Give --backup-store-copy an empty place; if both are "+
-			"the same store under two names, write the new one into \"of\" of control/copy.json", c.cfg.ToName, ErrNotACopy, r.Of, r.ClusterName)
-	case r.Term > c.cfg.Term && c.cfg.Now().Sub(r.At) < takenOver:
-		return fmt.Errorf("nothing is copied to %s: %w (term %d of node %s, this one has %d)", c.cfg.ToName, ErrTaken, r.Term, r.Node,
-			c.cfg.Term)
-	}
-	return nil
-}
-
-// save writes the record as it is known here. Right before, it makes sure that the copy is still this leadership's: a store may ignore
-// conditions.
-func (c *Copier) save(ctx context.Context) error {
-	if err := c.claim(ctx); err != nil {
-		return err
-	}
-	c.record.Bad = nil
-	for _, name := range slices.Sorted(maps.Keys(c.bad)) {
-		if c.record.Bad == nil {
-			c.record.Bad = map[string]string{}
-		}
-		if len(c.record.Bad) < recordedBad {
-			c.record.Bad[name] = c.bad[name]
-		}
-	}
-	return c.write(ctx, c.record, c.version)
-}
-
-// write replaces the record by compare-and-swap.
-func (c *Copier) write(ctx context.Context, r catalog.CopyRecord, version string) error {
-	version, err := c.cfg.To.PutCopyRecord(ctx, r, version)
-	if err != nil {
-		return err
-	}
-	c.record, c.version = r, version
 	return nil
 }
 
