@@ -176,7 +176,7 @@ func (c *Catalog) sameAs(ctx context.Context, key string, data []byte) error {
 }
 
 // CopyNotes brings the verification and the pin of a backup to the copy, if have, the copy's row of the listing, lacks them. A pin that
-// was taken away stays in the copy: somebody may have pinned it there.
+// was taken away stays in the copy: somebody may have pinned it there. So one that a command holds while it runs isn't copied.
 func (c *Catalog) CopyNotes(ctx context.Context, from *Catalog, b, have Backup) error {
 	bad := func(b Backup) bool { return b.Disproven }
 	if (b.Proven || b.Disproven) && (b.Proven != have.Proven || bad(b) != bad(have) || b.ProofAt.After(have.ProofAt)) {
@@ -198,6 +198,10 @@ func (c *Catalog) CopyNotes(ctx context.Context, from *Catalog, b, have Backup) 
 	}
 	if err != nil {
 		return err
+	}
+	var p pinJSON
+	if decodeOwn(key, pinWay, data, pinVersion, &p) == nil && p.Owner != "" {
+		return nil
 	}
 	_, err = c.write(ctx, key, data, blob.PutOptions{})
 	return err

@@ -118,3 +118,46 @@ func TestCopyKeepsWhatIsThere(t *testing.T) {
 		}
 	}
 }
+
+// TestHeldBackup: what holds a backup while it works takes away its own pin only, never replaces one, and the pin isn't copied.
+func TestHeldBackup(t *testing.T) {
+	ctx := t.Context()
+	const name = "2026-01-30T01:02:03Z-000000"
+	c, other := New(blobtest.NewMemory()), New(blobtest.NewMemory())
+	reason := func(want string) {
+		t.Helper()
+		p, err := c.Pin(ctx, name)
+		if want == "" && !errors.Is(err, ErrNotFound) || want != "" && (err != nil || p.Reason != want) {
+			t.Errorf("the pin is %+v, %v; wanted %q", p, err, want)
+		}
+	}
+	release, err := c.HoldBackup(ctx, name, "mine")
+	must(t, err)
+	reason("mine")
+	must(t, other.CopyNotes(ctx, c, Backup{Name: name, Pinned: true}, Backup{}))
+	if _, err := other.Pin(ctx, name); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the copy is pinned: %v", err)
+	}
+	second, err := c.HoldBackup(ctx, name, "another run's")
+	must(t, err)
+	must(t, second(ctx))
+	reason("mine")
+	must(t, release(ctx))
+	reason("")
+	must(t, release(ctx))
+
+	release, err = c.HoldBackup(ctx, name, "mine")
+	must(t, err)
+	must(t, c.PinBackup(ctx, name, "an operator's"))
+	must(t, release(ctx))
+	reason("an operator's")
+	release, err = c.HoldBackup(ctx, name, "mine")
+	must(t, err)
+	reason("an operator's")
+	must(t, release(ctx))
+	reason("an operator's")
+	must(t, other.CopyNotes(ctx, c, Backup{Name: name, Pinned: true}, Backup{}))
+	if _, err := other.Pin(ctx, name); err != nil {
+		t.Errorf("the copy isn't pinned: %v", err)
+	}
+}

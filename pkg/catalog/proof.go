@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -26,6 +27,9 @@ type Pin struct {
 	At time.Time `json:"at"`
 	// Reason is the operator's own note.
 	Reason string `json:"reason,omitempty"`
+	// Owner names the command that keeps the backup while it runs, and removes this pin and no other; empty for one that stays until it is
+	// removed.
+	Owner string `json:"owner,omitempty"`
 }
 
 type pinJSON struct {
@@ -44,6 +48,39 @@ func (c *Catalog) PinBackup(ctx context.Context, name, reason string) error {
 	}
 	_, err = c.write(ctx, name+"/"+pinFile, data, blob.PutOptions{})
 	return err
+}
+
+// HoldBackup keeps a backup from being pruned until release is called. A backup that is pinned already is left as it is. release removes
+// this pin only: one that somebody has put in its place meanwhile stays.
+func (c *Catalog) HoldBackup(ctx context.Context, name, reason string) (release func(context.Context) error, err error) {
+	if err := ValidBackupName(name); err != nil {
+		return nil, err
+	}
+	owner := rand.Text()
+	data, err := encodeOwn(pinJSON{Version: pinVersion, Pin: Pin{At: c.now().UTC(), Reason: reason, Owner: owner}})
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.write(ctx, name+"/"+pinFile, data, blob.PutOptions{IfAbsent: true})
+	if errors.Is(err, ErrConflict) {
+		if p, err := c.Pin(ctx, name); err != nil || p.Owner != owner { // else the answer to the first attempt was lost
+			return func(context.Context) error { return nil }, nil
+		}
+		err = nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		p, err := c.Pin(ctx, name)
+		if errors.Is(err, ErrNotFound) || err == nil && p.Owner != owner {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return c.removeFile(ctx, name+"/"+pinFile)
+	}, nil
 }
 
 // UnpinBackup lets retention decide about a backup again. One that isn't pinned is a success.

@@ -83,13 +83,14 @@ func (c *Client) bringBackup(ctx context.Context, from *Client, name string, for
 		}
 	}
 	if !here.Pinned && !b.Pinned {
-		if err := c.catalog.PinBackup(ctx, name, "restore-backup --from brings it from "+from.Store()); err != nil {
+		release, err := c.catalog.HoldBackup(ctx, name, "restore-backup --from brings it from "+from.Store())
+		if err != nil {
 			return unpin, err
 		}
 		unpin = func() {
 			ctx, cancel := c.limit(context.WithoutCancel(ctx))
 			defer cancel()
-			_ = c.catalog.UnpinBackup(ctx, name) // it stays pinned then, which list-backups shows
+			_ = release(ctx) // it stays pinned then, which list-backups shows
 		}
 	}
 	progress, over := transfers.begin("bring", name)
