@@ -121,7 +121,12 @@ After=` + after + `
 StartLimitIntervalSec=0
 
 [Service]
-Type=simple
+# It is ready when it has read its flags and asked the store once. etcd may come later.
+Type=notify
+NotifyAccess=main
+TimeoutStartSec=10min
+# It gives a sign of life while its loop makes progress.
+WatchdogSec=5min
 ExecStart=` + strings.Join(words, " \\\n  ") + `
 Restart=always
 RestartSec=10s

@@ -108,11 +108,18 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 		return exitUsage
 	}
+	service := fromSystemd(env)
 	s, code, err := open(ctx, o, o.env)
 	if err != nil {
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 		return code
 	}
+	service.Ready() // it is for whoever waits for the unit: the first backup may have to wait for etcd
+	stop := context.AfterFunc(ctx, service.Stopping)
+	defer stop()
+	running, end := context.WithCancel(context.Background())
+	defer end()
+	go service.Keep(running, s.health)
 	err = s.run(ctx)
 	if cerr := s.close(); err == nil {
 		err = cerr

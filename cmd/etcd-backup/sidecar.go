@@ -59,6 +59,8 @@ type sidecar struct {
 	taken time.Time
 
 	mu sync.Mutex
+	// turned is when the loop, or a backup that is under way, last made progress; zero before run.
+	turned time.Time
 	// wanted says why a full backup is needed at once.
 	wanted string
 	shown  shown
@@ -115,6 +117,7 @@ func (s *sidecar) run(ctx context.Context) error {
 		})
 	}
 	for {
+		s.progress()
 		wait := s.step(ctx)
 		t := time.NewTimer(wait)
 		select {
@@ -297,7 +300,7 @@ func (s *sidecar) backup(ctx context.Context, name string, status etcdclient.Sta
 	facts := backup.Facts{ClusterName: s.o.clusterName, ClusterID: status.ClusterID, MemberID: status.MemberID, Node: s.fence.node,
 		EtcdVersion: status.Version, Spec: spec, Revision: status.Revision, RevisionAtMost: after.Revision,
 		RevisionAt: asked, Size: snapshot.Size, Reason: reason}
-	m, err := s.writer.Write(ctx, name, facts, snapshot.Unverified(), func(backup.Progress) { watchdog.Reset(stallTimeout) })
+	m, err := s.writer.Write(ctx, name, facts, snapshot.Unverified(), func(backup.Progress) { watchdog.Reset(stallTimeout); s.progress() })
 	if err != nil {
 		return err
 	}
@@ -332,6 +335,7 @@ func (s *sidecar) spec(ctx context.Context, status etcdclient.Status) (cluster.S
 
 // retain removes what the policy gives up, within the bounds of one run. Why the store denies it is said once.
 func (s *sidecar) retain(ctx context.Context) error {
+	s.progress()
 	ex, err := s.pruner.Exempt(ctx)
 	if err != nil {
 		return err

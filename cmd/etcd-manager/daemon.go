@@ -25,6 +25,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/manager"
 	"github.com/etcd-manager/etcd-manager/pkg/node"
+	"github.com/etcd-manager/etcd-manager/pkg/notify"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -328,6 +329,8 @@ func (d *daemon) run(ctx context.Context) error {
 		return done
 	}
 	wg.Go(func() { _ = d.server.Serve(peer.Limit(d.listener)) })
+	// Ready means that the others get answers. etcd may have to wait for them, and what waits for this unit must not wait for that.
+	d.o.systemd.runs(func() notify.Health { return healthOf(d) })
 	agentDone := part("node agent", agentCtx, d.agent.Run)
 	part("peers", work, d.peers.Run)
 	part("manager", work, d.manager.Run)
@@ -359,6 +362,7 @@ func (d *daemon) run(ctx context.Context) error {
 		why = "the volume is released"
 	case <-work.Done():
 	}
+	d.o.systemd.rests("stopping: " + why)
 	if work.Err() == nil {
 		klog.Infof("%s: leadership is moved away, then etcd is stopped", why)
 		resign, stop := context.WithTimeout(work, 2*time.Second)

@@ -85,6 +85,7 @@ func run(args []string) int {
 
 // daemonMain runs the manager until it is told to stop.
 func daemonMain(args []string) int {
+	systemd := newSystemd()
 	opts, err := parseOptions(args, os.Environ())
 	if errors.Is(err, flag.ErrHelp) {
 		return exitOK
@@ -100,6 +101,10 @@ func daemonMain(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	opts.systemd = systemd
+	running, end := context.WithCancel(context.Background())
+	defer end()
+	go systemd.keep(running, ctx)
 	if err := runDaemon(ctx, opts); err != nil {
 		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
 		return exitError

@@ -29,6 +29,7 @@ import (
 
 // options are the flags and the environment, parsed and checked.
 type options struct {
+	systemd     *systemd // who is told how this process does; may be nil
 	clusterName string
 	backupStore string
 	standbyOf   string

@@ -19,6 +19,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/node"
+	"github.com/etcd-manager/etcd-manager/pkg/notify"
 	"github.com/etcd-manager/etcd-manager/pkg/standby"
 	"github.com/etcd-manager/etcd-manager/pkg/status"
 )
@@ -172,6 +173,7 @@ func (s *standbyNode) run(ctx context.Context) error {
 	if s.o.metricsPort != 0 {
 		parts = append(parts, s.servePages)
 	}
+	s.o.systemd.runs(func() notify.Health { return notify.Health{Status: status.Line(s.view())} })
 	errs := make(chan error, len(parts))
 	for _, part := range parts {
 		go func() {

@@ -90,6 +90,7 @@ func (l *leadership) run(ctx context.Context) {
 	l.wg.Go(func() { l.proofs.run(ctx) })
 	l.wg.Go(func() { l.cleaner.removeRecords(ctx) })
 	for ctx.Err() == nil {
+		l.comesRound(false)
 		peersChanged := l.m.cfg.Peers.Changed()
 		o, spec := l.observe(ctx)
 		if ctx.Err() != nil {
@@ -136,6 +137,13 @@ func (l *leadership) run(ctx context.Context) {
 	}
 }
 
+// comesRound notes that the loop makes progress, and whether it carries out an action.
+func (l *leadership) comesRound(acting bool) {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	l.m.round, l.m.acting = time.Now(), acting
+}
+
 // steady tells whether nothing is expected to happen soon.
 func steady(o *model.Observation, spec *cluster.Spec) bool {
 	if spec == nil || len(o.Missing) > 0 || o.Store.Error != "" || o.Store.Operation != nil || o.BackupRunning != "" {
@@ -163,7 +171,9 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 // success. What has failed isn't tried again before its time, though the loop may look earlier:
 // often the attempt itself is what wakes it.
 func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
+	l.comesRound(true)
 	err := l.do(ctx, o, spec, d.Do)
+	l.comesRound(false)
 	if err == nil {
 		if !l.operations.stepWaits() { // else the step has its own time
 			l.tries.done(d.Do, time.Now())

@@ -140,6 +140,11 @@ type Manager struct {
 	counted backupCount
 	// wake pokes the leadership of the moment, if there is one.
 	wake func()
+	// looked is when keepOutlook came round last; zero before it has begun. acting is true while the leader carries out an action, which
+	// has a time limit of its own.
+	looked time.Time
+	round  time.Time // when the leader's loop came round last; zero while this process doesn't lead
+	acting bool
 	// shownAt is when this process, as the leader, last stored what it knows with its leader record.
 	shownAt time.Time
 }
@@ -240,6 +245,20 @@ func (m *Manager) Report() Report {
 	}
 	r.Recent = slices.Clone(m.recent)
 	return r
+}
+
+// Stalled says what of this has made no progress for so long; empty if all does. A leader that carries out an action isn't judged: how
+// long that may take depends on the size of the database. While something holds the lock, it doesn't return: that is for a watchdog.
+func (m *Manager) Stalled(patience time.Duration) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case !m.looked.IsZero() && time.Since(m.looked) > patience:
+		return "the manager's look at itself stands still"
+	case !m.round.IsZero() && !m.acting && time.Since(m.round) > patience:
+		return "the leader's loop stands still"
+	}
+	return ""
 }
 
 // remember adds a decision to the recent ones.
@@ -446,7 +465,7 @@ func (m *Manager) Lead(ctx context.Context, term cluster.Term) {
 	m.mu.Unlock()
 	l.run(ctx)
 	m.mu.Lock()
-	m.report.Leading, m.report.At, m.wake = false, time.Time{}, func() {}
+	m.report.Leading, m.report.At, m.wake, m.round = false, time.Time{}, func() {}, time.Time{}
 	m.mu.Unlock()
 	m.noted(scopeLeader, nil)
 	m.remember(fmt.Sprintf("leadership of term %d is over: %v", term, context.Cause(ctx)))

@@ -414,6 +414,9 @@ func (m *Manager) keepOutlook(ctx context.Context) {
 	for {
 		changed := m.cfg.Peers.Changed()
 		o := m.Outlook()
+		m.mu.Lock()
+		m.looked = time.Now()
+		m.mu.Unlock()
 		text := o.Doing
 		switch {
 		case o.Leading:

@@ -224,6 +224,17 @@ func (a *Agent) Status(ctx context.Context) cluster.NodeStatus {
 	return s
 }
 
+// Stalled says what of this has made no progress for so long; empty if all does. While something holds a lock that looking after etcd
+// needs, it doesn't return: that is for a watchdog. Starting and stopping etcd take what they take, and aren't judged.
+func (a *Agent) Stalled(patience time.Duration) string {
+	a.etcd.mu.Lock()
+	defer a.etcd.mu.Unlock()
+	if !a.etcd.looked.IsZero() && time.Since(a.etcd.looked) > patience {
+		return "looking after etcd stands still"
+	}
+	return ""
+}
+
 // SetNameProblem says why members' names don't resolve on this node as they should, or that they do. The leader hears of a change.
 func (a *Agent) SetNameProblem(problem string) {
 	a.mu.Lock()

@@ -26,6 +26,7 @@ func (sv *supervisor) watchHealth(ctx context.Context) {
 		sv.probe(ctx, 0)
 		changed, _ := sv.changes.next()
 		sv.mu.Lock()
+		sv.looked = time.Now()
 		wait := probeWell
 		if sv.proc != nil && (!sv.health.Healthy || sv.health.Learner) {
 			switch bad := time.Since(sv.badSince); {

@@ -45,7 +45,9 @@ type supervisor struct {
 	snapshotNow bool
 
 	probeMu sync.Mutex // one probe at a time
-	peeked  peeked     // guarded by mu
+	// looked is when watchHealth came round last, zero before it has begun; guarded by mu.
+	looked time.Time
+	peeked peeked // guarded by mu
 
 	// upSince is when proc was started, answeredAt when it first answered; guarded by mu.
 	upSince, answeredAt time.Time

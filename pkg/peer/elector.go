@@ -62,6 +62,7 @@ type elector struct {
 	heardAt uint64         // tick of the last heartbeat that was heard
 	wakeAt  uint64         // next tick of interest
 	armedAt uint64         // tick for which run's timer is set
+	turned  time.Time      // when run came round last; zero before it has begun
 }
 
 func newElector(self cluster.NodeID, votes VoteStore, rand func(int) int) *elector {
@@ -110,10 +111,17 @@ func (e *elector) run(ctx context.Context) {
 			e.do(func(*election.Machine) {})
 		}
 		e.mu.Lock()
-		e.armedAt = e.wakeAt
+		e.armedAt, e.turned = e.wakeAt, time.Now()
 		timer.Reset(time.Until(e.start.Add(time.Duration(e.wakeAt) * tick)))
 		e.mu.Unlock()
 	}
+}
+
+// stalled tells whether run hasn't come round for so long. While something holds the lock, it doesn't return.
+func (e *elector) stalled(patience time.Duration) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.turned.IsZero() && time.Since(e.turned) > patience
 }
 
 // do runs f on the machine, at once if it returns true. Before open, and while a vote can't be saved, f is put off until then;

@@ -374,6 +374,17 @@ func (p *Peers) Leader() (cluster.NodeID, cluster.Term) {
 // its context ends only once this process has run again after it was held up.
 func (p *Peers) Leads(term cluster.Term) bool { return p.elect.leads(term) }
 
+// Stalled says what of this has made no progress for so long; empty if all does. While something holds a lock that elections or peers
+// need, it doesn't return: that is for a watchdog.
+func (p *Peers) Stalled(patience time.Duration) string {
+	if p.elect.stalled(patience) {
+		return "the election among managers stands still"
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return ""
+}
+
 // Changed returns a channel that is closed at the next change of what Peers (LastSeen aside), Leader or HostEntries return. Take it before you look.
 func (p *Peers) Changed() <-chan struct{} {
 	p.mu.Lock()

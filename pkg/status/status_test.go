@@ -155,3 +155,18 @@ func TestDisk(t *testing.T) {
 		}
 	}
 }
+
+func TestLine(t *testing.T) {
+	person := []cluster.Attention{{Text: "disk full on node c"}, {Text: "x"}}
+	for want, v := range map[string]View{
+		"etcd serves; node a leads: all is well":                                   {Etcd: cluster.EtcdStatus{Running: true, Healthy: true}, Doing: "node a leads: all is well"},
+		"no etcd runs; no manager leads":                                           {Doing: "no manager leads"},
+		"etcd isn't healthy; a person is needed: disk full on node c (and 1 more)": {Etcd: cluster.EtcdStatus{Running: true}, Doing: "x", Attention: person},
+		"a person is needed: disk full on node c":                                  {Standby: &Standby{}, Attention: person[:1]},
+		"etcd serves": {Etcd: cluster.EtcdStatus{Running: true, Healthy: true}},
+	} {
+		if got := Line(v); got != want {
+			t.Errorf("%q; want %q", got, want)
+		}
+	}
+}

@@ -36,6 +36,28 @@ func copyText(c catalog.CopyReport, now time.Time) string {
 	return text
 }
 
+// Line is the page in one line, for who has room for no more: what a person is needed for, else what is done, and how etcd is.
+func Line(v View) string {
+	line := v.Doing
+	if len(v.Attention) > 0 {
+		line = "a person is needed: " + v.Attention[0].Text
+		if n := len(v.Attention) - 1; n > 0 {
+			line += fmt.Sprintf(" (and %d more)", n)
+		}
+	}
+	if v.Standby == nil {
+		switch {
+		case v.Etcd.Healthy:
+			line = "etcd serves; " + line
+		case v.Etcd.Running:
+			line = "etcd isn't healthy; " + line
+		default:
+			line = "no etcd runs; " + line
+		}
+	}
+	return strings.TrimSuffix(line, "; ")
+}
+
 // Text is the status page.
 func Text(v View, now time.Time) string {
 	var b strings.Builder

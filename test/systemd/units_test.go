@@ -65,6 +65,20 @@ func TestAllUnits(t *testing.T) {
 	}
 }
 
+// TestNotify: systemd is told by the main process alone when a unit is ready, and gets signs of life. The programs' tests see that they
+// come.
+func TestNotify(t *testing.T) {
+	for name := range units() {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		testutil.Must(t, err)
+		for _, want := range []string{"Type=notify", "NotifyAccess=main", "TimeoutStartSec=", "WatchdogSec="} {
+			if !strings.Contains(string(data), "\n"+want) {
+				t.Errorf("%s lacks %s", name, want)
+			}
+		}
+	}
+}
+
 func TestVerify(t *testing.T) {
 	for name := range units() {
 		if out, err := analyze(t, "verify", installed(t, name)); err != nil || strings.Contains(out, ".service") {
