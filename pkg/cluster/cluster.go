@@ -249,7 +249,7 @@ type NodeStatus struct {
 	State *EtcdState
 	// StateError says that there is a state file or data dir that can't be used, and why.
 	StateError string
-	// DataPresent is true if the data dir of State.Token holds a member directory.
+	// DataPresent is true if the data dir of State.Token holds a log of etcd's.
 	DataPresent bool
 	Etcd        EtcdStatus
 	// Versions lists the etcd versions that this node can run, ascending.

@@ -89,9 +89,7 @@ func TestNothingWithoutTheVolume(t *testing.T) {
 	if err := writeState(filepath.Join(dir, "state"), testState("token")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(layout(dir).memberDir("token"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	makeLog(t, layout(dir), "token")
 	cfg := testConfig(dir)
 	cfg.Ready = func() error { return gone }
 	a, err := New(cfg)
@@ -166,9 +164,7 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 		if err := a.records.accept(testState(token), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.MkdirAll(a.l.memberDir(token), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		makeLog(t, a.l, token)
 		if err := a.setAside(t.Context(), token, "test"); err != nil {
 			t.Fatal(err)
 		}
@@ -191,12 +187,17 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 	}
 }
 
+// makeLog makes what tells that etcd has data: the file of a log.
+func makeLog(t *testing.T, l layout, token cluster.Token) {
+	t.Helper()
+	must(t, os.MkdirAll(l.logDir(token), 0o700))
+	must(t, os.WriteFile(filepath.Join(l.logDir(token), "0000000000000000-0000000000000000.wal"), nil, 0o600))
+}
+
 // stageByHand leaves what Stage leaves, without an etcd.
 func stageByHand(t *testing.T, a *Agent, op string, token cluster.Token) {
 	t.Helper()
-	if err := os.MkdirAll(a.l.memberDir(token), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	makeLog(t, a.l, token)
 	if err := a.records.note(&journalOperation{ID: cluster.OperationID(op), Phase: phaseStaged, Token: token, Revision: 7, Hash: 9}); err != nil {
 		t.Fatal(err)
 	}
@@ -223,14 +224,13 @@ func TestSwitchAndRollback(t *testing.T) {
 	if err := a.records.accept(testState("OLD"), &protosv1.StartEtcd{MayBeEmpty: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(a.l.memberDir("OLD"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	makeLog(t, a.l, "OLD")
 	stageByHand(t, a, "op1", "NEW")
 	switchOver(t, a, "op1", "NEW")
 	if !exists(a.l.data("OLD")) {
 		t.Fatal("the old data are gone before the restore is finished")
 	}
+	must(t, os.RemoveAll(a.l.logDir("NEW")))
 	// There is no log from which to tell whether clients have written: then there is no way back.
 	if err := a.restorer.rollback(t.Context(), "op1"); !errors.Is(err, cluster.ErrPermanent) || a.records.state.Token != "NEW" || !a.records.holding() {
 		t.Fatalf("rollback without a log: %v; token %s, held %v", err, a.records.state.Token, a.records.holding())
@@ -330,6 +330,7 @@ func TestHaltThatCannotReadTheLog(t *testing.T) {
 		}
 	}
 	must(t, unix.Flock(int(f.Fd()), unix.LOCK_UN))
+	must(t, os.RemoveAll(a.l.logDir("NEW")))
 	must(t, a.restorer.halt(t.Context(), "op1"))
 	if s := a.Status(t.Context()); !s.Staged[0].Halted || !s.Staged[0].Written {
 		t.Errorf("a log that isn't there: %+v", s)

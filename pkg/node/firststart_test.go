@@ -81,3 +81,25 @@ func TestKilledBeforeItsData(t *testing.T) {
 		return err == nil && j.MayBeEmpty == ""
 	})
 }
+
+// TestDirectoriesAreNoData: what etcd makes before it may begin a log says nothing of what it knows, and a log that can't be looked at counts.
+func TestDirectoriesAreNoData(t *testing.T) {
+	l := layout(t.TempDir())
+	look := func(want bool, when string) {
+		t.Helper()
+		if l.hasMember("T1") != want {
+			t.Errorf("%s: has data %t, want %t", when, !want, want)
+		}
+	}
+	look(false, "nothing there")
+	must(t, os.MkdirAll(filepath.Join(l.memberDir("T1"), "snap"), 0o700))
+	look(false, "etcd has ended before it began a log")
+	must(t, os.MkdirAll(l.logDir("T1"), 0o700))
+	must(t, os.WriteFile(filepath.Join(l.logDir("T1"), "0.tmp"), nil, 0o600))
+	look(false, "a log that isn't ready")
+	makeLog(t, l, "T1")
+	look(true, "a log")
+	must(t, os.RemoveAll(l.logDir("T1")))
+	must(t, os.Symlink(l.logDir("T1"), l.logDir("T1")))
+	look(true, "a directory that can't be read")
+}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
@@ -52,8 +54,18 @@ func (l layout) halfStaged(t cluster.Token) string { return l.data(t) + halfStag
 const halfStagedSuffix = cluster.StagingSuffix
 
 func (l layout) memberDir(t cluster.Token) string { return filepath.Join(l.data(t), "member") }
-func (l layout) hasMember(t cluster.Token) bool   { return exists(l.memberDir(t)) }
+func (l layout) logDir(t cluster.Token) string    { return filepath.Join(l.memberDir(t), "wal") }
 func exists(path string) bool                     { _, err := os.Stat(path); return err == nil }
+
+// hasMember tells whether etcd has begun a log. Directories say nothing: it makes them before it finds out whether it may begin one. A log
+// that can't be looked at is there.
+func (l layout) hasMember(t cluster.Token) bool {
+	entries, err := os.ReadDir(l.logDir(t))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
+		return true
+	}
+	return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".wal") })
+}
 
 // errOutside: a path isn't one that a name of ours can lead to.
 var errOutside = errors.New("not an entry of the data dir")

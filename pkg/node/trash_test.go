@@ -30,7 +30,7 @@ func withStore(t *testing.T) (*Agent, *blobtest.Faulty) {
 // setAsideSince puts an entry into the trash can as if it had been done then.
 func setAsideSince(t *testing.T, a *Agent, token cluster.Token, since time.Time) {
 	t.Helper()
-	must(t, os.MkdirAll(a.l.memberDir(token), 0o700))
+	makeLog(t, a.l, token)
 	must(t, os.WriteFile(filepath.Join(a.l.memberDir(token), "some"), make([]byte, 1<<20), 0o600))
 	entry := string(token)
 	if exists(a.l.trash(token)) {
@@ -188,7 +188,7 @@ func TestTrashOfOtherTools(t *testing.T) {
 func TestNewestOfAToken(t *testing.T) {
 	a, _ := withStore(t)
 	for i, n := range []trashNote{{RaftTerm: 2, RaftIndex: 10}, {RaftTerm: 3, RaftIndex: 7}, {RaftTerm: 3, RaftIndex: 6}} {
-		must(t, os.MkdirAll(a.l.memberDir("T"), 0o700))
+		makeLog(t, a.l, "T")
 		must(t, a.l.discardDir("T", "3.6.16", 3))
 		name := []string{"T", "T.2", "T.3"}[i]
 		n.Token, n.Since = "T", time.Now().Add(time.Duration(i)*time.Hour)

@@ -8,6 +8,34 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
+// dumbOver looks at forming that starts over.
+func dumbOver(o *model.Observation) error {
+	here, begun, well, open := 0, 0, 0, false
+	for _, f := range o.Store.Marker.Founders {
+		for _, n := range o.Nodes {
+			if string(n.ID) != f.Name {
+				continue
+			}
+			here++
+			if n.State != nil || n.StateError != "" {
+				begun++
+			}
+			if n.State != nil && n.State.Token == o.Store.Marker.Token && n.Etcd.Healthy {
+				well++
+			}
+		}
+	}
+	for _, n := range o.Nodes {
+		open = open || n.State != nil && !n.State.Quarantined
+	}
+	all := len(o.Store.Marker.Founders)
+	goesOn := 2*well > all || begun == here && 2*here > all || begun == 0 && here == all
+	if o.Store.Marker.Phase != model.MarkerForming || goesOn || open {
+		return errors.New("starts over though the first cluster can go on or has served")
+	}
+	return nil
+}
+
 // dumb says what is wrong with an action. It is the third writing of the same invariants, after Next and Check, and uses nothing of
 // theirs: long-winded loops over the observation, one predicate after the other.
 func dumb(o *model.Observation, a model.Action, p model.Policy) error {
@@ -63,27 +91,18 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 			return errors.New("founded by a minority")
 		}
 	case model.ReplaceMarker:
-		here, open := 0, false
-		for _, f := range o.Store.Marker.Founders {
-			for _, n := range o.Nodes {
-				if string(n.ID) == f.Name {
-					here++
-				}
-			}
-		}
-		for _, n := range o.Nodes {
-			open = open || n.State != nil && !n.State.Quarantined
-		}
-		if o.Store.Marker.Phase != model.MarkerForming || 2*here > len(o.Store.Marker.Founders) || open {
-			return errors.New("starts over though the first cluster can go on or has served")
-		}
+		return dumbOver(o)
 	case model.StartAll:
-		for _, s := range a.Starts {
+		for _, f := range o.Store.Marker.Founders {
+			blank := false
 			for _, n := range o.Nodes {
-				if n.ID == s.Node && (n.State != nil || n.StateError != "" || n.DataPresent) {
-					return errors.New("founds on data")
-				}
+				blank = blank || string(n.ID) == f.Name && n.State == nil && n.StateError == "" && !n.DataPresent
 			}
+			if !blank {
+				return errors.New("founds beside one who may have heard of what a founder has lost")
+			}
+		}
+		for _, s := range a.Starts {
 			if o.Store.Marker.Phase != model.MarkerForming || s.State.Token != o.Store.Marker.Token ||
 				!s.State.Quarantined || !s.State.NewCluster {
 				return errors.New("founds without the marker's word")

@@ -155,7 +155,74 @@ func (r *rules) form() (Decision, bool) {
 		"no cluster was ever created for this store and %d of %s here", len(nodes), are(r.spec.MemberCount, "master"))
 }
 
+// roll says how the founders of a cluster that is being formed are.
+type roll struct {
+	all, healthy int
+	// blank are founders without a state file. Each of them has never begun, or has lost its disk; nobody can tell which.
+	blank []*cluster.NodeStatus
+	// away don't answer, stuck don't get well, broken can't say what they have.
+	away, stuck, broken []string
+}
+
+// lacks says who of the founders can't go on, and why.
+func (f *roll) lacks() string {
+	var words []string
+	if len(f.away) > 0 {
+		words = append(words, "no answer from "+strings.Join(f.away, ", "))
+	}
+	if len(f.blank) > 0 {
+		words = append(words, "no data on "+join(f.blank, func(n *cluster.NodeStatus) string { return string(n.ID) }, ", "))
+	}
+	return strings.Join(append(words, f.stuck...), "; ")
+}
+
+// complete tells whether a majority of the founders is well, and all others have had their time.
+func (f *roll) complete(settled bool) bool {
+	gone := len(f.away) + len(f.stuck) + len(f.broken)
+	return f.healthy >= cluster.Quorum(f.all) && f.healthy+gone+len(f.blank) == f.all && (settled || gone == 0)
+}
+
+// over tells whether those founders that can still go on are too few.
+func (f *roll) over() bool {
+	left := f.all - len(f.away) - len(f.blank)
+	return left < cluster.Quorum(f.all) || len(f.blank) > 0 && left-len(f.stuck) < cluster.Quorum(f.all)
+}
+
+// call looks at the founders. The second result is what has to be done before anything else.
+func (r *rules) call() (*roll, Decision, bool) {
+	m := r.o.Store.Marker
+	f := &roll{all: len(m.Founders)}
+	for _, x := range m.Founders {
+		n := r.o.Node(cluster.NodeID(x.Name))
+		switch {
+		case n == nil:
+			f.away = append(f.away, x.Name)
+		case n.StateError != "":
+			f.broken = append(f.broken, fmt.Sprintf("%s: %s", x.Name, n.StateError))
+		case n.State == nil:
+			f.blank = append(f.blank, n)
+		case n.State.Token != m.Token && !givenUp(n):
+			d, ok := needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID},
+				"founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
+			return f, d, ok
+		case n.State.Token != m.Token:
+			d, ok := do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"},
+				"node %s has data of an attempt to form that was given up", n.ID)
+			return f, d, ok
+		case n.Etcd.Votes():
+			f.healthy++
+		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
+			f.stuck = append(f.stuck, fmt.Sprintf("%s: %s", x.Name, cmp.Or(n.Etcd.Error, "not healthy")))
+		}
+	}
+	return f, none, false
+}
+
 // forming goes on with a cluster whose marker exists but which no client was let into yet.
+//
+// The founders' member ids follow from the marker. A founder that has lost its disk has forgotten what it has acknowledged and whom it has
+// voted for, so it must not come back under its id. It looks like one that has never begun. So founders are only started together,
+// before any of them has begun. Whoever has no data then is left out: the others form without it, or forming starts over with new ids.
 func (r *rules) forming() (Decision, bool) {
 	m := r.o.Store.Marker
 	if m.Phase != model.MarkerForming || r.o.Store.Error != "" {
@@ -165,62 +232,46 @@ func (r *rules) forming() (Decision, bool) {
 		return needs(cluster.Attention{Command: deleteCommand(f[0])},
 			"a restore was asked for and failed (%s), so no empty cluster is formed in its stead; queue another restore, or delete the failed command: %s", f[0], deleteCommand(f[0]))
 	}
-	var starts []model.StartEtcd
-	var away, stuck []string
-	healthy := 0
-	for _, f := range m.Founders {
-		n := r.o.Node(cluster.NodeID(f.Name))
-		switch {
-		case n == nil:
-			away = append(away, f.Name)
-		case n.StateError != "":
-			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, n.StateError))
-		case n.State == nil:
-			starts = append(starts, model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: cluster.EtcdState{
-				NewCluster: true, Quarantined: true, Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders),
-				EtcdVersion: m.Version}})
-		case n.State.Token != m.Token:
-			if !givenUp(n) {
-				return needs(cluster.Attention{Kind: cluster.AttentionClusters, Node: n.ID},
-					"founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
-			}
-			return do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"},
-				"node %s has data of an attempt to form that was given up", n.ID)
-		case n.Etcd.Votes():
-			healthy++
-		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
-			stuck = append(stuck, fmt.Sprintf("%s: %s", f.Name, cmp.Or(n.Etcd.Error, "not healthy")))
-		}
+	f, d, first := r.call()
+	switch {
+	case first:
+		return d, true
+	case len(f.blank) == f.all:
+		return do(model.StartAll{Starts: founding(&m, f.blank)}, "cluster %s is being formed and %d of its founders have no etcd yet",
+			m.Token, f.all)
+	case f.complete(r.o.SettledFor >= r.p.FormGrace):
+		return do(model.MarkFormed{Token: m.Token}, "%d of %d founders are healthy", f.healthy, f.all)
+	case f.over() && !r.v.open:
+		return r.startOver(f)
 	}
-	all, settled := len(m.Founders), r.o.SettledFor >= r.p.FormGrace
-	if len(starts) > 0 && (len(away) == 0 || settled && all-len(away) >= cluster.Quorum(all)) {
-		return do(model.StartAll{Starts: starts}, "cluster %s is being formed and %d of its founders have no etcd yet",
-			m.Token, len(starts))
+	words := fmt.Sprintf("cluster %s is being formed: %d of %d founders are healthy", m.Token, f.healthy, f.all)
+	if lacks := (&roll{away: f.away, blank: f.blank}).lacks(); lacks != "" {
+		words += "; " + lacks
 	}
-	if healthy == all || healthy >= cluster.Quorum(all) && healthy+len(away)+len(stuck) == all && settled {
-		return do(model.MarkFormed{Token: m.Token}, "%d of %d founders are healthy", healthy, all)
-	}
-	if len(away) > 0 && all-len(away) < cluster.Quorum(all) && !r.v.open {
-		return r.startOver(away)
-	}
-	words := fmt.Sprintf("cluster %s is being formed: %d of %d founders are healthy", m.Token, healthy, all)
-	if len(away) > 0 {
-		words += "; no answer from " + strings.Join(away, ", ")
-	}
-	if len(stuck) > 0 {
-		return alarm("%s; %s", words, strings.Join(stuck, ", "))
+	if sick := slices.Concat(f.stuck, f.broken); len(sick) > 0 {
+		return alarm("%s; %s", words, strings.Join(sick, ", "))
 	}
 	return hold("%s", words)
+}
+
+// founding are the first starts of founders.
+func founding(m *model.Marker, nodes []*cluster.NodeStatus) []model.StartEtcd {
+	var starts []model.StartEtcd
+	for _, n := range nodes {
+		starts = append(starts, model.StartEtcd{Node: n.ID, MayBeEmpty: true, State: cluster.EtcdState{NewCluster: true, Quarantined: true,
+			Token: m.Token, Nodes: m.Founders, DesiredSize: len(m.Founders), EtcdVersion: m.Version}})
+	}
+	return starts
 }
 
 // givenUp tells whether a node's data are of an attempt to form into which no client was ever let.
 func givenUp(n *cluster.NodeStatus) bool { return n.State.NewCluster && n.State.Quarantined }
 
 // startOver forms with other founders when too few of the first ones are left. No client was ever let in, so nothing can be lost.
-func (r *rules) startOver(away []string) (Decision, bool) {
+func (r *rules) startOver(f *roll) (Decision, bool) {
 	m := r.o.Store.Marker
-	if r.o.SettledFor < r.p.FormGrace {
-		return hold("cluster %s is being formed; no answer from %s", m.Token, strings.Join(away, ", "))
+	if len(f.away) > 0 && r.o.SettledFor < r.p.FormGrace {
+		return hold("cluster %s is being formed; %s", m.Token, f.lacks())
 	}
 	if e := r.badSpec(); e != "" {
 		return needs(r.specAttention(cluster.AttentionForming), "forming can't start over: %s", e)
@@ -241,5 +292,5 @@ func (r *rules) startOver(away []string) (Decision, bool) {
 		return alarm("forming can't start over: %s", missing)
 	}
 	return do(model.ReplaceMarker{Token: r.o.FreshToken, Founders: selves(nodes), Version: version},
-		"founders of a cluster that never served are gone (%s); forming starts over with those that are here", strings.Join(away, ", "))
+		"too few founders of cluster %s, which has never served, can go on (%s); forming starts over with those that are here", m.Token, f.lacks())
 }

@@ -112,6 +112,7 @@ type raft struct {
 	lostAt time.Time
 	commit int
 	match  map[cluster.MemberID]int // how much each has ever acknowledged
+	begun  map[cluster.MemberID]bool
 	keeps  int
 	sick   time.Time // until then a restored etcd doesn't get well
 }
@@ -154,7 +155,7 @@ func founding(token cluster.Token, nodes []cluster.EtcdNode) []cluster.Member {
 func (w *world) raft(t cluster.Token) *raft {
 	r := w.rafts[t]
 	if r == nil {
-		r = &raft{token: t, match: map[cluster.MemberID]int{}, lostAt: time.Now()}
+		r = &raft{token: t, match: map[cluster.MemberID]int{}, begun: map[cluster.MemberID]bool{}, lostAt: time.Now()}
 		w.rafts[t] = r
 	}
 	return r
@@ -247,9 +248,6 @@ func (w *world) elect(r *raft) {
 		}
 		r.term = max(r.term, d.lastTerm()) + 1
 		r.leader, r.proc = c, c.etcd
-		if w.truth.legit != r.token {
-			r.commit = min(r.commit, len(d.log)) // nobody was let in yet: a founder may have lost its disk
-		}
 		w.check(len(d.log) >= r.commit, "etcd's leader on %s in cluster %s lacks entries that were committed: it has %d of %d",
 			c.id, w.name("T", string(r.token)), len(d.log), r.commit)
 		w.propose(r, entry{})
@@ -296,12 +294,6 @@ func (w *world) propose(r *raft, e entry) bool {
 // bringUp makes a member's log that of the leader.
 func (w *world) bringUp(r *raft, l, x *node) {
 	from, to := l.disk.dirs[r.token], x.disk.dirs[r.token]
-	if len(to.log) < r.match[to.member] && w.truth.legit != r.token {
-		// A founder that has lost its disk before anybody was let in. Etcd ends then, and nothing is lost.
-		w.did["founder without its data"]++
-		w.exit(x, "panic: tocommit is out of range")
-		return
-	}
 	w.check(len(to.log) >= r.match[to.member],
 		"member %s on %s of cluster %s has %d entries and has acknowledged %d: it was started without its data",
 		to.member, x.id, w.name("T", string(r.token)), len(to.log), r.match[to.member])
@@ -402,15 +394,7 @@ func (w *world) launchDue(n *node) {
 		return
 	}
 	if e.as.NewCluster {
-		r := w.raft(e.token)
-		peers := slices.ContainsFunc(w.nodes, func(x *node) bool { return x != n && x.runs(e.token) && w.both(x, n) })
-		if r.match[memberID(e.token, string(n.id), 0)] > 0 && peers { // any member tells, with a leader or without
-			w.exit(n, "member has already been bootstrapped") // it had data, which are gone
-			return
-		}
-		d.made, d.member = true, memberID(e.token, string(n.id), 0)
-		d.add(entry{members: founding(e.token, e.as.Nodes)})
-		e.joined = time.Now()
+		w.found(n, d)
 		return
 	}
 	r := w.raft(e.token)
@@ -427,6 +411,22 @@ func (w *world) launchDue(n *node) {
 		}
 	}
 	w.exit(n, "it isn't in the cluster's member list")
+}
+
+// found is the first start of a founder. Its id follows from its name and the token, and it never starts twice under it: it would have
+// forgotten what it has acknowledged and whom it has voted for. Etcd finds that out only from members that answer at this moment.
+func (w *world) found(n *node, d *dir) {
+	e, id := n.etcd, memberID(n.etcd.token, string(n.id), 0)
+	if e.token != w.truth.legit && !slices.ContainsFunc(w.nodes, func(x *node) bool { return x.has(e.token) }) {
+		delete(w.rafts, e.token) // nobody is left who has heard anything
+	}
+	r := w.raft(e.token)
+	w.check(!r.begun[id], "founder %s of cluster %s is started again under its old id, without what it has acknowledged",
+		n.id, w.name("T", string(e.token)))
+	r.begun[id] = true
+	d.made, d.member = true, id
+	d.add(entry{members: founding(e.token, e.as.Nodes)})
+	e.joined = time.Now()
 }
 
 // exit ends an etcd that nobody has asked to end.

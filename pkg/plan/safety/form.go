@@ -38,28 +38,42 @@ func checkCreate(o *model.Observation, founders []cluster.EtcdNode) error {
 
 // checkReplace: forming starts over only while no client can have been let in and the first founders can't form without it.
 func checkReplace(o *model.Observation, a model.ReplaceMarker) error {
-	if o.Store.Marker.Phase != model.MarkerForming {
-		return fmt.Errorf("the marker is %q, not forming", o.Store.Marker.Phase)
+	m := o.Store.Marker
+	if m.Phase != model.MarkerForming {
+		return fmt.Errorf("the marker is %q, not forming", m.Phase)
 	}
-	here := 0
-	for _, f := range o.Store.Marker.Founders {
-		if n := o.Node(cluster.NodeID(f.Name)); n != nil {
-			here++
-			if n.State != nil && !n.State.Quarantined {
-				return fmt.Errorf("founder %s is not quarantined any more: clients may have written", f.Name)
-			}
+	here, blank, able := 0, 0, 0
+	for _, f := range m.Founders {
+		n := o.Node(cluster.NodeID(f.Name))
+		if n == nil {
+			continue
+		}
+		here++
+		switch {
+		case n.StateError != "":
+			able++ // it may have its data still
+		case n.State == nil:
+			blank++
+		case !n.State.Quarantined:
+			return fmt.Errorf("founder %s is not quarantined any more: clients may have written", f.Name)
+		case n.State.Token == m.Token && (n.Etcd.Healthy || n.Etcd.UnhealthyFor < moment):
+			able++
 		}
 	}
-	if here >= cluster.Quorum(len(o.Store.Marker.Founders)) {
-		return fmt.Errorf("%d of %d founders are here, they can go on", here, len(o.Store.Marker.Founders))
-	}
-	if o.Store.Spec != nil && len(a.Founders) < cluster.Quorum(o.Store.Spec.MemberCount) {
+	enough := cluster.Quorum(len(m.Founders))
+	switch {
+	case blank == 0 && here >= enough, able >= enough:
+		return fmt.Errorf("%d of %d founders are here, they can go on", here, len(m.Founders))
+	case blank == len(m.Founders):
+		return fmt.Errorf("none of the %d founders has begun, they can all be started", blank)
+	case o.Store.Spec != nil && len(a.Founders) < cluster.Quorum(o.Store.Spec.MemberCount):
 		return fmt.Errorf("%d founders are no majority of the %d that are wanted", len(a.Founders), o.Store.Spec.MemberCount)
 	}
 	return nil
 }
 
-// checkStartAll: only founders of the marker's cluster, quarantined, on nodes without a cluster.
+// checkStartAll: only founders of the marker's cluster, quarantined, on nodes without a cluster; and all founders are here and none has
+// begun. Else one that has no data may have lost what it has acknowledged to the others, and it would have its old id.
 func checkStartAll(o *model.Observation, a model.StartAll) error {
 	m := o.Store.Marker
 	if m.Phase != model.MarkerForming {
@@ -78,6 +92,16 @@ func checkStartAll(o *model.Observation, a model.StartAll) error {
 			return fmt.Errorf("a founder that isn't quarantined")
 		case !slices.ContainsFunc(m.Founders, func(f cluster.EtcdNode) bool { return f.Name == string(s.Node) }):
 			return fmt.Errorf("node %s is no founder", s.Node)
+		}
+	}
+	for _, f := range m.Founders {
+		switch n := o.Node(cluster.NodeID(f.Name)); {
+		case n == nil:
+			return fmt.Errorf("founder %s doesn't answer and may have begun, so one without data may have lost them", f.Name)
+		case n.StateError != "":
+			return fmt.Errorf("founder %s may have begun, so one without data may have lost them: %s", f.Name, n.StateError)
+		case n.State != nil:
+			return fmt.Errorf("founder %s has begun, so one without data may have lost them", f.Name)
 		}
 	}
 	return nil
