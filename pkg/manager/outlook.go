@@ -185,7 +185,7 @@ func (m *Manager) alone(told *Summary) Summary {
 	s := Summary{}
 	if told != nil {
 		s = Summary{Wanted: told.Wanted, NewestBackup: told.NewestBackup, Backups: told.Backups, Proof: told.Proof, PruneDenied: told.PruneDenied,
-			Copies: told.Copies}
+			Copies: told.Copies, Changes: told.Changes}
 	}
 	if m.cfg.Etcd != nil && m.cfg.Etcd().Healthy {
 		s.Healthy = 1

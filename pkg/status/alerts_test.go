@@ -25,7 +25,7 @@ var rewrite = flag.Bool("rewrite", false, "write docs/metrics.md as it should be
 
 const root = "../.."
 
-var descForm = regexp.MustCompile(`^Desc\{fqName: "(.*)", help: "(.*)", constLabels: \{\}, variableLabels: \{(.*)\}\}$`)
+var descForm = regexp.MustCompile(`^Desc\{fqName: "(.*)", help: "(.*?)"(?:, unit: ".*")?, constLabels: \{\}, variableLabels: \{(.*)\}\}$`)
 
 // exported lists all metrics by name: their help and labels.
 func exported(t *testing.T) map[string][2]string {

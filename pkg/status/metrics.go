@@ -3,6 +3,7 @@ package status
 import (
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,8 +11,25 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
-// collector turns a View into metrics at the moment of the scrape.
-type collector struct{ view func() View }
+// collector turns a View into metrics at the moment of the scrape. Every node has every series that an alert reads, also while nothing is
+// known: an alert can't tell a series that is gone from one that is well, and a counter that begins with 1 has not been seen to grow.
+type collector struct {
+	view func() View
+
+	mu sync.Mutex
+	// database is the last status of this node's etcd that told the size of its database.
+	database cluster.EtcdStatus
+}
+
+// databaseOf is what was last known of the database of this node's etcd.
+func (c *collector) databaseOf(v *View) cluster.EtcdStatus {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if v.Etcd.Healthy && v.Etcd.DBSize > 0 {
+		c.database = v.Etcd
+	}
+	return c.database
+}
 
 var metrics = struct {
 	leader, term, alarm, attention, known, age, healthy, wanted, etcdHealthy, quarantined, backupTime, backups,
@@ -42,10 +60,10 @@ var metrics = struct {
 	quarantined: desc("etcd_quarantined", "1 if this node's etcd listens on its quarantine URLs only."),
 	version: desc("etcd_info", "1; this node's etcd runs that version, and its cluster keeps to that one.",
 		"version", "cluster_version"),
-	dbSize:    desc("etcd_db_size_bytes", "Size of the database of this node's etcd."),
-	dbInUse:   desc("etcd_db_in_use_bytes", "Part of the database that contains data; a defragmentation frees the rest."),
-	dbQuota:   desc("etcd_db_quota_bytes", "Size of the database at which etcd refuses writes."),
-	diskSize:  desc("disk_size_bytes", "Size of the file system of this node's data dir."),
+	dbSize:    desc("etcd_db_size_bytes", "Size of the database of this node's etcd, as last known; 0 if it isn't."),
+	dbInUse:   desc("etcd_db_in_use_bytes", "Part of the database that contains data, as last known; a defragmentation frees the rest."),
+	dbQuota:   desc("etcd_db_quota_bytes", "Size of the database at which etcd refuses writes, as last known; 0 if it isn't."),
+	diskSize:  desc("disk_size_bytes", "Size of the file system of this node's data dir; 0 if it isn't known."),
 	diskFree:  desc("disk_free_bytes", "Free space on the file system of this node's data dir."),
 	diskFull:  desc("disk_full", "1 if so little is free on the disk of this node's data dir that etcd can't go on."),
 	etcdAlarm: desc("etcd_alarm", "1 while etcd has that alarm, as this node's etcd knows it.", "type"),
@@ -62,14 +80,14 @@ var metrics = struct {
 	peers:           desc("peer_connected", "1 if the other manager answers.", "peer"),
 	expiry:          desc("certificate_expiry_timestamp_seconds", "When the first certificate expires."),
 	requests:        desc("store_requests_total", "Requests to the backup store.", "operation"),
-	seen:            desc("changelog_seen_revision", "Newest revision that was received from etcd."),
-	archived:        desc("changelog_archived_revision", "Newest revision whose changes are in the store."),
-	until:           desc("changelog_archived_timestamp_seconds", "Time up to which the store has every change."),
+	seen:            desc("changelog_seen_revision", "Newest revision that was received from etcd; 0 if none is known."),
+	archived:        desc("changelog_archived_revision", "Newest revision whose changes are in the store; 0 if none is known."),
+	until:           desc("changelog_archived_timestamp_seconds", "Time up to which the store has every change; 0 if none is known."),
 	spilled:         desc("changelog_spilled_bytes", "Changes that wait on the disk because the store doesn't accept them."),
-	segments:        desc("changelog_segments_total", "Segments stored since this manager leads."),
-	bytes:           desc("changelog_bytes_total", "Bytes of segments stored since this manager leads."),
+	segments:        desc("changelog_segments_total", "Segments stored since this manager leads; 0 if it doesn't."),
+	bytes:           desc("changelog_bytes_total", "Bytes of segments stored since this manager leads; 0 if it doesn't."),
 	gaps:            desc("changelog_gaps_total", "Times that changes were lost before they could be kept; a full backup is taken then."),
-	proofTime:       desc("backup_proof_timestamp_seconds", "When a backup was last verified."),
+	proofTime:       desc("backup_proof_timestamp_seconds", "When a backup was last verified; 0 if none was."),
 	proofBad:        desc("backup_proof_failing", "1 if the last verification found that a backup, or the changes before it, are bad."),
 	proofTook:       desc("backup_proof_duration_seconds", "How long the last verification took."),
 	standbyRevision: desc("standby_revision", "Revision of the copy of another cluster's data on this node; 0 if there is none yet."),
@@ -91,7 +109,7 @@ var metrics = struct {
 	webhookDropped: desc("webhook_dropped_total",
 		"Events that a webhook has refused, or that could not be delivered to it in time; etcd-manager-ctl events shows them.", "webhook", "host"),
 	webhookWaiting: desc("webhook_waiting", "Events that wait for their delivery to a webhook.", "webhook", "host"),
-	copyBytes:      desc("copy_bytes_total", "Bytes of backups and segments copied since this manager leads.", "copy"),
+	copyBytes:      desc("copy_bytes_total", "Bytes of backups and segments copied since this manager leads; 0 if it doesn't.", "copy"),
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -113,20 +131,19 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(metrics.quarantined, number(v.Etcd.Quarantined))
 	if v.Etcd.Healthy {
 		gauge(metrics.version, 1, v.Etcd.Version, v.Etcd.ClusterVersion)
-		gauge(metrics.dbSize, float64(v.Etcd.DBSize))
-		gauge(metrics.dbInUse, float64(v.Etcd.DBSizeInUse))
-		gauge(metrics.dbQuota, float64(v.Etcd.DBQuota))
 		gauge(metrics.outdated, number(v.Etcd.Outdated))
 		for _, t := range []cluster.AlarmType{cluster.AlarmNoSpace, cluster.AlarmCorrupt} {
 			raised := slices.ContainsFunc(v.Etcd.Alarms, func(a cluster.Alarm) bool { return a.Type == t })
 			gauge(metrics.etcdAlarm, number(raised), string(t))
 		}
 	}
-	if v.Disk.TotalBytes > 0 {
-		gauge(metrics.diskSize, float64(v.Disk.TotalBytes))
-		gauge(metrics.diskFree, float64(v.Disk.FreeBytes))
-		gauge(metrics.diskFull, number(v.Disk.Full))
-	}
+	db := c.databaseOf(&v)
+	gauge(metrics.dbSize, float64(db.DBSize))
+	gauge(metrics.dbInUse, float64(db.DBSizeInUse))
+	gauge(metrics.dbQuota, float64(db.DBQuota))
+	gauge(metrics.diskSize, float64(v.Disk.TotalBytes))
+	gauge(metrics.diskFree, float64(v.Disk.FreeBytes))
+	gauge(metrics.diskFull, number(v.Disk.Full))
 	for _, p := range v.Peers {
 		gauge(metrics.peers, number(p.Connected), string(p.ID))
 	}
@@ -168,6 +185,8 @@ func (c *collector) cluster(v *View, out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, x float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, x, labels...)
 	}
+	// What is counted is counted where it happens; the other nodes have 0.
+	own := func(n float64) float64 { return n * number(v.Leading) }
 	gauge(metrics.age, v.SourceAge.Seconds())
 	gauge(metrics.healthy, float64(v.Healthy))
 	gauge(metrics.wanted, float64(v.Wanted))
@@ -185,30 +204,27 @@ func (c *collector) cluster(v *View, out chan<- prometheus.Metric) {
 		gauge(metrics.copyBackup, unix(x.NewestBackup), x.Name)
 		gauge(metrics.copyCompared, unix(x.Compared), x.Name)
 		gauge(metrics.copyMissing, float64(x.Missing), x.Name)
-		if v.Leading { // what is counted is counted where it happens
-			out <- prometheus.MustNewConstMetric(metrics.copyBytes, prometheus.CounterValue, float64(x.Bytes), x.Name)
-		}
+		out <- prometheus.MustNewConstMetric(metrics.copyBytes, prometheus.CounterValue, own(float64(x.Bytes)), x.Name)
 	}
 	p := v.Proof
 	gauge(metrics.proofBad, number(p != nil && (p.Bad != "" || p.ChainProblem != "")))
 	gauge(metrics.recording, number(v.Changes != nil && v.Changes.Error != ""))
+	var proven Proof
 	if p != nil && p.Backup != "" {
-		gauge(metrics.proofTime, float64(p.At.Unix()))
-		gauge(metrics.proofTook, p.Seconds)
+		proven = *p
 	}
-	if ch := v.Changes; ch != nil {
-		gauge(metrics.seen, float64(ch.Seen))
-		gauge(metrics.archived, float64(ch.Archived))
-		gauge(metrics.spilled, float64(ch.SpilledBytes))
-		if !ch.Until.IsZero() {
-			gauge(metrics.until, float64(ch.Until.Unix()))
-		}
-		if !v.Leading {
-			return // what is counted is counted where it happens
-		}
-		for d, n := range map[*prometheus.Desc]int64{metrics.segments: ch.Segments, metrics.bytes: ch.Bytes, metrics.gaps: int64(ch.Gaps)} {
-			out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n))
-		}
+	gauge(metrics.proofTime, unix(proven.At))
+	gauge(metrics.proofTook, proven.Seconds)
+	var ch Changes
+	if v.Changes != nil {
+		ch = *v.Changes
+	}
+	gauge(metrics.seen, float64(ch.Seen))
+	gauge(metrics.archived, float64(ch.Archived))
+	gauge(metrics.spilled, float64(ch.SpilledBytes))
+	gauge(metrics.until, unix(ch.Until))
+	for d, n := range map[*prometheus.Desc]int64{metrics.segments: ch.Segments, metrics.bytes: ch.Bytes, metrics.gaps: int64(ch.Gaps)} {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, own(float64(n)))
 	}
 }
 

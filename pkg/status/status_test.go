@@ -1,13 +1,16 @@
 package status
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
@@ -113,23 +116,46 @@ func TestProbes(t *testing.T) {
 	}
 }
 
-// TestSeriesNeverVanish asks nodes of each kind for the series that alerts are made of: none may lack one.
+// TestSeriesNeverVanish asks nodes of each kind for the series that alerts are made of: none may lack one, whatever isn't known there yet.
 func TestSeriesNeverVanish(t *testing.T) {
-	series := []string{
-		"attention_needed", "members_healthy", "members_wanted", "store_up", "last_backup_timestamp_seconds", "backups", "backup_failing",
-		"backup_proof_failing", "changelog_failing", "commands_waiting", "restore_in_progress", "retention_denied", "summary_age_seconds",
-		`attention{kind="quorum-lost"}`, `attention{kind="disk-full"}`, "leader_known", "etcd_healthy",
+	rules, err := os.ReadFile(root + "/contrib/prometheus/alerts.yaml")
+	if err != nil {
+		t.Fatal(err)
 	}
+	series := map[string]bool{}
+	for _, n := range metricName.FindAllString(string(rules), -1) {
+		series[n] = true
+	}
+	if len(series) < 20 {
+		t.Fatalf("the alerts read only %v", series)
+	}
+	for _, n := range []string{"attention_needed", "store_up", "backups", "commands_waiting", "retention_denied", "summary_age_seconds", "etcd_healthy"} {
+		series["etcd_manager_"+n] = true // operations.md names them
+	}
+	webhooks := []Webhook{{Number: 1, Host: "h"}}
+	copies := []catalog.CopyReport{{Name: "s3://copy"}}
+	young := leaderView(time.Now())
+	young.Etcd, young.Webhooks, young.Copies = cluster.EtcdStatus{}, webhooks, copies
 	for name, v := range map[string]View{
-		"leader":         leaderView(time.Now()),
-		"follower":       {Node: "b", Leader: "a", Source: "a", SourceAge: 20 * time.Second},
-		"without leader": {Node: "b", Source: "b", StoreError: "timeout"},
+		"leader":          fullView(),
+		"leader, at once": young,
+		"follower": {Node: "b", Leader: "a", Source: "a", SourceAge: 20 * time.Second, Webhooks: webhooks, Copies: copies,
+			Changes: &Changes{Seen: 5, Gaps: 1, Segments: 2}, Proof: &Proof{}},
+		"without leader": {Node: "b", Source: "b", StoreError: "timeout", Webhooks: webhooks, Copies: copies},
 	} {
 		_, body := probe(t, v, "/metrics")
-		for _, s := range series {
-			if !strings.Contains(body, "\netcd_manager_"+s+" ") {
+		for s := range series {
+			if !strings.Contains(body, "\n"+s+" ") && !strings.Contains(body, "\n"+s+"{") {
 				t.Errorf("%s: no %s", name, s)
 			}
+		}
+		for _, k := range cluster.AttentionKinds() {
+			if !strings.Contains(body, fmt.Sprintf("\netcd_manager_attention{kind=%q} ", k)) {
+				t.Errorf("%s: no attention of the kind %s", name, k)
+			}
+		}
+		if !v.Leading && !strings.Contains(body, "\netcd_manager_changelog_gaps_total 0\n") {
+			t.Errorf("%s counts what the leader counts:\n%s", name, body)
 		}
 	}
 	_, body := probe(t, View{Node: "b", Source: "b", StoreError: "timeout",
@@ -152,6 +178,23 @@ func TestDisk(t *testing.T) {
 		"etcd_manager_disk_size_bytes 2.147483648e+10"} {
 		if !strings.Contains(body, want) {
 			t.Errorf("%q is missing among the metrics", want)
+		}
+	}
+}
+
+// TestDatabaseOfAnEtcdThatIsDown: what was last known of the database stays, so that an alert for it doesn't fall silent with etcd.
+func TestDatabaseOfAnEtcdThatIsDown(t *testing.T) {
+	v := leaderView(time.Now())
+	v.Etcd.DBSize, v.Etcd.DBSizeInUse, v.Etcd.DBQuota = 30, 20, 40
+	h := Handler(func() View { return v })
+	for _, etcd := range []cluster.EtcdStatus{v.Etcd, {Error: "exited"}, {Running: true, Healthy: true, Denied: true}} {
+		v.Etcd = etcd
+		r := httptest.NewRecorder()
+		h.ServeHTTP(r, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+		for _, want := range []string{"etcd_db_size_bytes 30", "etcd_db_in_use_bytes 20", "etcd_db_quota_bytes 40"} {
+			if body := r.Body.String(); !strings.Contains(body, "\netcd_manager_"+want+"\n") {
+				t.Errorf("%+v: %s is missing in\n%s", etcd, want, body)
+			}
 		}
 	}
 }
