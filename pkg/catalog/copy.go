@@ -272,7 +272,7 @@ func (c *Catalog) CopyControl(ctx context.Context, from *Catalog, have map[strin
 		if err == nil {
 			data, err = copiedControl(key, data)
 		}
-		if errors.Is(err, ErrNotFound) || unreadable(err) {
+		if errors.Is(err, ErrNotFound) || unreadable(err) || DeniedToRead(err) {
 			continue // an unusable one is reported by who needs it; the copy keeps what it had
 		}
 		if err != nil {
@@ -316,7 +316,7 @@ func (c *Catalog) copyOperations(ctx context.Context, from *Catalog, have map[st
 			continue
 		}
 		data, _, err := from.read(ctx, operationKey(o.Name), copyWay)
-		if errors.Is(err, ErrNotFound) || unreadable(err) {
+		if errors.Is(err, ErrNotFound) || unreadable(err) || DeniedToRead(err) {
 			continue
 		}
 		if err != nil {

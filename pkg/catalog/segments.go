@@ -405,7 +405,7 @@ func (c *Catalog) Incarnations(ctx context.Context) ([]IncarnationRecord, []Prob
 		switch {
 		case errors.Is(err, ErrNotFound): // its segments tell all that is needed
 			list = append(list, IncarnationRecord{ID: id})
-		case unreadable(err):
+		case unreadable(err), errors.Is(err, ErrDenied): // the other ones are of use all the same
 			problems = append(problems, Problem{Name: string(id), Object: segmentsPrefix(id) + incarnationFile, Err: err})
 			list = append(list, IncarnationRecord{ID: id})
 		case err != nil:

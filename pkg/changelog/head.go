@@ -41,17 +41,21 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 	if err != nil {
 		return head{}, err
 	}
-	lives, err := livesOf(ctx, c, clusterID)
+	names, err := c.IncarnationNames(ctx)
 	if err != nil {
 		return head{}, err
 	}
+	lives := livesAmong(names, clusterID)
 	for n := lives[len(lives)-1]; ; n++ {
-		h := head{incarnation: lifeName(clusterID, n), newest: newest}
+		h, denied := head{incarnation: lifeName(clusterID, n), newest: newest}, false
 		rec, err := c.Incarnation(ctx, h.incarnation)
 		switch {
 		case errors.Is(err, catalog.ErrNotFound):
 			h.fresh = true
-		case unreadable(err) && n == 1: // its backups are told by their cluster, not by the record
+		case recordUnusable(err) && n == 1 && slices.Contains(names, h.incarnation): // its cluster tells which backups are its
+		case errors.Is(err, catalog.ErrDenied) && slices.Contains(names, h.incarnation):
+			denied = true
+			klog.Warningf("changes: which backups are those of incarnation %s can't be known: %v", h.incarnation, err)
 		case unreadable(err) && slices.Contains(lives, n):
 			klog.Warningf("changes: incarnation %s isn't gone on with, since which backups are its can't be known; another one begins: %v",
 				h.incarnation, err)
@@ -61,7 +65,8 @@ func findHead(ctx context.Context, c *catalog.Catalog, src Source, clusterID uin
 		}
 		own := bases
 		if n > 1 {
-			own = slices.DeleteFunc(slices.Clone(bases), func(m *catalog.Manifest) bool { return h.fresh || !rec.Holds(m.Started) })
+			unknown := h.fresh || denied
+			own = slices.DeleteFunc(slices.Clone(bases), func(m *catalog.Manifest) bool { return unknown || !rec.Holds(m.Started) })
 		}
 		var from int64
 		if len(own) > 0 {
@@ -89,6 +94,10 @@ func unreadable(err error) bool {
 	return errors.Is(err, cluster.ErrCorrupt) || errors.Is(err, cluster.ErrFuture)
 }
 
+// recordUnusable tells the same of the record of an incarnation, or of which one serves. They only help to decide, and nothing that is kept
+// is in them. So one that must not be read stops nothing either.
+func recordUnusable(err error) bool { return unreadable(err) || errors.Is(err, catalog.ErrDenied) }
+
 // lifeName names the n-th life of a cluster.
 func lifeName(clusterID uint64, n int) catalog.Incarnation {
 	first := catalog.IncarnationOf(clusterID)
@@ -98,15 +107,7 @@ func lifeName(clusterID uint64, n int) catalog.Incarnation {
 	return catalog.Incarnation(fmt.Sprintf("%s-%d", first, n))
 }
 
-// livesOf are the numbers of a cluster's lives of which something is there, ascending. The first one is always among them.
-func livesOf(ctx context.Context, c *catalog.Catalog, clusterID uint64) ([]int, error) {
-	names, err := c.IncarnationNames(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return livesAmong(names, clusterID), nil
-}
-
+// livesAmong are the numbers of a cluster's lives of which something is there, ascending. The first one is always among them.
 func livesAmong(names []catalog.Incarnation, clusterID uint64) []int {
 	lives := []int{1}
 	for _, name := range names {

@@ -35,10 +35,10 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 	switch {
 	case err == nil && (token == "" || s.Token == "" || s.Token == token):
 		return a.livesFrom(ctx, s.Incarnation)
-	case err != nil && !errors.Is(err, catalog.ErrNotFound) && !unreadable(err):
+	case err != nil && !errors.Is(err, catalog.ErrNotFound) && !recordUnusable(err):
 		return Lives{}, err
 	}
-	records, _, err := a.Catalog.Incarnations(ctx)
+	records, problems, err := a.Catalog.Incarnations(ctx)
 	if err != nil {
 		return Lives{}, err
 	}
@@ -56,13 +56,16 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 			return Lives{Why: fmt.Sprintf("restore %s has begun another incarnation, of which nothing is in the store yet", op)}, nil
 		}
 	}
+	if len(problems) > 0 { // it may be the one that serves
+		return Lives{Why: fmt.Sprintf("a record that may show it can't be used: %v", problems[0].Err)}, nil
+	}
 	return livesByRevision(records, recent), nil
 }
 
 func (a *Archive) livesFrom(ctx context.Context, id catalog.Incarnation) (Lives, error) {
 	r, err := a.Catalog.Incarnation(ctx, id)
 	switch {
-	case err == nil, errors.Is(err, catalog.ErrNotFound), unreadable(err):
+	case err == nil, errors.Is(err, catalog.ErrNotFound), recordUnusable(err):
 		return Lives{Serving: id, From: r.Revision}, nil
 	}
 	return Lives{}, err
@@ -158,7 +161,7 @@ func (f *lifeFinder) at(ctx context.Context, clusterID uint64, at time.Time) (ca
 	}
 	for _, n := range slices.Backward(livesAmong(f.names, clusterID)[1:]) {
 		r, err := f.record(ctx, lifeName(clusterID, n))
-		if unreadable(err) {
+		if recordUnusable(err) {
 			return "", nil
 		}
 		if err != nil {
@@ -185,7 +188,7 @@ func (f *lifeFinder) record(ctx context.Context, id catalog.Incarnation) (*catal
 		f.records[id] = &r
 	case errors.Is(err, catalog.ErrNotFound):
 		f.records[id] = nil
-	case unreadable(err):
+	case recordUnusable(err):
 		f.unknown[id] = err
 		return nil, err
 	default:

@@ -106,6 +106,8 @@ type Recorder struct {
 	out    *outbox
 	// chainBegan is the revision after which the newest chain begins; 0 if the recorder goes on with one.
 	chainBegan int64
+	// recorded is the id of the etcd cluster whose changes are recorded; 0 before that is known.
+	recorded uint64
 	// flushes wait for the goroutine of Run, which asked wakes up.
 	flushes []*flushing
 	asked   chan struct{}
@@ -307,13 +309,15 @@ func (r *Recorder) begin(ctx context.Context, src Source, newest int64, clusterI
 	}
 	r.lastSeal = r.cfg.Now()
 	r.mu.Lock()
+	r.recorded = clusterID
 	r.out, r.status = out, Status{Incarnation: h.incarnation, Seen: r.b.last, Archived: h.name.Last, Until: h.name.Ended}
 	r.mu.Unlock()
 	klog.Infof("changes: recording incarnation %s after revision %d (newest %d)", h.incarnation, r.b.last, newest)
 	return nil
 }
 
-// tellServing records that this incarnation serves. That somebody with a higher term has written another one is that one's to know.
+// tellServing records that this incarnation serves. That somebody with a higher term has written another one is that one's to know, and
+// what can't be read isn't written over. Changes are kept all the same.
 func (r *Recorder) tellServing(ctx context.Context, i catalog.Incarnation, clusterID uint64, newest int64) error {
 	s := catalog.Serving{Incarnation: i, ClusterName: r.cfg.ClusterName, ClusterID: catalog.HexID(clusterID),
 		Token: r.cfg.Token, Revision: newest, Node: r.cfg.Node}
@@ -321,7 +325,7 @@ func (r *Recorder) tellServing(ctx context.Context, i catalog.Incarnation, clust
 		s.Term = r.cfg.Term
 	}
 	err := r.cfg.Catalog.PutServing(ctx, s)
-	if errors.Is(err, catalog.ErrFenced) || errors.Is(err, cluster.ErrFuture) {
+	if errors.Is(err, catalog.ErrFenced) || errors.Is(err, cluster.ErrFuture) || errors.Is(err, catalog.ErrDenied) {
 		klog.Warningf("changes: %v", err)
 		return nil
 	}

@@ -217,3 +217,45 @@ func TestOneBadManifest(t *testing.T) {
 		}
 	})
 }
+
+// TestBadObjectsBesideControl: objects that no decision of the leader needs can't be used, each in each way. Backups, their verification and
+// a restore go on.
+func TestBadObjectsBesideControl(t *testing.T) {
+	kinds := map[string]string{"denied": "{}"}
+	for k, content := range badContent {
+		kinds[k] = content
+	}
+	for _, key := range []string{
+		"control/serving.json", "control/copy.json", "control/copies.json", "control/survivors.json", "control/superseded.json",
+		"control/status/b.json", "control/2026-01-01T00:00:00Z-000000/_progress.json", "control/2026-01-01T00:00:00Z-000000/_options.json",
+		"discovery/b", "volumes/b", "volumes/turn/holder.json", "events/x.json",
+		"changes/0000000000000001/_incarnation.json", "changes/0000000000000001-2/_incarnation.json",
+		"put-back/set/plan-000001", "put-back/set/before-000001", "put-back/set/result-000001",
+	} {
+		for kind, content := range kinds {
+			t.Run(key+" "+kind, func(t *testing.T) {
+				inWorld(t, func(w *world) {
+					_, err := w.store.Store.Put(t.Context(), key, strings.NewReader(content), blob.PutOptions{})
+					must(t, err)
+					if kind == "denied" {
+						w.store.set(func(op, k string) (error, bool) {
+							if op == "get" && k == key {
+								return blobtest.Denied(op, k, "s3:GetObject"), false
+							}
+							return nil, false
+						})
+					}
+					w.backUp(14 * time.Minute)
+					w.verifyEvery = time.Hour
+					w.lead(4)
+					w.until("a backup", func() bool { return len(w.requests("take_backup")) > 0 })
+					w.until("a verification", func() bool { return len(w.requests("verify_backup")) > 0 })
+					if r := w.manager.Report(); r.StoreError != "" {
+						t.Errorf("the store counts as away: %s", r.StoreError)
+					}
+					w.restored(w.queue(w.backUp(time.Minute)))
+				})
+			})
+		}
+	}
+}

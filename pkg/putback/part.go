@@ -111,8 +111,11 @@ func Encode[T Entry | Before | Result](items []T) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Decode reads what Encode writes.
+// Decode reads what Encode writes. A part always has items: an empty object isn't one.
 func Decode[T Entry | Before | Result](data []byte) ([]T, error) {
+	if len(data) == 0 {
+		return nil, errors.New("decode part: it is empty")
+	}
 	z, err := zstd.NewReader(bytes.NewReader(data), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxContent))
 	if err != nil {
 		return nil, fmt.Errorf("decode part: %w", err)
@@ -125,6 +128,8 @@ func Decode[T Entry | Before | Result](data []byte) ([]T, error) {
 		var x T
 		err := dec.Decode(&x)
 		switch {
+		case errors.Is(err, io.EOF) && limited.N > 0 && len(items) == 0:
+			return nil, errors.New("decode part: it has no entries")
 		case errors.Is(err, io.EOF) && limited.N > 0:
 			return items, nil
 		case limited.N <= 0:

@@ -1,6 +1,7 @@
 package putback
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil"
 	"github.com/etcd-manager/etcd-manager/internal/testutil/etcdtest"
+	"github.com/etcd-manager/etcd-manager/pkg/blob"
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/child"
@@ -487,9 +489,54 @@ func TestDamagedParts(t *testing.T) {
 	must(t, err)
 	large, err := Encode([]Entry{{Value: make([]byte, maxContent)}})
 	must(t, err)
-	for name, data := range map[string][]byte{"empty": nil, "text": []byte("{}"), "cut": good[:len(good)-3], "many": many, "large": large} {
-		if got, err := Decode[Entry](data); err == nil && name != "empty" {
+	none, err := Encode([]Entry{})
+	must(t, err)
+	for name, data := range map[string][]byte{"empty": nil, "no entries": none, "text": []byte("{}"), "cut": good[:len(good)-3], "many": many, "large": large} {
+		if got, err := Decode[Entry](data); err == nil {
 			t.Errorf("%s: %d entries and no error", name, len(got))
 		}
+	}
+}
+
+// TestOneBadPart: a part that can't be used ends a put-back with its name before anything of it is written, and one that must not be read
+// is waited for. What was written before stays as it is recorded.
+func TestOneBadPart(t *testing.T) {
+	b := newBench(t)
+	entries := make([]Entry, 0, PartEntries+1)
+	for i := range cap(entries) {
+		entries = append(entries, Entry{Key: fmt.Appendf(nil, "/p/%06d", i), Value: []byte("x")})
+	}
+	one, err := Encode([]Entry{{Key: []byte("/other"), Value: []byte("x")}})
+	must(t, err)
+	for kind, content := range map[string][]byte{"empty": {}, "damaged": []byte("{\"version\":1,"), "cut": one[:len(one)-1],
+		"too large": make([]byte, 80<<20), "newer": []byte(`{"version":99}`), "denied": nil} {
+		p := b.plan(entries, false, false)
+		key := fmt.Sprintf("put-back/%s/plan-000002", p.Set)
+		good, _, err := blob.ReadAll(t.Context(), b.store, key, 1<<20)
+		must(t, err)
+		if content == nil {
+			b.store.Add(blobtest.Fault{Op: "get", Match: func(k string) bool { return k == key }, Err: blobtest.Denied("get", key, "s3:GetObject")})
+		} else {
+			_, err := b.store.Put(t.Context(), key, bytes.NewReader(content), blob.PutOptions{})
+			must(t, err)
+		}
+		counts, err := b.runner(p).Run(t.Context())
+		var object *catalog.ObjectError
+		switch permanent := errors.Is(err, ErrRefused) || errors.As(err, &object); {
+		case err == nil || permanent != (content != nil):
+			t.Errorf("%s: %v", kind, err)
+		case !strings.Contains(err.Error(), p.Set) || !strings.Contains(err.Error(), "plan-000002"):
+			t.Errorf("%s: the object isn't named: %v", kind, err)
+		case counts.Created != PartEntries || len(b.all("/p/")) != PartEntries || len(b.all("/other")) > 0:
+			t.Errorf("%s: %+v, and %d keys are there", kind, counts, len(b.all("/p/")))
+		}
+		b.store.Heal()
+		_, err = b.store.Put(t.Context(), key, bytes.NewReader(good), blob.PutOptions{})
+		must(t, err)
+		if got := b.run(p); got.Created != len(entries) || len(b.all("/p/")) != len(entries) {
+			t.Errorf("%s, and right again: %+v", kind, got)
+		}
+		_, err = b.etcd.Delete(t.Context(), "/p/", clientv3.WithPrefix())
+		must(t, err)
 	}
 }

@@ -130,7 +130,7 @@ func unreadable(err error) bool {
 // noteHere has the first store know of this copy, also if it was made anew meanwhile.
 func (c *Copier) noteHere(ctx context.Context) error {
 	store, err := c.cfg.From.NoteCopy(ctx, c.cfg.ToName, c.store)
-	if unreadable(err) {
+	if unreadable(err) || catalog.DeniedToRead(err) {
 		return nil // it says less then, and stops nothing
 	}
 	if err != nil {

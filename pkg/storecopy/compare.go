@@ -63,7 +63,7 @@ func (c *Copier) look(ctx context.Context) error {
 		return err
 	}
 	serving, err := c.cfg.From.Serving(ctx)
-	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !errors.Is(err, cluster.ErrCorrupt) {
+	if err != nil && !errors.Is(err, catalog.ErrNotFound) && !unreadable(err) && !catalog.DeniedToRead(err) {
 		return err
 	}
 	for _, id := range ids {

@@ -552,3 +552,83 @@ func TestInUseMeanwhile(t *testing.T) {
 		t.Errorf("error %v; the spec of the copy is %+v, %v", err, got, serr)
 	}
 }
+
+// TestBadObjectsOfTheFirstStore: small objects of the first store can't be used, each in each way. Backups and changes are copied.
+func TestBadObjectsOfTheFirstStore(t *testing.T) {
+	for _, key := range []string{"control/copies.json", "control/serving.json", "control/etcd-cluster-spec", "control/etcd-cluster-settings.json",
+		"control/etcd-cluster-created", "control/operations/2026-01-01T00:00:00Z-000000.json", "changes/" + string(life) + "/_incarnation.json"} {
+		for kind, content := range map[string]string{"empty": "", "damaged": `{"version":1,`, "too large": strings.Repeat("x", 2<<20),
+			"newer": `{"version":99}`, "denied": "{}"} {
+			w := memoryWorld(t)
+			w.control()
+			w.run(2)
+			first := w.copier()
+			w.must(first.pass(t.Context()))
+			w.put(key, content)
+			if kind == "denied" {
+				w.from.denied = key
+			}
+			copiers := []*Copier{first, w.copier()} // one that goes on, and the next leader's
+			if key == "control/copies.json" && kind == "denied" {
+				copiers = copiers[:1] // whether it is the copy of this store can't be known anew
+			}
+			for _, c := range copiers {
+				w.now = w.now.Add(time.Minute)
+				name, seg := w.backup(), w.segment()
+				if err := c.pass(t.Context()); err != nil && !strings.Contains(err.Error(), key) {
+					t.Errorf("%s %s: %v", key, kind, err)
+				}
+				have := all(t, w.to.Store)
+				if have[name+"/_etcd_backup.meta"] == "" || have[catalog.Segment{SegmentName: seg, Incarnation: life}.Key()] == "" {
+					t.Errorf("%s %s: nothing was copied: %+v", key, kind, c.Status())
+				}
+			}
+		}
+	}
+}
+
+// TestLostAnswers: the answer to each write of the copy's record, and of the first store's record of its copies, is lost, once with that
+// store away after it. The next attempt goes on, and so does the next leader; the store has one name, and nothing counts as another's.
+func TestLostAnswers(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		for n, hit := 0, true; hit; n++ {
+			from, to := blobtest.NewFaulty(blobtest.NewMemory()), blobtest.NewFaulty(blobtest.NewMemory())
+			w := newWorld(t, from, to)
+			w.control()
+			w.run(2)
+			puts := 0
+			for key, s := range map[string]*blobtest.Faulty{"control/copy.json": to, "control/copies.json": from} {
+				s.Add(blobtest.Fault{Op: "put", Match: func(k string) bool {
+					if k == key {
+						puts++
+					}
+					return k == key && puts == n+1
+				}, After: true, Err: blobtest.Transient("put", key)})
+				s.Add(blobtest.Fault{Op: "get", Match: func(k string) bool { return away && k == key && puts > n }, Err: blobtest.Transient("get", key)})
+			}
+			c := w.copier()
+			_ = c.pass(t.Context()) // it may fail
+			from.Heal()
+			to.Heal()
+			hit = puts > n
+			w.must(c.pass(t.Context()))
+			w.same()
+			own, _, err := w.c.Copies(t.Context())
+			w.must(err)
+			record, _, err := catalog.New(w.to).CopyRecord(t.Context())
+			w.must(err)
+			if own.Store == "" || record.Store != own.Store || record.Term != w.term {
+				t.Errorf("answer %d is lost: the first store is %q, and its copy is %+v", n, own.Store, record)
+			}
+			w.now = w.now.Add(time.Minute)
+			w.segment()
+			w.must(c.pass(t.Context()))
+			w.term++
+			w.must(w.copier().pass(t.Context()))
+			w.same()
+			if t.Failed() || n > 30 {
+				t.Fatalf("answer %d, away %t", n, away)
+			}
+		}
+	}
+}
