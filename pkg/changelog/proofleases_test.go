@@ -47,7 +47,9 @@ func edit(w *world, life catalog.Incarnation, change func(*protosv1.SegmentEntry
 			var e protosv1.SegmentEntry
 			must(w.t, proto.Unmarshal(content[size:size+int(n)], &e))
 			content = content[size+int(n):]
-			change(&e)
+			if change(&e); e.Entry == nil {
+				continue // it is left out
+			}
 			b, err := proto.Marshal(&e)
 			must(w.t, err)
 			edited = append(binary.AppendUvarint(edited, uint64(len(b))), b...)
@@ -110,6 +112,14 @@ func TestProofComparesLeases(t *testing.T) {
 	edit(w, life, ttl(4321))
 	if v, err := verify(); err != nil || v.ChainProblem != "" {
 		t.Errorf("as it was: %+v, %v", v, err)
+	}
+	edit(w, life, func(e *protosv1.SegmentEntry) {
+		if e.GetLease().GetId() == int64(g.ID) {
+			e.Entry = nil
+		}
+	})
+	if v, err := verify(); err != nil || v.Base != "" || !strings.Contains(v.ChainProblem, "1 leases is unknown") {
+		t.Errorf("left out: %+v, %v", v, err)
 	}
 	// A key without its lease is another record, so HashKV differs already.
 	edit(w, life, func(e *protosv1.SegmentEntry) {
