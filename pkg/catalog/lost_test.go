@@ -144,3 +144,50 @@ func TestLostAnswersAreReadAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestLostAnswersOfCopies: a copy that was put into use is in use though the answer was lost, and a store with copies has one name.
+func TestLostAnswersOfCopies(t *testing.T) {
+	ctx := context.Background()
+	for how, away := range map[string]bool{"the store can be read": false, "the store is away": true} {
+		t.Run(how, func(t *testing.T) {
+			m := blobtest.NewMemory()
+			f := blobtest.NewFaulty(m)
+			c := New(f)
+			attempt := func(what string, do func() error) {
+				t.Helper()
+				end := lose(f, 1, away)
+				if err := do(); err != nil {
+					wantIs(t, err, ErrTransient)
+				}
+				end()
+				if err := do(); err != nil {
+					t.Errorf("%s, again: %v", what, err)
+				}
+			}
+			var names [2]string
+			for i, url := range []string{"s3://one", "s3://two"} {
+				attempt("a copy is noted", func() (err error) {
+					names[i], err = c.NoteCopy(ctx, url, "")
+					return err
+				})
+			}
+			own, _, err := New(m).Copies(ctx)
+			if err != nil || own.Store == "" || names != [2]string{own.Store, own.Store} || len(own.Begun) != 2 {
+				t.Errorf("the store is %q, and counted as %v: %+v, %v", own.Store, names, own, err)
+			}
+			_, err = New(m).PutCopyRecord(ctx, CopyRecord{Of: "s3://one", ClusterName: "c"}, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var used CopyRecord
+			attempt("a copy is put into use", func() (err error) {
+				used, _, err = c.UseCopy(ctx)
+				return err
+			})
+			stored, _, err := New(m).CopyRecord(ctx)
+			if err != nil || stored.InUse.IsZero() || !stored.InUse.Equal(used.InUse) {
+				t.Errorf("stored %+v, told %+v: %v", stored, used, err)
+			}
+		})
+	}
+}
