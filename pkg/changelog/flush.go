@@ -48,7 +48,10 @@ const leasePatience = time.Second
 // returns up to which revision that is. Members that are silent don't stop it as long as one
 // answers. An error is a *FlushError.
 func (r *Recorder) Flush(ctx context.Context) (int64, error) {
-	newest, _, err := NewestRevision(ctx, r.cfg.Members)
+	r.mu.Lock()
+	id := r.recorded
+	r.mu.Unlock()
+	newest, _, err := newestRevision(ctx, r.cfg.Members, id)
 	if err == nil {
 		err = r.flushTo(ctx, newest)
 	}
@@ -148,11 +151,18 @@ func (r *Recorder) endFlushes(err error) {
 const askAgain = 250 * time.Millisecond
 
 // NewestRevision asks all members at once for the cluster's newest revision and takes the first answer, which is linearizable: it covers
-// everything that was acknowledged before the call. It asks again until the context ends.
+// everything that was acknowledged before the call. So it doesn't matter which member answers, also where several share a name: a quorum
+// has said it. It asks again until the context ends.
 func NewestRevision(ctx context.Context, members func() []Dialer) (revision int64, clusterID uint64, err error) {
+	return newestRevision(ctx, members, 0)
+}
+
+// newestRevision is NewestRevision of one cluster, if only isn't 0: what a member of another one answers, which is found at the same
+// address, says nothing of this one.
+func newestRevision(ctx context.Context, members func() []Dialer, only uint64) (revision int64, clusterID uint64, err error) {
 	err = errors.New("no member of etcd serves")
 	for {
-		revision, clusterID, rerr := firstRevision(ctx, members())
+		revision, clusterID, rerr := firstRevision(ctx, members(), only)
 		if rerr == nil {
 			return revision, clusterID, nil
 		}
@@ -167,7 +177,7 @@ func NewestRevision(ctx context.Context, members func() []Dialer) (revision int6
 	}
 }
 
-func firstRevision(ctx context.Context, members []Dialer) (int64, uint64, error) {
+func firstRevision(ctx context.Context, members []Dialer, only uint64) (int64, uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, silenceOfSome)
 	defer cancel()
 	type answer struct {
@@ -185,6 +195,9 @@ func firstRevision(ctx context.Context, members []Dialer) (int64, uint64, error)
 			}
 			defer src.Close()
 			revision, cluster, err := src.Revision(ctx)
+			if err == nil && only != 0 && cluster != only {
+				err = fmt.Errorf("a member of another cluster (%x, not %x) answers", cluster, only)
+			}
 			ch <- answer{revision, cluster, err}
 		}()
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,48 @@ func (w *trio) writeTo(n int, through *trioMember) int64 {
 			}
 			return err == nil
 		})
+	}
+	return last
+}
+
+// TestFlushAsksItsOwnCluster: at the addresses of the members a member of another cluster answers too, and faster. What it says isn't taken
+// for what this cluster has acknowledged.
+func TestFlushAsksItsOwnCluster(t *testing.T) {
+	w, other := newWorld(t, "etcd-3.6", "3.6.16"), newWorld(t, "etcd-3.6", "3.6.16")
+	var both atomic.Bool
+	r, _ := w.record(func(c *Config) {
+		own, foreign := c.Members()[0], func(context.Context) (Source, error) { return new(client.Streams).Dial([]string{other.url}, nil) }
+		slow := func(ctx context.Context) (Source, error) { // the other one is faster
+			select {
+			case <-ctx.Done():
+			case <-time.After(300 * time.Millisecond):
+			}
+			return own(ctx)
+		}
+		c.Members = func() []Dialer {
+			if both.Load() {
+				return []Dialer{slow, foreign}
+			}
+			return []Dialer{own}
+		}
+	})
+	w.began(r)
+	both.Store(true)
+	last := w.writeMany(20)
+	if low := other.put("/x", "1"); low >= last {
+		t.Fatalf("the other cluster has revision %d, this one %d", low, last)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	if got, err := r.Flush(ctx); err != nil || got < last || r.Status().Archived < last {
+		t.Errorf("flushed up to revision %d of %d, archived %d: %v", got, last, r.Status().Archived, err)
+	}
+}
+
+// writeMany puts keys and returns the revision of the last one.
+func (w *world) writeMany(n int) (last int64) {
+	for i := range n {
+		last = w.put("/many", fmt.Sprint(i))
 	}
 	return last
 }
