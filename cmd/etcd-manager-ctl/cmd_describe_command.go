@@ -46,6 +46,7 @@ type describeOutput struct {
 	Verified       []cluster.NodeID                    `json:"verified,omitempty"`
 	ClientsWrote   bool                                `json:"clientsWrote,omitempty"`
 	UnknownLeases  string                              `json:"unknownLeases,omitempty"`
+	LeftOut        int64                               `json:"leftOut,omitempty"`
 	Steps          []catalog.Step                      `json:"steps,omitempty"`
 	Progress       map[cluster.NodeID]catalog.Progress `json:"progress,omitempty"`
 }
@@ -67,6 +68,7 @@ func describe(e operator.Command) describeOutput {
 	d.OldToken, d.NewToken, d.RevisionBefore, d.RevisionAfter = op.OldToken, op.NewToken, op.RevisionBefore, op.RevisionAfter
 	d.StagedRevision, d.StagedHash, d.StagedBytes, d.Verified = op.StagedRevision, op.StagedHash, op.StagedBytes, op.Verified
 	d.ClientsWrote, d.UnknownLeases, d.Steps, d.Progress = op.Written, op.UnknownLeases, op.Steps, op.Progress
+	d.LeftOut = op.LeftOut
 	return d
 }
 
@@ -180,6 +182,9 @@ func describeOperation(a *app, line func(name, format string, args ...any), op *
 	}
 	if op.StagedBytes > 0 {
 		line("database", "%s", ui.Size(op.StagedBytes))
+	}
+	if op.LeftOut > 0 {
+		line("not in it", "%s", leftOut(op))
 	}
 	if op.UnknownLeases != "" {
 		line("leases", "the TTL of %s", op.UnknownLeases)

@@ -145,6 +145,9 @@ func runRestore(ctx context.Context, a *app, r operator.RestoreRequest, dryRun, 
 	if pv.Difference != nil || pv.Costly {
 		a.note("  changes:  %s", previewText(a, pv))
 	}
+	if r.Target.Latest {
+		a.note("What is written from the beginning of the restore until etcd stops is not in it: if no write may be missing, stop the API servers first.")
+	}
 	queued, err := c.Restore(ctx, p)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
@@ -35,6 +36,16 @@ func (a *app) sayEnd(end operator.Ended) error {
 	return a.sayDone(op)
 }
 
+// leftOut says what was acknowledged while a restore of the latest state was prepared.
+func leftOut(op *catalog.Operation) string {
+	return fmt.Sprintf("at least %s after revision %d, written while the restore was prepared; undo-restore brings them back, and takes back what was written since",
+		cluster.Count(int(op.LeftOut), "revision"), op.Target.Revision)
+}
+
+// afterRestore says what is left to do in Kubernetes. docs/kubernetes.md quotes it.
+const afterRestore = "API servers see the restored data without a restart. Restart them soon anyway, one after the other, " +
+	"then kube-controller-manager and kube-scheduler,\nthen your own operators"
+
 // sayDone prints the result of a restore, how to take it back, and what is left to do.
 func (a *app) sayDone(op *catalog.Operation) error {
 	var b strings.Builder
@@ -49,6 +60,9 @@ func (a *app) sayDone(op *catalog.Operation) error {
 			fmt.Fprintf(&b, " (clients had seen up to %d)", op.RevisionBefore)
 		}
 		b.WriteByte('\n')
+	}
+	if op.LeftOut > 0 {
+		fmt.Fprintf(&b, "  not in it:      %s\n", leftOut(op))
 	}
 	if op.UnknownLeases != "" {
 		fmt.Fprintf(&b, "  leases:         the TTL of %s\n", op.UnknownLeases)
@@ -67,8 +81,6 @@ func (a *app) sayDone(op *catalog.Operation) error {
 	default:
 		b.WriteString("  undo it:        not possible: there was no cluster before\n")
 	}
-	b.WriteString(`If this is Kubernetes' etcd: API servers see the restored data without a restart. Restart them soon anyway, one after the other, then kube-controller-manager and kube-scheduler,
-then your own operators (docs/kubernetes.md says why).
-`)
+	b.WriteString("If this is Kubernetes' etcd: " + afterRestore + " (docs/kubernetes.md says why).\n")
 	return a.printf("%s", b.String())
 }

@@ -102,6 +102,9 @@ type Operation struct {
 	Source *Source `json:"source,omitempty"`
 	// Target is the point to which the backup is brought by the changes behind it; nil if it is the backup itself.
 	Target *PointInTime `json:"target,omitempty"`
+	// LeftOut is how many revisions after Target, which is the newest one, the old cluster had when it was last seen before etcd was
+	// stopped: they were acknowledged while the restore was prepared, and aren't in it. 0 for every other kind of restore.
+	LeftOut int64 `json:"leftOut,omitempty"`
 	// Proven are the nodes that have fetched and proven the backup.
 	Proven []cluster.NodeID `json:"proven,omitempty"`
 	// StagedBytes is the size of the staged database.

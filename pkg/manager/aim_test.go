@@ -16,6 +16,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 )
 
 // lastTold is an etcd that says up to which revision clients were told.
@@ -181,6 +182,30 @@ func TestReplayDoesNotGrow(t *testing.T) {
 		r := l.restorer.replay()
 		if len(r.GetSegments()) > 0 || proto.Size(r) > 200 || r.GetHead() != target.Head || r.GetRevision() != target.Revision {
 			t.Errorf("%d segments: %d bytes, %d are named", n, proto.Size(r), len(r.GetSegments()))
+		}
+	}
+}
+
+// TestLeftOut: what the cluster that serves was seen to have beyond the newest revision that is restored; nothing of another incarnation,
+// of another cluster's nodes, or beyond a point that was asked for.
+func TestLeftOut(t *testing.T) {
+	node := func(token cluster.Token, revision int64) cluster.NodeStatus {
+		return cluster.NodeStatus{State: &cluster.EtcdState{Token: token}, Etcd: cluster.EtcdStatus{Revision: revision}}
+	}
+	nodes := []cluster.NodeStatus{node("old", 120), node("old", 0), node("other", 900), node("old", 117), {Etcd: cluster.EtcdStatus{Revision: 800}}}
+	target := &catalog.PointInTime{Incarnation: "i", Revision: 100}
+	for name, x := range map[string]struct {
+		op   catalog.Operation
+		want int64
+	}{
+		"latest":              {catalog.Operation{OldToken: "old", Target: target, Options: catalog.RestoreOptions{Latest: true}}, 20},
+		"all is in it":        {catalog.Operation{OldToken: "old", Target: &catalog.PointInTime{Incarnation: "i", Revision: 130}, Options: catalog.RestoreOptions{Latest: true}}, 0},
+		"another incarnation": {catalog.Operation{OldToken: "old", Target: &catalog.PointInTime{Incarnation: "h", Revision: 1}, Options: catalog.RestoreOptions{Latest: true}}, 0},
+		"a point":             {catalog.Operation{OldToken: "old", Target: target, Options: catalog.RestoreOptions{ToRevision: 100}}, 0},
+		"a backup":            {catalog.Operation{OldToken: "old"}, 0},
+	} {
+		if got := leftOut(&x.op, "i", nodes); got != x.want {
+			t.Errorf("%s: %d, want %d", name, got, x.want)
 		}
 	}
 }

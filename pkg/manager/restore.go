@@ -340,11 +340,29 @@ func (rs *restorer) advance(ctx context.Context, o *model.Observation, a model.A
 			for _, n := range o.Nodes {
 				op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)
 			}
+			if r := rs.changes.recordingOf(op.OldToken); r != nil {
+				op.LeftOut = leftOut(op, r.recorder.Status().Incarnation, o.Nodes)
+			}
 			if !op.Options.Now {
 				op.RestartOutage = restartOutage(o.Nodes, rs.m.cfg.Self, op.OldToken, time.Now())
 			}
 		}
 	})
+}
+
+// leftOut is how many revisions the cluster that serves, which lives in an incarnation, is seen to have after the newest one that a restore
+// goes to.
+func leftOut(op *catalog.Operation, serving catalog.Incarnation, nodes []cluster.NodeStatus) int64 {
+	if !op.Options.Latest || op.Target == nil || op.Target.Incarnation != serving {
+		return 0 // what is left out is what was asked for
+	}
+	newest := op.Target.Revision
+	for _, n := range nodes {
+		if n.State != nil && n.State.Token == op.OldToken {
+			newest = max(newest, n.Etcd.Revision)
+		}
+	}
+	return newest - op.Target.Revision
 }
 
 func stepTo(op *catalog.Operation, to catalog.OperationState, reason string) {

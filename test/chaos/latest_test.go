@@ -58,6 +58,10 @@ func TestLatestWhileAnEtcdHangs(t *testing.T) {
 		if op.State != catalog.StateDone {
 			t.Fatalf("with the etcd of %s frozen it ended as %s: %s", n.Name, op.State, op.Reason)
 		}
+		if op.LeftOut < 1 || op.LeftOut > op.RevisionBefore-op.Target.Revision {
+			t.Errorf("clients wrote meanwhile, and %d revisions are said to be left out: it went to %d, and clients had seen %d",
+				op.LeftOut, op.Target.Revision, op.RevisionBefore)
+		}
 		w.c.WaitHealthy(3)
 		w.note(op, "latest", promised)
 		w.load()
