@@ -63,13 +63,14 @@ func runListCommands(ctx context.Context, a *app) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	if slices.ContainsFunc(list, operator.Command.Waiting) {
-		noteWaiting(ctx, a, c)
+		noteWaiting(ctx, a, c, list)
 	}
 	return nil
 }
 
-// noteWaiting says that no manager leads, which keeps all commands waiting. That it can't be told is no failure.
-func noteWaiting(ctx context.Context, a *app, c *operator.Client) {
+// noteWaiting says that no manager leads, which keeps all commands waiting, or why the one that leads has not begun. That it can't be told
+// is no failure.
+func noteWaiting(ctx context.Context, a *app, c *operator.Client, list []operator.Command) {
 	r, err := c.Health(ctx, operator.HealthOptions{Brief: true})
 	if err != nil {
 		return
@@ -77,6 +78,13 @@ func noteWaiting(ctx context.Context, a *app, c *operator.Client) {
 	for _, f := range r.Findings {
 		if f.Kind == string(cluster.AttentionNoLeader) || f.Kind == health.KindNoManager {
 			a.note("commands wait: %s", f.Text)
+			return
 		}
+	}
+	slow := func(x operator.Command) bool {
+		return x.Waiting() && x.Restores() && x.Queued.Options.Now && a.now().Sub(x.QueuedAt()) >= operator.LeaderSlow
+	}
+	if r.Leader != nil && r.Doing != "" && slices.ContainsFunc(list, slow) {
+		a.note("%s", leaderSaysLine(r.Leader.Node, r.Doing))
 	}
 }

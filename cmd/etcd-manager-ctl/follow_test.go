@@ -155,6 +155,44 @@ func TestFollowWaiting(t *testing.T) {
 	w.golden("waiting")
 }
 
+// TestFollowSaysWhatTheLeaderWaitsFor: a leader is there and doesn't begin, for example because a discovery record names a manager that
+// nobody has heard of. What it says of that is told, once for each reason, and list-commands tells it too.
+func TestFollowSaysWhatTheLeaderWaitsFor(t *testing.T) {
+	w := newWorld(t)
+	w.spec(3, "3.5.21")
+	w.formed()
+	h, err := w.catalog().TakeTerm(t.Context(), 4, "a", "i")
+	must(t, err)
+	says := func(doing string) func() {
+		return func() {
+			w.pass(40 * time.Second)
+			h, err = w.catalog().TakeTerm(t.Context(), 4, "a", "i") // its clock is the one of now
+			must(t, err)
+			data, err := catalog.EncodeStatus(catalog.Status{At: w.now, ClusterName: "main", Node: "a", Leading: true, Leader: "a", Term: 4, Doing: doing})
+			must(t, err)
+			h.Show(data)
+			must(t, h.Heartbeat(t.Context()))
+		}
+	}
+	w.steps = []func(){
+		says("waiting for node x, which has not answered for 40s"), // too early to ask
+		says("waiting for node x, which has not answered for 1m20s"),
+		says("waiting for node x, which has not answered for 2m0s"),
+		says("the spec of the restore can't be had here"),
+	}
+	w.queue("first", catalog.RestoreOptions{Now: true})
+	w.do("follow")
+	out := w.log.String()
+	if n := strings.Count(out, "node a leads, and says: waiting for node x, which has not answered for 1m20s"); n != 1 ||
+		strings.Count(out, "and says:") != 2 || !strings.Contains(out, "and says: the spec of the restore can't be had here") {
+		t.Errorf("it says\n%s", out)
+	}
+	w.do("list-commands")
+	if out := strings.TrimPrefix(w.log.String(), out); !strings.Contains(out, "node a leads, and says: the spec of the restore") {
+		t.Errorf("list-commands says\n%s", out)
+	}
+}
+
 // TestFollowWhileTheStoreIsAway goes on when the store is back; it gives up only when it is
 // interrupted, or after the timeout if one is given.
 func TestFollowWhileTheStoreIsAway(t *testing.T) {

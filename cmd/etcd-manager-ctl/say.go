@@ -68,6 +68,8 @@ func eventLine(event operator.Event) string {
 		return fmt.Sprintf("%s was queued later and replaces it: this one will be superseded", e.By)
 	case operator.NoLeader:
 		return noLeaderLine(e)
+	case operator.LeaderSays:
+		return leaderSaysLine(e.Leader, e.Doing)
 	case operator.Begun:
 		return fmt.Sprintf("begun; node %s leads (term %d)", e.Leader, e.Term)
 	case operator.LeaderChanged:
@@ -124,6 +126,11 @@ func noLeaderLine(e operator.NoLeader) string {
 		text += fmt.Sprintf(" At least %d of %d masters must run one", cluster.Quorum(n), n)
 	}
 	return text
+}
+
+// leaderSaysLine is why a leader has not begun yet.
+func leaderSaysLine(leader cluster.NodeID, doing string) string {
+	return fmt.Sprintf("not begun yet; node %s leads, and says: %s", leader, doing)
 }
 
 // stateLine says what happens in the present state. Why it is in it was said by the step before.

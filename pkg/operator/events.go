@@ -1,6 +1,7 @@
 package operator
 
 import (
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -11,6 +12,8 @@ import (
 const (
 	// LeaderQuiet is for the leader's heartbeat in the store while a command waits.
 	LeaderQuiet = 3 * time.Minute
+	// LeaderSlow is for a leader that is there to begin with a command for which it need not wait for a restart.
+	LeaderSlow = time.Minute
 	// RecordQuiet is for the record of an operation that is being executed.
 	RecordQuiet = time.Minute
 )
@@ -76,6 +79,13 @@ type NoLeader struct {
 	Quiet time.Duration
 	// Members is how many members the command's spec has; a majority of them must run a manager.
 	Members int
+}
+
+// LeaderSays tells what the leader does or waits for, if a command that waits for nothing else has not begun for LeaderSlow.
+type LeaderSays struct {
+	Moment
+	Leader cluster.NodeID
+	Doing  string
 }
 
 // Begun says that a leader has begun.
@@ -221,6 +231,27 @@ func (t *teller) waiting(prev, cur *Look) {
 	if cur.Quiet >= LeaderQuiet && prev.Quiet < LeaderQuiet {
 		t.add(NoLeader{now, cur.Leader, cur.Quiet, cur.Command.Spec().MemberCount})
 	}
+	if says := cur.leaderSays(); says != "" && withoutNumbers(says) != withoutNumbers(prev.leaderSays()) {
+		t.add(LeaderSays{now, cur.Leader.Node, says})
+	}
+}
+
+// leaderSays is why a leader that is there has not begun with the command, in its own words; empty if it is too early to ask.
+func (l *Look) leaderSays() string {
+	if l.waitsFor().For != WaitsForLeader || l.Leader == nil || l.Quiet >= LeaderQuiet || l.At.Sub(l.Command.QueuedAt()) < LeaderSlow {
+		return ""
+	}
+	return l.Doing
+}
+
+// withoutNumbers is a sentence without what changes in it while nothing does: how long it is so.
+func withoutNumbers(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // waitsFor says why nobody has begun; For is empty if there is nothing to begin.

@@ -21,6 +21,8 @@ type Look struct {
 	// Leader is who led when somebody last wrote that down, Quiet for how long nobody has. They are known for what waits only.
 	Leader *catalog.LeaderRecord
 	Quiet  time.Duration
+	// Doing is what the leader did or waited for when it last said so; empty if it doesn't say.
+	Doing string
 	// Unchanged is for how long the operation's record is the same.
 	Unchanged time.Duration
 }
@@ -57,6 +59,7 @@ type commandSeen struct {
 type leaderSeen struct {
 	stamp  string
 	record *catalog.LeaderRecord
+	doing  string
 	since  time.Time
 }
 
@@ -160,7 +163,7 @@ func (w *watch) leading(ctx context.Context, l catalog.ControlListing, s *Look) 
 		w.leader.since = s.At // nobody has ever led
 	}
 	if l.Leader.Exists() && l.Leader.Stamp != w.leader.stamp {
-		r, _, err := w.c.Leader(ctx)
+		r, status, _, err := w.c.LeaderStatus(ctx)
 		if err != nil && !Unreadable(err) && !errors.Is(err, catalog.ErrNotFound) {
 			return err
 		}
@@ -172,8 +175,11 @@ func (w *watch) leading(ctx context.Context, l catalog.ControlListing, s *Look) 
 		if err == nil {
 			w.leader.record = &r
 		}
+		if err == nil && status != nil {
+			w.leader.doing = status.Doing
+		}
 	}
-	s.Leader, s.Quiet = w.leader.record, s.At.Sub(w.leader.since)
+	s.Leader, s.Doing, s.Quiet = w.leader.record, w.leader.doing, s.At.Sub(w.leader.since)
 	return nil
 }
 
