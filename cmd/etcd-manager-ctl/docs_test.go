@@ -2,6 +2,9 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -57,4 +60,56 @@ func impossible(words []string) string {
 		return "unknown command " + word[0]
 	}
 	return ""
+}
+
+// TestRestartsOfTheDocs: what a restore's end says about restarts is what docs/kubernetes.md says, in the same order.
+func TestRestartsOfTheDocs(t *testing.T) {
+	page, err := os.ReadFile("../../docs/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(page), "## What to restart, and why\n")
+	if !ok {
+		t.Fatal("docs/kubernetes.md has no section that says what to restart")
+	}
+	quote := "\n> " + strings.Join(strings.Fields(afterRestore), " ") + ".\n"
+	if !strings.Contains(section, quote) {
+		t.Errorf("docs/kubernetes.md doesn't quote, in its section on restarts:%s", quote)
+	}
+	at := 0
+	for _, what := range []string{"1. API servers, one after the other", "2. kube-controller-manager and kube-scheduler", "3. Your own operators"} {
+		i := strings.Index(section, "\n"+what)
+		if i < at {
+			t.Errorf("docs/kubernetes.md doesn't list %q there, or in another order", what)
+		}
+		at = i
+	}
+}
+
+var certificatePath = regexp.MustCompile("(?:ETCDCTL_(CACERT|CERT|KEY)=)?(/(?:srv|etc)/kubernetes/[^ \n`,)]*kube-apiserver/?[^ \n`,)]*)")
+
+// TestCertificatePathsOfTheDocs: where pages say that kOps has an API server's certificates for etcd is where the tool looks first.
+func TestCertificatePathsOfTheDocs(t *testing.T) {
+	kops := installations()[0]
+	files := map[string]string{"CACERT": kops.ca, "CERT": kops.cert, "KEY": kops.key}
+	seen := 0
+	for _, page := range docstest.Pages(t, "../..") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range certificatePath.FindAllStringSubmatch(string(text), -1) {
+			variable, path := m[1], strings.TrimSpace(m[2])
+			if strings.HasSuffix(path, ".yaml") { // a static pod
+				continue
+			}
+			seen++
+			if variable != "" && path != files[variable] || !strings.HasPrefix(kops.ca, path) && !strings.HasPrefix(path, filepath.Dir(kops.ca)+"/") {
+				t.Errorf("%s: %s isn't where the tool looks first, %s", page, path, filepath.Dir(kops.ca))
+			}
+		}
+	}
+	if seen < 25 {
+		t.Errorf("only %d paths were found", seen)
+	}
 }

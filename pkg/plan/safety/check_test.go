@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 )
 
@@ -137,6 +138,41 @@ func TestEveryFenceIsHeld(t *testing.T) {
 		held := err != nil && strings.Contains(err.Error(), "without holding the store's leader record")
 		if fenced := r.action.Fence() != model.FenceNone; held != fenced {
 			t.Errorf("%T: fenced %t, refused with %v", r.action, fenced, err)
+		}
+	}
+}
+
+// TestFencesOfTheDesign: section 5 of docs/design.md names what the store fences, and what it doesn't, as the code has it.
+func TestFencesOfTheDesign(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, ok := strings.Cut(string(page), "\n## 5. Leadership\n")
+	section, _, _ = strings.Cut(section, "\n## 6. ")
+	section = strings.Join(strings.Fields(section), " ")
+	for sentence, x := range map[string]struct {
+		fenced  bool
+		actions []model.Action
+	}{
+		"can't be undone (form, restart or stop a member, begin and execute a restore or a recovery)": {true, []model.Action{
+			model.CreateMarker{}, model.StartAll{}, model.RestartMember{}, model.StopMember{}, model.BeginRestore{}, model.SalvageData{},
+			model.StopAll{}, model.SwitchAll{}, model.Advance{}}},
+		"The store doesn't fence adding, promoting and removing a member.": {false, []model.Action{
+			model.AddLearner{}, model.Promote{}, model.RemoveMember{}}},
+	} {
+		if !ok || !strings.Contains(section, sentence) {
+			t.Errorf("docs/design.md, section 5, doesn't say: %s", sentence)
+		}
+		for _, a := range x.actions {
+			if fenced := a.Fence() != model.FenceNone; fenced != x.fenced {
+				t.Errorf("%T: fenced %t; docs/design.md says: %s", a, fenced, sentence)
+			}
+		}
+	}
+	for exponent, term := range map[int]cluster.Term{48: cluster.MaxTerm, 24: cluster.MaxTermJump} {
+		if term != 1<<exponent || !strings.Contains(section, fmt.Sprintf("2^%d", exponent)) {
+			t.Errorf("docs/design.md, section 5, doesn't say 2^%d, or the code has %d", exponent, term)
 		}
 	}
 }
