@@ -183,6 +183,55 @@ func TestWrongIdentity(t *testing.T) {
 	}
 }
 
+// TestForgedGossipOverTLS: a node with a good certificate makes up others, and names, in a real call. It can speak for itself alone: no other
+// node's names or addresses change, what is no name is left out, and the node that was called keeps its own word.
+func TestForgedGossipOverTLS(t *testing.T) {
+	keys := makeKeys(t)
+	w := newWorld(t, keys)
+	hostNames := func(c *Config) {
+		c.HostNames = func(id cluster.NodeID) []string { return []string{string(id) + ".example.com"} }
+	}
+	a := w.start("a", 3, nil, hostNames)
+	keeper, err := pki.NewKeeper(pki.Config{Dir: keys, NodeID: "b", Managers: true, Policy: pki.DefaultPolicy()})
+	testutil.Must(t, err)
+	conn, err := grpc.NewClient(a.addr, grpc.WithTransportCredentials(credentials.NewTLS(keeper.ManagerClient("a"))))
+	testutil.Must(t, err)
+	defer conn.Close()
+	now := time.Now().Add(time.Hour).UnixNano()
+	own := &protosv1.PeerInfo{NodeId: "b", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.2"}, Incarnation: now,
+		HostNames: []string{"registry.example.org", "a.example.com"}}
+	req := &protosv1.ExchangeRequest{ClusterName: "etcd", From: "b", To: "a", Instance: "x", Known: []*protosv1.PeerInfo{own,
+		{NodeId: "a", Endpoints: []string{"10.9.9.9:1"}, Addresses: []string{"10.0.0.2"}, HostNames: []string{"a.example.com"}, Incarnation: now},
+		{NodeId: "c\n10.0.0.2 registry.example.org", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.2"}, Incarnation: now},
+		{NodeId: "../d", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"10.0.0.2"}, Incarnation: now},
+		{NodeId: "e", Endpoints: []string{"127.0.0.1:9"}, Addresses: []string{"0.0.0.0", "nowhere", "10.0.0.2 registry.example.org"}, Incarnation: now},
+	}}
+	for range 3 {
+		_, err = protosv1.NewPeerServiceClient(conn).Exchange(t.Context(), req)
+		testutil.Must(t, err)
+	}
+	for name, addresses := range a.peers.HostEntries() {
+		// Its own is what it said itself.
+		want := map[string]string{"a.example.com": "127.0.0.1", "b.example.com": "10.0.0.2"}[name]
+		if len(addresses) != 1 || addresses[0] != want {
+			t.Errorf("the hosts file gets %q for %v", name, addresses)
+		}
+	}
+	if self := a.peers.Self(); len(self.Endpoints) != 1 || self.Endpoints[0] != a.addr {
+		t.Errorf("the node itself is known as %+v, and listens at %s", self, a.addr)
+	}
+	for _, p := range a.peers.Peers() {
+		if p.ID != "b" && p.ID != "e" {
+			t.Errorf("node %q is known", p.ID)
+		}
+	}
+	// Nor can it bring in what it makes up as somebody else.
+	req.From = "c"
+	if _, err := protosv1.NewPeerServiceClient(conn).Exchange(t.Context(), req); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("b as c: %v", err)
+	}
+}
+
 // looker is a node service that answers everything.
 type looker struct {
 	protosv1.UnimplementedNodeServiceServer
