@@ -382,3 +382,33 @@ func TestABackupOnDemandIsRecorded(t *testing.T) {
 		}
 	})
 }
+
+// TestNodesThatFindOtherLeases: one node could not read what a segment says of leases. The restore ends before anything is stopped, and
+// names both. Where all have found the same it goes on.
+func TestNodesThatFindOtherLeases(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		inWorld(t, func(w *world) {
+			w.unknownLeases = func(id cluster.NodeID) string {
+				if id == "c" && other {
+					return "2 leases is unknown"
+				}
+				return "1 leases is unknown"
+			}
+			command := w.queue(w.backUp(time.Minute))
+			w.lead(4)
+			if !other {
+				w.restored(command)
+				return
+			}
+			w.until("the restore has ended", func() bool {
+				op := w.operation()
+				return op != nil && op.State.Final()
+			})
+			op := w.operation()
+			if op.State != catalog.StateFailed || !strings.Contains(op.Reason, "1 leases") || !strings.Contains(op.Reason, "2 leases") ||
+				len(w.requests("stop")) > 0 {
+				t.Errorf("it ended as %s: %s; the nodes were asked %v", op.State, op.Reason, w.whats())
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,8 +211,11 @@ func (rs *restorer) proveAll(ctx context.Context, a model.ProveBackup) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		proven, reached = append(proven, id), e.GetFacts().GetRevision()
-		unknown = fmt.Sprintf("%.*s", maxUnknownLeases, e.GetFacts().GetUnknownLeases())
+		found := fmt.Sprintf("%.*s", maxUnknownLeases, e.GetFacts().GetUnknownLeases())
+		if len(proven) > 0 && found != unknown {
+			return otherLeases(id, found, proven, unknown)
+		}
+		proven, reached, unknown = append(proven, id), e.GetFacts().GetRevision(), found
 		return nil
 	})
 	stop()
@@ -221,6 +225,13 @@ func (rs *restorer) proveAll(ctx context.Context, a model.ProveBackup) error {
 		}
 	}
 	return err
+}
+
+// otherLeases: nodes have put the same changes on the same backup, and one of them could not read what a segment says of leases. HashKV
+// doesn't cover TTLs, and members with different ones would not agree which keys have ended. Nothing was stopped yet.
+func otherLeases(id cluster.NodeID, found string, proven []cluster.NodeID, unknown string) error {
+	return fmt.Errorf("the nodes found different leases: on node %s, the TTL of %s; on %v, the TTL of %s. Ask for the restore again (%w)",
+		id, cmp.Or(found, "no lease is unknown"), proven, cmp.Or(unknown, "no lease is unknown"), cluster.ErrPermanent)
 }
 
 // stageAll has the nodes build their new data dirs, all at once.

@@ -48,6 +48,8 @@ type world struct {
 	// verifyEvery is how often backups are verified; 0 is never. verify says what a node finds; nil finds all of them good.
 	verifyEvery time.Duration
 	verify      func(name string) *protosv1.VerifiedBackup
+	// unknownLeases is what a node says of leases when it has proven a backup; nil says nothing.
+	unknownLeases func(id cluster.NodeID) string
 
 	term     cluster.Term
 	leads    bool
@@ -417,6 +419,9 @@ func (c *nodeConn) obey(s *cluster.NodeStatus, req *protosv1.PerformRequest) (*p
 	case *protosv1.PerformRequest_Prove:
 		s.Operation = a.Prove.GetOperation()
 		e.Facts = &protosv1.Facts{Revision: 50}
+		if c.w.unknownLeases != nil {
+			e.Facts.UnknownLeases = c.w.unknownLeases(c.id)
+		}
 	case *protosv1.PerformRequest_Stage:
 		token := wire.StateFromProto(a.Stage.GetState()).Token
 		s.Staged = []cluster.StagedDir{{Operation: a.Stage.GetOperation(), Token: token, Revision: a.Stage.GetAtLeastRevision() + 1,
