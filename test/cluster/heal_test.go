@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -46,10 +47,12 @@ func TestWipedDisk(t *testing.T) {
 	load.Verify()
 }
 
-// TestNodeAway leaves a dead node dead: nothing is changed as long as nobody can take its place, and it goes on where it was.
+// TestNodeAway leaves a dead node dead: nothing is changed as long as nobody can take its place, backups are taken and verified all the
+// same, and it goes on where it was.
 func TestNodeAway(t *testing.T) {
 	testutil.Long(t)
-	c := harness.Start(t, harness.Options{Args: []string{"--member-unhealthy-deadline=2s"}})
+	c := harness.Start(t, harness.Options{BackupInterval: 5 * time.Second,
+		Args: []string{"--member-unhealthy-deadline=2s", "--verify-interval=3s"}})
 	load := c.StartLoad(harness.LoadOptions{Any: true})
 	n := c.Nodes[2]
 	n.KillWhole()
@@ -59,6 +62,28 @@ func TestNodeAway(t *testing.T) {
 		}
 		return ""
 	})
+	gone := time.Now()
+	c.WaitFor("two backups without it, the later one verified", 90*time.Second, func() string {
+		taken, verified := 0, 0
+		for _, b := range c.Backups() {
+			if b.At().After(gone) {
+				taken++
+			}
+			if b.At().After(gone) && b.Sound() && !b.ProofAt.IsZero() && taken > 1 {
+				verified++
+			}
+		}
+		if taken < 2 || verified < 1 {
+			return fmt.Sprintf("%d were taken, %d of the later ones verified", taken, verified)
+		}
+		return ""
+	})
+	if l := c.WaitLeader(); l != nil {
+		v, err := l.Status(t.Context())
+		if err != nil || v.BackupError != "" || v.Healthy != 2 {
+			t.Errorf("the leader says %+v, %v", v, err)
+		}
+	}
 	n.Start()
 	c.WaitHealthy(3)
 	t.Log(load.Stop())

@@ -32,6 +32,7 @@ type Gate struct {
 
 	mu     sync.Mutex
 	answer func(w http.ResponseWriter, r *http.Request) bool
+	lose   func(r *http.Request) bool
 }
 
 // NewGate puts a gate that lets everything through before a server.
@@ -40,9 +41,14 @@ func NewGate(t testing.TB, srv *S3) *Gate {
 	g := &Gate{}
 	g.URL = Front(t, srv, func(w http.ResponseWriter, r *http.Request, pass http.Handler) {
 		g.mu.Lock()
-		answer := g.answer
+		answer, lose := g.answer, g.lose
 		g.mu.Unlock()
-		if answer == nil || !answer(w, r) {
+		switch {
+		case answer != nil && answer(w, r):
+		case lose != nil && lose(r):
+			pass.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		default:
 			pass.ServeHTTP(w, r)
 		}
 	})
@@ -54,6 +60,13 @@ func (g *Gate) Set(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.answer = answer
+}
+
+// Lose has requests that fit reach the server from now on, and their answers be lost: the connection breaks. nil loses nothing.
+func (g *Gate) Lose(fits func(r *http.Request) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lose = fits
 }
 
 // Env returns the variables with which the project's programs reach the server through the gate.
