@@ -71,7 +71,9 @@ func Lines(t testing.TB, page string, programs ...string) []Line {
 			pending = ""
 		default:
 			for _, m := range inline.FindAllStringSubmatch(text, -1) {
-				add(i+1, m[1])
+				if !strings.HasPrefix(m[1], "cmd/") { // the name of a test in that package
+					add(i+1, m[1])
+				}
 			}
 		}
 	}
