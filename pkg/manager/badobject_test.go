@@ -259,3 +259,33 @@ func TestBadObjectsBesideControl(t *testing.T) {
 		}
 	}
 }
+
+// TestBadCommandFiles: a command of each kind can't be used, in each way. It is named and stays in the queue; backups, and a restore that was
+// queued after it, go on.
+func TestBadCommandFiles(t *testing.T) {
+	for _, file := range []string{"_command.json", "_recover.json", "_create-backup.json", "_put-back.json"} {
+		key := "control/1999-01-01T00:00:00Z-000000/" + file
+		for kind, content := range badContent {
+			t.Run(file+" "+kind, func(t *testing.T) {
+				inWorld(t, func(w *world) {
+					_, err := w.store.Store.Put(t.Context(), key, strings.NewReader(content), blob.PutOptions{})
+					must(t, err)
+					w.backUp(14 * time.Minute)
+					w.lead(4)
+					w.until("a backup", func() bool { return len(w.requests("take_backup")) > 0 })
+					if why := fmt.Sprint(w.manager.Report().Attention); !strings.Contains(why, key) {
+						t.Errorf("the command isn't named: %q", why)
+					}
+					w.queue(w.backUp(time.Minute))
+					w.until("the restore is done", func() bool {
+						op := w.operation()
+						return op != nil && op.State == catalog.StateDone
+					})
+					if n := w.commands(); n != 1 {
+						t.Errorf("%d commands are left", n)
+					}
+				})
+			})
+		}
+	}
+}
