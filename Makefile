@@ -17,7 +17,7 @@ page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos fuzz image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos fuzz release packages image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -101,6 +101,16 @@ FUZZTIME ?= 2m
 fuzz:
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) FUZZ="$(FUZZ)" test/fuzz.sh
 
+# Everything of a release below dist/, from a tree without changes: programs, packages, manual pages, checksums. VERSION=1.2.3 names it; without
+# one it is the tag of the commit, else a version from its date. The same commit gives the same bytes.
+release:
+	cd test/tools/release && $(GO) run . -out $(CURDIR)/dist $(if $(VERSION),-version=$(VERSION))
+
+# Makes three releases of what is committed, compares their bytes, and installs, upgrades and removes the packages in a Debian root: about ten
+# minutes. Needs root and debootstrap for the root, rpm to look into those.
+packages:
+	$(GO) test -count=1 -v -timeout 60m ./test/packages -packages
+
 image:
 	images/etcd-manager/build.sh $(IMAGE)
 
@@ -126,4 +136,4 @@ ci:
 	.ci/run
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

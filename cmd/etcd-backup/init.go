@@ -56,8 +56,7 @@ func initMain(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return exitOK
 }
 
-func parseInit(args []string, errOut io.Writer) (initOptions, error) {
-	var o initOptions
+func newInitFlags(o *initOptions, errOut io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("etcd-backup init", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.StringVar(&o.store, "backup-store", "", "where backups will be kept (required); each etcd cluster needs a store of its own")
@@ -82,6 +81,12 @@ func parseInit(args []string, errOut io.Writer) (initOptions, error) {
 			"Finds the etcd of this machine, and writes the manifest or unit that backs it up.")
 		f.PrintDefaults()
 	}
+	return f
+}
+
+func parseInit(args []string, errOut io.Writer) (initOptions, error) {
+	var o initOptions
+	f := newInitFlags(&o, errOut)
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

@@ -184,14 +184,15 @@ func probeKeys(ctx context.Context, s envelope.Sealer, o envelope.Opener) {
 	}
 }
 
-func parse(args []string, env func(string) string, errOut io.Writer) (options, error) {
-	o := options{retention: prune.Policy{Backups: retention.Default(), Changes: retention.DefaultChanges}}
-	f := flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
+// newFlags are the flags; two of them are read where they are used.
+func newFlags(o *options, errOut io.Writer) (f *flag.FlagSet, clientURL, envFile *string) {
+	o.retention = prune.Policy{Backups: retention.Default(), Changes: retention.DefaultChanges}
+	f = flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
 	f.SetOutput(errOut)
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
 	f.StringVar(&o.store, "backup-store", "/backups", "where backups are kept: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
 	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store can't be reached, and backups are verified")
-	clientURL := f.String("client-url", "http://127.0.0.1:4001",
+	clientURL = f.String("client-url", "http://127.0.0.1:4001",
 		"client URL of the local etcd member: http, https, unix:///path or unixs:///path; several with commas, of which the etcd leader's is used")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
@@ -207,7 +208,7 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
 	f.StringVar(&o.user, "client-user", "", "user of etcd, where it has users (auth enable) and the certificate's name is none of them")
 	f.StringVar(&o.password, "client-password-file", "", "file with the password of --client-user; it is read whenever etcd wants the password")
-	envFile := f.String("env-file", "", "file with lines KEY=VALUE for the environment, such as the store's credentials")
+	envFile = f.String("env-file", "", "file with lines KEY=VALUE for the environment, such as the store's credentials")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression,
 		"compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption",
@@ -218,6 +219,12 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of objects in the S3 store, for example STANDARD_IA")
 	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for objects in the S3 store; may be repeated")
 	klog.InitFlags(f)
+	return f, clientURL, envFile
+}
+
+func parse(args []string, env func(string) string, errOut io.Writer) (options, error) {
+	var o options
+	f, clientURL, envFile := newFlags(&o, errOut)
 	if err := spelling.Parse(f, args); err != nil {
 		return o, err
 	}
