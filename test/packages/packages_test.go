@@ -90,6 +90,7 @@ func TestRelease(t *testing.T) {
 	}
 	checkContents(t, first)
 	checkPackages(t, first)
+	checkImage(t, first)
 	t.Run("Debian", func(t *testing.T) {
 		packages := func(dir string) []string {
 			list, err := filepath.Glob(filepath.Join(dir, "packages", "*_amd64.deb"))

@@ -76,7 +76,7 @@ func run(root, out, version string, changed bool) error {
 		do   func() error
 	}{
 		{"programs", r.build}, {"manual pages", r.manuals}, {"completions", r.completions}, {"settings and units", r.settings},
-		{"licenses", r.licenses}, {"list of contents", r.contents}, {"packages", r.packages}, {"checksums", r.checksums},
+		{"licenses", r.licenses}, {"list of contents", r.contents}, {"packages", r.packages}, {"image", r.image}, {"checksums", r.checksums},
 	} {
 		fmt.Printf("release %s: %s\n", r.pkg, step.name)
 		if err := step.do(); err != nil {
@@ -165,7 +165,7 @@ func (r *release) binary(program, arch string) string {
 // build makes the programs.
 func (r *release) build() error {
 	for _, arch := range architectures {
-		for _, program := range programs {
+		for _, program := range append(slices.Clone(programs), "go-runner") { // which is in the image only
 			env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off"}
 			if _, err := r.command(env, "go", "build", "-trimpath", "-buildvcs=true", "-ldflags", "-s -w -buildid= -X main.version="+r.program,
 				"-o", r.binary(program, arch), "./cmd/"+program); err != nil {
