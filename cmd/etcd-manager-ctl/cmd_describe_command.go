@@ -192,8 +192,8 @@ func describeOperation(a *app, line func(name, format string, args ...any), op *
 	if op.Outage > 0 {
 		line("without etcd", "%s", ui.Took(op.Outage))
 	}
-	if op.SafetyBackup != "" {
-		line("safety backup", "%s", op.SafetyBackup)
+	if saved, revision := op.Saved(); saved != "" {
+		line("safety backup", "%s", withChanges(saved, revision))
 	}
 	if op.PutBack != nil {
 		line("keys", "%s, of %d", countsOf(op.PutBack.PutBackCounts), op.PutBack.Entries)

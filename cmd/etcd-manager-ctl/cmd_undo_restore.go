@@ -63,17 +63,18 @@ func runUndo(ctx context.Context, a *app, r operator.UndoRequest, yes, wait bool
 // showUndo tells the operator what comes back and what is lost.
 func showUndo(a *app, p *operator.UndoPlan) {
 	op := p.Operation
+	saved, _ := op.Saved()
 	since := a.now().Sub(op.Finished)
 	into := clusterOf(p.Spec)
 	a.note("undo %s (%s), which was done at %s, %s", op.ID, subject(op.Backup, op.Source), ui.Clock(op.Finished), ui.Ago(since))
 	switch {
 	case p.Source != nil && p.Source.OrBackup != "":
 		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), to their last write; if they are gone, backup %s, made right before; into %s",
-			op.OldToken, p.Source.OrBackup, into)
+			op.OldToken, withChanges(p.Source.OrBackup, p.Source.OrRevision), into)
 	case p.Backup != "":
-		a.note("  brings back:  backup %s, made right before it, into %s", p.Backup, into)
-	case op.SafetyBackup != "":
-		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), for its safety backup %s is gone from the store, into %s", op.OldToken, op.SafetyBackup, into)
+		a.note("  brings back:  backup %s, made right before it, into %s", withChanges(p.Backup, p.Revision), into)
+	case saved != "":
+		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), for its safety backup %s is gone from the store, into %s", op.OldToken, saved, into)
 	default:
 		a.note("  brings back:  the old data dirs from the nodes' trash cans (token %s), for the old cluster could not be backed up, into %s", op.OldToken, into)
 	}

@@ -72,10 +72,11 @@ func (a *app) sayDone(op *catalog.Operation) error {
 		fmt.Fprintf(&b, ", of %s in all", ui.Took(op.Finished.Sub(op.Created)))
 	}
 	b.WriteByte('\n')
+	saved, savedTo := op.Saved()
 	switch {
-	case op.SafetyBackup != "":
+	case saved != "":
 		fmt.Fprintf(&b, "  safety backup:  %s, of the cluster as it was before\n  undo it:        %s\n",
-			op.SafetyBackup, a.ctl("undo-restore", op.ID))
+			withChanges(saved, savedTo), a.ctl("undo-restore", op.ID))
 	case op.OldToken != "":
 		fmt.Fprintf(&b, "  safety backup:  none (the old cluster could not be backed up); its data are in the nodes' trash cans\n  undo it:        %s\n", a.ctl("undo-restore", op.ID))
 	default:

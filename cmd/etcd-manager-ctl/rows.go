@@ -69,6 +69,8 @@ type commandOutput struct {
 	// OutageSeconds is how long etcd served nobody.
 	OutageSeconds float64 `json:"outageSeconds,omitempty"`
 	SafetyBackup  string  `json:"safetyBackup,omitempty"`
+	// SafetyPoint takes the place of SafetyBackup if the changes after a backup lead to the state before.
+	SafetyPoint *catalog.SafetyPoint `json:"safetyPoint,omitempty"`
 	// PutBack says in words what a put-back is of, Counts what it has done.
 	PutBack string                 `json:"putBack,omitempty"`
 	Counts  *catalog.PutBackCounts `json:"counts,omitempty"`
@@ -104,6 +106,7 @@ func commandRow(c operator.Command) commandOutput {
 		return r
 	}
 	r.Reason, r.FinishedAt, r.OutageSeconds, r.SafetyBackup = op.Reason, op.Finished, op.Outage.Seconds(), op.SafetyBackup
+	r.SafetyPoint = op.SafetyPoint
 	if op.State.Final() {
 		return r
 	}

@@ -16,7 +16,7 @@ var phases = map[catalog.OperationState]string{
 	catalog.StateSalvaging: "a backup is made of that data dir; nothing is stopped yet",
 	catalog.StateProving:   "each node fetches the backup and checks it; nothing is stopped yet",
 	catalog.StateStaging:   "each node builds its new data dir; nothing is stopped yet",
-	catalog.StateSaving:    "the cluster is backed up as it is now, so this can be undone; nothing is stopped yet",
+	catalog.StateSaving:    "the store gets the cluster's last state, so this can be undone; nothing is stopped yet",
 	catalog.StateStopping:  "etcd is stopped; the time without etcd begins",
 	catalog.StateSwitching: "the nodes switch to the new data and start etcd",
 	catalog.StateVerifying: "the restored cluster starts and is compared with what was staged",
@@ -77,7 +77,7 @@ func eventLine(event operator.Event) string {
 	case operator.StepEnded:
 		return stepLine(e)
 	case operator.SafetyBackup:
-		return "safety backup: " + e.Backup
+		return "safety backup: " + withChanges(e.Backup, e.Revision)
 	case operator.StateEntered:
 		return stateLine(e)
 	case operator.StateWaits:
@@ -93,6 +93,14 @@ func eventLine(event operator.Event) string {
 		return "the store answers again, after " + ui.Took(e.After)
 	}
 	return ""
+}
+
+// withChanges names a backup, and to what its changes lead.
+func withChanges(backup string, revision int64) string {
+	if revision == 0 {
+		return backup
+	}
+	return fmt.Sprintf("%s with the changes up to revision %d", backup, revision)
 }
 
 // waitLine says why nobody has begun.

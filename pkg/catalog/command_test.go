@@ -306,3 +306,24 @@ func TestPruneOperations(t *testing.T) {
 		t.Fatalf("kept %v, %v", ids, err)
 	}
 }
+
+// TestRecoveryWithChanges: a recovery that may need changes is refused by managers that don't know them;
+// one that needs none is understood by all.
+func TestRecoveryWithChanges(t *testing.T) {
+	c := New(blobtest.NewMemory())
+	for revision, version := range map[int64]string{0: `"version": 1,`, 77: `"version": 2,`} {
+		source := Source{Token: "old", OrBackup: "b", OrRevision: revision}
+		cmd, err := c.QueueRecover(t.Context(), source, testSpec, RestoreOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, _, err := c.read(t.Context(), controlPrefix+cmd.Name+"/"+recoverFile, "")
+		if err != nil || !strings.Contains(string(data), version) {
+			t.Errorf("to revision %d: %s, %v; want %s", revision, data, err, version)
+		}
+		got, err := c.recovery(t.Context(), cmd.Name, "")
+		if err != nil || *got.Source != source {
+			t.Errorf("to revision %d: %+v, %v", revision, got.Source, err)
+		}
+	}
+}

@@ -126,6 +126,8 @@ type Operation struct {
 	SafetyTried bool `json:"safetyTried,omitempty"`
 	// SafetyBackup is the last backup of the old cluster, from which the restore can be undone.
 	SafetyBackup string `json:"safetyBackup,omitempty"`
+	// SafetyPoint is the old cluster's last state if the changes that the store has lead to it. There is no SafetyBackup then.
+	SafetyPoint *SafetyPoint `json:"safetyPoint,omitempty"`
 	// Created, Updated and Finished are by the leader's clock.
 	Created  time.Time `json:"created"`
 	Updated  time.Time `json:"updated"`
@@ -152,6 +154,22 @@ type PointInTime struct {
 	Head         string `json:"head,omitempty"`
 	// Time is when its state began to hold; zero if that isn't known.
 	Time time.Time `json:"time,omitzero"`
+}
+
+// SafetyPoint is a state from which a restore can be undone: a backup that the store had already, brought to a revision by the
+// changes after it.
+type SafetyPoint struct {
+	Backup string `json:"backup"`
+	PointInTime
+}
+
+// Saved names the backup from which the state before can be had, and the revision to which its changes are needed: 0 if it has all itself.
+// The name is empty if there is none.
+func (o *Operation) Saved() (backup string, revision int64) {
+	if o.SafetyPoint != nil {
+		return o.SafetyPoint.Backup, o.SafetyPoint.Revision
+	}
+	return o.SafetyBackup, 0
 }
 
 // StepOutcome says how a step ended; empty while it runs.

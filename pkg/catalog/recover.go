@@ -18,9 +18,15 @@ type Source struct {
 	Token cluster.Token `json:"token"`
 	// OrBackup is restored if the data dir is gone or can't be used; empty means that the command fails then.
 	OrBackup string `json:"orBackup,omitempty"`
+	// OrRevision is to what the changes bring OrBackup; 0 means OrBackup itself.
+	OrRevision int64 `json:"orRevision,omitempty"`
 }
 
-const recoverVersion = 1
+// A recovery that needs changes has a version of its own: a manager that doesn't know them would restore less.
+const (
+	recoverVersion        = 2
+	recoverVersionWithout = 1
+)
 
 type recoverJSON struct {
 	Version   int      `json:"version"`
@@ -37,7 +43,11 @@ func (c *Catalog) QueueRecover(ctx context.Context, source Source, spec cluster.
 	}
 	now := c.now().UTC()
 	cmd := Command{Time: time.Unix(0, now.UnixNano()).UTC(), Source: &source, Spec: spec, Options: options}
-	data, err := encodeOwn(recoverJSON{Version: recoverVersion, Timestamp: nanos(now.UnixNano()), Source: source,
+	version := recoverVersionWithout
+	if source.OrRevision > 0 {
+		version = recoverVersion
+	}
+	data, err := encodeOwn(recoverJSON{Version: version, Timestamp: nanos(now.UnixNano()), Source: source,
 		Spec: specJSON{spec.MemberCount, spec.EtcdVersion}, RestoreOptions: options})
 	if err != nil {
 		return Command{}, err

@@ -165,7 +165,9 @@ func (cs *changes) origin(ctx context.Context, token cluster.Token) *catalog.Ori
 	if op.Target != nil {
 		from.Incarnation, from.Reached = op.Target.Incarnation, op.Target.Revision
 	}
-	if op.SafetyBackup != "" {
+	if op.SafetyPoint != nil {
+		from.Replaced = op.SafetyPoint.Incarnation
+	} else if op.SafetyBackup != "" {
 		if m, err := cs.m.cfg.Catalog.Manifest(ctx, op.SafetyBackup); err == nil {
 			from.Replaced = catalog.IncarnationOf(uint64(m.ClusterID))
 		}

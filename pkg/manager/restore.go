@@ -13,7 +13,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -112,6 +111,11 @@ func (rs *restorer) beginRestore(ctx context.Context, o *model.Observation, a mo
 	}
 	if a.Op.State == model.OpSalvaging {
 		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup}
+		if c.Source != nil {
+			op.Source.OrRevision = c.Source.OrRevision
+		}
+	} else if c.Source != nil && c.Source.OrRevision > 0 {
+		op.Options.ToRevision = c.Source.OrRevision // its backup is restored in the data dir's stead
 	}
 	if err := rs.operations.begin(ctx, op); err != nil {
 		return err
@@ -126,27 +130,6 @@ func (rs *restorer) highestStored(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, quickAction)
 	defer cancel()
 	return rs.archive().HighestRevision(ctx)
-}
-
-// currentBackup is a good backup of the cluster that serves, if nothing was written since it was
-// taken, or "".
-func (rs *restorer) currentBackup(ctx context.Context, o *model.Observation) string {
-	_, urls := servingURLs(o, rs.m.cfg.Peers.Addresses)
-	rctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	revision, id, err := changelog.NewestRevision(rctx, func() []changelog.Dialer { return rs.etcd.dialers(urls) })
-	if err != nil {
-		return ""
-	}
-	for _, n := range o.Nodes {
-		revision = max(revision, n.Etcd.Revision)
-	}
-	m, err := rs.archive().CopyOf(ctx, rs.m.cfg.ClusterName, id, revision)
-	if err != nil || m == nil {
-		return ""
-	}
-	klog.Infof("nothing was written since backup %s, so that it serves as the one from before the restore", m.Backup)
-	return m.Backup
 }
 
 // showProgress keeps the operator informed through the record while a step takes long.
@@ -321,19 +304,6 @@ func (rs *restorer) verifyAll(ctx context.Context, a model.VerifyAll) error {
 	})
 }
 
-// safetyBackup copies the old cluster, so that the restore can be undone.
-func (rs *restorer) safetyBackup(ctx context.Context, o *model.Observation, spec *cluster.Spec, a model.SafetyBackup) error {
-	name := rs.currentBackup(ctx, o)
-	if name == "" {
-		var err error
-		if name, err = rs.backups.take(ctx, spec, a.Node, "before-restore"); err != nil {
-			rs.backups.noteFailedOn(a.Node)
-			return fmt.Errorf("back up the cluster as it is now: %w", err)
-		}
-	}
-	return rs.operations.save(ctx, func(op *catalog.Operation) { op.SafetyBackup, op.SafetyTried = name, true })
-}
-
 // advance records the next state, and the one before as a step that is done.
 func (rs *restorer) advance(ctx context.Context, o *model.Observation, a model.Advance) error {
 	if a.To == model.OpSwitching && rs.marker.seen.Phase == model.MarkerAbsent && !rs.store.away() {
@@ -347,6 +317,9 @@ func (rs *restorer) advance(ctx context.Context, o *model.Observation, a model.A
 		stepTo(op, catalog.OperationState(a.To), a.Reason)
 		op.StagedRevision, op.StagedHash, op.StagedBytes = a.Op.Revision, a.Op.Hash, a.Op.Bytes
 		op.Written, op.Unwritten, op.Backup = a.Op.Written, a.Op.Unwritten, a.Op.Backup
+		if a.To == model.OpProving && op.Source != nil && op.Source.OrRevision > 0 && op.Backup == op.Source.OrBackup {
+			op.Options.ToRevision = op.Source.OrRevision
+		}
 		if a.To == model.OpStopping {
 			for _, n := range o.Nodes {
 				op.RevisionBefore = max(op.RevisionBefore, n.Etcd.Revision)

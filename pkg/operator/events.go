@@ -115,6 +115,8 @@ type StepEnded struct {
 type SafetyBackup struct {
 	Moment
 	Backup string
+	// Revision is to what the changes after the backup lead; 0 if the backup itself has everything.
+	Revision int64
 }
 
 // StateEntered says which state the operation is in now.
@@ -313,17 +315,19 @@ func (t *teller) running(prev, op *catalog.Operation) {
 	case prev.Leader != op.Leader || prev.Term != op.Term:
 		t.add(LeaderChanged{now, op.Leader, op.Term})
 	}
-	saved := op.SafetyBackup != "" && prev.SafetyBackup == ""
+	backup, revision := op.Saved()
+	before, _ := prev.Saved()
+	saved := backup != "" && before == ""
 	for _, s := range op.Steps[min(len(prev.Steps), len(op.Steps)):] {
 		outcome, detail := StepOutcome(op, s)
 		t.add(StepEnded{t.at(s.Finished), s, outcome, detail})
 		if saved && s.Name == string(catalog.StateSaving) {
-			t.add(SafetyBackup{t.at(s.Finished), op.SafetyBackup})
+			t.add(SafetyBackup{t.at(s.Finished), backup, revision})
 			saved = false
 		}
 	}
 	if saved {
-		t.add(SafetyBackup{now, op.SafetyBackup})
+		t.add(SafetyBackup{now, backup, revision})
 	}
 	switch {
 	case op.State.Final():

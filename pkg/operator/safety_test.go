@@ -178,21 +178,32 @@ func TestWhatAnUndoRestores(t *testing.T) {
 	for _, k := range []struct {
 		token  cluster.Token
 		backup string
-		source *catalog.Source
-		bring  string
-		why    UndoRefusal
+		// revision is to what the changes after the backup lead; 0 if it has everything itself.
+		revision int64
+		source   *catalog.Source
+		bring    string
+		why      UndoRefusal
 	}{
-		{"old", safety, &catalog.Source{Token: "old", OrBackup: safety}, "", ""},
-		{"old", gone, &catalog.Source{Token: "old"}, "", ""},
-		{"old", "", &catalog.Source{Token: "old"}, "", ""},
-		{"", safety, nil, safety, ""},
-		{"", gone, nil, "", UndoGone},
-		{"", "", nil, "", UndoFirst},
+		{"old", safety, 0, &catalog.Source{Token: "old", OrBackup: safety}, "", ""},
+		{"old", gone, 0, &catalog.Source{Token: "old"}, "", ""},
+		{"old", "", 0, &catalog.Source{Token: "old"}, "", ""},
+		{"", safety, 0, nil, safety, ""},
+		{"", gone, 0, nil, "", UndoGone},
+		{"", "", 0, nil, "", UndoFirst},
+		{"old", safety, 6000, &catalog.Source{Token: "old", OrBackup: safety, OrRevision: 6000}, "", ""},
+		{"old", gone, 6000, &catalog.Source{Token: "old"}, "", ""},
+		{"", safety, 6000, nil, safety, ""},
+		{"", gone, 6000, nil, "", UndoGone},
 	} {
 		b := newBench(t)
 		b.spec(3, "3.5.21")
 		b.backup(safety, "main", 5678)
-		b.record(id, catalog.StateDone, "", func(op *catalog.Operation) { op.OldToken, op.SafetyBackup = k.token, k.backup })
+		b.record(id, catalog.StateDone, "", func(op *catalog.Operation) {
+			op.OldToken, op.SafetyBackup = k.token, k.backup
+			if k.revision > 0 {
+				op.SafetyBackup, op.SafetyPoint = "", &catalog.SafetyPoint{Backup: k.backup, PointInTime: catalog.PointInTime{Revision: k.revision}}
+			}
+		})
 		c := b.client()
 		p, err := c.PlanUndo(t.Context(), UndoRequest{})
 		var refused *UndoError
@@ -210,7 +221,7 @@ func TestWhatAnUndoRestores(t *testing.T) {
 		must(t, err)
 		q := b.queued()
 		if len(q) != 1 || q[0].Backup != k.bring || (q[0].Source == nil) != (k.source == nil) || k.source != nil &&
-			*q[0].Source != *k.source || q[0].Options.Reason != "undo of "+id {
+			*q[0].Source != *k.source || q[0].Options.Reason != "undo of "+id || k.bring != "" && q[0].Options.ToRevision != k.revision {
 			t.Errorf("%+v: queued %+v", k, q)
 		}
 	}

@@ -33,8 +33,9 @@ type UndoPlan struct {
 	EndedSince []Command
 	// Source is the data dirs that come back, with the backup that takes their place if they are gone; nil if only Backup is left.
 	Source *catalog.Source
-	// Backup comes back if Source is nil.
-	Backup string
+	// Backup comes back if Source is nil, brought to Revision by the changes after it unless that is 0.
+	Backup   string
+	Revision int64
 	// Spec is what they are restored into, SpecBefore what was wanted before the restore that is undone, nil if that isn't known.
 	Spec       cluster.Spec
 	SpecBefore *cluster.Spec
@@ -98,8 +99,8 @@ func (e *UndoError) Error() string {
 		}
 		return fmt.Sprintf("there is nothing to undo: %s ended as %s and changed nothing", name, e.Command.Operation.State)
 	case UndoGone:
-		return fmt.Sprintf("%s can't be undone: its safety backup %s is gone from the store, and no old data dir is known",
-			name, e.Command.Operation.SafetyBackup)
+		saved, _ := e.Command.Operation.Saved()
+		return fmt.Sprintf("%s can't be undone: its safety backup %s is gone from the store, and no old data dir is known", name, saved)
 	case UndoFirst:
 		return name + " can't be undone: there was no cluster before it"
 	}
@@ -152,6 +153,7 @@ func (c *Client) Undo(ctx context.Context, p *UndoPlan) (Queued, error) {
 		return Queued{}, invalidf("the plan is incomplete: PlanUndo has failed")
 	}
 	r := request{backup: p.Backup, source: p.Source, change: p.Request.Spec, options: p.Request.Options.stored()}
+	r.options.ToRevision = p.Revision
 	if r.options.Reason == "" {
 		r.options.Reason = "undo of " + p.Operation.ID
 	}
@@ -161,16 +163,17 @@ func (c *Client) Undo(ctx context.Context, p *UndoPlan) (Queued, error) {
 // choose says what comes back: the old data dirs, which have everything, and in their absence the safety backup.
 func (p *UndoPlan) choose(backups []string) error {
 	op := p.Operation
-	kept := slices.Contains(backups, op.SafetyBackup)
+	saved, revision := op.Saved()
+	kept := slices.Contains(backups, saved)
 	switch {
 	case op.OldToken != "":
 		p.Source = &catalog.Source{Token: op.OldToken}
 		if kept {
-			p.Source.OrBackup = op.SafetyBackup
+			p.Source.OrBackup, p.Source.OrRevision = saved, revision
 		}
 	case kept:
-		p.Backup = op.SafetyBackup
-	case op.SafetyBackup != "":
+		p.Backup, p.Revision = saved, revision
+	case saved != "":
 		return &UndoError{Why: UndoGone, Name: op.ID, Command: Command{Name: op.ID, Operation: op}}
 	default:
 		return &UndoError{Why: UndoFirst, Name: op.ID, Command: Command{Name: op.ID, Operation: op}}

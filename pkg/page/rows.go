@@ -37,7 +37,7 @@ func restoreSteps() []struct {
 		{catalog.StateSalvaging, "Take the data out of the survivor"},
 		{catalog.StateProving, "Fetch and check the backup on every node"},
 		{catalog.StateStaging, "Stage the new data dirs beside the running cluster"},
-		{catalog.StateSaving, "Take a last backup of the running cluster"},
+		{catalog.StateSaving, "Make sure that the store has the cluster's last state"},
 		{catalog.StateStopping, "Stop etcd"},
 		{catalog.StateSwitching, "Start etcd with the restored data"},
 		{catalog.StateVerifying, "Compare what runs with what was staged"},

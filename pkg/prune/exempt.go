@@ -12,6 +12,9 @@ import (
 // safetyKept is how long the backup from before a restore is kept, whatever the policy says.
 const safetyKept = 7 * 24 * time.Hour
 
+// safetyReason says why it is kept.
+const safetyReason = "from before a restore, which can be undone by it"
+
 // knownOperation is a record that was read.
 type knownOperation struct {
 	stamp string
@@ -75,13 +78,16 @@ func exemptFor(queued []catalog.Command, ops []catalog.Operation) Exempt {
 		if c.Source != nil && c.Source.OrBackup != "" {
 			ex.Backups[c.Source.OrBackup] = "a queued recovery names it"
 		}
-		if c.Options.ToRevision != 0 || !c.Options.ToTime.IsZero() || c.Options.Latest {
+		if c.Source != nil && c.Source.OrRevision != 0 || c.Options.ToRevision != 0 || !c.Options.ToTime.IsZero() || c.Options.Latest {
 			ex.Changes = "no changes are removed while a restore to a point between backups is queued"
 		}
 	}
 	for _, op := range ops {
-		if op.SafetyBackup != "" {
-			ex.Safety[op.SafetyBackup] = op.Updated
+		if name, _ := op.Saved(); name != "" {
+			ex.Safety[name] = op.Updated
+		}
+		if op.SafetyPoint != nil {
+			ex.SafetyChanges = append(ex.SafetyChanges, SafetyChanges{*op.SafetyPoint, op.Updated})
 		}
 		if !op.State.Final() && op.Backup != "" {
 			ex.Backups[op.Backup] = "it is being restored"

@@ -53,8 +53,16 @@ type Exempt struct {
 	Backups map[string]string
 	// Safety are the backups from before restores, and when they were made: by them restores are undone.
 	Safety map[string]time.Time
+	// SafetyChanges are the changes that such backups need.
+	SafetyChanges []SafetyChanges
 	// Changes, if not empty, says why no changes are removed at all.
 	Changes string
+}
+
+// SafetyChanges are the changes that lead to the state before a restore, and when that was recorded.
+type SafetyChanges struct {
+	To catalog.SafetyPoint
+	At time.Time
 }
 
 // Pruner removes what isn't kept. It is for one goroutine at a time, and remembers what it has read from run to run.

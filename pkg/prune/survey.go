@@ -222,12 +222,20 @@ func (s *survey) needs(name string) string {
 		return why
 	}
 	if at, ok := s.exempt.Safety[name]; ok && s.now.Sub(at) < safetyKept {
-		return "from before a restore, which can be undone by it"
+		return safetyReason
 	}
 	if until, ok := s.p.locked[name]; ok {
 		return "locked by the store, tried again " + until.UTC().Format(time.RFC3339)
 	}
 	return s.p.waits(name, s.clock)
+}
+
+// undoes tells whether a segment is needed to undo a restore.
+func (s *survey) undoes(seg catalog.Segment) bool {
+	return slices.ContainsFunc(s.exempt.SafetyChanges, func(c SafetyChanges) bool {
+		return c.To.Incarnation == seg.Incarnation && seg.Last > c.To.BaseRevision && seg.First <= c.To.Revision &&
+			s.now.Sub(c.At) < safetyKept
+	})
 }
 
 // decideSegments asks the policy about the old segments of each incarnation.
@@ -243,6 +251,9 @@ func (s *survey) decideSegments() {
 			}
 			if why := s.p.waits(seg.Key(), s.clock); !keep && why != "" {
 				keep, reason = true, why
+			}
+			if !keep && s.undoes(seg) {
+				keep, reason = true, safetyReason
 			}
 			if !keep && s.exempt.Changes != "" {
 				keep, reason = true, s.exempt.Changes

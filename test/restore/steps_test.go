@@ -173,20 +173,15 @@ func TestKillAtEveryStep(t *testing.T) {
 	t.Logf("%d restores were disturbed; they ended as %v", len(rounds), ends)
 }
 
-// snapshot makes the backup that is restored from now on: the one that is taken before a restore.
+// snapshot makes the backup that is restored from now on.
 func (w *stepWorld) snapshot(revision int64) {
 	w.t.Helper()
-	cmd, err := w.c.Catalog.QueueRestore(w.t.Context(), w.base, w.c.Spec(), catalog.RestoreOptions{Now: true})
-	must(w.t, err)
-	op := w.c.WaitOperation(cmd.Name, time.Minute)
-	w.c.CheckEnded(op, catalog.StateDone)
-	w.base = op.SafetyBackup
+	w.base = takeBackup(w.t, w.c)
 	m, err := w.c.Catalog.Manifest(w.t.Context(), w.base)
 	must(w.t, err)
 	if m.Revision < revision {
-		w.t.Fatalf("the backup from before the restore has revision %d; %d was written", m.Revision, revision)
+		w.t.Fatalf("the backup has revision %d; %d was written", m.Revision, revision)
 	}
-	w.c.WaitHealthy(3)
 }
 
 // disturb restores once, and returns how that ended.

@@ -48,6 +48,9 @@ func TestUndo(t *testing.T) {
 	}
 	op := run("restore-backup", backup)
 	load.Stop()
+	if op.SafetyPoint == nil {
+		t.Errorf("a full backup %s was taken before it; the changes have everything", op.SafetyBackup)
+	}
 	if got, _ := c.ReadAll("/data/"); len(got) != 0 {
 		t.Fatalf("after the restore there are %d keys; the backup has none", len(got))
 	}
@@ -80,8 +83,9 @@ func TestUndo(t *testing.T) {
 	}
 	c.WaitHealthy(3)
 	last := run("undo-restore", "--yes")
-	if last.Backup != again.SafetyBackup {
-		t.Errorf("backup %s was restored; the one from before was %s", last.Backup, again.SafetyBackup)
+	saved, revision := again.Saved()
+	if last.Backup != saved || revision > 0 && (last.Target == nil || last.Target.Revision != revision) {
+		t.Errorf("backup %s was restored, to %v; the state from before was %s, revision %d", last.Backup, last.Target, saved, revision)
 	}
 	got, _ = c.ReadAll("/data/")
 	if contentHash(got) != contentHash(before) {
