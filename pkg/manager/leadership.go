@@ -118,7 +118,7 @@ func (l *leadership) run(ctx context.Context) {
 		l.cleaner.clearBehind(ctx, o.Nodes)
 		l.publish(o, spec, d, attention)
 		l.shown.show(ctx)
-		wait := min(tickSteady, l.m.cfg.Poll)
+		wait := min(tickSteady, l.store.dueIn())
 		switch {
 		case d.Do != nil:
 			wait = l.carryOut(ctx, o, spec, d)

@@ -60,6 +60,13 @@ func (sv *storeView) due(preparing bool) bool {
 	return sv.force.Load() || time.Since(sv.readAt) >= sv.m.cfg.Poll || preparing && time.Since(sv.readAt) >= withdrawalPoll
 }
 
+// dueIn is how long it is until the store is to be read again. What wakes the loop in between doesn't put that off.
+func (sv *storeView) dueIn() time.Duration {
+	sv.mu.Lock()
+	defer sv.mu.Unlock()
+	return min(max(sv.m.cfg.Poll-time.Since(sv.readAt), 100*time.Millisecond), sv.m.cfg.Poll)
+}
+
 // ended notes how a reading has ended.
 func (sv *storeView) ended(err error) {
 	sv.mu.Lock()

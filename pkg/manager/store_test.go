@@ -124,3 +124,18 @@ func TestManyRecords(t *testing.T) {
 		t.Errorf("after %d readings it goes on with %s", tries, l.operations.current().ID)
 	}
 }
+
+// TestQueueIsReadInTime: what wakes the loop shortly before the store is to be read doesn't put that off by another interval.
+func TestQueueIsReadInTime(t *testing.T) {
+	for _, k := range []struct{ since, least, most time.Duration }{
+		{0, 29 * time.Second, 30 * time.Second},
+		{27 * time.Second, 2 * time.Second, 3 * time.Second},
+		{31 * time.Second, 1, time.Second},
+		{-time.Hour, 30 * time.Second, 30 * time.Second},
+	} {
+		sv := &storeView{shared: &shared{m: &Manager{cfg: Config{Poll: 30 * time.Second}}}, readAt: time.Now().Add(-k.since)}
+		if got := sv.dueIn(); got < k.least || got > k.most {
+			t.Errorf("%s after it was read it is due in %s; want %s to %s", k.since, got, k.least, k.most)
+		}
+	}
+}
