@@ -105,7 +105,7 @@ func TestProofComparesLeases(t *testing.T) {
 		{"an unknown TTL", "1 leases is unknown", ttl(0)},
 	} {
 		edit(w, life, c.change)
-		if v, err := verify(); err != nil || v.Base != "" || !strings.Contains(v.ChainProblem, c.expect) {
+		if v, err := verify(); err != nil || v.Base == "" || !strings.Contains(v.ChainProblem, c.expect) {
 			t.Errorf("%s: %+v, %v", c.name, v, err)
 		}
 	}
@@ -118,7 +118,7 @@ func TestProofComparesLeases(t *testing.T) {
 			e.Entry = nil
 		}
 	})
-	if v, err := verify(); err != nil || v.Base != "" || !strings.Contains(v.ChainProblem, "1 leases is unknown") {
+	if v, err := verify(); err != nil || v.Base == "" || !strings.Contains(v.ChainProblem, "1 leases is unknown") {
 		t.Errorf("left out: %+v, %v", v, err)
 	}
 	// A key without its lease is another record, so HashKV differs already.

@@ -162,11 +162,10 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	if f.Hash != v.Facts.Hash {
 		return &MismatchError{Backup: v.Backup, Base: p.Base, Revision: v.Facts.Revision, Replayed: f.Hash.Hash, Stored: v.Facts.Hash.Hash}
 	}
+	v.Base, v.Incarnation, v.Segments = p.Base, p.Incarnation, len(p.Chain.Segments)
 	if have, want := f.Leased, v.Facts.Leased; have.Digest != want.Digest {
 		v.ChainProblem = leasesDiffer(v.Backup, p.Base, have, want)
-		return nil
 	}
-	v.Base, v.Incarnation, v.Segments = p.Base, p.Incarnation, len(p.Chain.Segments)
 	return nil
 }
 

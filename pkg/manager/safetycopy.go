@@ -44,7 +44,7 @@ func (rs *restorer) safetyPoint(ctx context.Context, o *model.Observation) (*cat
 	if r == nil {
 		return nil, fmt.Errorf("the changes of the cluster are not recorded")
 	}
-	if why := rs.m.doubtInChanges(); why != "" {
+	if why := doubtInChanges(rs.m); why != "" {
 		return nil, fmt.Errorf("the last verification found that changes don't lead from one backup to the next: %s", why)
 	}
 	fctx, cancel := context.WithTimeout(ctx, flushTimeout)
@@ -83,14 +83,15 @@ func pointOf(p *changelog.Plan, revision int64) (*catalog.SafetyPoint, error) {
 	return &catalog.SafetyPoint{Backup: p.Base, PointInTime: *p.Point()}, nil
 }
 
-// doubtInChanges is what the last verification found wrong with the changes, or with a backup; empty if nothing.
-func (m *Manager) doubtInChanges() string {
+// doubtInChanges is what the last verification found wrong with a backup or with the changes that lead to it; empty if nothing. That there was
+// nothing to compare with is no doubt.
+func doubtInChanges(m *Manager) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.proof.Bad != "" {
-		return m.proof.Bad
+	if !m.proof.Doubt {
+		return ""
 	}
-	return m.proof.ChainProblem
+	return m.proof.Bad + m.proof.ChainProblem
 }
 
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was

@@ -47,14 +47,19 @@ func TestSafetyPoint(t *testing.T) {
 
 // TestDoubtInChanges: changes that a verification has found wrong take nobody's place.
 func TestDoubtInChanges(t *testing.T) {
-	for want, p := range map[string]ProofReport{
-		"":                {Backup: "b"},
-		"HashKV differs":  {Backup: "b", ChainProblem: "HashKV differs"},
-		"page 3 is wrong": {Backup: "b", Bad: "page 3 is wrong"},
+	for _, k := range []struct {
+		want  string
+		proof catalog.Proof
+	}{
+		{"", catalog.Proof{Outcome: catalog.Proven}},
+		{"", catalog.Proof{Outcome: catalog.Proven, Base: "a"}},
+		{"", catalog.Proof{Outcome: catalog.Proven, Error: "there is no backup before it"}},
+		{"leases differ", catalog.Proof{Outcome: catalog.Proven, Base: "a", Error: "leases differ"}},
+		{"HashKV differs", catalog.Proof{Outcome: catalog.Disproven, Error: "HashKV differs"}},
 	} {
-		m := &Manager{proof: p}
-		if got := m.doubtInChanges(); got != want {
-			t.Errorf("%+v: %q; want %q", p, got, want)
+		m := &Manager{proof: proofReport("b", k.proof)}
+		if got := doubtInChanges(m); got != k.want {
+			t.Errorf("%+v: %q; want %q", k.proof, got, k.want)
 		}
 	}
 }
