@@ -17,7 +17,7 @@ page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos fuzz release packages image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos broken fuzz release packages image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -95,6 +95,10 @@ chart:
 # Restores of every kind, disturbed at every step, judged by the clients' histories: for an hour. Needs root, for network namespaces. CHAOS=-seed=N repeats a run.
 chaos:
 	$(GO) test -count=1 -v -timeout 120m ./test/chaos -run TestRestores -for=1h $(CHAOS)
+
+# Breaks the code in one place after the other (test/broken/testdata/variants.txt) and fails if nothing finds it; a quarter of an hour. BROKEN=-only=NAME tries one.
+broken:
+	$(GO) test -count=1 -v -timeout 120m ./test/broken -run TestBroken -broken $(BROKEN)
 
 # Every fuzz target for FUZZTIME, one after the other; FUZZ is a regular expression of their names. What is found is kept below testdata/fuzz, and belongs there.
 FUZZTIME ?= 2m

@@ -27,6 +27,7 @@ var (
 	seedFlag  = flag.Int("seed", -1, "simulate only this one, and print all that happens")
 	seedsFlag = flag.Int("seeds", 0, "how many clusters are simulated; 0 is a few, and more with -long")
 	fromFlag  = flag.Int("from", 0, "the first seed")
+	failFlag  = flag.Int("failures", 3, "after how many seeds with a violation it ends")
 	bugFlag   = flag.String("bug", "", "break something: see TestBroken")
 )
 
@@ -242,7 +243,7 @@ func TestSimulation(t *testing.T) {
 	var checks, steps, failures int
 	var lasted time.Duration
 	began := time.Now()
-	for seed := from; seed < to && failures < 3; seed++ {
+	for seed := from; seed < to && failures < *failFlag; seed++ {
 		r := run(t, uint64(seed), bugNamed(*bugFlag))
 		if *seedFlag >= 0 {
 			t.Logf("digest %x\n%s", r.digest, r.trace)

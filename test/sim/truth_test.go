@@ -45,12 +45,18 @@ func newTruth(w *world) truth {
 		heard: map[cluster.NodeID]leadership{}, strict: true}
 }
 
-// elected: at most one node holds the lease of a term.
+// elected: at most one node holds the lease of a term, and no two nodes hold a lease at once.
 func (tr *truth) elected(n *node, term cluster.Term) {
 	if old, ok := tr.leaders[term]; ok && tr.strict && term > tr.forgotten {
 		tr.w.check(old == n.id, "term %d is led by %s and was led by %s", term, n.id, old)
 	}
 	tr.leaders[term] = n.id
+	for _, x := range tr.w.nodes {
+		if p := x.proc; tr.strict && term > tr.forgotten && x != n && p != nil && !p.standsStill() && p.owed == 0 {
+			s := p.machine.State()
+			tr.w.check(!s.Leads(), "%s has the lease of term %d, and that of %s for term %d hasn't ended", n.id, term, x.id, s.Term)
+		}
+	}
 }
 
 // obeyed: a node obeys no lower term than before, and one leader in a term.
