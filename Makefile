@@ -17,7 +17,7 @@ page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos broken fuzz release packages image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos broken mutate fuzz release packages image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -99,6 +99,11 @@ chaos:
 # Breaks the code in one place after the other (test/broken/testdata/variants.txt) and fails if nothing finds it; a quarter of an hour. BROKEN=-only=NAME tries one.
 broken:
 	$(GO) test -count=1 -v -timeout 120m ./test/broken -run TestBroken -broken $(BROKEN)
+
+# Changes the code of some packages in one place after the other, and prints what the packages' tests don't notice. MUTATE='-package=pkg/election -mutants=0' takes all
+# mutants of one; -seed=N others.
+mutate:
+	$(GO) test -count=1 -v -timeout 300m ./test/mutate -run TestMutate -mutate $(MUTATE)
 
 # Every fuzz target for FUZZTIME, one after the other; FUZZ is a regular expression of their names. What is found is kept below testdata/fuzz, and belongs there.
 FUZZTIME ?= 2m

@@ -197,6 +197,11 @@ func TestDispensable(t *testing.T) {
 			t.Errorf("%s: the later one is all that leads to what follows, and counts as dispensable", name)
 		}
 	}
+	// That nothing has changed since the later one is told by a segment that hangs on it, and the earlier one leads there too.
+	quiet := []Segment{{First: 11, Last: 20, Sum: "1"}, {First: 21, Last: 20, Previous: "1", Sum: "2"}}
+	if !Dispensable(b, a, quiet) || !reached(20, quiet)["2"] || reached(9, quiet)["2"] {
+		t.Errorf("a segment without changes: %v, %v, %v", Dispensable(b, a, quiet), reached(20, quiet), reached(9, quiet))
+	}
 	if !Dispensable(b, a, nil) {
 		t.Error("nothing depends on it")
 	}

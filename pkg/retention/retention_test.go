@@ -3,10 +3,12 @@ package retention
 import (
 	"flag"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -232,14 +234,70 @@ func TestParseRetention(t *testing.T) {
 	for s, want := range map[string]time.Duration{
 		"168h": 168 * time.Hour, "7d": 168 * time.Hour, "1y": 8760 * time.Hour, "1y6d12h30m": (8760+144+12)*time.Hour + 30*time.Minute,
 		"1.5d": 36 * time.Hour, "0": 0, "90s": 90 * time.Second, " 2d ": 48 * time.Hour, "1h30m": 90 * time.Minute, "12h1d": 36 * time.Hour,
+		"000": 0, "1h9d": 217 * time.Hour, "1h.5d": 13 * time.Hour, "1h0d": time.Hour,
 	} {
 		if got, err := ParseDuration(s); err != nil || got != want {
 			t.Errorf("ParseDuration(%q) = %v, %v; want %v", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "7", "d", "-1h", "7 d", "1w", "5days", "1e3d", "1..5d", "300000000y", "h1"} {
+	for _, s := range []string{"", "7", "d", "-1h", "7 d", "1w", "5days", "1e3d", "1..5d", "300000000y", "h1", "1d0", "1h0", "0s0",
+		strconv.FormatFloat(math.MaxInt64/float64(24*time.Hour), 'f', -1, 64) + "d"} { // one more than the longest duration
 		if got, err := ParseDuration(s); err == nil {
 			t.Errorf("ParseDuration(%q) = %v, want an error", s, got)
+		}
+	}
+}
+
+// TestFlag: a flag shows what it would read, also one that points nowhere, as the package flag makes it for its help.
+func TestFlag(t *testing.T) {
+	var d time.Duration
+	f := Flag{&d}
+	for text, want := range map[string]string{"168h": "7d", "36h": "36h0m0s", "0": "0s"} {
+		if err := f.Set(text); err != nil || f.String() != want {
+			t.Errorf("%s: %s, %v; want %s", text, f, err, want)
+		}
+	}
+	was := d
+	if err := f.Set("soon"); err == nil || d != was {
+		t.Errorf("a wrong value: %v, and it is %s", err, d)
+	}
+	if s := (Flag{}).String(); s != "" {
+		t.Errorf("one that points nowhere: %q", s)
+	}
+}
+
+// TestEdges has the cases that only the last of a window, or the first of a list, decides.
+func TestEdges(t *testing.T) {
+	now := time.Date(2026, 3, 4, 12, 30, 0, 0, time.UTC)
+	ago := func(d time.Duration, change func(*Backup)) Backup {
+		b := Backup{Name: now.Add(-d).Format(time.RFC3339), Time: now.Add(-d), Complete: true}
+		if change != nil {
+			change(&b)
+		}
+		return b
+	}
+	bad, latest := func(b *Backup) { b.Disproven = true }, func(b *Backup) { b.Latest = true }
+	two := []Backup{ago(50*time.Hour, nil), ago(2*time.Hour, nil)}
+	keep := []bool{true, true}
+	for _, c := range []struct {
+		name    string
+		policy  Policy
+		backups []Backup
+		want    []bool
+	}{
+		{"the only good one is older than the bad one", Policy{}, []Backup{ago(50*time.Hour, nil), ago(40*time.Hour, bad)}, []bool{true, false}},
+		{"the newest of its incarnation", Policy{}, []Backup{ago(50*time.Hour, latest), ago(2*time.Hour, nil)}, keep},
+		{"exactly at the end of the hours", Policy{Hourly: 50 * time.Hour}, two, keep},
+		{"exactly at the end of the days", Policy{Daily: 50 * time.Hour}, two, keep},
+		{"exactly an hour old", Policy{}, []Backup{ago(time.Hour, nil), ago(time.Minute, nil)}, []bool{true, true}},
+		{"its name has no time", Policy{}, []Backup{{Name: "x", Complete: true}, ago(time.Minute, nil)}, []bool{true, true}},
+		{"incomplete, exactly a day old", Policy{}, []Backup{ago(24*time.Hour, func(b *Backup) { b.Complete = false })}, []bool{false}},
+		{"incomplete, nearly a day old", Policy{}, []Backup{ago(24*time.Hour-1, func(b *Backup) { b.Complete = false })}, []bool{true}},
+	} {
+		for i, d := range Decide(now, c.backups, c.policy) {
+			if d.Keep != c.want[i] {
+				t.Errorf("%s: %s stays %t (%s), want %t", c.name, d.Name, d.Keep, d.Reason, c.want[i])
+			}
 		}
 	}
 }
