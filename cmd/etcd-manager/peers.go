@@ -21,6 +21,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/node"
 	"github.com/etcd-manager/etcd-manager/pkg/peer"
 	"github.com/etcd-manager/etcd-manager/pkg/relay"
+	ebs "github.com/etcd-manager/etcd-manager/pkg/volume/aws"
 )
 
 // listen opens the managers' port; that it can't be is found before anything is started.
@@ -49,7 +50,7 @@ func (d *daemon) sources() ([]peer.Source, error) {
 	}
 	sources := []peer.Source{store.New(d.id, &discoveryRecords{catalog: d.catalog, store: d.o.backupStore})}
 	if d.volume != nil && d.volume.ebs != nil {
-		sources = append(sources, aws.New(d.volume.ebs, o.grpcPort, d.volume.seen.put))
+		sources = append(sources, aws.New(ebs.Machines{Client: d.volume.ebs}, o.grpcPort, d.volume.seen.put))
 	}
 	if o.seeds != "" {
 		sources = append(sources, seeds.New(o.seeds))

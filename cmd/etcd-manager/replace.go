@@ -164,7 +164,7 @@ func (d *daemon) readyToRelease(ctx context.Context, own *volume.Volume) error {
 	if err := d.o.encryptedOnly.Check(next); err != nil {
 		return err
 	}
-	if err := d.volume.ebs.MayGiveUp(ctx, own.ID, d.volume.self); err != nil {
+	if err := ebs.MayGiveUp(ctx, d.volume.ebs, own.ID, d.volume.self); err != nil {
 		return err
 	}
 	// Whatever the tags say and however often the tool was started: the store lets one node at a

@@ -150,7 +150,7 @@ func (a *Acquirer) look(ctx context.Context) (step, error) {
 			holders = append(holders, at.Instance)
 		}
 	}
-	instances, err := a.Client.Instances(ctx, holders)
+	instances, err := Instances(ctx, a.Client, holders)
 	if err != nil {
 		return step{}, err
 	}
@@ -231,7 +231,7 @@ func (a *Acquirer) freeDevice() string {
 func (a *Acquirer) attach(ctx context.Context, v *volume.Volume, device string) error {
 	a.say("attaching volume %s (%d GiB, %s) as %s", v, v.SizeGiB, v.Type, device)
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
-	_, err := a.Client.ec2.AttachVolume(call, &ec2.AttachVolumeInput{VolumeId: aws.String(string(v.ID)),
+	_, err := a.Client.onNode().AttachVolume(call, &ec2.AttachVolumeInput{VolumeId: aws.String(string(v.ID)),
 		InstanceId: aws.String(a.Self.Instance), Device: aws.String(device)})
 	cancel()
 	if err != nil {
@@ -276,7 +276,7 @@ func (a *Acquirer) force(ctx context.Context, v *volume.Volume, reason string) e
 	a.say("detaching volume %s from %s by force: %s", v, at.Instance, reason)
 	call, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	_, err := a.Client.ec2.DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)),
+	_, err := a.Client.onNode().DetachVolume(call, &ec2.DetachVolumeInput{VolumeId: aws.String(string(v.ID)),
 		InstanceId: aws.String(at.Instance), Force: aws.Bool(true)})
 	switch {
 	case code(err) == "IncorrectState": // it is free by now

@@ -46,6 +46,7 @@ type Config struct {
 type Client struct {
 	cfg  Config
 	ec2  ec2Calls
+	base aws.Config
 	imds *imds.Client
 }
 
@@ -91,7 +92,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		}
 		base.Region = doc.Region
 	}
-	c.ec2 = newEC2(base)
+	c.ec2, c.base = newEC2(base), base
 	return c, nil
 }
 
@@ -187,7 +188,7 @@ func (c *Client) describeInstances(ctx context.Context, ids []string) ([]types.I
 	var list []types.Instance
 	in := &ec2.DescribeInstancesInput{InstanceIds: ids}
 	for {
-		out, err := c.ec2.DescribeInstances(ctx, in)
+		out, err := c.onNode().DescribeInstances(ctx, in)
 		if err != nil {
 			return nil, c.explain("DescribeInstances", "*", err)
 		}
@@ -201,8 +202,17 @@ func (c *Client) describeInstances(ctx context.Context, ids []string) ([]types.I
 	}
 }
 
+// Machines asks EC2 of machines, too.
+type Machines struct{ *Client }
+
+// Instances describes machines by their ids.
+func (m Machines) Instances(ctx context.Context, ids []string) (map[string]Instance, error) {
+	return Instances(ctx, m.Client, ids)
+}
+
 // Instances describes machines by their ids. Those that EC2 doesn't know (any more) are missing.
-func (c *Client) Instances(ctx context.Context, ids []string) (map[string]Instance, error) {
+// It is no method, as MayGiveUp.
+func Instances(ctx context.Context, c *Client, ids []string) (map[string]Instance, error) {
 	found := map[string]Instance{}
 	if len(ids) == 0 {
 		return found, nil
@@ -214,7 +224,7 @@ func (c *Client) Instances(ctx context.Context, ids []string) (map[string]Instan
 			return found, nil
 		}
 		for _, id := range ids {
-			one, err := c.Instances(ctx, []string{id})
+			one, err := Instances(ctx, c, []string{id})
 			if err != nil {
 				return nil, err
 			}
