@@ -17,9 +17,9 @@ import (
 // supersededTimeout bounds the question at the start: a store that is away must not keep etcd from starting.
 const supersededTimeout = 5 * time.Second
 
-// checkSuperseded refuses to start where the operator has recorded that another cluster took the place of this one. It is asked before
-// anything is started, and never again: nothing that runs is stopped by a record. An etcd that still runs on this node's data goes on, too,
-// since a manager must look after it.
+// checkSuperseded refuses to start where the operator has recorded that another cluster took the place of this one, and says in the store
+// that this node's etcd is stopped. It is asked before anything is started. If an etcd still runs on this node's data the manager starts,
+// and the leader has it stopped in order.
 func (d *daemon) checkSuperseded(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, supersededTimeout)
 	defer cancel()
@@ -38,11 +38,25 @@ func (d *daemon) checkSuperseded(ctx context.Context) error {
 		return nil
 	}
 	if dir := runningOn(d.o.dataDir); dir != "" {
-		klog.Errorf("an etcd runs on %s, so the manager starts and looks after it. Stop it if it isn't to serve (SIGTERM to this manager): %v",
-			dir, err)
+		klog.Errorf("an etcd runs on %s, so the manager starts, and the leader has that etcd stopped: %v", dir, err)
 		return nil
 	}
+	if s.By != "" {
+		reportStopped(ctx, d, s)
+	}
 	return err
+}
+
+// reportStopped says in the store that no etcd runs on this node, for who waits for that.
+func reportStopped(ctx context.Context, d *daemon, s catalog.Superseded) {
+	err := d.catalog.NoteEnded(ctx, s.Time, func(x *catalog.Ended) {
+		if _, known := x.Stopped[d.id]; !known {
+			x.Stopped[d.id] = catalog.StoppedNode{Time: time.Now().UTC()}
+		}
+	})
+	if err != nil {
+		klog.Warningf("the store isn't told that etcd is stopped on this node: %v", err)
+	}
 }
 
 // runningOn is the etcd data dir below a manager's directory on which an etcd runs; empty if there is none.

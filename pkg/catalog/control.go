@@ -36,6 +36,8 @@ type ControlListing struct {
 	Survivors Object
 	// Superseded exists if another cluster has taken the place of this one.
 	Superseded Object
+	// Ended exists if managers have begun to end it for that.
+	Ended Object
 	// Copy exists if the store is a copy of another one.
 	Copy Object
 	// Commands and Operations are in lexical order of their names.
@@ -79,6 +81,9 @@ func (l *ControlListing) add(e blob.Entry) {
 		return
 	case supersededKey:
 		l.Superseded = o
+		return
+	case endedKey:
+		l.Ended = o
 		return
 	case copyKey:
 		l.Copy = o

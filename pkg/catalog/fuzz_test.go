@@ -37,6 +37,7 @@ func fuzzObjects() []struct {
 		{settingsKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.Settings(ctx); return err }},
 		{servingKey, func(ctx context.Context, c *Catalog) error { _, err := c.Serving(ctx); return err }},
 		{supersededKey, func(ctx context.Context, c *Catalog) error { _, err := c.Superseded(ctx); return err }},
+		{endedKey, func(ctx context.Context, c *Catalog) error { _, err := c.Ended(ctx); return err }},
 		{copyKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.CopyRecord(ctx); return err }},
 		{copiesKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.Copies(ctx); return err }},
 		{survivorsKey, func(ctx context.Context, c *Catalog) error { _, err := c.Survivors(ctx); return err }},

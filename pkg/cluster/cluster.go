@@ -129,6 +129,13 @@ const (
 	AlarmCorrupt AlarmType = "CORRUPT"
 )
 
+// SupersededMember is no member: CORRUPT of this id is the alarm by which managers end all writes, of a cluster whose place another one
+// takes. It has etcd refuse every change on all members from one entry of the log on, and no real member gets this id.
+const SupersededMember MemberID = 0x7375706572736564
+
+// SupersededOperation is the operation for which the etcd of such a cluster is held.
+const SupersededOperation OperationID = "superseded"
+
 // Alarm is raised by a member, or about it, and stays until it is disarmed.
 type Alarm struct {
 	Member MemberID

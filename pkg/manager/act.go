@@ -45,11 +45,15 @@ func (l *leadership) act(ctx context.Context, o *model.Observation, spec *cluste
 	case model.TakeBackup:
 		l.backups.start(ctx, spec, a)
 		return nil
+	case model.StopSuperseded:
+		return l.ending.stop(ctx, o, spec, a)
+	case model.ReportStopped:
+		return l.ending.report(ctx, o, a)
 	case model.PutBack:
 		return l.putBacks.start(ctx, o, a)
 	case model.AddLearner, model.Promote, model.UpdateMember, model.RemoveMember:
 		return l.maintenance.changeMembers(ctx, o, a)
-	case model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm:
+	case model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade, model.Compact, model.Defragment, model.Disarm, model.EndWrites:
 		return l.maintenance.tend(ctx, o, a)
 	}
 	return l.restorer.act(ctx, o, spec, a)

@@ -35,6 +35,7 @@ func everyAction() []model.Action {
 		model.HaltAll{Op: op}, model.VerifyAll{Op: op}, model.RollbackAll{Op: op},
 		model.Advance{Op: op, To: model.OpStaging}, model.FinishRestore{Op: op},
 		model.FailCommand{Command: "r1"}, model.PutBack{Node: "a", Command: "p1"},
+		model.EndWrites{}, model.StopSuperseded{Nodes: []cluster.NodeID{"a"}}, model.ReportStopped{Nodes: []cluster.NodeID{"a"}},
 	}
 }
 

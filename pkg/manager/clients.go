@@ -30,6 +30,7 @@ type Member interface {
 	MoveLeader(ctx context.Context, to cluster.MemberID) error
 	Downgrade(ctx context.Context, action client.DowngradeAction, version string) error
 	Compact(ctx context.Context, revision int64, physical bool) error
+	Raise(ctx context.Context, alarm cluster.Alarm) error
 	Disarm(ctx context.Context, alarm cluster.Alarm) error
 	// Raw is what transactions are made through.
 	Raw() *clientv3.Client

@@ -163,6 +163,12 @@ func (mt *maintenance) tend(ctx context.Context, o *model.Observation, a model.A
 		defer mt.mu.Unlock()
 		mt.compactedTo, mt.compactedAt = a.Revision, time.Now()
 		return nil
+	case model.EndWrites:
+		err := c.Raise(ctx, cluster.Alarm{Member: cluster.SupersededMember, Type: cluster.AlarmCorrupt})
+		if err == nil {
+			klog.Warningf("etcd takes no more writes: another cluster takes the place of this one")
+		}
+		return err
 	case model.Disarm:
 		if err := c.Disarm(ctx, a.Alarm); err != nil {
 			return err

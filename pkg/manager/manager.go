@@ -9,7 +9,7 @@
 // says what it remembers and what guards that.
 //
 //   - what is seen: observer, etcdClients, prober, witnesses, storeView, marker, leaderRecord
-//   - what is done: nodes (every request to a node), maintenance, restorer, backups, demands
+//   - what is done: nodes (every request to a node), maintenance, restorer, backups, demands, ending
 //   - what runs beside the loop: changes, copies, proofs, retention, cleaner
 //   - what is remembered of operations: operations; of what failed: attempts
 package manager

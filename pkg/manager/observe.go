@@ -73,6 +73,7 @@ func (l *leadership) known() model.Store {
 	s.Marker = l.marker.seen
 	l.record.observe(&s)
 	l.operations.observe(&s)
+	l.ending.observe(&s)
 	return s
 }
 
@@ -112,6 +113,7 @@ func (l *leadership) refresh(ctx context.Context) error {
 	}{
 		{list.Marker.Stamp != old.Marker.Stamp || !list.Marker.Exists() || first || l.store.unusable("marker"), l.marker.readMarker},
 		{list.Spec.Stamp != old.Spec.Stamp || first || was.SpecError != "", l.store.readSpec},
+		{true, func(ctx context.Context) error { return l.ending.read(ctx, list) }},
 		{list.Settings.Stamp != old.Settings.Stamp || first || was.SettingsError != "",
 			func(ctx context.Context) error { return l.store.readSettings(ctx, list.Settings) }},
 		{(list.Leader.Stamp != old.Leader.Stamp || first || l.record.holderError != "") && !l.record.wroteRecord(),

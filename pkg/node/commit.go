@@ -46,7 +46,11 @@ func (rs *restorer) stop(ctx context.Context, req *protosv1.Stop) error {
 			return err
 		}
 	}
-	return rs.etcd.stopLocked(ctx, "restore "+string(op.ID), stopHard)
+	why := "restore " + string(op.ID)
+	if op.ID == cluster.SupersededOperation {
+		why = "another cluster takes the place of this one"
+	}
+	return rs.etcd.stopLocked(ctx, why, stopHard)
 }
 
 // hold journals that etcd is to be stopped, and the state to which a rollback returns. procMu is held.

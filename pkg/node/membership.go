@@ -140,8 +140,13 @@ func (r *records) release(token cluster.Token) error {
 	if !r.held() {
 		return nil
 	}
-	klog.Infof("restore %s is over; etcd isn't held any more", r.j.Operation.ID)
 	j := r.j
+	if j.Operation.ID == cluster.SupersededOperation {
+		klog.Infof("the cluster isn't superseded any more; etcd isn't held")
+		j.Operation = nil
+		return r.setJournal(j)
+	}
+	klog.Infof("restore %s is over; etcd isn't held any more", r.j.Operation.ID)
 	op := *j.Operation
 	op.Phase = phaseReverted
 	if token == op.Token {

@@ -175,6 +175,13 @@ func (r *reading) control(l catalog.ControlListing) {
 			}
 			return err
 		})
+		r.do(func() error {
+			e, err := r.c.Ended(ctx)
+			if err == nil {
+				f.Ending = &e
+			}
+			return err
+		})
 	}
 	if l.Copy.Exists() {
 		r.do(func() error {

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -12,6 +15,9 @@ import (
 
 // Superseded says that another cluster has taken the place of this one.
 type Superseded = catalog.Superseded
+
+// Stopping says how far the managers are with the end of a cluster that is superseded.
+type Stopping = catalog.Ended
 
 // managersQuiet is for how long the managers must have written nothing to count as stopped. A leader writes once a minute.
 const managersQuiet = 3 * time.Minute
@@ -35,10 +41,16 @@ func (e *NoClusterError) Error() string {
 	return fmt.Sprintf("no cluster was formed for %s: nothing was written; is this the store of the old cluster?", e.Store)
 }
 
-// Supersede records that another cluster, named by, has taken the place of this one: from then on a manager that starts with this store
-// doesn't start etcd. What runs goes on. A store that is a copy is a *CopyError. Unless force is set it is a *ServesError while the
-// managers seem to run. A record that is there already is returned with catalog.ErrConflict.
-func (c *Client) Supersede(ctx context.Context, by string, force bool) (Superseded, error) {
+// SupersedeOptions say what may be superseded.
+type SupersedeOptions struct {
+	// Live says that the managers may run: then they stop their etcd. Else they must have been stopped, as far as can be told.
+	Live bool
+}
+
+// Supersede records that another cluster, named by, has taken the place of this one: managers that run stop their etcd, and one that starts
+// with this store doesn't start it. A store that is a copy is a *CopyError. Unless o.Live is set it is a *ServesError while the managers
+// seem to run. A record that is there already is returned with catalog.ErrConflict.
+func (c *Client) Supersede(ctx context.Context, by string, o SupersedeOptions) (Superseded, error) {
 	if err := c.managed(ctx); err != nil {
 		return Superseded{}, err
 	}
@@ -57,7 +69,7 @@ func (c *Client) Supersede(ctx context.Context, by string, force bool) (Supersed
 		}
 		return s, err
 	}
-	if age := c.Now().Sub(l.Leader.Modified); l.Leader.Exists() && !force && age < managersQuiet {
+	if age := c.Now().Sub(l.Leader.Modified); l.Leader.Exists() && !o.Live && age < managersQuiet {
 		r, _, err := c.catalog.Leader(ctx)
 		if err != nil && !Unreadable(err) {
 			return Superseded{}, err
@@ -77,4 +89,73 @@ func (c *Client) UndoSupersede(ctx context.Context) (Superseded, error) {
 		return s, err
 	}
 	return s, c.catalog.RemoveSuperseded(ctx)
+}
+
+// endedPoll is how often the store is asked how far the end of a cluster is.
+const endedPoll = time.Second
+
+// SilentError says that the managers of a superseded cluster haven't said that it has ended.
+type SilentError struct {
+	Store  string
+	Within time.Duration
+	// Stopped are the nodes that are, Missing the members that aren't known to be; both are empty if nobody has said anything.
+	Stopped []cluster.NodeID
+	Missing []string
+}
+
+func (e *SilentError) Error() string {
+	words := "no manager has answered"
+	switch {
+	case len(e.Missing) > 0:
+		words = fmt.Sprintf("no answer from %s", strings.Join(e.Missing, ", "))
+	case len(e.Stopped) > 0:
+		words = fmt.Sprintf("only %v answered, and it isn't known which members there are", e.Stopped)
+	}
+	return fmt.Sprintf("it isn't known whether the cluster in %s still serves: %s within %s", e.Store, words, e.Within)
+}
+
+// Ended reads how far the end of a cluster is that s supersedes. It is empty if the managers haven't said anything yet.
+func (c *Client) Ended(ctx context.Context, s Superseded) (Stopping, error) {
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	e, err := c.catalog.Ended(ctx)
+	if errors.Is(err, ErrNotFound) || err == nil && !e.Of.Equal(s.Time) {
+		return Stopping{}, nil
+	}
+	return e, err
+}
+
+// AwaitEnded waits until all members have said that their etcd is stopped, and returns what they say. If a quorum of them has by the end of
+// within, nothing can be written any more, and that is enough; fewer are a *SilentError. A store that doesn't answer is asked again. tell
+// is called with what is new; it may be nil.
+func (c *Client) AwaitEnded(ctx context.Context, s Superseded, within time.Duration, tell func(Stopping)) (Stopping, error) {
+	tick := time.NewTicker(endedPoll)
+	defer tick.Stop()
+	var last Stopping
+	for end := time.Now().Add(within); ; {
+		e, err := c.Ended(ctx, s)
+		if err == nil {
+			if tell != nil && (e.Revision != last.Revision || len(e.Stopped) != len(last.Stopped)) {
+				tell(e)
+			}
+			last = e
+		}
+		switch {
+		case err == nil && len(e.Members) > 0 && len(e.Missing()) == 0:
+			return e, nil
+		case time.Now().Before(end):
+		case err != nil:
+			return last, err
+		case last.Complete():
+			return last, nil
+		default:
+			return last, &SilentError{Store: c.Store(), Within: within, Missing: last.Missing(),
+				Stopped: slices.Sorted(maps.Keys(last.Stopped))}
+		}
+		select {
+		case <-ctx.Done():
+			return last, ctx.Err()
+		case <-tick.C:
+		}
+	}
 }

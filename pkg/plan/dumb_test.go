@@ -48,7 +48,8 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 		model.SalvageData, model.ProveBackup, model.StageBackup, model.SafetyBackup, model.StopAll, model.SwitchAll,
 		model.HaltAll, model.RollbackAll, model.Advance, model.FinishRestore, model.FailCommand,
 		model.RestartMember, model.StopMember, model.ReleaseVolume, model.EnableDowngrade, model.CancelDowngrade,
-		model.Compact, model.Defragment, model.Disarm, model.PutBack:
+		model.Compact, model.Defragment, model.Disarm, model.PutBack,
+		model.EndWrites, model.StopSuperseded, model.ReportStopped:
 		lasting = true
 	}
 	away := o.Store.Error != ""
@@ -78,6 +79,9 @@ func dumb(o *model.Observation, a model.Action, p model.Policy) error {
 		if n.StateError != "" {
 			broken[n.ID] = true
 		}
+	}
+	if err := dumbSuperseded(o, a); err != nil {
+		return err
 	}
 	switch a := a.(type) {
 	case model.CreateMarker:

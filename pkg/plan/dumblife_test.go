@@ -229,3 +229,51 @@ func dumbRestartMember(o *model.Observation, a model.RestartMember, up []cluster
 	}
 	return nil
 }
+
+// dumbSuperseded: of a cluster that is superseded nothing is left to do but its end, which nobody decides but the operator.
+func dumbSuperseded(o *model.Observation, a model.Action) error {
+	stopping := o.Store.Operation != nil && map[model.OperationState]bool{model.OpStopping: true, model.OpSwitching: true,
+		model.OpVerifying: true, model.OpReverting: true}[o.Store.Operation.State]
+	var ended, served bool
+	for _, n := range o.Nodes {
+		served = served || n.State != nil && n.Etcd.Healthy && !n.Etcd.Learner && (n.Etcd.LeaderID != 0 || n.Etcd.Denied)
+		for _, x := range n.Etcd.Alarms {
+			ended = ended || x.Member == cluster.SupersededMember
+		}
+	}
+	over := false
+	switch x := a.(type) {
+	case model.TakeTerm:
+		return nil
+	case model.EndWrites:
+		over = true
+		if !served {
+			return errors.New("ends writes that nobody can write")
+		}
+	case model.StopSuperseded:
+		over = true
+		if served && !ended && o.Postponed["end-writes"].Times < 3 {
+			return errors.New("stops what still takes writes")
+		}
+	case model.ReportStopped:
+		over = true
+		for _, id := range x.Nodes {
+			for _, n := range o.Nodes {
+				if n.ID == id && (n.Etcd.Running || !n.Holding) {
+					return errors.New("says of what runs that it is stopped")
+				}
+			}
+		}
+	case model.Disarm:
+		if x.Alarm.Member == cluster.SupersededMember && (o.Store.Superseded != nil || o.Store.SupersededError != "") {
+			return errors.New("lets clients write to what is superseded")
+		}
+	}
+	switch {
+	case over && (o.Store.Superseded == nil || stopping):
+		return errors.New("ends a cluster that nobody calls superseded, or in the middle of a restore")
+	case !over && o.Store.Superseded != nil && !stopping:
+		return errors.New("does something else with a cluster that is superseded")
+	}
+	return nil
+}

@@ -72,7 +72,8 @@ var commonLetters = []letter{
 		"etcd downgrade=3.5.0", "etcd keeps=3.5.0 downgrade=3.5.0", "etcd keeps=3.5.0", "alarm NOSPACE b",
 		"alarm NOSPACE b;compacted", "alarm CORRUPT b", "alarm CORRUPT x",
 		"settings snapshot-count=5000", "settings bad", "policy defrag=0.5", "versions-failed 3.6.16"}},
-	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b;put-back p1"}},
+	{"extra", []string{"", "policy allow-unfenced", "policy no-create", "probe c unreachable", "rolled-back", "alive b", "etcd leader=b;put-back p1",
+		"superseded reported=a", "superseded;alarm superseded", "alarm superseded"}},
 }
 
 // TestSmallWorlds walks over all worlds of one to three nodes that the alphabet spells, or evenly over as many as -enum.cases says,
@@ -122,7 +123,7 @@ func TestSmallWorlds(t *testing.T) {
 		"BeginRestore", "SalvageData", "ProveBackup", "StageBackup", "SafetyBackup", "StopAll", "SwitchAll", "HaltAll",
 		"VerifyAll", "RollbackAll", "Advance", "FinishRestore", "FailCommand",
 		"RestartMember", "StopMember", "ReleaseVolume", "EnableDowngrade", "CancelDowngrade", "Compact", "Defragment",
-		"Disarm", "PutBack", "nothing"} {
+		"Disarm", "PutBack", "EndWrites", "StopSuperseded", "ReportStopped", "nothing"} {
 		if did[kind] == 0 {
 			t.Errorf("no world in which %s is done: the alphabet is too small", kind)
 		}
@@ -136,6 +137,8 @@ var themes = []map[string]string{
 	{},
 	{},
 	{"member": "member c removed"},
+	{"member": "member c removed"},
+	{"extra": "superseded;alarm superseded"},
 	{"node": "token=T1 runs=3.5.29", "spec": "spec 3 version=3.6.16"},
 	{"node": "token=T1 runs=3.7.3", "spec": "spec 3 version=3.5.29", "life": "all versions=3.5.21,3.5.29,3.6.16,3.7.3"},
 	{"spec": "spec 3 version=3.5.29", "life": "etcd keeps=3.5.0 downgrade=3.5.0"},

@@ -54,7 +54,7 @@ func Next(o *model.Observation, spec *cluster.Spec, p model.Policy) Decision {
 			return attended(d, rule.kind)
 		case beside: // what the restore waits for is said
 			continue
-		case d.Waits && r.untouched():
+		case d.Waits && r.untouched() && o.Store.Superseded == nil:
 			beside = true
 		case wanted.Do == nil || !rule.yields:
 			return attended(d, rule.kind)
@@ -85,6 +85,7 @@ type rule struct {
 func (r *rules) ordered() []rule {
 	return []rule{
 		{ask: r.otherLeader, kind: cluster.AttentionOther},
+		{ask: r.superseded, kind: cluster.AttentionOther},
 		{ask: r.operation, kind: cluster.AttentionRestore},
 		{ask: r.leftover, kind: cluster.AttentionClusters},
 		{ask: r.brokenState, kind: cluster.AttentionMember},
@@ -258,6 +259,10 @@ func (r *rules) held() (Decision, bool) {
 		return none, false
 	}
 	for _, n := range r.v.nodes {
+		if heldSuperseded(*n) {
+			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()},
+				"the cluster isn't superseded any more; the etcd of node %s starts again", n.ID)
+		}
 		if n.Holding {
 			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()},
 				"node %s was held for a restore that is over; its etcd goes on", n.ID)
@@ -293,6 +298,8 @@ func (r *rules) lost() (Decision, bool) {
 	for _, n := range r.v.nodes {
 		word := "running, not healthy"
 		switch {
+		case heldSuperseded(*n):
+			word = "stopped, since the cluster is superseded"
 		case n.Holding:
 			word = "held for a restore"
 		case n.Etcd.Running && n.Etcd.Learner:

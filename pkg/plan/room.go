@@ -28,7 +28,7 @@ func (r *rules) alarms(t cluster.AlarmType) []cluster.MemberID {
 	var list []cluster.MemberID
 	for _, n := range r.v.nodes {
 		for _, a := range n.Etcd.Alarms {
-			if n.Etcd.Healthy && a.Type == t && !slices.Contains(list, a.Member) {
+			if n.Etcd.Healthy && a.Type == t && a.Member != cluster.SupersededMember && !slices.Contains(list, a.Member) {
 				list = append(list, a.Member)
 			}
 		}

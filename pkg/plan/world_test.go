@@ -234,6 +234,10 @@ func (w *world) do(words []string) (answer string, err error) {
 			w.alarms = nil
 			break
 		}
+		if a[0] == "superseded" { // writes are ended
+			w.alarms = append(w.alarms, cluster.Alarm{Member: cluster.SupersededMember, Type: cluster.AlarmCorrupt})
+			break
+		}
 		w.alarms = append(w.alarms, cluster.Alarm{Member: memberID(a[1]), Type: cluster.AlarmType(a[0])})
 	case "settings": // settings NAME=VALUE..., or none; the operator's
 		w.o.Store.Settings = a.settings()
@@ -285,6 +289,15 @@ func (w *world) do(words []string) (answer string, err error) {
 			w.o.PutBackRetryAt = worldNow.Add(a.dur(10 * time.Second))
 		default:
 			w.o.Store.PutBacks = append(w.o.Store.PutBacks, model.QueuedPutBack{Name: a[0]})
+		}
+	case "superseded": // superseded [reported=a,b], superseded unreadable
+		if a.has("unreadable") {
+			w.o.Store.SupersededError = "control/superseded.json: corrupt"
+			break
+		}
+		w.o.Store.Superseded = &model.Superseded{By: "s3://other/main"}
+		for _, id := range a.list("reported") {
+			w.o.Store.Superseded.Reported = append(w.o.Store.Superseded.Reported, cluster.NodeID(id))
 		}
 	case "failed":
 		w.o.Store.FailedRestores = append(w.o.Store.FailedRestores, a[0])

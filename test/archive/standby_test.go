@@ -214,13 +214,4 @@ func superseded(t *testing.T, c, old *harness.Cluster) {
 	n.Start()
 	old.WaitHealthy(1)
 	run("may still run: its leader, node a", 1, "supersede", "--by=x", "--yes")
-	// What runs goes on, also when its manager is killed and started again.
-	run("superseded by x", 0, "supersede", "--by=x", "--yes", "--force")
-	pid := n.EtcdPID()
-	n.Kill()
-	n.Start()
-	old.WaitHealthy(1)
-	if now := n.EtcdPID(); now != pid {
-		t.Errorf("etcd is process %d, it was %d", now, pid)
-	}
 }

@@ -184,6 +184,7 @@ func (m *member) Downgrade(context.Context, client.DowngradeAction, string) erro
 	return errors.New("not simulated")
 }
 func (m *member) Compact(context.Context, int64, bool) error  { return nil }
+func (m *member) Raise(context.Context, cluster.Alarm) error  { return nil }
 func (m *member) Disarm(context.Context, cluster.Alarm) error { return nil }
 func (m *member) Raw() *clientv3.Client                       { return nil }
 func (m *member) Close() error                                { return nil }

@@ -398,6 +398,18 @@ func (c *Client) Alarms(ctx context.Context) ([]cluster.Alarm, error) {
 	return out, nil
 }
 
+// Raise raises an alarm. One that is raised already is success.
+func (c *Client) Raise(ctx context.Context, a cluster.Alarm) error {
+	t, ok := etcdserverpb.AlarmType_value[string(a.Type)]
+	if !ok {
+		return fmt.Errorf("raise: unknown alarm %q", a.Type)
+	}
+	_, err := c.maint.Alarm(ctx, &etcdserverpb.AlarmRequest{
+		Action: etcdserverpb.AlarmRequest_ACTIVATE, MemberID: uint64(a.Member), Alarm: etcdserverpb.AlarmType(t),
+	})
+	return c.wrap("raise", err)
+}
+
 // Disarm takes one alarm back. One that isn't raised is success.
 func (c *Client) Disarm(ctx context.Context, a cluster.Alarm) error {
 	t, ok := etcdserverpb.AlarmType_value[string(a.Type)]

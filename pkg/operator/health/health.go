@@ -64,6 +64,8 @@ type Facts struct {
 	Marker   *catalog.Marker
 	// Superseded says that another cluster has taken the place of this one.
 	Superseded *catalog.Superseded
+	// Ending is what the managers say of the cluster's end for that.
+	Ending *catalog.Ended
 	// Leader is the leader record, LeaderAt when it was last written by the store's clock, and Status what stands in it.
 	Leader   *catalog.LeaderRecord
 	LeaderAt time.Time

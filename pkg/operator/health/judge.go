@@ -3,6 +3,7 @@ package health
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -61,8 +62,8 @@ func (b *builder) findings() {
 	b.attentions()
 	if s := b.f.Superseded; s != nil {
 		b.add(Finding{Severity: Degraded, Kind: KindSuperseded, Since: s.Time, Command: b.ctl("undo-supersede"),
-			Text: fmt.Sprintf("This cluster was superseded by %q: a manager that starts here doesn't start etcd. "+
-				"The command takes that back.", cluster.Shown(s.By, 300))})
+			Text: fmt.Sprintf("This cluster was superseded by %q: %s. A manager that starts here doesn't start etcd. "+
+				"The command takes that back.", cluster.Shown(s.By, 300), b.endedWords(s))})
 	}
 	b.managers()
 	b.members()
@@ -75,6 +76,37 @@ func (b *builder) findings() {
 	for _, p := range b.f.Problems {
 		b.add(Finding{Severity: Degraded, Kind: string(cluster.AttentionObject), Text: "An object in the store can't be used: " + p})
 	}
+}
+
+// endedWords says how far the managers are with the end of a cluster that is superseded.
+func (b *builder) endedWords(s *catalog.Superseded) string {
+	e := b.f.Ending
+	if e == nil || !e.Of.Equal(s.Time) || len(e.Stopped) == 0 && e.Revision == 0 {
+		return "its managers haven't said that etcd is stopped"
+	}
+	words := "etcd is stopped on no node yet"
+	if len(e.Stopped) > 0 {
+		words = "etcd is stopped on " + strings.Join(shownNodes(slices.Sorted(maps.Keys(e.Stopped))), ", ")
+	}
+	if m := e.Missing(); len(m) > 0 {
+		words += "; " + cluster.Shown(strings.Join(m, ", "), 300) + " hasn't answered"
+	}
+	switch {
+	case e.Revision > 0 && e.Stored >= e.Revision:
+		words += fmt.Sprintf("; the archive has everything, up to revision %d", e.Revision)
+	case e.Revision > 0:
+		words += fmt.Sprintf("; its last revision is %d, and it isn't known that the archive has all of it", e.Revision)
+	}
+	return words
+}
+
+// shownNodes are node ids as they may stand in a text.
+func shownNodes(ids []cluster.NodeID) []string {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i] = cluster.Shown(string(id), 100)
+	}
+	return list
 }
 
 // attentions are what the managers call a person for. What ends in weeks is no affair of tonight.

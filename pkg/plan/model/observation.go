@@ -135,6 +135,10 @@ type Store struct {
 	FailedRestores []string
 	// RolledBack are the latest restores that were taken back: a node that was away then still has to go back. May be left empty.
 	RolledBack []Operation
+	// Superseded says that another cluster takes the place of this one; nil if none does. SupersededError says that there is such a record
+	// which can't be used: nothing is concluded from it.
+	Superseded      *Superseded
+	SupersededError string
 	// Operation is the one that is not finished, or nil.
 	Operation *Operation
 	// HighestRevision is the highest revision that a backup's manifest or an operation's record names; 0 if none does.
@@ -143,6 +147,14 @@ type Store struct {
 	NewestBackup time.Time
 	// NewestBackupKnown is false until the backups have been listed.
 	NewestBackupKnown bool
+}
+
+// Superseded is the operator's word that this cluster is over.
+type Superseded struct {
+	// By names what takes its place.
+	By string
+	// Reported are the nodes of which the store says that their etcd is stopped, ascending.
+	Reported []cluster.NodeID
 }
 
 // Apart is a node whose store is another one than the leader's, or which the leader's locks and conditional puts don't reach.

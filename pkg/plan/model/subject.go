@@ -51,6 +51,10 @@ func (a StartEtcd) subject() string {
 		a.State.EtcdVersion, names(a.State.Nodes))
 }
 
+func (EndWrites) subject() string       { return "end-writes" }
+func (StopSuperseded) subject() string  { return "stop-superseded" }
+func (a ReportStopped) subject() string { return "report-stopped " + ids(a.Nodes) }
+
 func (a StartAll) subject() string { return "start-all " + startIDs(a.Starts) }
 
 func (a RestartMember) subject() string {

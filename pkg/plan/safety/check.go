@@ -25,6 +25,9 @@ func Check(o *model.Observation, a model.Action, p model.Policy) error {
 	if err := checkCounted(o, a); err != nil {
 		return err
 	}
+	if err := checkOver(o, a); err != nil {
+		return err
+	}
 	return checkKind(o, a, p)
 }
 
@@ -67,6 +70,12 @@ func checkKind(o *model.Observation, a model.Action, p model.Policy) error {
 		return checkSource(o, a.Node)
 	case model.PutBack:
 		return checkPutBack(o, a)
+	case model.EndWrites:
+		return checkEndWrites(o)
+	case model.StopSuperseded:
+		return checkStopSuperseded(o, a)
+	case model.ReportStopped:
+		return checkReported(o, a)
 	case model.BeginRestore:
 		return checkBegin(o, a)
 	case model.SalvageData:

@@ -165,6 +165,9 @@ func checkUpkeep(o *model.Observation, a model.Action) error {
 	case model.Defragment:
 		return checkDefragment(o, a, members, here)
 	case model.Disarm:
+		if a.Alarm.Member == cluster.SupersededMember && (o.Store.Superseded != nil || o.Store.SupersededError != "") {
+			return fmt.Errorf("the cluster is superseded, as far as is known")
+		}
 		if a.Alarm.Type == cluster.AlarmCorrupt && a.Alarm.Member == 0 {
 			return fmt.Errorf("it isn't known whose data are corrupt")
 		}
