@@ -251,26 +251,6 @@ func nodeNames(nodes []cluster.EtcdNode) []string {
 	return list
 }
 
-// held lets etcd run again on a node that was held for a restore which has ended without it, unless the marker names another
-// cluster: then its data are of before.
-func (r *rules) held() (Decision, bool) {
-	s := r.o.Store
-	if s.Error != "" || s.Operation != nil || s.Marker.Token != "" && s.Marker.Token != r.v.token {
-		return none, false
-	}
-	for _, n := range r.v.nodes {
-		if heldSuperseded(*n) {
-			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()},
-				"the cluster isn't superseded any more; the etcd of node %s starts again", n.ID)
-		}
-		if n.Holding {
-			return do(model.StartEtcd{Node: n.ID, State: *n.State.Clone()},
-				"node %s was held for a restore that is over; its etcd goes on", n.ID)
-		}
-	}
-	return none, false
-}
-
 // noneHas says that no master has something.
 func noneHas(masters int) string {
 	if masters == 1 {
