@@ -56,6 +56,7 @@ func TestCopy(t *testing.T) {
 		{exitFailure, "no manager runs on a copy", "create-backup"},
 		{exitFailure, "no manager runs on a copy", "configure-cluster --member-count=1"},
 		{exitFailure, "no manager runs on a copy", "supersede --by=mem://elsewhere --yes"},
+		{exitFailure, "no manager runs on a copy", "promote --yes"},
 		{exitFailure, "no manager runs on a copy", "prune --yes"},
 		{exitUsage, "--yes", "use-copy"},
 		{exitOK, "is a store of its own now", "use-copy --yes"},

@@ -55,7 +55,7 @@ func TestEmptyStore(t *testing.T) {
 		{"open", backup}, {"open", "--latest"}, {"diff", backup}, {"diff", backup, "latest"},
 		{"put-back", "/a"}, {"put-back", "--namespace=shop", "--yes"},
 		{"undo-put-back"}, {"undo-put-back", backup, "--yes"}, {"status"}, {"use-copy", "--yes"}, {"events"},
-		{"supersede", "--by=s3://other/main", "--yes"}, {"undo-supersede", "--yes"},
+		{"supersede", "--by=s3://other/main", "--yes"}, {"undo-supersede", "--yes"}, {"promote", "--yes"},
 	}
 	for _, args := range commands {
 		for base, want := range map[string]string{"mian": "/main", "event": "/events", "": "/events"} {

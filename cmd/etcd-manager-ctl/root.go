@@ -140,7 +140,7 @@ Of a command that is followed: 0 done, 1 failed, 5 rolled back, 6 superseded or 
 	root.AddCommand(getCommand(a), configureCommand(a), listBackupsCommand(a), verifyCommand(a),
 		downloadCommand(a), inspectCommand(a), importCommand(a),
 		createBackupCommand(a), pinCommand(a), unpinCommand(a), pruneCommand(a), confirmCommand(a),
-		useCopyCommand(a), supersedeCommand(a), undoSupersedeCommand(a),
+		useCopyCommand(a), promoteCommand(a), supersedeCommand(a), undoSupersedeCommand(a),
 		restoreCommand(a), recoverCommand(a), undoCommand(a),
 		followCommand(a), listCommandsCommand(a), describeCommand(a), deleteCommandCommand(a),
 		masterleasesCommand(a), kopsCommand(a), volumesCommand(a), pkiCommand(a),

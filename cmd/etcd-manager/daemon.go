@@ -78,7 +78,10 @@ type daemon struct {
 // runDaemon puts everything together and runs until ctx ends. It begins anew with another volume when its own was given up.
 func runDaemon(ctx context.Context, o *options) error {
 	if o.standbyOf != "" {
-		return runStandby(ctx, o)
+		if err := runStandby(ctx, o); !errors.Is(err, errPromoted) {
+			return err
+		}
+		o.standbyOf = ""
 	}
 	var promised node.Vote
 	var queued []string

@@ -43,8 +43,7 @@ func (o *options) checkStandby() error {
 	if o.standbyOf == "" {
 		return nil
 	}
-	same := func(s string) string { return strings.TrimRight(strings.TrimPrefix(s, "file://"), "/") }
-	if same(o.standbyOf) == same(o.backupStore) {
+	if sameStore(o.standbyOf, o.backupStore) {
 		bad("--standby-of=%s is also --backup-store: a standby has a store of its own, which must be empty", o.standbyOf)
 	}
 	if o.volumeProvider != "" {
@@ -59,6 +58,12 @@ func (o *options) checkStandby() error {
 	return errors.Join(errs...)
 }
 
+// sameStore tells whether two URLs name one store.
+func sameStore(a, b string) bool {
+	same := func(s string) string { return strings.TrimRight(strings.TrimPrefix(s, "file://"), "/") }
+	return same(a) == same(b)
+}
+
 // lookEvery is how often new changes are looked for. They are stored every --change-log-interval: a copy that looked as seldom would
 // be behind by twice that.
 func (o *options) lookEvery() time.Duration { return max(o.changes/5, min(o.changes, standbyLook)) }
@@ -67,8 +72,13 @@ func (o *options) lookEvery() time.Duration { return max(o.changes/5, min(o.chan
 type standbyNode struct {
 	*daemon
 	follower *standby.Follower
+	// stopFollow ends the follower, and followed is closed when it has ended. Both are set while it runs.
+	stopFollow context.CancelFunc
+	followed   chan struct{}
 
 	mu sync.Mutex
+	// becoming says what is done about a promotion; empty if there is none.
+	becoming string
 	// away says why the own store can't be used; empty if it can.
 	away string
 }
@@ -80,6 +90,9 @@ func runStandby(ctx context.Context, o *options) error {
 		return err
 	}
 	if err := s.openDataDir(ctx); err != nil {
+		return err
+	}
+	if err := s.wasPromoted(ctx); err != nil {
 		return err
 	}
 	if err := adopt.Check(o.dataDir, o.backupStore); err != nil {
@@ -128,6 +141,9 @@ func (s *standbyNode) ownStore(ctx context.Context) error {
 	case errors.Is(err, catalog.ErrNotFound):
 		err = nil
 	case err == nil, errors.Is(err, cluster.ErrCorrupt), errors.Is(err, cluster.ErrFuture):
+		if rec, perr := s.catalog.Promotion(ctx); perr == nil && rec.Backup != "" {
+			return nil // it is of this standby, which is about to notice
+		}
 		err = fmt.Errorf("--standby-of: %s: %w (cluster %s); a standby needs a store of its own that is empty. "+
 			"If this node is to run that cluster, start it without --standby-of", s.o.backupStore, errHasCluster, m.Token)
 	default:
@@ -169,7 +185,18 @@ func (s *standbyNode) newFollower(ctx context.Context) (*standby.Follower, error
 func (s *standbyNode) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	parts := []func(context.Context) error{s.follower.Run, s.keepShown}
+	fctx, stop := context.WithCancel(ctx)
+	defer stop()
+	s.stopFollow, s.followed = stop, make(chan struct{})
+	follow := func(ctx context.Context) error {
+		err := s.follower.Run(fctx)
+		close(s.followed)
+		if err == nil {
+			<-ctx.Done() // also when it was ended for a promotion, which goes on
+		}
+		return err
+	}
+	parts := []func(context.Context) error{follow, s.keepShown, s.keepPromotion}
 	if s.o.metricsPort != 0 {
 		parts = append(parts, s.servePages)
 	}
@@ -186,6 +213,14 @@ func (s *standbyNode) run(ctx context.Context) error {
 		all = append(all, <-errs)
 	}
 	return errors.Join(all...)
+}
+
+// endFollowing ends the follower, so that nothing changes the copy any more.
+func (s *standbyNode) endFollowing() {
+	if s.stopFollow != nil {
+		s.stopFollow()
+		<-s.followed
+	}
 }
 
 // keepShown writes the status to the own store, and ends with an error if a cluster has come there.
@@ -214,7 +249,7 @@ func (s *standbyNode) put(ctx context.Context) error {
 	r := s.follower.Report()
 	return s.catalog.PutStatus(ctx, catalog.Status{
 		At: time.Now().UTC().Truncate(time.Second), ClusterName: s.o.clusterName, Node: s.id, Manager: build().Version,
-		Doing: "standby of " + r.Of, Attention: s.attention(r), Standby: &r,
+		Doing: s.doing(r.Of), Attention: s.attention(r), Standby: &r,
 		Nodes: []catalog.NodeReport{{Node: s.id, Manager: build().Version, Role: catalog.RoleNone, DiskFree: free, DiskTotal: total}},
 	})
 }
@@ -232,7 +267,7 @@ func (s *standbyNode) attention(r catalog.StandbyReport) []cluster.Attention {
 func (s *standbyNode) view() status.View {
 	r := s.follower.Report()
 	v := status.View{ClusterName: s.o.clusterName, Node: s.id, Version: build().Version,
-		Doing: "standby of " + r.Of, Attention: s.attention(r), StoreRequests: s.requests.snapshot(), Standby: status.NewStandby(r, time.Now())}
+		Doing: s.doing(r.Of), Attention: s.attention(r), StoreRequests: s.requests.snapshot(), Standby: status.NewStandby(r, time.Now())}
 	v.Disk.TotalBytes, v.Disk.FreeBytes = diskOf(s.o.dataDir)
 	s.mu.Lock()
 	defer s.mu.Unlock()

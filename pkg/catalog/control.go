@@ -38,6 +38,8 @@ type ControlListing struct {
 	Superseded Object
 	// Ended exists if managers have begun to end it for that.
 	Ended Object
+	// Promotion exists if a standby with this store is to become, or has become, a cluster.
+	Promotion Object
 	// Copy exists if the store is a copy of another one.
 	Copy Object
 	// Commands and Operations are in lexical order of their names.
@@ -84,6 +86,9 @@ func (l *ControlListing) add(e blob.Entry) {
 		return
 	case endedKey:
 		l.Ended = o
+		return
+	case promotionKey:
+		l.Promotion = o
 		return
 	case copyKey:
 		l.Copy = o

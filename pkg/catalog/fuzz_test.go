@@ -38,6 +38,7 @@ func fuzzObjects() []struct {
 		{servingKey, func(ctx context.Context, c *Catalog) error { _, err := c.Serving(ctx); return err }},
 		{supersededKey, func(ctx context.Context, c *Catalog) error { _, err := c.Superseded(ctx); return err }},
 		{endedKey, func(ctx context.Context, c *Catalog) error { _, err := c.Ended(ctx); return err }},
+		{promotionKey, func(ctx context.Context, c *Catalog) error { _, err := c.Promotion(ctx); return err }},
 		{copyKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.CopyRecord(ctx); return err }},
 		{copiesKey, func(ctx context.Context, c *Catalog) error { _, _, err := c.Copies(ctx); return err }},
 		{survivorsKey, func(ctx context.Context, c *Catalog) error { _, err := c.Survivors(ctx); return err }},

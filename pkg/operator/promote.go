@@ -1,0 +1,239 @@
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/etcd-manager/etcd-manager/pkg/catalog"
+	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+)
+
+// Promotion is a standby that becomes a cluster.
+type Promotion = catalog.Promotion
+
+const (
+	// standbyFresh is how old what a standby says of itself may be.
+	standbyFresh = 2 * time.Minute
+	// standbyFar is how far a copy may be behind before the other cluster isn't ended for it.
+	standbyFar = 5 * time.Minute
+	// promotionPoll is how often it is looked how far a promotion is.
+	promotionPoll = time.Second
+)
+
+// RefusedError says why a standby isn't promoted. Nothing was changed, unless Ended is set.
+type RefusedError struct {
+	// Why is a sentence.
+	Why string
+	// Forceable is true if Force goes on, and Ended if the other cluster was told to end.
+	Forceable, Ended bool
+	Err              error
+}
+
+func (e *RefusedError) Error() string {
+	if e.Err != nil {
+		return e.Why + ": " + e.Err.Error()
+	}
+	return e.Why
+}
+
+// Unwrap gives the cause.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+func refusedf(forceable bool, format string, a ...any) error {
+	return &RefusedError{Why: fmt.Sprintf(format, a...), Forceable: forceable}
+}
+
+// PromoteRequest says how a standby is promoted.
+type PromoteRequest struct {
+	// Of is the other cluster's store; empty takes what the nodes of the standby follow.
+	Of string
+	// MemberCount is how many members the cluster gets; 0 means as many as the other one has.
+	MemberCount int
+	// Within bounds how long the managers of the other cluster are waited for.
+	Within time.Duration
+	// Force goes on though it isn't known that the other cluster has ended, or that nothing of it is missing.
+	Force bool
+}
+
+// Promote has a standby, whose own store this is, become a cluster. The other cluster is ended first (see Supersede), and its last
+// revision is what the copy has to have. What it can't be sure of it refuses with a *RefusedError; with r.Force it goes on where that is
+// possible. A promotion that was asked for already is returned with catalog.ErrConflict.
+func (c *Client) Promote(ctx context.Context, r PromoteRequest) (Promotion, error) {
+	p, err := c.standby(ctx, &r)
+	if err != nil {
+		return p, err
+	}
+	config := c.config
+	config.Store, config.AllowEmpty = r.Of, false
+	old, err := Open(ctx, config)
+	if err == nil {
+		err = c.endOther(ctx, old, r, &p)
+	} else {
+		err = &RefusedError{Why: fmt.Sprintf("the store of the other cluster, %s, can't be used, so it isn't known whether it still serves", r.Of),
+			Forceable: true, Err: err}
+	}
+	var no *RefusedError
+	if errors.As(err, &no) && no.Forceable && r.Force {
+		p.Revision, p.Incarnation, err = 0, "", nil
+	}
+	if err != nil {
+		return p, err
+	}
+	if r.MemberCount > 0 {
+		p.Spec.MemberCount = r.MemberCount
+	}
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	return c.catalog.PutPromotion(ctx, p)
+}
+
+// standby finds out what follows the other cluster with this store.
+func (c *Client) standby(ctx context.Context, r *PromoteRequest) (Promotion, error) {
+	if err := c.managed(ctx); err != nil {
+		return Promotion{}, err
+	}
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	l, err := c.catalog.ControlListing(ctx)
+	switch {
+	case err != nil:
+		return Promotion{}, err
+	case l.Promotion.Exists():
+		p, err := c.catalog.Promotion(ctx)
+		if err == nil {
+			err = catalog.ErrConflict
+		}
+		return p, err
+	case l.Marker.Exists():
+		return Promotion{}, refusedf(false, "%s has a cluster already: it is no standby's own store", c.Store())
+	}
+	statuses, err := c.catalog.Statuses(ctx)
+	if err != nil {
+		return Promotion{}, err
+	}
+	best, nodes := catalog.StandbyReport{}, 0
+	for _, o := range statuses {
+		if c.Now().Sub(o.Modified) > standbyFresh {
+			continue
+		}
+		s, err := c.catalog.Status(ctx, cluster.NodeID(o.Name))
+		if err != nil || s.Standby == nil {
+			continue
+		}
+		of := s.Standby.Of
+		switch {
+		case r.Of == "":
+			r.Of = of
+		case strings.TrimRight(strings.TrimPrefix(r.Of, "file://"), "/") != strings.TrimRight(strings.TrimPrefix(of, "file://"), "/"):
+			return Promotion{}, refusedf(false, "node %s follows %s, not %s", o.Name, cluster.Shown(of, 300), r.Of)
+		}
+		if nodes++; s.Standby.Revision >= best.Revision {
+			best = *s.Standby
+		}
+	}
+	switch behind := c.Now().Sub(best.Until); {
+	case nodes == 0:
+		return Promotion{}, refusedf(false, "no node of a standby has written to %s in the last %s: start it with --standby-of, and this as its --backup-store", c.Store(), standbyFresh)
+	case best.Revision == 0:
+		return Promotion{}, refusedf(false, "no node of the standby has a copy yet; status shows how far it is")
+	case behind > standbyFar && !r.Force:
+		return Promotion{}, refusedf(true, "the copy that is farthest is %s behind: the other cluster would be stopped for as long as the copy takes to catch up, or what is missing would be lost", behind.Round(time.Second))
+	}
+	return Promotion{Of: r.Of, Spec: cluster.Spec{MemberCount: cluster.MemberCountFor(nodes)}}, nil
+}
+
+// endOther ends the other cluster, and notes what it had last.
+func (c *Client) endOther(ctx context.Context, old *Client, r PromoteRequest, p *Promotion) error {
+	spec, serving, err := old.lastKnown(ctx)
+	if err != nil {
+		return &RefusedError{Why: fmt.Sprintf("the store of the other cluster, %s, can't be read, so it isn't known whether it still serves", r.Of),
+			Forceable: true, Err: err}
+	}
+	if spec != nil {
+		p.Spec = *spec
+	}
+	s, err := old.Supersede(ctx, c.Store(), SupersedeOptions{Live: true})
+	switch {
+	case errors.Is(err, catalog.ErrConflict) && s.By == c.Store(): // an attempt before this one
+	case errors.Is(err, catalog.ErrConflict) && s.By != "":
+		return refusedf(false, "another standby has taken the place of the cluster in %s: it is superseded by %q", r.Of, cluster.Shown(s.By, 300))
+	case err != nil:
+		return &RefusedError{Why: fmt.Sprintf("the store of the other cluster, %s, can't be written, so that isn't told to end", r.Of), Forceable: true, Err: err}
+	}
+	e, err := old.AwaitEnded(ctx, s, r.Within, nil)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return err
+	case err != nil:
+		return &RefusedError{Why: "the other cluster was told to end, and its managers don't say that it has", Forceable: true, Ended: true, Err: err}
+	case e.Revision == 0 || e.Stored < e.Revision:
+		return &RefusedError{Forceable: true, Ended: true, Why: fmt.Sprintf("the other cluster has ended at revision %d, and its archive is only known to have %d: "+
+			"what is between may be lost", e.Revision, e.Stored)}
+	}
+	p.Revision, p.Incarnation = e.Revision, serving
+	return nil
+}
+
+// lastKnown is what this store says of its cluster: its size, if it says one, and which incarnation serves.
+func (c *Client) lastKnown(ctx context.Context) (*cluster.Spec, catalog.Incarnation, error) {
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	serving, err := c.catalog.Serving(ctx)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return nil, "", err
+	}
+	spec, _, err := c.catalog.Spec(ctx)
+	switch {
+	case err == nil && catalog.ValidateSpec(spec) == nil:
+		return &spec, serving.Incarnation, nil
+	case err == nil || errors.Is(err, ErrNotFound) || Unreadable(err):
+		return nil, serving.Incarnation, nil
+	}
+	return nil, "", err
+}
+
+// AwaitPromoted waits until the cluster that a standby becomes serves, and calls tell with what is new; that may be nil. It ends with the
+// context, and with an error if the restore of the copy has failed.
+func (c *Client) AwaitPromoted(ctx context.Context, tell func(Promotion)) (Promotion, error) {
+	var last Promotion
+	for {
+		p, op, err := c.promoted(ctx)
+		switch {
+		case err != nil && Unreadable(err):
+			return p, err
+		case err == nil && (p.Chosen != last.Chosen || p.Backup != last.Backup || p.Problem != last.Problem) && tell != nil:
+			tell(p)
+		}
+		last = p
+		switch {
+		case op == nil:
+		case op.State == catalog.StateDone:
+			return p, nil
+		case op.State.Final():
+			return p, fmt.Errorf("the restore of the copy ended as %s: %s", op.State, cluster.Shown(op.Reason, 500))
+		}
+		select {
+		case <-ctx.Done():
+			return p, ctx.Err()
+		case <-time.After(promotionPoll):
+		}
+	}
+}
+
+// promoted reads how far a promotion is, and the restore of its copy; nil if that hasn't begun.
+func (c *Client) promoted(ctx context.Context) (Promotion, *catalog.Operation, error) {
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	p, err := c.catalog.Promotion(ctx)
+	if err != nil || p.Command == "" {
+		return p, nil, err
+	}
+	op, _, err := c.catalog.Operation(ctx, p.Command)
+	if errors.Is(err, ErrNotFound) {
+		return p, nil, nil
+	}
+	return p, &op, err
+}
