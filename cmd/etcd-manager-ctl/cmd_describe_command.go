@@ -184,7 +184,7 @@ func describeOperation(a *app, line func(name, format string, args ...any), op *
 		line("database", "%s", ui.Size(op.StagedBytes))
 	}
 	if op.LeftOut > 0 {
-		line("not in it", "%s", leftOut(op))
+		line("not in it", leftOut, op.LeftOut, op.Target.Revision)
 	}
 	if op.UnknownLeases != "" {
 		line("leases", "the TTL of %s", op.UnknownLeases)

@@ -40,7 +40,7 @@ withdrawn, 7 not followed to its end.`,
 // followOperation shows a command until it has ended. The error says how, unless it was done. That there is a store was found out
 // before: from here on its silence is no reason to give up.
 func followOperation(ctx context.Context, a *app, c *operator.Client, name string) error {
-	noteWaiting(ctx, a, c, nil)
+	noteWaiting(ctx, a, c, false)
 	v := newView(a)
 	end, err := watchOperation(ctx, a, c, name, v)
 	v.Close()

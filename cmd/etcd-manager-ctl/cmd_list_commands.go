@@ -63,14 +63,14 @@ func runListCommands(ctx context.Context, a *app) error {
 		return fmt.Errorf("print: %w", err)
 	}
 	if slices.ContainsFunc(list, operator.Command.Waiting) {
-		noteWaiting(ctx, a, c, list)
+		noteWaiting(ctx, a, c, true)
 	}
 	return nil
 }
 
-// noteWaiting says that no manager leads, which keeps all commands waiting, or why the one that leads has not begun. That it can't be told
-// is no failure.
-func noteWaiting(ctx context.Context, a *app, c *operator.Client, list []operator.Command) {
+// noteWaiting says that no manager leads, which keeps all commands waiting, and in a list what the one that leads does. That it can't be
+// told is no failure.
+func noteWaiting(ctx context.Context, a *app, c *operator.Client, list bool) {
 	r, err := c.Health(ctx, operator.HealthOptions{Brief: true})
 	if err != nil {
 		return
@@ -81,10 +81,7 @@ func noteWaiting(ctx context.Context, a *app, c *operator.Client, list []operato
 			return
 		}
 	}
-	slow := func(x operator.Command) bool {
-		return x.Waiting() && x.Restores() && x.Queued.Options.Now && a.now().Sub(x.QueuedAt()) >= operator.LeaderSlow
-	}
-	if r.Leader != nil && r.Doing != "" && slices.ContainsFunc(list, slow) {
+	if list && r.Leader != nil && r.Doing != "" {
 		a.note("%s", leaderSaysLine(r.Leader.Node, r.Doing))
 	}
 }

@@ -6,7 +6,6 @@ import (
 
 	"github.com/etcd-manager/etcd-manager/cmd/etcd-manager-ctl/internal/ui"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
-	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
@@ -36,11 +35,9 @@ func (a *app) sayEnd(end operator.Ended) error {
 	return a.sayDone(op)
 }
 
-// leftOut says what was acknowledged while a restore of the latest state was prepared.
-func leftOut(op *catalog.Operation) string {
-	return fmt.Sprintf("at least %s after revision %d, written while the restore was prepared; undo-restore brings them back, and takes back what was written since",
-		cluster.Count(int(op.LeftOut), "revision"), op.Target.Revision)
-}
+// leftOut says what was acknowledged while a restore of the latest state was prepared: how many revisions after which one.
+const leftOut = "at least %d of the revisions after %d, written while the restore was prepared; undo-restore brings them back, and takes " +
+	"back what was written since"
 
 // afterRestore says what is left to do in Kubernetes. docs/kubernetes.md quotes it.
 const afterRestore = "API servers see the restored data without a restart. Restart them soon anyway, one after the other, " +
@@ -62,7 +59,7 @@ func (a *app) sayDone(op *catalog.Operation) error {
 		b.WriteByte('\n')
 	}
 	if op.LeftOut > 0 {
-		fmt.Fprintf(&b, "  not in it:      %s\n", leftOut(op))
+		fmt.Fprintf(&b, "  not in it:      "+leftOut+"\n", op.LeftOut, op.Target.Revision)
 	}
 	if op.UnknownLeases != "" {
 		fmt.Fprintf(&b, "  leases:         the TTL of %s\n", op.UnknownLeases)

@@ -68,8 +68,6 @@ func eventLine(event operator.Event) string {
 		return fmt.Sprintf("%s was queued later and replaces it: this one will be superseded", e.By)
 	case operator.NoLeader:
 		return noLeaderLine(e)
-	case operator.LeaderSays:
-		return leaderSaysLine(e.Leader, e.Doing)
 	case operator.Begun:
 		return fmt.Sprintf("begun; node %s leads (term %d)", e.Leader, e.Term)
 	case operator.LeaderChanged:
@@ -116,6 +114,9 @@ func waitLine(e operator.Waiting) string {
 		return fmt.Sprintf("waiting for %s (%s), which is being executed (%s)", e.Ahead.Command,
 			subject(e.Ahead.Backup, e.Ahead.Source), e.Ahead.State)
 	case operator.WaitsForLeader:
+		if e.Doing != "" {
+			return leaderSaysLine(e.Leader, e.Doing)
+		}
 		return "waiting for the leader to see it, about half a minute"
 	case operator.WaitsForRestart:
 		return "waiting " + restartManager

@@ -57,7 +57,7 @@ func (a *Archive) ServingLife(ctx context.Context, recent []Known) (Lives, error
 		}
 	}
 	if len(problems) > 0 { // it may be the one that serves
-		return Lives{Why: fmt.Sprintf("a record that may show it can't be used: %v", problems[0].Err)}, nil
+		return Lives{Why: problems[0].Err.Error()}, nil
 	}
 	return livesByRevision(records, recent), nil
 }

@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"strings"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
@@ -63,6 +62,9 @@ type Waiting struct {
 	Backup *catalog.CreateBackup
 	// PutBack is how far the put-back is with WaitsForPutBack.
 	PutBack *catalog.PutBack
+	// Doing is what the leader, node Leader, does or waits for with WaitsForLeader, if it has not begun for LeaderSlow.
+	Leader cluster.NodeID
+	Doing  string
 }
 
 // Overtaken says that a later command waits too, which wins: this one will be superseded.
@@ -79,13 +81,6 @@ type NoLeader struct {
 	Quiet time.Duration
 	// Members is how many members the command's spec has; a majority of them must run a manager.
 	Members int
-}
-
-// LeaderSays tells what the leader does or waits for, if a command that waits for nothing else has not begun for LeaderSlow.
-type LeaderSays struct {
-	Moment
-	Leader cluster.NodeID
-	Doing  string
 }
 
 // Begun says that a leader has begun.
@@ -233,27 +228,15 @@ func (t *teller) waiting(prev, cur *Look) {
 	if cur.Quiet >= LeaderQuiet && prev.Quiet < LeaderQuiet {
 		t.add(NoLeader{now, cur.Leader, cur.Quiet, cur.Command.Spec().MemberCount})
 	}
-	if says := cur.leaderSays(); says != "" && withoutNumbers(says) != withoutNumbers(prev.leaderSays()) {
-		t.add(LeaderSays{now, cur.Leader.Node, says})
-	}
 }
 
-// leaderSays is why a leader that is there has not begun with the command, in its own words; empty if it is too early to ask.
-func (l *Look) leaderSays() string {
-	if l.waitsFor().For != WaitsForLeader || l.Leader == nil || l.Quiet >= LeaderQuiet || l.At.Sub(l.Command.QueuedAt()) < LeaderSlow {
-		return ""
+// sameSentence compares sentences, but for how long something has been so: the first difference is in a number.
+func sameSentence(a, b string) bool {
+	i := 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
 	}
-	return l.Doing
-}
-
-// withoutNumbers is a sentence without what changes in it while nothing does: how long it is so.
-func withoutNumbers(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return -1
-		}
-		return r
-	}, s)
+	return a == b || i < len(a) && i < len(b) && a[i]-'0' < 10 && b[i]-'0' < 10
 }
 
 // waitsFor says why nobody has begun; For is empty if there is nothing to begin.
@@ -269,14 +252,18 @@ func (l *Look) waitsFor() Waiting {
 	case l.Ahead != nil:
 		return Waiting{For: WaitsForOther, Ahead: l.Ahead}
 	case cmd.Options.Now:
-		return Waiting{For: WaitsForLeader}
+		w := Waiting{For: WaitsForLeader}
+		if l.Leader != nil && l.Quiet < LeaderQuiet && l.At.Sub(cmd.Time) >= LeaderSlow {
+			w.Leader, w.Doing = l.Leader.Node, l.Doing
+		}
+		return w
 	}
 	return Waiting{For: WaitsForRestart}
 }
 
 // same tells that nothing has changed that a person would be told.
 func (w Waiting) same(o Waiting) bool {
-	if w.For != o.For {
+	if w.For != o.For || !sameSentence(w.Doing, o.Doing) {
 		return false
 	}
 	if w.Ahead != nil {
