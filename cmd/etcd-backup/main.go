@@ -4,7 +4,7 @@
 //
 // It streams a snapshot into the store once at the start and then at each interval, keeps every change in between, proves backups and does
 // retention. Of several instances one acts: the one beside the etcd leader, if there is one. It changes nothing in etcd.
-// "etcd-backup init" finds the etcd of a machine and writes the manifest or unit that starts this program beside it.
+// "etcd-backup config show" says what is in force. "etcd-backup init" finds the etcd of a machine and writes the manifest or unit that starts this program beside it.
 package main
 
 import (
@@ -57,9 +57,12 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var code int
-	if args := os.Args[1:]; len(args) > 0 && args[0] == "init" {
+	switch args := os.Args[1:]; {
+	case len(args) > 0 && args[0] == "init":
 		code = initMain(ctx, args[1:], os.Stdout, os.Stderr)
-	} else {
+	case len(args) > 0 && args[0] == "config":
+		code = configMain(args[1:], os.Environ(), os.Stdout, os.Stderr)
+	default:
 		code = run(ctx, args, os.Getenv, os.Stderr)
 	}
 	stop()
@@ -87,12 +90,24 @@ type options struct {
 	encryption  []string
 	identities  []string
 	writing     connect.Writing
+	clientURL   string
+	envFile     string
+	configFile  string
+	inForce     []settings.Setting
+	args        []string
+	environ     func(string) string // the environment alone
+	flags       *flag.FlagSet       // those of the process; set before others are read
+	hangups     chan os.Signal      // SIGHUP; nil if it ends the process
 }
 
 // list is a flag that may be repeated.
 type list struct{ values *[]string }
 
 func (l list) String() string { return "" }
+
+// Values are what was given, for settings.List.
+func (l list) Values() []string { return *l.values }
+
 func (l list) Set(s string) error {
 	*l.values = append(*l.values, s)
 	return nil
@@ -109,6 +124,7 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 		return exitUsage
 	}
 	service := fromSystemd(env)
+	defer o.catchHangups()()
 	s, code, err := open(ctx, o, o.env)
 	if err != nil {
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
@@ -184,15 +200,14 @@ func probeKeys(ctx context.Context, s envelope.Sealer, o envelope.Opener) {
 	}
 }
 
-// newFlags are the flags; two of them are read where they are used.
-func newFlags(o *options, errOut io.Writer) (f *flag.FlagSet, clientURL, envFile *string) {
+// newFlags declares every flag.
+func newFlags(o *options) *flag.FlagSet {
 	o.retention = prune.Policy{Backups: retention.Default(), Changes: retention.DefaultChanges}
-	f = flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
-	f.SetOutput(errOut)
+	f := flag.NewFlagSet("etcd-backup", flag.ContinueOnError)
 	f.StringVar(&o.clusterName, "cluster-name", "", "name of the etcd cluster (required)")
 	f.StringVar(&o.store, "backup-store", "/backups", "where backups are kept: s3://bucket/prefix, file:///path, an absolute path, or another URL of docs/stores.md")
 	f.StringVar(&o.dataDir, "data-dir", "/data", "directory in which changes wait while the store can't be reached, and backups are verified")
-	clientURL = f.String("client-url", "http://127.0.0.1:4001",
+	f.StringVar(&o.clientURL, "client-url", "http://127.0.0.1:4001",
 		"client URL of the local etcd member: http, https, unix:///path or unixs:///path; several with commas, of which the etcd leader's is used")
 	f.DurationVar(&o.interval, "interval", 15*time.Minute, "time between backups")
 	f.DurationVar(&o.changes, "change-log-interval", changelog.DefaultInterval,
@@ -208,7 +223,9 @@ func newFlags(o *options, errOut io.Writer) (f *flag.FlagSet, clientURL, envFile
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
 	f.StringVar(&o.user, "client-user", "", "user of etcd, where it has users (auth enable) and the certificate's name is none of them")
 	f.StringVar(&o.password, "client-password-file", "", "file with the password of --client-user; it is read whenever etcd wants the password")
-	envFile = f.String("env-file", "", "file with lines KEY=VALUE for the environment, such as the store's credentials")
+	f.StringVar(&o.configFile, settings.ConfigFlag, "",
+		"YAML file with flags by their names; what the command line gives wins over it (docs/configuration.md)")
+	f.StringVar(&o.envFile, "env-file", "", "file with lines KEY=VALUE for the environment, such as the store's credentials")
 	f.StringVar(&o.compression, "backup-compression", catalog.DefaultCompression,
 		"compression of backups: gzip, which other tools read too, or zstd, which is smaller")
 	f.Var(list{&o.encryption}, "backup-encryption",
@@ -218,39 +235,55 @@ func newFlags(o *options, errOut io.Writer) (f *flag.FlagSet, clientURL, envFile
 	f.StringVar(&o.writing.KMSKeyID, "s3-sse-kms-key-id", "", "key for --s3-sse=aws:kms (default: the bucket's or the account's)")
 	f.StringVar(&o.writing.StorageClass, "s3-storage-class", "", "storage class of objects in the S3 store, for example STANDARD_IA")
 	f.Var(list{&o.writing.Tags}, "s3-tag", "tag (key=value) for objects in the S3 store; may be repeated")
-	klog.InitFlags(f)
-	return f, clientURL, envFile
+	settings.LogFlags(f, o.flags)
+	return f
 }
 
 func parse(args []string, env func(string) string, errOut io.Writer) (options, error) {
-	var o options
-	f, clientURL, envFile := newFlags(&o, errOut)
+	o := options{args: args, environ: env}
+	f := newFlags(&o)
+	f.SetOutput(errOut)
 	if err := spelling.Parse(f, args); err != nil {
 		return o, err
 	}
-	o.clientURLs = strings.Split(*clientURL, ",")
-	switch {
-	case f.NArg() > 0:
+	if f.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
-	case o.clusterName == "":
-		return o, errors.New("--cluster-name is required")
-	case backup.CheckCompression(o.compression) != nil:
-		return o, fmt.Errorf("--backup-compression: %w", backup.CheckCompression(o.compression))
-	case o.interval <= 0:
-		return o, fmt.Errorf("--interval=%s must be positive", o.interval)
-	case o.changes != 0 && o.changes < 100*time.Millisecond || o.verify < 0:
-		return o, fmt.Errorf("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
-	case o.metricsPort < 0 || o.metricsPort > 65535:
-		return o, fmt.Errorf("--metrics-port=%d: want a port from 1 to 65535, or 0 for none", o.metricsPort)
-	case (o.files.cert == "") != (o.files.key == ""):
-		return o, errors.New("--client-cert-file and --client-key-file belong together")
-	case (o.user == "") != (o.password == ""):
-		return o, errors.New("--client-user and --client-password-file belong together")
 	}
-	if o.env = env; *envFile != "" {
-		var err error
-		if o.env, err = withFile(env, *envFile); err != nil {
-			return o, err
+	err := o.complete(f)
+	return o, err
+}
+
+// complete adds the files and the environment, and checks everything.
+func (o *options) complete(f *flag.FlagSet) (err error) {
+	again := o.flags != nil
+	o.flags = f
+	sources, err := settings.FromFile(f)
+	o.inForce = sources.Settings(f)
+	if err != nil {
+		return err
+	}
+	o.clientURLs = strings.Split(o.clientURL, ",")
+	switch {
+	case o.clusterName == "":
+		return errors.New("--cluster-name is required")
+	case backup.CheckCompression(o.compression) != nil:
+		return fmt.Errorf("--backup-compression: %w", backup.CheckCompression(o.compression))
+	case o.interval <= 0:
+		return fmt.Errorf("--interval=%s must be positive", o.interval)
+	case o.changes != 0 && o.changes < 100*time.Millisecond || o.verify < 0:
+		return fmt.Errorf("--change-log-interval=%s must be at least 100ms, or 0 to keep no changes, and --verify-interval=%s not negative", o.changes, o.verify)
+	case o.metricsPort < 0 || o.metricsPort > 65535:
+		return fmt.Errorf("--metrics-port=%d: want a port from 1 to 65535, or 0 for none", o.metricsPort)
+	case (o.files.cert == "") != (o.files.key == ""):
+		return errors.New("--client-cert-file and --client-key-file belong together")
+	case (o.user == "") != (o.password == ""):
+		return errors.New("--client-user and --client-password-file belong together")
+	}
+	if !again {
+		if o.env = o.environ; o.envFile != "" {
+			if o.env, err = withFile(o.environ, o.envFile); err != nil {
+				return err
+			}
 		}
 	}
 	for name, to := range map[string]*time.Duration{
@@ -260,12 +293,12 @@ func parse(args []string, env func(string) string, errOut io.Writer) (options, e
 		if v := o.env(name); v != "" {
 			d, err := retention.ParseDuration(v)
 			if err != nil {
-				return o, fmt.Errorf("environment variable %s: %w", name, err)
+				return fmt.Errorf("environment variable %s: %w", name, err)
 			}
 			*to = d
 		}
 	}
-	return o, nil
+	return nil
 }
 
 // withFile is the environment with a file's variables, which win.

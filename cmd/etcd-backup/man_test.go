@@ -10,7 +10,8 @@ import (
 
 // TestManual: the sidecar and its init have manual pages with their flags. With -man=DIR they are written.
 func TestManual(t *testing.T) {
-	flags, _, _ := newFlags(&options{}, io.Discard)
+	flags := newFlags(&options{})
+	flags.SetOutput(io.Discard)
 	root := manpage.Flags("etcd-backup", "back up an etcd that something else runs",
 		"etcd-backup is a sidecar. It changes nothing in etcd. docs/etcd-backup.md says more, docs/sidecar has a page for each kind of machine.\n\n"+
 			"As a unit of systemd it takes its flags from ETCD_BACKUP_ARGS in /etc/etcd-manager/backup-env.", flags)

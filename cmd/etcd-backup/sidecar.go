@@ -132,6 +132,9 @@ func (s *sidecar) run(ctx context.Context) error {
 			return nil
 		case <-s.wake:
 			t.Stop()
+		case <-s.o.hangups:
+			t.Stop()
+			s.readAgain()
 		case <-t.C:
 		}
 	}

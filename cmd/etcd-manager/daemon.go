@@ -31,6 +31,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/relay"
 	"github.com/etcd-manager/etcd-manager/pkg/repeat"
+	"github.com/etcd-manager/etcd-manager/pkg/webhook"
 )
 
 // newNodeID makes a name that a person recognizes and that no other node has: the host's, and a few random letters.
@@ -63,6 +64,7 @@ type daemon struct {
 	// copies are the stores of --backup-store-copy.
 	copies   []manager.StoreCopy
 	keeper   *pki.Keeper
+	tuner    *manager.Tuner
 	agent    *node.Agent
 	peers    *peer.Peers
 	volume   *dataVolume   // nil if the data dir is an ordinary directory
@@ -77,6 +79,12 @@ type daemon struct {
 
 // runDaemon puts everything together and runs until ctx ends. It begins anew with another volume when its own was given up.
 func runDaemon(ctx context.Context, o *options) error {
+	if o.webhook == nil { // the file may name some later
+		var err error
+		if o.webhook, err = webhook.New(webhook.Config{}); err != nil {
+			return err
+		}
+	}
 	if o.standbyOf != "" {
 		if err := runStandby(ctx, o); !errors.Is(err, errPromoted) {
 			return err
@@ -278,9 +286,8 @@ func (d *daemon) managerConfig() manager.Config {
 		cfg.Copies = append(cfg.Copies, c)
 	}
 	cfg.Etcd, cfg.Told, cfg.Local = d.agent.LastStatus, d.agent.Summary, d.certificateAttention
-	if o.webhook != nil {
-		cfg.Tell = o.webhook.Tell
-	}
+	cfg.Tell, d.tuner = o.webhook.Tell, &manager.Tuner{}
+	cfg.Tuner = d.tuner
 	cfg.StoreHangs, cfg.Node = d.hangs.Problem, d.agent.Status
 	if !o.etcdInsecure {
 		cfg.ClientTLS = d.keeper.EtcdClient
@@ -352,9 +359,8 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.o.page.IsValid() {
 		part("page", work, (&pageServer{d}).run)
 	}
-	if d.o.webhook != nil {
-		part("webhooks", work, func(ctx context.Context) error { d.o.webhook.Run(ctx); return nil })
-	}
+	part("webhooks", work, func(ctx context.Context) error { d.o.webhook.Run(ctx); return nil })
+	part("configuration", work, func(ctx context.Context) error { return reload(ctx, d.o, d.tuner) })
 	if d.o.dev {
 		part("dev", work, d.announceDev)
 	}

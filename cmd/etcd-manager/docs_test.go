@@ -39,6 +39,10 @@ func impossible(words []string) string {
 			flags = newAdoptFlags(&adoption{})
 		case "demo":
 			flags = newDemoFlags(&demo{})
+		case "config":
+			if len(words) < 2 || words[1] != "show" && words[1] != "schema" {
+				return "unknown command config"
+			}
 		case "check":
 			flags.String("o", "", "")
 		default:

@@ -17,7 +17,9 @@ func (o *options) useEnvFile() error {
 		return err
 	}
 	maps.Copy(o.env, vars)
+	o.envFrom = map[string]string{}
 	for k, v := range vars {
+		o.envFrom[k] = o.envFile
 		if err := os.Setenv(k, v); err != nil { // libraries read the process's own environment
 			return fmt.Errorf("--env-file %s: %s: %w", o.envFile, k, err)
 		}

@@ -1,9 +1,9 @@
 // Command etcd-manager is the daemon that runs on every master next to etcd.
 //
-// Beside its duty it has a few other faces: "check" says what is wrong before the first start, "demo" runs a whole
-// cluster on this machine, "adopt" takes over an etcd that something else runs, "etcd" is the compiled-in etcd server, "etcdctl"
-// etcd's own tool, and "prove-db", "stage-db", "salvage-copy" and "replay-db" work on a database in
-// a process of its own. Flags, environment and exit codes are in docs/flags.md.
+// Beside its duty it has a few other faces: "check" says what is wrong before the first start, "config" shows what is in force, "demo"
+// runs a whole cluster on this machine, "adopt" takes over an etcd that something else runs, "etcd" is the compiled-in etcd server,
+// "etcdctl" etcd's own tool, and "prove-db", "stage-db", "salvage-copy" and "replay-db" work on a database in a process of its own. Flags,
+// environment and exit codes are in docs/flags.md.
 package main
 
 import (
@@ -73,6 +73,8 @@ func run(args []string) int {
 			return demoMain(args[1:])
 		case "check":
 			return checkMain(args[1:], os.Environ(), os.Stdout, os.Stderr)
+		case "config":
+			return configMain(args[1:], os.Environ(), os.Stdout, os.Stderr)
 		case "adopt":
 			return adoptMain(args[1:])
 		case "version", "--version", "-version":
@@ -105,6 +107,7 @@ func daemonMain(args []string) int {
 	running, end := context.WithCancel(context.Background())
 	defer end()
 	go systemd.keep(running, ctx)
+	defer catchHangups(opts)()
 	if err := runDaemon(ctx, opts); err != nil {
 		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
 		return exitError

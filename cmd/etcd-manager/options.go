@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
+	"github.com/etcd-manager/etcd-manager/pkg/settings"
 	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 	"github.com/etcd-manager/etcd-manager/pkg/volume"
 	"github.com/etcd-manager/etcd-manager/pkg/volume/external"
@@ -84,12 +86,20 @@ type options struct {
 
 	webhooks          []string
 	webhookSecretFile string
-	webhook           *webhook.Sender // nil if nobody is told
+	webhook           *webhook.Sender // nil until the daemon runs, if nobody is told
 
 	etcdAddressGiven bool
 	addressGiven     bool
 	pageGiven        bool
 	page             netip.AddrPort // --page-listen; not valid if there is no page
+
+	configFile string
+	sources    settings.Sources
+	args       []string
+	flags      *flag.FlagSet     // those of the process; set before others are read
+	envFrom    map[string]string // which variables are of --env-file
+	hangups    chan os.Signal    // SIGHUP; nil if it ends the process
+	inForce    []settings.Setting
 
 	static    *staticConfig
 	retention prune.Policy
@@ -101,6 +111,10 @@ type options struct {
 type list struct{ values *[]string }
 
 func (l list) String() string { return "" }
+
+// Values are what was given, for settings.List.
+func (l list) Values() []string { return *l.values }
+
 func (l list) Set(s string) error {
 	*l.values = append(*l.values, s)
 	return nil
@@ -109,7 +123,16 @@ func (l list) Set(s string) error {
 // encryption is --require-encrypted-volume: it may stand alone, or have the ARN of a key.
 type encryption struct{ value *volume.Encryption }
 
-func (e encryption) String() string   { return "" }
+func (e encryption) String() string {
+	switch {
+	case e.value == nil || !e.value.Required:
+		return ""
+	case e.value.Key != "":
+		return e.value.Key
+	}
+	return "true"
+}
+
 func (e encryption) IsBoolFlag() bool { return true }
 func (e encryption) Set(s string) (err error) {
 	*e.value, err = volume.ParseEncryption(s)
@@ -187,6 +210,8 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.pageListen, "page-listen", defaultPage,
 		"IP address and port of the page for people: on a loopback address anybody on the machine can look, elsewhere it takes TLS with "+
 			"a client certificate of etcd-clients-ca; empty means no page. Without this flag the first free port of ten is taken")
+	f.StringVar(&o.configFile, settings.ConfigFlag, "", "YAML file with flags by their names; what the command line gives wins over it "+
+		"(docs/configuration.md)")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
 	f.StringVar(&o.networkCIDR, "network-cidr", "", "accepted for compatibility (openstack)")
 	f.StringVar(&o.etcdBinaries, "etcd-binaries", "/opt",
@@ -207,7 +232,7 @@ func newFlags(o *options) *flag.FlagSet {
 		"URL that gets begun, done and failed restores and put-backs, failed backups, and what needs a person, as JSON by POST; may be repeated (docs/webhooks.md)")
 	f.StringVar(&o.webhookSecretFile, "webhook-secret-file", "", "file with the secret that signs what is sent to --webhook-url, at least 16 bytes")
 	f.BoolVar(&o.dev, "dev", false, "one member on this machine, with CAs, store and data below ./etcd-manager-dev; needs no other flag")
-	klog.InitFlags(f)
+	settings.LogFlags(f, o.flags)
 	return f
 }
 
@@ -218,7 +243,7 @@ func parseOptions(args, environ []string) (*options, error) {
 	f.Usage = func() {
 		fmt.Fprintf(f.Output(), "etcd-manager runs the etcd cluster of Kubernetes: it forms, backs up, restores and heals "+
 			"it.\n\nusage: etcd-manager [flags]\n       etcd-manager check [flags]\n       etcd-manager demo [--tour] [--port=N] [--dir=PATH]\n   "+
-			"    etcd-manager adopt [flags]\n       etcd-manager version\n\nflags:\n")
+			"    etcd-manager adopt [flags]\n       etcd-manager config show|schema [flags]\n       etcd-manager version\n\nflags:\n")
 		f.PrintDefaults()
 	}
 	if err := spelling.Parse(f, args); err != nil {
@@ -227,6 +252,7 @@ func parseOptions(args, environ []string) (*options, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q; all settings are flags (see --help)", f.Arg(0))
 	}
+	o.args = args
 	return o, o.complete(f, environ)
 }
 
@@ -238,16 +264,23 @@ func (o *options) complete(f *flag.FlagSet, environ []string) error {
 		}
 	}
 	var errs []error
-	if o.envFile != "" {
+	var err error
+	if o.sources, err = settings.FromFile(f); err != nil {
+		errs = append(errs, err)
+	}
+	if again := o.flags != nil; o.envFile != "" && !again {
 		errs = append(errs, o.useEnvFile())
 	}
+	o.flags = f
 	given := map[string]bool{}
 	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
 	if o.dev {
 		errs = append(errs, o.devDefaults(given))
 	}
 	o.etcdAddressGiven, o.addressGiven = given["etcd-address"], given["address"]
-	return errors.Join(append(errs, o.validate(given))...)
+	errs = append(errs, o.validate(given))
+	o.inForce = o.sources.Settings(f)
+	return errors.Join(errs...)
 }
 
 func (o *options) validate(given map[string]bool) error {

@@ -196,7 +196,8 @@ func (s *standbyNode) run(ctx context.Context) error {
 		}
 		return err
 	}
-	parts := []func(context.Context) error{follow, s.keepShown, s.keepPromotion}
+	parts := []func(context.Context) error{follow, s.keepShown, s.keepPromotion,
+		func(ctx context.Context) error { return reload(ctx, s.o, nil) }}
 	if s.o.metricsPort != 0 {
 		parts = append(parts, s.servePages)
 	}

@@ -65,7 +65,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l.operations = &operations{shared: c, saving: newTurn(), store: l.store, ended: map[string]string{}, failed: map[string]string{}}
 	l.observer = &observer{shared: c, nodes: l.nodes, etcd: l.etcd, marker: l.marker, operations: l.operations,
 		missing: map[cluster.NodeID]time.Time{}, lastAlive: map[cluster.NodeID]time.Time{}, watching: map[cluster.NodeID]context.CancelFunc{}}
-	l.retention = &retention{shared: c, pruning: newTurn(), pruner: prune.New(m.cfg.Catalog, m.cfg.Retention), pruned: time.Now()}
+	l.retention = &retention{shared: c, pruning: newTurn(), pruner: prune.New(m.cfg.Catalog, m.cfg.tuned().Retention), pruned: time.Now()}
 	l.demands = &demands{shared: c, retention: l.retention, fails: map[string]int{}, took: map[string]string{}, over: map[string]bool{}}
 	l.putBacks = &putBacks{shared: c, etcd: l.etcd, retention: l.retention, over: map[string]bool{}}
 	l.backups = &backups{shared: c, nodes: l.nodes, demands: l.demands, retention: l.retention, failedOn: map[cluster.NodeID]time.Time{}}
@@ -98,10 +98,7 @@ func (l *leadership) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		policy := l.m.cfg.Policy
-		if l.m.cfg.MayCreate != nil {
-			policy.MayCreate = l.m.cfg.MayCreate()
-		}
+		policy := l.m.cfg.policy()
 		d := plan.Next(o, spec, policy)
 		if err := safety.Check(o, d.Do, policy); err != nil {
 			why := "refused by the safety check: " + err.Error() + " (it was to be done because " + d.Why + ")"

@@ -104,6 +104,8 @@ type Config struct {
 	Queued []string
 	// Node says how this node is, for its status in the store. It may ask etcd; nil if only a leader shows one.
 	Node func(context.Context) cluster.NodeStatus
+	// Tuner changes some of this while the Manager runs; nil if nobody does.
+	Tuner *Tuner
 	// StoreHangs says what this node has asked of the store without an answer, and for how long; empty if nothing. May be nil.
 	StoreHangs func() string
 }
@@ -220,6 +222,12 @@ func New(cfg Config) (*Manager, error) {
 		return nil, errors.New("manager: no probe of the store")
 	}
 	m := &Manager{cfg: cfg, events: newEventLog(cfg), probeErr: "the store is being probed", wake: func() {}, attention: map[attentionKey]time.Time{}}
+	m.cfg.Tuner.begin(cfg, func() {
+		m.mu.Lock()
+		wake := m.wake
+		m.mu.Unlock()
+		wake()
+	})
 	if cfg.Queued != nil {
 		m.first = map[string]bool{}
 		for _, name := range cfg.Queued {

@@ -65,6 +65,7 @@ func (rt *retention) thinOut(ctx context.Context) (more bool, err error) {
 	if !rt.trusted() {
 		return false, nil
 	}
+	rt.pruner.Keep(rt.m.cfg.tuned().Retention)
 	ex, err := rt.pruner.Exempt(ctx)
 	if err != nil {
 		return false, err

@@ -150,7 +150,7 @@ func (m *Manager) status(own *cluster.NodeStatus) catalog.Status {
 		Leading: o.Leading, Leader: leader, Term: term, Doing: o.Doing, Since: o.Since.UTC().Truncate(time.Second), Attention: o.Attention,
 		Wanted: o.Wanted, StoreError: o.StoreError,
 		Backups: &catalog.BackupReport{Newest: o.NewestBackup.UTC(), Stored: o.Backups,
-			IntervalSeconds: int64(m.cfg.Policy.BackupInterval.Seconds()), VerifySeconds: int64(m.cfg.VerifyInterval.Seconds()),
+			IntervalSeconds: int64(m.cfg.tuned().BackupInterval.Seconds()), VerifySeconds: int64(m.cfg.VerifyInterval.Seconds()),
 			Error: o.BackupError, Denied: o.PruneDenied},
 	}
 	if p := o.Proof; p.Backup != "" || p.Postponed != "" {

@@ -107,6 +107,9 @@ func New(c *catalog.Catalog, p Policy) *Pruner {
 		refused: map[string]refusal{}, held: maxHeld}
 }
 
+// Keep changes how long things are kept, from the next run on.
+func (p *Pruner) Keep(policy Policy) { p.policy = policy }
+
 // Stored is the listing as retention sees it.
 func Stored(list catalog.BackupList) []retention.Backup {
 	stored := make([]retention.Backup, 0, len(list.Backups)+len(list.Leftovers))

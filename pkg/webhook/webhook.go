@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -55,11 +56,62 @@ type Config struct {
 
 // Sender sends events. Its methods may be called at the same time.
 type Sender struct {
+	mu      sync.Mutex
 	targets []*target
+	// ctx is that of Run; nil before and after it.
+	ctx context.Context
+	wg  sync.WaitGroup
 }
 
 // New checks a configuration. It starts nothing. An error names the host of a URL that can't be used, and not the URL.
 func New(c Config) (*Sender, error) {
+	targets, err := newTargets(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Sender{targets: targets}, nil
+}
+
+// Become sends to whom another Sender, which was not run, would send. A URL that both have keeps what waits for it, unless its events are
+// signed otherwise or say another store from now on.
+func (s *Sender) Become(other *Sender) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next []*target
+	old := slices.Clone(s.targets)
+	for _, t := range other.targets {
+		i := slices.IndexFunc(old, func(o *target) bool { return o.like(t) })
+		if i < 0 {
+			next = append(next, t)
+			s.start(t)
+			continue
+		}
+		next = append(next, old[i])
+		old = slices.Delete(old, i, i+1)
+	}
+	for _, t := range old {
+		t.stop()
+	}
+	s.targets = next
+}
+
+// start has a target deliver. mu is held.
+func (s *Sender) start(t *target) {
+	if s.ctx == nil {
+		return // Run does, or has ended
+	}
+	ctx, stop := context.WithCancel(s.ctx)
+	t.stop = stop
+	s.wg.Go(func() { t.run(ctx) })
+}
+
+func (s *Sender) all() []*target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.targets
+}
+
+func newTargets(c Config) ([]*target, error) {
 	if len(c.Secret) > 0 && len(c.Secret) < MinSecret {
 		return nil, fmt.Errorf("the secret for webhooks has %d bytes: use at least %d", len(c.Secret), MinSecret)
 	}
@@ -67,7 +119,7 @@ func New(c Config) (*Sender, error) {
 		noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 		c.Client = &http.Client{Timeout: timeout, CheckRedirect: noRedirect}
 	}
-	s := &Sender{}
+	var targets []*target
 	for i, raw := range c.URLs {
 		u, err := url.Parse(raw)
 		switch {
@@ -77,9 +129,9 @@ func New(c Config) (*Sender, error) {
 			return nil, fmt.Errorf("webhook URL number %d (scheme %q, host %q) must begin with https:// or http:// and name a host",
 				i+1, u.Scheme, u.Host)
 		}
-		s.targets = append(s.targets, &target{config: c, url: raw, host: u.Host, news: make(chan struct{}, 1)})
+		targets = append(targets, &target{config: c, url: raw, host: u.Host, news: make(chan struct{}, 1), stop: func() {}})
 	}
-	return s, nil
+	return targets, nil
 }
 
 // Tell sends an event that somebody may wait for to all URLs, beside the caller. It returns at once.
@@ -87,18 +139,24 @@ func (s *Sender) Tell(e catalog.Event) {
 	if !wanted(e) {
 		return
 	}
-	for _, t := range s.targets {
+	for _, t := range s.all() {
 		t.add(e)
 	}
 }
 
 // Run delivers until ctx ends. What waits then is not sent any more.
 func (s *Sender) Run(ctx context.Context) {
-	var wg sync.WaitGroup
+	s.mu.Lock()
+	s.ctx = ctx
 	for _, t := range s.targets {
-		wg.Go(func() { t.run(ctx) })
+		s.start(t)
 	}
-	wg.Wait()
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	s.ctx = nil // nothing is started any more
+	s.mu.Unlock()
+	s.wg.Wait()
 }
 
 // wanted tells which events are sent: what was asked for begins and ends, what fails, and what a person is needed for.
@@ -141,6 +199,7 @@ type target struct {
 	host   string
 	news   chan struct{}
 	said   repeat.Limiter
+	stop   func() // ends run
 
 	mu      sync.Mutex
 	waiting []catalog.Event
@@ -166,7 +225,7 @@ func (s *Sender) Counts() []Count {
 		return nil
 	}
 	var list []Count
-	for i, t := range s.targets {
+	for i, t := range s.all() {
 		t.mu.Lock()
 		c := Count{Number: i + 1, Host: t.host, Delivered: t.delivered, Dropped: t.dropped, Waiting: len(t.waiting)}
 		if t.trying {
@@ -176,6 +235,12 @@ func (s *Sender) Counts() []Count {
 		list = append(list, c)
 	}
 	return list
+}
+
+// like tells whether two targets send the same to the same URL.
+func (t *target) like(o *target) bool {
+	return t.url == o.url && bytes.Equal(t.config.Secret, o.config.Secret) && t.config.Store == o.config.Store &&
+		t.config.ClusterName == o.config.ClusterName
 }
 
 // ended counts what became of the event that was being delivered.

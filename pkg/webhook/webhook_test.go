@@ -127,6 +127,46 @@ func TestDelivery(t *testing.T) {
 	}
 }
 
+// TestBecome: URLs come and go while it runs. One that stays keeps its order and what waits; one that is gone gets nothing more.
+func TestBecome(t *testing.T) {
+	stays, gone, comes := newReceiver(t), newReceiver(t), newReceiver(t)
+	config := func(urls ...string) Config {
+		return Config{ClusterName: "main", Store: "s3://b/main", URLs: urls, Secret: []byte(secret)}
+	}
+	become := func(s *Sender, c Config) {
+		next, err := New(c)
+		testutil.Must(t, err)
+		s.Become(next)
+	}
+	s := start(t, Config{})
+	s.Tell(event(catalog.EventRestore, catalog.EventBegun, "nobody is told"))
+	become(s, config(stays.URL, gone.URL))
+	s.Tell(event(catalog.EventRestore, catalog.EventBegun, "1"))
+	gone.wait(t, 1)
+	become(s, config(comes.URL, stays.URL))
+	s.Tell(event(catalog.EventRestore, catalog.EventDone, "2"))
+	if got := strings.Join(stays.wait(t, 2), ", "); got != "begun 1 signed, done 2 signed" {
+		t.Errorf("the one that stays got %s", got)
+	}
+	if got := strings.Join(comes.wait(t, 1), ", "); got != "done 2 signed" {
+		t.Errorf("the one that comes got %s", got)
+	}
+	testutil.Eventually(t, "all is counted", func() bool {
+		c := s.Counts()
+		return len(c) == 2 && c[0].Delivered == 1 && c[1].Delivered == 2
+	})
+	become(s, Config{URLs: []string{stays.URL}, ClusterName: "main", Store: "s3://b/main"}) // no secret any more
+	s.Tell(event(catalog.EventRestore, catalog.EventDone, "3"))
+	if got := stays.wait(t, 1); got[2] != "done 3 plain" {
+		t.Errorf("the one that stays got %s", got)
+	}
+	gone.mu.Lock()
+	defer gone.mu.Unlock()
+	if len(gone.requests) != 1 {
+		t.Errorf("the one that is gone got %s", gone.requests)
+	}
+}
+
 // TestBounded: a receiver that is away holds up nobody, and only the newest events wait for it.
 func TestBounded(t *testing.T) {
 	s, err := New(Config{URLs: []string{"http://127.0.0.1:1/x"}})

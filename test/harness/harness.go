@@ -45,7 +45,8 @@ type Options struct {
 	// Args are given to every manager behind the usual ones, so that they win. Env are more variables (KEY=VALUE).
 	Args []string
 	Env  []string
-	// BackupInterval defaults to an hour, so that no backup happens but the first and those that the test causes.
+	// BackupInterval defaults to an hour, so that no backup happens but the first and those that the test causes. A negative one gives no
+	// flag.
 	BackupInterval time.Duration
 	// CAs, if not nil, fills the PKI directory in place of pki.CreateCAs.
 	CAs func(dir string)
@@ -317,9 +318,12 @@ func (c *Cluster) Args(n *Node) []string {
 	url := func(port int) string { return fmt.Sprintf("https://__address__:%d", port) }
 	args := []string{
 		"--cluster-name=" + c.o.Name, "--backup-store=" + c.StoreURL, "--data-dir=" + n.DataDir, "--pki-dir=" + c.PKI, "--v=2",
-		"--address=" + n.Address, "--etcd-address=" + n.Address, "--backup-interval=" + c.o.BackupInterval.String(),
+		"--address=" + n.Address, "--etcd-address=" + n.Address,
 		"--client-urls=" + url(c.Ports.Client), "--peer-urls=" + url(c.Ports.Peer), "--quarantine-client-urls=" + url(c.Ports.Quarantine),
 		fmt.Sprintf("--grpc-port=%d", c.Ports.GRPC), fmt.Sprintf("--etcd-manager-metrics-port=%d", c.Ports.Status),
+	}
+	if c.o.BackupInterval > 0 {
+		args = append(args, "--backup-interval="+c.o.BackupInterval.String())
 	}
 	return append(append(args, c.o.Args...), n.Args...)
 }

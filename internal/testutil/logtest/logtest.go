@@ -20,13 +20,14 @@ func Lines(t testing.TB, f func()) []string {
 	klog.InitFlags(fs)
 	for k, v := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL",
 		"one_output": "true"} {
+		was := fs.Lookup(k).Value.String()
+		defer func() { _ = fs.Set(k, was) }()
 		testutil.Must(t, fs.Set(k, v))
 	}
 	var buf bytes.Buffer
 	klog.SetOutput(&buf)
 	defer func() {
 		klog.SetOutput(os.Stderr)
-		_ = fs.Set("logtostderr", "true")
 	}()
 	f()
 	klog.Flush()
