@@ -18,14 +18,48 @@ type logFile struct {
 	// file is nil until the path could be opened.
 	file    *os.File
 	checked time.Time
+	// most is how many bytes the file may have before it is renamed to path.1, in the place of the one before; 0 means no bound. size is
+	// how many it has, as far as is known.
+	most, size int64
 	// lost counts bytes that could not be written since the last success.
 	lost int
 }
 
 // openLog returns a log file also with an error: it is then tried again while it is written to.
-func openLog(path string) (*logFile, error) {
+func openLog(path string, most int64) (*logFile, error) {
 	f, err := openAppend(path)
-	return &logFile{path: path, file: f, checked: time.Now()}, err
+	l := &logFile{path: path, file: f, most: most, checked: time.Now()}
+	l.measure()
+	return l, err
+}
+
+// measure asks how large the file is.
+func (l *logFile) measure() {
+	if l.file == nil {
+		return
+	}
+	if info, err := l.file.Stat(); err == nil {
+		l.size = info.Size()
+	}
+}
+
+// bound renames the file if n more bytes would make it too large. One that can't be renamed, for example since it is mounted by itself,
+// is truncated.
+func (l *logFile) bound(n int) {
+	if l.most <= 0 || l.file == nil || l.size+int64(n) <= l.most {
+		return
+	}
+	l.followRename() // somebody else may have rotated it a moment ago
+	if l.measure(); l.size == 0 || l.size+int64(n) <= l.most {
+		return
+	}
+	if err := os.Rename(l.path, l.path+".1"); err != nil {
+		_ = l.file.Truncate(0) // if this fails too, there is nothing to be done but to go on
+		l.measure()
+		return
+	}
+	l.followRename()
+	l.measure()
 }
 
 func openAppend(path string) (*os.File, error) {
@@ -46,7 +80,9 @@ func (l *logFile) Write(p []byte) (int, error) {
 	if now := time.Now(); now.Sub(l.checked) >= reopenCheck {
 		l.checked = now
 		l.followRename()
+		l.measure()
 	}
+	l.bound(len(p))
 	if l.file == nil {
 		l.lost += len(p)
 		return 0, os.ErrInvalid
@@ -57,6 +93,7 @@ func (l *logFile) Write(p []byte) (int, error) {
 		}
 	}
 	n, err := l.file.Write(p)
+	l.size += int64(n)
 	if err != nil {
 		if l.lost == 0 {
 			fmt.Fprintf(os.Stderr, "go-runner: write log file: %v; output is lost until it works again\n", err)

@@ -4,7 +4,8 @@
 //
 // It forwards signals, exits with the command's exit code (128 plus the number of the signal that killed
 // it), and as process 1 of a container reaps every orphan. A log file that is rotated, by renaming or by
-// truncating, is followed; a disk that is full costs log lines but never the command.
+// truncating, is followed; --log-file-max-size bounds one that nobody rotates; a disk that is full costs log
+// lines but never the command.
 //
 // Under the name sh it obeys the one command line of a shell with which kOps up to 1.35.1 starts the image, and refuses every other:
 //
@@ -36,6 +37,8 @@ const (
 
 type options struct {
 	logFile string
+	// logMost bounds the log file, in MiB; 0 means no bound.
+	logMost int
 	// logMayFail has the command run though the log file can't be opened, as tee does; it is tried again.
 	logMayFail     bool
 	alsoStdout     bool
@@ -77,6 +80,8 @@ func parse(args []string, out io.Writer) (options, error) {
 	f := flag.NewFlagSet("go-runner", flag.ContinueOnError)
 	f.SetOutput(out)
 	f.StringVar(&o.logFile, "log-file", "", "append the command's output to this `file`; empty means standard output only")
+	f.IntVar(&o.logMost, "log-file-max-size", 0,
+		"rename the log file to FILE.1 before it has more than this many `MiB`, whoever else rotates it; 0 means never")
 	f.BoolVar(&o.alsoStdout, "also-stdout", false, "write the output to standard output too")
 	f.BoolVar(&o.redirectStderr, "redirect-stderr", true, "treat the command's standard error like its standard output")
 	f.Usage = func() {
@@ -85,6 +90,10 @@ func parse(args []string, out io.Writer) (options, error) {
 	}
 	if err := f.Parse(args); err != nil {
 		return o, err
+	}
+	if o.logMost < 0 || o.logMost > 1<<20 {
+		fmt.Fprintf(out, "go-runner: --log-file-max-size=%d must be a number of MiB, or 0 for no bound\n", o.logMost)
+		return o, errors.New("wrong size")
 	}
 	o.command = f.Args()
 	if len(o.command) == 0 {
@@ -105,7 +114,7 @@ func run(o options) (int, error) {
 	}
 	var sinks []io.Writer
 	if o.logFile != "" {
-		log, err := openLog(o.logFile)
+		log, err := openLog(o.logFile, int64(o.logMost)<<20)
 		if err != nil && !o.logMayFail {
 			return exitNoLog, err
 		}

@@ -203,6 +203,77 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestBound: a log file that nobody rotates has a bound, and so has what is kept of it; no line is torn or lost at the seam. What others
+// rotate isn't rotated again.
+func TestBound(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "etcd.log")
+	const most = 1000
+	l, err := openLog(path, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	size := func(path string) int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			return 0
+		}
+		return info.Size()
+	}
+	for i := range 500 {
+		if _, err := fmt.Fprintf(l, "line %04d\n", i); err != nil || size(path) > most || size(path+".1") > most {
+			t.Fatalf("line %d: %v, %d and %d bytes", i, err, size(path), size(path+".1"))
+		}
+	}
+	kept := strings.Fields(strings.ReplaceAll(read(t, path+".1")+read(t, path), "line ", ""))
+	if len(kept) < 100 || len(kept) > 200 {
+		t.Errorf("%d lines are kept", len(kept))
+	}
+	for i, n := range kept {
+		if n != fmt.Sprintf("%04d", 500-len(kept)+i) {
+			t.Fatalf("line %d that is kept is %q", i, n)
+		}
+	}
+	// One that is larger at the start, and a piece that is larger than the bound.
+	if _, err := l.Write(bytes.Repeat([]byte("x"), 3*most)); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openLog(path, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	fmt.Fprintln(again, "next")
+	if read(t, path) != "next\n" || size(path+".1") != 3*most {
+		t.Errorf("%q, and %d bytes", read(t, path), size(path+".1"))
+	}
+	// Rotated by somebody else right before: .1 is theirs.
+	fmt.Fprint(again, strings.Repeat("y", most-10))
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	theirs := read(t, path+".1")
+	fmt.Fprintln(again, "after it was rotated")
+	if read(t, path) != "after it was rotated\n" || read(t, path+".1") != theirs {
+		t.Errorf("%q, and %d bytes", read(t, path), size(path+".1"))
+	}
+	// What can't be renamed is truncated.
+	if err := os.Remove(path + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(path+".1", "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		if fmt.Fprintln(again, "z"); size(path) > most {
+			t.Fatalf("%d bytes", size(path))
+		}
+	}
+	if _, stderr, code := result(t, "--log-file-max-size=-1", "true"); code != exitUsage || !strings.Contains(stderr, "MiB") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
 func TestFullDiskDoesNotStopTheCommand(t *testing.T) {
 	var lines strings.Builder
 	for i := range 3000 {

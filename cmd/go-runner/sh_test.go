@@ -128,7 +128,7 @@ func TestShellByName(t *testing.T) {
 // TestLogThatAppearsLater: without its log file the command runs as beside tee, and the file is followed once it can be opened.
 func TestLogThatAppearsLater(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "later", "etcd.log")
-	l, err := openLog(path)
+	l, err := openLog(path, 0)
 	if err == nil {
 		t.Fatal("a file in a directory that isn't there was opened")
 	}
