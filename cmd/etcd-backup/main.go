@@ -31,6 +31,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/envelope"
 	"github.com/etcd-manager/etcd-manager/pkg/envelope/awskms"
 	etcdchild "github.com/etcd-manager/etcd-manager/pkg/etcd/child"
+	"github.com/etcd-manager/etcd-manager/pkg/jsonlog"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
 	"github.com/etcd-manager/etcd-manager/pkg/retention"
 	"github.com/etcd-manager/etcd-manager/pkg/settings"
@@ -92,6 +93,7 @@ type options struct {
 	writing     connect.Writing
 	clientURL   string
 	envFile     string
+	logFormat   string
 	configFile  string
 	inForce     []settings.Setting
 	args        []string
@@ -123,11 +125,12 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 		return exitUsage
 	}
+	jsonlog.Use(o.logFormat, os.Stderr)
 	service := fromSystemd(env)
 	defer o.catchHangups()()
 	s, code, err := open(ctx, o, o.env)
 	if err != nil {
-		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
+		o.sayLast(errOut, err)
 		return code
 	}
 	service.Ready() // it is for whoever waits for the unit: the first backup may have to wait for etcd
@@ -141,10 +144,19 @@ func run(ctx context.Context, args []string, env func(string) string, errOut io.
 		err = cerr
 	}
 	if err != nil {
-		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
+		o.sayLast(errOut, err)
 		return exitFailure
 	}
 	return exitOK
+}
+
+// sayLast says why the sidecar can't run, in the format of its log.
+func (o *options) sayLast(errOut io.Writer, err error) {
+	if o.logFormat == jsonlog.JSON {
+		klog.Errorf("etcd-backup: %v", err)
+		return
+	}
+	fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
 }
 
 // open prepares a sidecar; with an error comes the exit code.
@@ -223,6 +235,7 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.files.key, "client-key-file", "", "key of that certificate")
 	f.StringVar(&o.user, "client-user", "", "user of etcd, where it has users (auth enable) and the certificate's name is none of them")
 	f.StringVar(&o.password, "client-password-file", "", "file with the password of --client-user; it is read whenever etcd wants the password")
+	f.StringVar(&o.logFormat, "logging-format", jsonlog.Text, jsonlog.Usage)
 	f.StringVar(&o.configFile, settings.ConfigFlag, "",
 		"YAML file with flags by their names; what the command line gives wins over it (docs/configuration.md)")
 	f.StringVar(&o.envFile, "env-file", "", "file with lines KEY=VALUE for the environment, such as the store's credentials")
@@ -268,6 +281,8 @@ func (o *options) complete(f *flag.FlagSet) (err error) {
 		return errors.New("--cluster-name is required")
 	case backup.CheckCompression(o.compression) != nil:
 		return fmt.Errorf("--backup-compression: %w", backup.CheckCompression(o.compression))
+	case jsonlog.Check(o.logFormat) != nil:
+		return jsonlog.Check(o.logFormat)
 	case o.interval <= 0:
 		return fmt.Errorf("--interval=%s must be positive", o.interval)
 	case o.changes != 0 && o.changes < 100*time.Millisecond || o.verify < 0:

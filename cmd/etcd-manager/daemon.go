@@ -65,6 +65,7 @@ type daemon struct {
 	copies   []manager.StoreCopy
 	keeper   *pki.Keeper
 	tuner    *manager.Tuner
+	etcdLog  *etcdLog // nil if etcd logs where the manager does
 	agent    *node.Agent
 	peers    *peer.Peers
 	volume   *dataVolume   // nil if the data dir is an ordinary directory
@@ -219,6 +220,11 @@ func (d *daemon) openAgent() error {
 	if err != nil {
 		return fmt.Errorf("find own executable: %w", err)
 	}
+	if o.etcdLogFile != "" {
+		if d.etcdLog, err = openEtcdLog(o.etcdLogFile, int64(o.etcdLogMost)<<20); err != nil {
+			return err
+		}
+	}
 	cfg := node.Config{
 		ClusterName: o.clusterName, Instance: d.instance, DataDir: o.dataDir, Self: d.self, Address: o.address,
 		ListenAddress: o.etcdAddress,
@@ -226,6 +232,9 @@ func (d *daemon) openAgent() error {
 		Binaries: &process.Binaries{Roots: strings.Split(o.etcdBinaries, ","), Self: exe}, Catalog: d.backups,
 		Executable: exe, Stdout: os.Stdout, Stderr: os.Stderr, Version: build().Version, Compression: o.compression, Fence: d.fence,
 		Direct: d.catalog, StoreName: o.backupStore,
+	}
+	if d.etcdLog != nil {
+		cfg.Stdout, cfg.Stderr = d.etcdLog.file, d.etcdLog.file
 	}
 	if !o.etcdInsecure {
 		cfg.Certificates = d.keeper
@@ -352,6 +361,10 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if d.volume != nil {
 		part("volume", work, d.keepVolume)
+	}
+	if d.etcdLog != nil {
+		defer d.etcdLog.file.Close()
+		part("etcd's log", work, d.etcdLog.keep)
 	}
 	if d.o.metricsPort != 0 {
 		part("status", work, d.serveStatus)

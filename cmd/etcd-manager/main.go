@@ -28,6 +28,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/datadir"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/salvage"
+	"github.com/etcd-manager/etcd-manager/pkg/jsonlog"
 	"github.com/etcd-manager/etcd-manager/pkg/operator"
 )
 
@@ -93,7 +94,7 @@ func daemonMain(args []string) int {
 		return exitOK
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
+		sayLast(opts, err)
 		return exitUsage
 	}
 	defer klog.Flush()
@@ -109,9 +110,18 @@ func daemonMain(args []string) int {
 	go systemd.keep(running, ctx)
 	defer catchHangups(opts)()
 	if err := runDaemon(ctx, opts); err != nil {
-		fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
+		sayLast(opts, err)
 		return exitError
 	}
 	klog.Infof("etcd-manager ends gracefully")
 	return exitOK
+}
+
+// sayLast says why the manager can't run, in the format of its log. o is nil if the flags could not be read.
+func sayLast(o *options, err error) {
+	if o != nil && o.logFormat == jsonlog.JSON {
+		klog.Errorf("etcd-manager: %v", err)
+		return
+	}
+	fmt.Fprintf(os.Stderr, "etcd-manager: %v\n", err)
 }

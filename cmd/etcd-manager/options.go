@@ -18,6 +18,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/changelog"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd/process"
+	"github.com/etcd-manager/etcd-manager/pkg/jsonlog"
 	"github.com/etcd-manager/etcd-manager/pkg/pki"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
 	"github.com/etcd-manager/etcd-manager/pkg/prune"
@@ -93,50 +94,22 @@ type options struct {
 	pageGiven        bool
 	page             netip.AddrPort // --page-listen; not valid if there is no page
 
-	configFile string
-	sources    settings.Sources
-	args       []string
-	flags      *flag.FlagSet     // those of the process; set before others are read
-	envFrom    map[string]string // which variables are of --env-file
-	hangups    chan os.Signal    // SIGHUP; nil if it ends the process
-	inForce    []settings.Setting
+	logFormat   string
+	etcdLogFile string
+	etcdLogMost int
+	configFile  string
+	sources     settings.Sources
+	args        []string
+	flags       *flag.FlagSet     // those of the process; set before others are read
+	envFrom     map[string]string // which variables are of --env-file
+	hangups     chan os.Signal    // SIGHUP; nil if it ends the process
+	inForce     []settings.Setting
+	atStart     func() // called when flags are known; nil if they only are looked at
 
 	static    *staticConfig
 	retention prune.Policy
 	certs     pki.Policy
 	env       map[string]string
-}
-
-// list is a flag that may be repeated.
-type list struct{ values *[]string }
-
-func (l list) String() string { return "" }
-
-// Values are what was given, for settings.List.
-func (l list) Values() []string { return *l.values }
-
-func (l list) Set(s string) error {
-	*l.values = append(*l.values, s)
-	return nil
-}
-
-// encryption is --require-encrypted-volume: it may stand alone, or have the ARN of a key.
-type encryption struct{ value *volume.Encryption }
-
-func (e encryption) String() string {
-	switch {
-	case e.value == nil || !e.value.Required:
-		return ""
-	case e.value.Key != "":
-		return e.value.Key
-	}
-	return "true"
-}
-
-func (e encryption) IsBoolFlag() bool { return true }
-func (e encryption) Set(s string) (err error) {
-	*e.value, err = volume.ParseEncryption(s)
-	return err
 }
 
 // newFlags declares every flag. docs/flags.md is made from it.
@@ -210,6 +183,10 @@ func newFlags(o *options) *flag.FlagSet {
 	f.StringVar(&o.pageListen, "page-listen", defaultPage,
 		"IP address and port of the page for people: on a loopback address anybody on the machine can look, elsewhere it takes TLS with "+
 			"a client certificate of etcd-clients-ca; empty means no page. Without this flag the first free port of ten is taken")
+	f.StringVar(&o.etcdLogFile, "etcd-log-file", "", "file for the log of etcd (default: the manager's standard error, with the manager's own)")
+	f.IntVar(&o.etcdLogMost, "etcd-log-file-max-size", defaultEtcdLog,
+		"size in MiB at which --etcd-log-file is emptied; what it had stays beside it, as FILE.1")
+	f.StringVar(&o.logFormat, "logging-format", jsonlog.Text, jsonlog.Usage)
 	f.StringVar(&o.configFile, settings.ConfigFlag, "", "YAML file with flags by their names; what the command line gives wins over it "+
 		"(docs/configuration.md)")
 	f.StringVar(&o.envFile, "env-file", "", "file with KEY=VALUE lines, set before anything reads the environment")
@@ -253,6 +230,7 @@ func parseOptions(args, environ []string) (*options, error) {
 		return nil, fmt.Errorf("unexpected argument %q; all settings are flags (see --help)", f.Arg(0))
 	}
 	o.args = args
+	o.atStart = func() { jsonlog.Use(o.logFormat, os.Stderr) }
 	return o, o.complete(f, environ)
 }
 
@@ -267,6 +245,9 @@ func (o *options) complete(f *flag.FlagSet, environ []string) error {
 	var err error
 	if o.sources, err = settings.FromFile(f); err != nil {
 		errs = append(errs, err)
+	}
+	if o.atStart != nil {
+		o.atStart()
 	}
 	if again := o.flags != nil; o.envFile != "" && !again {
 		errs = append(errs, o.useEnvFile())
@@ -310,6 +291,7 @@ func (o *options) validate(given map[string]bool) error {
 			bad("--%s=%s is not an IP address", a.flag, a.value)
 		}
 	}
+	errs = append(errs, jsonlog.Check(o.logFormat), checkEtcdLog(o))
 	if o.defragAt < 0 || o.defragAt >= 1 {
 		bad("--defrag-threshold=%g must be at least 0 and less than 1", o.defragAt)
 	}

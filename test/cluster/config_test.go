@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,8 +24,10 @@ func TestReload(t *testing.T) {
 		must(t, os.WriteFile(path+".new", []byte(text), 0o600))
 		must(t, os.Rename(path+".new", path))
 	}
+	etcdLog := filepath.Join(t.TempDir(), "etcd.log")
 	put("backup-interval: 1h\nform-grace: 1s\n")
-	c := harness.Start(t, harness.Options{Nodes: 1, BackupInterval: -1, Args: []string{"--config=" + path}})
+	c := harness.Start(t, harness.Options{Nodes: 1, BackupInterval: -1, Args: []string{"--config=" + path, "--logging-format=json",
+		"--etcd-log-file=" + etcdLog}})
 	n := c.Nodes[0]
 	c.WaitBackups(1)
 	pid, etcd := n.PID(), n.EtcdPID()
@@ -45,6 +48,18 @@ func TestReload(t *testing.T) {
 		}
 		return "it isn't there"
 	})
+	said, err := os.ReadFile(etcdLog)
+	must(t, err)
+	const version = `"caller":"etcdserver/server.go`
+	if !strings.Contains(string(said), version) || strings.Contains(n.LogText(), version) {
+		t.Errorf("the log of etcd isn't where it belongs; the file has %d bytes", len(said))
+	}
+	for l := range strings.Lines(n.LogText()) {
+		var line struct{ TS, Level, Msg string }
+		if err := json.Unmarshal([]byte(l), &line); err != nil || line.TS == "" || line.Level == "" || line.Msg == "" {
+			t.Errorf("a line is no JSON: %v: %s", err, l)
+		}
+	}
 	if n.PID() != pid || !n.Running() || n.EtcdPID() != etcd {
 		t.Errorf("the manager was %d, etcd %d; now %d (running: %v) and %d", pid, etcd, n.PID(), n.Running(), n.EtcdPID())
 	}
