@@ -86,7 +86,7 @@ func giver(t *testing.T, cloud *awsdouble.Cloud, old, next string) (d *daemon, u
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := client.Self(t.Context())
+	self, err := ebs.FindSelf(t.Context(), client)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -106,7 +106,7 @@ func (d *daemon) openEC2(ctx context.Context) (*ebs.Client, *ebs.Self, error) {
 		client, err := ebs.Open(ctx, cfg)
 		var self *ebs.Self
 		if err == nil {
-			self, err = client.Self(ctx)
+			self, err = ebs.FindSelf(ctx, client)
 		}
 		var denied *ebs.PermissionError
 		if err == nil || errors.As(err, &denied) || ctx.Err() != nil {

@@ -201,7 +201,7 @@ func (a *Acquirer) attachOne(ctx context.Context, free []*volume.Volume) (bool, 
 
 // noDevice looks anew which names are taken, for the next try.
 func (a *Acquirer) noDevice(ctx context.Context) error {
-	now, err := a.Client.Self(ctx)
+	now, err := FindSelf(ctx, a.Client)
 	if err != nil {
 		return err
 	}

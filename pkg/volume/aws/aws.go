@@ -122,8 +122,8 @@ func (c *Client) document(ctx context.Context) (*imds.GetInstanceIdentityDocumen
 	return doc, nil
 }
 
-// Self asks who this machine is.
-func (c *Client) Self(ctx context.Context) (*Self, error) {
+// FindSelf asks who this machine is. It is no method, as MayGiveUp.
+func FindSelf(ctx context.Context, c *Client) (*Self, error) {
 	doc, err := c.document(ctx)
 	if err != nil {
 		return nil, err

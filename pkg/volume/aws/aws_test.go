@@ -70,7 +70,7 @@ func (r *region) machine(id, zone string, root string) *Acquirer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	self, err := c.Self(r.t.Context())
+	self, err := FindSelf(r.t.Context(), c)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestMissingPermissions(t *testing.T) {
 			r.Deny(action, true)
 			var err error
 			if action == "DescribeInstances" {
-				_, err = a.Client.Self(t.Context())
+				_, err = FindSelf(t.Context(), a.Client)
 			} else {
 				_, _, err = a.Acquire(t.Context())
 			}
@@ -411,7 +411,7 @@ func TestSelf(t *testing.T) {
 		t.Errorf("%+v", a.Self)
 	}
 	r.AddInstance(awsdouble.Instance{ID: "i-1", Zone: "us-east-1a", IPv4: "10.0.0.1", IPv6: "fd00::1"})
-	if s, err := a.Client.Self(t.Context()); err != nil || s.Address != "fd00::1" {
+	if s, err := FindSelf(t.Context(), a.Client); err != nil || s.Address != "fd00::1" {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
