@@ -51,7 +51,7 @@ func restoreSize(b *bench, s *settings, r *report, mib int) {
 				copyBackup(b, c, name, packed)
 			}
 			runs.total = append(runs.total, runs.ours(b, s, c, name))
-			// Once more, with as much data in the cluster that is replaced, which is backed up before.
+			// Once more, with as much data in the cluster that is replaced, whose last state the store must have before.
 			c.WaitBackups(3)
 			runs.full = append(runs.full, runs.ours(b, s, c, name))
 		})
@@ -64,9 +64,7 @@ func restoreSize(b *bench, s *settings, r *report, mib int) {
 	size := fmt.Sprintf("Restore of %d MiB, three members: ", mib)
 	r.addRatio(size+"until clients are served again (reference: `gunzip`, three times `etcdutl snapshot restore`, start)",
 		runs.total, runs.refTotal, 1.5)
-	ratio := float64(median(runs.full)) / float64(median(runs.refTotal))
-	r.add(row{what: size + "the same, with a backup of as much data before", ours: durations(runs.full),
-		reference: durations(runs.refTotal), compared: fmt.Sprintf("%.2f ×", ratio), limit: "–"})
+	r.addRatio(size+"the same, with as much data in the cluster that is replaced", runs.full, runs.refTotal, 1.5)
 	r.addMore(size+"clients are not served, by the record (reference: start of etcd)", runs.outage, runs.refStart, 2*time.Second)
 	r.addMore(size+"clients are not served, as they see it", runs.seen, runs.refStart, 2*time.Second)
 	r.addRatio(size+"p99 of clients' writes while it is prepared (reference: before)", runs.staging, runs.quiet, 2)
