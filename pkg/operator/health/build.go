@@ -3,6 +3,7 @@ package health
 import (
 	"cmp"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -182,7 +183,7 @@ func (b *builder) nodes() {
 		b.r.Versions = append(b.r.Versions, v)
 	}
 	slices.Sort(b.r.Versions)
-	slices.SortFunc(b.r.Nodes, func(x, y Node) int { return cmp.Compare(x.Node, y.Node) })
+	sort.Slice(b.r.Nodes, func(i, j int) bool { return b.r.Nodes[i].Node < b.r.Nodes[j].Node })
 }
 
 // voter tells whether a node's member takes part in votes, as far as it is known.

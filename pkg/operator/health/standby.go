@@ -1,9 +1,8 @@
 package health
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -36,7 +35,7 @@ func (b *builder) standbys() {
 		}
 		b.r.Standbys = append(b.r.Standbys, x)
 	}
-	slices.SortFunc(b.r.Standbys, func(x, y Standby) int { return cmp.Compare(x.Node, y.Node) })
+	sort.Slice(b.r.Standbys, func(i, j int) bool { return b.r.Standbys[i].Node < b.r.Standbys[j].Node })
 }
 
 // standbyFindings says what isn't as it should be.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -89,7 +90,7 @@ func (p *Provider) describe(ctx context.Context, in *ec2.DescribeVolumesInput) (
 		}
 		in.NextToken = out.NextToken
 	}
-	slices.SortFunc(list, func(a, b Provisioned) int { return compareIDs(a.ID, b.ID) })
+	sort.Slice(list, func(i, j int) bool { return compareIDs(list[i].ID, list[j].ID) < 0 })
 	if err := p.overlay(ctx, list); err != nil {
 		return nil, err
 	}
