@@ -214,9 +214,11 @@ func (o Operation) Clone() Operation {
 	return o
 }
 
+// A record whose backup needs changes has a version of its own: a manager that doesn't know them would restore the backup without.
 const (
-	operationVersion = 1
-	operationWay     = "if no restore is running, delete the object; the command it belongs to is then tried again"
+	operationVersion        = 2
+	operationVersionWithout = 1
+	operationWay            = "if no restore is running, delete the object; the command it belongs to is then tried again"
 )
 
 type operationJSON struct {
@@ -251,7 +253,11 @@ func (c *Catalog) PutOperation(ctx context.Context, op Operation, version string
 
 // EncodeOperation is the form in which a record is stored.
 func EncodeOperation(op Operation) ([]byte, error) {
-	return encodeOwn(operationJSON{Version: operationVersion, Operation: op,
+	version := operationVersionWithout
+	if op.State == StateSalvaging && op.Source != nil && op.Source.OrRevision > 0 {
+		version = operationVersion
+	}
+	return encodeOwn(operationJSON{Version: version, Operation: op,
 		Spec: specJSON{op.Spec.MemberCount, op.Spec.EtcdVersion}, Members: nodesToJSON(op.Members)})
 }
 
@@ -329,11 +335,14 @@ func (c *Catalog) Operations(ctx context.Context) ([]Operation, []Problem, error
 // OperationHistory is how many finished operations are worth keeping.
 const OperationHistory = 50
 
+// UndoKept is how long a restore can be undone by what the store has, at least: as long what it needs is kept, and its record.
+const UndoKept = 7 * 24 * time.Hour
+
 // pruneReads bounds how many records one PruneOperations looks at.
 const pruneReads = 500
 
 // PruneOperations deletes finished records beyond the newest keep ones by name, which begins with the time, and returns how many.
-// Unfinished ones, and records that can't be read, stay. Only records that may go are read.
+// Unfinished ones, records that can't be read, and those of restores that can be undone (UndoKept) stay. Only records that may go are read.
 func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 	l, err := c.ControlListing(ctx)
 	if err != nil {
@@ -350,6 +359,7 @@ func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 		case errors.Is(err, ErrNotFound), unreadable(err):
 		case err != nil:
 			return 0, err
+		case op.State == StateDone && c.undoable(op):
 		case op.State.Final():
 			remove[operationKey(o.Name)] = true
 		}
@@ -362,6 +372,12 @@ func (c *Catalog) PruneOperations(ctx context.Context, keep int) (int, error) {
 		return n, fmt.Errorf("prune operations: %w", err)
 	}
 	return n, nil
+}
+
+// undoable tells whether a restore can still be undone by what the store has of the state before.
+func (c *Catalog) undoable(op Operation) bool {
+	saved, _ := op.Saved()
+	return saved != "" && c.now().Sub(op.Finished) < UndoKept
 }
 
 // RemoveOperation deletes the record of an operation that has ended. Removing one that is gone is a success.

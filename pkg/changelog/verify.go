@@ -22,7 +22,8 @@ type Verified struct {
 	// Backup is what was verified: Facts are what its database says of itself.
 	Backup string
 	Facts  database.Facts
-	// Base is the backup before it from which it was reached by replaying Segments; empty if there is none, and ChainProblem says why.
+	// Base is the backup before it from which Segments lead to it; empty if there is none, and ChainProblem says why. With a Base,
+	// ChainProblem says what was wrong with it, with the segments or with where they led.
 	Base         string
 	Incarnation  catalog.Incarnation
 	Segments     int
@@ -130,6 +131,7 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	if err != nil {
 		return err
 	}
+	v.Base, v.Incarnation, v.Segments = p.Base, p.Incarnation, len(p.Chain.Segments)
 	path := filepath.Join(o.Dir, "base.db")
 	if err := a.fetch(ctx, p.Base, path, o); err != nil {
 		var bad *backup.Error
@@ -162,7 +164,6 @@ func (a *Archive) verifyChain(ctx context.Context, v *Verified, o VerifyOptions)
 	if f.Hash != v.Facts.Hash {
 		return &MismatchError{Backup: v.Backup, Base: p.Base, Revision: v.Facts.Revision, Replayed: f.Hash.Hash, Stored: v.Facts.Hash.Hash}
 	}
-	v.Base, v.Incarnation, v.Segments = p.Base, p.Incarnation, len(p.Chain.Segments)
 	if have, want := f.Leased, v.Facts.Leased; have.Digest != want.Digest {
 		v.ChainProblem = leasesDiffer(v.Backup, p.Base, have, want)
 	}

@@ -372,7 +372,7 @@ func toPlan(op *catalog.Operation) *model.Operation {
 		Written: op.Written, Unwritten: op.Unwritten, Verified: op.Verified, StateFor: time.Since(op.StateSince),
 	}
 	if op.Source != nil {
-		p.Source = model.Source{Node: op.Source.Node, Token: op.Source.Token, OrBackup: op.Source.OrBackup}
+		p.Source = model.Source{Node: op.Source.Node, Token: op.Source.Token, OrBackup: op.Source.OrBackup, OrRevision: op.Source.OrRevision}
 	}
 	return p
 }

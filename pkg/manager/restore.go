@@ -110,10 +110,8 @@ func (rs *restorer) beginRestore(ctx context.Context, o *model.Observation, a mo
 		Term: rs.term, Leader: rs.m.cfg.Self, Instance: rs.m.cfg.Instance,
 	}
 	if a.Op.State == model.OpSalvaging {
-		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup}
-		if c.Source != nil {
-			op.Source.OrRevision = c.Source.OrRevision
-		}
+		op.State, op.Source = catalog.StateSalvaging, &catalog.Source{Node: a.Op.Source.Node, Token: a.Op.Source.Token, OrBackup: a.Op.Source.OrBackup,
+			OrRevision: a.Op.Source.OrRevision}
 	} else if c.Source != nil && c.Source.OrRevision > 0 {
 		op.Options.ToRevision = c.Source.OrRevision // its backup is restored in the data dir's stead
 	}

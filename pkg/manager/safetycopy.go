@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"k8s.io/klog/v2"
 
@@ -44,11 +45,11 @@ func (rs *restorer) safetyPoint(ctx context.Context, o *model.Observation) (*cat
 	if r == nil {
 		return nil, fmt.Errorf("the changes of the cluster are not recorded")
 	}
-	if why := doubtInChanges(rs.m); why != "" {
-		return nil, fmt.Errorf("the last verification found that changes don't lead from one backup to the next: %s", why)
-	}
 	fctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
+	if err := rs.doubtInChanges(fctx); err != nil {
+		return nil, err
+	}
 	revision, err := r.recorder.Flush(fctx)
 	if err != nil {
 		return nil, err
@@ -83,15 +84,30 @@ func pointOf(p *changelog.Plan, revision int64) (*catalog.SafetyPoint, error) {
 	return &catalog.SafetyPoint{Backup: p.Base, PointInTime: *p.Point()}, nil
 }
 
-// doubtInChanges is what the last verification found wrong with a backup or with the changes that lead to it; empty if nothing. That there was
-// nothing to compare with is no doubt.
-func doubtInChanges(m *Manager) string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.proof.Doubt {
-		return ""
+// doubtInChanges is an error if the last verification that the store knows of found a backup bad, or changes that don't lead to one, or if the store
+// doesn't say. That there was nothing to compare with is no doubt.
+func (rs *restorer) doubtInChanges(ctx context.Context) error {
+	list, err := rs.archive().ForProof(ctx, time.Now())
+	if err != nil {
+		return err
 	}
-	return m.proof.Bad + m.proof.ChainProblem
+	last, ok := list.LastTried(time.Now())
+	if !ok {
+		return nil
+	}
+	p, err := rs.m.cfg.Catalog.Proof(ctx, last.Name)
+	if err != nil {
+		return fmt.Errorf("the store doesn't say what the last verification found: %w", err)
+	}
+	if doubts(p) {
+		return fmt.Errorf("the last verification, of backup %s, found: %s", last.Name, p.Error)
+	}
+	return nil
+}
+
+// doubts tells whether a verification found something wrong with a backup or with the changes that lead to it.
+func doubts(p catalog.Proof) bool {
+	return p.Outcome == catalog.Disproven || p.Error != "" && p.Base != ""
 }
 
 // currentBackup is a good backup of the cluster that serves, if nothing was written since it was

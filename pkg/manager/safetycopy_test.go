@@ -45,21 +45,20 @@ func TestSafetyPoint(t *testing.T) {
 	}
 }
 
-// TestDoubtInChanges: changes that a verification has found wrong take nobody's place.
-func TestDoubtInChanges(t *testing.T) {
+// TestDoubts: changes that a verification has found wrong take nobody's place.
+func TestDoubts(t *testing.T) {
 	for _, k := range []struct {
-		want  string
+		want  bool
 		proof catalog.Proof
 	}{
-		{"", catalog.Proof{Outcome: catalog.Proven}},
-		{"", catalog.Proof{Outcome: catalog.Proven, Base: "a"}},
-		{"", catalog.Proof{Outcome: catalog.Proven, Error: "there is no backup before it"}},
-		{"leases differ", catalog.Proof{Outcome: catalog.Proven, Base: "a", Error: "leases differ"}},
-		{"HashKV differs", catalog.Proof{Outcome: catalog.Disproven, Error: "HashKV differs"}},
+		{false, catalog.Proof{Outcome: catalog.Proven}},
+		{false, catalog.Proof{Outcome: catalog.Proven, Base: "a"}},
+		{false, catalog.Proof{Outcome: catalog.Proven, Error: "there is no backup before it"}},
+		{true, catalog.Proof{Outcome: catalog.Proven, Base: "a", Error: "leases differ"}},
+		{true, catalog.Proof{Outcome: catalog.Disproven, Error: "HashKV differs"}},
 	} {
-		m := &Manager{proof: proofReport("b", k.proof)}
-		if got := doubtInChanges(m); got != k.want {
-			t.Errorf("%+v: %q; want %q", k.proof, got, k.want)
+		if got := doubts(k.proof); got != k.want {
+			t.Errorf("%+v: %t", k.proof, got)
 		}
 	}
 }

@@ -276,7 +276,7 @@ func (sv *storeView) showCommands(mayBegin bool) {
 		p := model.Command{Name: c.Name, Backup: c.Backup, Spec: c.Spec, AcceptLoss: c.Options.AcceptLoss,
 			Ready: (c.Options.Now || sv.m.wasQueued(c.Name)) && mayBegin}
 		if c.Source != nil {
-			p.Source = model.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
+			p.Source = model.Source{Node: c.Source.Node, Token: c.Source.Token, OrBackup: c.Source.OrBackup, OrRevision: c.Source.OrRevision}
 		}
 		sv.seen.Commands = append(sv.seen.Commands, p)
 	}

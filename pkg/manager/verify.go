@@ -28,9 +28,7 @@ type ProofReport struct {
 	At     time.Time
 	// Bad says why the backup is bad, ChainProblem why it could not be reached from the one before it; empty if all is well.
 	Bad, ChainProblem string
-	// Doubt means that changes which were all there didn't lead to what etcd had.
-	Doubt bool
-	Took  time.Duration
+	Took              time.Duration
 	// Postponed says why the proof that is due was not done.
 	Postponed string
 }
@@ -165,7 +163,7 @@ func (pr *proofs) tell(ctx context.Context, b catalog.Backup) {
 }
 
 func proofReport(name string, p catalog.Proof) ProofReport {
-	r := ProofReport{Backup: name, At: p.At, Took: p.Duration, Doubt: p.Error != "" && (p.Base != "" || p.Outcome == catalog.Disproven)}
+	r := ProofReport{Backup: name, At: p.At, Took: p.Duration}
 	if p.Outcome == catalog.Disproven {
 		r.Bad = p.Error
 	} else {

@@ -24,8 +24,10 @@ func must(t testing.TB, err error) {
 
 // bench is a store in memory with a clock that stands still, and no terminal anywhere.
 type bench struct {
-	t      *testing.T
-	memory blob.Store
+	// clusterID is of the backups that are written; 0 is none.
+	clusterID uint64
+	t         *testing.T
+	memory    blob.Store
 	// store is what the client sees.
 	store blob.Store
 	now   time.Time
@@ -62,7 +64,7 @@ func (b *bench) backup(name, clusterName string, revision int64) {
 	_, err := b.memory.Put(ctx, name+"/etcd.backup.gz", strings.NewReader(strings.Repeat("x", 1500)), blob.PutOptions{})
 	must(b.t, err)
 	digest := catalog.Digest{Size: 1500, SHA256: strings.Repeat("0", 64)}
-	must(b.t, b.catalog().PutManifest(ctx, &catalog.Manifest{Backup: name, ClusterName: clusterName,
+	must(b.t, b.catalog().PutManifest(ctx, &catalog.Manifest{Backup: name, ClusterName: clusterName, ClusterID: catalog.HexID(b.clusterID),
 		EtcdVersion: "3.5.21", Revision: revision, Reason: "periodic",
 		Compression: "gzip", Raw: digest, Stored: digest}))
 	must(b.t, b.catalog().CommitBackup(ctx, name, catalog.BackupInfo{EtcdVersion: "3.5.21",

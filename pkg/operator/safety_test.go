@@ -190,18 +190,22 @@ func TestWhatAnUndoRestores(t *testing.T) {
 		{"", safety, 0, nil, safety, ""},
 		{"", gone, 0, nil, "", UndoGone},
 		{"", "", 0, nil, "", UndoFirst},
-		{"old", safety, 6000, &catalog.Source{Token: "old", OrBackup: safety, OrRevision: 6000}, "", ""},
-		{"old", gone, 6000, &catalog.Source{Token: "old"}, "", ""},
-		{"", safety, 6000, nil, safety, ""},
-		{"", gone, 6000, nil, "", UndoGone},
+		{"old", safety, 5678, &catalog.Source{Token: "old", OrBackup: safety, OrRevision: 5678}, "", ""},
+		{"", safety, 5678, nil, safety, ""},
+		{"", gone, 5678, nil, safety, ""}, // another backup leads there too
+		// The changes are gone.
+		{"old", safety, 6000, &catalog.Source{Token: "old"}, "", ""},
+		{"", safety, 6000, nil, "", UndoGone},
 	} {
 		b := newBench(t)
 		b.spec(3, "3.5.21")
+		b.clusterID = 77
 		b.backup(safety, "main", 5678)
+		must(t, b.catalog().CreateIncarnation(t.Context(), catalog.IncarnationRecord{ID: catalog.IncarnationOf(77), ClusterName: "main", ClusterID: 77}))
 		b.record(id, catalog.StateDone, "", func(op *catalog.Operation) {
 			op.OldToken, op.SafetyBackup = k.token, k.backup
 			if k.revision > 0 {
-				op.SafetyBackup, op.SafetyPoint = "", &catalog.SafetyPoint{Backup: k.backup, PointInTime: catalog.PointInTime{Revision: k.revision}}
+				op.SafetyBackup, op.SafetyPoint = "", &catalog.SafetyPoint{Backup: k.backup, PointInTime: catalog.PointInTime{Incarnation: catalog.IncarnationOf(77), Revision: k.revision}}
 			}
 		})
 		c := b.client()

@@ -2,6 +2,7 @@ package operator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -134,7 +135,7 @@ func (c *Client) PlanUndo(ctx context.Context, r UndoRequest) (*UndoPlan, error)
 	if err != nil {
 		return p, err
 	}
-	if err := p.choose(backups.Names()); err != nil {
+	if err := c.chooseUndo(ctx, p, backups.Names()); err != nil {
 		return p, err
 	}
 	if p.Spec, _, err = c.readSpec(ctx, r.Spec); err != nil {
@@ -160,11 +161,22 @@ func (c *Client) Undo(ctx context.Context, p *UndoPlan) (Queued, error) {
 	return c.enqueue(ctx, r)
 }
 
-// choose says what comes back: the old data dirs, which have everything, and in their absence the safety backup.
-func (p *UndoPlan) choose(backups []string) error {
+// chooseUndo says what comes back: the old data dirs, which have everything, and in their absence the safety backup. If that needs
+// changes, it is a good backup from which they lead to the revision.
+func (c *Client) chooseUndo(ctx context.Context, p *UndoPlan, backups []string) error {
 	op := p.Operation
 	saved, revision := op.Saved()
 	kept := slices.Contains(backups, saved)
+	if op.SafetyPoint != nil {
+		plan, err := c.archive.Plan(ctx, changelog.Target{Revision: revision, Life: op.SafetyPoint.Incarnation})
+		var no *changelog.UnreachableError
+		if err != nil && !errors.As(err, &no) {
+			return err
+		}
+		if kept = err == nil; kept {
+			saved = plan.Base
+		}
+	}
 	switch {
 	case op.OldToken != "":
 		p.Source = &catalog.Source{Token: op.OldToken}

@@ -126,8 +126,8 @@ func (r *rules) beginSalvage(c model.Command, op model.Operation) (Decision, boo
 		return d, ok
 	case (n == nil || where(n, c.Source.Token) == nowhere) && c.Source.OrBackup != "":
 		op.Backup = c.Source.OrBackup
-		return do(model.BeginRestore{Command: c.Name, Op: op}, "%s can't be found; backup %s is restored in its stead",
-			c.Source.What(), op.Backup)
+		return do(model.BeginRestore{Command: c.Name, Op: op}, "%s can't be found; %s is restored in its stead",
+			c.Source.What(), c.Source.Instead())
 	case n == nil:
 		return refuse(c, fmt.Sprintf("no node here has a data dir of cluster %s in its trash can", c.Source.Token))
 	case where(n, c.Source.Token) == nowhere:
@@ -140,7 +140,8 @@ func (r *rules) beginSalvage(c model.Command, op model.Operation) (Decision, boo
 	} else if few != "" {
 		return needs(fewAttention(c), "%s", few)
 	}
-	op.State, op.Source = model.OpSalvaging, model.Source{Node: id, Token: c.Source.Token, OrBackup: c.Source.OrBackup}
+	op.State, op.Source = model.OpSalvaging, c.Source
+	op.Source.Node = id
 	return do(model.BeginRestore{Command: c.Name, Op: op}, "the restore of %s was queued and may start; here: %s",
 		op.What(), cluster.Count(len(op.Nodes), "master"))
 }
@@ -162,7 +163,10 @@ func (r *rules) fewDirs(c model.Command) string {
 		return ""
 	}
 	or := ""
-	if c.Source.OrBackup != "" {
+	switch {
+	case c.Source.OrRevision > 0:
+		or = fmt.Sprintf("restore what the store had right before it was stopped (restore-backup %s --to-revision=%d), or ", c.Source.OrBackup, c.Source.OrRevision)
+	case c.Source.OrBackup != "":
 		or = fmt.Sprintf("restore backup %s, which was made right before it was stopped, or ", c.Source.OrBackup)
 	}
 	return fmt.Sprintf("the restore of %s waits and has stopped nothing: only %d of the %d old data dirs are here, and what clients were told last may be in the others; "+

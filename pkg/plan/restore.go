@@ -125,8 +125,8 @@ func (r *rules) instead(op *model.Operation, reason string, args ...any) (Decisi
 	}
 	next := *op
 	next.Backup = op.Source.OrBackup
-	return do(model.Advance{Op: next, To: model.OpProving}, "%s can't be used (%s); backup %s is restored in its stead",
-		op.Source.What(), fmt.Sprintf(reason, args...), next.Backup)
+	return do(model.Advance{Op: next, To: model.OpProving}, "%s can't be used (%s); %s is restored in its stead",
+		op.Source.What(), fmt.Sprintf(reason, args...), op.Source.Instead())
 }
 
 // giveUp ends a restore that can't go on; nothing was stopped yet.

@@ -146,7 +146,8 @@ func (a args) list(key string) []string {
 // source is the value of source=NODE:TOKEN, and of or=BACKUP.
 func (a args) source() model.Source {
 	node, token, _ := strings.Cut(a.str("source", ""), ":")
-	return model.Source{Node: cluster.NodeID(node), Token: cluster.Token(token), OrBackup: a.str("or", "")}
+	return model.Source{Node: cluster.NodeID(node), Token: cluster.Token(token), OrBackup: a.str("or", ""),
+		OrRevision: int64(a.num("orrev", 0))}
 }
 
 // settings are the words of the form name=value.

@@ -9,8 +9,8 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 )
 
-// safetyKept is how long the backup from before a restore is kept, whatever the policy says.
-const safetyKept = 7 * 24 * time.Hour
+// safetyKept is how long the state from before a restore is kept, whatever the policy says.
+const safetyKept = catalog.UndoKept
 
 // safetyReason says why it is kept.
 const safetyReason = "from before a restore, which can be undone by it"
@@ -86,7 +86,7 @@ func exemptFor(queued []catalog.Command, ops []catalog.Operation) Exempt {
 		if name, _ := op.Saved(); name != "" {
 			ex.Safety[name] = op.Updated
 		}
-		if op.SafetyPoint != nil {
+		if op.SafetyPoint != nil && (!op.State.Final() || op.State == catalog.StateDone) {
 			ex.SafetyChanges = append(ex.SafetyChanges, SafetyChanges{*op.SafetyPoint, op.Updated})
 		}
 		if !op.State.Final() && op.Backup != "" {

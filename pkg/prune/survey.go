@@ -230,11 +230,11 @@ func (s *survey) needs(name string) string {
 	return s.p.waits(name, s.clock)
 }
 
-// undoes tells whether a segment is needed to undo a restore.
+// undoes tells whether a segment is needed to undo a restore. Those behind the point are too: a lease's TTL may stand there. They are
+// few, as the incarnation ends there.
 func (s *survey) undoes(seg catalog.Segment) bool {
 	return slices.ContainsFunc(s.exempt.SafetyChanges, func(c SafetyChanges) bool {
-		return c.To.Incarnation == seg.Incarnation && seg.Last > c.To.BaseRevision && seg.First <= c.To.Revision &&
-			s.now.Sub(c.At) < safetyKept
+		return c.To.Incarnation == seg.Incarnation && seg.Last > c.To.BaseRevision && s.now.Sub(c.At) < safetyKept
 	})
 }
 

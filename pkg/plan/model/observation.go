@@ -188,6 +188,8 @@ type Source struct {
 	Token cluster.Token
 	// OrBackup is restored if the data dir is gone or can't be used; may be empty.
 	OrBackup string
+	// OrRevision is to what the changes bring OrBackup; 0 means OrBackup itself.
+	OrRevision int64
 }
 
 // What says in the operator's words what is restored.
@@ -199,6 +201,14 @@ func (s Source) What() string {
 		return fmt.Sprintf("the data of cluster %s in a trash can", s.Token)
 	}
 	return fmt.Sprintf("the data of cluster %s on node %s", s.Token, s.Node)
+}
+
+// Instead names what is restored if the data dir can't be used.
+func (s Source) Instead() string {
+	if s.OrRevision > 0 {
+		return fmt.Sprintf("backup %s with the changes up to revision %d", s.OrBackup, s.OrRevision)
+	}
+	return "backup " + s.OrBackup
 }
 
 // Command is a queued restore.
