@@ -41,7 +41,7 @@ func (l *leadership) act(ctx context.Context, o *model.Observation, spec *cluste
 		return errors.Join(errs...)
 	case model.SetAside:
 		return l.nodes.quick(ctx, a.Node, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_SetAside{
-			SetAside: &protosv1.SetAside{Token: string(a.Token), Reason: a.Reason}}})
+			SetAside: &protosv1.SetAside{Token: string(a.Token), Reason: a.Reason, NeverServed: a.NeverServed}}})
 	case model.TakeBackup:
 		l.backups.start(ctx, spec, a)
 		return nil

@@ -165,10 +165,10 @@ func TestSetAsideKeepsTheData(t *testing.T) {
 			t.Fatal(err)
 		}
 		makeLog(t, a.l, token)
-		if err := a.setAside(t.Context(), token, "test"); err != nil {
+		if err := a.setAside(t.Context(), &protosv1.SetAside{Token: string(token), Reason: "test"}); err != nil {
 			t.Fatal(err)
 		}
-		if err := a.setAside(t.Context(), token, "test"); err != nil {
+		if err := a.setAside(t.Context(), &protosv1.SetAside{Token: string(token), Reason: "test"}); err != nil {
 			t.Errorf("set aside twice: %v", err)
 		}
 		if a.records.state != nil || exists(a.l.data(token)) || exists(a.l.state()) || !exists(filepath.Join(a.l.trash(token), "member")) {

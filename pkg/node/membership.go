@@ -96,7 +96,7 @@ func (r *records) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 			return fmt.Errorf("this node has no data of cluster %s", s.Token)
 		}
 		// Left from a membership whose state file is gone; it is kept, but never started again.
-		if err := r.l.discardDir(s.Token, "", 0); err != nil {
+		if err := r.l.discardDir(s.Token, trashNote{}); err != nil {
 			return err
 		}
 		r.trash.kick()

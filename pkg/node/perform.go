@@ -92,7 +92,7 @@ func (a *Agent) act(ctx context.Context, req *protosv1.PerformRequest, t *task) 
 	case *protosv1.PerformRequest_StartEtcd:
 		return nil, a.startEtcd(ctx, x.StartEtcd)
 	case *protosv1.PerformRequest_SetAside:
-		return nil, a.setAside(ctx, cluster.Token(x.SetAside.GetToken()), x.SetAside.GetReason())
+		return nil, a.setAside(ctx, x.SetAside)
 	case *protosv1.PerformRequest_Prove:
 		return a.restorer.prove(ctx, x.Prove, t)
 	case *protosv1.PerformRequest_Stage:
@@ -152,7 +152,8 @@ func (a *Agent) startEtcd(ctx context.Context, req *protosv1.StartEtcd) error {
 }
 
 // setAside frees this node from a cluster. The data are kept in the trash can.
-func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string) error {
+func (a *Agent) setAside(ctx context.Context, req *protosv1.SetAside) error {
+	token, reason := cluster.Token(req.GetToken()), req.GetReason()
 	a.etcd.procMu.Lock()
 	defer a.etcd.procMu.Unlock()
 	s := a.records.current()
@@ -166,7 +167,7 @@ func (a *Agent) setAside(ctx context.Context, token cluster.Token, reason string
 	if err := a.etcd.stopLocked(ctx, reason, stopServing); err != nil {
 		return err
 	}
-	if err := a.l.discardDir(token, s.EtcdVersion, 0); err != nil {
+	if err := a.l.discardDir(token, trashNote{EtcdVersion: s.EtcdVersion, NeverServed: req.GetNeverServed() && s.NewCluster && s.Quarantined}); err != nil {
 		return err
 	}
 	a.trash.kick()

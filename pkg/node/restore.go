@@ -414,7 +414,7 @@ func (rs *restorer) discard(name string) error {
 	case op.Phase == phaseSwitched:
 		old, err := op.oldState()
 		if err == nil && old != nil && (s == nil || s.Token != old.Token) {
-			if err := rs.l.discardDir(old.Token, old.EtcdVersion, len(old.Nodes)); err != nil {
+			if err := rs.l.discardDir(old.Token, trashNote{EtcdVersion: old.EtcdVersion, Members: len(old.Nodes)}); err != nil {
 				return err
 			}
 			rs.forgetCertificates(old.Token)

@@ -159,7 +159,7 @@ func (t *trashCan) logged(it trashItem) trashNote {
 }
 
 // empty removes what is beyond the bounds, and tells whether it removed anything. Nothing goes before a backup that is newer than it
-// is in the store: until then it may be the only copy of something.
+// is in the store: until then it may be the only copy of something. What has never served isn't.
 func (t *trashCan) empty(ctx context.Context) (removed bool) {
 	items, err := t.l.trashItems()
 	if err != nil {
@@ -184,23 +184,37 @@ func (t *trashCan) empty(ctx context.Context) (removed bool) {
 	if len(due) == 0 {
 		return false
 	}
+	remove := func(d doomed, but string) {
+		size := diskUsage(d.path)
+		if err := t.remove(d.trashItem); err != nil {
+			klog.Warningf("trash can: %v", err)
+			return
+		}
+		klog.Infof("trash can: removed %s (%d MiB): %s, and %s", d.path, size>>20, d.why, but)
+		removed = true
+	}
+	var rest []doomed
+	for _, d := range due {
+		if d.note.NeverServed {
+			remove(d, "no client was ever let into it")
+			continue
+		}
+		rest = append(rest, d)
+	}
+	if len(rest) == 0 {
+		return removed
+	}
 	newest, err := t.newestBackup(ctx)
 	if err != nil {
-		klog.V(2).Infof("trash can: %d entries are beyond the bounds and stay: %v", len(due), err)
-		return false
+		klog.V(2).Infof("trash can: %d entries are beyond the bounds and stay: %v", len(rest), err)
+		return removed
 	}
-	for _, d := range due {
+	for _, d := range rest {
 		if !newest.After(d.note.Since) {
 			klog.V(2).Infof("trash can: %s is beyond the bounds (%s) and stays until there is a newer backup", d.path, d.why)
 			continue
 		}
-		size := diskUsage(d.path)
-		if err := t.remove(d.trashItem); err != nil {
-			klog.Warningf("trash can: %v", err)
-			continue
-		}
-		klog.Infof("trash can: removed %s (%d MiB): %s, and there is a backup of %s", d.path, size>>20, d.why, newest.Format(time.RFC3339))
-		removed = true
+		remove(d, "there is a backup of "+newest.Format(time.RFC3339))
 	}
 	return removed
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
+	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
 // withStore is an agent that doesn't run, with a store that can fail.
@@ -36,7 +37,7 @@ func setAsideSince(t *testing.T, a *Agent, token cluster.Token, since time.Time)
 	if exists(a.l.trash(token)) {
 		entry += ".2"
 	}
-	must(t, a.l.discardDir(token, "3.6.16", 3))
+	must(t, a.l.discardDir(token, trashNote{EtcdVersion: "3.6.16", Members: 3}))
 	must(t, a.l.writeNote(entry, trashNote{Token: token, EtcdVersion: "3.6.16", Since: since}))
 }
 
@@ -116,6 +117,40 @@ func TestTrashBounds(t *testing.T) {
 	}
 }
 
+// TestTrashNeverServed: data of attempts to form that were given up fill no disk where there is no backup yet, and what may have served stays.
+func TestTrashNeverServed(t *testing.T) {
+	a, _ := withStore(t)
+	a.cfg.KeepTrash = 2
+	now := time.Now()
+	for i, age := range []time.Duration{5, 4, 3, 2, 1} {
+		token := cluster.Token(fmt.Sprintf("T%d", i))
+		setAsideSince(t, a, token, now.Add(-age*time.Hour))
+		must(t, a.l.writeNote(string(token), trashNote{Token: token, Since: now.Add(-age * time.Hour), NeverServed: i != 1}))
+	}
+	if !a.trash.empty(t.Context()) {
+		t.Error("nothing was removed")
+	}
+	if got := tokens(a); !slices.Equal(got, []string{"T4", "T3", "T1"}) {
+		t.Errorf("the trash can has %v; want the two newest, and the one that may have served", got)
+	}
+}
+
+// TestSetAsideNeverServed: only what the node itself knows as a quarantined founder's data is noted as such.
+func TestSetAsideNeverServed(t *testing.T) {
+	for _, founder := range []bool{true, false} {
+		a, _ := withStore(t)
+		must(t, a.records.accept(&cluster.EtcdState{Token: "T1", EtcdVersion: "3.6.16", NewCluster: true, Quarantined: founder},
+			&protosv1.StartEtcd{MayBeEmpty: true}))
+		makeLog(t, a.l, "T1")
+		must(t, a.setAside(t.Context(), &protosv1.SetAside{Token: "T1", Reason: "test", NeverServed: true}))
+		items, err := a.l.trashItems()
+		must(t, err)
+		if len(items) != 1 || items[0].note.NeverServed != founder || items[0].note.EtcdVersion != "3.6.16" {
+			t.Errorf("quarantined %t: %+v", founder, items)
+		}
+	}
+}
+
 // TestTrashBytes: on a disk of 16 MiB the trash can takes a quarter at most, and less if etcd needs the room, however many entries may
 // be kept by number and age. The newest one stays while etcd can go on beside it, and nothing goes before there is a newer backup.
 func TestTrashBytes(t *testing.T) {
@@ -189,7 +224,7 @@ func TestNewestOfAToken(t *testing.T) {
 	a, _ := withStore(t)
 	for i, n := range []trashNote{{RaftTerm: 2, RaftIndex: 10}, {RaftTerm: 3, RaftIndex: 7}, {RaftTerm: 3, RaftIndex: 6}} {
 		makeLog(t, a.l, "T")
-		must(t, a.l.discardDir("T", "3.6.16", 3))
+		must(t, a.l.discardDir("T", trashNote{EtcdVersion: "3.6.16", Members: 3}))
 		name := []string{"T", "T.2", "T.3"}[i]
 		n.Token, n.Since = "T", time.Now().Add(time.Duration(i)*time.Hour)
 		must(t, a.l.writeNote(name, n))

@@ -51,6 +51,8 @@ type trashNote struct {
 	RaftIndex uint64 `json:"raftIndex,omitempty"`
 	// Members is how many members the cluster had when a restore replaced it; 0 if it was set aside for another reason.
 	Members int `json:"members,omitempty"`
+	// NeverServed is what no client was ever let into: it may go before there is a newer backup.
+	NeverServed bool `json:"neverServed,omitempty"`
 }
 
 // trashItem is one entry.
@@ -60,9 +62,8 @@ type trashItem struct {
 	note trashNote
 }
 
-// discardDir moves the data dir of a token into the trash can. What is not there counts as moved already. members is how many members the cluster had if a
-// restore has replaced it, else 0.
-func (l layout) discardDir(t cluster.Token, version string, members int) error {
+// discardDir moves the data dir of a token into the trash can, with a note. What is not there counts as moved already.
+func (l layout) discardDir(t cluster.Token, note trashNote) error {
 	from := l.data(t)
 	if !exists(from) {
 		return nil
@@ -76,7 +77,8 @@ func (l layout) discardDir(t cluster.Token, version string, members int) error {
 	}
 	now := time.Now()
 	_ = os.Chtimes(from, now, now) // what counts where there is no note
-	if err := l.writeNote(filepath.Base(to), trashNote{Token: t, EtcdVersion: version, Since: now.UTC(), Members: members}); err != nil {
+	note.Token, note.Since = t, now.UTC()
+	if err := l.writeNote(filepath.Base(to), note); err != nil {
 		klog.Warningf("%v", err) // the entry is as good without
 	}
 	if err := l.rename(from, to); err != nil {

@@ -10,14 +10,17 @@ import (
 
 // dumbOver looks at forming that starts over.
 func dumbOver(o *model.Observation) error {
-	here, begun, well, open := 0, 0, 0, false
+	here, begun, blank, well, open := 0, 0, 0, 0, false
 	for _, f := range o.Store.Marker.Founders {
 		for _, n := range o.Nodes {
 			if string(n.ID) != f.Name {
 				continue
 			}
 			here++
-			if n.State != nil || n.StateError != "" {
+			if n.State == nil && n.StateError == "" {
+				blank++
+			}
+			if n.State != nil && (n.DataPresent || n.Etcd.Running) || n.StateError != "" {
 				begun++
 			}
 			if n.State != nil && n.State.Token == o.Store.Marker.Token && n.Etcd.Healthy {
@@ -29,7 +32,7 @@ func dumbOver(o *model.Observation) error {
 		open = open || n.State != nil && !n.State.Quarantined
 	}
 	all := len(o.Store.Marker.Founders)
-	goesOn := 2*well > all || begun == here && 2*here > all || begun == 0 && here == all
+	goesOn := 2*well > all || begun == here && 2*here > all || blank == all
 	if o.Store.Marker.Phase != model.MarkerForming || goesOn || open {
 		return errors.New("starts over though the first cluster can go on or has served")
 	}
@@ -431,6 +434,8 @@ func dumbAside(o *model.Observation, a model.SetAside, underWay bool) error {
 	case n.State.NewCluster && n.State.Quarantined && o.Store.Error == "" &&
 		o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token && !underWay:
 		return nil // an attempt that was given up
+	case a.NeverServed:
+		return errors.New("lets data go that may have served")
 	case n.Holding && !n.Etcd.Running && o.Store.Error == "" && !underWay && len(o.Store.Commands) > 0 &&
 		o.Store.Marker.Phase == model.MarkerFormed && o.Store.Marker.Token != "" && o.Store.Marker.Token != a.Token:
 		return nil // what was stopped for a restore that is over

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -160,8 +161,11 @@ type roll struct {
 	all, healthy int
 	// blank are founders without a state file. Each of them has never begun, or has lost its disk; nobody can tell which.
 	blank []*cluster.NodeStatus
-	// away don't answer, stuck don't get well, broken can't say what they have.
-	away, stuck, broken []string
+	// waited is how long the one of the founders with data that was well last hasn't been well.
+	waited time.Duration
+	// away don't answer, stuck don't get well, broken can't say what they have. lost have begun and lack their data dir, so their manager
+	// starts nothing.
+	away, stuck, broken, lost []string
 }
 
 // lacks says who of the founders can't go on, and why.
@@ -173,27 +177,33 @@ func (f *roll) lacks() string {
 	if len(f.blank) > 0 {
 		words = append(words, "no data on "+join(f.blank, func(n *cluster.NodeStatus) string { return string(n.ID) }, ", "))
 	}
+	if len(f.lost) > 0 {
+		words = append(words, "the data dir is gone on "+strings.Join(f.lost, ", "))
+	}
 	return strings.Join(append(words, f.stuck...), "; ")
 }
 
 // complete tells whether a majority of the founders is well, and all others have had their time.
 func (f *roll) complete(settled bool) bool {
-	gone := len(f.away) + len(f.stuck) + len(f.broken)
+	gone := len(f.away) + len(f.stuck) + len(f.broken) + len(f.lost)
 	return f.healthy >= cluster.Quorum(f.all) && f.healthy+gone+len(f.blank) == f.all && (settled || gone == 0)
 }
 
 // over tells whether those founders that can still go on are too few.
 func (f *roll) over() bool {
-	left := f.all - len(f.away) - len(f.blank)
-	return left < cluster.Quorum(f.all) || len(f.blank) > 0 && left-len(f.stuck) < cluster.Quorum(f.all)
+	left := f.all - len(f.away) - len(f.blank) - len(f.lost)
+	return left < cluster.Quorum(f.all) || len(f.blank)+len(f.lost) > 0 && left-len(f.stuck) < cluster.Quorum(f.all)
 }
 
 // call looks at the founders. The second result is what has to be done before anything else.
 func (r *rules) call() (*roll, Decision, bool) {
 	m := r.o.Store.Marker
-	f := &roll{all: len(m.Founders)}
+	f := &roll{all: len(m.Founders), waited: r.p.FormGrace}
 	for _, x := range m.Founders {
 		n := r.o.Node(cluster.NodeID(x.Name))
+		if n != nil && n.State != nil && n.State.Token == m.Token {
+			f.waited = min(f.waited, n.Etcd.UnhealthyFor)
+		}
 		switch {
 		case n == nil:
 			f.away = append(f.away, x.Name)
@@ -206,11 +216,13 @@ func (r *rules) call() (*roll, Decision, bool) {
 				"founder %s belongs to another cluster (token %s); it is not touched; move its data dir away or delete control/etcd-cluster-created", n.ID, n.State.Token)
 			return f, d, ok
 		case n.State.Token != m.Token:
-			d, ok := do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up"},
+			d, ok := do(model.SetAside{Node: n.ID, Token: n.State.Token, Reason: "an attempt to form that was given up", NeverServed: true},
 				"node %s has data of an attempt to form that was given up", n.ID)
 			return f, d, ok
 		case n.Etcd.Votes():
 			f.healthy++
+		case !n.DataPresent && !n.Etcd.Running && n.Etcd.UnhealthyFor >= r.p.FormGrace:
+			f.lost = append(f.lost, x.Name)
 		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
 			f.stuck = append(f.stuck, fmt.Sprintf("%s: %s", x.Name, cmp.Or(n.Etcd.Error, "not healthy")))
 		}
@@ -245,11 +257,14 @@ func (r *rules) forming() (Decision, bool) {
 		return r.startOver(f)
 	}
 	words := fmt.Sprintf("cluster %s is being formed: %d of %d founders are healthy", m.Token, f.healthy, f.all)
-	if lacks := (&roll{away: f.away, blank: f.blank}).lacks(); lacks != "" {
+	if lacks := (&roll{away: f.away, blank: f.blank, lost: f.lost}).lacks(); lacks != "" {
 		words += "; " + lacks
 	}
 	if sick := slices.Concat(f.stuck, f.broken); len(sick) > 0 {
 		return alarm("%s; %s", words, strings.Join(sick, ", "))
+	}
+	if len(f.lost) > 0 && f.over() {
+		return alarm("%s", words)
 	}
 	return hold("%s", words)
 }
@@ -272,6 +287,11 @@ func (r *rules) startOver(f *roll) (Decision, bool) {
 	m := r.o.Store.Marker
 	if len(f.away) > 0 && r.o.SettledFor < r.p.FormGrace {
 		return hold("cluster %s is being formed; %s", m.Token, f.lacks())
+	}
+	// What keeps the others from starting, such as a full disk, may do so again: each time costs the founder that did start a new log.
+	if f.waited < r.p.FormGrace {
+		return hold("cluster %s is being formed, but too few of its founders can go on (%s); forming starts over in %s", m.Token, f.lacks(),
+			round(r.p.FormGrace-f.waited))
 	}
 	if e := r.badSpec(); e != "" {
 		return needs(r.specAttention(cluster.AttentionForming), "forming can't start over: %s", e)

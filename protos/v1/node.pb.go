@@ -1982,9 +1982,11 @@ func (*Defragment) Descriptor() ([]byte, []int) {
 
 // SetAside stops etcd if it runs and moves the state and data dir of this token into the trash can. The node belongs to no cluster then.
 type SetAside struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Token  string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The data are of an attempt to form that was given up: no client was ever let in. They may leave the trash can without a newer backup.
+	NeverServed   bool `protobuf:"varint,3,opt,name=never_served,json=neverServed,proto3" json:"never_served,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2031,6 +2033,13 @@ func (x *SetAside) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *SetAside) GetNeverServed() bool {
+	if x != nil {
+		return x.NeverServed
+	}
+	return false
 }
 
 // TakeBackup streams a snapshot of the local etcd into the store.
@@ -3321,10 +3330,11 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\f\n" +
 	"\n" +
-	"Defragment\"8\n" +
+	"Defragment\"[\n" +
 	"\bSetAside\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"i\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12!\n" +
+	"\fnever_served\x18\x03 \x01(\bR\vneverServed\"i\n" +
 	"\n" +
 	"TakeBackup\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +

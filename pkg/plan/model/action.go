@@ -168,6 +168,8 @@ type SetAside struct {
 	Node   cluster.NodeID
 	Token  cluster.Token
 	Reason string
+	// NeverServed says that no client was ever let into that cluster, so the data may go before there is a backup.
+	NeverServed bool
 }
 
 // BeginRestore records the operation for a command, with the nodes of the new cluster.
@@ -425,7 +427,13 @@ func (a Defragment) String() string      { return fmt.Sprintf("defragment node=%
 func (a Disarm) String() string {
 	return fmt.Sprintf("disarm alarm=%s member=%s", a.Alarm.Type, a.Alarm.Member)
 }
-func (a SetAside) String() string { return fmt.Sprintf("set-aside node=%s token=%s", a.Node, a.Token) }
+func (a SetAside) String() string {
+	s := fmt.Sprintf("set-aside node=%s token=%s", a.Node, a.Token)
+	if a.NeverServed {
+		s += " never-served"
+	}
+	return s
+}
 func (a BeginRestore) String() string {
 	return fmt.Sprintf("begin-restore command=%s backup=%s token=%s nodes=%s version=%s", a.Command, a.Op.Backup,
 		a.Op.Token, names(a.Op.Nodes), a.Op.Version)

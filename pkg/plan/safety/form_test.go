@@ -61,6 +61,17 @@ func TestFounders(t *testing.T) {
 			o.Nodes[2].DataPresent = false
 			unwell(o, 2, time.Second)
 		}, begun, ""},
+		{"two have lost their data dirs alone", func(o *model.Observation) {
+			for i := range 2 {
+				o.Nodes[i].DataPresent, o.Nodes[i].Etcd.Running = false, false
+			}
+		}, begun, ""},
+		{"one has lost its data dir alone", func(o *model.Observation) {
+			o.Nodes[0].DataPresent, o.Nodes[0].Etcd.Running = false, false
+		}, begun, goOn},
+		{"two run on though their data dirs are gone", func(o *model.Observation) {
+			o.Nodes[0].DataPresent, o.Nodes[1].DataPresent = false, false
+		}, begun, goOn},
 		{"one can't be reached, the others are blank", func(o *model.Observation) {
 			blank(o, 0, 1)
 			o.Nodes = o.Nodes[:2]
@@ -104,6 +115,30 @@ func TestFounders(t *testing.T) {
 			if x.want == "" && err != nil || x.want != "" && (err == nil || !strings.Contains(err.Error(), x.want)) {
 				t.Errorf("%s: %s: %v, want %q", c.name, x.action, err, x.want)
 			}
+		}
+	}
+}
+
+// TestCheckNeverServed: only data of an attempt to form that was given up may go without a backup.
+func TestCheckNeverServed(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*model.Observation)
+		want   string
+	}{
+		{"an attempt that was given up", func(*model.Observation) {}, ""},
+		{"the marker says formed", func(o *model.Observation) { o.Store.Marker.Phase = model.MarkerFormed }, "clients may have been let into"},
+		{"the marker's own cluster", func(o *model.Observation) { o.Store.Marker.Token = "T1" }, "clients may have been let into"},
+		{"clients were let in", func(o *model.Observation) { o.Nodes[0].State.Quarantined = false }, "clients may have been let into"},
+		{"no founder", func(o *model.Observation) { o.Nodes[0].State.NewCluster = false }, "clients may have been let into"},
+		{"the store is away", func(o *model.Observation) { o.Store.Error = "unavailable" }, "clients may have been let into"},
+	} {
+		o := threeForm()
+		o.Store.Marker.Token = "T2"
+		c.change(o)
+		err := Check(o, model.SetAside{Node: o.Nodes[0].ID, Token: "T1", NeverServed: true}, model.Policy{})
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}
 	}
 }

@@ -155,6 +155,9 @@ func checkSetAside(o *model.Observation, a model.SetAside) error {
 		o.Store.Marker.Phase == model.MarkerForming && o.Store.Marker.Token != a.Token {
 		return nil // an attempt to form that was given up; no client was ever let in
 	}
+	if a.NeverServed {
+		return fmt.Errorf("clients may have been let into cluster %s, whose data node %s has", a.Token, a.Node)
+	}
 	m := o.Store.Marker
 	ready := slices.ContainsFunc(o.Store.Commands, func(c model.Command) bool { return c.Ready })
 	if n.Holding && !n.Etcd.Running && ready && o.Store.Error == "" && unfinished(o) == nil &&
