@@ -24,7 +24,7 @@ import (
 const systemctl = `#!/bin/sh
 echo "$*" >> /run/systemctl.log
 case "$*" in
-  "is-active --quiet etcd-manager.service") [ -e /run/main.pid ] ;;
+  "is-active etcd-manager.service") if [ -e /run/main.pid ]; then echo active; else echo inactive; exit 3; fi ;;
   "kill --kill-who=main --signal=SIGKILL etcd-manager.service") kill -KILL "$(cat /run/main.pid)" ;;
   "disable --now etcd-manager.service")
     touch /run/stopped
