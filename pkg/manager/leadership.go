@@ -85,6 +85,8 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 
 // run goes round until ctx ends. Work that was begun in the background ends with it.
 func (l *leadership) run(ctx context.Context) {
+	// What was begun in the background may take long to end, and as a follower this node has no loop that could come round.
+	context.AfterFunc(ctx, l.comesRoundNoMore)
 	defer l.wg.Wait()
 	defer l.observer.endWatches()
 	l.wg.Go(func() { l.backups.learn(ctx) })
@@ -92,7 +94,7 @@ func (l *leadership) run(ctx context.Context) {
 	l.wg.Go(func() { l.proofs.run(ctx) })
 	l.wg.Go(func() { l.cleaner.removeRecords(ctx) })
 	for ctx.Err() == nil {
-		l.comesRound(false)
+		l.comesRound(ctx, false)
 		peersChanged := l.m.cfg.Peers.Changed()
 		o, spec := l.observe(ctx)
 		if ctx.Err() != nil {
@@ -137,10 +139,19 @@ func (l *leadership) run(ctx context.Context) {
 }
 
 // comesRound notes that the loop makes progress, and whether it carries out an action.
-func (l *leadership) comesRound(acting bool) {
+func (l *leadership) comesRound(ctx context.Context, acting bool) {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
-	l.m.round, l.m.acting = time.Now(), acting
+	if ctx.Err() == nil {
+		l.m.round, l.m.acting = time.Now(), acting
+	}
+}
+
+// comesRoundNoMore notes that the leadership is over.
+func (l *leadership) comesRoundNoMore() {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	l.m.round, l.m.acting = time.Time{}, false
 }
 
 // steady tells whether nothing is expected to happen soon.
@@ -170,9 +181,9 @@ func (l *leadership) waitFor(ctx context.Context, peers <-chan struct{}, d time.
 // success. What has failed isn't tried again before its time, though the loop may look earlier:
 // often the attempt itself is what wakes it.
 func (l *leadership) carryOut(ctx context.Context, o *model.Observation, spec *cluster.Spec, d plan.Decision) time.Duration {
-	l.comesRound(true)
+	l.comesRound(ctx, true)
 	err := l.do(ctx, o, spec, d.Do)
-	l.comesRound(false)
+	l.comesRound(ctx, false)
 	if err == nil {
 		if !l.operations.stepWaits() { // else the step has its own time
 			l.tries.done(d.Do, time.Now())
