@@ -12,6 +12,7 @@ import (
 	"github.com/etcd-manager/etcd-manager/pkg/catalog"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/etcd"
+	"github.com/etcd-manager/etcd-manager/pkg/node"
 )
 
 // supersededTimeout bounds the question at the start: a store that is away must not keep etcd from starting.
@@ -47,8 +48,13 @@ func (d *daemon) checkSuperseded(ctx context.Context) error {
 	return err
 }
 
-// reportStopped says in the store that no etcd runs on this node, for who waits for that.
+// reportStopped says in the store that no etcd runs on this node, for who waits for that. It is true for good: before, etcd is held, so
+// that it isn't started either when this manager is started again and the store is away.
 func reportStopped(ctx context.Context, d *daemon, s catalog.Superseded) {
+	if err := node.HoldSuperseded(d.o.dataDir, d.o.clusterName); err != nil {
+		klog.Warningf("the store isn't told that etcd is stopped on this node, since it can't be kept from starting while the store is away: %v", err)
+		return
+	}
 	err := d.catalog.NoteEnded(ctx, s.Time, func(x *catalog.Ended) {
 		if _, known := x.Stopped[d.id]; !known {
 			x.Stopped[d.id] = catalog.StoppedNode{Time: time.Now().UTC()}
