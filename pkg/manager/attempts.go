@@ -80,12 +80,12 @@ func (t attempts) clean(now time.Time) {
 	}
 }
 
-// postponed are the actions that aren't to be tried yet.
+// postponed are the actions that were tried in vain, also when their wait is over: how often may decide what is done instead.
 func (t attempts) postponed(now time.Time) map[string]model.Postponed {
 	list := map[string]model.Postponed{}
 	for key, x := range t {
-		if now.Before(x.until) {
-			list[key] = model.Postponed{For: x.until.Sub(now), Times: x.times, Error: x.err}
+		if now.Before(x.until) || x.err != "" && now.Sub(x.last) <= attemptForgotten {
+			list[key] = model.Postponed{For: max(x.until.Sub(now), 0), Times: x.times, Error: x.err}
 		}
 	}
 	return list

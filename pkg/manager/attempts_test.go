@@ -170,3 +170,41 @@ func TestAttempts(t *testing.T) {
 		t.Errorf("%d attempts are remembered", len(tries))
 	}
 }
+
+// TestStoringInVain: the last changes of a superseded cluster can't be stored, as where puts are denied. The order is the real one: each
+// attempt fails and has its wait, and nothing but the wait is between two of them. Then etcd is stopped without.
+func TestStoringInVain(t *testing.T) {
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	self := cluster.EtcdNode{Name: "a", PeerURLs: []string{"https://a:2380"}, ClientURLs: []string{"https://a:4001"}, TLS: true}
+	members := []cluster.Member{{ID: 10, Name: "a", PeerURLs: self.PeerURLs, ClientURLs: self.ClientURLs}}
+	node := cluster.NodeStatus{ID: "a", Instance: "a-1", Self: self, Versions: []string{"3.6.16"}, DataPresent: true,
+		State: &cluster.EtcdState{Token: "T1", DesiredSize: 1, EtcdVersion: "3.6.16", Nodes: []cluster.EtcdNode{self}},
+		Etcd: cluster.EtcdStatus{Running: true, Healthy: true, Version: "3.6.16", MemberID: 10, LeaderID: 10, Revision: 7, Members: members,
+			Alarms: []cluster.Alarm{{Member: cluster.SupersededMember, Type: cluster.AlarmCorrupt}}}}
+	tries := attempts{}
+	var did []string
+	for range 20 {
+		o := &model.Observation{Self: "a", Term: 7, FreshToken: "NEW", Now: now, Nodes: []cluster.NodeStatus{node}, SettledFor: time.Hour,
+			Postponed: tries.postponed(now), Store: model.Store{Fences: true, Holder: model.Holder{Term: 7, Mine: true},
+				Marker: model.Marker{Phase: model.MarkerFormed, Token: "T1"}, Superseded: &model.Superseded{By: "elsewhere"}}}
+		d := plan.Next(o, &cluster.Spec{MemberCount: 1, EtcdVersion: "3.6.16"}, model.DefaultPolicy("3.6.16"))
+		if d.Do == nil {
+			now = now.Add(max(d.After, time.Millisecond))
+			continue
+		}
+		did = append(did, d.Do.String())
+		if a, ok := d.Do.(model.StopSuperseded); ok && a.Unstored {
+			break
+		}
+		tries.failed(d.Do, errors.New("store the last changes: access denied"), now)
+		now = now.Add(attemptLongest) // the loop looks again after the wait
+	}
+	want := "stop-superseded nodes=a, stop-superseded nodes=a, stop-superseded nodes=a, stop-superseded nodes=a unstored"
+	if got := strings.Join(did, ", "); got != want {
+		t.Errorf("done: %s\nwant: %s", got, want)
+	}
+	now = now.Add(attemptForgotten + time.Second)
+	if p := tries.postponed(now); len(p) != 0 {
+		t.Errorf("remembered for ever: %v", p)
+	}
+}

@@ -13,7 +13,7 @@ const stubborn = 12
 
 // Postpone turns what is to be done into a wait if its last attempt was in vain and its time hasn't come.
 func Postpone(o *model.Observation, d Decision) Decision {
-	if p, late := o.Postponed[model.Subject(d.Do)]; late && d.Do != nil {
+	if p, late := o.Postponed[model.Subject(d.Do)]; late && p.For > 0 && d.Do != nil {
 		return d.postponed(p)
 	}
 	return d

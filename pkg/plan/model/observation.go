@@ -50,7 +50,7 @@ type Observation struct {
 	StartFailing map[cluster.NodeID]time.Duration
 	// JoinFailures tells how often, under this leader, nodes have failed to join since they last did. May be left empty.
 	JoinFailures map[cluster.NodeID]JoinFailure
-	// Postponed are actions that failed and aren't tried again yet, by their subject. May be left empty.
+	// Postponed are actions that failed, by their subject, also when they may be tried again. May be left empty.
 	Postponed map[string]Postponed
 	// VersionsFailed are versions with which a member didn't get well under this leader; they are not tried again. May be left empty.
 	VersionsFailed []string
@@ -80,9 +80,9 @@ type JoinFailure struct {
 	Why   string
 }
 
-// Postponed is an action that has failed, or was done and changed nothing, and is not to be tried again yet.
+// Postponed is an action that has failed, or was done and changed nothing.
 type Postponed struct {
-	// For is how long it still waits.
+	// For is how long it still waits; 0 if it may be tried again.
 	For time.Duration
 	// Times is how often it was tried in vain, Error why it failed the last time; empty if it didn't.
 	Times int

@@ -52,8 +52,14 @@ func (a StartEtcd) subject() string {
 }
 
 func (EndWrites) subject() string       { return "end-writes" }
-func (StopSuperseded) subject() string  { return "stop-superseded" }
 func (a ReportStopped) subject() string { return "report-stopped " + ids(a.Nodes) }
+
+func (a StopSuperseded) subject() string {
+	if a.Unstored { // another attempt than the one to store the last changes, which may have failed just now
+		return "stop-superseded unstored"
+	}
+	return "stop-superseded"
+}
 
 func (a StartAll) subject() string { return "start-all " + startIDs(a.Starts) }
 
