@@ -93,6 +93,8 @@ type Operation struct {
 	// UnknownLeases says of which leases of the restored data nobody knows the TTL, so that they
 	// have ten years: how many, and the ids of some.
 	UnknownLeases string `json:"unknownLeases,omitempty"`
+	// LeasesToldBy are the nodes that said so. One whose manager is older doesn't look.
+	LeasesToldBy []cluster.NodeID `json:"leasesToldBy,omitempty"`
 	// RevisionBefore is the highest revision known of the old cluster, RevisionAfter the first one of the new.
 	RevisionBefore int64 `json:"revisionBefore,omitempty"`
 	RevisionAfter  int64 `json:"revisionAfter,omitempty"`

@@ -384,10 +384,11 @@ func TestABackupOnDemandIsRecorded(t *testing.T) {
 }
 
 // TestNodesThatFindOtherLeases: one node could not read what a segment says of leases. The restore ends before anything is stopped, and
-// names both. Where all have found the same it goes on.
+// names both. Where all have found the same it goes on, and a node whose manager is too old to look counts for nothing.
 func TestNodesThatFindOtherLeases(t *testing.T) {
 	for _, other := range []bool{false, true} {
 		inWorld(t, func(w *world) {
+			w.oldManagers = map[cluster.NodeID]bool{"a": true}
 			w.unknownLeases = func(id cluster.NodeID) string {
 				if id == "c" && other {
 					return "2 leases is unknown"
@@ -398,6 +399,9 @@ func TestNodesThatFindOtherLeases(t *testing.T) {
 			w.lead(4)
 			if !other {
 				w.restored(command)
+				if op := w.operation(); op.UnknownLeases != "1 leases is unknown" || slices.Contains(op.LeasesToldBy, "a") {
+					t.Errorf("the record says %q, told by %v", op.UnknownLeases, op.LeasesToldBy)
+				}
 				return
 			}
 			w.until("the restore has ended", func() bool {

@@ -182,7 +182,8 @@ func (rs *restorer) proveAll(ctx context.Context, a model.ProveBackup) error {
 	replay := rs.replay()
 	report, stop := rs.showProgress(ctx)
 	var mu sync.Mutex
-	proven, reached, unknown := slices.Clone(rs.operations.current().Proven), rs.operations.current().Reached, rs.operations.current().UnknownLeases
+	op := rs.operations.current()
+	proven, reached, unknown, toldBy := slices.Clone(op.Proven), op.Reached, op.UnknownLeases, slices.Clone(op.LeasesToldBy)
 	err := each(a.Nodes, func(id cluster.NodeID) error {
 		e, err := rs.nodes.perform(ctx, id, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Prove{Prove: &protosv1.Prove{
 			Operation: a.Op.ID, Backup: rs.operations.current().Backup, Replay: replay, BumpRevision: plan.Bump(), AtLeastRevision: rs.leastRevision(), DropPrefixes: rs.dropped(),
@@ -192,16 +193,21 @@ func (rs *restorer) proveAll(ctx context.Context, a model.ProveBackup) error {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		found := fmt.Sprintf("%.*s", maxUnknownLeases, e.GetFacts().GetUnknownLeases())
-		if len(proven) > 0 && found != unknown {
-			return otherLeases(id, found, proven, unknown)
+		if f := e.GetFacts(); f.GetLeasesTold() { // an older manager says nothing of leases, which isn't that all are known
+			found := fmt.Sprintf("%.*s", maxUnknownLeases, f.GetUnknownLeases())
+			if len(toldBy) > 0 && found != unknown {
+				return otherLeases(id, found, toldBy, unknown)
+			}
+			unknown, toldBy = found, append(toldBy, id)
 		}
-		proven, reached, unknown = append(proven, id), e.GetFacts().GetRevision(), found
+		proven, reached = append(proven, id), e.GetFacts().GetRevision()
 		return nil
 	})
 	stop()
 	if len(proven) > len(rs.operations.current().Proven) {
-		if serr := rs.operations.save(ctx, func(op *catalog.Operation) { op.Proven, op.Reached, op.UnknownLeases = proven, reached, unknown }); serr != nil {
+		if serr := rs.operations.save(ctx, func(op *catalog.Operation) {
+			op.Proven, op.Reached, op.UnknownLeases, op.LeasesToldBy = proven, reached, unknown, toldBy
+		}); serr != nil {
 			return serr
 		}
 	}
@@ -210,9 +216,9 @@ func (rs *restorer) proveAll(ctx context.Context, a model.ProveBackup) error {
 
 // otherLeases: nodes have put the same changes on the same backup, and one of them could not read what a segment says of leases. HashKV
 // doesn't cover TTLs, and members with different ones would not agree which keys have ended. Nothing was stopped yet.
-func otherLeases(id cluster.NodeID, found string, proven []cluster.NodeID, unknown string) error {
+func otherLeases(id cluster.NodeID, found string, others []cluster.NodeID, unknown string) error {
 	return fmt.Errorf("the nodes found different leases: on node %s, the TTL of %s; on %v, the TTL of %s. Ask for the restore again (%w)",
-		id, cmp.Or(found, "no lease is unknown"), proven, cmp.Or(unknown, "no lease is unknown"), cluster.ErrPermanent)
+		id, cmp.Or(found, "no lease is unknown"), others, cmp.Or(unknown, "no lease is unknown"), cluster.ErrPermanent)
 }
 
 // stageAll has the nodes build their new data dirs, all at once.

@@ -50,6 +50,8 @@ type world struct {
 	verify      func(name string) *protosv1.VerifiedBackup
 	// unknownLeases is what a node says of leases when it has proven a backup; nil says nothing.
 	unknownLeases func(id cluster.NodeID) string
+	// oldManagers say nothing of leases.
+	oldManagers map[cluster.NodeID]bool
 
 	term     cluster.Term
 	leads    bool
@@ -420,7 +422,10 @@ func (c *nodeConn) obey(s *cluster.NodeStatus, req *protosv1.PerformRequest) (*p
 		s.Operation = a.Prove.GetOperation()
 		e.Facts = &protosv1.Facts{Revision: 50}
 		if c.w.unknownLeases != nil {
-			e.Facts.UnknownLeases = c.w.unknownLeases(c.id)
+			e.Facts.UnknownLeases, e.Facts.LeasesTold = c.w.unknownLeases(c.id), !c.w.oldManagers[c.id]
+			if c.w.oldManagers[c.id] {
+				e.Facts.UnknownLeases = ""
+			}
 		}
 	case *protosv1.PerformRequest_Stage:
 		token := wire.StateFromProto(a.Stage.GetState()).Token

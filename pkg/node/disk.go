@@ -110,6 +110,8 @@ type journalOperation struct {
 	Backup    string `json:"backup,omitempty"`
 	// UnknownLeases says of which leases of the backup, with its changes, nobody knows the TTL; empty if there are none.
 	UnknownLeases string `json:"unknownLeases,omitempty"`
+	// LeasesTold is whether that was looked at: an older manager didn't.
+	LeasesTold bool `json:"leasesTold,omitempty"`
 	// Written is true once a client's write was found in the log of the new data: there is no way back then.
 	Written bool `json:"written,omitempty"`
 	// Record is the leader's record of the operation, as it came with Stop.

@@ -27,8 +27,9 @@ func TestUnknownLeasesAreTold(t *testing.T) {
 	}
 	n.do(backupAction(backupName, "periodic"))
 	for range 2 { // the second one is answered from the journal
-		told := n.do(proveAction("op1", backupName)).GetFacts().GetUnknownLeases()
-		if !strings.HasPrefix(told, fmt.Sprintf("%d leases is unknown", leases)) || !strings.Contains(told, "and 10 more") || len(told) > 1<<10 {
+		facts := n.do(proveAction("op1", backupName)).GetFacts()
+		told := facts.GetUnknownLeases()
+		if !strings.HasPrefix(told, fmt.Sprintf("%d leases is unknown", leases)) || !strings.Contains(told, "and 10 more") || len(told) > 1<<10 || !facts.GetLeasesTold() {
 			t.Errorf("told: %q", told)
 		}
 	}

@@ -65,7 +65,8 @@ func (rs *restorer) enter(name string) (*journalOperation, error) {
 }
 
 func (op *journalOperation) facts() *protosv1.Facts {
-	return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, Hash: op.Hash, SizeBytes: op.SizeBytes, UnknownLeases: op.UnknownLeases}
+	return &protosv1.Facts{Revision: op.Revision, Keys: op.Keys, Hash: op.Hash, SizeBytes: op.SizeBytes, UnknownLeases: op.UnknownLeases,
+		LeasesTold: op.LeasesTold}
 }
 
 // prove fetches a backup, checks all that can be checked, and plans its staging. Nothing that runs is touched.
@@ -101,7 +102,7 @@ func (rs *restorer) prove(ctx context.Context, req *protosv1.Prove, t *task) (*p
 		return nil, err
 	}
 	op.Phase, op.Revision, op.Keys, op.Hash, op.SizeBytes = phaseProven, facts.Revision, facts.Keys, facts.Hash.Hash, facts.SizeBytes
-	op.UnknownLeases = changelog.UnknownLeases(facts.Leased)
+	op.UnknownLeases, op.LeasesTold = changelog.UnknownLeases(facts.Leased), true
 	if facts.Planned != nil {
 		op.Hash = facts.Planned.Hash.Hash
 	}

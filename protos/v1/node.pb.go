@@ -3067,6 +3067,8 @@ type Facts struct {
 	ClusterId   uint64                 `protobuf:"varint,6,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	// Leases whose TTL nobody knows, in words: how many, and the ids of some. Empty if there are none.
 	UnknownLeases string `protobuf:"bytes,7,opt,name=unknown_leases,json=unknownLeases,proto3" json:"unknown_leases,omitempty"`
+	// Whether unknown_leases is told. A manager from before that doesn't look, and there an empty one says nothing.
+	LeasesTold    bool `protobuf:"varint,8,opt,name=leases_told,json=leasesTold,proto3" json:"leases_told,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3148,6 +3150,13 @@ func (x *Facts) GetUnknownLeases() string {
 		return x.UnknownLeases
 	}
 	return ""
+}
+
+func (x *Facts) GetLeasesTold() bool {
+	if x != nil {
+		return x.LeasesTold
+	}
+	return false
 }
 
 var File_v1_node_proto protoreflect.FileDescriptor
@@ -3408,7 +3417,7 @@ const file_v1_node_proto_rawDesc = "" +
 	"\x04done\x18\x04 \x01(\bR\x04done\x12+\n" +
 	"\x05facts\x18\x05 \x01(\v2\x15.etcdmanager.v1.FactsR\x05facts\x12\x16\n" +
 	"\x06backup\x18\x06 \x01(\tR\x06backup\x12:\n" +
-	"\bverified\x18\a \x01(\v2\x1e.etcdmanager.v1.VerifiedBackupR\bverified\"\xd3\x01\n" +
+	"\bverified\x18\a \x01(\v2\x1e.etcdmanager.v1.VerifiedBackupR\bverified\"\xf4\x01\n" +
 	"\x05Facts\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
 	"\x04keys\x18\x02 \x01(\x03R\x04keys\x12\x12\n" +
@@ -3418,7 +3427,9 @@ const file_v1_node_proto_rawDesc = "" +
 	"\fetcd_version\x18\x05 \x01(\tR\vetcdVersion\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x06 \x01(\x04R\tclusterId\x12%\n" +
-	"\x0eunknown_leases\x18\a \x01(\tR\runknownLeases2\xf6\x02\n" +
+	"\x0eunknown_leases\x18\a \x01(\tR\runknownLeases\x12\x1f\n" +
+	"\vleases_told\x18\b \x01(\bR\n" +
+	"leasesTold2\xf6\x02\n" +
 	"\vNodeService\x12E\n" +
 	"\aObserve\x12\x1e.etcdmanager.v1.ObserveRequest\x1a\x1a.etcdmanager.v1.NodeStatus\x12C\n" +
 	"\x05Watch\x12\x1c.etcdmanager.v1.WatchRequest\x1a\x1a.etcdmanager.v1.WatchEvent0\x01\x12I\n" +
