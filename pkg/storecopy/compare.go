@@ -1,6 +1,7 @@
 package storecopy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,12 +53,31 @@ func (c *Copier) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.copyBackups(ctx, list, have, nil); err != nil {
+	// A store that takes no more backups may still take the changes.
+	vain := c.copyBackups(ctx, list, have, nil)
+	if vain != nil && !refused(vain) {
+		return vain
+	}
+	if err := c.tryLater(ctx); refused(err) {
+		vain = cmp.Or(vain, err)
+	} else if err != nil {
 		return err
 	}
-	if err := c.tryLater(ctx); err != nil {
+	if vain == nil {
+		c.setMissing(len(c.later))
+	}
+	if err := lookAtChanges(ctx, c); err != nil {
 		return err
 	}
+	c.settle(drops)
+	if err := c.save(ctx); err != nil {
+		return err
+	}
+	return vain
+}
+
+// lookAtChanges copies the changes of the incarnation that serves, and of those that are new.
+func lookAtChanges(ctx context.Context, c *Copier) error {
 	ids, err := c.cfg.From.IncarnationNames(ctx)
 	if err != nil {
 		return err
@@ -84,8 +104,7 @@ func (c *Copier) look(ctx context.Context) error {
 			delete(c.record.Through, id) // all its changes are gone
 		}
 	}
-	c.settle(drops)
-	return c.save(ctx)
+	return nil
 }
 
 func (c *Copier) dropped() int {
@@ -117,8 +136,9 @@ func (c *Copier) compareAll(ctx context.Context) error {
 		}
 	}()
 	clear(c.copied)
-	if err := c.newest(ctx); err != nil {
-		return err
+	vain := c.newest(ctx)
+	if vain != nil && !refused(vain) {
+		return vain
 	}
 	ids, err := c.cfg.From.IncarnationNames(ctx)
 	if err != nil {
@@ -128,6 +148,9 @@ func (c *Copier) compareAll(ctx context.Context) error {
 		if err := c.copyChanges(ctx, id, catalog.SegmentName{}, true); err != nil {
 			return err
 		}
+	}
+	if vain != nil {
+		return vain
 	}
 	for after := ""; ; {
 		w, err := c.cfg.From.BackupWindow(ctx, after, windowHeld, begun, lastOnes)

@@ -29,6 +29,17 @@ type refusal struct {
 	why    string
 }
 
+// refusedError says that the copy's store doesn't take backups, though it takes small objects. No more backups are tried in this pass; the
+// changes go on.
+type refusedError struct{ error }
+
+func (e refusedError) Unwrap() error { return e.error }
+
+func refused(err error) bool {
+	var r refusedError
+	return errors.As(err, &r)
+}
+
 // refusals are the backups that wait for an attempt of their own, by name.
 type refusals map[string]*refusal
 
@@ -36,8 +47,14 @@ type refusals map[string]*refusal
 // is the store's rather than the backup's.
 func (c *Copier) postpone(ctx context.Context, b catalog.Backup, err error) error {
 	r := c.later[b.Name]
-	if c.vain++; ctx.Err() != nil || c.vain > maxVain || r == nil && len(c.later) >= maxLater {
+	if c.vain++; ctx.Err() != nil {
 		return err
+	}
+	if c.vain > maxVain || r == nil && len(c.later) >= maxLater {
+		if r != nil { // the next pass tries another one
+			r.next = c.cfg.Now().Add(min(firstLater<<min(r.fails, 10), lastLater))
+		}
+		return refusedError{err}
 	}
 	if _, _, first := c.cfg.From.Copies(ctx); first != nil && !errors.Is(first, catalog.ErrNotFound) && !unreadable(first) {
 		return err
@@ -81,7 +98,6 @@ func (c *Copier) tryLater(ctx context.Context) error {
 			return err
 		}
 	}
-	c.setMissing(len(c.later))
 	return nil
 }
 

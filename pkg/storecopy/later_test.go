@@ -63,6 +63,60 @@ func TestLargeBackupWaitsAlone(t *testing.T) {
 	}
 }
 
+// TestChangesGoOnWithoutBackups: a store that takes no backup still gets the changes, and each pass tries a few backups only, in turn.
+func TestChangesGoOnWithoutBackups(t *testing.T) {
+	w := memoryWorld(t)
+	w.control()
+	w.to.full = true
+	c := w.copier()
+	has := func(what string, seg catalog.SegmentName) {
+		t.Helper()
+		if all(t, w.to.Store)[catalog.Segment{SegmentName: seg, Incarnation: life}.Key()] == "" {
+			t.Fatalf("%s: the change isn't copied", what)
+		}
+	}
+	for i := range 8 { // the first pass compares everything
+		for range 4 {
+			w.now = w.now.Add(time.Minute)
+			w.backup()
+		}
+		seg := w.segment()
+		w.to.tried = 0
+		w.must2(c.pass(t.Context()), errTooLarge.Error())
+		has("many new backups", seg)
+		if w.to.tried > 2*(maxVain+2) {
+			t.Errorf("pass %d tried %d backups", i, w.to.tried)
+		}
+	}
+	// As many wait as may, and the time of some has come.
+	w.now = w.now.Add(lastLater)
+	for i := 0; len(c.later) < maxLater; i++ {
+		b := catalog.Backup{Name: catalog.NewBackupName(w.now.Add(-time.Duration(i+1)*24*time.Hour), nil)}
+		c.later[b.Name] = &refusal{backup: b, fails: 9, next: w.now.Add(lastLater)}
+	}
+	due := 0
+	for name := range c.later {
+		if !c.later.waitsFor(name, w.now) {
+			due++
+		}
+	}
+	for range due {
+		w.backup()
+		w.now = w.now.Add(time.Second)
+		seg := w.segment()
+		w.must2(c.pass(t.Context()), errTooLarge.Error())
+		has("as many wait as may", seg)
+	}
+	for name := range c.later {
+		if !c.later.waitsFor(name, w.now) {
+			t.Errorf("%s wasn't tried in %d passes", name, due)
+		}
+	}
+	if due == 0 || len(c.later) != maxLater {
+		t.Errorf("%d were due, %d wait", due, len(c.later))
+	}
+}
+
 // TestAwayIsNoRefusal: a copy that doesn't answer, or takes nothing at all, isn't taken for backups that must wait alone.
 func TestAwayIsNoRefusal(t *testing.T) {
 	w := memoryWorld(t)

@@ -7,6 +7,7 @@
 package storecopy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -234,16 +235,23 @@ func (c *Copier) work(ctx context.Context) error {
 		return err
 	}
 	now := c.cfg.Now()
+	var vain error // the copy's store takes no more backups: the rest is done first
 	if (now.Sub(c.record.Compared) >= c.cfg.Compare || now.Before(c.record.Compared)) && !waits(now, c.again, lastWhole) {
 		if err := c.compareAll(ctx); err != nil {
 			// It lists all of both stores: meanwhile only what is new is compared.
 			c.again = now.Add(min(firstRetry<<min(c.fails, 20), lastWhole))
 			c.fails++
-			return err
+			if !refused(err) {
+				return err
+			}
+			vain = err
+		} else {
+			c.again, c.fails = time.Time{}, 0
 		}
-		c.again, c.fails = time.Time{}, 0
 	}
-	if err := c.look(ctx); err != nil {
+	if err := c.look(ctx); refused(err) {
+		vain = cmp.Or(vain, err)
+	} else if err != nil {
 		return err
 	}
 	if due(now, c.pruned, pruneEvery) {
@@ -255,7 +263,7 @@ func (c *Copier) work(ctx context.Context) error {
 			c.pruned = now
 		}
 	}
-	return nil
+	return vain
 }
 
 // prune lets the copy's own retention remove what it doesn't keep, within the bounds of one run. It returns whether there is more.

@@ -43,7 +43,8 @@ type gate struct {
 	bodies   int    // puts of data of backups
 	denied   string // an object that may not be read
 	large    string // an object that isn't stored
-	tried    int    // puts of it
+	full     bool   // no backup's data are stored
+	tried    int    // puts of what isn't stored
 }
 
 func newGate(s blob.Store) *gate { return &gate{Store: s, left: -1, requests: map[string]int{}} }
@@ -93,7 +94,7 @@ func (g *gate) Put(ctx context.Context, key string, body io.Reader, o blob.PutOp
 		return blob.Info{}, err
 	}
 	g.mu.Lock()
-	large := key == g.large && key != ""
+	large := key == g.large && key != "" || g.full && strings.HasSuffix(key, "/"+catalog.DataFile)
 	if large {
 		g.tried++
 	}
