@@ -224,7 +224,7 @@ func TestDamage(t *testing.T) {
 		d.Set(func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
-				t.Error(err)
+				return true // the put was given up, for another block that was refused
 			}
 			r.Body = io.NopCloser(bytes.NewReader(bytes.Replace(body, []byte("bbbb"), []byte("bcbb"), 1)))
 			return false
