@@ -35,8 +35,10 @@ var errPromoted = errors.New("this standby was promoted")
 // promotion is what a standby remembers of its promotion.
 type promotion struct {
 	*standbyNode
-	// seen is when it was first seen, offered when this node has offered its copy.
+	// seen is when it was first seen, or what it asks for has changed; offered when this node has offered its copy since.
 	seen, offered time.Time
+	// revision is what it asked for then.
+	revision int64
 }
 
 // keepPromotion looks whether this standby is to become a cluster, and does this node's part. It ends with errPromoted.
@@ -73,8 +75,8 @@ func (p *promotion) step(ctx context.Context) error {
 	case !sameStore(rec.Of, p.o.standbyOf):
 		return fmt.Errorf("the promotion is of a standby of %s, this one follows %s; nothing is done", cluster.Shown(rec.Of, 300), p.o.standbyOf)
 	}
-	if p.seen.IsZero() {
-		p.seen = time.Now()
+	if p.seen.IsZero() || p.revision != rec.Revision {
+		p.seen, p.offered, p.revision = time.Now(), time.Time{}, rec.Revision
 		klog.Infof("this standby is to become a cluster of %d, at revision %d", rec.Spec.MemberCount, rec.Revision)
 	}
 	switch {
@@ -128,18 +130,24 @@ func best(copies map[cluster.NodeID]catalog.OfferedCopy) cluster.NodeID {
 	return id
 }
 
+// errNotChosen: the operator has given this node up, and another one is chosen.
+var errNotChosen = errors.New("this node isn't chosen any more: another one makes a cluster of its copy")
+
 // make makes a backup of this node's copy in the own store, and queues its restore, which is what the managers begin with. This node alone
 // does it, also after a restart: what it has queued is found again.
 func (p *promotion) make(ctx context.Context, rec catalog.Promotion) error {
 	p.tell("makes a cluster of its copy")
 	p.endFollowing()
-	backup, command, err := p.queued(ctx)
+	backup, command, err := p.queued(ctx, rec)
 	if err == nil && command == "" {
 		backup, command, err = p.queue(ctx, rec)
 	}
 	rctx, cancel := context.WithTimeout(ctx, standbyRequest)
 	defer cancel()
 	_, cerr := p.catalog.ChangePromotion(rctx, func(x *catalog.Promotion) error {
+		if x.Chosen != p.id {
+			return errNotChosen
+		}
 		x.Problem = ""
 		if err != nil {
 			x.Problem = fmt.Sprintf("%.500s", err.Error())
@@ -151,8 +159,12 @@ func (p *promotion) make(ctx context.Context, rec catalog.Promotion) error {
 	return errors.Join(err, cerr)
 }
 
-// queued is the restore that this node has queued already.
-func (p *promotion) queued(ctx context.Context) (backup, command string, err error) {
+// promoteReason is the reason of the backup and of the restore that a promotion makes.
+const promoteReason = "promote"
+
+// queued is the restore that was queued for this promotion already, by this node or by one that the operator has given up. Managers would
+// begin with any other one, too, so that is an error.
+func (p *promotion) queued(ctx context.Context, rec catalog.Promotion) (backup, command string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, standbyRequest)
 	defer cancel()
 	l, err := p.catalog.ControlListing(ctx)
@@ -161,12 +173,26 @@ func (p *promotion) queued(ctx context.Context) (backup, command string, err err
 	}
 	for _, o := range l.Commands {
 		c, err := p.catalog.Command(ctx, o.Name)
-		if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+		switch {
+		case errors.Is(err, catalog.ErrNotFound):
+			continue
+		case err != nil:
 			return "", "", err
+		case c.Create != nil || c.PutBack != nil:
+			continue
 		}
-		if err == nil && c.Backup != "" {
-			return c.Backup, c.Name, nil
+		m := &catalog.Manifest{}
+		if c.Backup != "" {
+			m, err = p.catalog.Manifest(ctx, c.Backup)
+			if err != nil && !errors.Is(err, catalog.ErrNotFound) {
+				return "", "", err
+			}
 		}
+		if c.Options.Reason != promoteReason || c.Backup == "" || err != nil || m.Revision < rec.Revision {
+			return "", "", fmt.Errorf("the command %s is queued here, and isn't this promotion's: the managers would begin with it. "+
+				"Remove it: etcd-manager-ctl delete-command %[1]s", c.Name)
+		}
+		return c.Backup, c.Name, nil
 	}
 	return "", "", nil
 }
@@ -180,7 +206,7 @@ func (p *promotion) queue(ctx context.Context, rec catalog.Promotion) (backup, c
 	}
 	r := p.follower.Report()
 	klog.Infof("a backup is made of the copy %s, which has revision %d", r.File, r.Revision)
-	made, err := c.Import(ctx, operator.ImportRequest{File: r.File, Reason: "promote", SkipHashCheck: true})
+	made, err := c.Import(ctx, operator.ImportRequest{File: r.File, Reason: promoteReason, SkipHashCheck: true})
 	if err != nil {
 		return "", "", fmt.Errorf("make a backup of the copy: %w", err)
 	}
@@ -190,9 +216,14 @@ func (p *promotion) queue(ctx context.Context, rec catalog.Promotion) (backup, c
 	if _, err := p.catalog.CreateSpec(ctx, rec.Spec); err != nil && !errors.Is(err, catalog.ErrConflict) {
 		return "", "", err
 	}
-	plan, err := c.PlanRestore(ctx, operator.RestoreRequest{Backup: made.Backup, Options: operator.RestoreOptions{Reason: "promote"}})
+	plan, err := c.PlanRestore(ctx, operator.RestoreRequest{Backup: made.Backup, Options: operator.RestoreOptions{Reason: promoteReason}})
 	if err != nil {
 		return "", "", err
+	}
+	if now, err := p.catalog.Promotion(ctx); err != nil {
+		return "", "", err
+	} else if now.Chosen != p.id {
+		return "", "", errNotChosen
 	}
 	q, err := c.Restore(ctx, plan)
 	if err != nil {
