@@ -56,7 +56,8 @@ func promote(ctx context.Context, a *app, r operator.PromoteRequest, wait, yes b
 	case errors.As(err, &no):
 		return a.refusedPromotion(no)
 	case errors.Is(err, catalog.ErrConflict) && p.Of != "" && !wait:
-		return fmt.Errorf("promote was asked for already, at %s: nothing was changed\n  wait for its end:  %s", ui.Clock(p.Time), a.ctl("promote", "--wait"))
+		return fmt.Errorf("promote was asked for already, at %s: nothing was changed\n  wait for its end:  %s\n"+
+			"  if what it waits for is lost:  %s", ui.Clock(p.Time), a.ctl("promote", "--wait"), a.ctl("promote", "--force"))
 	case errors.Is(err, catalog.ErrConflict) && p.Of != "": // it is waited for
 	case err != nil:
 		return err

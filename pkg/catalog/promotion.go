@@ -23,7 +23,8 @@ type Promotion struct {
 	Revision    int64       `json:"revision,omitempty"`
 	// Copies are what the nodes can offer.
 	Copies map[cluster.NodeID]OfferedCopy `json:"copies,omitempty"`
-	// Chosen is the node whose copy is taken. No other one ever takes its place: two would make two clusters of it.
+	// Chosen is the node whose copy is taken. No other one takes its place, unless the operator says that it is lost: two would make two
+	// clusters of it.
 	Chosen cluster.NodeID `json:"chosen,omitempty"`
 	// Backup is made of its copy, and Command restores it. When they are there, the nodes run the cluster.
 	Backup  string `json:"backup,omitempty"`

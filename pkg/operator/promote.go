@@ -54,8 +54,27 @@ type PromoteRequest struct {
 	MemberCount int
 	// Within bounds how long the managers of the other cluster are waited for.
 	Within time.Duration
-	// Force goes on though it isn't known that the other cluster has ended, or that nothing of it is missing.
+	// Force goes on though it isn't known that the other cluster has ended, or that nothing of it is missing. Of a promotion that was asked
+	// for already it takes back the node that is chosen, if that has fallen silent, else what the copy must have.
 	Force bool
+
+	// nodes is how many follow the other cluster.
+	nodes int
+}
+
+// size is an error if the nodes can't form a cluster of that size.
+func (r *PromoteRequest) size(p *Promotion) error {
+	if r.MemberCount > 0 {
+		p.Spec.MemberCount = r.MemberCount
+	}
+	if err := catalog.ValidateSpec(p.Spec); err != nil {
+		return &InvalidError{err}
+	}
+	if r.nodes < cluster.Quorum(p.Spec.MemberCount) {
+		return refusedf(false, "a cluster of %d needs %d nodes to begin, and the standby has %d: start more of them, or give it a size with --member-count=%d",
+			p.Spec.MemberCount, cluster.Quorum(p.Spec.MemberCount), r.nodes, cluster.MemberCountFor(r.nodes))
+	}
+	return nil
 }
 
 // Promote has a standby, whose own store this is, become a cluster. The other cluster is ended first (see Supersede), and its last
@@ -63,7 +82,13 @@ type PromoteRequest struct {
 // possible. A promotion that was asked for already is returned with catalog.ErrConflict.
 func (c *Client) Promote(ctx context.Context, r PromoteRequest) (Promotion, error) {
 	p, err := c.standby(ctx, &r)
-	if err != nil {
+	switch {
+	case errors.Is(err, catalog.ErrConflict) && r.Force && p.Of != "":
+		return c.forcePromotion(ctx, r)
+	case err != nil:
+		return p, err
+	}
+	if err := r.size(&p); err != nil {
 		return p, err
 	}
 	config := c.config
@@ -82,12 +107,41 @@ func (c *Client) Promote(ctx context.Context, r PromoteRequest) (Promotion, erro
 	if err != nil {
 		return p, err
 	}
-	if r.MemberCount > 0 {
-		p.Spec.MemberCount = r.MemberCount
-	}
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
 	return c.catalog.PutPromotion(ctx, p)
+}
+
+// forcePromotion has a promotion go on that waits for what is lost: the node that was chosen, which counts as lost once it has said nothing
+// for a while, or the last changes of the other cluster. One that needs nothing of that is returned with catalog.ErrConflict.
+func (c *Client) forcePromotion(ctx context.Context, r PromoteRequest) (Promotion, error) {
+	ctx, cancel := c.limit(ctx)
+	defer cancel()
+	statuses, err := c.catalog.Statuses(ctx)
+	if err != nil {
+		return Promotion{}, err
+	}
+	return c.catalog.ChangePromotion(ctx, func(x *Promotion) error {
+		for _, o := range statuses {
+			if age := c.Now().Sub(o.Modified); o.Name == string(x.Chosen) && x.Backup == "" && age <= standbyFresh {
+				return refusedf(false, "node %s is chosen, and has written to the store %s ago: if it can't go on, stop its manager, and ask again after %s",
+					x.Chosen, max(age, 0).Round(time.Second), standbyFresh)
+			}
+		}
+		switch {
+		case x.Backup != "", x.Chosen == "" && x.Revision == 0 && r.MemberCount == 0:
+			return catalog.ErrConflict
+		case x.Chosen != "":
+			delete(x.Copies, x.Chosen)
+			x.Chosen, x.Problem = "", ""
+		default:
+			x.Revision, x.Incarnation = 0, ""
+		}
+		if r.MemberCount > 0 {
+			x.Spec.MemberCount = r.MemberCount
+		}
+		return catalog.ValidateSpec(x.Spec)
+	})
 }
 
 // standby finds out what follows the other cluster with this store.
@@ -109,12 +163,15 @@ func (c *Client) standby(ctx context.Context, r *PromoteRequest) (Promotion, err
 		return p, err
 	case l.Marker.Exists():
 		return Promotion{}, refusedf(false, "%s has a cluster already: it is no standby's own store", c.Store())
+	case len(l.Commands) > 0:
+		return Promotion{}, refusedf(false, "the command %s is queued in %s: the new cluster would begin with it; remove it (delete-command)",
+			l.Commands[0].Name, c.Store())
 	}
 	statuses, err := c.catalog.Statuses(ctx)
 	if err != nil {
 		return Promotion{}, err
 	}
-	best, nodes := catalog.StandbyReport{}, 0
+	best := catalog.StandbyReport{}
 	for _, o := range statuses {
 		if c.Now().Sub(o.Modified) > standbyFresh {
 			continue
@@ -130,19 +187,19 @@ func (c *Client) standby(ctx context.Context, r *PromoteRequest) (Promotion, err
 		case strings.TrimRight(strings.TrimPrefix(r.Of, "file://"), "/") != strings.TrimRight(strings.TrimPrefix(of, "file://"), "/"):
 			return Promotion{}, refusedf(false, "node %s follows %s, not %s", o.Name, cluster.Shown(of, 300), r.Of)
 		}
-		if nodes++; s.Standby.Revision >= best.Revision {
+		if r.nodes++; s.Standby.Revision >= best.Revision {
 			best = *s.Standby
 		}
 	}
 	switch behind := c.Now().Sub(best.Until); {
-	case nodes == 0:
+	case r.nodes == 0:
 		return Promotion{}, refusedf(false, "no node of a standby has written to %s in the last %s: start it with --standby-of, and this as its --backup-store", c.Store(), standbyFresh)
 	case best.Revision == 0:
 		return Promotion{}, refusedf(false, "no node of the standby has a copy yet; status shows how far it is")
 	case behind > standbyFar && !r.Force:
 		return Promotion{}, refusedf(true, "the copy that is farthest is %s behind: the other cluster would be stopped for as long as the copy takes to catch up, or what is missing would be lost", behind.Round(time.Second))
 	}
-	return Promotion{Of: r.Of, Spec: cluster.Spec{MemberCount: cluster.MemberCountFor(nodes)}}, nil
+	return Promotion{Of: r.Of, Spec: cluster.Spec{MemberCount: cluster.MemberCountFor(r.nodes)}}, nil
 }
 
 // endOther ends the other cluster, and notes what it had last.
@@ -154,6 +211,9 @@ func (c *Client) endOther(ctx context.Context, old *Client, r PromoteRequest, p 
 	}
 	if spec != nil {
 		p.Spec = *spec
+	}
+	if err := r.size(p); err != nil {
+		return err
 	}
 	s, err := old.Supersede(ctx, c.Store(), SupersedeOptions{Live: true})
 	switch {

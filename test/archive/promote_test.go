@@ -86,7 +86,8 @@ func TestPromote(t *testing.T) {
 	}
 
 	said(t, c, "promote was asked for already", 1, "promote", "--yes")
-	said(t, other, "another standby has taken the place", 1, "promote", "--yes", "--force")
+	said(t, other, "--member-count=1", 1, "promote", "--yes", "--force")
+	said(t, other, "another standby has taken the place", 1, "promote", "--yes", "--force", "--member-count=1")
 
 	// Flags that still say that it is a standby do no harm.
 	a := c.Node("a")
