@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -123,5 +124,54 @@ func TestRestoreFrom(t *testing.T) {
 	}
 	if l, err := w.catalog().Backups(ctx); err != nil || len(l.Backups) != 1 || w.lastCommand().Name != before.Name {
 		t.Errorf("a damaged backup was brought: %v, %v", l.Names(), err)
+	}
+}
+
+// onPut does something before a put.
+type onPut struct {
+	blob.Store
+	before func(key string)
+}
+
+func (s *onPut) Put(ctx context.Context, key string, body io.Reader, o blob.PutOptions) (blob.Info, error) {
+	s.before(key)
+	return s.Store.Put(ctx, key, body, o)
+}
+
+// TestRestoreFromHolds: the backup is kept here while it is brought, though another command keeps it there, and one here that ends
+// meanwhile.
+func TestRestoreFromHolds(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	const name = "2026-01-30T01:02:03Z-000000"
+	url, c := newCopy(t, w, name)
+	_, err := c.HoldBackup(ctx, name, "another command, there")
+	must(t, err)
+	release, err := w.catalog().HoldBackup(ctx, name, "another command, here")
+	must(t, err)
+	mem, brought := w.store, 0
+	w.store = &onPut{mem, func(key string) {
+		if key != name+"/"+catalog.DataFile {
+			return
+		}
+		brought++
+		must(t, release(ctx))
+		if _, err := catalog.New(mem).Pin(ctx, name); err != nil {
+			t.Errorf("nothing keeps the backup while it is brought: %v", err)
+		}
+	}}
+	if _, errOut, code := w.tell("restore-backup", "--from="+url, "latest", "--allow-empty-store"); code != exitOK || brought == 0 {
+		t.Fatalf("exit code %d, brought %d times: %s", code, brought, errOut)
+	}
+	if p, err := w.catalog().Pin(ctx, name); !errors.Is(err, catalog.ErrNotFound) {
+		t.Errorf("it stays pinned: %+v, %v", p, err)
+	}
+	// An operator's pin there comes with it.
+	must(t, c.PinBackup(ctx, name, "keep"))
+	if _, errOut, code := w.tell("restore-backup", "--from="+url, name); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, errOut)
+	}
+	if p, err := w.catalog().Pin(ctx, name); err != nil || p.Reason != "keep" || p.Owner != "" {
+		t.Errorf("the operator's pin: %+v, %v", p, err)
 	}
 }

@@ -1,12 +1,15 @@
 package catalog
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -140,11 +143,22 @@ func TestHeldBackup(t *testing.T) {
 	}
 	second, err := c.HoldBackup(ctx, name, "another run's")
 	must(t, err)
-	must(t, second(ctx))
+	must(t, release(ctx)) // the other one still needs it
 	reason("mine")
 	must(t, release(ctx))
+	reason("mine")
+	must(t, other.CopyNotes(ctx, c, Backup{Name: name, Pinned: true}, Backup{}))
+	if _, err := other.Pin(ctx, name); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the copy is pinned by a second run: %v", err)
+	}
+	third, err := c.HoldBackup(ctx, name, "a third")
+	must(t, err)
+	must(t, second(ctx))
+	reason("mine")
+	must(t, third(ctx))
 	reason("")
-	must(t, release(ctx))
+	must(t, second(ctx))
+	reason("")
 
 	release, err = c.HoldBackup(ctx, name, "mine")
 	must(t, err)
@@ -160,4 +174,99 @@ func TestHeldBackup(t *testing.T) {
 	if _, err := other.Pin(ctx, name); err != nil {
 		t.Errorf("the copy isn't pinned: %v", err)
 	}
+}
+
+// TestHeldByMany: whoever comes and goes at the same time, a backup is pinned while anybody holds it, and not a moment longer. Holds that
+// nobody ends don't grow without a bound.
+func TestHeldByMany(t *testing.T) {
+	ctx := t.Context()
+	const name = "2026-01-30T01:02:03Z-000000"
+	c := New(blobtest.NewMemory())
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 20 {
+				release, err := c.HoldBackup(ctx, name, "test")
+				if err == nil {
+					if _, err = c.Pin(ctx, name); err == nil {
+						err = release(ctx)
+					}
+				}
+				if err != nil {
+					t.Errorf("held: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if p, err := c.Pin(ctx, name); !errors.Is(err, ErrNotFound) {
+		t.Errorf("it stays pinned: %+v, %v", p, err)
+	}
+	// One that ended in the very middle of removing its pin keeps nobody away for long.
+	must(t, c.putPin(ctx, name, Pin{Owner: "x", Ending: c.now().Add(-2 * endingTakes)}, blob.PutOptions{}))
+	for range 2 * maxOwners {
+		_, err := c.HoldBackup(ctx, name, "test")
+		must(t, err)
+	}
+	if p, err := c.Pin(ctx, name); err != nil || len(p.owners()) != maxOwners {
+		t.Errorf("%d owners, %v", len(p.owners()), err)
+	}
+}
+
+// TestPinWhileAHoldEnds: a pin that comes while the last hold removes its own isn't removed with it.
+func TestPinWhileAHoldEnds(t *testing.T) {
+	ctx := t.Context()
+	const name = "2026-01-30T01:02:03Z-000000"
+	for what, keep := range map[string]func(c *Catalog) error{
+		"an operator's":  func(c *Catalog) error { return c.PinBackup(ctx, name, "keep") },
+		"another hold's": func(c *Catalog) error { _, err := c.HoldBackup(ctx, name, "keep"); return err },
+	} {
+		store := &slowPurge{Store: blobtest.NewMemory(), begun: make(chan struct{}), ends: make(chan struct{})}
+		store.end = sync.OnceFunc(func() { close(store.ends) })
+		c := New(store)
+		release, err := c.HoldBackup(ctx, name, "test")
+		must(t, err)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := release(ctx); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		})
+		<-store.begun
+		wg.Go(func() {
+			if err := keep(c); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			store.end()
+		})
+		wg.Wait()
+		if p, err := c.Pin(ctx, name); err != nil || p.Reason != "keep" {
+			t.Errorf("%s: the pin is %+v, %v", what, p, err)
+		}
+	}
+}
+
+// slowPurge waits in its deletion until others have read for the third time meanwhile, or end is called.
+type slowPurge struct {
+	blob.Store
+	begun, ends chan struct{}
+	end         func()
+	reads       atomic.Int32
+}
+
+func (s *slowPurge) Get(ctx context.Context, key string, r blob.Range) (io.ReadCloser, blob.Info, error) {
+	select {
+	case <-s.begun:
+		if s.reads.Add(1) == 3 {
+			defer s.end()
+		}
+	default:
+	}
+	return s.Store.Get(ctx, key, r)
+}
+
+func (s *slowPurge) Purge(ctx context.Context, prefix string, match func(string) bool) (int, error) {
+	close(s.begun)
+	<-s.ends
+	return s.Store.Purge(ctx, prefix, match)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/pkg/blob"
@@ -30,6 +31,11 @@ type Pin struct {
 	// Owner names the command that keeps the backup while it runs, and removes this pin and no other; empty for one that stays until it is
 	// removed.
 	Owner string `json:"owner,omitempty"`
+	// Also are other commands that keep the backup at the same time.
+	Also []string `json:"also,omitempty"`
+	// Ending is when the last of them began to remove the pin: the stores know no conditional delete, so whoever wants to keep the backup
+	// waits until it is gone.
+	Ending time.Time `json:"ending,omitzero"`
 }
 
 type pinJSON struct {
@@ -42,45 +48,143 @@ func (c *Catalog) PinBackup(ctx context.Context, name, reason string) error {
 	if err := ValidBackupName(name); err != nil {
 		return err
 	}
-	data, err := encodeOwn(pinJSON{Version: pinVersion, Pin: Pin{At: c.now().UTC(), Reason: reason}})
+	for range holdTries {
+		_, version, err := c.settledPin(ctx, name)
+		p := Pin{At: c.now().UTC(), Reason: reason}
+		switch {
+		case errors.Is(err, ErrNotFound):
+			err = c.putPin(ctx, name, p, blob.PutOptions{IfAbsent: true})
+		case errors.Is(err, errEnding):
+			return err
+		case err != nil || version == "": // one that can't be read is replaced
+			return c.putPin(ctx, name, p, blob.PutOptions{})
+		default:
+			err = c.putPin(ctx, name, p, blob.PutOptions{IfVersion: version})
+		}
+		if errors.Is(err, blob.ErrInvalid) { // a store that refuses conditions
+			return c.putPin(ctx, name, p, blob.PutOptions{})
+		}
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("pin backup %s: %w", name, errBusy)
+}
+
+func (c *Catalog) putPin(ctx context.Context, name string, p Pin, o blob.PutOptions) error {
+	data, err := encodeOwn(pinJSON{Version: pinVersion, Pin: p})
 	if err != nil {
 		return err
 	}
-	_, err = c.write(ctx, name+"/"+pinFile, data, blob.PutOptions{})
+	_, err = c.write(ctx, name+"/"+pinFile, data, o)
 	return err
 }
 
-// HoldBackup keeps a backup from being pruned until release is called. A backup that is pinned already is left as it is. release removes
-// this pin only: one that somebody has put in its place meanwhile stays.
+const (
+	// maxOwners bounds how many commands keep a backup at the same time.
+	maxOwners = 16
+	// holdTries is how often one tries to be noted beside others, and endingPause how long it waits for one that removes the pin. One that
+	// hasn't removed it within endingTakes has ended.
+	holdTries, endingPause, endingTakes = 40, 100 * time.Millisecond, time.Minute
+)
+
+var (
+	errBusy   = errors.New("its pin changes all the time; try again")
+	errEnding = errors.New("another command is about to remove its pin; try again in a minute")
+)
+
+// HoldBackup keeps a backup from being pruned until release is called, whoever else keeps it too. A backup that an operator has pinned is
+// left as it is. release removes this hold only: those of other commands stay, and a pin that somebody has put in their place.
 func (c *Catalog) HoldBackup(ctx context.Context, name, reason string) (release func(context.Context) error, err error) {
 	if err := ValidBackupName(name); err != nil {
 		return nil, err
 	}
-	owner := rand.Text()
-	data, err := encodeOwn(pinJSON{Version: pinVersion, Pin: Pin{At: c.now().UTC(), Reason: reason, Owner: owner}})
-	if err != nil {
-		return nil, err
-	}
-	_, err = c.write(ctx, name+"/"+pinFile, data, blob.PutOptions{IfAbsent: true})
-	if errors.Is(err, ErrConflict) {
-		if p, err := c.Pin(ctx, name); err != nil || p.Owner != owner { // else the answer to the first attempt was lost
-			return func(context.Context) error { return nil }, nil
+	mine := Pin{At: c.now().UTC(), Reason: reason, Owner: rand.Text()}
+	release = func(ctx context.Context) error { return c.releaseBackup(ctx, name, mine.Owner) }
+	for range holdTries {
+		err := c.putPin(ctx, name, mine, blob.PutOptions{IfAbsent: true})
+		if !errors.Is(err, ErrConflict) {
+			return release, err
 		}
-		err = nil
+		p, version, err := c.settledPin(ctx, name)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			continue // gone meanwhile
+		case errors.Is(err, errEnding):
+			return nil, err
+		case err == nil && slices.Contains(p.owners(), mine.Owner): // the answer to an attempt before was lost
+			return release, nil
+		case err != nil, p.Owner == "", len(p.owners()) >= maxOwners:
+			return func(context.Context) error { return nil }, nil // it stays pinned
+		case !p.Ending.IsZero():
+			p = mine
+		default:
+			p.Also = append(p.Also, mine.Owner)
+		}
+		if err = c.replacePin(ctx, name, p, version); !errors.Is(err, ErrConflict) {
+			return release, err
+		}
 	}
+	return nil, fmt.Errorf("keep backup %s: %w", name, errBusy)
+}
+
+// owners are the commands that keep a backup; none if an operator has pinned it.
+func (p *Pin) owners() []string {
+	if p.Owner == "" || !p.Ending.IsZero() {
+		return nil
+	}
+	return append([]string{p.Owner}, p.Also...)
+}
+
+func (c *Catalog) replacePin(ctx context.Context, name string, p Pin, version string) error {
+	o, err := ifVersion(name+"/"+pinFile, version)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return func(ctx context.Context) error {
-		p, err := c.Pin(ctx, name)
-		if errors.Is(err, ErrNotFound) || err == nil && p.Owner != owner {
+	return c.putPin(ctx, name, p, o)
+}
+
+// releaseBackup takes one command's hold away.
+func (c *Catalog) releaseBackup(ctx context.Context, name, owner string) error {
+	for range holdTries {
+		p, version, err := c.pin(ctx, name)
+		if errors.Is(err, ErrNotFound) || err == nil && !slices.Contains(p.owners(), owner) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		return c.removeFile(ctx, name+"/"+pinFile)
-	}, nil
+		others := slices.DeleteFunc(p.owners(), func(o string) bool { return o == owner })
+		if len(others) > 0 {
+			p.Owner, p.Also = others[0], others[1:]
+		} else {
+			p.Ending = c.now().UTC()
+		}
+		err = c.replacePin(ctx, name, p, version)
+		if err == nil && len(others) == 0 {
+			return c.removeFile(ctx, name+"/"+pinFile)
+		}
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("release backup %s: %w", name, errBusy)
+}
+
+// settledPin reads a pin that nobody is about to remove.
+func (c *Catalog) settledPin(ctx context.Context, name string) (p Pin, version string, err error) {
+	for range holdTries {
+		p, version, err = c.pin(ctx, name)
+		if err != nil || p.Ending.IsZero() || c.now().Sub(p.Ending).Abs() > endingTakes {
+			return p, version, err
+		}
+		select {
+		case <-ctx.Done():
+			return Pin{}, "", ctx.Err()
+		case <-time.After(endingPause):
+		}
+	}
+	return Pin{}, "", fmt.Errorf("backup %s: %w", name, errEnding)
 }
 
 // UnpinBackup lets retention decide about a backup again. One that isn't pinned is a success.
@@ -93,19 +197,24 @@ func (c *Catalog) UnpinBackup(ctx context.Context, name string) error {
 
 // Pin reads why a backup is pinned; ErrNotFound if it isn't.
 func (c *Catalog) Pin(ctx context.Context, name string) (Pin, error) {
+	p, _, err := c.pin(ctx, name)
+	return p, err
+}
+
+func (c *Catalog) pin(ctx context.Context, name string) (p Pin, version string, err error) {
 	if err := ValidBackupName(name); err != nil {
-		return Pin{}, err
+		return Pin{}, "", err
 	}
 	key := name + "/" + pinFile
-	data, _, err := c.read(ctx, key, pinWay)
+	data, info, err := c.read(ctx, key, pinWay)
 	if err != nil {
-		return Pin{}, err
+		return Pin{}, "", err
 	}
 	var j pinJSON
 	if err := decodeOwn(key, pinWay, data, pinVersion, &j); err != nil {
-		return Pin{}, err
+		return Pin{}, "", err
 	}
-	return j.Pin, nil
+	return j.Pin, info.Version, nil
 }
 
 // ProofOutcome says what a proof has found.

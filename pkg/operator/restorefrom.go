@@ -82,16 +82,19 @@ func (c *Client) bringBackup(ctx context.Context, from *Client, name string, for
 			return unpin, err
 		}
 	}
-	if !here.Pinned && !b.Pinned {
-		release, err := c.catalog.HoldBackup(ctx, name, "restore-backup --from brings it from "+from.Store())
-		if err != nil {
-			return unpin, err
-		}
-		unpin = func() {
-			ctx, cancel := c.limit(context.WithoutCancel(ctx))
-			defer cancel()
-			_ = release(ctx) // it stays pinned then, which list-backups shows
-		}
+	// A pin of the other store comes only when all else is here, and one there that a command holds doesn't come at all. A hold here may
+	// end with the command that has it.
+	release, err := c.catalog.HoldBackup(ctx, name, "restore-backup --from brings it from "+from.Store())
+	if err != nil {
+		return unpin, err
+	}
+	unpin = func() {
+		ctx, cancel := c.limit(context.WithoutCancel(ctx))
+		defer cancel()
+		_ = release(ctx) // it stays pinned then, which list-backups shows
+	}
+	if pin, err := c.catalog.Pin(ctx, name); err == nil {
+		here.Pinned = pin.Owner == ""
 	}
 	progress, over := transfers.begin("bring", name)
 	defer over()
