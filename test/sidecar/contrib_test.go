@@ -32,6 +32,22 @@ func TestContrib(t *testing.T) {
 	}
 }
 
+// TestContribDataDir: what waits for the store lies in one place everywhere, so that a store in a directory, such as /data, is never in it.
+func TestContribDataDir(t *testing.T) {
+	const dir = "/var/lib/etcd-backup"
+	for _, name := range []string{"kubeadm.yaml", "talos.yaml", "kustomize/daemonset.yaml", "helm/templates/daemonset.yaml"} {
+		text := read(t, name)
+		for _, want := range []string{"- --data-dir=" + dir + "\n", "- name: data\n", "mountPath: " + dir + "\n"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %q isn't there", name, want)
+			}
+		}
+		if strings.Contains(text, "mountPath: /data\n") {
+			t.Errorf("%s mounts /data", name)
+		}
+	}
+}
+
 var withHelm = flag.Bool("helm", false, "TestChart, which builds Helm; that takes some minutes for the first time")
 
 // TestChart is for the chart, as Helm renders it.
