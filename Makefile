@@ -17,7 +17,7 @@ page := ./test/page
 # A module of its own: only it needs the libraries of Kubernetes.
 kubernetes := ./test/kubernetes
 
-.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large chart chaos broken mutate fuzz release packages image generate generate-check bazel bazel-check \
+.PHONY: all build size-check test test-all test-long test-race test-race-short $(SUITES:%=test-%) e2e-kubernetes bench soak large region chart chaos broken mutate fuzz release packages image generate generate-check bazel bazel-check \
 	lint ci clean
 
 all: build
@@ -87,6 +87,10 @@ large:
 	$(GO) test -count=1 -v -timeout 60m ./pkg/manager -run TestLargeStore -large-store
 	$(GO) test -count=1 -v -timeout 60m ./pkg/changelog -run TestLargePlans -large-store
 	$(GO) test -count=1 -v -timeout 60m ./test/restore -run TestFailoverInALargeStore -large-store
+
+# Follows docs/disaster/region-lost.md: a cluster moves to another region, back, and over again after a loss, while a client writes. A few minutes.
+region:
+	$(GO) test -count=1 -v -timeout 30m ./test/disaster -run TestRegionLost -region
 
 # The Helm chart of contrib/, rendered by Helm and started beside a stock etcd. It builds Helm, some minutes for the first time.
 chart:

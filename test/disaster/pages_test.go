@@ -140,6 +140,9 @@ func notFollowed() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		if p.name == regionPage && !*regionFlag {
+			continue // "make region" follows it
+		}
 		for _, b := range p.blocks {
 			if b.lang == "sh" && !ran.blocks[p.at(b)] {
 				list = append(list, fmt.Sprintf("%s (%s)", p.at(b), b.section))
