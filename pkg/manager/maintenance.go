@@ -218,7 +218,20 @@ func (mt *maintenance) startDefragment(ctx context.Context, id cluster.NodeID) {
 	})
 }
 
+// releaseSuperseded tells a node that is held that its cluster isn't superseded any more. Without that it doesn't start etcd, so that the
+// leader of a version that doesn't know of superseded clusters can't have it started.
+func (mt *maintenance) releaseSuperseded(ctx context.Context, n *cluster.NodeStatus) error {
+	if n == nil || !n.Holding || n.Operation != string(cluster.SupersededOperation) {
+		return nil
+	}
+	return mt.nodes.quick(ctx, n.ID, &protosv1.PerformRequest{Action: &protosv1.PerformRequest_Rollback{
+		Rollback: &protosv1.Rollback{Operation: n.Operation}}})
+}
+
 func (mt *maintenance) startEtcd(ctx context.Context, o *model.Observation, a model.StartEtcd) error {
+	if err := mt.releaseSuperseded(ctx, o.Node(a.Node)); err != nil {
+		return err
+	}
 	req := &protosv1.StartEtcd{State: wire.StateToProto(&a.State), MayBeEmpty: a.MayBeEmpty, Restart: a.Restart}
 	if a.MayBeEmpty && !a.State.NewCluster && o.Store.Error == "" && o.Store.SettingsError == "" { // what it had in an earlier membership may not be wanted any more
 		req.Settings = &protosv1.Settings{Values: o.Store.Settings}

@@ -151,6 +151,9 @@ func (rs *restorer) rollback(ctx context.Context, id string) error {
 	if op == nil || string(op.ID) != id || !op.Phase.held() && !op.Phase.switched() {
 		return nil // nothing was changed yet, or is any more
 	}
+	if op.ID == cluster.SupersededOperation {
+		return rs.records.releaseSuperseded() // StartEtcd starts it, in the state that the leader wants
+	}
 	old, err := op.oldState()
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -90,6 +91,10 @@ func (r *records) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 		return r.stateErr
 	case r.state != nil && r.state.Token != s.Token:
 		return fmt.Errorf("this node belongs to cluster %s, not to %s", r.state.Token, s.Token)
+	case r.held() && r.j.Operation.ID == cluster.SupersededOperation:
+		// A leader that knows the record takes the hold back first. One that doesn't takes it for that of a restore which is over.
+		return errors.New("etcd is held, because another cluster has taken the place of this one, and isn't started by a leader that doesn't say " +
+			"that this was taken back; is its version older?")
 	}
 	if r.state == nil {
 		if !mayBeEmpty {
@@ -133,6 +138,18 @@ func (r *records) accept(s *cluster.EtcdState, req *protosv1.StartEtcd) error {
 	r.state = s
 	r.changes.note()
 	return nil
+}
+
+// releaseSuperseded ends the hold of a node whose cluster was superseded: the leader knows that this was taken back.
+func (r *records) releaseSuperseded() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.j.Operation == nil || r.j.Operation.ID != cluster.SupersededOperation {
+		return nil
+	}
+	err := r.release("")
+	r.changes.note()
+	return err
 }
 
 // release ends a hold that a restore has left on the data of a token: the leader knows that the restore is over. mu is held.

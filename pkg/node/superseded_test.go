@@ -10,8 +10,8 @@ import (
 	protosv1 "github.com/etcd-manager/etcd-manager/protos/v1"
 )
 
-// TestHoldSuperseded: an etcd that is held because its cluster was superseded isn't started by the next manager, which asks no store. Only a
-// leader starts it.
+// TestHoldSuperseded: an etcd that is held because its cluster was superseded isn't started by the next manager, which asks no store. Only
+// a leader starts it.
 func TestHoldSuperseded(t *testing.T) {
 	dir := t.TempDir()
 	must(t, writeState(layout(dir).state(), testState("T1")))
@@ -29,9 +29,18 @@ func TestHoldSuperseded(t *testing.T) {
 	if err := HoldSuperseded(dir, "test"); err == nil {
 		t.Error("it is held although another manager runs")
 	}
+	// A leader that doesn't know of superseded clusters has etcd started as after a restore. One that does says first that it was taken back.
+	if err := a.records.accept(testState("T1"), &protosv1.StartEtcd{}); err == nil || !a.Status(t.Context()).Holding {
+		t.Errorf("a leader of an older version starts it: %v", err)
+	}
+	must(t, a.restorer.rollback(t.Context(), "r1"))
+	if !a.Status(t.Context()).Holding {
+		t.Error("the rollback of a restore releases it")
+	}
+	must(t, a.restorer.rollback(t.Context(), string(cluster.SupersededOperation)))
 	must(t, a.records.accept(testState("T1"), &protosv1.StartEtcd{}))
-	if a.Status(t.Context()).Holding {
-		t.Error("a leader doesn't start it again")
+	if s := a.Status(t.Context()); s.Holding || s.Operation != "" {
+		t.Errorf("a leader that takes it back doesn't start it again: %+v", s)
 	}
 }
 
