@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -160,6 +161,12 @@ func (c *Catalog) NoteEnded(ctx context.Context, of time.Time, change func(*Ende
 				return err
 			}
 		}
+		var was []byte
+		if err == nil {
+			if was, err = encodeOwn(endedJSON{Version: endedVersion, Ended: e}); err != nil {
+				return err
+			}
+		}
 		if !e.Of.Equal(of) {
 			e = Ended{Of: of}
 		}
@@ -168,8 +175,8 @@ func (c *Catalog) NoteEnded(ctx context.Context, of time.Time, change func(*Ende
 		}
 		change(&e)
 		data, err := encodeOwn(endedJSON{Version: endedVersion, Ended: e})
-		if err != nil {
-			return err
+		if err != nil || bytes.Equal(data, was) {
+			return err // a manager that is started again and again says the same each time
 		}
 		if _, err = c.write(ctx, endedKey, data, opts); err == nil || !errors.Is(err, ErrConflict) {
 			return err

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -189,8 +190,24 @@ func (n *Node) killQuietly() {
 }
 
 // EtcdPID is the process id of the etcd that runs on this node's data, 0 if none does. It is read from the pid file, and
-// checked against the process's command line.
+// checked against the process's command line. A manager that was killed right after it started etcd has left no such file: then
+// the process is looked for.
 func (n *Node) EtcdPID() int {
+	if pid := n.notedPID(); pid != 0 {
+		return pid
+	}
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(line), "--data-dir="+n.DataDir+"/data/") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			return pid
+		}
+	}
+	return 0
+}
+
+func (n *Node) notedPID() int {
 	data, err := os.ReadFile(filepath.Join(n.DataDir, "etcd-manager", "etcd.pid"))
 	if err != nil {
 		return 0
