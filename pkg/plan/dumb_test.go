@@ -10,17 +10,14 @@ import (
 
 // dumbOver looks at forming that starts over.
 func dumbOver(o *model.Observation) error {
-	here, begun, blank, well, open := 0, 0, 0, 0, false
+	here, begun, well, open := 0, 0, 0, false
 	for _, f := range o.Store.Marker.Founders {
 		for _, n := range o.Nodes {
 			if string(n.ID) != f.Name {
 				continue
 			}
 			here++
-			if n.State == nil && n.StateError == "" {
-				blank++
-			}
-			if n.State != nil && (n.DataPresent || n.Etcd.Running) || n.StateError != "" {
+			if n.State != nil || n.StateError != "" {
 				begun++
 			}
 			if n.State != nil && n.State.Token == o.Store.Marker.Token && n.Etcd.Healthy {
@@ -32,7 +29,7 @@ func dumbOver(o *model.Observation) error {
 		open = open || n.State != nil && !n.State.Quarantined
 	}
 	all := len(o.Store.Marker.Founders)
-	goesOn := 2*well > all || begun == here && 2*here > all || blank == all
+	goesOn := 2*well > all || begun == here && 2*here > all || begun == 0 && here == all
 	if o.Store.Marker.Phase != model.MarkerForming || goesOn || open {
 		return errors.New("starts over though the first cluster can go on or has served")
 	}

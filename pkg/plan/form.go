@@ -163,9 +163,8 @@ type roll struct {
 	blank []*cluster.NodeStatus
 	// waited is how long the one of the founders with data that was well last hasn't been well.
 	waited time.Duration
-	// away don't answer, stuck don't get well, broken can't say what they have. lost have begun and lack their data dir, so their manager
-	// starts nothing.
-	away, stuck, broken, lost []string
+	// away don't answer, stuck don't get well, broken can't say what they have.
+	away, stuck, broken []string
 }
 
 // lacks says who of the founders can't go on, and why.
@@ -177,22 +176,19 @@ func (f *roll) lacks() string {
 	if len(f.blank) > 0 {
 		words = append(words, "no data on "+join(f.blank, func(n *cluster.NodeStatus) string { return string(n.ID) }, ", "))
 	}
-	if len(f.lost) > 0 {
-		words = append(words, "the data dir is gone on "+strings.Join(f.lost, ", "))
-	}
 	return strings.Join(append(words, f.stuck...), "; ")
 }
 
 // complete tells whether a majority of the founders is well, and all others have had their time.
 func (f *roll) complete(settled bool) bool {
-	gone := len(f.away) + len(f.stuck) + len(f.broken) + len(f.lost)
+	gone := len(f.away) + len(f.stuck) + len(f.broken)
 	return f.healthy >= cluster.Quorum(f.all) && f.healthy+gone+len(f.blank) == f.all && (settled || gone == 0)
 }
 
 // over tells whether those founders that can still go on are too few.
 func (f *roll) over() bool {
-	left := f.all - len(f.away) - len(f.blank) - len(f.lost)
-	return left < cluster.Quorum(f.all) || len(f.blank)+len(f.lost) > 0 && left-len(f.stuck) < cluster.Quorum(f.all)
+	left := f.all - len(f.away) - len(f.blank)
+	return left < cluster.Quorum(f.all) || len(f.blank) > 0 && left-len(f.stuck) < cluster.Quorum(f.all)
 }
 
 // call looks at the founders. The second result is what has to be done before anything else.
@@ -221,8 +217,6 @@ func (r *rules) call() (*roll, Decision, bool) {
 			return f, d, ok
 		case n.Etcd.Votes():
 			f.healthy++
-		case !n.DataPresent && !n.Etcd.Running && n.Etcd.UnhealthyFor >= r.p.FormGrace:
-			f.lost = append(f.lost, x.Name)
 		case n.Etcd.UnhealthyFor >= r.p.MemberDeadline:
 			f.stuck = append(f.stuck, fmt.Sprintf("%s: %s", x.Name, cmp.Or(n.Etcd.Error, "not healthy")))
 		}
@@ -257,14 +251,11 @@ func (r *rules) forming() (Decision, bool) {
 		return r.startOver(f)
 	}
 	words := fmt.Sprintf("cluster %s is being formed: %d of %d founders are healthy", m.Token, f.healthy, f.all)
-	if lacks := (&roll{away: f.away, blank: f.blank, lost: f.lost}).lacks(); lacks != "" {
+	if lacks := (&roll{away: f.away, blank: f.blank}).lacks(); lacks != "" {
 		words += "; " + lacks
 	}
 	if sick := slices.Concat(f.stuck, f.broken); len(sick) > 0 {
 		return alarm("%s; %s", words, strings.Join(sick, ", "))
-	}
-	if len(f.lost) > 0 && f.over() {
-		return alarm("%s", words)
 	}
 	return hold("%s", words)
 }

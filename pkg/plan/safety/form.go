@@ -42,7 +42,7 @@ func checkReplace(o *model.Observation, a model.ReplaceMarker) error {
 	if m.Phase != model.MarkerForming {
 		return fmt.Errorf("the marker is %q, not forming", m.Phase)
 	}
-	here, blank, lost, able := 0, 0, 0, 0
+	here, blank, able := 0, 0, 0
 	for _, f := range m.Founders {
 		n := o.Node(cluster.NodeID(f.Name))
 		if n == nil {
@@ -56,15 +56,13 @@ func checkReplace(o *model.Observation, a model.ReplaceMarker) error {
 			blank++
 		case !n.State.Quarantined:
 			return fmt.Errorf("founder %s is not quarantined any more: clients may have written", f.Name)
-		case !n.DataPresent && !n.Etcd.Running:
-			lost++ // its data dir alone is gone, so it doesn't come back under its id
 		case n.State.Token == m.Token && (n.Etcd.Healthy || n.Etcd.UnhealthyFor < moment):
 			able++
 		}
 	}
 	enough := cluster.Quorum(len(m.Founders))
 	switch {
-	case blank+lost == 0 && here >= enough, able >= enough:
+	case blank == 0 && here >= enough, able >= enough:
 		return fmt.Errorf("%d of %d founders are here, they can go on", here, len(m.Founders))
 	case blank == len(m.Founders):
 		return fmt.Errorf("none of the %d founders has begun, they can all be started", blank)
