@@ -51,6 +51,13 @@ func (t attempts) done(a model.Action, now time.Time) {
 	}
 }
 
+// forget makes actions ones that were never tried.
+func (t attempts) forget(list ...model.Action) {
+	for _, a := range list {
+		delete(t, model.Subject(a))
+	}
+}
+
 func (t attempts) of(a model.Action, now time.Time) *attempt {
 	key := model.Subject(a)
 	if t[key] == nil {

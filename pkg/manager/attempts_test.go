@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/etcd-manager/etcd-manager/internal/testutil/logtest"
+	"github.com/etcd-manager/etcd-manager/pkg/blob/blobtest"
 	"github.com/etcd-manager/etcd-manager/pkg/cluster"
 	"github.com/etcd-manager/etcd-manager/pkg/plan"
 	"github.com/etcd-manager/etcd-manager/pkg/plan/model"
@@ -206,5 +207,37 @@ func TestStoringInVain(t *testing.T) {
 	now = now.Add(attemptForgotten + time.Second)
 	if p := tries.postponed(now); len(p) != 0 {
 		t.Errorf("remembered for ever: %v", p)
+	}
+}
+
+// TestAnotherSupersedeIsTriedAnew: what could not be stored for an earlier record, which was taken back, counts nothing for a later one.
+// Else etcd would be stopped without its last changes, though they can be stored now.
+func TestAnotherSupersedeIsTriedAnew(t *testing.T) {
+	l := leads(t, blobtest.NewMemory())
+	c := l.m.cfg.Catalog
+	read := func() {
+		t.Helper()
+		list, err := c.ControlListing(t.Context())
+		must(t, err)
+		must(t, l.ending.read(t.Context(), list))
+	}
+	_, err := c.PutSuperseded(t.Context(), "elsewhere")
+	must(t, err)
+	read()
+	for _, a := range []model.Action{model.EndWrites{}, model.StopSuperseded{}} {
+		for range 3 {
+			l.tries.failed(a, errors.New("denied"), time.Now())
+		}
+	}
+	read()
+	if p := l.tries.postponed(time.Now()); len(p) != 2 {
+		t.Fatalf("the same record: %v", p)
+	}
+	must(t, c.RemoveSuperseded(t.Context()))
+	_, err = c.PutSuperseded(t.Context(), "elsewhere")
+	must(t, err)
+	read()
+	if p := l.tries.postponed(time.Now()); len(p) != 0 {
+		t.Errorf("another record: %v", p)
 	}
 }

@@ -20,6 +20,7 @@ import (
 // goes on with it. Only the loop uses it.
 type ending struct {
 	*shared
+	tries   attempts
 	nodes   *nodes
 	store   *storeView
 	changes *changes
@@ -69,6 +70,9 @@ func (e *ending) readRecord(ctx context.Context, obj catalog.Object) error {
 		err, obj = nil, catalog.Object{}
 	case err != nil && !objectProblem(err):
 		return err
+	}
+	if obj.Stamp != e.stamp { // what went wrong under an earlier record says nothing of this one
+		e.tries.forget(model.EndWrites{}, model.StopSuperseded{}, model.StopSuperseded{Unstored: true})
 	}
 	e.store.note("superseded", err)
 	e.record, e.stamp, e.problem = got, obj.Stamp, ""

@@ -73,7 +73,7 @@ func newLeadership(m *Manager, term cluster.Term) *leadership {
 	l.copies = &copies{shared: c}
 	l.changes = &changes{shared: c, etcd: l.etcd, backups: l.backups}
 	l.maintenance = &maintenance{shared: c, nodes: l.nodes, etcd: l.etcd}
-	l.ending = &ending{shared: c, nodes: l.nodes, store: l.store, changes: l.changes, backups: l.backups}
+	l.ending = &ending{shared: c, tries: l.tries, nodes: l.nodes, store: l.store, changes: l.changes, backups: l.backups}
 	l.cleaner = &cleaner{shared: c, nodes: l.nodes, operations: l.operations, cleared: map[cluster.NodeID]time.Time{}}
 	l.restorer = &restorer{shared: c, nodes: l.nodes, etcd: l.etcd, store: l.store, marker: l.marker, operations: l.operations,
 		backups: l.backups, changes: l.changes, retention: l.retention, cleaner: l.cleaner}

@@ -84,7 +84,7 @@ func (c *Client) Promote(ctx context.Context, r PromoteRequest) (Promotion, erro
 	p, err := c.standby(ctx, &r)
 	switch {
 	case errors.Is(err, catalog.ErrConflict) && r.Force && p.Of != "":
-		return c.forcePromotion(ctx, r)
+		return c.forcePromotion(ctx, r, p.Of)
 	case err != nil:
 		return p, err
 	}
@@ -113,10 +113,14 @@ func (c *Client) Promote(ctx context.Context, r PromoteRequest) (Promotion, erro
 }
 
 // forcePromotion has a promotion go on that waits for what is lost: the node that was chosen, which counts as lost once it has said nothing
-// for a while, or the last changes of the other cluster. One that needs nothing of that is returned with catalog.ErrConflict.
-func (c *Client) forcePromotion(ctx context.Context, r PromoteRequest) (Promotion, error) {
+// for a while, or the last changes of the other cluster, if its store can't be read any more. One that needs nothing of that goes on by
+// itself and is returned with catalog.ErrConflict.
+func (c *Client) forcePromotion(ctx context.Context, r PromoteRequest, of string) (Promotion, error) {
 	ctx, cancel := c.limit(ctx)
 	defer cancel()
+	config := c.config
+	config.Store, config.AllowEmpty = of, false
+	_, lost := Open(ctx, config)
 	statuses, err := c.catalog.Statuses(ctx)
 	if err != nil {
 		return Promotion{}, err
@@ -134,8 +138,10 @@ func (c *Client) forcePromotion(ctx context.Context, r PromoteRequest) (Promotio
 		case x.Chosen != "":
 			delete(x.Copies, x.Chosen)
 			x.Chosen, x.Problem = "", ""
-		default:
+		case lost != nil:
 			x.Revision, x.Incarnation = 0, ""
+		case r.MemberCount == 0:
+			return catalog.ErrConflict // the copies still get the changes that they lack
 		}
 		if r.MemberCount > 0 {
 			x.Spec.MemberCount = r.MemberCount

@@ -116,7 +116,17 @@ func TestForceAPromotionThatWaits(t *testing.T) {
 		t.Errorf("its copy is waited for: %+v, %v", p, err)
 	}
 
+	// Asked again while the other store is there, nothing is given up: the copies get what they lack.
+	is("the changes still come", promote(true), catalog.ErrConflict, "", 100)
+
 	// The other store is lost before any copy has the last changes.
+	open := own.config.Open
+	own.config.Open = func(ctx context.Context, url string) (blob.Store, error) {
+		if url == otherStore {
+			return nil, errors.New("lost")
+		}
+		return open(ctx, url)
+	}
 	is("no copy has them", promote(true), nil, "", 0)
 	is("nothing is left to be forced", promote(true), catalog.ErrConflict, "", 0)
 
