@@ -158,7 +158,9 @@ func (a *Archive) timeBehind(ctx context.Context, revision int64, want func(cata
 	asked := a.asked()
 	// In seconds: before low none has a higher revision, and the first one from high on has, if there is one. It ends in 2242.
 	low, high := int64(0), int64(1)<<33
-	for try := time.Now().Unix(); low < high; try = low + (high-low)/2 {
+	s := timeSearch{revision: revision}
+	for low < high {
+		try := s.next(low, high)
 		page, err := a.Catalog.BackupsFrom(ctx, time.Unix(try, 0), pageAsked, want)
 		if err != nil {
 			return time.Time{}, err
@@ -168,18 +170,59 @@ func (a *Archive) timeBehind(ctx context.Context, revision int64, want func(cata
 			return time.Time{}, err
 		}
 		if higher {
-			high = try
+			high, s.atHigh = try, asked.first(page)
 			continue
 		}
-		n, err := asked.indexBehind(ctx, page, revision)
-		if err != nil {
+		n := len(page)
+		if last, err := asked.of(ctx, page[n-1].Name); err != nil {
 			return time.Time{}, err
+		} else if last == silent || last > revision {
+			if n, err = asked.indexBehind(ctx, page, revision); err != nil {
+				return time.Time{}, err
+			}
 		}
 		// Where the rest of the page says nothing, what is behind the page decides.
 		if next, err := asked.speaks(ctx, page[n:]); err != nil || n+next < len(page) {
 			return page[min(n+next, len(page)-1)].Time, err
 		}
 		low = max(page[n-1].Time.Unix(), low+1) // others of this second may be behind the page
+		s.atLow, s.page = asked.known[page[n-1].Name], page[n-1].Time.Unix()-page[0].Time.Unix()
 	}
 	return time.Unix(high, 0).UTC(), nil
+}
+
+// first is the revision of the first backup of a list of which that was asked; silent if none was.
+func (r *askedRevisions) first(list []catalog.Backup) int64 {
+	for _, b := range list {
+		if n, ok := r.known[b.Name]; ok && n != silent {
+			return n
+		}
+	}
+	return silent
+}
+
+// timeSearch chooses where a revision is looked for, in seconds: the oldest backups first, then the newest ones, and then where it would
+// be if revisions grew evenly; every other time in the middle, as they may not.
+type timeSearch struct {
+	revision int64
+	tries    int
+	// atLow and atHigh are the revisions at the ends, silent or 0 if not known; page is how many seconds the last page covered.
+	atLow, atHigh, page int64
+}
+
+func (s *timeSearch) next(low, high int64) int64 {
+	s.tries++
+	now, try := time.Now().Unix(), low+(high-low)/2
+	switch {
+	case s.tries == 1:
+		return low
+	case s.tries == 2:
+		try = now - s.page // the newest ones
+	case low < now && now < high:
+		try = now
+	case s.tries%2 == 1 && s.atLow > 0 && s.atHigh > s.atLow && s.revision >= s.atLow:
+		// Half a page before, so that the page has it.
+		try = low + int64(float64(high-low)*float64(s.revision-s.atLow)/float64(s.atHigh-s.atLow)) - s.page/2
+	}
+	return min(max(try, low), high-1)
 }
