@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -11,82 +9,51 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 
 	"github.com/etcd-manager/etcd-manager/pkg/settings"
 	"github.com/etcd-manager/etcd-manager/pkg/spelling"
 )
 
-const configHelp = `etcd-backup config show prints what is in force with these flags and the file of --config, and where each value comes from. What
-may be a secret isn't printed. etcd-backup config schema prints a JSON schema of that file.
-
-usage: etcd-backup config show [flags of etcd-backup]
-       etcd-backup config schema
-
-example: etcd-backup config show --config=/etc/etcd-manager/backup.yaml
-
-The exit code is 0, or 2 if something is wrong, which is said behind the values.
-`
-
 // configMain is "config".
 func configMain(args, environ []string, out, errOut io.Writer) int {
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard) // a warning would stand in the middle of the result
+	klog.SetLogger(logr.Discard()) // a warning would stand in the middle of the result; klog's own flags stay as they are
 	return configRun(args, environ, out, errOut)
 }
 
 func configRun(args, environ []string, out, errOut io.Writer) int {
-	switch {
-	case len(args) == 1 && args[0] == "schema":
-		data, err := settings.Schema(newFlags(&options{}))
-		if err != nil {
-			fmt.Fprintf(errOut, "etcd-backup config: %v\n", err)
-			return exitFailure
-		}
-		fmt.Fprintf(out, "%s", data)
-		return exitOK
-	case len(args) > 0 && args[0] == "show":
-		return configShow(args[1:], environ, out, errOut)
-	case len(args) == 1 && slices.Contains([]string{"help", "--help", "-h"}, args[0]):
-		fmt.Fprint(out, configHelp)
-		return exitOK
-	}
-	fmt.Fprint(errOut, configHelp)
-	return exitUsage
-}
-
-func configShow(args, environ []string, out, errOut io.Writer) int {
 	env := map[string]string{}
 	for _, kv := range environ {
 		k, v, _ := strings.Cut(kv, "=")
 		env[k] = v
 	}
-	o, err := parse(args, func(k string) string { return env[k] }, io.Discard)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(out, configHelp)
-		return exitOK
-	}
-	if o.inForce != nil {
-		var list []settings.Variable
-		for _, name := range []string{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION", "ETCD_MANAGER_HOURLY_BACKUPS_RETENTION"} {
-			v := settings.Variable{Name: name, Value: env[name], Source: "environment"}
-			if o.env != nil && o.env(name) != v.Value {
-				v.Value, v.Source = o.env(name), o.envFile
-			}
-			if v.Value != "" {
-				list = append(list, v)
-			}
+	c := settings.Command{Program: "etcd-backup", Example: "/etc/etcd-manager/backup.yaml",
+		Flags: func() *flag.FlagSet { return newFlags(&options{}) }}
+	c.Read = func(args []string) ([]settings.Setting, []settings.Variable, []error) {
+		o, err := parse(args, func(k string) string { return env[k] }, io.Discard)
+		var errs []error
+		if err != nil {
+			errs = append(errs, err)
 		}
-		if err := settings.Show(out, o.inForce, list); err != nil {
-			fmt.Fprintf(errOut, "etcd-backup config: print: %v\n", err)
-			return exitFailure
+		return o.inForce, variables(&o, env), errs
+	}
+	return c.Run(args, out, errOut)
+}
+
+// variables are those of the environment that decide how long backups are kept.
+func variables(o *options, env map[string]string) []settings.Variable {
+	var list []settings.Variable
+	for _, name := range []string{"ETCD_MANAGER_DAILY_BACKUPS_RETENTION", "ETCD_MANAGER_HOURLY_BACKUPS_RETENTION"} {
+		v := settings.Variable{Name: name, Value: env[name], Source: "environment"}
+		if o.env != nil && o.env(name) != v.Value {
+			v.Value, v.Source = o.env(name), o.envFile
+		}
+		if v.Value != "" {
+			list = append(list, v)
 		}
 	}
-	if err != nil {
-		fmt.Fprintf(errOut, "etcd-backup: %v\n", err)
-		return exitUsage
-	}
-	return exitOK
+	return list
 }
 
 // isLive tells whether a flag may change while the sidecar runs.
